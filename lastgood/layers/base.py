@@ -1,0 +1,124 @@
+"""The contract of a layer: observe, apply, verify.
+
+A layer is level-triggered. It is handed the whole desired state each time, compares it with what it
+sees, and changes what differs; applying twice is applying once, and a missed call is harmless.
+It never decides which bundle should serve, and it never writes to the ledger.
+
+Every adapter passes the suite in `lastgood.conformance.layers`; `lastgood.testing` ships a twin in memory.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal
+
+from lastgood import bundle as bundles
+from lastgood import errors
+from lastgood import service as services
+
+
+class LayerError(errors.LastgoodError):
+    """A layer could not be made to agree this time; the loop records it and tries again later."""
+
+    retryable = True
+
+
+class Rejected(LayerError):
+    """The layer refused the configuration itself; trying again with the same will not help."""
+
+    retryable = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """What the ledger says about one service, in the form layers consume.
+
+    `weights` maps bundle id to its share of live traffic in percent and sums to 100, or is empty when
+    nothing may serve; the newest bundle stands first, so that a user who is in at 5 % is still in at 20 %.
+    `mirror` is (bundle id, percent of requests copied to it) or None. `bundles` holds every bundle named.
+    `service` is the configuration frozen in the stable bundle (the folder's own before the first release).
+    """
+
+    service: services.Service
+    revision: int
+    stable: str | None = None
+    candidate: str | None = None
+    previous: str | None = None
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    mirror: tuple[str, float] | None = None
+    bundles: Mapping[str, bundles.Bundle] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
+        object.__setattr__(self, "bundles", MappingProxyType(dict(self.bundles)))
+
+    @property
+    def name(self) -> str:
+        """The service's name."""
+        return self.service.service
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """The aliases that are set, by name."""
+        named = {"stable": self.stable, "candidate": self.candidate, "previous": self.previous}
+        return {alias: digest for alias, digest in named.items() if digest is not None}
+
+    @property
+    def warm(self) -> tuple[str, ...]:
+        """Bundles whose workers must be ready, most important first, without repeats."""
+        return tuple(dict.fromkeys(d for d in (self.stable, self.candidate, self.previous) if d is not None))
+
+    def arm(self, bundle_id: str) -> Literal["stable", "candidate"]:
+        """The value of `x-lastgood-arm` for answers of *bundle_id*."""
+        return "candidate" if bundle_id == self.candidate and bundle_id != self.stable else "stable"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What a layer sees. `revision` is the ledger revision it last took over, None if it cannot tell.
+
+    `facts` is for people and JSON: plain values only.
+    """
+
+    revision: int | None
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Layer(abc.ABC):
+    """One independent layer of one service. Methods raise LayerError (or a subclass) and nothing else on purpose."""
+
+    name: str
+
+    @abc.abstractmethod
+    def observe(self) -> Observed:
+        """What is there now; changes nothing; seconds at most."""
+
+    @abc.abstractmethod
+    def apply(self, desired: Desired) -> None:
+        """Make the world agree with *desired*; idempotent; never goes back to an older revision."""
+
+    @abc.abstractmethod
+    def verify(self, desired: Desired, observed: Observed) -> bool | None:
+        """True: agrees. False: differs. None: cannot tell (which is never taken for agreement)."""
+
+    def close(self) -> None:
+        """Let go of connections; what the layer manages keeps running."""
+
+
+class Processes(Layer):
+    """An infrastructure layer also says where the ready workers of a bundle answer."""
+
+    @abc.abstractmethod
+    def endpoints(self) -> Mapping[str, tuple[Endpoint, ...]]:
+        """Ready workers by bundle id; only ones that passed their readiness check just now."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class Endpoint:
+    """Where one worker listens."""
+
+    host: str
+    port: int

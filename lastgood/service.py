@@ -1,0 +1,146 @@
+"""`service.yaml`: what a team says about its own service, strictly checked.
+
+The file is frozen into every bundle's config part together with the code files it names, so a rollback
+brings back the settings a bundle was released with. Unknown keys are errors, units stand in the names.
+
+What does not belong here: machine-wide settings (`settings`) and which bundle serves (`ledger`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+
+from lastgood import bundle, errors
+
+FILE = "service.yaml"
+SCHEMA = "lastgood.service/v1"
+
+Tier = Literal["real-time-api", "batch-scoring", "multi-step-agent", "llm-application", "fine-tuned-model", "rag"]
+
+
+class _Group(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Traffic(_Group):
+    """How requests reach the service."""
+
+    port: int = pydantic.Field(ge=1, le=65535)
+    """Loopback port on which the proxy listens."""
+    timeout_s: float = pydantic.Field(default=5.0, gt=0, le=600)
+    """Seconds until the proxy gives up on an answer."""
+    per_try_timeout_s: float = pydantic.Field(default=1.0, gt=0, le=600)
+    """Seconds for one attempt; a second one goes to the fallback bundle."""
+    idempotent: bool = True
+    """True if asking twice does no harm: then failed answers are retried, not only failed connections."""
+    user_header: str = "x-user-id"
+    """Header that names the user; one user stays on one side of a split."""
+    user_cookie: str = "session"
+    """Cookie that names the user where the header is missing."""
+
+
+class Serving(_Group):
+    """How a worker process behaves."""
+
+    ready_timeout_s: float = pydantic.Field(default=60.0, gt=0, le=3600)
+    """Seconds a new worker may take to load and answer its warm-up; after that a promotion fails."""
+    max_body_bytes: int = pydantic.Field(default=1_048_576, gt=0)
+    """Largest request body, in bytes; a larger one is answered with 413."""
+    max_batch: int = pydantic.Field(default=1000, gt=0)
+    """Most rows in one request."""
+    log_flush_s: float = pydantic.Field(default=1.0, gt=0, le=60)
+    """Seconds of inference log that a kill -9 may lose at most."""
+    log_segment_rows: int = pydantic.Field(default=50_000, gt=0)
+    """Rows after which a new Parquet segment is begun."""
+    log_keep_days: float = pydantic.Field(default=30.0, gt=0)
+    """Days after which a segment is removed."""
+
+
+class Release(_Group):
+    """How a new bundle takes over."""
+
+    bake_s: float = pydantic.Field(default=600.0, ge=0)
+    """Seconds after the cut-over during which the release counts as unproven; previous stays warm meanwhile and after."""
+
+
+class Evaluation(_Group):
+    """What a bundle must reach offline before it may serve."""
+
+    floors: dict[str, float] = {}
+    """Metric name to the lowest value allowed."""
+    ceilings: dict[str, float] = {}
+    """Metric name to the highest value allowed."""
+
+
+class Service(_Group):
+    """One service, as its `service.yaml` says."""
+
+    schema_: Literal["lastgood.service/v1"] = pydantic.Field(alias="schema")
+    service: str
+    tier: Tier
+    owner: str
+    """Who is paged and who may be asked."""
+    description: str = ""
+    runtime: str = "runtime:Runtime"
+    """`module:Class` inside the service folder; loads a bundle and answers requests."""
+    code: tuple[str, ...] = ("runtime.py",)
+    """Files of the service folder that are frozen with the configuration."""
+    parts: tuple[str, ...] = ("model", "config", "environment")
+    """Parts that every bundle of this service must have."""
+    traffic: Traffic
+    serving: Serving = Serving()
+    release: Release = Release()
+    evaluation: Evaluation = Evaluation()
+    options: dict[str, Any] = {}
+    """Settings of the service's own code; lastgood only freezes them."""
+
+    @pydantic.field_validator("service")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return bundle.check_service_name(value)
+
+    @pydantic.field_validator("parts")
+    @classmethod
+    def _parts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = set(value) - set(bundle.PART_NAMES)
+        if unknown:
+            raise ValueError(f"unknown parts {sorted(unknown)}; a bundle has {', '.join(bundle.PART_NAMES)}")
+        return value
+
+    @pydantic.field_validator("code")
+    @classmethod
+    def _code(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"{name!r} leaves the service folder; name files below it")
+        return value
+
+
+def parse(text: str, *, where: str) -> Service:
+    """The service that *text* (YAML) describes; *where* names its source in errors. Raises UsageError."""
+    try:
+        return Service.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise errors.UsageError(f"{where} is not valid YAML: {error}; correct that line") from error
+    except (pydantic.ValidationError, errors.UsageError) as error:
+        raise errors.UsageError(f"{where} is wrong: {error}; correct the named key") from error
+
+
+def load(folder: Path) -> Service:
+    """The service of the folder that holds `service.yaml`. Raises UsageError or NotFound."""
+    file = folder / FILE
+    try:
+        text = file.read_text("utf-8")
+    except FileNotFoundError as error:
+        known = sorted(p.parent.name for p in folder.parent.glob(f"*/{FILE}"))
+        raise errors.NotFound(f"no service {folder.name!r}: {file} is missing; services here: {', '.join(known) or 'none'}") from error
+    except UnicodeDecodeError as error:
+        raise errors.UsageError(f"{file} is not UTF-8: {error}; save it as UTF-8") from error
+    found = parse(text, where=str(file))
+    if found.service != folder.name:
+        raise errors.UsageError(f"{file} names service {found.service!r}; rename the folder or the service so that they agree")
+    return found

@@ -1,0 +1,159 @@
+"""Where things are and how patient we are: one frozen value, read once and passed as an argument.
+
+Values come from `lastgood.toml` in the project folder; the environment overrides them as
+`LASTGOOD_<GROUP>_<FIELD>`, for example `LASTGOOD_LEDGER_URL`. `LASTGOOD_HOME` moves everything
+lastgood writes (default: `.lastgood/` in the project folder).
+
+What does not belong here: anything about one service (that is its `service.yaml`).
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from lastgood import errors
+
+
+class _Group(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class LedgerSettings(_Group):
+    """The ledger: the only truth about what serves."""
+
+    url: str = ""
+    """`sqlite:///absolute/path` or `postgresql://…`; empty means `ledger.db` in the home folder."""
+    busy_timeout_s: float = 5.0
+    """Seconds to wait for another writer; commits take milliseconds, so five seconds means it is stuck."""
+    ballast_bytes: int = 4 * 1024 * 1024
+    """Space kept in reserve beside the ledger and freed on a full disk, so that a rollback still commits."""
+
+
+class ControllerSettings(_Group):
+    """The loop that makes the layers follow the ledger."""
+
+    poll_s: float = 0.2
+    """Seconds between looks at the newest revision; one indexed read, under a millisecond."""
+    resync_s: float = 10.0
+    """Seconds between full comparisons with the world, which put hand edits back."""
+    layer_timeout_s: float = 30.0
+    """Seconds after which one layer's attempt counts as failed; other layers do not wait for it."""
+    backoff_max_s: float = 30.0
+    """Longest pause, in seconds, between attempts at a layer that keeps failing (full jitter)."""
+
+
+class RegistrySettings(_Group):
+    """MLflow, as a mirror of the ledger."""
+
+    tracking_uri: str = ""
+    """MLflow tracking and registry address; empty means `sqlite:///…/mlflow.db` in the home folder."""
+
+
+class LayersSettings(_Group):
+    """Which adapter plays each layer, by the dotted names in `lastgood.layers.catalog`; empty turns a layer off."""
+
+    infrastructure: str = "processes"
+    traffic: str = "envoy"
+    registry: str = "mlflow"
+
+
+class Settings(_Group):
+    """Everything the commands need to know. Build it with `load`."""
+
+    project: Path
+    """Folder that holds `services/`, normally the clone."""
+    home: Path
+    """Folder that holds everything lastgood writes."""
+    ledger: LedgerSettings = LedgerSettings()
+    controller: ControllerSettings = ControllerSettings()
+    registry: RegistrySettings = RegistrySettings()
+    layers: LayersSettings = LayersSettings()
+
+    @property
+    def ledger_url(self) -> str:
+        return self.ledger.url or f"sqlite:///{self.home / 'ledger.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.registry.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def services(self) -> Path:
+        """`services/<name>/{service.yaml, runtime.py}`, what a team edits."""
+        return self.project / "services"
+
+    @property
+    def store(self) -> Path:
+        """The content-addressed store."""
+        return self.home / "store"
+
+    @property
+    def keys(self) -> Path:
+        """The signing key of the audit trail (mode 0600) and its public half."""
+        return self.home / "keys"
+
+    def run(self, service: str) -> Path:
+        """Process records (pid, port) and layer reports of one service; safe to lose."""
+        return self.home / "run" / service
+
+    def logs(self, service: str) -> Path:
+        return self.home / "logs" / service
+
+    def envoy(self, service: str) -> Path:
+        return self.home / "envoy" / service
+
+    def inference(self, service: str) -> Path:
+        """Inference log and feedback, as Parquet segments."""
+        return self.home / "inference" / service
+
+
+def load(project: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read `lastgood.toml` of *project* (default: nearest folder above the current one that has one).
+
+    Raises UsageError, naming the file and the key, if anything is misspelt or of the wrong type.
+    """
+    env = os.environ if environ is None else environ
+    root = project or _find_project(env)
+    file = root / "lastgood.toml"
+    values = _read(file)
+    home = Path(env.get("LASTGOOD_HOME") or values.pop("home", root / ".lastgood"))
+    for group, model in _groups().items():
+        section = values.setdefault(group, {})
+        for field in model.model_fields:
+            name = f"LASTGOOD_{group}_{field}".upper()
+            if isinstance(section, dict) and name in env:
+                section[field] = env[name]
+    try:
+        return Settings(project=root, home=(root / home).absolute(), **values)
+    except (pydantic.ValidationError, TypeError) as error:
+        raise errors.UsageError(f"settings in {file} or LASTGOOD_* are wrong: {error}; correct the named key") from error
+
+
+def _groups() -> dict[str, type[_Group]]:
+    fields = Settings.model_fields.items()
+    return {name: f.annotation for name, f in fields if isinstance(f.annotation, type) and issubclass(f.annotation, _Group)}
+
+
+def _find_project(env: Mapping[str, str]) -> Path:
+    if env.get("LASTGOOD_PROJECT"):
+        return Path(env["LASTGOOD_PROJECT"]).absolute()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "lastgood.toml").is_file():
+            return folder
+    return here
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise errors.UsageError(f"{file} is not valid TOML: {error}; correct that line") from error
