@@ -56,7 +56,8 @@ class State:
     """The release state of one service. `revision` 0 is the empty state before the first revision.
 
     `lineage` lists the bundles that have been stable, the latest first and each once, at most 16 of them.
-    `phase_until` is the end of the bake as Unix time in seconds. `hops` counts steps back by automation
+    `phase_until` is when the phase ends as Unix time in seconds: a candidate that is not ready by then is
+    abandoned, a baking release has proved itself. `hops` counts steps back by automation
     since the last promotion. `marks` holds the marks of the bundles concerned; the ledger keeps them all.
     """
 
@@ -112,11 +113,13 @@ def from_json(value: Mapping[str, Any], marks: Mapping[str, Mark]) -> State:
 class Propose:
     """Somebody asks to release *bundle*. `verified` says that its bytes were checked just now.
 
-    `override` gives the reason for which a person lifts the bundle's quarantine in the same revision.
+    `ready_s` is how many seconds its workers may take to become ready. `override` gives the reason for which
+    a person lifts the bundle's quarantine in the same revision.
     """
 
     bundle: str
     verified: bool
+    ready_s: float = 60.0
     override: str | None = None
 
 
@@ -243,7 +246,7 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, .
     """
     match event:
         case Propose():
-            after, effects = _propose(state, event)
+            after, effects = _propose(state, event, now)
         case CutOver():
             after, effects = _cut_over(state, event, now)
         case Abandon():
@@ -267,7 +270,7 @@ def step(state: State, event: Event, now: float) -> tuple[State, tuple[Effect, .
 Step = tuple[State, tuple[Effect, ...]]
 
 
-def _propose(state: State, event: Propose) -> Step:
+def _propose(state: State, event: Propose, now: float) -> Step:
     lifted: tuple[Effect, ...] = ()
     if event.override is not None and event.bundle in state.marks:
         state, lifted = _lift(state, Lift(bundle=event.bundle, reason=event.override))
@@ -288,7 +291,7 @@ def _propose(state: State, event: Propose) -> Step:
         raise errors.NotAllowed(
             f"a release of {short(state.candidate)!r} is in flight; wait for it, or run 'lastgood rollback {state.service}' first"
         )
-    return dataclasses.replace(state, candidate=event.bundle, phase="preparing", phase_until=None), lifted
+    return dataclasses.replace(state, candidate=event.bundle, phase="preparing", phase_until=now + event.ready_s), lifted
 
 
 def _cut_over(state: State, event: CutOver, now: float) -> Step:

@@ -1,0 +1,104 @@
+"""The command line: `lastgood VERB SERVICE`.
+
+Data goes to stdout, talk to stderr, `--json` prints one object with a stable schema. Exit codes are those of
+`lastgood.errors`, plus 130 when interrupted. Each verb lives in a module that is imported only when it is
+called, so that `lastgood rollback` starts as fast as Python does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+
+import click
+
+from lastgood import errors
+
+_VERBS = {
+    "status": "look",
+    "history": "look",
+    "show": "look",
+    "diff": "look",
+    "plan": "look",
+    "verify": "look",
+    "promote": "change",
+    "rollback": "change",
+    "hold": "change",
+    "release-hold": "change",
+    "quarantine": "change",
+    "revoke": "change",
+    "audit": "audit",
+    "bundle": "bundles",
+    "up": "stack",
+    "down": "stack",
+    "doctor": "doctor",
+    "demo": "stack",
+}
+
+EPILOG = """
+\b
+Exit codes: 0 done, 1 error, 2 usage or confirmation needed, 3 conflict or stale plan,
+4 not allowed, 5 gate failed and rolled back, 6 partly converged, 7 nothing to do,
+130 interrupted.
+\b
+Completion: eval "$(_LASTGOOD_COMPLETE=bash_source lastgood)" (or zsh_source, fish_source).
+"""
+
+
+class Verbs(click.Group):
+    """Finds a verb by name and imports only the module that holds it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        module = importlib.import_module(f"lastgood.cli.{_VERBS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+
+@click.command(cls=Verbs, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="lastgood", prog_name="lastgood")
+def app() -> None:
+    """Release and roll back a whole AI system as one unit."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code; the only place where errors become text."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in args
+    try:
+        code = app.main(args=args, prog_name="lastgood", standalone_mode=False) or 0
+    except errors.LastgoodError as error:
+        code = _say(error, as_json=as_json)
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    except click.UsageError as error:
+        error.show()
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("lastgood: interrupted; what is committed stays committed, see 'lastgood status SERVICE'", err=True)
+        code = 130
+    except BrokenPipeError:
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(error: errors.LastgoodError, *, as_json: bool) -> int:
+    if as_json:
+        body = {
+            "schema": "lastgood.error/v1",
+            "error": type(error).__name__,
+            "message": str(error),
+            "changed": error.changed,
+            "retryable": error.retryable,
+            "exit_code": error.exit_code,
+        }
+        click.echo(json.dumps(body))
+    else:
+        click.echo(f"lastgood: {error}", err=True)
+    return error.exit_code

@@ -1,0 +1,87 @@
+"""`lastgood bundle`: list, verify, export and import bundles."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from lastgood import bundle as bundles
+from lastgood.cli import common, look
+
+
+@click.group()
+def bundle() -> None:
+    """List, verify, export and import bundles."""
+
+
+@bundle.command(name="list")
+@common.service_argument
+@click.option("--limit", default=20, show_default=True)
+@common.json_option
+def list_(service: str, limit: int, as_json: bool) -> int:
+    """The service's bundles, the newest first."""
+    with common.context(read_only=True) as ctx:
+        rows = ctx.ledger.bundles(service, limit=limit)
+        state = ctx.ledger.state(service, about=[row.bundle.id for row in rows])
+        value = []
+        for row in rows:
+            digest = row.bundle.id
+            mark = state.marks.get(digest)
+            value.append(
+                {
+                    "id": digest,
+                    "short": bundles.short(digest),
+                    "registered_at": row.registered_at,
+                    "size": sum(part.size for part in row.bundle.parts.values()),
+                    "aliases": [alias for alias in ("stable", "candidate", "previous") if getattr(state, alias) == digest],
+                    "mark": mark.kind if mark else None,
+                }
+            )
+        lines = [
+            (str(v["short"]), common.moment(float(str(v["registered_at"]))), f"{v['size']:,}", ",".join(map(str, v["aliases"])) or str(v["mark"] or "-"))  # type: ignore[call-overload]
+            for v in value
+        ]
+        body = {"schema": "lastgood.bundles/v1", "service": service, "bundles": value}
+        common.emit(body, as_json=as_json, text=lambda: common.table(("BUNDLE", "REGISTERED", "BYTES", "IS"), lines))
+        return 0
+
+
+bundle.add_command(look.verify, "verify")
+
+
+@bundle.command()
+@common.service_argument
+@common.bundle_argument("which")
+@click.option("--out", type=click.Path(path_type=Path), default=None, help="File to write. Default: SERVICE-SHORTID.lastgood.tar")
+@common.json_option
+def export(service: str, which: str, out: Path | None, as_json: bool) -> int:
+    """Write a bundle with all its bytes into one signed file."""
+    from lastgood import transfer
+
+    with common.context() as ctx:
+        digest = ctx.ledger.resolve(service, which)
+        target = out or Path(f"{service}-{bundles.short(digest)}.lastgood.tar")
+        written = transfer.export(ctx.ledger.bundle_row(digest), store=ctx.store, keys=ctx.settings.keys, out=target)
+        value = {"schema": "lastgood.export/v1", "bundle": digest, "file": str(written), "bytes": written.stat().st_size}
+        common.emit(value, as_json=as_json, text=lambda: f"{written} ({value['bytes']:,} bytes)")
+        return 0
+
+
+@bundle.command(name="import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--trust", multiple=True, help="Fingerprint of a signer to trust, besides our own key.")
+@click.option("--actor", default=None, help="Who is asking.")
+@common.json_option
+def import_(file: Path, trust: tuple[str, ...], actor: str | None, as_json: bool) -> int:
+    """Take in a bundle file: signature, names, sizes and every digest are checked before anything becomes visible."""
+    from lastgood import release, transfer
+
+    with common.context() as ctx:
+        found, provenance = transfer.import_(file, store=ctx.store, keys=ctx.settings.keys, trust=frozenset(trust))
+        new = release.register(ctx, found, provenance=provenance, actor=common.actor(actor), now=time.time())
+        value = {"schema": "lastgood.import/v1", "bundle": found.id, "service": found.service, "new": new}
+        text = f"{bundles.short(found.id)} {'imported' if new else 'was known already'}; release it with 'lastgood promote {found.service} {bundles.short(found.id)}'"
+        common.emit(value, as_json=as_json, text=lambda: text)
+        return 0

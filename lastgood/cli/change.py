@@ -1,0 +1,185 @@
+"""Verbs that change what serves. Each shows its plan, asks on a terminal, and ends with a receipt and the way back."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from lastgood import bundle as bundles
+from lastgood import converge, errors, release
+from lastgood.cli import common, plans, receipt
+
+
+@click.command()
+@common.service_argument
+@common.bundle_argument()
+@click.option("--override-quarantine", is_flag=True, help="Release it although it is quarantined; needs --reason.")
+@common.change_options
+def promote(service: str, bundle: str, override_quarantine: bool, **options: Any) -> int:
+    """Release BUNDLE: verify it, make its workers ready, then give it all traffic."""
+    if override_quarantine and not options["reason"]:
+        raise errors.UsageError("--override-quarantine needs --reason, for whoever reads the audit trail later")
+    with common.context() as ctx:
+        digest = ctx.ledger.resolve(service, bundle)
+        state = ctx.ledger.state(service, about=(digest,))
+        plan = plans.promotion(ctx, state, digest)
+        if _only_shown(plan, options):
+            return 0
+        common.confirm(f"Release {bundles.short(digest)} now?", yes=options["yes"])
+        outcome = converge.promote(
+            ctx,
+            service,
+            digest,
+            reason=options["reason"] or "promoted by hand",
+            actor=common.actor(options["actor"]),
+            override=options["reason"] if override_quarantine else None,
+            expected=options["expected"] if options["expected"] is not None else state.revision,
+            wait_s=options["timeout_s"] if options["wait"] else 0.0,
+            progress=receipt.progress(options["as_json"]),
+        )
+        return receipt.finish(outcome, as_json=options["as_json"])
+
+
+@click.command()
+@common.service_argument
+@common.bundle_argument(required=False)
+@click.option("--to-revision", type=int, default=None, help="Go back to what was stable at this revision.")
+@common.change_options
+def rollback(service: str, bundle: str | None, to_revision: int | None, **options: Any) -> int:
+    """Go back, now: to the newest bundle that was stable, verifies, and is not quarantined; or to BUNDLE.
+
+    Cancels a release in flight, quarantines what is left behind, and needs no proof of cause.
+    """
+    began = time.perf_counter()
+    with common.context() as ctx:
+        to = _target(ctx, service, bundle=bundle, to_revision=to_revision)
+        state = ctx.ledger.state(service, about=(to,) if to else ())
+        plan = plans.rollback(ctx, state, to=to, reason=options["reason"] or "rolled back by hand")
+        if _only_shown(plan, options):
+            return 0
+        asked = common.confirm("Roll back now?", yes=options["yes"])
+        committed = release.roll_back(
+            ctx,
+            service,
+            to=to,
+            reason=options["reason"] or "rolled back by hand",
+            actor=common.actor(options["actor"]),
+            expected=state.revision if asked and options["expected"] is None else options["expected"],
+        )
+        outcome = converge.settle(
+            ctx,
+            committed,
+            verb="rollback",
+            began=began,
+            wait_s=options["timeout_s"] if options["wait"] else 0.0,
+            actor=committed.revision.actor,
+            progress=receipt.progress(options["as_json"]),
+        )
+        return receipt.finish(outcome, as_json=options["as_json"])
+
+
+@click.command()
+@common.service_argument
+@common.change_options
+def hold(service: str, **options: Any) -> int:
+    """No releases of SERVICE until 'release-hold'. Rollbacks pass."""
+    if not options["reason"]:
+        raise errors.UsageError("a hold needs --reason, for whoever finds it")
+    with common.context() as ctx:
+        who = common.actor(options["actor"])
+        if _dry(options, f"would hold {service}"):
+            return 0
+        return _settled(ctx, release.hold(ctx, service, reason=options["reason"], actor=who), "hold", options)
+
+
+@click.command()
+@common.service_argument
+@common.change_options
+def release_hold(service: str, **options: Any) -> int:
+    """Allow releases of SERVICE again."""
+    with common.context() as ctx:
+        who = common.actor(options["actor"])
+        if _dry(options, f"would allow releases of {service} again"):
+            return 0
+        return _settled(ctx, release.release_hold(ctx, service, reason=options["reason"] or "hold released", actor=who), "release-hold", options)
+
+
+@click.command()
+@common.service_argument
+@common.bundle_argument()
+@click.option("--lift", "lifts", is_flag=True, help="Lift the quarantine instead.")
+@common.change_options
+def quarantine(service: str, bundle: str, lifts: bool, **options: Any) -> int:
+    """BUNDLE may not be released any more, until a person lifts it. If it serves, the service goes back."""
+    if not options["reason"]:
+        raise errors.UsageError("a quarantine needs --reason, for whoever meets it")
+    with common.context() as ctx:
+        digest = ctx.ledger.resolve(service, bundle)
+        who = common.actor(options["actor"])
+        if _dry(options, f"would {'lift the quarantine of' if lifts else 'quarantine'} {bundles.short(digest)}"):
+            return 0
+        if lifts:
+            return _settled(ctx, release.lift(ctx, service, digest, reason=options["reason"], actor=who), "lift", options)
+        common.confirm(f"Quarantine {bundles.short(digest)}?", yes=options["yes"])
+        done = release.condemn(ctx, service, digest, kind="quarantined", reason=options["reason"], actor=who)
+        return _settled(ctx, done, "quarantine", options)
+
+
+@click.command()
+@common.service_argument
+@common.bundle_argument()
+@click.option("--take-down", is_flag=True, help="If there is nothing to go back to, stop answering.")
+@common.change_options
+def revoke(service: str, bundle: str, take_down: bool, **options: Any) -> int:
+    """BUNDLE may never serve again; this cannot be lifted. If it serves, the service goes back."""
+    if not options["reason"]:
+        raise errors.UsageError("a revocation needs --reason, for example the number of a vulnerability")
+    with common.context() as ctx:
+        digest = ctx.ledger.resolve(service, bundle)
+        if _dry(options, f"would revoke {bundles.short(digest)} for ever"):
+            return 0
+        common.confirm(f"Revoke {bundles.short(digest)} for ever?", yes=options["yes"])
+        who = common.actor(options["actor"])
+        done = release.condemn(ctx, service, digest, kind="revoked", reason=options["reason"], actor=who, take_down=take_down)
+        return _settled(ctx, done, "revoke", options)
+
+
+def _target(ctx: release.Context, service: str, *, bundle: str | None, to_revision: int | None) -> str | None:
+    if bundle is not None and to_revision is not None:
+        raise errors.UsageError("give a bundle or --to-revision, not both")
+    if to_revision is None:
+        return ctx.ledger.resolve(service, bundle) if bundle else None
+    stable = ctx.ledger.revision(service, to_revision).state.stable
+    if stable is None:
+        raise errors.NotFound(f"nothing was stable at revision {to_revision}; see 'lastgood history {service}'")
+    return stable
+
+
+def _only_shown(plan: plans.Plan, options: dict[str, Any]) -> bool:
+    if options["dry_run"]:
+        common.emit(plan.to_json(), as_json=options["as_json"], text=plan.text)
+        return True
+    if not options["as_json"]:
+        common.say(plan.text())
+    return False
+
+
+def _dry(options: dict[str, Any], text: str) -> bool:
+    if options["dry_run"]:
+        common.emit({"schema": "lastgood.plan/v1", "text": text}, as_json=options["as_json"], text=lambda: text)
+    return bool(options["dry_run"])
+
+
+def _settled(ctx: release.Context, committed: release.Committed, verb: str, options: dict[str, Any]) -> int:
+    outcome = converge.settle(
+        ctx,
+        committed,
+        verb=verb,
+        began=time.perf_counter(),
+        wait_s=options["timeout_s"] if options["wait"] else 0.0,
+        actor=committed.revision.actor,
+        progress=receipt.progress(options["as_json"]),
+    )
+    return receipt.finish(outcome, as_json=options["as_json"])

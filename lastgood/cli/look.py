@@ -1,0 +1,259 @@
+"""Verbs that only look: status, history, show, diff, plan, verify. They open the ledger read-only."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from typing import Any
+
+import click
+
+from lastgood import bundle as bundles
+from lastgood import converge, errors, ledger, release, rollout
+from lastgood.cli import common, plans
+from lastgood.layers import reconcile
+from lastgood.layers.receipts import Receipt, read
+
+
+@click.command()
+@common.service_argument
+@common.json_option
+def status(service: str, as_json: bool) -> int:
+    """What serves now: in the ledger, and in each layer as it is seen this moment."""
+    with common.context(read_only=True) as ctx:
+        state = _known_state(ctx, service)
+        seen = _look_at_layers(ctx, state)
+        controller = converge.controller_record(ctx.settings)
+        last = ctx.ledger.revision(service, state.revision)
+        value = {
+            "schema": "lastgood.status/v1",
+            "service": service,
+            "revision": state.revision,
+            "stable": state.stable,
+            "candidate": state.candidate,
+            "previous": state.previous,
+            "phase": state.phase,
+            "phase_until": state.phase_until,
+            "hold": state.to_json()["hold"],
+            "last": _revision_json(last),
+            "converged": all(receipt.covers(state.revision) for receipt in seen),
+            "layers": [receipt.to_json() for receipt in seen],
+            "controller": {"running": controller is not None, "pid": controller.pid if controller else None},
+        }
+        common.emit(value, as_json=as_json, text=lambda: _status_text(state, last, seen, controller is not None))
+        return 0
+
+
+def _look_at_layers(ctx: release.Context, state: rollout.State) -> list[Receipt]:
+    """Light layers are looked at now; the others answer with what they last told."""
+    wanted = reconcile.read_desired(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
+    told = read(ctx.settings.run(state.service) / "layers")
+    seen = []
+    for name, layer in reconcile.build(ctx.settings, state.service).items():
+        if name in converge.HERE:
+            seen.append(reconcile.look(layer, wanted))
+        elif name in told:
+            seen.append(told[name])
+        else:
+            detail = "never answered; is the controller running?"
+            seen.append(Receipt(layer=name, status="unknown", desired_revision=0, observed_revision=None, ms=0.0, at=0.0, detail=detail))
+        layer.close()
+    return seen
+
+
+def _status_text(state: rollout.State, last: ledger.Revision, seen: list[Receipt], controller: bool) -> str:  # noqa: FBT001  # plain fact
+    now = time.time()
+    held = f"  held by {state.hold.actor}: {state.hold.reason}" if state.hold else ""
+    lines = [f"{state.service}  revision {state.revision}  {_phase(state, now)}{held}"]
+    for alias in ("stable", "candidate", "previous"):
+        digest = getattr(state, alias)
+        lines.append(f"  {alias:<10} {bundles.short(digest) if digest else '-'}")
+    lines.append(f"  last       {last.verb} by {last.actor}, {common.ago(now - last.at)} ago: {last.reason}")
+    for receipt in seen:
+        behind = "" if receipt.covers(state.revision) else "  (behind)" if receipt.status == "converged" else ""
+        lines.append(f"  {receipt.layer:<15} {receipt.status}{behind}{'  ' + receipt.detail if receipt.detail else ''}")
+    if not controller:
+        lines.append("  ! the controller is not running: what serves keeps serving, but nothing is repaired; start it with 'lastgood up'")
+    return "\n".join(lines)
+
+
+def _phase(state: rollout.State, now: float) -> str:
+    if state.phase == "idle" or state.phase_until is None:
+        return "idle"
+    return f"{state.phase} (until {common.moment(state.phase_until)}, {common.ago(state.phase_until - now)})"
+
+
+@click.command()
+@common.service_argument
+@click.option("--at", "at_text", default=None, help="What served at this time (ISO 8601; without a zone it is UTC).")
+@click.option("--limit", default=20, show_default=True, help="How many revisions.")
+@common.json_option
+def history(service: str, at_text: str | None, limit: int, as_json: bool) -> int:
+    """Every change, the newest first; or with --at, what served at that time."""
+    with common.context(read_only=True) as ctx:
+        _known_state(ctx, service)
+        if at_text is not None:
+            found = ctx.ledger.at(service, parse_time(at_text))
+            if found is None:
+                raise errors.NotFound(f"{service!r} had no revision at {at_text!r} yet; see 'lastgood history {service}'")
+            revisions = [found]
+        else:
+            revisions = ctx.ledger.history(service, limit=limit)
+        value = {"schema": "lastgood.history/v1", "service": service, "at": at_text, "revisions": [_revision_json(r) for r in revisions]}
+        common.emit(value, as_json=as_json, text=lambda: _history_text(revisions))
+        return 0
+
+
+def parse_time(text: str) -> float:
+    """ISO 8601 as Unix time in seconds; a time without a zone is UTC. Raises UsageError."""
+    try:
+        when = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise errors.UsageError(f"{text!r} is not a time; write it like 2026-11-23T03:15:00+00:00") from error
+    return (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def _revision_json(revision: ledger.Revision) -> dict[str, Any]:
+    state = revision.state
+    return {
+        "revision": revision.number,
+        "at": revision.at,
+        "time": common.moment(revision.at),
+        "verb": revision.verb,
+        "actor": revision.actor,
+        "reason": revision.reason,
+        "stable": state.stable,
+        "candidate": state.candidate,
+        "previous": state.previous,
+        "phase": state.phase,
+        "marks": [{"bundle": mark.bundle, "kind": mark.kind, "reason": mark.reason} for mark in revision.marks],
+        "hash": revision.hash,
+    }
+
+
+def _history_text(revisions: list[ledger.Revision]) -> str:
+    rows = []
+    for revision in revisions:
+        state = revision.state
+        names = tuple(bundles.short(d) if d else "-" for d in (state.stable, state.candidate, state.previous))
+        rows.append((str(revision.number), common.moment(revision.at), revision.verb, *names, revision.actor, revision.reason))
+    return common.table(("REVISION", "TIME", "VERB", "STABLE", "CANDIDATE", "PREVIOUS", "ACTOR", "REASON"), rows)
+
+
+@click.command()
+@common.service_argument
+@common.bundle_argument(required=False)
+@common.json_option
+def show(service: str, bundle: str | None, as_json: bool) -> int:
+    """One bundle: its parts, where it came from, how it was evaluated (default: stable)."""
+    with common.context(read_only=True) as ctx:
+        digest = ctx.ledger.resolve(service, bundle or "stable")
+        row = ctx.ledger.bundle_row(digest)
+        state = ctx.ledger.state(service, about=(digest,))
+        mark = state.marks.get(digest)
+        aliases = [alias for alias in ("stable", "candidate", "previous") if getattr(state, alias) == digest]
+        evaluations = [{"kind": e.kind, "at": e.at, "report": e.report} for e in ctx.ledger.evaluations(digest)]
+        value = {
+            "schema": "lastgood.show/v1",
+            "id": digest,
+            "short": bundles.short(digest),
+            "aliases": aliases,
+            "mark": {"kind": mark.kind, "reason": mark.reason} if mark else None,
+            "registered_at": row.registered_at,
+            "manifest": row.bundle.manifest(),
+            "provenance": dict(row.provenance),
+            "evaluations": evaluations,
+        }
+        common.emit(value, as_json=as_json, text=lambda: _show_text(value, row.bundle))
+        return 0
+
+
+def _show_text(value: dict[str, Any], bundle: bundles.Bundle) -> str:
+    mark = f"  {value['mark']['kind']}: {value['mark']['reason']}" if value["mark"] else ""
+    lines = [f"{value['id']}  {' '.join(value['aliases'])}{mark}", f"  registered {common.moment(value['registered_at'])}"]
+    for part in bundle.parts.values():
+        lines.append(f"  {part.name:<12} {bundles.short(part.digest)}  {part.size:>12,} bytes  {part.media_type}")
+        lines += [f"      {key}: {plans._brief(fact)}" for key, fact in part.meta.items()]  # noqa: SLF001  # same package
+    lines += [f"  from {key}: {plans._brief(fact)}" for key, fact in value["provenance"].items()]  # noqa: SLF001
+    for evaluation in value["evaluations"]:
+        metrics = evaluation["report"].get("metrics", {})
+        shown = ", ".join(f"{name} {number:.4g}" for name, number in metrics.items() if isinstance(number, int | float))
+        lines.append(f"  evaluated {evaluation['kind']} at {common.moment(evaluation['at'])}: {shown}")
+    return "\n".join(lines)
+
+
+@click.command()
+@common.service_argument
+@common.bundle_argument("before")
+@common.bundle_argument("after")
+@common.json_option
+def diff(service: str, before: str, after: str, as_json: bool) -> int:
+    """What differs, part by part, between two bundles (ids, aliases or revision numbers)."""
+    with common.context(read_only=True) as ctx:
+        old, new = (ctx.ledger.bundle(_bundle_or_revision(ctx, service, text)) for text in (before, after))
+        changes = bundles.diff(old, new)
+        value = {
+            "schema": "lastgood.diff/v1",
+            "service": service,
+            "from": old.id,
+            "to": new.id,
+            "parts": [
+                {"part": c.name, "change": c.change, "meta": {key: list(pair) for key, pair in c.meta.items()}} for c in changes
+            ],
+        }
+        head = f"{bundles.short(old.id)} -> {bundles.short(new.id)}"
+        common.emit(value, as_json=as_json, text=lambda: "\n".join([head, *plans.diff_lines(changes)]))
+        return 0
+
+
+def _bundle_or_revision(ctx: release.Context, service: str, text: str) -> str:
+    if text.isdigit() and len(text) < 4:
+        stable = ctx.ledger.revision(service, int(text)).state.stable
+        if stable is None:
+            raise errors.NotFound(f"nothing was stable at revision {text}; see 'lastgood history {service}'")
+        return stable
+    return ctx.ledger.resolve(service, text)
+
+
+@click.command()
+@common.service_argument
+@common.bundle_argument(required=False)
+@common.json_option
+def plan(service: str, bundle: str | None, as_json: bool) -> int:
+    """What 'promote SERVICE BUNDLE' would do; without BUNDLE, what 'rollback SERVICE' would do."""
+    with common.context(read_only=True) as ctx:
+        digest = ctx.ledger.resolve(service, bundle) if bundle else None
+        state = ctx.ledger.state(service, about=(digest,) if digest else ())
+        made = plans.promotion(ctx, state, digest) if digest else plans.rollback(ctx, state, to=None, reason="plan")
+        common.emit(made.to_json(), as_json=as_json, text=made.text)
+        return 0
+
+
+@click.command()
+@common.service_argument
+@common.bundle_argument(required=False)
+@common.json_option
+def verify(service: str, bundle: str | None, as_json: bool) -> int:
+    """Hash every byte of BUNDLE's parts again (default: stable, candidate and previous)."""
+    with common.context(read_only=True) as ctx:
+        state = _known_state(ctx, service)
+        named = [ctx.ledger.resolve(service, bundle)] if bundle else [d for d in (state.stable, state.candidate, state.previous) if d]
+        results = []
+        for digest in named:
+            try:
+                ctx.store.verify_bundle(ctx.ledger.bundle(digest), deep=True)
+                results.append({"bundle": digest, "ok": True, "why": ""})
+            except (errors.Damaged, errors.NotFound) as error:
+                results.append({"bundle": digest, "ok": False, "why": str(error)})
+        value = {"schema": "lastgood.verify/v1", "service": service, "ok": all(r["ok"] for r in results), "bundles": results}
+        lines = [f"  {bundles.short(str(r['bundle']))} {'ok' if r['ok'] else 'DAMAGED: ' + str(r['why'])}" for r in results]
+        common.emit(value, as_json=as_json, text=lambda: "\n".join(lines))
+        return 0 if value["ok"] else 1
+
+
+def _known_state(ctx: release.Context, service: str) -> rollout.State:
+    state = ctx.ledger.state(service)
+    if state.revision == 0:
+        known = ", ".join(ctx.ledger.services()) or "none yet"
+        raise errors.NotFound(f"{service!r} has never been released; services in this ledger: {known}")
+    return state

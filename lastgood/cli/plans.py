@@ -1,0 +1,129 @@
+"""What a change would do, shown before it is done: the bundle that leaves, the one that comes, and what stays undone."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+from lastgood import bundle as bundles
+from lastgood import errors, release, rollout
+from lastgood.cli import common
+
+NOT_UNDONE = ("answers already given, and what other systems did with them",)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One change as it would happen at `revision`; pass that number as `--expect` to hold it to this plan."""
+
+    verb: str
+    service: str
+    revision: int
+    before: str | None
+    after: str | None
+    changes: tuple[bundles.PartChange, ...]
+    quarantines: tuple[str, ...]
+    facts: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        changes = [
+            {
+                "part": change.name,
+                "change": change.change,
+                "from": change.before.digest if change.before else None,
+                "to": change.after.digest if change.after else None,
+                "meta": {key: list(pair) for key, pair in change.meta.items()},
+            }
+            for change in self.changes
+        ]
+        return {
+            "schema": "lastgood.plan/v1",
+            "verb": self.verb,
+            "service": self.service,
+            "revision": self.revision,
+            "from": self.before,
+            "to": self.after,
+            "parts": changes,
+            "quarantines": list(self.quarantines),
+            "facts": list(self.facts),
+            "not_undone": list(NOT_UNDONE) if self.verb == "rollback" else [],
+        }
+
+    def text(self) -> str:
+        head = f"{self.service}  revision {self.revision}  {self.verb}  {_short(self.before)} -> {_short(self.after)}"
+        lines = [head, *diff_lines(self.changes), *(f"  {fact}" for fact in self.facts)]
+        lines += [f"  ! quarantined by this: {bundles.short(digest)}" for digest in self.quarantines]
+        if self.verb == "rollback":
+            lines += [f"  ! not undone: {what}" for what in NOT_UNDONE]
+        return "\n".join(lines)
+
+
+def diff_lines(changes: tuple[bundles.PartChange, ...] | list[bundles.PartChange]) -> list[str]:
+    """One line per part, with its changed facts below it."""
+    signs = {"same": "=", "changed": "~", "added": "+", "removed": "-"}
+    lines = []
+    for change in changes:
+        old = bundles.short(change.before.digest) if change.before else "none"
+        new = bundles.short(change.after.digest) if change.after else "none"
+        shown = old if change.change == "same" else f"{old} -> {new}"
+        lines.append(f"  {signs[change.change]} {change.name:<12} {shown}")
+        if change.change == "changed":
+            lines += [f"      {key}: {_brief(old_value)} -> {_brief(new_value)}" for key, (old_value, new_value) in change.meta.items()]
+    return lines
+
+
+def promotion(ctx: release.Context, state: rollout.State, digest: str) -> Plan:
+    """What promoting *digest* would change. Raises nothing for a refusal: the verb itself says why."""
+    facts = [] if state.stable else ["first release: nothing serves yet"]
+    if state.stable:
+        facts.append(f"{bundles.short(state.stable)} stays warm as previous; 'lastgood rollback {state.service}' goes back to it")
+    return _plan(ctx, state, verb="promote", after=digest, quarantines=(), facts=tuple(facts))
+
+
+def rollback(ctx: release.Context, state: rollout.State, *, to: str | None, reason: str) -> Plan:
+    """What rolling back would change; raises what the rollback itself would raise."""
+    event = release.plan_roll_back(ctx, state, reason=reason, to=to)
+    after, effects = rollout.step(state, event, time.time())
+    marked = tuple(effect.bundle for effect in effects if isinstance(effect, rollout.Marked))
+    facts = []
+    if after.stable is not None and after.stable != state.stable:
+        facts.append(f"{bundles.short(after.stable)} was {_last_stable(ctx, state.service, after.stable)}, verified just now")
+    if state.candidate is not None:
+        facts.append(f"the release of {bundles.short(state.candidate)} is called off")
+    return _plan(ctx, state, verb="rollback", after=after.stable, quarantines=marked, facts=tuple(facts))
+
+
+def _last_stable(ctx: release.Context, service: str, digest: str) -> str:
+    for revision in ctx.ledger.history(service, limit=100):
+        if revision.state.stable == digest:
+            return f"stable until revision {revision.number} ({common.ago(time.time() - revision.at)} ago)"
+    return "stable earlier"
+
+
+def _plan(
+    ctx: release.Context, state: rollout.State, *, verb: str, after: str | None, quarantines: tuple[str, ...], facts: tuple[str, ...]
+) -> Plan:
+    old = ctx.ledger.bundle(state.stable) if state.stable else None
+    new = ctx.ledger.bundle(after) if after else None
+    if new is None and old is None:
+        raise errors.NothingToDo(f"{state.service!r} serves nothing; promote a bundle with 'lastgood promote {state.service} BUNDLE'")
+    return Plan(
+        verb=verb,
+        service=state.service,
+        revision=state.revision,
+        before=state.stable,
+        after=after,
+        changes=tuple(bundles.diff(old, new)),
+        quarantines=quarantines,
+        facts=facts,
+    )
+
+
+def _short(digest: str | None) -> str:
+    return bundles.short(digest) if digest else "nothing"
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,58 @@
+"""How a finished change is told: layer by layer, with milliseconds, and with the way back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import click
+
+from lastgood import bundle as bundles
+from lastgood import converge
+from lastgood.cli import common
+from lastgood.errors import PartlyConverged
+from lastgood.layers.receipts import Receipt
+
+
+def progress(as_json: bool) -> Callable[[Receipt], None]:  # noqa: FBT001  # a click flag handed on
+    """A callback that prints one line as each layer answers."""
+
+    def show(receipt: Receipt) -> None:
+        if not as_json:
+            common.say(line(receipt))
+
+    return show
+
+
+def line(receipt: Receipt) -> str:
+    """One layer's answer in one line."""
+    detail = f"  {receipt.detail}" if receipt.detail else ""
+    return f"  {receipt.layer:<15} {receipt.status:<10} {receipt.ms:8.1f} ms{detail}"
+
+
+def finish(outcome: converge.Outcome, *, as_json: bool) -> int:
+    """Print the receipt; the exit code: 0, or 6 if a layer has not followed."""
+    if as_json:
+        click.echo(json.dumps(outcome.to_json(), default=str))
+    else:
+        click.echo(text(outcome))
+    return 0 if outcome.converged else PartlyConverged.exit_code
+
+
+def text(outcome: converge.Outcome) -> str:
+    """The receipt for people."""
+    after = outcome.after
+    lagging = [receipt.layer for receipt in outcome.receipts if not receipt.covers(outcome.revision.number)]
+    head = f"done: revision {outcome.revision.number} in {outcome.total_ms / 1000:.2f} s"
+    if lagging:
+        head = f"committed: revision {outcome.revision.number} in {outcome.total_ms / 1000:.2f} s; not yet followed: {', '.join(lagging)}"
+    lines = [head, f"  stable is {bundles.short(after.stable) if after.stable else 'nothing: the service does not answer'}"]
+    traffic = f"{outcome.traffic_ms:.1f} ms after it" if outcome.traffic_ms is not None else "not moved"
+    lines.append(f"  ledger {outcome.commit_ms:.1f} ms, traffic {traffic}")
+    lines += [f"  {bundles.short(mark.bundle)} is {mark.kind} ({mark.reason})" for mark in outcome.revision.marks]
+    if after.phase == "baking":
+        lines.append(f"  watched until {common.moment(after.phase_until)}; previous stays warm")
+    if outcome.undo:
+        lines.append(f"Undo: {outcome.undo}")
+    lines.append(f"Next: lastgood status {outcome.service}")
+    return "\n".join(lines)

@@ -1,0 +1,177 @@
+"""The loop: read the ledger, take releases in flight a step further, make every layer follow, each alone.
+
+One thread per service and layer, so that a registry that hangs for a minute delays no traffic. All of them are
+level-triggered: they get the newest desired state, never a list of events, and look at the world again every
+`resync_s` seconds, which puts hand edits back. Two controllers at once are harmless (compare-and-set in the
+ledger, a lock inside each layer), but only one is started.
+
+What does not belong here: rules (`rollout`), moving a single layer (`layers`).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from lastgood import errors, release
+from lastgood.layers import base, receipts, reconcile
+from lastgood.settings import Settings
+
+log = logging.getLogger("lastgood.controller")
+
+ACTOR = "lastgood-controller"
+
+
+class LayerLoop(threading.Thread):
+    """Keeps one layer of one service in agreement with the newest desired state it was handed."""
+
+    def __init__(self, settings: Settings, layer: base.Layer, *, service: str) -> None:
+        super().__init__(name=f"{service}/{layer.name}", daemon=True)
+        self._settings = settings.controller
+        self._reports = settings.run(service) / "layers"
+        self._layer = layer
+        self._wanted: base.Desired | None = None
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self.busy_since: float | None = None
+
+    def want(self, desired: base.Desired) -> None:
+        """Hand over the newest desired state; an older one still waiting is dropped, as it should be."""
+        self._wanted = desired
+        self._wake.set()
+
+    def end(self) -> None:
+        self._stop.set()
+        self._wake.set()
+
+    def run(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            self._wake.clear()
+            wanted = self._wanted
+            pause = self._settings.resync_s
+            if wanted is not None:
+                receipt = self._once(wanted)
+                failures = 0 if receipt.status == "converged" else failures + 1
+                if failures:
+                    pause = min(backoff(failures, self._settings.backoff_max_s), self._settings.resync_s)
+            self._wake.wait(pause)
+        self._layer.close()
+
+    def _once(self, wanted: base.Desired) -> receipts.Receipt:
+        self.busy_since = time.monotonic()
+        try:
+            receipt = reconcile.attempt(self._layer, wanted)
+        finally:
+            self.busy_since = None
+        receipts.write(self._reports, receipt)
+        if receipt.status != "converged":
+            log.warning("%s revision %s: %s: %s", self.name, wanted.revision, receipt.status, receipt.detail)
+        return receipt
+
+
+def backoff(failures: int, longest_s: float) -> float:
+    """Seconds to wait before the next attempt: full jitter over a doubling range that starts at 0.2 s."""
+    return random.uniform(0.05, min(longest_s, 0.1 * 2.0 ** min(failures, 20)))  # noqa: S311  # jitter, not a secret
+
+
+class ServiceLoop:
+    """Everything the controller does for one service."""
+
+    def __init__(self, ctx: release.Context, service: str) -> None:
+        self._ctx = ctx
+        self._service = service
+        self._layers = reconcile.build(ctx.settings, service)
+        self._loops = {name: LayerLoop(ctx.settings, layer, service=service) for name, layer in self._layers.items()}
+        self._seen = 0
+        for loop in self._loops.values():
+            loop.start()
+
+    def tick(self) -> None:
+        """One look: hand a new revision to the layers, and take a release in flight one step further."""
+        newest = self._ctx.ledger.newest(self._service)
+        if newest != self._seen:
+            state = self._ctx.ledger.state(self._service)
+            wanted = reconcile.read_desired(state, ledger=self._ctx.ledger, store=self._ctx.store, settings=self._ctx.settings)
+            for loop in self._loops.values():
+                loop.want(wanted)
+            self._seen = state.revision
+        self._advance()
+        self._report_stuck()
+
+    def end(self) -> None:
+        for loop in self._loops.values():
+            loop.end()
+
+    def _advance(self) -> None:
+        state = self._ctx.ledger.state(self._service)
+        if state.phase == "idle":
+            return
+        processes = self._layers.get("infrastructure")
+        ready: set[str] = {state.candidate} if state.candidate and processes is None else set()
+        if state.phase == "preparing" and isinstance(processes, base.Processes):
+            ready = {digest for digest, where in processes.endpoints().items() if where}
+        release.advance(self._ctx, self._service, ready=ready, actor=ACTOR)
+
+    def _report_stuck(self) -> None:
+        limit = self._ctx.settings.controller.layer_timeout_s
+        for name, loop in self._loops.items():
+            since = loop.busy_since
+            if since is not None and time.monotonic() - since > limit:
+                detail = f"no answer for {limit:g} s; other layers go on without it"
+                receipt = receipts.Receipt(
+                    layer=name, status="failed", desired_revision=self._seen, observed_revision=None, ms=limit * 1000, at=time.time(), detail=detail
+                )
+                receipts.write(self._ctx.settings.run(self._service) / "layers", receipt)
+
+
+def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], object] | None = None) -> None:
+    """Reconcile every service of the ledger until *stop* is set; a fault in one service does not stop the others.
+
+    With the ledger unreachable it keeps what runs, says so in its log, and goes on trying.
+    """
+    pause = wait or stop.wait
+    with release.open_context(settings) as ctx:
+        services: dict[str, ServiceLoop] = {}
+        while not stop.is_set():
+            for name in _services(ctx):
+                try:
+                    if name not in services:
+                        services[name] = ServiceLoop(ctx, name)
+                    services[name].tick()
+                except errors.LastgoodError as error:
+                    log.warning("%s: %s", name, error)
+                except Exception:
+                    # The border of the loop: whatever broke for one service, the others still have to be served.
+                    log.exception("%s: unexpected fault; other services go on", name)
+            pause(settings.controller.poll_s)
+        for loop in services.values():
+            loop.end()
+
+
+def _services(ctx: release.Context) -> list[str]:
+    try:
+        return ctx.ledger.services()
+    except errors.LastgoodError as error:
+        log.warning("the ledger does not answer: %s", error)
+        return []
+
+
+def main() -> None:
+    """`python -m lastgood.controller`: run until SIGTERM or SIGINT."""
+    import signal
+
+    from lastgood import settings as settings_
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run(settings_.load(), stop=stop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""After the commit: make the layers follow and say, layer by layer, what is done.
+
+Traffic is moved by the command itself, at once, so that a rollback needs no controller. The slower layers are
+the controller's; with the controller dead the command also looks after the workers, and says what is left undone.
+
+What does not belong here: deciding anything (`rollout`), the endless loop (`controller`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lastgood import bundle as bundles
+from lastgood import daemon, errors, failpoints, ledger, release, rollout
+from lastgood.layers import base, receipts, reconcile
+from lastgood.layers.receipts import Receipt
+from lastgood.ledger import audit
+from lastgood.settings import Settings
+
+STEP_S = 0.05
+HERE = ("infrastructure", "traffic")
+"""Layers that a command can converge itself: their adapters are light."""
+
+Progress = Callable[[Receipt], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a change came to. `receipts` has one answer per configured layer; times are milliseconds.
+
+    `traffic_ms` runs from the commit until the proxy has acknowledged the new routes, None if it has not.
+    """
+
+    service: str
+    verb: str
+    before: rollout.State
+    revision: ledger.Revision
+    receipts: tuple[Receipt, ...]
+    commit_ms: float
+    traffic_ms: float | None
+    total_ms: float
+
+    @property
+    def after(self) -> rollout.State:
+        return self.revision.state
+
+    @property
+    def converged(self) -> bool:
+        return all(receipt.covers(self.revision.number) for receipt in self.receipts)
+
+    @property
+    def undo(self) -> str | None:
+        """The exact command that takes this change back; None if it is for good or changed nothing that serves."""
+        if self.before.stable == self.after.stable or self.before.stable is None:
+            return None
+        if self.verb == "promote":
+            return f"lastgood rollback {self.service}"
+        old = bundles.short(self.before.stable)
+        mark = self.after.marks.get(self.before.stable)
+        if mark is None or mark.kind == "revoked":
+            return None
+        return f"lastgood promote {self.service} {old} --override-quarantine --reason 'undo revision {self.revision.number}'"
+
+    def to_json(self) -> dict[str, Any]:
+        """The stable form that `--json` prints."""
+        return {
+            "schema": "lastgood.outcome/v1",
+            "service": self.service,
+            "verb": self.verb,
+            "revision": self.revision.number,
+            "from": self.before.stable,
+            "to": self.after.stable,
+            "quarantined": [mark.bundle for mark in self.revision.marks if mark.kind == "quarantined"],
+            "phase": self.after.phase,
+            "phase_until": self.after.phase_until,
+            "commit_ms": self.commit_ms,
+            "traffic_ms": self.traffic_ms,
+            "total_ms": self.total_ms,
+            "converged": self.converged,
+            "layers": [receipt.to_json() for receipt in self.receipts],
+            "undo": self.undo,
+            "next": f"lastgood status {self.service}",
+        }
+
+
+def controller_record(settings: Settings) -> daemon.Record | None:
+    """The live controller's process, None if none runs."""
+    return daemon.find(settings.home / "run" / "controller.json")
+
+
+def promote(
+    ctx: release.Context,
+    service: str,
+    digest: str,
+    *,
+    reason: str,
+    actor: str,
+    override: str | None = None,
+    expected: int | None = None,
+    wait_s: float = 60.0,
+    progress: Progress = lambda receipt: None,
+    clock: release.Clock = time.time,
+) -> Outcome:
+    """Release *digest*: verify, make its workers ready, cut over; previous stays warm. Blocks until the cut-over.
+
+    Asking again for the same bundle resumes where it was. Raises PromotionFailed if the workers do not become ready
+    within the service's own limit; then stable was not touched.
+    """
+    began = time.perf_counter()
+    before = ctx.ledger.state(service)
+    release.propose(ctx, service, digest, reason=reason, actor=actor, override=override, expected=expected, clock=clock)
+    layers = reconcile.build(ctx.settings, service)
+    try:
+        committed = _until_cut_over(ctx, service, digest, layers=layers, actor=actor, clock=clock)
+        return _settle(ctx, committed, layers=layers, verb="promote", before=before, began=began, wait_s=wait_s, progress=progress, actor=actor)
+    finally:
+        _close(layers)
+
+
+def roll_back(
+    ctx: release.Context,
+    service: str,
+    *,
+    reason: str,
+    actor: str,
+    to: str | None = None,
+    expected: int | None = None,
+    wait_s: float = 60.0,
+    progress: Progress = lambda receipt: None,
+    clock: release.Clock = time.time,
+) -> Outcome:
+    """Roll *service* back and move its traffic; returns when every layer has followed or *wait_s* seconds are over."""
+    began = time.perf_counter()
+    committed = release.roll_back(ctx, service, reason=reason, actor=actor, to=to, expected=expected, clock=clock)
+    return settle(ctx, committed, verb="rollback", began=began, wait_s=wait_s, progress=progress, actor=actor)
+
+
+def settle(
+    ctx: release.Context,
+    committed: release.Committed,
+    *,
+    verb: str,
+    began: float,
+    wait_s: float,
+    actor: str,
+    progress: Progress = lambda receipt: None,
+) -> Outcome:
+    """Make the layers follow a change that is committed; *began* is `time.perf_counter()` of the command's start."""
+    layers = reconcile.build(ctx.settings, committed.before.service)
+    try:
+        return _settle(
+            ctx, committed, layers=layers, verb=verb, before=committed.before, began=began, wait_s=wait_s, progress=progress, actor=actor
+        )
+    finally:
+        _close(layers)
+
+
+def _until_cut_over(
+    ctx: release.Context, service: str, digest: str, *, layers: Mapping[str, base.Layer], actor: str, clock: release.Clock
+) -> release.Committed:
+    """Drive the release to its cut-over, or find that the controller has done so."""
+    processes = layers.get("infrastructure")
+    while True:
+        state = ctx.ledger.state(service)
+        if state.stable == digest:
+            return _found_done(ctx, state)
+        if state.candidate != digest:
+            raise _not_taken_over(ctx, service, digest)
+        ready = {digest}
+        if isinstance(processes, base.Processes):
+            wanted = reconcile.read_desired(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
+            _report(ctx, wanted.name, reconcile.attempt(processes, wanted))
+            ready = {known for known, where in processes.endpoints().items() if where}
+        committed = release.advance(ctx, service, ready=ready, actor=actor, clock=clock)
+        if committed is not None and committed.revision.state.stable == digest:
+            return committed
+        time.sleep(STEP_S)
+
+
+def _found_done(ctx: release.Context, state: rollout.State) -> release.Committed:
+    return release.Committed(before=state, revision=ctx.ledger.revision(state.service, state.revision), ms=0.0)
+
+
+def _not_taken_over(ctx: release.Context, service: str, digest: str) -> errors.LastgoodError:
+    """The error that fits the revision by which *digest* stopped being the candidate."""
+    last = ctx.ledger.history(service, limit=1)[0]
+    what = f"bundle {bundles.short(digest)!r} did not take over: revision {last.number} by {last.actor}, {last.verb}: {last.reason}"
+    if last.verb != "abandon":
+        return errors.Conflict(f"{what}; look at 'lastgood status {service}' and decide again")
+    told = receipts.read(ctx.settings.run(service) / "layers").get("infrastructure")
+    detail = f" ({told.detail})" if told and told.detail else ""
+    return errors.PromotionFailed(f"{what}{detail}; stable was not touched; read the worker's log in {ctx.settings.logs(service)}")
+
+
+def _settle(
+    ctx: release.Context,
+    committed: release.Committed,
+    *,
+    layers: Mapping[str, base.Layer],
+    verb: str,
+    before: rollout.State,
+    began: float,
+    wait_s: float,
+    progress: Progress,
+    actor: str,
+) -> Outcome:
+    flipped = time.perf_counter()
+    state = committed.revision.state
+    wanted = reconcile.read_desired(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
+    deadline = time.monotonic() + max(wait_s, 0.0)
+    answers = _flip(ctx, wanted, layers=layers, deadline=deadline, progress=progress)
+    traffic = answers.get("traffic")
+    traffic_ms = round((time.perf_counter() - flipped) * 1000, 3) if traffic and traffic.covers(state.revision) else None
+    failpoints.failpoint("release.after_traffic")
+    _wait_for_others(ctx, wanted, layers=layers, answers=answers, deadline=deadline, progress=progress)
+    outcome = Outcome(
+        service=state.service,
+        verb=verb,
+        before=before,
+        revision=committed.revision,
+        receipts=tuple(answers[name] for name in layers if name in answers),
+        commit_ms=committed.ms,
+        traffic_ms=traffic_ms,
+        total_ms=round((time.perf_counter() - began) * 1000, 3),
+    )
+    _write_down(ctx, outcome, actor=actor)
+    return outcome
+
+
+def _flip(
+    ctx: release.Context, wanted: base.Desired, *, layers: Mapping[str, base.Layer], deadline: float, progress: Progress
+) -> dict[str, Receipt]:
+    """Move the traffic now; only if no worker is ready for it, start one first."""
+    answers: dict[str, Receipt] = {}
+    traffic, processes = layers.get("traffic"), layers.get("infrastructure")
+    if traffic is None:
+        return answers
+    receipt = reconcile.attempt(traffic, wanted, look_first=False)
+    while not receipt.covers(wanted.revision):
+        if processes is not None:
+            answers["infrastructure"] = _report(ctx, wanted.name, reconcile.attempt(processes, wanted))
+            receipt = reconcile.attempt(traffic, wanted, look_first=False)
+        if receipt.covers(wanted.revision) or time.monotonic() >= deadline:
+            break
+        time.sleep(STEP_S)
+    answers["traffic"] = _report(ctx, wanted.name, receipt)
+    progress(receipt)
+    return answers
+
+
+def _wait_for_others(
+    ctx: release.Context,
+    wanted: base.Desired,
+    *,
+    layers: Mapping[str, base.Layer],
+    answers: dict[str, Receipt],
+    deadline: float,
+    progress: Progress,
+) -> None:
+    alive = controller_record(ctx.settings) is not None
+    if not alive and "infrastructure" in layers:
+        answers["infrastructure"] = _report(ctx, wanted.name, reconcile.attempt(layers["infrastructure"], wanted))
+        progress(answers["infrastructure"])
+    waiting = [name for name in layers if not (name in answers and answers[name].covers(wanted.revision))]
+    while waiting and alive:
+        told = receipts.read(ctx.settings.run(wanted.name) / "layers")
+        for name in list(waiting):
+            if name in told and told[name].covers(wanted.revision):
+                answers[name] = told[name]
+                progress(told[name])
+                waiting.remove(name)
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(STEP_S if waiting else 0)
+    for name in waiting:
+        if name not in answers or alive:
+            answers[name] = _lagging(ctx, wanted, name, alive=alive)
+            progress(answers[name])
+
+
+def _lagging(ctx: release.Context, wanted: base.Desired, name: str, *, alive: bool) -> Receipt:
+    told = receipts.read(ctx.settings.run(wanted.name) / "layers").get(name)
+    why = "has not followed yet; the controller keeps trying" if alive else "waits for the controller; start it with 'lastgood up'"
+    if told is not None and told.status == "failed" and alive:
+        why = f"{told.detail} (the controller keeps trying)"
+    return Receipt(
+        layer=name,
+        status="lagging",
+        desired_revision=wanted.revision,
+        observed_revision=told.observed_revision if told else None,
+        ms=0.0,
+        at=time.time(),
+        detail=why,
+    )
+
+
+def _write_down(ctx: release.Context, outcome: Outcome, *, actor: str) -> None:
+    """The receipt into the audit trail and a signed checkpoint of it. The change itself is long committed: a disk that
+    is full by now must not turn a done rollback into a failed command."""
+    body = {
+        "revision": outcome.revision.number,
+        "commit_ms": outcome.commit_ms,
+        "traffic_ms": outcome.traffic_ms,
+        "layers": {receipt.layer: receipt.status for receipt in outcome.receipts},
+    }
+    with contextlib.suppress(OSError, errors.Unavailable):
+        ctx.ledger.note(outcome.service, kind="receipt", body=body, actor=actor, now=time.time())
+        audit.checkpoint(ctx.ledger, outcome.service, ctx.settings.keys)
+
+
+def _report(ctx: release.Context, service: str, receipt: Receipt) -> Receipt:
+    receipts.write(ctx.settings.run(service) / "layers", receipt)
+    return receipt
+
+
+def _close(layers: Mapping[str, base.Layer]) -> None:
+    for layer in layers.values():
+        layer.close()

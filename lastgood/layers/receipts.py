@@ -1,0 +1,61 @@
+"""What a layer last answered, kept as one small JSON file per layer so that every command can show it.
+
+These files are observations, not truth: losing them costs a resync. The controller writes them as it
+reconciles; a command that converges a layer itself writes them too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+Status = Literal["converged", "lagging", "failed", "unknown"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """One layer's answer: does it agree with revision `desired_revision`, and how long did that take?
+
+    `converged` agrees, `lagging` differs or is on its way, `failed` raised, `unknown` could not tell.
+    `ms` is the time of the last apply in milliseconds; `at` is Unix time in seconds.
+    """
+
+    layer: str
+    status: Status
+    desired_revision: int
+    observed_revision: int | None
+    ms: float
+    at: float
+    detail: str = ""
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def covers(self, revision: int) -> bool:
+        """True if the layer agreed with *revision* or a later one."""
+        return self.status == "converged" and self.desired_revision >= revision
+
+
+def write(folder: Path, receipt: Receipt) -> None:
+    """Keep *receipt* as the newest of its layer; atomic, and silent on a full disk: the layer itself matters more."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        staged = folder / f".{receipt.layer}.{os.getpid()}"
+        staged.write_text(json.dumps(receipt.to_json(), default=str), "utf-8")
+        staged.replace(folder / f"{receipt.layer}.json")
+
+
+def read(folder: Path) -> dict[str, Receipt]:
+    """The newest receipt of each layer that ever answered; unreadable files count as never answered."""
+    found = {}
+    for file in sorted(folder.glob("[!.]*.json")):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            receipt = Receipt(**json.loads(file.read_text("utf-8")))
+            found[receipt.layer] = receipt
+    return found

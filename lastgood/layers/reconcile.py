@@ -1,0 +1,126 @@
+"""From ledger to layers: what is desired, which layers there are, and one attempt at one layer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from lastgood import errors
+from lastgood import service as services
+from lastgood.layers import base, catalog, receipts
+
+if TYPE_CHECKING:
+    from lastgood import artifacts, bundle, ledger, rollout, settings
+
+
+def desired(
+    state: rollout.State, *, bundles: Mapping[str, bundle.Bundle], service: services.Service
+) -> base.Desired:
+    """What *state* asks of the layers. The whole of the traffic goes to stable."""
+    return base.Desired(
+        service=service,
+        revision=state.revision,
+        stable=state.stable,
+        candidate=state.candidate,
+        previous=state.previous,
+        weights={state.stable: 100.0} if state.stable else {},
+        bundles=bundles,
+    )
+
+
+def read_desired(state: rollout.State, *, ledger: ledger.Ledger, store: artifacts.Store, settings: settings.Settings) -> base.Desired:
+    """Like `desired`, with bundles from the ledger and the service's configuration as frozen in the stable bundle."""
+    named = {digest for digest in (state.stable, state.candidate, state.previous) if digest is not None}
+    bundles = {digest: ledger.bundle(digest) for digest in named}
+    serving = bundles.get(state.stable or state.candidate or "")
+    return desired(state, bundles=bundles, service=frozen_service(serving, store=store) or services.load(settings.services / state.service))
+
+
+def frozen_service(of: bundle.Bundle | None, *, store: artifacts.Store) -> services.Service | None:
+    """The service configuration inside *of*'s config part; None if there is no bundle. Raises NotFound or UsageError."""
+    if of is None:
+        return None
+    if "config" not in of.parts:
+        raise errors.NotFound(f"bundle of {of.service!r} has no config part; rebuild it with one")
+    folder = store.path(of.parts["config"].digest)
+    file = folder / services.FILE if folder.is_dir() else folder
+    return services.parse(file.read_text("utf-8"), where=f"{services.FILE} of the bundle")
+
+
+def build(settings: settings.Settings, service: str) -> dict[str, base.Layer]:
+    """The configured layers of one service, by name, in the order in which a new bundle passes through them."""
+    chosen = settings.layers
+    layers: dict[str, base.Layer] = {}
+    if chosen.infrastructure:
+        processes = catalog.load("infrastructure", chosen.infrastructure)(settings, service)
+        layers["infrastructure"] = processes
+        if chosen.traffic:
+            layers["traffic"] = catalog.load("traffic", chosen.traffic)(settings, service, processes.endpoints)
+    if chosen.registry:
+        layers["registry"] = catalog.load("registry", chosen.registry)(settings, service)
+    return layers
+
+
+def attempt(
+    layer: base.Layer, desired: base.Desired, *, look_first: bool = True, clock: Callable[[], float] = time.time
+) -> receipts.Receipt:
+    """Make *layer* agree with *desired* once; whatever happens becomes its receipt, nothing is raised.
+
+    Without *look_first* the change is applied before the world is looked at, which is a few milliseconds faster.
+    """
+    began = time.perf_counter()
+    status: receipts.Status
+    observed = None
+    detail = ""
+    try:
+        if look_first:
+            observed = layer.observe()
+        if observed is None or layer.verify(desired, observed) is not True:
+            layer.apply(desired)
+            observed = layer.observe()
+        status, detail = _judge(layer.verify(desired, observed))
+    except base.LayerError as error:
+        status, detail = "failed", str(error)
+    except Exception as error:  # noqa: BLE001  # the border: an adapter's own bug is this layer's outcome, never the loop's end
+        status, detail = "failed", f"{type(error).__name__}: {error}; this is a fault in the {layer.name!r} adapter"
+    return receipts.Receipt(
+        layer=layer.name,
+        status=status,
+        desired_revision=desired.revision,
+        observed_revision=observed.revision if observed else None,
+        ms=round((time.perf_counter() - began) * 1000, 3),
+        at=clock(),
+        detail=detail,
+        facts=dict(observed.facts) if observed else {},
+    )
+
+
+def look(layer: base.Layer, desired: base.Desired, *, clock: Callable[[], float] = time.time) -> receipts.Receipt:
+    """Compare *layer* with *desired* and change nothing."""
+    return attempt(_Onlooker(layer), desired, clock=clock)
+
+
+class _Onlooker(base.Layer):
+    """A layer that may be looked at but not touched."""
+
+    def __init__(self, layer: base.Layer) -> None:
+        self._layer = layer
+        self.name = layer.name
+
+    def observe(self) -> base.Observed:
+        return self._layer.observe()
+
+    def apply(self, desired: base.Desired) -> None:
+        """Leave everything as it is."""
+
+    def verify(self, desired: base.Desired, observed: base.Observed) -> bool | None:
+        return self._layer.verify(desired, observed)
+
+
+def _judge(verdict: bool | None) -> tuple[receipts.Status, str]:
+    if verdict is True:
+        return "converged", ""
+    if verdict is False:
+        return "lagging", "on its way"
+    return "unknown", "cannot tell yet"

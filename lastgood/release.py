@@ -1,0 +1,343 @@
+"""The verbs: each is a guard, one decision of the pure core, and one ledger transaction.
+
+A verb returns as soon as the ledger has committed; making the layers follow is `lastgood.converge`.
+Nothing here loads a heavy library: this is the path that has to work at 3 AM.
+
+What does not belong here: rules (`rollout`), SQL (`ledger`), how a layer is changed (`layers`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from lastgood import artifacts, errors, failpoints, keys, ledger, rollout
+from lastgood import bundle as bundles
+from lastgood import service as services
+from lastgood import settings as settings_
+from lastgood.layers import reconcile
+
+DEEP_VERIFY_BYTES = 256 * 1024 * 1024
+"""Up to this size a rollback target is hashed again before it serves (0.6 s per GiB); above it, sizes are compared
+and the worker hashes it while loading, as it always does."""
+
+ATTEMPTS = 8
+"""How often a rollback decides anew because somebody else committed first; each round takes milliseconds."""
+
+Clock = Callable[[], float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What the verbs work on."""
+
+    settings: settings_.Settings
+    ledger: ledger.Ledger
+    store: artifacts.Store
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """A change that is in the ledger: the state before, the new revision, and what a person must be told."""
+
+    before: rollout.State
+    revision: ledger.Revision
+    ms: float
+    pages: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def open_context(settings: settings_.Settings, *, read_only: bool = False) -> Iterator[Context]:
+    """The ledger and the store of *settings*, made ready on first use; closed at the end.
+
+    With *read_only* nothing is created or migrated, so it works on a read-only disk. Raises Unavailable or Damaged.
+    """
+    if not read_only:
+        _prepare_home(settings)
+    with ledger.connect(
+        settings.ledger_url,
+        busy_timeout_s=settings.ledger.busy_timeout_s,
+        read_only=read_only,
+        ballast_bytes=settings.ledger.ballast_bytes,
+    ) as connected:
+        if not read_only:
+            connected.migrate()
+        yield Context(settings=settings, ledger=connected, store=artifacts.Store(settings.store))
+
+
+def _prepare_home(settings: settings_.Settings) -> None:
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        keys.init_keys(settings.keys)
+    except OSError as error:
+        if not settings.home.is_dir():
+            raise errors.Unavailable(f"cannot create {settings.home}: {error}; set LASTGOOD_HOME to a folder you may write") from error
+
+
+# --- building ----------------------------------------------------------------------------------------------
+
+
+def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, Any], actor: str, now: float) -> bool:
+    """Make *bundle* known: every part is in the store and verified byte by byte, then the ledger row is written.
+
+    Returns False if it was known already. Raises Damaged, NotFound (a part is missing) or NotAllowed (a part that
+    the service requires is missing, or the frozen configuration is of another service).
+    """
+    ctx.store.verify_bundle(bundle, deep=True)
+    service = reconcile.frozen_service(bundle, store=ctx.store)
+    if service is None or service.service != bundle.service:
+        raise errors.NotAllowed(f"the config part does not describe {bundle.service!r}; freeze services/{bundle.service} and rebuild")
+    missing = [name for name in service.parts if name not in bundle.parts]
+    if missing:
+        raise errors.NotAllowed(f"bundle of {bundle.service!r} lacks {', '.join(missing)}; build the missing parts or change 'parts' in service.yaml")
+    return ctx.ledger.register(bundle, provenance=provenance, actor=actor, now=now)
+
+
+# --- releasing ---------------------------------------------------------------------------------------------
+
+
+def propose(
+    ctx: Context,
+    service: str,
+    digest: str,
+    *,
+    reason: str,
+    actor: str,
+    override: str | None = None,
+    expected: int | None = None,
+    clock: Clock = time.time,
+) -> Committed | None:
+    """Make *digest* the candidate, whose workers are then made ready. None if it is the candidate already.
+
+    *expected* is the revision the caller decided on; if the service has moved on, Conflict. A refusal is noted in the
+    audit trail before NotAllowed is raised.
+    """
+    state = ctx.ledger.state(service, about=(digest,))
+    if state.candidate == digest:
+        return None
+    with _refusals_noted(ctx, service, verb="promote", digest=digest, actor=actor, clock=clock):
+        if digest not in state.marks or override is not None:
+            frozen = _check_evaluated(ctx, digest)
+            ready_s = frozen.serving.ready_timeout_s
+        else:
+            ready_s = 0.0
+        event = rollout.Propose(bundle=digest, verified=_verifies(ctx, digest), ready_s=ready_s, override=override)
+        return commit(ctx, state, event, verb="promote", reason=reason, actor=actor, expected=expected, clock=clock)
+
+
+def advance(ctx: Context, service: str, *, ready: Collection[str], actor: str, clock: Clock = time.time) -> Committed | None:
+    """Take the release in flight one step further, if its time has come; None if there is nothing to do.
+
+    *ready* names the bundles whose workers answer right now. Safe to call from several processes: one wins.
+    """
+    state = ctx.ledger.state(service)
+    event = _next_event(ctx, state, ready=ready, now=clock())
+    if event is None:
+        return None
+    verb, reason = {
+        rollout.CutOver: ("cut-over", "the candidate's workers are ready"),
+        rollout.Abandon: ("abandon", "the candidate's workers did not become ready in time"),
+        rollout.BakeEnded: ("bake-ended", "the release stayed good for the time it was watched"),
+    }[type(event)]
+    failpoints.failpoint("release.before_cutover")
+    with contextlib.suppress(errors.Conflict):
+        return commit(ctx, state, event, verb=verb, reason=reason, actor=actor, clock=clock)
+    return None
+
+
+def _next_event(
+    ctx: Context, state: rollout.State, *, ready: Collection[str], now: float
+) -> rollout.CutOver | rollout.Abandon | rollout.BakeEnded | None:
+    over = state.phase_until is not None and now >= state.phase_until
+    if state.phase == "preparing" and state.candidate is not None:
+        if state.candidate in ready:
+            frozen = reconcile.frozen_service(ctx.ledger.bundle(state.candidate), store=ctx.store)
+            return rollout.CutOver(bundle=state.candidate, bake_s=frozen.release.bake_s if frozen else 0.0)
+        return rollout.Abandon(bundle=state.candidate, reason="not ready in time") if over else None
+    return rollout.BakeEnded() if state.phase == "baking" and over else None
+
+
+def roll_back(
+    ctx: Context,
+    service: str,
+    *,
+    reason: str,
+    actor: str,
+    to: str | None = None,
+    expected: int | None = None,
+    automatic: bool = False,
+    clock: Clock = time.time,
+) -> Committed:
+    """Go back to the newest bundle that was stable, verifies now and is not quarantined; or to the digest *to*.
+
+    Beats a promotion that commits at the same moment by deciding again on what it finds. With *expected* (the
+    revision of a plan that a person confirmed) it raises Conflict instead, so that the person sees what changed.
+    """
+    seen: str | None = None
+    for _ in range(ATTEMPTS):
+        state = ctx.ledger.state(service, about=(to,) if to else ())
+        seen = seen or state.stable
+        event = plan_roll_back(ctx, state, reason=reason, to=to, seen=seen, automatic=automatic)
+        with _refusals_noted(ctx, service, verb="rollback", digest=to, actor=actor, clock=clock):
+            try:
+                return commit(ctx, state, event, verb="rollback", reason=reason, actor=actor, expected=expected, clock=clock)
+            except errors.Conflict:
+                if expected is not None or automatic:
+                    raise
+    raise errors.Conflict(f"{service!r} changed {ATTEMPTS} times while rolling back; see 'lastgood history {service}' and run it again")
+
+
+def plan_roll_back(
+    ctx: Context, state: rollout.State, *, reason: str, to: str | None = None, seen: str | None = None, automatic: bool = False
+) -> rollout.RollBack:
+    """The event of a rollback from *state*, with the possible targets checked. Raises NotAllowed if *to* never was stable."""
+    if to is not None and not ctx.ledger.was_stable(state.service, to):
+        raise errors.NotAllowed(
+            f"bundle {bundles.short(to)!r} has never been stable, so nobody can go back to it; "
+            f"release it with 'lastgood promote {state.service} {bundles.short(to)}'"
+        )
+    wanted = (to,) if to else state.lineage
+    skip = {state.stable, seen or state.stable} if to is None else set()
+    verified: dict[str, bool] = {}
+    for digest in wanted:
+        if digest in skip or digest in state.marks:
+            continue
+        verified[digest] = _verifies(ctx, digest)
+        if verified[digest]:
+            break
+    return rollout.RollBack(reason=reason, seen=seen, to=to, verified=verified, automatic=automatic)
+
+
+def condemn(
+    ctx: Context,
+    service: str,
+    digest: str,
+    *,
+    kind: rollout.MarkKind,
+    reason: str,
+    actor: str,
+    take_down: bool = False,
+    clock: Clock = time.time,
+) -> Committed:
+    """Quarantine or revoke *digest*; if it serves, the service goes back in the same transaction."""
+    for _ in range(ATTEMPTS):
+        state = ctx.ledger.state(service, about=(digest,))
+        verified = {d: _verifies(ctx, d) for d in state.lineage if digest == state.stable and d != digest and d not in state.marks}
+        event = rollout.Condemn(bundle=digest, kind=kind, reason=reason, verified=verified, take_down=take_down)
+        with contextlib.suppress(errors.Conflict):
+            verb = "quarantine" if kind == "quarantined" else "revoke"
+            return commit(ctx, state, event, verb=verb, reason=reason, actor=actor, clock=clock)
+    raise errors.Conflict(f"{service!r} changed {ATTEMPTS} times meanwhile; see 'lastgood history {service}' and run it again")
+
+
+def lift(ctx: Context, service: str, digest: str, *, reason: str, actor: str, clock: Clock = time.time) -> Committed:
+    """Lift the quarantine of *digest*. Raises NotAllowed if it is revoked."""
+    state = ctx.ledger.state(service, about=(digest,))
+    return commit(ctx, state, rollout.Lift(bundle=digest, reason=reason), verb="lift", reason=reason, actor=actor, clock=clock)
+
+
+def hold(ctx: Context, service: str, *, reason: str, actor: str, clock: Clock = time.time) -> Committed:
+    """No releases of *service* from now on; rollbacks pass."""
+    event = rollout.SetHold(reason=reason, actor=actor)
+    return commit(ctx, ctx.ledger.state(service), event, verb="hold", reason=reason, actor=actor, clock=clock)
+
+
+def release_hold(ctx: Context, service: str, *, reason: str, actor: str, clock: Clock = time.time) -> Committed:
+    """Releases of *service* are allowed again."""
+    state = ctx.ledger.state(service)
+    return commit(ctx, state, rollout.ReleaseHold(), verb="release-hold", reason=reason, actor=actor, clock=clock)
+
+
+# --- the one way into the ledger ---------------------------------------------------------------------------
+
+
+def commit(
+    ctx: Context,
+    state: rollout.State,
+    event: rollout.Event,
+    *,
+    verb: str,
+    reason: str,
+    actor: str,
+    expected: int | None = None,
+    clock: Clock = time.time,
+) -> Committed:
+    """Decide on *event* and write the next revision; all or nothing.
+
+    Raises Conflict if *state* (or *expected*) is no longer the newest revision, and whatever rule `rollout.step` finds.
+    """
+    if expected is not None and state.revision != expected:
+        raise errors.Conflict(_what_changed(ctx, state.service, since=expected))
+    now = clock()
+    after, effects = rollout.step(state, event, now)
+    began = time.perf_counter()
+    failpoints.failpoint("release.before_append")
+    emergency = isinstance(event, rollout.RollBack | rollout.Condemn)
+    revision = ctx.ledger.append(after, effects, verb=verb, actor=actor, reason=reason, now=now, emergency=emergency)
+    failpoints.failpoint("release.after_append")
+    pages = tuple(effect.summary for effect in effects if isinstance(effect, rollout.Paged))
+    return Committed(before=state, revision=revision, ms=round((time.perf_counter() - began) * 1000, 3), pages=pages)
+
+
+def _what_changed(ctx: Context, service: str, *, since: int) -> str:
+    newer = [r for r in ctx.ledger.history(service, limit=10) if r.number > since]
+    lines = "; ".join(
+        f"revision {r.number} by {r.actor}: {r.verb}, stable is {bundles.short(r.state.stable or 'none')}" for r in reversed(newer)
+    )
+    return f"{service!r} has moved on since revision {since}: {lines}; look at 'lastgood status {service}' and decide again"
+
+
+def _verifies(ctx: Context, digest: str) -> bool:
+    bundle = ctx.ledger.bundle(digest)
+    deep = sum(part.size for part in bundle.parts.values()) <= DEEP_VERIFY_BYTES
+    try:
+        ctx.store.verify_bundle(bundle, deep=deep)
+    except (errors.Damaged, errors.NotFound):
+        return False
+    return True
+
+
+def _check_evaluated(ctx: Context, digest: str) -> services.Service:
+    """The bundle's frozen service configuration, if its newest offline evaluation keeps the limits set there."""
+    bundle = ctx.ledger.bundle(digest)
+    frozen = reconcile.frozen_service(bundle, store=ctx.store)
+    if frozen is None:
+        raise errors.NotAllowed(f"bundle {bundles.short(digest)!r} has no configuration; rebuild it")
+    broken = missed_limits(frozen.evaluation, _newest_metrics(ctx, digest))
+    if broken:
+        raise errors.NotAllowed(
+            f"bundle {bundles.short(digest)!r} misses its offline limits: {'; '.join(broken)}; evaluate it, or build a better one"
+        )
+    return frozen
+
+
+def missed_limits(limits: services.Evaluation, metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """Which of *limits* the metrics miss, in words; a metric that was not measured is missed."""
+    missed = []
+    for name, floor in limits.floors.items():
+        if not metrics.get(name, float("nan")) >= floor:
+            missed.append(f"{name} is {metrics.get(name, 'not measured')}, at least {floor} is required")
+    for name, ceiling in limits.ceilings.items():
+        if not metrics.get(name, float("nan")) <= ceiling:
+            missed.append(f"{name} is {metrics.get(name, 'not measured')}, at most {ceiling} is allowed")
+    return tuple(missed)
+
+
+def _newest_metrics(ctx: Context, digest: str) -> Mapping[str, float]:
+    offline = [e for e in ctx.ledger.evaluations(digest) if e.kind == "offline"]
+    metrics: Mapping[str, float] = max(offline, key=lambda e: e.at).report.get("metrics", {}) if offline else {}
+    return metrics
+
+
+@contextlib.contextmanager
+def _refusals_noted(ctx: Context, service: str, *, verb: str, digest: str | None, actor: str, clock: Clock) -> Iterator[None]:
+    try:
+        yield
+    except errors.NotAllowed as refusal:
+        body = {"verb": verb, "bundle": digest, "why": str(refusal)}
+        with contextlib.suppress(errors.Unavailable):
+            ctx.ledger.note(service, kind="refusal", body=body, actor=actor, now=clock())
+        raise
