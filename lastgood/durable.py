@@ -1,0 +1,106 @@
+"""Files that survive a power cut once a function has returned: copy, seal, sync, and throw away.
+
+What does not belong here: what the files mean (`artifacts`, `transfer`).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+STAMPS = "stamps.json"
+
+_CHUNK = 1 << 20
+_SYNC_THREADS = 8  # fsyncs that wait together share a journal commit
+
+
+def copy(source: BinaryIO, target: Path) -> tuple[int, str]:
+    """Copy a stream into the new file *target*; its bytes and hex SHA-256. Not yet durable: `seal` is."""
+    digest = hashlib.sha256()
+    size = 0
+    with target.open("xb") as out:
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            out.write(chunk)
+            size += len(chunk)
+    return size, digest.hexdigest()
+
+
+def measure(source: BinaryIO) -> tuple[int, str]:
+    """Bytes left in a stream and their hex SHA-256."""
+    digest = hashlib.sha256()
+    size = 0
+    while chunk := source.read(_CHUNK):
+        digest.update(chunk)
+        size += len(chunk)
+    return size, digest.hexdigest()
+
+
+def write(target: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace *target* by *data* in one step, on disk when this returns."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    with os.fdopen(handle, "wb") as out:
+        os.fchmod(handle, mode)
+        out.write(data)
+        out.flush()
+        os.fsync(handle)
+    temporary.replace(target)
+    sync(target.parent)
+
+
+def seal(folder: Path, names: Sequence[str]) -> None:
+    """Make everything below *folder* read-only and durable, and note the files' stamps in `stamps.json`.
+
+    The folder itself stays writable: a read-only folder cannot be renamed.
+    """
+    for name in names:
+        (folder / name).chmod(0o444)
+    (folder / STAMPS).write_text(json.dumps({name: stamp(folder / name) for name in names}), "utf-8")
+    (folder / STAMPS).chmod(0o444)
+    with concurrent.futures.ThreadPoolExecutor(_SYNC_THREADS) as pool:
+        list(pool.map(sync, [folder / STAMPS, *(folder / name for name in names)]))
+    for below, _, _ in os.walk(folder, topdown=False):
+        if below != str(folder):
+            Path(below).chmod(0o555)
+        sync(Path(below))
+
+
+def sync(path: Path) -> None:
+    """Force a file or a folder to disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def stamp(path: Path) -> list[int]:
+    """Size in bytes, modification and change time in ns: equal stamps mean that nobody wrote (or forged all three)."""
+    found = os.lstat(path)
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def stamps(folder: Path) -> Mapping[str, list[int]]:
+    """The stamps that `seal` noted; empty if they cannot be read, so that the caller looks at the bytes instead."""
+    try:
+        noted = json.loads((folder / STAMPS).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder that may hold read-only ones; what somebody else removes meanwhile is no error."""
+    for below, _, _ in os.walk(folder):
+        try:
+            Path(below).chmod(0o700)
+        except FileNotFoundError:
+            continue
+    shutil.rmtree(folder, ignore_errors=True)
