@@ -8,6 +8,8 @@ What does not belong here: machine-wide settings (`settings`) and which bundle s
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,3 +146,33 @@ def load(folder: Path) -> Service:
     if found.service != folder.name:
         raise errors.UsageError(f"{file} names service {found.service!r}; rename the folder or the service so that they agree")
     return found
+
+
+def freeze(folder: Path, out: Path, *, options: Mapping[str, Any] | None = None) -> Path:
+    """Write the config part of the service in *folder* to *out* and return it: service.yaml and the code files it names.
+
+    The written file is the effective one: defaults filled in, *options* laid over the service's own, comments and order
+    dropped, so that equal settings have equal bytes and a later default does not reach back into old bundles.
+    Raises NotFound if a named code file is missing, UsageError if *out* holds anything already.
+    """
+    found = load(folder)
+    merged = found.model_copy(update={"options": {**found.options, **(options or {})}})
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise errors.UsageError(f"{out} is not empty; freeze a configuration into a new folder")
+    for name in found.code:
+        if not (folder / name).is_file():
+            raise errors.NotFound(f"service {found.service!r} names code file {name!r}, which {folder} does not have; correct 'code'")
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, out / name)
+    text = yaml.safe_dump(merged.model_dump(mode="json", by_alias=True), sort_keys=True, allow_unicode=True)
+    (out / FILE).write_text(text, "utf-8")
+    return out
+
+
+def load_frozen(folder: Path) -> Service:
+    """The service of a config part, whose folder is named by digest. Raises Damaged if it holds none."""
+    try:
+        return parse((folder / FILE).read_text("utf-8"), where=str(folder / FILE))
+    except (OSError, UnicodeDecodeError, errors.UsageError) as error:
+        raise errors.Damaged(f"config part {folder} holds no usable {FILE}: {error}; build the bundle again") from error

@@ -1,0 +1,66 @@
+"""The contract between a worker and the code of a service, and how that code is loaded from a bundle.
+
+The code comes from the bundle's config part in the store, never from `services/`: a rollback brings it back too.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import importlib.machinery
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pydantic
+
+from lastgood import bundle as bundles
+from lastgood import errors
+
+
+class Runtime(abc.ABC):
+    """What a team writes for its service: load a bundle, answer rows.
+
+    `Request` describes one row and must forbid extra fields; the worker validates with it before `predict` is called.
+    """
+
+    Request: ClassVar[type[pydantic.BaseModel]]
+
+    @classmethod
+    @abc.abstractmethod
+    def load(cls, parts: Mapping[str, Path], options: Mapping[str, Any]) -> Runtime:
+        """The runtime of a bundle. *parts* maps part name to its verified, read-only file or folder."""
+
+    @abc.abstractmethod
+    def predict(self, rows: Sequence[pydantic.BaseModel]) -> list[dict[str, Any]]:
+        """One JSON-able answer for each row, in order. `probability`, if there is one, is a float; it is logged as a column."""
+
+    @abc.abstractmethod
+    def warm_up(self) -> list[dict[str, Any]]:
+        """JSON-able rows to answer before the worker reports ready, so that no user waits for lazy loading."""
+
+
+def load_class(config: Path, *, entry: str, digest: str) -> type[Runtime]:
+    """The runtime class *entry* (`module:Class`) of the config part in folder *config*, whose digest is *digest*.
+
+    The folder becomes a private package named by the digest, so its modules import each other relatively and two
+    bundles' code cannot meet in one process. Raises Damaged if the code cannot be imported or is no runtime.
+    """
+    module_name, _, class_name = entry.partition(":")
+    package = "lastgood_config_" + bundles.short(digest)
+    if package not in sys.modules:
+        root = types.ModuleType(package)
+        root.__path__ = [str(config)]
+        root.__spec__ = importlib.machinery.ModuleSpec(package, None, is_package=True)
+        sys.modules[package] = root
+    try:
+        found = getattr(importlib.import_module(f"{package}.{module_name}"), class_name)
+    except Exception as error:  # a team's code may raise anything while it is imported
+        raise errors.Damaged(f"runtime {entry!r} of config part {digest} cannot be imported: {error!r}; build the bundle again") from error
+    if not (isinstance(found, type) and issubclass(found, Runtime)):
+        raise errors.Damaged(
+            f"runtime {entry!r} of config part {digest} is no subclass of lastgood.serving.runtime.Runtime; correct 'runtime'"
+        )
+    return found
