@@ -1,0 +1,416 @@
+"""The only truth about what serves: an append-only log of revisions per service, on SQLite or Postgres.
+
+Every change is one transaction: it takes the service's lock, checks that nobody was faster, adds rows, and adds
+exactly one entry to the audit chain. Nothing is ever updated or deleted. The database itself refuses what would
+break the rules, also from a foreign client (`migrations/`).
+
+What does not belong here: deciding what the next state is (`rollout`), what one engine does differently (`dialect`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+from lastgood import errors, rollout
+from lastgood.bundle import Bundle, short
+from lastgood.failpoints import failpoint
+from lastgood.ledger import chain, dialect, migrate, queries, rows
+from lastgood.ledger.ballast import Ballast
+from lastgood.ledger.rows import BundleRow, Evaluation, Revision
+from lastgood.rollout import Effect, Marked, State
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+ALIASES = ("stable", "candidate", "previous")
+MIN_PREFIX = 4
+
+
+def connect(url: str, *, busy_timeout_s: float = 5.0, read_only: bool = False, ballast_bytes: int = 0) -> Ledger:
+    """The ledger at *url*: `sqlite:///absolute/path` or `postgresql://user@host/database`.
+
+    Nothing is opened or created before the first use; only `migrate` creates. `busy_timeout_s` is how long
+    to wait, in seconds, for another writer. `ballast_bytes` of disk space are kept in reserve beside an
+    SQLite file for emergencies, see `Ledger.append`.
+    """
+    found = dialect.of(url, busy_timeout_s=busy_timeout_s, read_only=read_only)
+    ballast = None
+    if isinstance(found, dialect.Sqlite) and not read_only:
+        ballast = Ballast(found.path.with_name(found.path.name + ".ballast"), ballast_bytes)
+    return Ledger(found, ballast=ballast)
+
+
+class Ledger:
+    """A connection to a ledger; may be shared by threads, which then wait for each other.
+
+    Every method raises Unavailable if the ledger cannot be reached or is locked by another process, and Damaged
+    if it is not what was written. After either the next call starts with a fresh connection.
+    """
+
+    def __init__(self, connection: dialect.Dialect, *, ballast: Ballast | None = None) -> None:
+        self.dialect = connection
+        self._ballast = ballast
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the database; using the ledger again opens it again."""
+        with self._lock:
+            self.dialect.close()
+
+    # --- transactions --------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """One snapshot for all reads inside."""
+        with self._lock:
+            self._open()
+            self.dialect.begin_reading()
+            try:
+                migrate.check(self.dialect)
+                yield
+            finally:
+                self.dialect.undo()
+
+    @contextlib.contextmanager
+    def _writing(self, service: str) -> Iterator[None]:
+        with self._lock:
+            self._open()
+            self.dialect.begin(service)
+            try:
+                with self.dialect.translating_os():
+                    failpoint("ledger.after_begin")
+                    migrate.check(self.dialect)
+                    yield
+                    failpoint("ledger.before_commit")
+                self.dialect.commit()
+            except BaseException:
+                self.dialect.undo()
+                raise
+        failpoint("ledger.after_commit")
+
+    def _open(self) -> None:
+        try:
+            self.dialect.connect()
+        except dialect.DiskFull:
+            # Opening needs a few pages for SQLite's lock file; without them not even the state can be read.
+            if self._ballast is None or not self._ballast.shrink():
+                raise
+            self.dialect.connect()
+
+    def migrate(self) -> None:
+        """Create the ledger or bring it to this release's schema. Safe to call at every start."""
+        with self._lock:
+            self.dialect.connect(create=True)
+            migrate.migrate(self.dialect)
+            if self._ballast is not None:
+                self._ballast.keep()
+
+    def schema_version(self) -> int:
+        """The ledger's schema version; 0 if it was never set up."""
+        with self._lock:
+            self._open()
+            return migrate.version(self.dialect)
+
+    # --- bundles -------------------------------------------------------------------------------------------
+
+    def services(self) -> list[str]:
+        """The services that have a bundle, by name."""
+        with self.reading():
+            return [row["service"] for row in self.dialect.fetch(queries.SERVICES)]
+
+    def register(self, registered: Bundle, *, provenance: Mapping[str, Any], actor: str, now: float) -> bool:
+        """Add a bundle; False if it is there already. The caller has verified the bytes of every part."""
+        rows.check_text(actor=actor)
+        row = {
+            "id": registered.id,
+            "service": registered.service,
+            "manifest": rows.dump(registered.manifest()),
+            "provenance": rows.dump(provenance),
+            "registered_at": rows.check_time(now),
+        }
+        with self._writing(registered.service):
+            if self.dialect.fetch(queries.BUNDLE, id=registered.id):
+                return False
+            self.dialect.fetch(queries.ADD_BUNDLE, **row)
+            body = {"digest": chain.bundle_digest(row)}
+            self._audit(registered.service, kind="bundle", subject=registered.id, body=body, actor=actor, now=now)
+        return True
+
+    def bundle(self, bundle_id: str) -> Bundle:
+        """The bundle with this full digest. Raises NotFound."""
+        return self.bundle_row(bundle_id).bundle
+
+    def bundle_row(self, bundle_id: str) -> BundleRow:
+        """The bundle with this full digest, and how it came to be. Raises NotFound."""
+        with self.reading():
+            found = self.dialect.fetch(queries.BUNDLE, id=bundle_id)
+        if not found:
+            raise errors.NotFound(f"bundle {bundle_id!r} is not registered; see 'lastgood bundle list SERVICE'")
+        return rows.bundle_row(found[0])
+
+    def bundles(self, service: str, *, limit: int = 50) -> list[BundleRow]:
+        """The bundles of *service*, newest first."""
+        with self.reading():
+            return [rows.bundle_row(row) for row in self.dialect.fetch(queries.BUNDLES, service=service, limit=limit)]
+
+    def resolve(self, service: str, text: str) -> str:
+        """The full digest that *text* means: a digest, a unique prefix of at least 4 hex digits, or an alias.
+
+        Raises NotFound, listing what an ambiguous prefix could mean.
+        """
+        if text in ALIASES:
+            return self._alias(service, text)
+        digits = text.removeprefix("sha256:").lower()
+        if len(digits) < MIN_PREFIX or len(digits) > 64 or digits.strip("0123456789abcdef"):
+            raise errors.NotFound(
+                f"{text!r} names no bundle; give at least {MIN_PREFIX} hex digits of its digest, or one of {', '.join(ALIASES)}"
+            )
+        low = "sha256:" + digits
+        with self.reading():
+            found = self.dialect.fetch(queries.BUNDLE_IDS, service=service, low=low, high=low + "g", limit=10)
+        if len(found) == 1:
+            return str(found[0]["id"])
+        if not found:
+            raise errors.NotFound(f"{service!r} has no bundle {text!r}; see 'lastgood bundle list {service}'")
+        choices = ", ".join(short(row["id"]) for row in found)
+        raise errors.NotFound(f"{text!r} could mean any of {choices}; give more digits")
+
+    def _alias(self, service: str, alias: str) -> str:
+        with self.reading():
+            found = self.dialect.fetch(queries.NEWEST_REVISION, service=service)
+        if not found or found[0][alias] is None:
+            raise errors.NotFound(f"{service!r} has no {alias} bundle just now; see 'lastgood status {service}'")
+        return str(found[0][alias])
+
+    # --- revisions: reading --------------------------------------------------------------------------------
+
+    def state(self, service: str, *, about: Collection[str] = ()) -> State:
+        """The newest state, with the marks of every bundle it names and of those in *about*; revision 0 if none."""
+        with self.reading():
+            found = self.dialect.fetch(queries.NEWEST_REVISION, service=service)
+            wanted = frozenset(about) | (rows.named(found[0]) if found else frozenset())
+            number = found[0]["number"] if found else 0
+            marks = rows.fold(self._marks_of(service, wanted), wanted=wanted, until=number)
+        return rows.state(found[0], marks) if found else State(service=service, marks=marks)
+
+    def newest(self, service: str) -> int:
+        """The number of the newest revision; 0 if there is none. One indexed read."""
+        with self.reading():
+            return int(self.dialect.fetch(queries.NEWEST, service=service)[0]["number"] or 0)
+
+    def revision(self, service: str, number: int) -> Revision:
+        """One revision. Raises NotFound."""
+        with self.reading():
+            found = self._revisions(service, self.dialect.fetch(queries.REVISION, service=service, number=number))
+        if not found:
+            raise errors.NotFound(f"{service!r} has no revision {number}; see 'lastgood history {service}'")
+        return found[0]
+
+    def history(self, service: str, *, limit: int = 50, before: int | None = None) -> list[Revision]:
+        """Revisions older than *before*, newest first."""
+        below = 2**62 if before is None else before
+        with self.reading():
+            return self._revisions(service, self.dialect.fetch(queries.HISTORY, service=service, before=below, limit=limit))
+
+    def at(self, service: str, when: float) -> Revision | None:
+        """The revision in force at Unix time *when*; None if there was none yet."""
+        with self.reading():
+            found = self._revisions(service, self.dialect.fetch(queries.REVISION_AT, service=service, at=when))
+        return found[0] if found else None
+
+    def was_stable(self, service: str, bundle_id: str) -> bool:
+        """True if the bundle has ever been stable."""
+        with self.reading():
+            return bool(self.dialect.fetch(queries.WAS_STABLE, service=service, bundle=bundle_id))
+
+    def _revisions(self, service: str, found: Sequence[rows.Row]) -> list[Revision]:
+        if not found:
+            return []
+        span = {"first": min(row["number"] for row in found), "last": max(row["number"] for row in found)}
+        hashes = {row["number"]: row["hash"] for row in self.dialect.fetch(queries.REVISION_HASHES, service=service, **span)}
+        written: dict[int, list[rows.Row]] = {}
+        for mark in self.dialect.fetch(queries.MARKS_WITH, service=service, **span):
+            written.setdefault(mark["revision"], []).append(mark)
+        named = [rows.named(row) for row in found]
+        marks = self._marks_of(service, frozenset().union(*named))
+        return [
+            _revision(
+                row,
+                marks=rows.fold(marks, wanted=wanted, until=row["number"]),
+                written=written.get(row["number"], []),
+                digest=hashes.get(row["number"], ""),
+            )
+            for row, wanted in zip(found, named, strict=True)
+        ]
+
+    def _marks_of(self, service: str, wanted: frozenset[str]) -> Sequence[rows.Row]:
+        if not wanted:
+            return []
+        names = {f"b{n}": digest for n, digest in enumerate(sorted(wanted))}
+        query = queries.MARKS_OF.format(bundles=", ".join(f":{name}" for name in names))
+        return self.dialect.fetch(query, service=service, **names)
+
+    # --- revisions: writing --------------------------------------------------------------------------------
+
+    def append(
+        self,
+        state: State,
+        effects: tuple[Effect, ...],
+        *,
+        verb: str,
+        actor: str,
+        reason: str,
+        now: float,
+        evidence: Mapping[str, Any] = NOTHING,
+        operation: str | None = None,
+        emergency: bool = False,
+    ) -> Revision:
+        """Make *state* the newest state, with the marks among *effects*, in one durable transaction.
+
+        `state.revision` must be the newest number plus one, else Conflict says who was faster. A repeated
+        `operation` changes nothing and returns the revision that it made the first time. NotAllowed if the
+        database's own rules refuse it. With `emergency`, a full disk costs the ballast instead of the change.
+        `at` of the revision is *now*, or that of the revision before if the clock went back.
+        """
+        rows.check_text(verb=verb, actor=actor, reason=reason, operation=operation)
+        draft = {
+            "service": state.service,
+            "number": state.revision,
+            "state": rows.dump(state.to_json()),
+            "stable": state.stable,
+            "candidate": state.candidate,
+            "previous": state.previous,
+            "verb": verb,
+            "actor": actor,
+            "reason": reason,
+            "evidence": rows.dump(evidence),
+            "operation": operation,
+            "at": rows.check_time(now),
+        }
+        marks = tuple(effect for effect in effects if isinstance(effect, Marked))
+        rows.check_text(**{f"reason of mark {number}": mark.reason for number, mark in enumerate(marks)})
+        try:
+            done = self._append(draft, state, marks)
+        except dialect.DiskFull:
+            if not emergency or self._ballast is None or not self._ballast.drop():
+                raise
+            return self._append(draft, state, marks)
+        if not emergency and self._ballast is not None:
+            self._ballast.keep()
+        return done
+
+    def _append(self, draft: Mapping[str, Any], state: State, marks: tuple[Marked, ...]) -> Revision:
+        service, operation = state.service, draft["operation"]
+        with self._writing(service):
+            if operation is not None and (done := self.dialect.fetch(queries.REVISION_OF_OPERATION, service=service, operation=operation)):
+                return _same_verb(self._revisions(service, done)[0], draft["verb"])
+            newest = self.dialect.fetch(queries.NEWEST_REVISION, service=service)
+            if state.revision != (newest[0]["number"] if newest else 0) + 1:
+                raise _conflict(state, newest[0] if newest else None)
+            row = {**draft, "at": max(draft["at"], newest[0]["at"] if newest else 0.0)}
+            written = [
+                {"service": service, "bundle": m.bundle, "revision": state.revision, "kind": m.kind, "reason": m.reason} for m in marks
+            ]
+            self._add_revision(row, written)
+            body = {"digest": chain.revision_digest(row, written), "verb": row["verb"]}
+            digest = self._audit(service, kind="revision", subject=str(state.revision), body=body, actor=row["actor"], now=row["at"])
+        return _revision(row, marks=dict(state.marks), written=written, digest=digest)
+
+    def _add_revision(self, row: Mapping[str, Any], marks: Sequence[Mapping[str, Any]]) -> None:
+        for mark in marks:
+            if mark["kind"] == "lifted":
+                self.dialect.fetch(queries.ADD_MARK, **mark)
+        self.dialect.fetch(queries.ADD_REVISION, **row)
+        failpoint("ledger.after_revision_insert")
+        for mark in marks:
+            if mark["kind"] != "lifted":
+                self.dialect.fetch(queries.ADD_MARK, **mark)
+        failpoint("ledger.after_marks")
+
+    # --- facts about bundles and services ------------------------------------------------------------------
+
+    def evaluate(self, bundle_id: str, *, kind: str, report: Mapping[str, Any], actor: str, now: float) -> None:
+        """Record what was found out about a bundle. Raises NotFound."""
+        rows.check_text(kind=kind, actor=actor)
+        service = self.bundle_row(bundle_id).bundle.service
+        row = {"bundle": bundle_id, "kind": kind, "report": rows.dump(report), "at": rows.check_time(now)}
+        with self._writing(service):
+            row["seq"] = (self.dialect.fetch(queries.NEWEST_EVALUATION, bundle=bundle_id)[0]["seq"] or 0) + 1
+            self.dialect.fetch(queries.ADD_EVALUATION, **row)
+            body = {"digest": chain.evaluation_digest(row), "kind": kind}
+            self._audit(service, kind="evaluation", subject=f"{bundle_id}/{row['seq']}", body=body, actor=actor, now=now)
+
+    def evaluations(self, bundle_id: str) -> list[Evaluation]:
+        """What was found out about a bundle, oldest first."""
+        with self.reading():
+            return [rows.evaluation(row) for row in self.dialect.fetch(queries.EVALUATIONS, bundle=bundle_id)]
+
+    def note(self, service: str, *, kind: str, body: Mapping[str, Any], actor: str, now: float) -> None:
+        """Put a fact that changes no state, such as a refusal or a receipt, into the audit chain."""
+        rows.check_text(service=service, kind=kind, actor=actor)
+        note = {"digest": chain.note_digest(body), "note": dict(body)}
+        rows.check_time(now)
+        with self._writing(service):
+            self._audit(service, kind="note", subject=kind, body=note, actor=actor, now=now)
+
+    def _audit(self, service: str, *, kind: str, subject: str, body: Mapping[str, Any], actor: str, now: float) -> str:
+        head = self.dialect.fetch(queries.AUDIT_HEAD, service=service)
+        entry: dict[str, Any] = {
+            "service": service,
+            "seq": head[0]["seq"] + 1 if head else 1,
+            "kind": kind,
+            "subject": subject,
+            "body": rows.dump(body),
+            "actor": actor,
+            "at": float(now),
+            "prev_hash": head[0]["hash"] if head else chain.GENESIS,
+        }
+        entry["hash"] = chain.entry_hash(entry)
+        self.dialect.fetch(queries.ADD_AUDIT, **entry)
+        return str(entry["hash"])
+
+
+def _revision(row: rows.Row, *, marks: Mapping[str, rollout.Mark], written: Sequence[rows.Row], digest: str) -> Revision:
+    return Revision(
+        service=row["service"],
+        number=row["number"],
+        state=rows.state(row, marks),
+        verb=row["verb"],
+        actor=row["actor"],
+        reason=row["reason"],
+        at=row["at"],
+        evidence=rows.parse(row["evidence"], f"the evidence of revision {row['number']} of {row['service']!r}"),
+        operation=row["operation"],
+        hash=digest,
+        marks=rows.marked(written),
+    )
+
+
+def _conflict(wanted: State, newest: rows.Row | None) -> errors.Conflict:
+    service = wanted.service
+    if newest is None:
+        return errors.Conflict(f"{service!r} has no revision yet, so {wanted.revision} cannot be next; look again, then decide again")
+    when = datetime.datetime.fromtimestamp(newest["at"], datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    stable = short(newest["stable"]) if newest["stable"] else "nothing"
+    candidate = f" with candidate {short(newest['candidate'])}" if newest["candidate"] else ""
+    return errors.Conflict(
+        f"{service!r} is at revision {newest['number']} already: {newest['actor']} did {newest['verb']!r} at {when}, stable is {stable}"
+        f"{candidate}; see 'lastgood history {service}', then decide again"
+    )
+
+
+def _same_verb(done: Revision, verb: str) -> Revision:
+    if done.verb != verb:
+        raise errors.Conflict(
+            f"operation {done.operation!r} made revision {done.number} by {done.verb!r}, not by {verb!r}; use a fresh operation"
+        )
+    return done

@@ -1,0 +1,59 @@
+"""Every query of the ledger by name, for both engines: parameters are written `:name`, see `dialect`.
+
+What does not belong here: the schema (`migrations/`), and anything that one engine does differently (`dialect`).
+"""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = "SELECT version, min_reader FROM schema_version ORDER BY version DESC LIMIT 1"
+ADD_SCHEMA_VERSION = "INSERT INTO schema_version (version, min_reader) VALUES (:version, :min_reader)"
+
+SERVICES = "SELECT DISTINCT service FROM bundle ORDER BY service"
+
+_BUNDLE = "id, service, manifest, provenance, registered_at"
+ADD_BUNDLE = f"INSERT INTO bundle ({_BUNDLE}) VALUES (:id, :service, :manifest, :provenance, :registered_at)"
+BUNDLE = f"SELECT {_BUNDLE} FROM bundle WHERE id = :id"
+BUNDLES = f"SELECT {_BUNDLE} FROM bundle WHERE service = :service ORDER BY registered_at DESC, id DESC LIMIT :limit"
+ALL_BUNDLES = f"SELECT {_BUNDLE} FROM bundle WHERE service = :service"
+BUNDLE_IDS = "SELECT id FROM bundle WHERE service = :service AND id >= :low AND id < :high ORDER BY id LIMIT :limit"
+
+_REVISION = "service, number, state, stable, candidate, previous, verb, actor, reason, evidence, operation, at"
+ADD_REVISION = (
+    f"INSERT INTO revision ({_REVISION}) VALUES (:service, :number, :state, :stable, :candidate, :previous, "
+    ":verb, :actor, :reason, :evidence, :operation, :at)"
+)
+NEWEST = "SELECT max(number) AS number FROM revision WHERE service = :service"
+REVISION = f"SELECT {_REVISION} FROM revision WHERE service = :service AND number = :number"
+NEWEST_REVISION = f"SELECT {_REVISION} FROM revision WHERE service = :service ORDER BY number DESC LIMIT 1"
+REVISION_OF_OPERATION = f"SELECT {_REVISION} FROM revision WHERE service = :service AND operation = :operation"
+REVISION_AT = f"SELECT {_REVISION} FROM revision WHERE service = :service AND at <= :at ORDER BY at DESC, number DESC LIMIT 1"
+HISTORY = f"SELECT {_REVISION} FROM revision WHERE service = :service AND number < :before ORDER BY number DESC LIMIT :limit"
+ALL_REVISIONS = f"SELECT {_REVISION} FROM revision WHERE service = :service ORDER BY number"
+WAS_STABLE = "SELECT 1 AS one FROM revision WHERE service = :service AND stable = :bundle LIMIT 1"
+
+ADD_MARK = "INSERT INTO mark (service, bundle, revision, kind, reason) VALUES (:service, :bundle, :revision, :kind, :reason)"
+_MARK = "bundle, revision, kind, reason"
+# Kinds sort as lifted < quarantined < revoked: within one revision the condemnation counts.
+MARKS_OF = f"SELECT {_MARK} FROM mark WHERE service = :service AND bundle IN ({{bundles}}) ORDER BY revision, kind"
+MARKS_WITH = f"SELECT {_MARK} FROM mark WHERE service = :service AND revision BETWEEN :first AND :last ORDER BY revision, bundle, kind"
+ALL_MARKS = f"SELECT {_MARK} FROM mark WHERE service = :service ORDER BY revision, bundle, kind"
+
+_EVALUATION = "bundle, seq, kind, report, at"
+ADD_EVALUATION = f"INSERT INTO evaluation ({_EVALUATION}) VALUES (:bundle, :seq, :kind, :report, :at)"
+NEWEST_EVALUATION = "SELECT max(seq) AS seq FROM evaluation WHERE bundle = :bundle"
+EVALUATIONS = f"SELECT {_EVALUATION} FROM evaluation WHERE bundle = :bundle ORDER BY seq"
+ALL_EVALUATIONS = (
+    "SELECT e.bundle, e.seq, e.kind, e.report, e.at FROM evaluation e JOIN bundle b ON b.id = e.bundle "
+    "WHERE b.service = :service ORDER BY e.bundle, e.seq"
+)
+
+_AUDIT = "service, seq, kind, subject, body, actor, at, prev_hash, hash"
+ADD_AUDIT = f"INSERT INTO audit ({_AUDIT}) VALUES (:service, :seq, :kind, :subject, :body, :actor, :at, :prev_hash, :hash)"
+AUDIT_HEAD = "SELECT seq, hash FROM audit WHERE service = :service ORDER BY seq DESC LIMIT 1"
+AUDIT_ENTRY = "SELECT seq, hash FROM audit WHERE service = :service AND seq = :seq"
+AUDIT_OF = "SELECT hash FROM audit WHERE service = :service AND kind = :kind AND subject = :subject"
+REVISION_HASHES = (
+    "SELECT r.number, a.hash FROM revision r JOIN audit a ON a.service = r.service AND a.kind = 'revision' "
+    "AND a.subject = CAST(r.number AS TEXT) WHERE r.service = :service AND r.number BETWEEN :first AND :last"
+)
+AUDIT_PAGE = f"SELECT {_AUDIT} FROM audit WHERE service = :service AND seq > :after ORDER BY seq LIMIT :limit"

@@ -1,0 +1,137 @@
+"""What the ledger hands out, and how rows become that.
+
+What does not belong here: SQL.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from lastgood import bundle, errors, rollout
+from lastgood.rollout import Mark, Marked, State
+
+Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class BundleRow:
+    """A registered bundle. `provenance` says how it was built; `registered_at` is Unix time in seconds."""
+
+    bundle: bundle.Bundle
+    provenance: Mapping[str, Any]
+    registered_at: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """One row of a service's release log: the whole state since `at` (Unix seconds), who made it so, and why.
+
+    `state.marks` are the marks as they were then, of the bundles that the state names. `marks` are those
+    written with this revision. `hash` is that of its audit entry.
+    """
+
+    service: str
+    number: int
+    state: State
+    verb: str
+    actor: str
+    reason: str
+    at: float
+    evidence: Mapping[str, Any]
+    operation: str | None
+    hash: str
+    marks: tuple[Marked, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What somebody found out about a bundle, and when (Unix seconds)."""
+
+    kind: str
+    report: Mapping[str, Any]
+    at: float
+
+
+def bundle_row(row: Row) -> BundleRow:
+    """Raises Damaged if the manifest is not the one that the id was made from."""
+    found = bundle.from_manifest(parse(row["manifest"], f"the manifest of {row['id']!r}"))
+    if found.id != row["id"] or found.service != row["service"]:
+        raise errors.Damaged(f"the manifest stored for {row['id']!r} is another one; run 'lastgood audit verify', or restore a backup")
+    provenance = parse(row["provenance"], f"the provenance of {row['id']!r}")
+    return BundleRow(bundle=found, provenance=provenance, registered_at=row["registered_at"])
+
+
+def evaluation(row: Row) -> Evaluation:
+    """One evaluation as the ledger hands it out."""
+    return Evaluation(kind=row["kind"], report=parse(row["report"], f"an evaluation of {row['bundle']!r}"), at=row["at"])
+
+
+def state(row: Row, marks: Mapping[str, Mark]) -> State:
+    """The state of a revision row. Raises Damaged if it contradicts the row's own columns."""
+    what = f"revision {row['number']} of {row['service']!r}"
+    found = rollout.from_json(parse(row["state"], what), marks)
+    columns = (row["service"], row["number"], row["stable"], row["candidate"], row["previous"])
+    if (found.service, found.revision, found.stable, found.candidate, found.previous) != columns:
+        raise errors.Damaged(f"{what} contradicts itself; run 'lastgood audit verify', or restore a backup")
+    return found
+
+
+def named(row: Row) -> frozenset[str]:
+    """The bundles that a revision row names, whose marks belong to its state."""
+    lineage = parse(row["state"], f"revision {row['number']} of {row['service']!r}").get("lineage", ())
+    return frozenset(filter(None, (*lineage, row["stable"], row["candidate"], row["previous"])))
+
+
+def fold(marks: Iterable[Row], *, wanted: frozenset[str], until: int) -> dict[str, Mark]:
+    """The marks in force at revision *until*, from rows in the order they were written. Revoked is for ever."""
+    found: dict[str, Mark] = {}
+    for row in marks:
+        digest, kind = row["bundle"], row["kind"]
+        held = found.get(digest)
+        if row["revision"] > until or digest not in wanted or (held is not None and held.kind == "revoked"):
+            continue
+        if kind == "lifted":
+            found.pop(digest, None)
+        else:
+            found[digest] = Mark(kind=kind, reason=row["reason"])
+    return found
+
+
+def marked(rows: Sequence[Row]) -> tuple[Marked, ...]:
+    """The marks in *rows* as the decision core writes them."""
+    return tuple(Marked(bundle=row["bundle"], kind=row["kind"], reason=row["reason"]) for row in rows)
+
+
+def parse(text: str, what: str) -> dict[str, Any]:
+    """The JSON object in *text*. Raises Damaged, naming *what* it should have been."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise errors.Damaged(f"{what} does not parse: {error}; run 'lastgood audit verify', or restore a backup") from error
+    if not isinstance(value, dict):
+        raise errors.Damaged(f"{what} is not a JSON object; run 'lastgood audit verify', or restore a backup")
+    return cast("dict[str, Any]", value)
+
+
+def dump(value: Mapping[str, Any]) -> str:
+    """Canonical JSON text of an object. Raises Damaged for what JSON cannot hold."""
+    return bundle.canonical(dict(value)).decode()
+
+
+def check_text(**texts: str | None) -> None:
+    """Refuse text that not every engine can store: a NUL character, half of a surrogate pair."""
+    for name, text in texts.items():
+        if text is not None and re.search("[\0\ud800-\udfff]", text):
+            raise errors.UsageError(f"{name} {text!r} is not plain text; leave out NUL characters and broken surrogates")
+
+
+def check_time(now: float) -> float:
+    """*now* as a float, refused if no date."""
+    if not math.isfinite(now) or now < 0:
+        raise errors.UsageError(f"{now!r} is not a time; give Unix seconds")
+    return float(now)
