@@ -206,12 +206,7 @@ def roll_back(
 def plan_roll_back(
     ctx: Context, state: rollout.State, *, reason: str, to: str | None = None, seen: str | None = None, automatic: bool = False
 ) -> rollout.RollBack:
-    """The event of a rollback from *state*, with the possible targets checked. Raises NotAllowed if *to* never was stable."""
-    if to is not None and not ctx.ledger.was_stable(state.service, to):
-        raise errors.NotAllowed(
-            f"bundle {bundles.short(to)!r} has never been stable, so nobody can go back to it; "
-            f"release it with 'lastgood promote {state.service} {bundles.short(to)}'"
-        )
+    """The event of a rollback from *state*, with the possible targets checked."""
     wanted = (to,) if to else state.lineage
     skip = {state.stable, seen or state.stable} if to is None else set()
     verified: dict[str, bool] = {}
@@ -221,7 +216,8 @@ def plan_roll_back(
         verified[digest] = _verifies(ctx, digest)
         if verified[digest]:
             break
-    return rollout.RollBack(reason=reason, seen=seen, to=to, verified=verified, automatic=automatic)
+    proven = to is not None and ctx.ledger.was_stable(state.service, to)
+    return rollout.RollBack(reason=reason, seen=seen, to=to, proven=proven, verified=verified, automatic=automatic)
 
 
 def condemn(

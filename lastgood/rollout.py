@@ -151,14 +151,15 @@ class RollBack:
     `seen` is the stable bundle that whoever asked was looking at. If a promotion slipped in since, it is
     withdrawn (not quarantined: nobody judged it) and *seen* is quarantined all the same; automation instead
     gets a Conflict, for it may blame only what it measured.
-    `to` names a target that has been stable; None means the rollback-target rule; the stable bundle itself
-    means: only call off the rollout in flight. `verified` says of each possible target whether its bytes
-    were checked just now.
+    `to` names a target; None means the rollback-target rule; the stable bundle itself means: only call off the
+    rollout in flight. The target must stand in the lineage, or `proven` says that the ledger knows it was stable
+    longer ago. `verified` says of each possible target whether its bytes were checked just now.
     """
 
     reason: str
     seen: str | None = None
     to: str | None = None
+    proven: bool = False
     verified: Mapping[str, bool] = dataclasses.field(default_factory=dict)
     automatic: bool = False
 
@@ -316,42 +317,53 @@ def _bake_ended(state: State) -> Step:
 
 def _roll_back(state: State, event: RollBack, now: float) -> Step:
     seen = event.seen or state.stable
-    if seen is None:
-        raise errors.NothingToDo(f"{state.service!r} serves nothing; promote a bundle with 'lastgood promote {state.service} BUNDLE'")
-    if event.automatic and seen != state.stable:
-        raise errors.Conflict(f"{short(seen)!r} no longer serves, so it cannot be blamed; measure what serves now")
-    if event.to is None and seen != state.stable and seen in state.marks:
-        raise errors.NothingToDo(f"bundle {short(seen)!r} was rolled back already; see 'lastgood history {state.service}'")
+    if event.automatic and (seen is None or seen != state.stable):
+        raise errors.Conflict(f"{short(seen or 'nothing')!r} no longer serves, so it cannot be blamed; measure what serves now")
     if event.automatic and state.hops >= MAX_HOPS:
         return _stop_hopping(state, now)
-    goal = _goal(state, event, seen)
-    bad = seen if goal != seen else state.candidate
-    if bad is None:
-        raise errors.NothingToDo(f"bundle {short(goal)!r} is stable already; see 'lastgood status {state.service}'")
-    after, effects = _mark(_idle(state), bad, "quarantined", event.reason)
+    goal, bad = _named_goal(state, event, event.to) if event.to is not None else _goal(state, event, seen)
+    after, effects = _mark(_idle(state), bad, "quarantined", event.reason) if bad is not None else (_idle(state), ())
+    if goal is not None:
+        after = _with_stable(after, goal)
     if event.automatic:
-        effects += (Paged(summary=f"{state.service}: rolled back from {short(bad)} to {short(goal)}: {event.reason}"),)
-    return dataclasses.replace(_with_stable(after, goal), hops=state.hops + 1 if event.automatic else 0), effects
+        effects += (Paged(summary=f"{state.service}: rolled back from {short(bad or 'nothing')} to {short(goal or 'nothing')}: {event.reason}"),)
+    return dataclasses.replace(after, hops=state.hops + 1 if event.automatic else 0), effects
 
 
-def _goal(state: State, event: RollBack, seen: str) -> str:
-    if event.to is not None:
-        _check_may_serve(state, event.to)
-        if event.to != state.stable and event.verified.get(event.to) is not True:
-            raise errors.NotAllowed(
-                f"bundle {short(event.to)!r} does not verify; leave out the target to get the newest bundle that does"
-            )
-        return event.to
-    slipped_in = frozenset({seen, state.stable} - {None})
-    goal = target(state, without=slipped_in, verified=event.verified)
-    if goal is None and state.stable is not None and state.stable != seen:
-        return state.stable
+def _named_goal(state: State, event: RollBack, to: str) -> tuple[str, str | None]:
+    """The target somebody named, and the bundle that is left behind: stable, or the candidate that is called off."""
+    _check_may_serve(state, to)
+    if to not in state.lineage and not event.proven:
+        raise errors.NotAllowed(
+            f"bundle {short(to)!r} has never been stable, so nobody can go back to it; "
+            f"release it with 'lastgood promote {state.service} {short(to)}'"
+        )
+    if to == state.stable:
+        if state.candidate is None:
+            raise errors.NothingToDo(f"bundle {short(to)!r} is stable already; see 'lastgood status {state.service}'")
+        return to, state.candidate
+    if event.verified.get(to) is not True:
+        raise errors.NotAllowed(f"bundle {short(to)!r} does not verify; leave out the target to get the newest bundle that does")
+    return to, state.stable
+
+
+def _goal(state: State, event: RollBack, seen: str | None) -> tuple[str | None, str | None]:
+    """The target by the rule, and the bundle to quarantine."""
+    if seen is None and state.candidate is not None:
+        return None, None
+    if seen is None:
+        raise errors.NothingToDo(f"{state.service!r} serves nothing; promote a bundle with 'lastgood promote {state.service} BUNDLE'")
+    if seen != state.stable and (seen in state.marks or seen not in state.lineage):
+        raise errors.NothingToDo(f"bundle {short(seen)!r} was rolled back already; see 'lastgood history {state.service}'")
+    goal = target(state, without=frozenset(filter(None, (seen, state.stable))), verified=event.verified)
+    if goal is None and state.stable not in (None, seen):
+        goal = state.stable
     if goal is None:
         raise errors.NotAllowed(
             f"{state.service!r} has no other bundle that was stable, verifies and is not quarantined; {short(seen)!r} keeps serving; "
             f"promote a good bundle with 'lastgood promote {state.service} BUNDLE'"
         )
-    return goal
+    return goal, seen
 
 
 def _stop_hopping(state: State, now: float) -> Step:
