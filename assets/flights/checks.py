@@ -1,0 +1,68 @@
+"""Checks that a build must pass before its next step: the data, the model's limits, the bundle's bytes.
+
+A blocking check stops its own run only. A promotion is another run, so it does not rely on these: it verifies the
+bundle and looks at the evaluation in the ledger itself.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets import parts, show
+from assets.flights import bundle, data, expectations, model
+from lastgood import settings as settings_
+
+ERROR = dg.AssetCheckSeverity.ERROR
+
+DATA_CHECKS = [
+    dg.AssetCheckSpec("schema", asset=data.KEY, blocking=True, description="Exactly the columns that are known, labelled, in both tables."),
+    dg.AssetCheckSpec("nulls", asset=data.KEY, blocking=True, description="No column is empty, and none has more gaps than it ever had."),
+    dg.AssetCheckSpec("ranges", asset=data.KEY, blocking=True, description="Numbers are in their units' range."),
+    dg.AssetCheckSpec("categories", asset=data.KEY, blocking=True, description="Airports and airlines have codes, origins are the three known."),
+    dg.AssetCheckSpec("leakage", asset=data.KEY, blocking=True, description="No feature is known only after departure or gives the label away."),
+]
+
+
+@dg.multi_asset_check(specs=DATA_CHECKS, description="Great Expectations on the tables to train on and to evaluate on.")
+def data_checks(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> Iterator[dg.AssetCheckResult]:
+    """One validation of each table; its results are told check by check."""
+    from lastgood import artifacts
+
+    folder = artifacts.Store(settings.store).path(parts.made(context, "flights", "data").part.digest)
+    found = expectations.validate({name: folder / f"{name}.parquet" for name in ("train", "evaluate")})
+    for spec in DATA_CHECKS:
+        results = [row for row in found if row["check"] == spec.name]
+        failed = [row for row in results if not row["passed"]]
+        metadata = {"expectations": len(results), "failed": len(failed), "results": show.table(failed or results)}
+        yield dg.AssetCheckResult(check_name=spec.name, asset_key=data.KEY, passed=bool(results) and not failed, severity=ERROR, metadata=metadata)
+
+
+@dg.asset_check(asset=model.KEY, blocking=True, description="The model keeps the floors and ceilings of service.yaml.")
+def limits(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.AssetCheckResult:
+    """The rule that a promotion applies too, told before anything is bundled."""
+    from lastgood import release, service
+
+    wanted = service.load(settings.services / "flights").evaluation
+    metrics = parts.made(context, "flights", "model").metadata[parts.REPORT].value["metrics"]
+    missed = release.missed_limits(wanted, metrics)
+    rows = [{"metric": m, "value": metrics.get(m), "limit": f"at least {low}"} for m, low in sorted(wanted.floors.items())]
+    rows += [{"metric": m, "value": metrics.get(m), "limit": f"at most {high}"} for m, high in sorted(wanted.ceilings.items())]
+    metadata = {"limits": show.table(rows), "missed": "; ".join(missed) or "none"}
+    return dg.AssetCheckResult(passed=not missed, severity=ERROR, metadata=metadata)
+
+
+@dg.asset_check(asset=bundle.KEY, blocking=True, description="Every byte of every part is in the store as the manifest says.")
+def verifies(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.AssetCheckResult:
+    """Hash the parts of the bundle that this run registered."""
+    from lastgood import errors, release
+
+    digest = parts.bundle_id(context, "flights")
+    with release.open_context(settings, read_only=True) as ctx:
+        try:
+            ctx.store.verify_bundle(ctx.ledger.bundle(digest), deep=True)
+        except (errors.Damaged, errors.NotFound) as error:
+            return dg.AssetCheckResult(passed=False, severity=ERROR, metadata={"bundle": digest, "found": str(error)})
+    return dg.AssetCheckResult(passed=True, severity=ERROR, metadata={"bundle": digest})
+
+
+ALL = [data_checks, limits, verifies]

@@ -1,0 +1,51 @@
+"""The data part: labelled flights of some months to train on, and of later months to evaluate on."""
+
+from typing import Optional
+
+import dagster as dg
+from pydantic import Field
+
+from assets import parts, show
+from lastgood import settings as settings_
+
+KEY = parts.key("flights", "data")
+
+
+class Windows(dg.Config):
+    """Months of 2013; what is left out is taken from params.yaml."""
+
+    train: Optional[list[int]] = Field(default=None, description="Months to train on, for example [1, 2].")
+    evaluate: Optional[list[int]] = Field(default=None, description="Later months to evaluate on, for example [3].")
+
+
+@dg.asset(
+    key=KEY,
+    group_name="flights",
+    kinds={"dvc", "parquet"},
+    owners=["team:flights-on-call"],
+    code_version=parts.code_version("services/flights/prepare.py", "services/flights/split.py", "services/flights/tables.py", "dvc.yaml"),
+    description="Real flights from New York in 2013 with weather and aircraft, as known before departure. Made by DVC.",
+)
+def data(context: dg.AssetExecutionContext, config: Windows, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
+    """Run the DVC stages for the windows asked for and store the result."""
+    import json
+
+    import yaml
+
+    from lastgood import artifacts
+    from services.flights import data as source
+
+    windows = yaml.safe_load((settings.project / "params.yaml").read_text("utf-8"))["split"] | config.model_dump(exclude_none=True)
+    built = source.build(**windows, workspace=settings.home / "dvc" / "flights", project=settings.project)
+    stored = artifacts.Store(settings.store).put(built.folder, allow=artifacts.DATA_FORMATS)
+    profile = json.loads((built.folder / "reference.json").read_text("utf-8"))
+    meta = {"train": sorted(windows["train"]), "evaluate": sorted(windows["evaluate"]), "rows": profile["rows"]}
+    part = artifacts.part(stored, name="data", media_type="application/vnd.apache.parquet", meta=meta)
+    metadata = {
+        "dagster/row_count": profile["rows"],
+        "late_rate": profile["late_rate"],
+        "windows": show.table([{"use": use, "months of 2013": ", ".join(map(str, months))} for use, months in sorted(windows.items())]),
+        "columns": show.table([{"column": name, "kind": c["kind"], "nulls": c["nulls"]} for name, c in profile["columns"].items()]),
+        "folder": dg.MetadataValue.path(settings.store / stored.digest.replace(":", "/") / "tree"),
+    }
+    return parts.result(context, part, provenance={"dvc": dict(built.md5)}, metadata=metadata)

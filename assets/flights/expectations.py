@@ -1,0 +1,122 @@
+"""What must hold of a table of flights, as Great Expectations, and that no feature tells the label.
+
+Each expectation belongs to one of the checks in `checks.py`. Limits are facts about the source, with room: the weather
+is missing for up to 2 % of a month's flights, the aircraft for up to 20 %.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+AIRCRAFT_KNOWN = 0.6
+WEATHER_KNOWN = 0.9
+GIVEAWAY = 0.45
+"""How far a single column's AUC may be from a coin's 0.5. The best honest one reaches 0.15; a leaked delay reaches 0.5."""
+
+RANGES = {
+    "distance": (1, 20_000),
+    "plane_year": (1900, 2014),
+    "seats": (1, 1000),
+    "temp": (-60, 130),
+    "humid": (0, 110),
+    "wind_speed": (0, 2000),
+    "precip": (0, 50),
+    "pressure": (800, 1100),
+    "visib": (0, 200),
+    "arr_delay": (-300, 3000),
+}
+"""Miles, year, seats, Fahrenheit, percent, mph, inches, millibars, miles, minutes; those of services/flights/runtime.py or narrower."""
+
+
+def validate(tables: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """One row per expectation and table: {"check", "table", "expectation", "column", "passed", "found"}."""
+    import pandas
+
+    rows: list[dict[str, Any]] = []
+    for name, file in tables.items():
+        frame = pandas.read_parquet(file)
+        rows += [{"table": name, **row} for row in (*expected(frame), *giveaways(frame))]
+    return rows
+
+
+def expected(frame: Any) -> list[dict[str, Any]]:
+    """What Great Expectations says of *frame* (a pandas DataFrame): {"check", "expectation", "column", "passed", "found"}."""
+    import os
+
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    suite = context.suites.add_or_update(gx.ExpectationSuite(name="flights", expectations=suite_of()))
+    batch = context.data_sources.add_pandas("frames").add_dataframe_asset("flights").add_batch_definition_whole_dataframe("whole")
+    validated = batch.get_batch(batch_parameters={"dataframe": frame}).validate(suite, result_format="SUMMARY")
+    return [_row(result) for result in validated.results]
+
+
+def suite_of() -> list[Any]:
+    """The expectations; `meta` names the check that each belongs to."""
+    import great_expectations.expectations as gxe
+
+    from services.flights import tables
+
+    known = {field.name: 1.0 if not field.nullable else WEATHER_KNOWN for field in tables.SCHEMA}
+    known |= {"plane_year": AIRCRAFT_KNOWN, "seats": AIRCRAFT_KNOWN, "tailnum": 0.99, "arr_delay": 1.0, "late": 1.0}
+    codes = r"^[A-Z0-9]{1,8}$"
+    return [
+        gxe.ExpectTableColumnsToMatchSet(column_set=tables.SCHEMA.names, exact_match=True, meta={"check": "schema"}),
+        gxe.ExpectTableRowCountToBeBetween(min_value=1000, meta={"check": "schema"}),
+        gxe.ExpectColumnDistinctValuesToEqualSet(column="late", value_set=[True, False], meta={"check": "schema"}),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=list(tables.KEY), meta={"check": "schema"}),
+        *(gxe.ExpectColumnValuesToNotBeNull(column=name, mostly=share, meta={"check": "nulls"}) for name, share in known.items()),
+        *(gxe.ExpectColumnValuesToBeBetween(column=n, min_value=a, max_value=b, meta={"check": "ranges"}) for n, (a, b) in RANGES.items()),
+        gxe.ExpectColumnDistinctValuesToBeInSet(column="origin", value_set=["EWR", "JFK", "LGA"], meta={"check": "categories"}),
+        *(gxe.ExpectColumnValuesToMatchRegex(column=n, regex=codes, meta={"check": "categories"}) for n in ("carrier", "dest")),
+        gxe.ExpectColumnUniqueValueCountToBeBetween(column="carrier", min_value=5, max_value=40, meta={"check": "categories"}),
+        gxe.ExpectColumnUniqueValueCountToBeBetween(column="dest", min_value=50, max_value=200, meta={"check": "categories"}),
+    ]
+
+
+def _row(result: Any) -> dict[str, Any]:
+    config = result.expectation_config
+    raised = {str(info.get("exception_message")) for info in (result.exception_info or {}).values() if isinstance(info, dict)}
+    seen = {key: result.result[key] for key in ("observed_value", "unexpected_percent", "partial_unexpected_list") if key in result.result}
+    return {
+        "check": config.meta["check"],
+        "expectation": config.type,
+        "column": str(config.kwargs.get("column", "")),
+        "passed": bool(result.success),
+        "found": "; ".join(sorted(raised)) if raised else str(seen)[:300],
+    }
+
+
+def giveaways(frame: Any) -> list[dict[str, Any]]:
+    """Whether a feature tells the label by itself: {"check": "leakage", ...}, one row per feature, and one for their names."""
+    from services.flights import features, tables
+
+    names = [name for name in (*features.CATEGORICAL, *features.NUMERIC, "plane_year") if name in frame.columns]
+    after = sorted(set(features.FIELDS) & set(tables.LABELS))
+    rows = [_leak("features are known before departure", "", not after, f"labels among the features: {after or 'none'}")]
+    for name in names:
+        area = single_auc(frame[name], frame["late"])
+        rows.append(_leak("one feature alone does not tell the label", name, abs(area - 0.5) <= GIVEAWAY, f"AUC {area:.3f}"))
+    return rows
+
+
+def _leak(expectation: str, column: str, passed: bool, found: str) -> dict[str, Any]:  # noqa: FBT001  # a row of a table, not a switch
+    return {"check": "leakage", "expectation": expectation, "column": column, "passed": passed, "found": found}
+
+
+def single_auc(values: Any, late: Any) -> float:
+    """AUC of one column (pandas Series) as the only feature; text is ranked by its share of late flights, gaps rank lowest.
+
+    By the rank-sum formula, ties counted half. 0.5 where the labels are all alike, since nothing can be told then.
+    """
+    label = late.astype(bool).to_numpy()
+    positive, negative = int(label.sum()), int((~label).sum())
+    if not positive or not negative:
+        return 0.5
+    numbers = values.map(late.astype(float).groupby(values).mean()) if values.dtype == object else values
+    ranks = numbers.astype(float).fillna(float("-inf")).rank(method="average").to_numpy()
+    return float((ranks[label].sum() - positive * (positive + 1) / 2) / (positive * negative))

@@ -1,0 +1,109 @@
+"""How a part travels from the asset that makes it to the bundle: as a reference in its materialization, never as an object.
+
+The content lies in the store under its digest. The materialization holds the part's manifest entry and where it came
+from. A later step reads them back from the *same run*, so two runs that overlap do not mix their parts; only a step that
+runs without its upstream (one asset picked in the UI, a retry) takes the run it retries, and then the newest.
+"""
+
+import dataclasses
+import hashlib
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Union
+
+import dagster as dg
+
+from lastgood import bundle as bundles
+
+PART = "lastgood/part"
+PROVENANCE = "lastgood/provenance"
+REPORT = "lastgood/evaluation"
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+Context = Union[dg.AssetExecutionContext, dg.AssetCheckExecutionContext]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A part that some run made. `provenance` says how; `metadata` is all that its materialization holds."""
+
+    part: bundles.Part
+    provenance: Mapping[str, Any]
+    metadata: Mapping[str, dg.MetadataValue]
+
+
+def key(service: str, name: str) -> dg.AssetKey:
+    """The asset of one part (or of the bundle) of a service."""
+    return dg.AssetKey([service, name])
+
+
+def result(context: Context, part: bundles.Part, *, provenance: Mapping[str, Any], metadata: Mapping[str, Any]) -> dg.MaterializeResult:
+    """What an asset returns for *part*: its digest as data version, the reference, and what a person wants to see."""
+    facts = {"dagster_run": context.run.run_id, **provenance}
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(part.digest),
+        metadata={
+            **metadata,
+            "lastgood/digest": part.digest,
+            "lastgood/size_bytes": part.size,
+            PART: dg.MetadataValue.json({"name": part.name, **part.entry()}),
+            PROVENANCE: dg.MetadataValue.json(facts),
+        },
+    )
+
+
+def made(context: Context, service: str, name: str) -> Made:
+    """The part that this run made, else the run that it retries, else whoever made it last. Raises Failure if nobody did."""
+    for metadata in _materializations(context, key(service, name)):
+        entry = dict(metadata[PART].value)
+        return Made(part=bundles.Part(**entry), provenance=metadata[PROVENANCE].value, metadata=metadata)
+    raise dg.Failure(f"{service}/{name} was never made; materialize it first, or launch the job 'build'", allow_retries=False)
+
+
+def _materializations(context: Context, wanted: dg.AssetKey) -> Iterator[Mapping[str, dg.MetadataValue]]:
+    run = context.run
+    for run_id in filter(None, (run.run_id, run.parent_run_id, run.root_run_id)):
+        for entry in reversed(context.instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)):
+            if entry.asset_materialization and entry.asset_materialization.asset_key == wanted:
+                yield entry.asset_materialization.metadata
+    latest = context.instance.get_latest_materialization_event(wanted)
+    if latest is not None and latest.asset_materialization is not None:
+        yield latest.asset_materialization.metadata
+
+
+def code_version(*files: str) -> str:
+    """A version that changes with the content of *files* (paths from the project folder); absent ones count as empty.
+
+    Absent is no error here: a broken service must not keep the jobs of the others, least of all `rollback`, from loading.
+    """
+    content = [(PROJECT / name).read_bytes() if (PROJECT / name).is_file() else b"" for name in files]
+    return hashlib.sha256(b"\0".join(content)).hexdigest()[:12]
+
+
+def provenance(context: Context, made: Mapping[str, Made], *, now: float, project: Path) -> dict[str, Any]:
+    """Where a bundle comes from: kept beside its manifest, so that equal parts keep one id whoever builds them."""
+    return {
+        "dagster_run": context.run.run_id,
+        "built_at": now,
+        "git_commit": _git_commit(project),
+        "parts": {name: dict(item.provenance) for name, item in made.items()},
+    }
+
+
+def _git_commit(project: Path) -> str | None:
+    """The commit of the project folder, with `+` if files differ from it; None outside git."""
+    asked = ["git", "-C", str(project), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        answer = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def bundle_id(context: Context, service: str) -> str:
+    """The bundle that this run registered, else the newest one; as `made` finds parts. Raises Failure if there is none."""
+    for metadata in _materializations(context, key(service, "bundle")):
+        return str(metadata["lastgood/bundle"].value)
+    raise dg.Failure(f"{service}/bundle was never made; launch the job 'build'", allow_retries=False)

@@ -1,0 +1,62 @@
+"""The DAGSTER_HOME of one machine: made ready once, so that everything that opens it finds it whole.
+
+`python -m pipelines.home` prepares a home and prints its path: $DAGSTER_HOME if that is set, else `dagster/` in the
+home folder of lastgood. It writes a dagster.yaml where none stands (Dagster's own default would queue runs for a
+daemon that may not be there) and creates the databases (two processes that meet in a fresh home damage it for good).
+"""
+
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+import yaml
+
+MASTER = Path(__file__).resolve().parent.parent / "dagster.yaml"
+IN_PROJECT_ONLY = ("storage", "local_artifact_storage", "compute_logs")
+"""Blocks that lead out of a home which is the project folder; a home of its own keeps everything inside."""
+
+
+def prepare(home: Path) -> Path:
+    """Make *home* usable by any number of processes; safe to call again, and from several processes at once."""
+    import dagster as dg
+
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / ".prepare.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        config = home / "dagster.yaml"
+        if not config.exists():
+            config.write_text(render(), "utf-8")
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            instance.upgrade()
+    return home
+
+
+def render() -> str:
+    """The text of a dagster.yaml for a home of its own."""
+    values = yaml.safe_load(MASTER.read_text("utf-8"))
+    kept = {key: value for key, value in values.items() if key not in IN_PROJECT_ONLY}
+    return "# Written by 'python -m pipelines.home' from the project's dagster.yaml; edit freely, it is not overwritten.\n" + yaml.safe_dump(kept)
+
+
+def warn_if_runs_would_wait() -> None:
+    """Say on stderr that DAGSTER_HOME has no dagster.yaml, because `dagster job launch` then queues without a word."""
+    home = os.environ.get("DAGSTER_HOME")
+    if home and not (Path(home) / "dagster.yaml").exists():
+        print(
+            f"lastgood: {home} has no dagster.yaml, so a launched run waits until a Dagster daemon takes it; "
+            "to start runs at once, first run: python -m pipelines.home",
+            file=sys.stderr,
+        )
+
+
+def main() -> None:
+    """Prepare the home and print its path."""
+    from lastgood import settings
+
+    chosen = os.environ.get("DAGSTER_HOME")
+    print(prepare(Path(chosen) if chosen else settings.load().home / "dagster"))
+
+
+if __name__ == "__main__":
+    main()

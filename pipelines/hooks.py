@@ -1,0 +1,26 @@
+"""Hooks: what happens when a step has succeeded or failed."""
+
+import dagster as dg
+
+
+@dg.success_hook(name="finish_mlflow_run", required_resource_keys={"mlflow"})
+def finish_mlflow_run(context: dg.HookContext) -> None:
+    """End the MLflow run of a training step that succeeded."""
+    context.resources.mlflow.end_run()
+
+
+@dg.failure_hook(name="fail_mlflow_run", required_resource_keys={"mlflow"})
+def fail_mlflow_run(context: dg.HookContext) -> None:
+    """End the MLflow run of a training step that failed, and say so there."""
+    context.resources.mlflow.end_run(status="FAILED")
+
+
+def closing_mlflow_run(asset: object) -> object:
+    """*asset*, which also ends the MLflow run it was given if it asks for the resource `mlflow`.
+
+    The hook that dagster-mlflow brings ends the run only with the last step of the Dagster run. Training is not the
+    last step here: bundling and its checks follow, and they are no part of the training run.
+    """
+    if isinstance(asset, dg.AssetsDefinition) and "mlflow" in asset.required_resource_keys:
+        return asset.with_hooks({finish_mlflow_run, fail_mlflow_run})
+    return asset

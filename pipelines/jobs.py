@@ -1,0 +1,148 @@
+"""Jobs that change what serves: `promote` and `rollback`. Each calls one verb of lastgood and reports what came of it.
+
+They run in one process (a step process of its own would cost seconds) and carry no pool and no concurrency tag: a
+stuck promotion must not hold up a rollback. What keeps them apart is the ledger's compare-and-set. The timeline of
+`<service>/release` is written by the sensor `release_mirror` from the ledger, so it also shows changes made elsewhere.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Optional
+
+import dagster as dg
+from pydantic import Field
+
+from lastgood import settings as settings_
+
+if TYPE_CHECKING:
+    from lastgood.converge import Outcome
+
+NEVER_AGAIN = {"dagster/max_retries": "0"}
+"""A run that died after its commit must not be started again by itself: it would go back one bundle further."""
+
+
+class Promote(dg.Config):
+    """Which bundle to release."""
+
+    service: str = Field(description="Service whose stable bundle is to change.")
+    bundle: str = Field(description="Bundle to release: its id, a unique prefix of it (4 hex digits or more), or an alias.")
+    reason: str = Field(description="Why; it stands in the release history.")
+    override: Optional[str] = Field(default=None, description="Why a quarantine of this bundle may be lifted; leave out to respect it.")
+    expected: Optional[int] = Field(default=None, description="Refuse if the service is no longer at this revision.")
+    actor: str = Field(default="dagster", description="Who asks; it stands in the release history.")
+    wait_s: float = Field(default=60.0, ge=0, description="Seconds to wait for the slower layers after the cut-over.")
+
+
+class RollBack(dg.Config):
+    """Which service to take back, and why."""
+
+    service: str = Field(description="Service to roll back.")
+    reason: str = Field(description="Why; it stands in the release history and on the quarantined bundle.")
+    to: Optional[str] = Field(default=None, description="Bundle to go back to; leave out for the newest good one that was stable.")
+    expected: Optional[int] = Field(default=None, description="Refuse if the service is no longer at this revision.")
+    actor: str = Field(default="dagster", description="Who asks; it stands in the release history.")
+    wait_s: float = Field(default=10.0, ge=0, description="Seconds to wait for the slower layers after the traffic has moved.")
+
+
+@dg.op(description="Release a bundle: verify it, make its workers ready, cut over; the previous bundle stays warm.")
+def promote(context: dg.OpExecutionContext, config: Promote, settings: dg.ResourceParam[settings_.Settings]) -> None:
+    """Report the outcome of the verb `promote`."""
+    from lastgood import converge, release
+
+    def verb() -> "Outcome":
+        with release.open_context(settings) as ctx:
+            digest = ctx.ledger.resolve(config.service, config.bundle)
+            asked = {"reason": config.reason, "actor": config.actor, "wait_s": config.wait_s, "expected": config.expected}
+            return converge.promote(ctx, config.service, digest, override=config.override, **asked)
+
+    report(context, verb)
+
+
+@dg.op(description="Go back to the newest good bundle that was stable, quarantine the bad one, move the traffic.")
+def roll_back(context: dg.OpExecutionContext, config: RollBack, settings: dg.ResourceParam[settings_.Settings]) -> None:
+    """Report the outcome of the verb `rollback`."""
+    from lastgood import converge, release
+
+    def verb() -> "Outcome":
+        with release.open_context(settings) as ctx:
+            to = ctx.ledger.resolve(config.service, config.to) if config.to else None
+            asked = {"reason": config.reason, "actor": config.actor, "wait_s": config.wait_s, "expected": config.expected}
+            return converge.roll_back(ctx, config.service, to=to, **asked)
+
+    report(context, verb)
+
+
+def report(context: dg.OpExecutionContext, verb: "Callable[[], Outcome]") -> None:
+    """Run *verb* and put its outcome into the run: metadata and a log line, or a failure that says what to do.
+
+    Nothing to do counts as success. Traffic that has not followed is a failure, although the change is committed.
+    """
+    from lastgood import errors
+
+    try:
+        outcome = verb()
+    except errors.NothingToDo as nothing:
+        context.log.info(f"nothing to do: {nothing}")
+        context.add_output_metadata({"nothing_to_do": str(nothing)})
+        return
+    except errors.LastgoodError as error:
+        metadata = {"error": type(error).__name__, "changed": error.changed}
+        raise dg.Failure(description=str(error), metadata=metadata, allow_retries=False) from error
+    context.add_output_metadata(_metadata(outcome))
+    behind = [receipt for receipt in outcome.receipts if not receipt.covers(outcome.revision.number)]
+    for receipt in behind:
+        context.log.warning(f"layer {receipt.layer} is {receipt.status}: {receipt.detail}")
+    if any(receipt.layer == "traffic" for receipt in behind):
+        raise dg.Failure(
+            description=f"revision {outcome.revision.number} is committed, but traffic has not followed; do not run this again, "
+            f"see 'lastgood status {outcome.service}'",
+            allow_retries=False,
+        )
+    context.log.info(f"{outcome.verb} of {outcome.service} is done: revision {outcome.revision.number} in {outcome.total_ms:.0f} ms")
+
+
+def _metadata(outcome: "Outcome") -> dict[str, object]:
+    rows = [
+        dg.TableRecord({"layer": receipt.layer, "status": receipt.status, "ms": float(receipt.ms), "detail": receipt.detail or ""})
+        for receipt in outcome.receipts
+    ]
+    columns = [dg.TableColumn("layer"), dg.TableColumn("status"), dg.TableColumn("ms", "float"), dg.TableColumn("detail")]
+    return {
+        "lastgood/revision": outcome.revision.number,
+        "lastgood/bundle": outcome.after.stable or "nothing serves",
+        "from": outcome.before.stable or "nothing served",
+        "commit_ms": outcome.commit_ms,
+        "traffic_ms": outcome.traffic_ms,
+        "total_ms": outcome.total_ms,
+        "layers": dg.MetadataValue.table(rows, schema=dg.TableSchema(columns)),
+        "undo": outcome.undo or "this cannot be undone",
+        "outcome": dg.MetadataValue.json(outcome.to_json()),
+    }
+
+
+@dg.graph(name="promotion")
+def _promotion() -> None:
+    promote()
+
+
+# By way of a graph: a job made of an op of its own name is refused, and both names are what people type.
+promote_job = _promotion.to_job(
+    name="promote",
+    executor_def=dg.in_process_executor,
+    description='Release one bundle: {"ops": {"promote": {"config": {"service": "flights", "bundle": "3f9c2e1a", "reason": "…"}}}}.',
+)
+
+
+@dg.job(
+    name="rollback",
+    executor_def=dg.in_process_executor,
+    tags=NEVER_AGAIN,
+    description='Go back: {"ops": {"roll_back": {"config": {"service": "flights", "reason": "…"}}}}.',
+)
+def rollback_job() -> None:
+    """Take one service back to the newest good bundle that was stable."""
+    roll_back()
+
+
+def all_jobs() -> list[dg.JobDefinition]:
+    """The jobs that work on any service; a service's own build job comes with its assets."""
+    return [promote_job, rollback_job]

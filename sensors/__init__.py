@@ -1,0 +1,10 @@
+"""When something happens: each sensor asks one question and answers with events, a run, or a readable reason to skip."""
+
+import dagster as dg
+
+from sensors import release
+
+
+def all_sensors() -> list[dg.SensorDefinition]:
+    """Every sensor of the code location."""
+    return [release.release_mirror]

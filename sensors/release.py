@@ -1,0 +1,105 @@
+"""The release timeline: every ledger revision becomes a materialization of `<service>/release`.
+
+The ledger is the truth and this is a mirror, so it does not matter who made the change: the command line, the
+controller or a Dagster job. The data version of `<service>/release` is the stable bundle's id.
+"""
+
+import json
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+import assets
+from lastgood import bundle as bundles
+from lastgood import settings as settings_
+
+if TYPE_CHECKING:
+    from lastgood.ledger import Ledger, Revision
+
+BATCH = 100
+"""Most revisions of one service that one tick reports: a report takes some 10 ms and a tick may take 60 s."""
+
+NOTHING_SERVES = "nothing serves"
+
+Position = dict[str, object]
+"""`{"revision": number, "hash": its hash}`; the hash tells a ledger from another one that took its place."""
+
+START: Position = {"revision": 0, "hash": ""}
+
+
+@dg.sensor(
+    asset_selection=dg.AssetSelection.assets(*map(assets.release_key, assets.services())),
+    minimum_interval_seconds=5,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Shows every revision of the release ledger as a materialization of <service>/release.",
+)
+def release_mirror(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
+    """Report the revisions that Dagster has not been told of; the cursor holds the last reported one of each service."""
+    from lastgood import errors, ledger
+
+    told: dict[str, Position] = json.loads(context.cursor or "{}")
+    events: list[dg.AssetMaterialization] = []
+    try:
+        with ledger.connect(settings.ledger_url, read_only=True) as connected:
+            for service in assets.services():
+                last = _last_told(context, connected, service, told.get(service, START))
+                revisions = _newer(connected, service, than=last["revision"])
+                events += [materialization(revision) for revision in revisions]
+                told[service] = {"revision": revisions[-1].number, "hash": revisions[-1].hash} if revisions else last
+    except (errors.Unavailable, errors.NotFound) as error:
+        return dg.SkipReason(f"the ledger cannot be read: {error}")
+    if not events:
+        known = ", ".join(f"{service} is at revision {last['revision']}" for service, last in told.items())
+        return dg.SkipReason(f"no new revision: {known}")
+    return dg.SensorResult(asset_events=events, cursor=json.dumps(told))
+
+
+def _last_told(context: dg.SensorEvaluationContext, ledger: "Ledger", service: str, cursor: Position) -> Position:
+    """The newest revision of this ledger that Dagster knows, by the cursor or by its own newest materialization.
+
+    The daemon stores events before the cursor; if it dies in between, the materialization is the one that is right.
+    A position that is not in this ledger belongs to another one, and everything is told from the start.
+    """
+    newest = ledger.newest(service)
+    shown = context.instance.get_latest_materialization_event(assets.release_key(service))
+    metadata = shown.asset_materialization.metadata if shown and shown.asset_materialization else {}
+    positions = [cursor]
+    if {"lastgood/revision", "lastgood/hash"} <= set(metadata):
+        positions.append({"revision": metadata["lastgood/revision"].value, "hash": metadata["lastgood/hash"].value})
+    here = [p for p in positions if 0 < p["revision"] <= newest and ledger.revision(service, p["revision"]).hash == p["hash"]]
+    return max(here, key=lambda position: position["revision"], default=START)
+
+
+def _newer(ledger: "Ledger", service: str, *, than: int) -> "list[Revision]":
+    newest = min(ledger.newest(service), than + BATCH)
+    return [ledger.revision(service, number) for number in range(than + 1, newest + 1)]
+
+
+def materialization(revision: "Revision") -> dg.AssetMaterialization:
+    """What the timeline of `<service>/release` shows of one revision."""
+    state = revision.state
+    stable = state.stable or NOTHING_SERVES
+    return dg.AssetMaterialization(
+        assets.release_key(revision.service),
+        description=_headline(revision),
+        tags={"dagster/data_version": stable},
+        metadata={
+            "lastgood/revision": revision.number,
+            "lastgood/bundle": stable,
+            "lastgood/hash": revision.hash,
+            "action": revision.verb,
+            "to": stable,
+            "candidate": state.candidate or "none",
+            "previous": state.previous or "none",
+            "phase": state.phase,
+            "reason": revision.reason,
+            "actor": revision.actor,
+            "committed": dg.MetadataValue.timestamp(revision.at),
+            "marks": dg.MetadataValue.json([{"bundle": mark.bundle, "kind": mark.kind, "reason": mark.reason} for mark in revision.marks]),
+        },
+    )
+
+
+def _headline(revision: "Revision") -> str:
+    """One line such as `ROLLBACK 3f9c2e1a77b0 -> b81d07aa4c52`."""
+    return f"{revision.verb.upper()} {bundles.short(revision.state.stable or NOTHING_SERVES)}"
