@@ -144,12 +144,17 @@ def reap(record: Record) -> int | None:
     return os.waitstatus_to_exitcode(status) if pid == record.pid else None
 
 
+def ask(record: Record) -> bool:
+    """Ask the process to end (SIGTERM) and return at once. False if it was gone already."""
+    return _signal(record, signal.SIGTERM)
+
+
 def stop(record: Record, *, grace_s: float) -> bool:
     """End the process: SIGTERM, and SIGKILL for its whole group after *grace_s* seconds. False if it was gone already.
 
     What it left behind in its group goes too. Never signals a process that merely has the same pid.
     """
-    if not _signal(record, signal.SIGTERM):
+    if not ask(record):
         return False
     if not _gone_within(record, grace_s) and alive(record):
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -236,8 +241,10 @@ def _gone_within(record: Record, seconds: float) -> bool:
 
 
 def _clear_group(pid: int) -> None:
-    """Kill what is left of the group. The kernel does not reuse a pid while a group has its number,
-    so as long as no process has that pid, the members are ours."""
+    """Kill what is left of the group.
+
+    The kernel does not reuse a pid while a group has its number: as long as no process has that pid, the members are ours.
+    """
     with contextlib.suppress(PermissionError):
         try:
             os.getpgid(pid)
@@ -255,7 +262,7 @@ def _started(pid: int) -> str | None:
 def _look(pid: int) -> tuple[str, str | None]:
     """State letter and start of *pid*, zombies included; ("X", None) if there is no such process."""
     if not _LINUX:
-        shown = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+        shown = subprocess.run(["/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
         state, _, moment = shown.strip().partition(" ")
         return (state[0], " ".join(moment.split())) if state else ("X", None)
     try:

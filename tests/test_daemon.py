@@ -165,7 +165,7 @@ def test_a_dead_process_is_not_found(begin, tmp_path):
 
 def test_what_cannot_start_says_so(begin, tmp_path):
     """A missing program is Unavailable and leaves no record."""
-    with pytest.raises(errors.Unavailable, match="no-such-program.*check that it is installed"):
+    with pytest.raises(errors.Unavailable, match=r"no-such-program.*check that it is installed"):
         begin(["no-such-program"])
     assert not (tmp_path / "run" / "d.json").exists()
 

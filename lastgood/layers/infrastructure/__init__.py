@@ -1,0 +1,1 @@
+"""The layer that keeps a ready worker for every bundle that serves, is about to, or served last."""

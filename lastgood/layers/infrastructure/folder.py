@@ -1,0 +1,150 @@
+"""Where the workers of one service are written down: records of live ones, of leaving ones, logs, readiness seen."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from pathlib import Path
+
+from lastgood import bundle as bundles
+from lastgood import daemon
+from lastgood import settings as settings_
+from lastgood.layers import base
+
+KILL_AFTER_S = 10.0
+"""Seconds a worker that was asked to end may take to answer its last requests; then it is killed."""
+_LOG_BYTES = 5 * 1024 * 1024
+_TAIL_BYTES = 8192
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Folder:
+    """`<run>/workers/<hex12>.json` holds a worker, `retired/` those asked to end, `<hex12>.ready` when one was seen ready."""
+
+    workers: Path
+    logs: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.workers / "lock"
+
+    @property
+    def notes(self) -> Path:
+        return self.workers / "notes"
+
+    @property
+    def retired(self) -> Path:
+        return self.workers / "retired"
+
+    def record(self, digest: str) -> Path:
+        return self.workers / f"{bundles.short(digest)}.json"
+
+    def log(self, digest: str) -> Path:
+        return self.logs / f"worker-{bundles.short(digest)}.log"
+
+    def _ready(self, digest: str) -> Path:
+        return self.workers / f"{bundles.short(digest)}.ready"
+
+    def recorded(self) -> dict[str, daemon.Record]:
+        """Live workers by bundle, from their records alone; leaving ones are not among them."""
+        found = (daemon.read(path) for path in sorted(self.workers.glob("*.json")))
+        return {record.facts["bundle"]: record for record in found if record and "bundle" in record.facts and daemon.alive(record)}
+
+    def adopt(self) -> dict[str, daemon.Record]:
+        """Write the records of live workers whose record was lost, and return these by bundle."""
+        leaving = {record.pid for record in self.leaving().values()}
+        adopted = {}
+        for path, record in daemon.running(self.workers).items():
+            if record.pid not in leaving and daemon.read(path) != record:
+                daemon.write(path, record)
+                adopted[record.facts["bundle"]] = record
+        return adopted
+
+    def leaving(self) -> dict[Path, daemon.Record]:
+        """Live workers that were asked to end, by record path."""
+        found = {path: daemon.read(path) for path in self.retired.glob("*.json")}
+        return {path: record for path, record in found.items() if record is not None and daemon.alive(record)}
+
+    def saw_ready(self, digest: str, *, now: float) -> None:
+        """Remember that the worker was ready at *now*; on a full disk it is as ready as before."""
+        with contextlib.suppress(OSError):
+            path = self._ready(digest)
+            path.touch()
+            os.utime(path, (now, now))
+
+    def last_ready(self, digest: str) -> float:
+        """When the worker was last seen ready, in Unix seconds; 0 if never."""
+        try:
+            return self._ready(digest).stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def retire(self, digest: str, record: daemon.Record, *, now: float) -> None:
+        """Ask the worker to end. From now on its bundle has no worker, whoever looks."""
+        self.retired.mkdir(exist_ok=True)
+        self.forget(digest)
+        asked = dataclasses.replace(record, facts={**record.facts, "asked": now})
+        daemon.write(self.retired / f"{bundles.short(digest)}-{record.pid}.json", asked)
+        daemon.ask(record)
+
+    def forget(self, digest: str) -> None:
+        self.record(digest).unlink(missing_ok=True)
+        self._ready(digest).unlink(missing_ok=True)
+
+    def overdue(self, *, now: float) -> list[daemon.Record]:
+        """Live workers that were asked to end too long ago."""
+        return [record for record in self.leaving().values() if now - record.facts.get("asked", 0.0) >= KILL_AFTER_S]
+
+    def finish_retired(self, *, now: float) -> None:
+        """Kill what takes too long to end, reap what has ended."""
+        for record in self.overdue(now=now):
+            daemon.stop(record, grace_s=0)
+        for path in self.retired.glob("*.json"):
+            ended = daemon.read(path)
+            if ended is not None and daemon.alive(ended):
+                continue
+            if ended is not None:
+                daemon.reap(ended)
+            path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Forget everything, when no worker is left."""
+        for file in (self.notes, *self.workers.glob("*.json"), *self.workers.glob("*.ready"), *self.retired.glob("*.json")):
+            file.unlink(missing_ok=True)
+
+
+def of(settings: settings_.Settings, service: str) -> Folder:
+    """The folder of *service*; it need not exist yet."""
+    return Folder(workers=settings.run(service) / "workers", logs=settings.logs(service))
+
+
+def endpoint(record: daemon.Record) -> base.Endpoint:
+    """Where the worker of *record* listens."""
+    return base.Endpoint(host=str(record.facts["host"]), port=int(record.facts["port"]))
+
+
+def last_error(log: Path, *, since: int) -> str:
+    """The last line of *log* behind byte *since* that tells of an error, else its last line; "" if there is none."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(since if since <= size else 0, size - _TAIL_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if "error" in line.lower() or "exception" in line.lower()]
+    return (telling or lines or [""])[-1][:500]
+
+
+def turn_log(log: Path) -> int:
+    """Where a new worker's output begins in *log*, in bytes; a log that grew too long is set aside first."""
+    try:
+        size = log.stat().st_size
+        if size <= _LOG_BYTES:
+            return size
+        log.replace(log.with_suffix(".log.1"))
+    except FileNotFoundError:
+        pass
+    return 0

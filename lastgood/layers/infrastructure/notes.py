@@ -1,0 +1,106 @@
+"""What the workers layer remembers between two looks: ports, failed attempts, who is on the way out.
+
+One JSON file per service, read and written under the layer's lock. It is safe to lose: ports are then chosen
+anew for new workers and back-off starts from the beginning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+HOST = "127.0.0.1"
+FIRST_PAUSE_S = 0.5
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Note:
+    """One bundle's worker. Times are Unix seconds.
+
+    `failures` counts attempts that failed in a row, `restarts` all starts after the first. `begun` is when the
+    present attempt began, None if there is none; `left` when the bundle left the set that must be warm.
+    """
+
+    port: int | None = None
+    failures: int = 0
+    restarts: int = 0
+    not_before: float = 0.0
+    begun: float | None = None
+    left: float | None = None
+    last_exit: int | None = None
+    trouble: str = ""
+    log_from: int = 0
+
+    def failed(self, trouble: str, *, now: float, longest_s: float, jitter: float) -> None:
+        """Remember a failed attempt. The next one is due at once after the first failure, then ever later.
+
+        *jitter* is a random number in [0, 1): workers that died of one cause do not come back in step.
+        """
+        self.failures += 1
+        self.trouble = trouble
+        self.begun = None
+        pause = min(longest_s, FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 30)) if self.failures > 1 else 0.0
+        self.not_before = now + pause * (0.5 + jitter / 2)
+
+    def waiting_since(self, last_ready: float, *, now: float) -> float:
+        """Since when the worker is not ready: its start, or when it was last seen ready if that is later."""
+        return max(now if self.begun is None else self.begun, last_ready)
+
+    def forgive(self, last_ready: float, *, steady_s: float) -> None:
+        """Forget failed attempts once the present one has lived and been ready for *steady_s*."""
+        if self.begun is not None and last_ready - self.begun >= steady_s:
+            self.failures, self.trouble = 0, ""
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Notes:
+    """All of one service: `revision` is the newest ledger revision that was taken over."""
+
+    revision: int | None = None
+    bundles: dict[str, Note] = dataclasses.field(default_factory=dict)
+
+    def of(self, bundle: str) -> Note:
+        return self.bundles.setdefault(bundle, Note())
+
+
+def load(path: Path) -> Notes:
+    """The notes in *path*, empty if there are none or they cannot be parsed. Raises OSError if the disk fails."""
+    try:
+        value: Any = json.loads(path.read_text("utf-8"))
+        return Notes(revision=value["revision"], bundles={d: Note(**note) for d, note in value["bundles"].items()})
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return Notes()
+
+
+def save(path: Path, notes: Notes) -> None:
+    """Replace the notes in one step. Called under the layer's lock, so one staging name is enough."""
+    staged = path.with_name(f".{path.name}.new")
+    staged.write_text(json.dumps(dataclasses.asdict(notes)), "utf-8")
+    staged.replace(path)
+
+
+def choose_port(wanted: int | None, *, taken: Collection[int]) -> int:
+    """*wanted* if nobody listens there, else a free port of this machine; never one of *taken*."""
+    if wanted is not None and wanted not in taken and _is_free(wanted):
+        return wanted
+    while True:
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = int(probe.getsockname()[1])
+        if port not in taken:
+            return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As servers do: connections of the worker that just died, still in TIME_WAIT, do not make its port taken.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,189 @@
+"""Workers as plain processes of this machine: one per bundle, ready before it is needed, kept while it may be.
+
+Each call looks at what runs and does the next step; nothing is held in memory, so the controller and a
+command may both apply, and either may die. Workers belong to nobody: they outlive whoever started them.
+
+    wanted, not running      start it, detached (at once after the first crash, then with back-off)
+    wanted, never ready      after `ready_timeout_s`: stop it, count a failed attempt, tell with the log's last error
+    wrong bundle answers     stop it, count a failed attempt
+    no longer wanted         stop it after `drain_s`, but never the last ready worker while stable is not ready
+
+What does not belong here: which bundle should serve (`rollout`), sending it requests (`layers.traffic`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lastgood import bundle as bundles
+from lastgood import daemon, errors
+from lastgood import settings as settings_
+from lastgood.layers import base
+from lastgood.layers.infrastructure import folder, readiness, step
+from lastgood.layers.infrastructure import notes as notes_
+
+LOCK_WAIT_S = 5.0
+_LOOK_EVERY_S = 0.05
+
+
+def build(settings: settings_.Settings, service: str) -> Workers:
+    """The workers layer of *service* on this machine."""
+    return Workers(settings, service)
+
+
+def stop_all(settings: settings_.Settings, service: str, *, grace_s: float = folder.KILL_AFTER_S) -> int:
+    """End every worker of *service*, politely first; returns how many there were. Used by `lastgood down`."""
+    return Workers(settings, service).stop_all(grace_s=grace_s)
+
+
+class Workers(base.Processes):
+    """See the module. *drain_s*, *patience_s* in seconds; *clock* gives Unix time in seconds."""
+
+    name = "infrastructure"
+
+    def __init__(
+        self,
+        settings: settings_.Settings,
+        service: str,
+        *,
+        command: step.Command | None = None,
+        drain_s: float = 10.0,
+        patience_s: float = 5.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._service = bundles.check_service_name(service)
+        self._patience_s = patience_s
+        self._clock = clock
+        self._where = folder.of(settings, service)
+        self._rules = step.Rules(
+            command=command or self._worker_command,
+            environment=self._environment(),
+            drain_s=drain_s,
+            backoff_max_s=settings.controller.backoff_max_s,
+        )
+
+    # --- looking -------------------------------------------------------------------------------------------
+
+    def endpoints(self) -> Mapping[str, tuple[base.Endpoint, ...]]:
+        """Workers that said just now that they are ready for their bundle. Takes half a second at most."""
+        live = self._where.recorded()
+        answers = readiness.check_all({digest: folder.endpoint(record) for digest, record in live.items()})
+        return {digest: (folder.endpoint(record),) for digest, record in live.items() if answers[digest].ready(digest)}
+
+    def observe(self) -> base.Observed:
+        """The revision last taken over, and per bundle: pid, port, ready, restarts, uptime, memory, whether its time is over.
+
+        Remembers when a worker was seen ready, so that a slow moment later is not taken for a start that never ended.
+        """
+        try:
+            notes = notes_.load(self._where.notes)
+        except OSError as error:
+            raise base.LayerError(f"cannot read {self._where.notes}: {error}; check the disk under {self._settings.home}") from error
+        live = self._where.recorded()
+        answers = readiness.check_all({digest: folder.endpoint(record) for digest, record in live.items()})
+        for digest in live:
+            if answers[digest].ready(digest):
+                self._where.saw_ready(digest, now=self._clock())
+        known = sorted({*live, *notes.bundles})
+        workers = {digest: self._facts(digest, live.get(digest), notes, answers.get(digest)) for digest in known}
+        return base.Observed(revision=notes.revision, facts={"workers": workers, "to_kill": len(self._where.overdue(now=self._clock()))})
+
+    def _facts(self, digest: str, record: daemon.Record | None, notes: notes_.Notes, answer: readiness.Answer | None) -> dict[str, Any]:
+        note = notes.bundles.get(digest, notes_.Note())
+        return {
+            "pid": record.pid if record else None,
+            "port": record.facts.get("port") if record else note.port,
+            "ready": answer is not None and answer.ready(digest),
+            "restarts": note.restarts,
+            "failures": note.failures,
+            "last_exit": note.last_exit,
+            "uptime_s": daemon.age_s(record) if record else None,
+            "rss_bytes": daemon.rss_bytes(record) if record else None,
+            "left_at": note.left,
+            "drained": note.left is not None and self._clock() - note.left >= self._rules.drain_s,
+        }
+
+    def verify(self, desired: base.Desired, observed: base.Observed) -> bool | None:
+        """True if every bundle that must be warm is ready and nothing waits to be stopped."""
+        workers = observed.facts.get("workers")
+        if workers is None:
+            return None
+        if observed.revision is None or observed.revision < desired.revision or observed.facts.get("to_kill"):
+            return False
+        if not all(workers.get(digest, {}).get("ready") for digest in desired.warm):
+            return False
+        others = [facts for digest, facts in workers.items() if digest not in desired.warm]
+        return not any(facts["drained"] or facts["left_at"] is None for facts in others)
+
+    # --- acting --------------------------------------------------------------------------------------------
+
+    def apply(self, desired: base.Desired) -> None:
+        """Take the steps that are due until every wanted worker is ready, for *patience_s* seconds at most.
+
+        Returns without error while workers are still loading within their time. Raises LayerError that names each
+        worker whose last attempt failed. An older revision than the one last taken over changes nothing.
+        """
+        end = time.monotonic() + self._patience_s
+        thorough = True
+        while True:
+            try:
+                with daemon.locked(self._where.lock, wait_s=LOCK_WAIT_S):
+                    waiting = step.Step(self._where, self._rules, desired, now=self._clock()).run(thorough=thorough)
+            except (errors.Unavailable, OSError) as error:
+                raise base.LayerError(f"cannot look after the workers of {self._service!r}: {error}; it is tried again") from error
+            thorough = False
+            left_s = end - time.monotonic()
+            if left_s <= 0 or all(note.begun is None and note.not_before > self._clock() + left_s for note in waiting.values()):
+                break
+            time.sleep(_LOOK_EVERY_S)
+        self._complain(desired, {digest: note for digest, note in waiting.items() if note.failures})
+
+    def _complain(self, desired: base.Desired, failed: Mapping[str, notes_.Note]) -> None:
+        if not failed:
+            return
+        named = {digest: alias for alias, digest in reversed(desired.aliases.items())}
+        told = [
+            f"worker of {named[digest]} {bundles.short(digest)!r} {note.trouble} (failed {note.failures} times, tried again with back-off)"
+            for digest, note in failed.items()
+        ]
+        raise base.LayerError(f"{'; '.join(told)}; see {self._settings.logs(self._service)}")
+
+    def shut_down(self) -> None:
+        """End every worker, for `lastgood down`."""
+        self.stop_all()
+
+    def stop_all(self, *, grace_s: float = folder.KILL_AFTER_S) -> int:
+        """End every worker and forget the notes; returns how many there were. Raises LayerError if the lock is held."""
+        try:
+            with daemon.locked(self._where.lock, wait_s=LOCK_WAIT_S):
+                live = daemon.running(self._where.workers) | self._where.leaving()
+                for record in live.values():
+                    daemon.ask(record)
+                end = time.monotonic() + grace_s
+                for record in live.values():
+                    daemon.stop(record, grace_s=max(0.0, end - time.monotonic()))
+                self._where.clear()
+        except (errors.Unavailable, OSError) as error:
+            raise base.LayerError(f"cannot stop the workers of {self._service!r}: {error}; run it again") from error
+        return len(live)
+
+    def _worker_command(self, digest: str, host: str, port: int) -> list[str]:
+        return [
+            *(sys.executable, "-m", "lastgood.serving.worker", "--service", self._service),
+            *("--bundle", digest, "--host", host, "--port", str(port)),
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        """Ours, with the home and the project pinned, one computing thread per worker and no pickle anywhere."""
+        return {
+            "OMP_NUM_THREADS": "1",
+            **os.environ,
+            "LASTGOOD_PROJECT": str(self._settings.project),
+            "LASTGOOD_HOME": str(self._settings.home),
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        }

@@ -1,0 +1,100 @@
+"""Asking workers whether they are ready, many at once, within a fixed time.
+
+A plain socket with one deadline for the whole exchange: a worker that is stopped, or that answers one byte
+a second, costs the same half second as one that does not answer. It is also on the path of a rollback, where an
+HTTP library would take longer to import than to use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import threading
+import time
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
+
+from lastgood.layers import base
+
+TIMEOUT_S = 0.5
+_MAX_ANSWER_BYTES = 65_536
+_HEADER = b"x-lastgood-bundle:"
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What `/readyz` said: `status` is the HTTP status, None if there was no answer; `bundle` as the worker names it."""
+
+    status: int | None = None
+    bundle: str | None = None
+
+    def ready(self, bundle: str) -> bool:
+        """True if the worker says it is ready and serves exactly *bundle*."""
+        return self.status == 200 and self.bundle == bundle
+
+    def wrong(self, bundle: str) -> bool:
+        """True if the worker names another bundle, ready or not: it must not get requests meant for *bundle*."""
+        return self.bundle is not None and self.bundle != bundle
+
+
+def check_all(endpoints: Mapping[Key, base.Endpoint], *, timeout_s: float = TIMEOUT_S) -> dict[Key, Answer]:
+    """The answer of each endpoint; all are asked at the same moment, so this takes *timeout_s* seconds at most."""
+    answers: dict[Key, Answer] = {key: Answer() for key in endpoints}
+
+    def ask(key: Key, endpoint: base.Endpoint) -> None:
+        answers[key] = check(endpoint, timeout_s=timeout_s)
+
+    threads = [threading.Thread(target=ask, args=item, daemon=True) for item in endpoints.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def check(endpoint: base.Endpoint, *, timeout_s: float = TIMEOUT_S) -> Answer:
+    """Ask one worker; any trouble on the way is an answer without status."""
+    try:
+        head, _, body = _exchange(endpoint, time.monotonic() + timeout_s).partition(b"\r\n\r\n")
+        status = int(head.split(b" ", 2)[1])
+    except (OSError, ValueError, IndexError):
+        return Answer()
+    return Answer(status=status, bundle=_named_bundle(head, body))
+
+
+def _exchange(endpoint: base.Endpoint, deadline: float) -> bytes:
+    request = f"GET /readyz HTTP/1.0\r\nHost: {endpoint.host}:{endpoint.port}\r\nConnection: close\r\n\r\n"
+    received = b""
+    with socket.create_connection((endpoint.host, endpoint.port), timeout=_left(deadline)) as connection:
+        connection.sendall(request.encode("ascii"))
+        while len(received) < _MAX_ANSWER_BYTES:
+            connection.settimeout(_left(deadline))
+            chunk = connection.recv(16_384)
+            if not chunk:
+                break
+            received += chunk
+    return received
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _named_bundle(head: bytes, body: bytes) -> str | None:
+    """The bundle in the JSON body, else in the answer's header."""
+    try:
+        value = json.loads(body)
+        if isinstance(value, dict) and isinstance(value.get("bundle"), str):
+            return str(value["bundle"])
+    except ValueError:
+        pass
+    for line in head.split(b"\r\n"):
+        if line.lower().startswith(_HEADER):
+            return line[len(_HEADER) :].strip().decode("latin-1")
+    return None

@@ -1,0 +1,58 @@
+"""A small real worker: a program with the arguments of the real one, whose behaviour a file decides.
+
+The file named by LASTGOOD_FAKE_BEHAVIOUR/<hex12> holds words: `crash N` (exit at once with status N), `never`
+(answers 503), `wrong` (names another bundle), `stubborn` (ignores SIGTERM). Read at each start and each request.
+"""
+
+import argparse
+import http.server
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+
+def behaviour(digest):
+    """The words of the behaviour file, none if there is none."""
+    path = Path(os.environ["LASTGOOD_FAKE_BEHAVIOUR"]) / digest.removeprefix("sha256:")[:12]
+    return path.read_text().split() if path.exists() else []
+
+
+def say(text):
+    """Write a line to the log."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def main():
+    """Serve /readyz until told to end."""
+    parser = argparse.ArgumentParser()
+    for name in ("service", "bundle", "host", "port"):
+        parser.add_argument(f"--{name}", required=True)
+    args = parser.parse_args()
+    say(f"starting {os.environ['OMP_NUM_THREADS']} {os.environ['LASTGOOD_HOME']}")
+    words = behaviour(args.bundle)
+    if "crash" in words:
+        say("Traceback: boring\nValueError: part 'model' is damaged\nbye")
+        sys.exit(int(words[1]))
+    if "stubborn" in words:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            words = behaviour(args.bundle)
+            named = "sha256:" + "f" * 64 if "wrong" in words else args.bundle
+            body = json.dumps({"ready": "never" not in words, "bundle": named}).encode()
+            self.send_response(503 if "never" in words else 200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    http.server.ThreadingHTTPServer((args.host, int(args.port)), Handler).serve_forever()
+
+
+main()

@@ -1,0 +1,363 @@
+"""The workers layer, on real processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from lastgood import bundle, daemon
+from lastgood.layers import base
+from lastgood.layers.infrastructure import processes
+from tests.layers.infrastructure.conftest import SERVICE, A, B, C, D
+
+
+def test_every_warm_bundle_gets_a_ready_worker(world):
+    """Stable, candidate and previous each have one process, whose record says bundle, pid, start, host and port."""
+    desired = world.desired(stable=A, candidate=B, previous=C)
+    assert world.converged(desired) is False
+    world.layer.apply(desired)
+    assert world.converged(desired) is True
+    endpoints = world.layer.endpoints()
+    assert set(endpoints) == {A, B, C}
+    assert len({e for found in endpoints.values() for e in found}) == 3
+    record = json.loads((world.settings.run(SERVICE) / "workers" / f"{bundle.short(A)}.json").read_text())
+    assert set(record) == {"bundle", "pid", "started", "host", "port"}
+    assert endpoints[A] == (base.Endpoint(record["host"], record["port"]),)
+    facts = world.worker(A)
+    assert facts["pid"] == record["pid"]
+    assert (facts["ready"], facts["restarts"], facts["failures"]) == (True, 0, 0)
+    log = (world.settings.logs(SERVICE) / f"worker-{bundle.short(A)}.log").read_text()
+    assert log.startswith(f"starting 1 {world.settings.home}")
+
+
+def test_applying_twice_is_applying_once(world):
+    """A second apply, by another layer object, leaves the same processes."""
+    desired = world.desired(stable=A)
+    world.layer.apply(desired)
+    before = world.worker(A)["pid"]
+    world.make().apply(desired)
+    assert world.worker(A)["pid"] == before
+
+
+def test_many_who_apply_at_once_start_one_worker_per_bundle(world):
+    """The controller and commands apply at the same moment: no bundle gets two processes."""
+    desired = world.desired(stable=A, previous=B)
+    threads = [threading.Thread(target=world.make().apply, args=(desired,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert world.converged(desired) is True
+    assert len(daemon.running(world.settings.run(SERVICE) / "workers")) == 2
+    for digest in (A, B):
+        log = (world.settings.logs(SERVICE) / f"worker-{bundle.short(digest)}.log").read_text()
+        assert log.count("starting") == 1
+
+
+def test_workers_survive_whoever_started_them(world):
+    """The process that applied is killed with -9; the workers answer on."""
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from tests.layers.infrastructure import conftest\n"
+        "world = object.__new__(conftest.World)\n"
+        f"world.settings = conftest.settings.Settings(project=Path({str(world.settings.project)!r}), home=Path({str(world.settings.home)!r}))\n"
+        "world.offset_s, world.ready_timeout_s = 0.0, 30.0\n"
+        f"world.make().apply(world.desired(stable={A!r}, revision=1))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert set(world.layer.endpoints()) == {A}
+
+
+def test_a_killed_worker_comes_back_on_its_port_and_its_end_is_known(world):
+    """A kill -9 is what the kernel does when memory runs out: seen, restarted at once, same port, counted."""
+    desired = world.desired(stable=A)
+    world.layer.apply(desired)
+    before = world.worker(A)
+    os.kill(before["pid"], signal.SIGKILL)
+    world.until(lambda: world.converged(desired) is False)
+    assert world.layer.endpoints() == {}
+    world.layer.apply(desired)
+    after = world.worker(A)
+    assert after["ready"]
+    assert after["pid"] != before["pid"]
+    assert (after["port"], after["restarts"], after["last_exit"]) == (before["port"], 1, -9)
+
+
+def test_a_port_that_was_taken_meanwhile_is_replaced(world):
+    """The worker dies, a stranger binds its port: the new worker gets another port, and it is recorded."""
+    desired = world.desired(stable=A)
+    world.layer.apply(desired)
+    before = world.worker(A)
+    os.kill(before["pid"], signal.SIGKILL)
+    world.until(lambda: world.worker(A)["pid"] is None)
+    with socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        stranger.bind(("127.0.0.1", before["port"]))
+        stranger.listen()
+        world.layer.apply(desired)
+        after = world.worker(A)
+        assert after["ready"]
+        assert after["port"] != before["port"]
+        assert world.layer.endpoints() == {A: (base.Endpoint("127.0.0.1", after["port"]),)}
+
+
+def test_a_worker_that_crashes_is_told_with_its_last_error_and_others_are_not_touched(world):
+    """The candidate dies at each start: the error names it and quotes its log; stable's worker goes on."""
+    world.layer.apply(world.desired(stable=A))
+    stable_pid = world.worker(A)["pid"]
+    world.behave(B, "crash 3")
+    desired = world.desired(stable=A, candidate=B)
+    with pytest.raises(base.LayerError, match=r"worker of candidate 'bbbb.*exit status 3: ValueError: part 'model' is damaged.*see .*logs"):
+        world.make(patience_s=2).apply(desired)
+    assert world.converged(desired) is False
+    assert world.worker(A)["pid"] == stable_pid
+    assert set(world.layer.endpoints()) == {A}
+    facts = world.worker(B)
+    assert facts["last_exit"] == 3
+    assert facts["failures"] >= 2
+
+
+def test_restarts_back_off_and_a_mended_worker_comes_back(world):
+    """Attempts come at growing distance, recorded across layer objects, at most every 30 s; then it recovers."""
+    world.behave(A, "crash 1")
+    desired = world.desired(stable=A)
+    failures = []
+    for _ in range(9):
+        with pytest.raises(base.LayerError):
+            world.make(patience_s=0.5).apply(desired)
+        failures.append(world.worker(A)["failures"])
+        world.offset_s += 30
+    assert failures == sorted(failures)
+    assert failures[-1] - failures[-2] == 1, "one attempt in 30 s, however often it is applied"
+    world.behave(A, "")
+    world.layer.apply(desired)
+    assert world.converged(desired) is True
+
+
+def test_a_worker_that_never_gets_ready_fails_after_its_time(world):
+    """Until ready_timeout_s it is on its way; after that it is stopped, an error tells so, and it is tried again."""
+    world.behave(B, "never")
+    world.layer.apply(world.desired(stable=A))
+    desired = world.desired(stable=A, candidate=B)
+    quick = world.make(patience_s=0.5)
+    quick.apply(desired)
+    assert world.converged(desired) is False
+    pid = world.worker(B)["pid"]
+    world.offset_s += 31
+    with pytest.raises(base.LayerError, match=r"worker of candidate 'bbb.*was not ready within 30 s"):
+        quick.apply(desired)
+    assert world.worker(B)["pid"] != pid
+    assert set(world.layer.endpoints()) == {A}
+
+
+def test_a_slow_moment_of_a_ready_worker_is_no_failed_start(world):
+    """A worker that was ready an hour after its start and is not just now keeps its process."""
+    desired = world.desired(stable=A)
+    world.layer.apply(desired)
+    pid = world.worker(A)["pid"]
+    world.offset_s += 3600
+    assert world.converged(desired) is True
+    world.behave(A, "never")
+    world.make(patience_s=0).apply(desired)
+    assert world.converged(desired) is False
+    assert world.worker(A)["pid"] == pid
+    world.behave(A, "")
+    assert world.converged(desired) is True
+
+
+def test_a_hanging_worker_is_not_ready_within_a_bounded_time(world):
+    """A worker that is stopped (SIGSTOP) is no endpoint, and the question ends by itself."""
+    desired = world.desired(stable=A, previous=B)
+    world.layer.apply(desired)
+    pid = world.worker(A)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert set(world.layer.endpoints()) == {B}
+        assert world.converged(desired) is False
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    world.until(lambda: set(world.layer.endpoints()) == {A, B})
+
+
+def test_a_worker_that_names_another_bundle_is_stopped(world):
+    """A worker that serves something else never counts as ready; it is ended and tried again."""
+    world.behave(A, "wrong")
+    desired = world.desired(stable=A)
+    with pytest.raises(base.LayerError, match="says that it serves 'ffff"):
+        world.make(patience_s=1).apply(desired)
+    assert world.layer.endpoints() == {}
+    world.behave(A, "")
+    world.offset_s += 30
+    world.layer.apply(desired)
+    assert world.converged(desired) is True
+
+
+def test_workers_no_longer_wanted_are_drained_then_stopped(world):
+    """After it left the warm set a worker answers for ten more seconds; then the layer has diverged until it is stopped."""
+    world.layer.apply(world.desired(stable=A, previous=B))
+    pid = world.worker(B)["pid"]
+    desired = world.desired(stable=C, previous=A)
+    world.layer.apply(desired)
+    assert world.converged(desired) is True
+    assert set(world.layer.endpoints()) == {A, B, C}
+    world.offset_s += 10
+    assert world.converged(desired) is False
+    world.layer.apply(desired)
+    assert world.converged(desired) is True
+    assert set(world.layer.endpoints()) == {A, C}
+    world.until(lambda: daemon._started(pid) is None)
+
+
+def test_a_bundle_that_returns_while_draining_keeps_its_worker(world):
+    """A rollback to a bundle on its way out finds it ready, and its time does not run on."""
+    world.layer.apply(world.desired(stable=A))
+    pid = world.worker(A)["pid"]
+    world.layer.apply(world.desired(stable=B))
+    back = world.desired(stable=A)
+    world.layer.apply(back)
+    world.offset_s += 30
+    world.layer.apply(back)
+    assert world.worker(A)["pid"] == pid
+    assert set(world.layer.endpoints()) == {A}
+
+
+def test_the_last_ready_worker_stays_while_stable_is_not_ready(world):
+    """Nothing wants the old worker, but stable cannot start: the old one answers on until stable is ready."""
+    world.layer.apply(world.desired(stable=A))
+    world.behave(B, "crash 1")
+    desired = world.desired(stable=B)
+    quick = world.make(patience_s=0.3)
+    for _ in range(3):
+        with pytest.raises(base.LayerError):
+            quick.apply(desired)
+        world.offset_s += 60
+    assert set(world.layer.endpoints()) == {A}
+    world.behave(B, "")
+    world.layer.apply(desired)
+    world.layer.apply(desired)
+    assert set(world.layer.endpoints()) == {B}
+
+
+def test_nothing_stable_means_no_worker_after_the_drain(world):
+    """A service that was taken down has no worker left, not even the last ready one."""
+    world.layer.apply(world.desired(stable=A))
+    desired = world.desired()
+    world.layer.apply(desired)
+    world.offset_s += 10
+    world.layer.apply(desired)
+    assert world.layer.endpoints() == {}
+    assert world.converged(desired) is True
+
+
+def test_a_worker_that_does_not_end_is_killed(world):
+    """A worker that ignores SIGTERM is no endpoint from then on, and killed ten seconds later."""
+    world.behave(B, "stubborn")
+    world.layer.apply(world.desired(stable=A, candidate=B))
+    pid = world.worker(B)["pid"]
+    desired = world.desired(stable=A)
+    world.layer.apply(desired)
+    world.offset_s += 10
+    world.layer.apply(desired)
+    assert set(world.layer.endpoints()) == {A}
+    assert daemon._started(pid) is not None
+    world.offset_s += 10
+    assert world.converged(desired) is False
+    world.layer.apply(desired)
+    assert daemon._started(pid) is None
+    assert world.converged(desired) is True
+
+
+def test_an_older_revision_changes_nothing(world):
+    """A late call with an old state does not bring old workers back."""
+    world.layer.apply(world.desired(stable=A, revision=7))
+    world.layer.apply(world.desired(stable=B, revision=6))
+    assert set(world.layer.endpoints()) == {A}
+    assert world.layer.observe().revision == 7
+
+
+def test_lost_records_are_written_again(world):
+    """The run folder's records vanish: the same processes are found, not started twice."""
+    desired = world.desired(stable=A, previous=B)
+    world.layer.apply(desired)
+    pids = {digest: world.worker(digest)["pid"] for digest in (A, B)}
+    for file in (world.settings.run(SERVICE) / "workers").glob("*"):
+        if file.is_file():
+            file.unlink()
+    world.layer.apply(desired)
+    assert {digest: world.worker(digest)["pid"] for digest in (A, B)} == pids
+    assert world.converged(desired) is True
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"revision": 1, "bundles": {"x": {"nonsense": 1}}}', "null"])
+def test_damaged_notes_cost_nothing_but_memory(world, damage):
+    """A notes file that does not parse is begun anew; the worker keeps running."""
+    desired = world.desired(stable=A)
+    world.layer.apply(desired)
+    pid = world.worker(A)["pid"]
+    (world.settings.run(SERVICE) / "workers" / "notes").write_text(damage)
+    world.layer.apply(desired)
+    assert world.worker(A)["pid"] == pid
+    assert world.converged(desired) is True
+
+
+def test_a_record_with_a_reused_pid_is_not_ours(world):
+    """A record that points to a stranger's process: not an endpoint, never signalled, a new worker is started."""
+    desired = world.desired(stable=A)
+    world.layer.apply(desired)
+    world.layer.stop_all()
+    stranger = subprocess.Popen(["sleep", "600"])
+    try:
+        folder = world.settings.run(SERVICE) / "workers"
+        record = {"bundle": A, "pid": stranger.pid, "started": "boot/1", "host": "127.0.0.1", "port": 9}
+        (folder / f"{bundle.short(A)}.json").write_text(json.dumps(record))
+        assert world.layer.endpoints() == {}
+        world.layer.apply(desired)
+        assert world.worker(A)["ready"]
+        assert world.layer.stop_all() == 1
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_down_ends_every_worker(world):
+    """stop_all ends wanted, draining and leaving workers, forgets the notes, and says how many there were."""
+    world.layer.apply(world.desired(stable=A, candidate=B, previous=C))
+    world.layer.apply(world.desired(stable=D))
+    pids = [facts["pid"] for facts in world.layer.observe().facts["workers"].values()]
+    assert len(pids) == 4
+    assert processes.stop_all(world.settings, SERVICE, grace_s=5) == 4
+    assert [daemon._started(pid) for pid in pids] == [None] * 4
+    assert world.layer.observe().revision is None
+    assert processes.stop_all(world.settings, SERVICE) == 0
+    assert world.layer.verify(world.desired(), world.layer.observe()) is False, "nobody has taken over that revision"
+
+
+def test_a_program_that_is_missing_is_told(world):
+    """A worker that cannot even be started is a LayerError with the remedy."""
+    layer = world.make(command=lambda *_: ["/no/such/python"], patience_s=0)
+    with pytest.raises(base.LayerError, match=r"could not be started: cannot start '/no/such/python'"):
+        layer.apply(world.desired(stable=A))
+
+
+def test_a_busy_lock_is_a_layer_error_in_bounded_time(world, monkeypatch):
+    """Somebody sits on the lock: apply gives up and says so."""
+    monkeypatch.setattr(processes, "LOCK_WAIT_S", 0.05)
+    with (
+        daemon.locked(world.settings.run(SERVICE) / "workers" / "lock", wait_s=0),
+        pytest.raises(base.LayerError, match="another lastgood command is at work"),
+    ):
+        world.layer.apply(world.desired(stable=A))
+
+
+def test_cannot_tell_is_not_agreement(world):
+    """An observation without workers in it is neither true nor false."""
+    assert world.layer.verify(world.desired(), base.Observed(revision=1)) is None
