@@ -1,0 +1,112 @@
+"""Rules for the whole suite: a clean environment, no skipping in CI, no process left behind.
+
+What does not belong here: fixtures of one folder (they live in that folder's conftest.py).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Set before any test imports a numeric library, which reads its thread count once; ./test sets the same.
+os.environ.update(
+    OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", "1"),
+    DO_NOT_TRACK="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    DVC_NO_ANALYTICS="1",
+    GX_ANALYTICS_ENABLED="false",
+    DAGSTER_DISABLE_TELEMETRY="1",
+    MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false",
+)
+# A stack that happens to run on this machine must not be seen by a test, nor a test write to it.
+for name in ("LASTGOOD_HOME", "LASTGOOD_LEDGER_URL", "LASTGOOD_PROJECT", "LASTGOOD_FAILPOINTS", "DAGSTER_HOME", "MLFLOW_TRACKING_URI"):
+    os.environ.pop(name, None)
+
+import hypothesis
+import pytest
+
+CI = os.environ.get("CI") == "true"
+BUDGET = float(os.environ.get("LASTGOOD_TEST_BUDGET", "1"))
+"""How much work randomized and repeated tests do; 1 keeps the whole suite to minutes."""
+
+ALLOWED_SKIPS: tuple[str, ...] = ()
+"""Reasons for which a test may be skipped in CI. None: what CI does not run, nobody runs."""
+
+# Everything a test starts inherits this, however far it detaches itself.
+MARK = f"LASTGOOD_TEST_SESSION={uuid.uuid4()}"
+os.environ.update([MARK.split("=")])
+
+EXIT_GRACE_S = 5.0
+
+examples = max(1, round(100 * BUDGET))
+hypothesis.settings.register_profile("dev", max_examples=examples, deadline=None)
+# The same examples on each run: a red CI can be repeated, and a green one was not luck.
+hypothesis.settings.register_profile("ci", max_examples=examples, deadline=None, derandomize=True, database=None, print_blob=True)
+hypothesis.settings.load_profile("ci" if CI else "dev")
+
+
+@pytest.fixture(scope="session")
+def budget() -> float:
+    """Multiplier for repetitions, from LASTGOOD_TEST_BUDGET (default 1)."""
+    return BUDGET
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """In CI a skipped test is a failed one."""
+    report = yield
+    return _no_skip(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """The same for a whole module that skips itself."""
+    report = yield
+    return _no_skip(report)
+
+
+def _no_skip(report: pytest.TestReport | pytest.CollectReport) -> pytest.TestReport | pytest.CollectReport:
+    expected_failure = hasattr(report, "wasxfail")
+    if CI and report.skipped and not expected_failure:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if reason.removeprefix("Skipped: ") not in ALLOWED_SKIPS:
+            report.outcome = "failed"
+            report.longrepr = f"skipped in CI: {reason}; make CI able to run it (see .ci/run)"
+    return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run if a process that a test started is still alive, name it, and end it."""
+    left = survivors()
+    deadline = time.monotonic() + EXIT_GRACE_S
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left = survivors()
+    if not left:
+        return
+    say: Callable[..., None] = session.config.get_terminal_writer().line
+    say("")
+    for pid, command in left.items():
+        say(f"left running by a test: {pid} {command}", red=True)
+        os.kill(pid, signal.SIGKILL)
+    session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def survivors() -> dict[int, str]:
+    """Pid and command of every process of this session but our own; empty where there is no /proc."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = MARK.encode() in (folder / "environ").read_bytes().split(b"\0")
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        # Python's own helper of multiprocessing ends with us; a command line is empty once a process has ended.
+        if ours and command and "multiprocessing.resource_tracker" not in command and int(folder.name) != os.getpid():
+            found[int(folder.name)] = command
+    return found
