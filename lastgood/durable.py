@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -44,14 +45,13 @@ def measure(source: BinaryIO) -> tuple[int, str]:
 
 def write(target: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace *target* by *data* in one step, on disk when this returns."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     with os.fdopen(handle, "wb") as out:
         os.fchmod(handle, mode)
         out.write(data)
         out.flush()
         os.fsync(handle)
-    temporary.replace(target)
+    os.replace(name, target)
     sync(target.parent)
 
 
