@@ -10,18 +10,21 @@ What does not belong here: deciding what the next state is (`rollout`), what one
 from __future__ import annotations
 
 import contextlib
-import datetime
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from lastgood import errors, rollout
+from lastgood import errors
 from lastgood.bundle import Bundle, short
 from lastgood.failpoints import failpoint
-from lastgood.ledger import chain, dialect, migrate, queries, rows
+from lastgood.ledger import chain, migrate, queries, rows
 from lastgood.ledger.ballast import Ballast
+from lastgood.ledger.dialect import Dialect, DiskFull
+from lastgood.ledger.postgres import Postgres, without_password
 from lastgood.ledger.rows import BundleRow, Evaluation, Revision
+from lastgood.ledger.sqlite import Sqlite
 from lastgood.rollout import Effect, Marked, State
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -36,11 +39,15 @@ def connect(url: str, *, busy_timeout_s: float = 5.0, read_only: bool = False, b
     to wait, in seconds, for another writer. `ballast_bytes` of disk space are kept in reserve beside an
     SQLite file for emergencies, see `Ledger.append`.
     """
-    found = dialect.of(url, busy_timeout_s=busy_timeout_s, read_only=read_only)
-    ballast = None
-    if isinstance(found, dialect.Sqlite) and not read_only:
-        ballast = Ballast(found.path.with_name(found.path.name + ".ballast"), ballast_bytes)
-    return Ledger(found, ballast=ballast)
+    if url.startswith(("postgresql://", "postgres://")):
+        return Ledger(Postgres(url, busy_timeout_s=busy_timeout_s, read_only=read_only))
+    if not url.startswith("sqlite:///"):
+        raise errors.UsageError(
+            f"ledger address {without_password(url)!r} is not known; write sqlite:///absolute/path or postgresql://user@host/database"
+        )
+    path = Path("/" + url.removeprefix("sqlite:").lstrip("/"))
+    ballast = None if read_only else Ballast(path.with_name(path.name + ".ballast"), ballast_bytes)
+    return Ledger(Sqlite(path, busy_timeout_s=busy_timeout_s, read_only=read_only), ballast=ballast)
 
 
 class Ledger:
@@ -50,7 +57,7 @@ class Ledger:
     if it is not what was written. After either the next call starts with a fresh connection.
     """
 
-    def __init__(self, connection: dialect.Dialect, *, ballast: Ballast | None = None) -> None:
+    def __init__(self, connection: Dialect, *, ballast: Ballast | None = None) -> None:
         self.dialect = connection
         self._ballast = ballast
         self._lock = threading.RLock()
@@ -100,7 +107,7 @@ class Ledger:
     def _open(self) -> None:
         try:
             self.dialect.connect()
-        except dialect.DiskFull:
+        except DiskFull:
             # Opening needs a few pages for SQLite's lock file; without them not even the state can be read.
             if self._ballast is None or not self._ballast.shrink():
                 raise
@@ -243,7 +250,7 @@ class Ledger:
         named = [rows.named(row) for row in found]
         marks = self._marks_of(service, frozenset().union(*named))
         return [
-            _revision(
+            rows.revision(
                 row,
                 marks=rows.fold(marks, wanted=wanted, until=row["number"]),
                 written=written.get(row["number"], []),
@@ -300,7 +307,7 @@ class Ledger:
         rows.check_text(**{f"reason of mark {number}": mark.reason for number, mark in enumerate(marks)})
         try:
             done = self._append(draft, state, marks)
-        except dialect.DiskFull:
+        except DiskFull:
             if not emergency or self._ballast is None or not self._ballast.drop():
                 raise
             return self._append(draft, state, marks)
@@ -312,10 +319,10 @@ class Ledger:
         service, operation = state.service, draft["operation"]
         with self._writing(service):
             if operation is not None and (done := self.dialect.fetch(queries.REVISION_OF_OPERATION, service=service, operation=operation)):
-                return _same_verb(self._revisions(service, done)[0], draft["verb"])
+                return rows.same_verb(self._revisions(service, done)[0], draft["verb"])
             newest = self.dialect.fetch(queries.NEWEST_REVISION, service=service)
             if state.revision != (newest[0]["number"] if newest else 0) + 1:
-                raise _conflict(state, newest[0] if newest else None)
+                raise rows.conflict(state, newest[0] if newest else None)
             row = {**draft, "at": max(draft["at"], newest[0]["at"] if newest else 0.0)}
             written = [
                 {"service": service, "bundle": m.bundle, "revision": state.revision, "kind": m.kind, "reason": m.reason} for m in marks
@@ -323,7 +330,7 @@ class Ledger:
             self._add_revision(row, written)
             body = {"digest": chain.revision_digest(row, written), "verb": row["verb"]}
             digest = self._audit(service, kind="revision", subject=str(state.revision), body=body, actor=row["actor"], now=row["at"])
-        return _revision(row, marks=dict(state.marks), written=written, digest=digest)
+        return rows.revision(row, marks=dict(state.marks), written=written, digest=digest)
 
     def _add_revision(self, row: Mapping[str, Any], marks: Sequence[Mapping[str, Any]]) -> None:
         for mark in marks:
@@ -377,40 +384,3 @@ class Ledger:
         entry["hash"] = chain.entry_hash(entry)
         self.dialect.fetch(queries.ADD_AUDIT, **entry)
         return str(entry["hash"])
-
-
-def _revision(row: rows.Row, *, marks: Mapping[str, rollout.Mark], written: Sequence[rows.Row], digest: str) -> Revision:
-    return Revision(
-        service=row["service"],
-        number=row["number"],
-        state=rows.state(row, marks),
-        verb=row["verb"],
-        actor=row["actor"],
-        reason=row["reason"],
-        at=row["at"],
-        evidence=rows.parse(row["evidence"], f"the evidence of revision {row['number']} of {row['service']!r}"),
-        operation=row["operation"],
-        hash=digest,
-        marks=rows.marked(written),
-    )
-
-
-def _conflict(wanted: State, newest: rows.Row | None) -> errors.Conflict:
-    service = wanted.service
-    if newest is None:
-        return errors.Conflict(f"{service!r} has no revision yet, so {wanted.revision} cannot be next; look again, then decide again")
-    when = datetime.datetime.fromtimestamp(newest["at"], datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    stable = short(newest["stable"]) if newest["stable"] else "nothing"
-    candidate = f" with candidate {short(newest['candidate'])}" if newest["candidate"] else ""
-    return errors.Conflict(
-        f"{service!r} is at revision {newest['number']} already: {newest['actor']} did {newest['verb']!r} at {when}, stable is {stable}"
-        f"{candidate}; see 'lastgood history {service}', then decide again"
-    )
-
-
-def _same_verb(done: Revision, verb: str) -> Revision:
-    if done.verb != verb:
-        raise errors.Conflict(
-            f"operation {done.operation!r} made revision {done.number} by {done.verb!r}, not by {verb!r}; use a fresh operation"
-        )
-    return done

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lastgood import errors
-from lastgood.ledger import queries
+from lastgood.ledger import queries, sqlite
 from lastgood.ledger.dialect import Dialect
 
 _FOLDER = Path(__file__).parent / "migrations"
@@ -81,3 +81,13 @@ def migrate(dialect: Dialect) -> None:
     except BaseException:
         dialect.undo()
         raise
+
+
+def guards(engine: str, *, until: int) -> dict[str, str]:
+    """What the migrations up to version *until* put in force, in the words of `Dialect.schema`."""
+    steps = known(engine)[:until]
+    if engine == "postgres":
+        text = "".join(step.text for step in steps)
+        bodies = dict(re.findall(r"CREATE (?:OR REPLACE )?FUNCTION (\w+)\(.*?AS \$\$(.*?)\$\$", text, re.DOTALL))
+        return {name: bodies[function] for name, function in re.findall(r"CREATE TRIGGER (\w+) .*? FUNCTION (\w+)\(", text)}
+    return sqlite.schema_of(step.text for step in steps)

@@ -28,7 +28,7 @@ NEWEST_REVISION = f"SELECT {_REVISION} FROM revision WHERE service = :service OR
 REVISION_OF_OPERATION = f"SELECT {_REVISION} FROM revision WHERE service = :service AND operation = :operation"
 REVISION_AT = f"SELECT {_REVISION} FROM revision WHERE service = :service AND at <= :at ORDER BY at DESC, number DESC LIMIT 1"
 HISTORY = f"SELECT {_REVISION} FROM revision WHERE service = :service AND number < :before ORDER BY number DESC LIMIT :limit"
-ALL_REVISIONS = f"SELECT {_REVISION} FROM revision WHERE service = :service ORDER BY number"
+REVISION_PAGE = f"SELECT {_REVISION} FROM revision WHERE service = :service AND number > :after ORDER BY number LIMIT :limit"
 WAS_STABLE = "SELECT 1 AS one FROM revision WHERE service = :service AND stable = :bundle LIMIT 1"
 
 ADD_MARK = "INSERT INTO mark (service, bundle, revision, kind, reason) VALUES (:service, :bundle, :revision, :kind, :reason)"
@@ -36,7 +36,10 @@ _MARK = "bundle, revision, kind, reason"
 # Kinds sort as lifted < quarantined < revoked: within one revision the condemnation counts.
 MARKS_OF = f"SELECT {_MARK} FROM mark WHERE service = :service AND bundle IN ({{bundles}}) ORDER BY revision, kind"
 MARKS_WITH = f"SELECT {_MARK} FROM mark WHERE service = :service AND revision BETWEEN :first AND :last ORDER BY revision, bundle, kind"
-ALL_MARKS = f"SELECT {_MARK} FROM mark WHERE service = :service ORDER BY revision, bundle, kind"
+STRAY_MARKS = (
+    "SELECT m.bundle, m.revision, m.kind, m.reason FROM mark m LEFT JOIN revision r ON r.service = m.service AND r.number = m.revision "
+    "WHERE m.service = :service AND r.number IS NULL ORDER BY m.revision, m.bundle, m.kind"
+)
 
 _EVALUATION = "bundle, seq, kind, report, at"
 ADD_EVALUATION = f"INSERT INTO evaluation ({_EVALUATION}) VALUES (:bundle, :seq, :kind, :report, :at)"
@@ -51,7 +54,6 @@ _AUDIT = "service, seq, kind, subject, body, actor, at, prev_hash, hash"
 ADD_AUDIT = f"INSERT INTO audit ({_AUDIT}) VALUES (:service, :seq, :kind, :subject, :body, :actor, :at, :prev_hash, :hash)"
 AUDIT_HEAD = "SELECT seq, hash FROM audit WHERE service = :service ORDER BY seq DESC LIMIT 1"
 AUDIT_ENTRY = "SELECT seq, hash FROM audit WHERE service = :service AND seq = :seq"
-AUDIT_OF = "SELECT hash FROM audit WHERE service = :service AND kind = :kind AND subject = :subject"
 REVISION_HASHES = (
     "SELECT r.number, a.hash FROM revision r JOIN audit a ON a.service = r.service AND a.kind = 'revision' "
     "AND a.subject = CAST(r.number AS TEXT) WHERE r.service = :service AND r.number BETWEEN :first AND :last"

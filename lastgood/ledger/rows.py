@@ -6,16 +6,20 @@ What does not belong here: SQL.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from lastgood import bundle, errors, rollout
+from lastgood.bundle import short
 from lastgood.rollout import Mark, Marked, State
 
 Row = Mapping[str, Any]
+
+MAX_TIME = 1e12
+"""Unix seconds; the database refuses later times too, so that no slip of a unit puts all later revisions in the far future."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +111,46 @@ def marked(rows: Sequence[Row]) -> tuple[Marked, ...]:
     return tuple(Marked(bundle=row["bundle"], kind=row["kind"], reason=row["reason"]) for row in rows)
 
 
+def revision(row: Row, *, marks: Mapping[str, Mark], written: Sequence[Row], digest: str) -> Revision:
+    """A revision row with the *marks* in force at it, those *written* with it, and the *digest* of its audit entry."""
+    return Revision(
+        service=row["service"],
+        number=row["number"],
+        state=state(row, marks),
+        verb=row["verb"],
+        actor=row["actor"],
+        reason=row["reason"],
+        at=row["at"],
+        evidence=parse(row["evidence"], f"the evidence of revision {row['number']} of {row['service']!r}"),
+        operation=row["operation"],
+        hash=digest,
+        marks=marked(written),
+    )
+
+
+def conflict(wanted: State, newest: Row | None) -> errors.Conflict:
+    """Who was faster than *wanted*: who did what, when, and what serves now."""
+    service = wanted.service
+    if newest is None:
+        return errors.Conflict(f"{service!r} has no revision yet, so {wanted.revision} cannot be next; look again, then decide again")
+    when = datetime.datetime.fromtimestamp(newest["at"], datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    stable = short(newest["stable"]) if newest["stable"] else "nothing"
+    candidate = f" with candidate {short(newest['candidate'])}" if newest["candidate"] else ""
+    return errors.Conflict(
+        f"{service!r} is at revision {newest['number']} already: {newest['actor']} did {newest['verb']!r} at {when}, stable is {stable}"
+        f"{candidate}; see 'lastgood history {service}', then decide again"
+    )
+
+
+def same_verb(done: Revision, verb: str) -> Revision:
+    """What a repeated operation made the first time. Raises Conflict if that was something else."""
+    if done.verb != verb:
+        raise errors.Conflict(
+            f"operation {done.operation!r} made revision {done.number} by {done.verb!r}, not by {verb!r}; use a fresh operation"
+        )
+    return done
+
+
 def parse(text: str, what: str) -> dict[str, Any]:
     """The JSON object in *text*. Raises Damaged, naming *what* it should have been."""
     try:
@@ -132,6 +176,6 @@ def check_text(**texts: str | None) -> None:
 
 def check_time(now: float) -> float:
     """*now* as a float, refused if no date."""
-    if not math.isfinite(now) or now < 0:
+    if not 0 <= now < MAX_TIME:
         raise errors.UsageError(f"{now!r} is not a time; give Unix seconds")
     return float(now)

@@ -14,7 +14,7 @@ CREATE TABLE bundle (
     service TEXT NOT NULL CHECK (service <> ''),
     manifest TEXT NOT NULL CHECK (json_valid(manifest)),
     provenance TEXT NOT NULL CHECK (json_valid(provenance)),
-    registered_at REAL NOT NULL,
+    registered_at REAL NOT NULL CHECK (registered_at >= 0 AND registered_at < 1e12),
     UNIQUE (service, id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX bundle_by_time ON bundle (service, registered_at, id);
@@ -31,7 +31,7 @@ CREATE TABLE revision (
     reason TEXT NOT NULL,
     evidence TEXT NOT NULL CHECK (json_valid(evidence)),
     operation TEXT,
-    at REAL NOT NULL,
+    at REAL NOT NULL CHECK (at >= 0 AND at < 1e12),
     PRIMARY KEY (service, number),
     UNIQUE (service, operation),
     FOREIGN KEY (service, stable) REFERENCES bundle (service, id),
@@ -59,7 +59,7 @@ CREATE TABLE evaluation (
     seq INTEGER NOT NULL CHECK (seq >= 1),
     kind TEXT NOT NULL,
     report TEXT NOT NULL CHECK (json_valid(report)),
-    at REAL NOT NULL,
+    at REAL NOT NULL CHECK (at >= 0 AND at < 1e12),
     PRIMARY KEY (bundle, seq)
 ) STRICT, WITHOUT ROWID;
 
@@ -70,7 +70,7 @@ CREATE TABLE audit (
     subject TEXT NOT NULL,
     body TEXT NOT NULL CHECK (json_valid(body)),
     actor TEXT NOT NULL,
-    at REAL NOT NULL,
+    at REAL NOT NULL CHECK (at >= 0 AND at < 1e12),
     prev_hash TEXT NOT NULL,
     hash TEXT NOT NULL,
     PRIMARY KEY (service, seq)
