@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from lastgood import errors, release
 from lastgood.layers import base, receipts, reconcile
+from lastgood.ledger import audit
 from lastgood.settings import Settings
 
 log = logging.getLogger("lastgood.controller")
@@ -99,6 +100,7 @@ class ServiceLoop:
             for loop in self._loops.values():
                 loop.want(wanted)
             self._seen = state.revision
+            audit.checkpoint(self._ctx.ledger, self._service, self._ctx.settings.keys)
         self._advance()
         self._report_stuck()
 

@@ -19,6 +19,7 @@ from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood import settings as settings_
 from lastgood.layers import reconcile
+from lastgood.ledger import audit
 
 DEEP_VERIFY_BYTES = 256 * 1024 * 1024
 """Up to this size a rollback target is hashed again before it serves (0.6 s per GiB); above it, sizes are compared
@@ -26,6 +27,10 @@ and the worker hashes it while loading, as it always does."""
 
 ATTEMPTS = 8
 """How often a rollback decides anew because somebody else committed first; each round takes milliseconds."""
+
+SAME_ALARM_S = 30.0
+"""Two people who answer the same alarm must not go back twice: within this time after a rollback, another one needs
+to say which revision it saw (a person who confirmed a plan has), or name its target."""
 
 Clock = Callable[[], float]
 
@@ -106,7 +111,9 @@ def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, A
         raise errors.NotAllowed(f"bundle of {bundle.service!r} lacks {', '.join(missing)}; build the missing parts or change 'parts' in service.yaml")
     # The manifest's bytes hash to the bundle's id, so a worker can load a bundle with nothing but the store.
     ctx.store.put_bytes(bundles.canonical(bundle.manifest()), name="manifest.json")
-    return ctx.ledger.register(bundle, provenance=provenance, actor=actor, now=now)
+    new = ctx.ledger.register(bundle, provenance=provenance, actor=actor, now=now)
+    audit.checkpoint(ctx.ledger, bundle.service, ctx.settings.keys)
+    return new
 
 
 # --- releasing ---------------------------------------------------------------------------------------------
@@ -188,11 +195,14 @@ def roll_back(
 
     Beats a promotion that commits at the same moment by deciding again on what it finds. With *expected* (the
     revision of a plan that a person confirmed) it raises Conflict instead, so that the person sees what changed.
+    Raises NothingToDo if somebody rolled back moments ago and the caller does not say that it knows.
     """
     seen: str | None = None
     for _ in range(ATTEMPTS):
         state = ctx.ledger.state(service, about=(to,) if to else ())
         seen = seen or state.stable
+        if to is None and expected is None and not automatic:
+            _check_not_the_same_alarm(ctx, state, now=clock())
         event = plan_roll_back(ctx, state, reason=reason, to=to, seen=seen, automatic=automatic)
         with _refusals_noted(ctx, service, verb="rollback", digest=to, actor=actor, clock=clock):
             try:
@@ -201,6 +211,17 @@ def roll_back(
                 if expected is not None or automatic:
                     raise
     raise errors.Conflict(f"{service!r} changed {ATTEMPTS} times while rolling back; see 'lastgood history {service}' and run it again")
+
+
+def _check_not_the_same_alarm(ctx: Context, state: rollout.State, *, now: float) -> None:
+    if state.revision == 0:
+        return
+    last = ctx.ledger.revision(state.service, state.revision)
+    if last.verb == "rollback" and now - last.at < SAME_ALARM_S:
+        raise errors.NothingToDo(
+            f"{state.service!r} was rolled back {max(now - last.at, 0):.0f} s ago by {last.actor} (revision {last.number}); "
+            f"to go back one further, run it again with --expect {last.number}"
+        )
 
 
 def plan_roll_back(

@@ -38,14 +38,16 @@ def read_desired(state: rollout.State, *, ledger: ledger.Ledger, store: artifact
 
 
 def frozen_service(of: bundle.Bundle | None, *, store: artifacts.Store) -> services.Service | None:
-    """The service configuration inside *of*'s config part; None if there is no bundle. Raises NotFound or UsageError."""
+    """The service configuration inside *of*'s config part; None if there is no bundle. Raises NotFound or Damaged."""
     if of is None:
         return None
     if "config" not in of.parts:
         raise errors.NotFound(f"bundle of {of.service!r} has no config part; rebuild it with one")
-    folder = store.path(of.parts["config"].digest)
-    file = folder / services.FILE if folder.is_dir() else folder
-    return services.parse(file.read_text("utf-8"), where=f"{services.FILE} of the bundle")
+    file = store.path(of.parts["config"].digest) / services.FILE
+    try:
+        return services.parse(file.read_text("utf-8"), where=str(file))
+    except (OSError, UnicodeDecodeError, errors.UsageError) as error:
+        raise errors.Damaged(f"the config part of {of.service!r} holds no usable {services.FILE}: {error}; build the bundle again") from error
 
 
 def build(settings: settings.Settings, service: str) -> dict[str, base.Layer]:

@@ -1,0 +1,341 @@
+"""The main job, end to end, on real flights: a bad release, rolled back as a whole, with every claim checked.
+
+    ./demo [--json] [--down]
+
+Builds run through Dagster, requests through the real proxy, commands through the real command line. It uses the
+project's home folder and starts from an empty one; a home that it did not make itself is left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lastgood import bundle as bundles
+from lastgood import converge, daemon, errors, release
+from lastgood import settings as settings_
+from lastgood.ops import claims, stack
+from services.flights import answers as answers_
+
+SERVICE = "flights"
+MARKER = "demo.json"
+MONTHS = ("3", "4", "5", "6")
+RATE = 100.0
+"""Requests per second; each is followed by its label. Two cores answer about ten times as many."""
+EVERY = 24
+"""One flight in 24, so that a month passes in about ten seconds."""
+PHASE_S = 11.0
+"""Seconds of traffic for each bundle: more than a thousand labelled answers."""
+
+
+class Demo:
+    """The story, step by step; each step stands on the one before."""
+
+    def __init__(self, settings: settings_.Settings, story: claims.Story) -> None:
+        self.settings = settings
+        self.story = story
+        self.log = settings.home / "demo" / "answers.jsonl"
+        self.stop = settings.home / "demo" / "stop"
+        self.port = 0
+        self.ids: dict[str, str] = {}
+
+    def run(self) -> None:
+        self._start()
+        self._release("A", "January and February, departure read at the airport", train=[1, 2], evaluate=[3])
+        with self._traffic():
+            self._let_it_run("A answers flights of March")
+            self._release("B", "one month more, but serving reads departures in UTC", train=[1, 2, 3], evaluate=[4], clock="utc")
+            self._let_it_run("B answers; labels come in")
+            self._quality_falls()
+            self._roll_back()
+            self._let_it_run("A answers again")
+            self._quality_is_back()
+            self._refused_again()
+            self._control_plane_dies()
+            self._release("C", "the same month more, with the clock mended", train=[1, 2, 3], evaluate=[4])
+            self._let_it_run("C answers")
+        self._no_request_lost()
+        self._audited()
+
+    # --- steps -------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self.story.tell("starting proxy, workers and controller")
+        stack.up(self.settings, names=[SERVICE], say=lambda line: self.story.tell(line))
+        from lastgood import service
+
+        self.port = service.load(self.settings.services / SERVICE).traffic.port
+        self.story.claim("before the first release the proxy says that nothing serves", ok=self._probe() == 503, value=self._probe(), unit="HTTP")
+
+    def _release(self, name: str, what: str, *, train: list[int], evaluate: list[int], clock: str = "local") -> None:
+        self.story.tell(f"building bundle {name} with Dagster: {what}")
+        self.ids[name] = self._build(train=train, evaluate=evaluate, clock=clock)
+        report = self._cli("show", SERVICE, self.ids[name])["evaluations"][-1]["report"]
+        shown = f"Brier {report['metrics']['brier']:.4f}, AUC {report['metrics']['auc']:.3f}"
+        paired = (report.get("against") or {}).get("paired")
+        if paired:
+            shown += f", against stable on the same flights {paired['difference']:+.4f} ± {1.96 * paired['standard_error']:.4f} Brier"
+        self.story.tell(f"bundle {name} is {bundles.short(self.ids[name])}; offline: {shown}")
+        done = self._cli("promote", SERVICE, self.ids[name], "--yes", "--reason", f"demo: release {name}", allowed=(0, 6))
+        self.story.claim(
+            f"{name} is stable and passed its offline evaluation", ok=done["to"] == self.ids[name], value=done["total_ms"], unit="ms to promote"
+        )
+
+    def _quality_falls(self) -> None:
+        served = self._answered_by("B")
+        rescored = self._ask_bundle("A", served)
+        live, other = _brier_of(served), answers_.brier(zip(rescored, (a.late for a in served), strict=True))
+        mean, error = answers_.paired_by_day(rescored, [a.probability or 0.0 for a in served], served)
+        self.story.claim(
+            "B is worse on live labels than A on the very same flights",
+            ok=mean - 1.96 * error > 0,
+            value=round(mean, 5),
+            unit="Brier",
+            detail=f"B {live:.4f}, A {other:.4f}, difference ± {1.96 * error:.4f} by day, {len(served)} flights",
+        )
+
+    def _roll_back(self) -> None:
+        self.story.tell("$ lastgood rollback flights --yes --reason 'labels: quality fell'")
+        began = time.time()
+        done = self._cli("rollback", SERVICE, "--yes", "--reason", "labels: quality fell", allowed=(0, 6))
+        ended = time.time()
+        self._wait_for_answers(2.0)
+        committed = self._cli("history", SERVICE, "--limit", "1")["revisions"][0]["at"]
+        last_of_b = max((a.received for a in self._answers() if a.bundle == self.ids["B"] and a.received < ended + 1), default=began)
+        for layer in done["layers"]:
+            self.story.tell(f"      {layer['layer']:<15} {layer['status']:<10} {layer['ms']:7.1f} ms  {layer['detail']}")
+        self.story.claim("stable is A again", ok=done["to"] == self.ids["A"], value=bundles.short(done["to"]))
+        self.story.claim("every layer followed", ok=done["converged"], value=done["total_ms"], unit="ms in all")
+        self.story.claim("the ledger commit and the traffic flip", ok=done["traffic_ms"] is not None, value=done["traffic_ms"], unit="ms after the commit")
+        self.story.claim(
+            "no answer by B after this long from the start of the command",
+            ok=0 <= last_of_b - began < 10,
+            value=round((last_of_b - began) * 1000, 1),
+            unit="ms",
+            detail=f"{(last_of_b - committed) * 1000:.1f} ms after the decision",
+        )
+        self.story.claim("B is quarantined", ok=self.ids["B"] in done["quarantined"], value=bundles.short(self.ids["B"]))
+
+    def _quality_is_back(self) -> None:
+        since = max(a.received for a in self._answers() if a.bundle == self.ids["B"])
+        served = [a for a in self._answered_by("A") if a.sent > since]
+        rescored = self._score_with_worker("A", served)
+        same = sum(abs((a.probability or 0.0) - again) < 1e-9 for a, again in zip(served, rescored, strict=True))
+        self.story.claim(
+            "quality is restored: live answers are exactly those of A",
+            ok=bool(served) and same == len(served),
+            value=f"{same} of {len(served)}",
+            unit="answers",
+            detail=f"live Brier {_brier_of(served):.4f}",
+        )
+
+    def _refused_again(self) -> None:
+        refusal = self._cli("promote", SERVICE, self.ids["B"], "--yes", "--reason", "try again", allowed=(4,))
+        self.story.claim("releasing B again is refused", ok=refusal["error"] == "NotAllowed", value=refusal["exit_code"], unit="exit code")
+
+    def _control_plane_dies(self) -> None:
+        controller = converge.controller_record(self.settings)
+        if controller is None:
+            raise errors.Unavailable("the controller is not running; read its log in the home folder's logs")
+        os.kill(controller.pid, 9)
+        ledger, away = self.settings.home / "ledger.db", self.settings.home / "demo" / "ledger.away"
+        moved = [(path, away.with_name(away.name + path.name.removeprefix("ledger.db"))) for path in ledger.parent.glob("ledger.db*")]
+        for path, elsewhere in moved:
+            path.rename(elsewhere)
+        self.story.tell("controller killed with signal 9, ledger moved away")
+        began = time.time()
+        try:
+            self._wait_for_answers(3.0)
+        finally:
+            for path, elsewhere in moved:
+                elsewhere.rename(path)
+        answered = [a for a in self._answers() if began < a.sent < time.time() - 0.2]
+        failed = sum(a.failed for a in answered)
+        self.story.claim(
+            "with controller and ledger gone requests are answered by the last good bundle",
+            ok=bool(answered) and failed == 0 and {a.bundle for a in answered} == {self.ids["A"]},
+            value=len(answered),
+            unit="answers",
+            detail=f"{failed} failed",
+        )
+        stack.start_controller(self.settings)
+
+    def _no_request_lost(self) -> None:
+        told = self._answers()
+        failed = [a for a in told if a.failed]
+        detail = f"first: {failed[0].status} {failed[0].error or ''}" if failed else f"{len(told) / 1000:.1f} thousand requests, 3 releases, 1 rollback"
+        self.story.claim("failed requests", ok=not failed, value=len(failed), detail=detail)
+        with release.open_context(self.settings, read_only=True) as ctx:
+            manifests = {i: {name: part.digest for name, part in ctx.ledger.bundle(i).parts.items()} for i in self.ids.values()}
+        wrong = answers_.mixed(told, manifests)
+        self.story.claim("mixed answers (model or config of another bundle)", ok=not wrong, value=len(wrong))
+        last: dict[str, int] = {}
+        self.story.claim("answers without a bundle header", ok=all(a.bundle for a in told if not a.failed), value=sum(not a.bundle for a in told))
+        del last
+
+    def _audited(self) -> None:
+        trail = self._cli("audit", "verify", SERVICE)
+        self.story.claim("the audit trail is whole", ok=trail["ok"], value=trail["entries"], unit="entries", detail=f"head {trail['head'][:19]}")
+        status = self._cli("status", SERVICE)
+        seen = next(layer for layer in status["layers"] if layer["layer"] == "traffic")
+        weights = seen["facts"].get("weights", {})
+        self.story.claim("what the proxy serves is what the ledger says", ok=weights.get(self.ids["C"]) == 1.0, value=bundles.short(status["stable"]))
+
+    # --- tools -------------------------------------------------------------------------------------------------
+
+    def _build(self, *, train: list[int], evaluate: list[int], clock: str) -> str:
+        """Run the Dagster job `build` and return the id of the bundle it registered."""
+        import dagster as dg
+
+        from pipelines.definitions import defs
+
+        config = {
+            "ops": {
+                "flights__data": {"config": {"train": train, "evaluate": evaluate}},
+                "flights__config": {"config": {"options": {"departure_clock": clock}}},
+            }
+        }
+        instance = dg.DagsterInstance.get()
+        done = defs.resolve_job_def("build").execute_in_process(run_config=config, instance=instance, raise_on_error=False)
+        if not done.success:
+            raise errors.LastgoodError(f"the Dagster run {done.run_id} failed; look at it with 'lastgood up --ui'")
+        made = [e.materialization for e in done.get_asset_materialization_events() if False] or done.get_asset_materialization_events()
+        found = [
+            event.materialization.metadata["lastgood/bundle"].value
+            for event in made
+            if event.materialization.asset_key == dg.AssetKey([SERVICE, "bundle"])
+        ]
+        return str(found[-1])
+
+    def _cli(self, *args: str, allowed: tuple[int, ...] = (0,)) -> dict[str, Any]:
+        """Run the real command with --json; returns its object. Raises LastgoodError on any other exit code."""
+        argv = [sys.executable, "-m", "lastgood", *args, "--json"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**stack.environment(self.settings), "LASTGOOD_ACTOR": "demo"})
+        if done.returncode not in allowed:
+            raise errors.LastgoodError(f"'lastgood {' '.join(args)}' ended with {done.returncode}: {done.stdout}{done.stderr}")
+        value: dict[str, Any] = json.loads(done.stdout)
+        return value
+
+    @contextlib.contextmanager
+    def _traffic(self) -> Iterator[None]:
+        from services.flights import data
+
+        prepared = data.build(train=[1, 2], evaluate=[3], workspace=self.settings.home / "dvc", project=self.settings.project).prepared
+        self.story.tell(f"replaying real flights of March to June, {RATE:.0f} requests a second, each with its label")
+        argv = [
+            *(sys.executable, "-m", "services.flights.load", "--port", str(self.port), "--prepared", str(prepared)),
+            *("--months", *MONTHS, "--rate", str(RATE), "--every", str(EVERY), "--out", str(self.log), "--stop", str(self.stop)),
+        ]
+        record = self.settings.home / "demo" / "load.json"
+        daemon.start(argv, record=record, log=self.settings.home / "demo" / "load.log", env=stack.environment(self.settings))
+        try:
+            yield
+        finally:
+            self.stop.touch()
+            load = daemon.find(record)
+            if load is not None:
+                end = time.monotonic() + 15
+                while daemon.alive(load) and time.monotonic() < end:
+                    time.sleep(0.1)
+                daemon.stop(load, grace_s=1.0)
+
+    def _let_it_run(self, what: str) -> None:
+        self.story.tell(what)
+        self._wait_for_answers(PHASE_S)
+
+    def _wait_for_answers(self, seconds: float) -> None:
+        """Let traffic pass; fails if none comes."""
+        before = self.log.stat().st_size if self.log.exists() else 0
+        time.sleep(seconds)
+        if not self.log.exists() or self.log.stat().st_size == before:
+            raise errors.Unavailable(f"no traffic for {seconds:g} s; read {self.log.with_name('load.log')}")
+
+    def _answers(self) -> list[answers_.Answer]:
+        return list(answers_.read(self.log))
+
+    def _answered_by(self, name: str) -> list[answers_.Answer]:
+        return [a for a in self._answers() if a.bundle == self.ids[name] and not a.failed]
+
+    def _probe(self) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection.request("POST", "/predict", body=b"{}", headers={"content-type": "application/json"})
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    def _ask_bundle(self, name: str, asked: list[answers_.Answer]) -> list[float]:
+        """What bundle *name*, still warm, would have answered: through the proxy, by debug token, users unaffected."""
+        token = (self.settings.keys / "debug.token").read_text().strip()
+        headers = {"content-type": "application/json", "x-lastgood-debug-token": token, "x-lastgood-bundle": self.ids[name]}
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        probabilities: list[float] = []
+        for start in range(0, len(asked), 500):
+            rows = [json.loads(answer.body) for answer in asked[start : start + 500]]
+            connection.request("POST", "/predict", body=json.dumps({"rows": rows}), headers=headers)
+            response = connection.getresponse()
+            body = json.loads(response.read())
+            if response.headers.get("x-lastgood-bundle") != self.ids[name]:
+                raise errors.LastgoodError(f"asked bundle {name}, another one answered: {body}")
+            probabilities += [row["probability"] for row in body["predictions"]]
+        connection.close()
+        return probabilities
+
+    _score_with_worker = _ask_bundle
+
+
+def _brier_of(answered: list[answers_.Answer]) -> float:
+    return answers_.brier((a.probability or 0.0, a.late) for a in answered)
+
+
+def fresh_home(settings: settings_.Settings, *, story: claims.Story) -> None:
+    """Empty the home folder if an earlier demo made it; refuse if somebody else did."""
+    marker = settings.home / MARKER
+    if settings.home.exists() and any(settings.home.glob("ledger.db*")) and not marker.exists():
+        raise errors.NotAllowed(f"{settings.home} holds releases that no demo made; set LASTGOOD_HOME to another folder and run it again")
+    if marker.exists():
+        story.tell("clearing what the last demo left")
+        stack.down(settings, names=[SERVICE], keep_serving=False, say=lambda line: None)
+        shutil.rmtree(settings.home)
+    (settings.home / "demo").mkdir(parents=True)
+    marker.write_text(json.dumps({"schema": "lastgood.demo/v1"}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="./demo", description="Release a bad bundle on real data and roll it back, under load.")
+    parser.add_argument("--service", default=SERVICE, choices=[SERVICE])
+    parser.add_argument("--json", action="store_true", help="print one JSON object with every claim")
+    parser.add_argument("--down", action="store_true", help="stop everything at the end")
+    options = parser.parse_args()
+    settings = settings_.load()
+    os.environ.update(stack.environment(settings))
+    os.chdir(settings.project)
+    os.environ.setdefault("DAGSTER_HOME", str(settings.project))
+    story = claims.Story(as_json=options.json)
+    try:
+        fresh_home(settings, story=story)
+        Demo(settings, story).run()
+    except (errors.LastgoodError, OSError, http.client.HTTPException) as error:
+        story.claim("the demo ran to its end", ok=False, value=type(error).__name__, detail=str(error))
+    finally:
+        if options.down:
+            stack.down(settings, names=[SERVICE], keep_serving=False, say=story.tell)
+    if not options.down:
+        story.tell("look:  .venv/bin/lastgood status flights      .venv/bin/lastgood history flights")
+        story.tell("open:  .venv/bin/lastgood up --ui             Dagster on http://127.0.0.1:3000, MLflow on http://127.0.0.1:5000")
+        story.tell("try:   .venv/bin/lastgood rollback flights    stop: .venv/bin/lastgood down")
+    sys.exit(story.end())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""The verbs on a real ledger and store, without layers."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from lastgood import bundle as bundles
+from lastgood import errors, release
+from lastgood import settings as settings_
+from lastgood.ledger import audit
+from tests import factory
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> settings_.Settings:
+    return factory.project(tmp_path)
+
+
+def damage(ctx: release.Context, digest: str, part: str = "model") -> None:
+    """Flip a byte of a stored part."""
+    path = ctx.store.path(ctx.ledger.bundle(digest).parts[part].digest)
+    path.chmod(0o600)
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+
+
+def test_promote_and_roll_back_leave_a_chain_that_verifies(settings: settings_.Settings) -> None:
+    """Two releases and a rollback: stable is the first again, the second is quarantined, the audit trail is whole."""
+    with factory.opened(settings) as ctx:
+        a, b = factory.released(ctx, 1, 2)
+        done = release.roll_back(ctx, "toy", reason="bad", actor="ann")
+        state = done.revision.state
+        assert (state.stable, state.marks[b].kind) == (a, "quarantined")
+        audit.checkpoint(ctx.ledger, "toy", settings.keys)
+        assert audit.verify(ctx.ledger, "toy", settings.keys).problems == ()
+
+
+def test_rollback_passes_over_a_damaged_target(settings: settings_.Settings) -> None:
+    """The newest bundle whose bytes still verify is taken, however many are damaged before it."""
+    with factory.opened(settings) as ctx:
+        a, b, _ = factory.released(ctx, 1, 2, 3)
+        damage(ctx, b)
+        assert release.roll_back(ctx, "toy", reason="bad", actor="ann").revision.state.stable == a
+
+
+def test_promoting_a_damaged_bundle_is_refused_and_noted(settings: settings_.Settings) -> None:
+    """A flipped bit is found before traffic; the refusal stands in the audit trail."""
+    with factory.opened(settings) as ctx:
+        digest = factory.build(ctx, 1)
+        damage(ctx, digest)
+        with pytest.raises(errors.NotAllowed, match="does not verify"):
+            release.propose(ctx, "toy", digest, reason="go", actor="ann")
+        last = list(audit.export(ctx.ledger, "toy"))[-1]
+        assert last["subject"] == "refusal"
+        assert "does not verify" in str(last["body"])
+
+
+def test_registering_needs_every_part_and_the_right_service(settings: settings_.Settings) -> None:
+    """A bundle without a required part, or with another service's configuration, never reaches the ledger."""
+    with factory.opened(settings) as ctx:
+        whole = ctx.ledger.bundle(factory.build(ctx, 1))
+        fewer = bundles.of("toy", whole.parts["model"], whole.parts["config"])
+        with pytest.raises(errors.NotAllowed, match="lacks environment"):
+            release.register(ctx, fewer, provenance={}, actor="t", now=1.0)
+        other = bundles.of("other", *whole.parts.values())
+        with pytest.raises(errors.NotAllowed, match="does not describe 'other'"):
+            release.register(ctx, other, provenance={}, actor="t", now=1.0)
+        assert ctx.ledger.bundles("other") == []
+
+
+def test_offline_limits_are_asked_of_the_ledger(tmp_path: Path) -> None:
+    """With a floor in service.yaml, an unevaluated or too weak bundle is refused and a good one passes."""
+    settings = factory.project(tmp_path, extra="evaluation: {floors: {auc: 0.6}}\n")
+    with factory.opened(settings) as ctx:
+        digest = factory.build(ctx, 1)
+        for report, refused in ((None, True), ({"metrics": {"auc": 0.55}}, True), ({"metrics": {"auc": 0.7}}, False)):
+            if report is not None:
+                ctx.ledger.evaluate(digest, kind="offline", report=report, actor="t", now=float(report["metrics"]["auc"]))
+            if refused:
+                with pytest.raises(errors.NotAllowed, match="misses its offline limits"):
+                    release.propose(ctx, "toy", digest, reason="go", actor="ann")
+            else:
+                assert release.propose(ctx, "toy", digest, reason="go", actor="ann") is not None
+
+
+def test_a_stale_plan_is_a_conflict_that_tells_what_changed(settings: settings_.Settings) -> None:
+    """Who decided on an older revision learns who changed what, and nothing happens."""
+    with factory.opened(settings) as ctx:
+        factory.released(ctx, 1, 2)
+        seen = ctx.ledger.newest("toy")
+        release.hold(ctx, "toy", reason="freeze", actor="ann")
+        with pytest.raises(errors.Conflict, match=r"by ann: hold"):
+            release.roll_back(ctx, "toy", reason="bad", actor="bob", expected=seen)
+        assert ctx.ledger.newest("toy") == seen + 1
+
+
+def test_many_operators_roll_back_at_once_and_one_revision_results(settings: settings_.Settings) -> None:
+    """Eight people answer the same alert: one rollback is written, the others are told that it is done."""
+    with factory.opened(settings) as ctx:
+        _, b, _ = factory.released(ctx, 1, 2, 3)
+        before = ctx.ledger.newest("toy")
+    results: list[str] = []
+    start = threading.Barrier(8)
+
+    def answer(number: int) -> None:
+        with factory.opened(settings) as mine:
+            start.wait()
+            try:
+                release.roll_back(mine, "toy", reason="alert", actor=f"op{number}")
+                results.append("done")
+            except errors.NothingToDo:
+                results.append("already")
+
+    threads = [threading.Thread(target=answer, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    with factory.opened(settings) as ctx:
+        assert ctx.ledger.newest("toy") == before + 1
+        assert ctx.ledger.state("toy").stable == b
+        audit.checkpoint(ctx.ledger, "toy", settings.keys)
+        assert audit.verify(ctx.ledger, "toy", settings.keys).problems == ()
+    assert sorted(results) == ["already"] * 7 + ["done"]
+
+
+def test_going_back_one_further_needs_to_say_so(settings: settings_.Settings) -> None:
+    """Moments after a rollback another one is taken for the same alarm, unless it names the revision it saw."""
+    with factory.opened(settings) as ctx:
+        a, _, _ = factory.released(ctx, 1, 2, 3)
+        first = release.roll_back(ctx, "toy", reason="bad", actor="ann").revision
+        with pytest.raises(errors.NothingToDo, match=f"--expect {first.number}"):
+            release.roll_back(ctx, "toy", reason="bad", actor="bob")
+        assert release.roll_back(ctx, "toy", reason="still bad", actor="ann", expected=first.number).revision.state.stable == a
+
+
+def test_a_home_that_lost_its_ledger_is_not_given_an_empty_one(settings: settings_.Settings) -> None:
+    """With checkpoints but no ledger file, opening for writing is refused: an empty ledger knows no last good bundle."""
+    with factory.opened(settings) as ctx:
+        factory.released(ctx, 1)
+        audit.checkpoint(ctx.ledger, "toy", settings.keys)
+    (settings.home / "ledger.db").rename(settings.home / "elsewhere.db")
+    with pytest.raises(errors.Unavailable, match="put the file back"), factory.opened(settings):
+        pass
+    assert not (settings.home / "ledger.db").exists()
+
+
+def test_the_manifest_in_the_store_names_the_bundle(settings: settings_.Settings) -> None:
+    """A bundle's id is the digest of its manifest in the store, so a worker needs no ledger to load it."""
+    with factory.opened(settings) as ctx:
+        digest = factory.build(ctx, 1)
+        assert bundles.from_manifest(json.loads(ctx.store.path(digest).read_bytes())).id == digest
