@@ -43,7 +43,9 @@ ReadyWorkers = Callable[[], Mapping[str, tuple[base.Endpoint, ...]]]
 
 def build(settings: Settings, service: str, endpoints: ReadyWorkers) -> EnvoyTraffic:
     """The traffic layer of *service*; *endpoints* says where ready workers answer, by bundle id. Touches nothing yet."""
-    return EnvoyTraffic(files=envoy_files.of(settings, service), endpoints=endpoints, token=lambda: envoy_files.debug_token(settings, make=False))
+    return EnvoyTraffic(
+        files=envoy_files.of(settings, service), endpoints=endpoints, token=lambda: envoy_files.debug_token(settings, make=False)
+    )
 
 
 class EnvoyTraffic(base.Layer):
@@ -72,7 +74,9 @@ class EnvoyTraffic(base.Layer):
         facts = {
             "version": served.version if served else None,
             "weights": _percentages(served.weights if served else {}, named),
-            "clusters": {name: {"tag": tag, "hosts": [dataclasses.asdict(host) for host in hosts.get(name, ())]} for name, tag in tags.items()},
+            "clusters": {
+                name: {"tag": tag, "hosts": [dataclasses.asdict(host) for host in hosts.get(name, ())]} for name, tag in tags.items()
+            },
             "ejected": sorted(host.address for found in hosts.values() for host in found if host.ejected),
             "envoy": {"pid": record.pid, "port": record.facts.get("port"), "version": self._envoy[1]["version"]},
         }
@@ -222,7 +226,9 @@ class EnvoyTraffic(base.Layer):
             if before is not None:
                 envoy_files.write(path, before)
             why = envoy_process.reason(self._files, since=since)
-            raise base.Rejected(f"envoy refused {path.name}: {why}; version {self._admin.version()!r} keeps serving; report this with that file")
+            raise base.Rejected(
+                f"envoy refused {path.name}: {why}; version {self._admin.version()!r} keeps serving; report this with that file"
+            )
 
     def _keep(self, plan: Plan) -> None:
         """Remember the pair that Envoy has taken over, for a start without a ledger."""

@@ -21,7 +21,10 @@ HOST = "127.0.0.1"
 def bootstrap(*, service: str, port: int, admin: Path, routes: Path, clusters: Path, access_log: Path, ejections: Path) -> Json:
     """The file that Envoy is started with; it watches the files *routes* and *clusters* for new versions."""
     source = {"resource_api_version": "V3", "initial_fetch_timeout": "5s", "path_config_source": {"path": str(routes)}}
-    manager = {**_manager({"rds": {"route_config_name": envoy_config.ROUTES, "config_source": source}}), "access_log": [_access_log(access_log)]}
+    manager = {
+        **_manager({"rds": {"route_config_name": envoy_config.ROUTES, "config_source": source}}),
+        "access_log": [_access_log(access_log)],
+    }
     return {
         "node": {"id": f"lastgood-{service}", "cluster": "lastgood"},
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
@@ -39,7 +42,9 @@ def bootstrap(*, service: str, port: int, admin: Path, routes: Path, clusters: P
 def trial(*, routes: Json, clusters: Mapping[str, Json]) -> Json:
     """A closed configuration with these *routes* and *clusters* in it, for `envoy --mode validate`: nothing is opened or watched."""
     inline = {"route_config": _plain(routes["resources"][0])}
-    return {"static_resources": {"listeners": [_listener(0, _manager(inline))], "clusters": [_plain(cluster) for cluster in clusters.values()]}}
+    return {
+        "static_resources": {"listeners": [_listener(0, _manager(inline))], "clusters": [_plain(cluster) for cluster in clusters.values()]}
+    }
 
 
 def _plain(resource: Json) -> Json:

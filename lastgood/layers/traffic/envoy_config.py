@@ -289,7 +289,9 @@ def _debug(desired: base.Desired, *, known: Collection[str], token: str) -> list
         if digest in known:
             names = {"regex": f"{re.escape(digest)}|{short(digest)}"}
             match = {"prefix": "/", "headers": [key, {"name": "x-lastgood-bundle", "string_match": {"safe_regex": names}}]}
-            rules.append({**_rule(match, {"cluster": cluster_name(digest), "timeout": _seconds(desired.service.traffic.timeout_s)}), **_arm("debug")})
+            rules.append(
+                {**_rule(match, {"cluster": cluster_name(digest), "timeout": _seconds(desired.service.traffic.timeout_s)}), **_arm("debug")}
+            )
     match = {"prefix": "/", "headers": [key, {"name": "x-lastgood-bundle", "present_match": True}]}
     text = "that bundle has no worker here; 'lastgood status' shows which have, name one by its full digest or its first 12 hex digits"
     return [*rules, _answer(match, 404, text)]
@@ -307,7 +309,9 @@ def _answer(match: Json, status: int, text: str) -> Json:
 def _action(desired: base.Desired, *, known: Collection[str], feedback: bool) -> Json:
     traffic = desired.service.traffic
     entries = [
-        {"name": safe_name(digest), "weight": share, **_arm(desired.arm(digest))} for digest, share in shares(desired.weights).items() if share
+        {"name": safe_name(digest), "weight": share, **_arm(desired.arm(digest))}
+        for digest, share in shares(desired.weights).items()
+        if share
     ]
     action: Json = {
         "timeout": _seconds(traffic.timeout_s),

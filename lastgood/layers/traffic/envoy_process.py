@@ -118,7 +118,9 @@ def try_out(files: Files, *, routes: Json, clusters: Mapping[str, Json]) -> None
         argv = [binary(), "--mode", "validate", "--disable-hot-restart", "-l", "error", "--concurrency", "1", "-c", str(path)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=TRIAL_S, check=False)
     except subprocess.TimeoutExpired as error:
-        raise base.LayerError(f"envoy took more than {TRIAL_S:g} s to check a configuration; the machine is overloaded, try again") from error
+        raise base.LayerError(
+            f"envoy took more than {TRIAL_S:g} s to check a configuration; the machine is overloaded, try again"
+        ) from error
     finally:
         path.unlink(missing_ok=True)
     if done.returncode != 0:
@@ -297,4 +299,3 @@ def borders(files: Files) -> Iterator[None]:
         raise base.LayerError(str(error)) from error
     except OSError as error:
         raise base.LayerError(f"cannot use {files.root}: {error}; make room or correct its owner, then try again") from error
-
