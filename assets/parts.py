@@ -14,13 +14,12 @@ from typing import Any, Union
 
 import dagster as dg
 
+import assets
 from lastgood import bundle as bundles
 
 PART = "lastgood/part"
 PROVENANCE = "lastgood/provenance"
 REPORT = "lastgood/evaluation"
-
-PROJECT = Path(__file__).resolve().parent.parent
 
 Context = Union[dg.AssetExecutionContext, dg.AssetCheckExecutionContext]
 
@@ -78,7 +77,8 @@ def code_version(*files: str) -> str:
 
     Absent is no error here: a broken service must not keep the jobs of the others, least of all `rollback`, from loading.
     """
-    content = [(PROJECT / name).read_bytes() if (PROJECT / name).is_file() else b"" for name in files]
+    paths = [assets.PROJECT / name for name in files]
+    content = [path.read_bytes() if path.is_file() else b"" for path in paths]
     return hashlib.sha256(b"\0".join(content)).hexdigest()[:12]
 
 

@@ -6,13 +6,13 @@ import dagster as dg
 @dg.success_hook(name="finish_mlflow_run", required_resource_keys={"mlflow"})
 def finish_mlflow_run(context: dg.HookContext) -> None:
     """End the MLflow run of a training step that succeeded."""
-    context.resources.mlflow.end_run()
+    context.resources.mlflow.finish("FINISHED")
 
 
 @dg.failure_hook(name="fail_mlflow_run", required_resource_keys={"mlflow"})
 def fail_mlflow_run(context: dg.HookContext) -> None:
     """End the MLflow run of a training step that failed, and say so there."""
-    context.resources.mlflow.end_run(status="FAILED")
+    context.resources.mlflow.finish("FAILED")
 
 
 def closing_mlflow_run(asset: object) -> object:

@@ -3,7 +3,9 @@
 Factories of plain objects, made when a run begins; none of them costs anything when the code location loads.
 """
 
+import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -18,6 +20,51 @@ def settings(_: dg.InitResourceContext) -> settings_.Settings:
     return settings_.load()
 
 
+class TrainingRun:
+    """The MLflow run of one Dagster run, opened when it is first used. Has the attributes of the module `mlflow`.
+
+    Opening it at once, as dagster-mlflow does, would load MLflow (seconds) and leave an open run behind in every
+    Dagster run that ends before its training step; MLflow lets the next training of the process write into that.
+    """
+
+    def __init__(self, context: dg.InitResourceContext) -> None:
+        self._context = context
+        self._resource: Iterator[Any] | None = None
+        self._mlflow: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._mlflow is None:
+            self._open()
+        return getattr(self._mlflow, name)
+
+    def finish(self, status: str) -> None:
+        """End the MLflow run with *status* (FINISHED, FAILED); nothing happens if it was never used or has ended."""
+        if self._mlflow is not None and self._mlflow.active_run() is not None:
+            self._mlflow.end_run(status=status)
+
+    def _open(self) -> None:
+        from dagster_mlflow import mlflow_tracking
+
+        settings: settings_.Settings = self._context.resources.settings
+        _make_experiment(settings, self._context.resource_config["experiment_name"])
+        config = {**self._context.resource_config, "mlflow_tracking_uri": settings.tracking_uri, "env": {}}
+        self._resource = mlflow_tracking.resource_fn(self._context.replace_config(config))
+        self._mlflow = next(self._resource)
+
+
+def _make_experiment(settings: settings_.Settings, name: str) -> None:
+    """With a local database, keep artifacts in the home folder: MLflow would put them into the folder the command runs in."""
+    import mlflow
+
+    if settings.tracking_uri.startswith(("http://", "https://")):
+        return
+    settings.home.mkdir(parents=True, exist_ok=True)
+    client = mlflow.MlflowClient(tracking_uri=settings.tracking_uri)
+    if client.get_experiment_by_name(name) is None:
+        with contextlib.suppress(mlflow.MlflowException):  # another run made it in this very moment
+            client.create_experiment(name, artifact_location=(settings.home / "mlflow").as_uri())
+
+
 @dg.resource(
     required_resource_keys={"settings"},
     config_schema={
@@ -25,25 +72,15 @@ def settings(_: dg.InitResourceContext) -> settings_.Settings:
         "parent_run_id": dg.Field(dg.Noneable(str), default_value=None, description="MLflow run under which to nest this one."),
         "extra_tags": dg.Field(dg.Permissive(), default_value={}, description="More tags for the MLflow run."),
     },
-    description="An MLflow run that carries the Dagster run's id, by dagster-mlflow; loaded only in runs that train.",
+    description="An MLflow run that carries the Dagster run's id, by dagster-mlflow; opened by the step that trains.",
 )
-def mlflow(context: dg.InitResourceContext) -> Iterator[object]:
-    """The dagster-mlflow resource, pointed at the tracking address of the settings.
-
-    A run that ends before its training step leaves its MLflow run open, and MLflow would let the next training of
-    this process write into it. So whatever is still open at the end of the Dagster run is closed as failed.
-    """
-    import mlflow as mlflow_
-    from dagster_mlflow import mlflow_tracking
-
-    home = context.resources.settings.home
-    home.mkdir(parents=True, exist_ok=True)
-    config = {**context.resource_config, "mlflow_tracking_uri": context.resources.settings.tracking_uri, "env": {}}
+def mlflow(context: dg.InitResourceContext) -> Iterator[TrainingRun]:
+    """The dagster-mlflow resource at the tracking address of the settings; what is still open at the end has failed."""
+    run = TrainingRun(context)
     try:
-        yield from mlflow_tracking.resource_fn(context.replace_config(config))
+        yield run
     finally:
-        if mlflow_.active_run() is not None:
-            mlflow_.end_run(status="FAILED")
+        run.finish("FAILED")
 
 
 def all_resources() -> dict[str, object]:

@@ -28,7 +28,7 @@ START: Position = {"revision": 0, "hash": ""}
 
 
 @dg.sensor(
-    asset_selection=dg.AssetSelection.assets(*map(assets.release_key, assets.services())),
+    asset_selection=dg.AssetSelection.assets(*map(assets.release_key, assets.names())),
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Shows every revision of the release ledger as a materialization of <service>/release.",
@@ -41,7 +41,7 @@ def release_mirror(context: dg.SensorEvaluationContext, settings: dg.ResourcePar
     events: list[dg.AssetMaterialization] = []
     try:
         with ledger.connect(settings.ledger_url, read_only=True) as connected:
-            for service in assets.services():
+            for service in assets.names():
                 last = _last_told(context, connected, service, told.get(service, START))
                 revisions = _newer(connected, service, than=last["revision"])
                 events += [materialization(revision) for revision in revisions]
