@@ -170,6 +170,14 @@ class Store:
         with self._disk_errors(), self.staging() as staging:
             return self._put_file(io.BytesIO(data), staging, name=name, allow=None)
 
+    def check(self, source: Path, *, allow: frozenset[str] | None = None) -> None:
+        """Raise what `put` would raise about the names and the content of *source*; store nothing."""
+        folder = source.is_dir() and not source.is_symlink()
+        for name in safety.walk(source) if folder else [source.name]:
+            safety.check_suffix(safety.check_path(name), allow)
+            with safety.open_regular(source / name if folder else source) as file:
+                safety.check_content(file, name=name)
+
     def path(self, digest: str) -> Path:
         """The stored file, or the folder of a tree. Does not verify. Raises NotFound."""
         folder = self._folder(digest)

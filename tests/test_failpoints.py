@@ -1,3 +1,5 @@
+"""Failpoints fire when armed, where armed, and cost nothing otherwise."""
+
 from __future__ import annotations
 
 import ast
@@ -35,17 +37,17 @@ def test_unarmed_does_nothing():
 
 
 def test_kill_at_the_second_hit():
-    """kill@2 lets the first pass through and ends the process by SIGKILL at the second."""
+    """The rule kill@2 lets the first pass through and ends the process by SIGKILL at the second."""
     done = _run(REACH_THREE_TIMES, "store.before_rename=kill@2")
     assert (done.returncode, done.stdout.split()) == (-signal.SIGKILL, ["1"])
 
 
 def test_raise_is_an_oserror_with_the_number():
-    """raise:28 and raise:ENOSPC both give OSError 28, at every hit."""
+    """The rules raise:28 and raise:ENOSPC both give OSError 28, at every hit."""
     for text in ("28", "ENOSPC"):
         with failpoints.armed(f"store.after_rename=raise:{text}"):
             for _ in range(2):
-                with pytest.raises(OSError, match="failpoint store.after_rename") as caught:
+                with pytest.raises(OSError, match=r"failpoint store\.after_rename") as caught:
                     failpoints.failpoint("store.after_rename")
                 assert caught.value.errno == 28
 
@@ -65,14 +67,14 @@ def test_raise_once_or_from_then_on():
 
 
 def test_delay_goes_on():
-    """delay waits and then returns."""
+    """A delay waits and then returns."""
     with failpoints.armed("ledger.after_begin=delay:0.001"):
         failpoints.failpoint("ledger.after_begin")
 
 
 def test_arming_ends_with_the_block():
     """After the block the place is harmless again, also when the block raised."""
-    with pytest.raises(OSError), failpoints.armed("ledger.after_begin=raise:5"):
+    with pytest.raises(OSError, match="failpoint"), failpoints.armed("ledger.after_begin=raise:5"):
         failpoints.failpoint("ledger.after_begin")
     failpoints.failpoint("ledger.after_begin")
 
