@@ -168,11 +168,3 @@ def freeze(folder: Path, out: Path, *, options: Mapping[str, Any] | None = None)
     text = yaml.safe_dump(merged.model_dump(mode="json", by_alias=True), sort_keys=True, allow_unicode=True)
     (out / FILE).write_text(text, "utf-8")
     return out
-
-
-def load_frozen(folder: Path) -> Service:
-    """The service of a config part, whose folder is named by digest. Raises Damaged if it holds none."""
-    try:
-        return parse((folder / FILE).read_text("utf-8"), where=str(folder / FILE))
-    except (OSError, UnicodeDecodeError, errors.UsageError) as error:
-        raise errors.Damaged(f"config part {folder} holds no usable {FILE}: {error}; build the bundle again") from error

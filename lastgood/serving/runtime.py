@@ -24,9 +24,12 @@ class Runtime(abc.ABC):
     """What a team writes for its service: load a bundle, answer rows.
 
     `Request` describes one row and must forbid extra fields; the worker validates with it before `predict` is called.
+    `concurrency` is how many calls of `predict` may run at once, each in a thread; more than one only pays off for code
+    that waits or leaves the interpreter lock.
     """
 
     Request: ClassVar[type[pydantic.BaseModel]]
+    concurrency: ClassVar[int] = 1
 
     @classmethod
     @abc.abstractmethod
@@ -41,6 +44,16 @@ class Runtime(abc.ABC):
     def warm_up(self) -> list[dict[str, Any]]:
         """JSON-able rows to answer before the worker reports ready, so that no user waits for lazy loading."""
 
+    def label(self, outcome: Mapping[str, Any]) -> float | None:
+        """What really happened, on the scale of `probability`, if *outcome* (fields of a feedback, scalars) says it; else None.
+
+        Raises ValueError with a message for the sender if a field that it reads is of the wrong kind.
+        """
+        value = outcome.get("label")
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            return value
+        raise ValueError("'label' must be a number")
+
 
 def load_class(config: Path, *, entry: str, digest: str) -> type[Runtime]:
     """The runtime class *entry* (`module:Class`) of the config part in folder *config*, whose digest is *digest*.
@@ -49,6 +62,7 @@ def load_class(config: Path, *, entry: str, digest: str) -> type[Runtime]:
     bundles' code cannot meet in one process. Raises Damaged if the code cannot be imported or is no runtime.
     """
     module_name, _, class_name = entry.partition(":")
+    sys.dont_write_bytecode = True  # compiled files beside the code would be a change of the stored part
     package = "lastgood_config_" + bundles.short(digest)
     if package not in sys.modules:
         root = types.ModuleType(package)

@@ -26,6 +26,9 @@ FIELDS = (*CATEGORICAL, "scheduled_departure", "plane_year", *NUMERIC)
 FEATURES = (*CATEGORICAL, "departure_min", "weekday", "plane_age", *NUMERIC)
 """What the model sees, in the order of the matrix's columns. The first three are category numbers."""
 
+LATE_MIN = 15.0
+"""A flight is late if it arrives this many minutes after its schedule, or more."""
+
 CLOCKS: dict[str, datetime.tzinfo] = {"local": zoneinfo.ZoneInfo("America/New_York"), "utc": datetime.UTC}
 """All three origins (EWR, JFK, LGA) are on New York time."""
 

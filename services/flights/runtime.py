@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,10 @@ from . import features
 from . import model as models
 
 Code = Annotated[str, pydantic.StringConstraints(min_length=1, max_length=8, pattern=r"^[A-Z0-9]+$")]
+
+
+EARLIEST = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+LATEST = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 
 
 def number(low: float, high: float) -> Any:
@@ -33,7 +38,7 @@ class Flight(pydantic.BaseModel):
     """Airport of departure: EWR, JFK or LGA."""
     dest: Code
     """Airport of arrival."""
-    scheduled_departure: pydantic.AwareDatetime
+    scheduled_departure: Annotated[pydantic.AwareDatetime, pydantic.Field(ge=EARLIEST, le=LATEST)]
     """RFC 3339 with offset; the moment counts, not the offset it is written in."""
     distance: Annotated[float, number(1, 20_000)]
     """Miles."""
@@ -86,6 +91,17 @@ class Runtime(runtime.Runtime):
         columns = {name: [getattr(row, name) for row in rows] for name in features.FIELDS}
         probability = self._model.probability(columns, departure_clock=self._options.departure_clock).tolist()
         return [{"probability": value, "late": value >= self._options.late_from} for value in probability]
+
+    def label(self, outcome: Mapping[str, Any]) -> float | None:
+        """1.0 for late, 0.0 for not: from `late` (true or false) or `arr_delay_min` (minutes, negative if early)."""
+        late, delay = outcome.get("late"), outcome.get("arr_delay_min")
+        if late is not None and not isinstance(late, bool):
+            raise ValueError("'late' must be true or false")
+        if delay is not None and (isinstance(delay, bool) or not isinstance(delay, int | float)):
+            raise ValueError("'arr_delay_min' must be a number of minutes")
+        if late is None and delay is not None:
+            late = delay >= features.LATE_MIN
+        return None if late is None else float(late)
 
     def warm_up(self) -> list[dict[str, Any]]:
         """A flight with everything known and one with nothing known but what must be."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lastgood import errors
+from lastgood import artifacts, errors
 
 from . import features
 from . import model as models
@@ -45,11 +45,12 @@ def fit(train: pd.DataFrame, params: Mapping[str, Any]) -> models.Model:
 
 
 def save(fitted: models.Model, folder: Path) -> Path:
-    """Write the model folder (model.skops, model.json) and return it. Never pickle."""
+    """Write the model folder (model.skops, model.json) and return it. The same model gives the same bytes; never pickle."""
     import skops.io
 
     folder.mkdir(parents=True, exist_ok=True)
     skops.io.dump(fitted.estimator, folder / models.WEIGHTS)
+    artifacts.normalise_skops(folder / models.WEIGHTS)
     (folder / models.INFO).write_text(json.dumps(dict(fitted.info), indent=1, sort_keys=True) + "\n", "utf-8")
     return folder
 

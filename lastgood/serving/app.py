@@ -1,0 +1,324 @@
+"""The HTTP face of a worker: one bundle, strict input, and an answer that says which bundle gave it.
+
+The application is given a loaded bundle and its logs; loading and processes are `worker`'s matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import fastapi
+import pydantic
+import pydantic_core
+from fastapi import responses
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lastgood import bundle as bundles
+from lastgood import service as services
+from lastgood.serving import feedback, inference_log, metrics, openapi, runtime, segments
+
+_logger = logging.getLogger(__name__)
+_REQUEST_ID = re.compile(feedback.REQUEST_ID)
+_SHADOW_HOST = re.compile(r"-shadow(:\d+)?$")
+_PROBLEMS = 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A bundle that is verified and loaded. `notes` is for people: what differs from the environment it was made for."""
+
+    bundle: bundles.Bundle
+    service: services.Service
+    runtime: runtime.Runtime
+    started: str
+    notes: tuple[str, ...] = ()
+
+    def identity(self) -> dict[str, str]:
+        """What every prediction names: the bundle, and the digests of its model and configuration where it has them."""
+        parts = {name: part.digest for name, part in self.bundle.parts.items() if name in ("model", "config")}
+        return {"bundle": self.bundle.id, **parts}
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Worker:
+    """What the routes share."""
+
+    loaded: Loaded
+    identity: dict[str, str]
+    rows: pydantic.TypeAdapter[Any]
+    outcomes: pydantic.TypeAdapter[Any]
+    predictions_log: segments.SegmentLog
+    feedback_log: segments.SegmentLog
+    metrics: metrics.Metrics
+    clock: Callable[[], float]
+    threads: concurrent.futures.ThreadPoolExecutor
+    ready: bool = False
+
+
+class Refused(Exception):
+    """The request cannot be answered as it is; *problems* name row and field where known."""
+
+    def __init__(self, status: int, message: str, *, problems: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.problems = list(problems)
+
+
+def create(
+    loaded: Loaded,
+    *,
+    predictions_log: segments.SegmentLog,
+    feedback_log: segments.SegmentLog,
+    clock: Callable[[], float] = time.time,
+    on_failed_warm_up: Callable[[], None] = lambda: None,
+) -> ASGIApp:
+    """The ASGI application of *loaded*. It starts and closes the two logs with its lifespan.
+
+    Ready after the warm-up was answered; if that fails, *on_failed_warm_up* is called and it never gets ready.
+    """
+    logs = {inference_log.PREDICTIONS: predictions_log, inference_log.FEEDBACK: feedback_log}
+    worker = _Worker(
+        loaded=loaded,
+        identity=loaded.identity(),
+        rows=_rows_adapter(loaded.runtime.Request),
+        outcomes=_rows_adapter(feedback.Feedback),
+        predictions_log=predictions_log,
+        feedback_log=feedback_log,
+        metrics=metrics.Metrics(service=loaded.service.service, bundle=loaded.bundle.id, logs=logs),
+        clock=clock,
+        threads=concurrent.futures.ThreadPoolExecutor(loaded.runtime.concurrency, thread_name_prefix="predict"),
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
+        for log in logs.values():
+            log.start()
+        warming = asyncio.create_task(_warm_up(worker, on_failed_warm_up))
+        try:
+            yield
+        finally:
+            await warming
+            worker.threads.shutdown()
+            for log in logs.values():
+                log.close()
+
+    app = fastapi.FastAPI(title=loaded.service.service, description=loaded.service.description, version=bundles.short(loaded.bundle.id),
+                          lifespan=lifespan, docs_url=None, redoc_url=None)  # fmt: skip
+    _add_routes(app, worker)
+    return _Envelope(app, worker)
+
+
+def _add_routes(app: fastapi.FastAPI, worker: _Worker) -> None:
+    row = worker.loaded.runtime.Request
+    batch = worker.loaded.service.serving.max_batch
+
+    @app.post("/predict", openapi_extra=openapi.body(row, max_rows=batch), responses=openapi.ANSWERS)
+    async def predict(request: fastapi.Request) -> responses.Response:
+        """Answer one row, or up to the batch limit of rows as `{"rows": [...]}`; both get a list of predictions."""
+        return await _predict(worker, request)
+
+    @app.post("/feedback", openapi_extra=openapi.body(feedback.Feedback, max_rows=batch), responses=openapi.ANSWERS)
+    async def take_feedback(request: fastapi.Request) -> responses.Response:
+        """Take the outcome of a row, or of several as `{"rows": [...]}`. Sending it again does no harm; the last one holds."""
+        return await _take_feedback(worker, request)
+
+    @app.get("/healthz")
+    async def healthz() -> responses.Response:
+        """The process lives."""
+        return _json(200, {"ok": True, "bundle": worker.loaded.bundle.id})
+
+    @app.get("/readyz", responses={503: {"description": "not ready yet"}})
+    async def readyz() -> responses.Response:
+        """Whether requests should be sent here, and what this worker serves."""
+        return _json(200 if worker.ready else 503, _about(worker))
+
+    @app.get("/metrics")
+    async def show_metrics() -> responses.Response:
+        """Counters for Prometheus."""
+        return responses.Response(worker.metrics.text(), media_type=metrics.CONTENT_TYPE)
+
+    @app.exception_handler(Refused)
+    async def refused(_: fastapi.Request, error: Exception) -> responses.Response:
+        if not isinstance(error, Refused):
+            raise error
+        return _json(error.status, {"error": error.message, **({"problems": error.problems} if error.problems else {})})
+
+    openapi.lift_schemas(app, [row, feedback.Feedback])
+
+
+async def _predict(worker: _Worker, request: fastapi.Request) -> responses.Response:
+    if not worker.ready:
+        raise Refused(503, "not ready: the warm-up has not been answered yet; see /readyz and ask again")
+    body = await _body(request, worker.loaded.service.serving.max_body_bytes)
+    at, began = worker.clock(), time.perf_counter()
+    rows = _parse(body, worker.rows, max_rows=worker.loaded.service.serving.max_batch)
+    outputs = await asyncio.get_running_loop().run_in_executor(worker.threads, worker.loaded.runtime.predict, rows)
+    request_id = request.scope["state"]["request_id"]
+    answer = json.dumps({"request_id": request_id, **worker.identity, "predictions": outputs}, allow_nan=False).encode()
+    latency_us = round((time.perf_counter() - began) * 1e6)
+    shadow = _SHADOW_HOST.search(request.headers.get("host", "")) is not None
+    answered = inference_log.Answered(
+        request_id=request_id, at=at, bundle=worker.loaded.bundle.id, arm=_arm(request), shadow=shadow,
+        latency_us=latency_us, rows=rows, outputs=outputs,
+    )  # fmt: skip
+    worker.predictions_log.append(answered.as_rows())
+    worker.metrics.predictions(len(rows), shadow=shadow)
+    return responses.Response(answer, media_type="application/json")
+
+
+async def _take_feedback(worker: _Worker, request: fastapi.Request) -> responses.Response:
+    body = await _body(request, worker.loaded.service.serving.max_body_bytes)
+    given: list[feedback.Feedback] = _parse(body, worker.outcomes, max_rows=worker.loaded.service.serving.max_batch)
+    at = worker.clock()
+    rows = []
+    for number, one in enumerate(given):
+        try:
+            label = feedback.check_label(worker.loaded.runtime.label(one.outcome))
+        except ValueError as error:
+            raise Refused(422, f"row {number}: {error}; correct it", problems=[{"row": number, "problem": str(error)}]) from error
+        rows.append(one.as_row(at=at, label=label))
+    worker.feedback_log.append(rows)
+    return _json(202, {"accepted": len(rows)})
+
+
+async def _warm_up(worker: _Worker, on_failed: Callable[[], None]) -> None:
+    """Answer the runtime's own rows once, as a request would be, so that no user waits for lazy imports."""
+
+    def answer() -> None:
+        rows = worker.rows.validate_json(json.dumps({"rows": worker.loaded.runtime.warm_up()})).rows
+        json.dumps(worker.loaded.runtime.predict(rows), allow_nan=False)
+
+    try:
+        await asyncio.get_running_loop().run_in_executor(worker.threads, answer)
+    except Exception:  # a team's code may raise anything
+        _logger.exception("the warm-up of bundle %s failed; it cannot serve", worker.loaded.bundle.id)
+        on_failed()
+    else:
+        worker.metrics.ready()
+        worker.ready = True
+
+
+def _about(worker: _Worker) -> dict[str, Any]:
+    loaded = worker.loaded
+    return {
+        "ready": worker.ready,
+        "service": loaded.service.service,
+        "bundle": loaded.bundle.id,
+        "parts": {name: part.digest for name, part in loaded.bundle.parts.items()},
+        "started": loaded.started,
+        "notes": list(loaded.notes),
+    }
+
+
+async def _body(request: fastapi.Request, limit: int) -> bytes:
+    """The request's body. Raises Refused (413) as soon as it is known to be longer than *limit* bytes."""
+    declared = request.headers.get("content-length", "")
+    received = bytearray()
+    if not (declared.isdecimal() and int(declared[:20]) > limit):
+        async for chunk in request.stream():
+            received += chunk
+            if len(received) > limit:
+                break
+        else:
+            return bytes(received)
+    raise Refused(413, f"the body is longer than {limit} bytes; send fewer rows at a time")
+
+
+def _rows_adapter(row: type[pydantic.BaseModel]) -> pydantic.TypeAdapter[Any]:
+    """Reads `{"rows": [...]}`; a single row is put into that form before."""
+    rows: Any = Annotated[list[row], pydantic.Field(min_length=1)]  # type: ignore[valid-type]
+    model = pydantic.create_model("Rows", __config__=pydantic.ConfigDict(extra="forbid"), rows=(rows, ...))
+    return pydantic.TypeAdapter(model)
+
+
+def _parse(body: bytes, adapter: pydantic.TypeAdapter[Any], *, max_rows: int) -> list[Any]:
+    """The checked rows of *body*. Raises Refused (422) naming row and field."""
+    # A row on its own starts like a batch of one; looking for the key in the parsed value is exact, and costs microseconds.
+    try:
+        value = pydantic_core.from_json(body)
+    except ValueError as error:
+        raise Refused(422, f'the body is not JSON: {error}; send one row, or {{"rows": [...]}}') from error
+    if not isinstance(value, dict):
+        raise Refused(422, 'the body is no JSON object; send one row, or {"rows": [...]}')
+    single = "rows" not in value
+    if not single and isinstance(value["rows"], list) and len(value["rows"]) > max_rows:
+        raise Refused(422, f"{len(value['rows'])} rows are more than the {max_rows} of one request; send several requests")
+    try:
+        checked = adapter.validate_json(b'{"rows":[' + body + b"]}" if single else body)
+    except pydantic.ValidationError as error:
+        problems = [_problem(item) for item in error.errors(include_url=False, include_context=False, include_input=False)[:_PROBLEMS]]
+        raise Refused(422, f"{_sentence(problems[0])}; {error.error_count()} in all, correct them", problems=problems) from error
+    return list(checked.rows)
+
+
+def _problem(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Row, field and what is wrong there; without the value, which may be personal or huge."""
+    where = list(item["loc"])
+    row = where[1] if len(where) > 1 and where[0] == "rows" else None
+    field = ".".join(str(step) for step in (where[2:] if row is not None else where)) or None
+    return {"row": row, "field": field and field[:200], "problem": item["msg"]}
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    where = [f"row {problem['row']}" if problem["row"] is not None else "", f"field {problem['field']!r}" if problem["field"] else ""]
+    return f"{', '.join(part for part in where if part) or 'the body'}: {problem['problem']}"
+
+
+def _arm(request: fastapi.Request) -> str | None:
+    arm = request.headers.get("x-lastgood-arm")
+    return arm if arm in ("stable", "candidate", "debug") else None
+
+
+def _json(status: int, value: Any) -> responses.Response:
+    return responses.Response(json.dumps(value).encode(), status_code=status, media_type="application/json")
+
+
+class _Envelope:
+    """Around everything, also around failures: names the bundle and the request in each answer, and counts it."""
+
+    def __init__(self, app: ASGIApp, worker: _Worker) -> None:
+        self._app = app
+        self._worker = worker
+        self._bundle = (b"x-lastgood-bundle", worker.loaded.bundle.id.encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        headers = [self._bundle, (b"x-request-id", request_id.encode())]
+        code = 500
+
+        async def enveloped(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+                message["headers"] = [*message.get("headers", ()), *headers]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, enveloped)
+        finally:
+            self._worker.metrics.request(path=scope["path"], code=code, seconds=time.perf_counter() - began)
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            text = value.decode("latin-1")
+            if _REQUEST_ID.match(text):
+                return str(text)
+    return str(uuid.uuid4())

@@ -1,0 +1,180 @@
+"""What was asked and answered, by which bundle: the predictions log, and how it is joined with what really happened.
+
+Every answered row is one row here. A mirrored request has the same request id as the one it copies, so two bundles are
+compared on the same rows. A request that a client sends twice under one id counts once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pydantic
+
+from lastgood.serving import segments
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PREDICTIONS = "predictions"
+FEEDBACK = "feedback"
+FEATURE = "feature_"
+"""Prefix of the columns that hold the fields of a request."""
+
+_IDENTITY = ("request_id", "row", "bundle", "shadow")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """One request as it was answered. `at` in Unix seconds, `latency_us` from the whole body's arrival to the answer."""
+
+    request_id: str
+    at: float
+    bundle: str
+    arm: str | None
+    shadow: bool
+    latency_us: int
+    rows: Sequence[pydantic.BaseModel]
+    outputs: Sequence[Mapping[str, Any]]
+
+    def as_rows(self) -> list[segments.Row]:
+        """One row for the log for each row of the request."""
+        at = round(self.at * 1e6)
+        return [(at, number, self, row, output) for number, (row, output) in enumerate(zip(self.rows, self.outputs, strict=True))]
+
+
+def table_maker(request: type[pydantic.BaseModel]) -> Callable[[Sequence[segments.Row]], pa.Table]:
+    """A function that turns rows of `Answered.as_rows` into a table with a typed column for each field of *request*."""
+    import pyarrow as pa
+
+    fields = {name: arrow_type(field.annotation) for name, field in request.model_fields.items()}
+
+    def to_table(rows: Sequence[segments.Row]) -> pa.Table:
+        asked: list[Answered] = [row[2] for row in rows]
+        outputs: list[Mapping[str, Any]] = [row[4] for row in rows]
+        columns = {
+            "at": pa.array([row[0] for row in rows], pa.int64()).cast(pa.timestamp("us", tz="UTC")),
+            "request_id": pa.array([one.request_id for one in asked], pa.string()),
+            "row": pa.array([row[1] for row in rows], pa.int32()),
+            "bundle": pa.array([one.bundle for one in asked], pa.string()),
+            "arm": pa.array([one.arm for one in asked], pa.string()),
+            "shadow": pa.array([one.shadow for one in asked], pa.bool_()),
+            "latency_us": pa.array([one.latency_us for one in asked], pa.int64()),
+            "probability": pa.array([_probability(output) for output in outputs], pa.float64()),
+            "output": pa.array([json.dumps(output) for output in outputs], pa.string()),
+        }
+        for name, kind in fields.items():
+            values = [getattr(row[3], name) for row in rows]
+            columns[FEATURE + name] = pa.array(values, kind) if kind is not None else pa.array([_as_json(v) for v in values], pa.string())
+        return pa.table(columns)
+
+    return to_table
+
+
+def arrow_type(annotation: Any) -> pa.DataType | None:
+    """The column type of a request field; None if only JSON text can hold it."""
+    import pyarrow as pa
+
+    simple: dict[Any, pa.DataType] = {
+        bool: pa.bool_(),
+        int: pa.int64(),
+        float: pa.float64(),
+        str: pa.string(),
+        datetime.datetime: pa.timestamp("us", tz="UTC"),
+        datetime.date: pa.date32(),
+    }
+    if typing.get_origin(annotation) is typing.Annotated:
+        return arrow_type(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        rest = [arg for arg in typing.get_args(annotation) if arg is not type(None)]
+        return arrow_type(rest[0]) if len(rest) == 1 else None
+    if annotation is pydantic.AwareDatetime:
+        return simple[datetime.datetime]
+    return simple.get(annotation)
+
+
+def read_predictions(folder: Path, *, since: float, until: float, columns: Collection[str] | None = None) -> pa.Table | None:
+    """Answered rows with *since* <= `at` < *until* (Unix seconds), oldest first; None if there are none.
+
+    *folder* is `settings.inference(service)`. *columns* besides `at`: request_id, row, bundle, arm, shadow, latency_us,
+    probability, output (JSON) and `feature_<field>` for each field of a request. None means all.
+    """
+    return segments.read(folder / PREDICTIONS, since=since, until=until, columns=columns)
+
+
+def read_feedback(folder: Path, *, since: float = -math.inf, until: float = math.inf) -> pa.Table | None:
+    """Feedback that arrived in the window: at, request_id, row, label (or null), outcome (JSON); None if there is none."""
+    return segments.read(folder / FEEDBACK, since=since, until=until)
+
+
+def labelled(folder: Path, *, since: float, until: float, columns: Collection[str] | None = None) -> pa.Table | None:
+    """Predictions of the window whose outcome is known by now, oldest first, with `label` and `label_at`; None if there are none.
+
+    A row answered twice by one bundle under one request id counts once, and so does a label sent twice: the last one holds.
+    """
+    import pyarrow.compute as pc
+
+    wanted = None if columns is None else {*columns, *_IDENTITY}
+    answers = read_predictions(folder, since=since, until=until, columns=wanted)
+    told = read_feedback(folder, since=since)
+    if answers is None or told is None:
+        return None
+    labels = _last(told.filter(pc.is_valid(told["label"])), ["request_id", "row"])
+    labels = labels.select(["request_id", "row", "label", "at"]).rename_columns(["request_id", "row", "label", "label_at"])
+    joined = _last(answers, list(_IDENTITY)).join(labels, keys=["request_id", "row"], join_type="inner", use_threads=False)
+    return joined.sort_by("at") if joined.num_rows else None
+
+
+def quality(table: pa.Table) -> list[dict[str, Any]]:
+    """For each (bundle, shadow) in a `labelled` table of 0/1 labels: n, label_rate, brier, and auc where both labels occur."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    found = []
+    for key in table.group_by(["bundle", "shadow"], use_threads=False).aggregate([]).to_pylist():
+        rows = table.filter(pc.and_(pc.equal(table["bundle"], key["bundle"]), pc.equal(table["shadow"], key["shadow"])))
+        rows = rows.filter(pc.is_valid(rows["probability"]))
+        if not rows.num_rows:
+            continue
+        label, probability = rows["label"].to_numpy(), rows["probability"].to_numpy()
+        scores = {"n": len(label), "label_rate": float(label.mean()), "brier": float(np.mean((probability - label) ** 2))}
+        found.append({**key, **scores, "auc": _auc(label > 0.5, probability)})
+    return found
+
+
+def _auc(positive: Any, score: Any) -> float | None:
+    """Area under the ROC curve as the Mann-Whitney statistic, ties counted half; None if all labels are alike."""
+    import numpy as np
+
+    ones = int(positive.sum())
+    zeros = len(positive) - ones
+    if not ones or not zeros:
+        return None
+    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return float((ranks[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
+
+
+def _last(table: pa.Table, keys: list[str]) -> pa.Table:
+    """The last row of each combination of *keys* in the order of *table*."""
+    import pyarrow as pa
+
+    numbered = table.append_column("_position", pa.array(range(table.num_rows), pa.int64()))
+    last = numbered.group_by(keys, use_threads=False).aggregate([("_position", "max")])["_position_max"]
+    return table.take(last)
+
+
+def _probability(output: Mapping[str, Any]) -> float | None:
+    value = output.get("probability")
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _as_json(value: Any) -> str:
+    return pydantic.TypeAdapter(Any).dump_json(value).decode()

@@ -1,0 +1,81 @@
+"""What a worker counts, for Prometheus: few labels, each with few values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+
+import prometheus_client as prometheus
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from lastgood import bundle as bundles
+from lastgood.serving import segments
+
+CONTENT_TYPE = prometheus.CONTENT_TYPE_LATEST
+ROUTES = ("/predict", "/feedback", "/healthz", "/readyz", "/metrics")
+_BUCKETS_S = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The counters of one worker, in a registry of its own."""
+
+    def __init__(self, *, service: str, bundle: str, logs: Mapping[str, segments.SegmentLog]) -> None:
+        self._registry = prometheus.CollectorRegistry()
+        self._requests = prometheus.Counter(
+            "lastgood_requests", "Answered requests by route and status code.", ["route", "code"], registry=self._registry
+        )
+        self._seconds = prometheus.Histogram(
+            "lastgood_request_seconds", "Seconds from a request's head to the end of its answer.", ["route"],
+            buckets=_BUCKETS_S, registry=self._registry,
+        )  # fmt: skip
+        self._predictions = prometheus.Counter("lastgood_predictions", "Predicted rows.", ["shadow"], registry=self._registry)
+        self._ready = prometheus.Gauge("lastgood_ready", "1 once the warm-up was answered.", registry=self._registry)
+        build = prometheus.Gauge(
+            "lastgood_build_info", "Always 1; what this worker serves.", ["service", "bundle", "version"], registry=self._registry
+        )
+        build.labels(service, bundles.short(bundle), _version()).set(1)
+        self._registry.register(_Logs(logs))
+
+    def request(self, *, path: str, code: int, seconds: float) -> None:
+        """Count one answered request; unknown paths share one label."""
+        route = path if path in ROUTES else "other"
+        self._requests.labels(route, str(code)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def predictions(self, rows: int, *, shadow: bool) -> None:
+        """Count predicted rows."""
+        self._predictions.labels(str(shadow).lower()).inc(rows)
+
+    def ready(self) -> None:
+        """The warm-up was answered."""
+        self._ready.set(1)
+
+    def text(self) -> bytes:
+        """The exposition text."""
+        return prometheus.generate_latest(self._registry)
+
+
+class _Logs(Collector):
+    """The logs' own counts, read when asked."""
+
+    def __init__(self, logs: Mapping[str, segments.SegmentLog]) -> None:
+        self._logs = logs
+
+    def collect(self) -> Iterable[Metric]:
+        written = CounterMetricFamily("lastgood_log_rows_written", "Rows on disk.", labels=["log"])
+        lost = CounterMetricFamily("lastgood_log_rows_lost", "Rows that the disk refused for too long.", labels=["log"])
+        failures = CounterMetricFamily("lastgood_log_write_failures", "Failed attempts to write or tidy up.", labels=["log"])
+        waiting = GaugeMetricFamily("lastgood_log_rows_waiting", "Rows in memory, not on disk yet.", labels=["log"])
+        for name, log in self._logs.items():
+            stats = log.stats()
+            for metric, value in ((written, stats.written), (lost, stats.lost), (failures, stats.failures), (waiting, stats.waiting)):
+                metric.add_metric([name], value)
+        return [written, lost, failures, waiting]
+
+
+def _version() -> str:
+    try:
+        return metadata.version("lastgood")
+    except metadata.PackageNotFoundError:
+        return "source"

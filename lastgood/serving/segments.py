@@ -1,0 +1,379 @@
+"""An append-only log of rows in Parquet segments: bounded loss, nothing half-written, readable while it grows.
+
+    <folder>/dt=2013-03-01/<writer>.00000001-00000001.parquet   written every half `flush_s`
+    <folder>/dt=2013-03-01/<writer>.00000001-00000120.parquet   several of one writer merged; the parts go a moment later
+    <folder>/.writers/<writer>.lock                             held while the writer lives
+
+A segment appears by one rename after its bytes are on disk. A segment whose range of numbers lies inside another's of
+the same writer is a left-over and not read, so a kill between merging and removing doubles nothing. The segments of a
+writer that died (its lock is free) are merged by the next one that starts.
+
+Only standard columns are known here: `at` (UTC, microseconds) in every row. Which others there are is the caller's matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import functools
+import itertools
+import logging
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lastgood import errors
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Row = tuple[Any, ...]
+"""One row to be written; its first item is the time, in microseconds since 1970, UTC."""
+
+MERGE_EVERY_S = 60.0
+"""Seconds between merges of the day's segments into one, until that one holds enough rows."""
+MAX_WAITING = 20_000
+"""Rows kept in memory while the disk refuses them (about 20 MB); older ones are lost then, and counted."""
+_EXPIRE_EVERY_S = 3600.0
+_READ_ATTEMPTS = 8
+_logger = logging.getLogger(__name__)
+_NAME = re.compile(r"(?P<writer>[a-z0-9-]+)\.(?P<first>\d{8})-(?P<last>\d{8})\.parquet")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """Counts of one log since its start, in rows; `failures` in attempts."""
+
+    written: int = 0
+    lost: int = 0
+    waiting: int = 0
+    failures: int = 0
+
+
+class SegmentLog:
+    """Takes rows from any thread without waiting and writes them from a thread of its own.
+
+    *to_table* turns rows into a table. Nothing here ever raises into the caller: a row that cannot be kept is counted.
+    A kill -9 loses what is younger than *flush_s* seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        to_table: Callable[[Sequence[Row]], pa.Table],
+        flush_s: float,
+        segment_rows: int,
+        keep_days: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.folder = folder
+        self.writer = f"{name}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._to_table = to_table
+        self._pause_s = flush_s / 2  # the other half is for writing
+        self._segment_rows = segment_rows
+        self._keep_days = keep_days
+        self._clock = clock
+        self._guard = threading.Lock()
+        self._rows: list[Row] = []
+        self._written = self._lost = self._failures = self._sequence = 0
+        self._open: dict[str, list[_Segment]] = defaultdict(list)
+        self._merged_at = self._expired_at = clock()
+        self._left_over: list[Path] = []
+        self._lock_file: int | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"log-{folder.name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Hand over *rows*; returns at once."""
+        with self._guard:
+            self._rows.extend(rows)
+
+    def stats(self) -> Stats:
+        """The counts as they are now."""
+        with self._guard:
+            return Stats(written=self._written, lost=self._lost, waiting=len(self._rows), failures=self._failures)
+
+    def close(self) -> None:
+        """Write what waits and end the thread; rows that the disk refuses now are lost."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.flush()
+        with self._guard:
+            self._lost += len(self._rows)
+            self._rows = []
+        if self._lock_file is not None:
+            os.close(self._lock_file)  # the file stays, so that the next writer merges what this one leaves
+            self._lock_file = None
+
+    def flush(self) -> None:
+        """Write what waits, one segment for each day; keeps what the disk refuses for the next time."""
+        with self._guard:
+            rows, self._rows = self._rows, []
+        for day, of_day in _by_day(rows).items():
+            try:
+                self._write(day, of_day)
+            except OSError as error:
+                self._keep(of_day, error)
+            except Exception:  # rows come from a team's code; one odd value must not end the log
+                _logger.exception("%d rows of log %s are lost", len(of_day), self.folder)
+                with self._guard:
+                    self._lost += len(of_day)
+                    self._failures += 1
+            else:
+                with self._guard:
+                    self._written += len(of_day)
+
+    def _run(self) -> None:
+        self._guarded(self._register)
+        self._guarded(self._adopt)
+        self._guarded(self._expire)
+        while not self._stop.wait(self._pause_s):
+            self._guarded(self._remove_left_over)
+            self.flush()
+            if self._clock() - self._merged_at >= MERGE_EVERY_S:
+                self._guarded(self._merge)
+            if self._clock() - self._expired_at >= _EXPIRE_EVERY_S:
+                self._guarded(self._expire)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Housekeeping that fails is tried again later and never ends the log."""
+        try:
+            step()
+        except Exception:  # for example a disk that is full or gone, or a segment that somebody damaged
+            _logger.exception("housekeeping of log %s failed; it is tried again", self.folder)
+            with self._guard:
+                self._failures += 1
+
+    def _keep(self, rows: list[Row], error: OSError) -> None:
+        with self._guard:
+            self._failures += 1
+            self._rows = rows + self._rows
+            surplus = max(0, len(self._rows) - MAX_WAITING)
+            self._lost += surplus
+            self._rows = self._rows[surplus:]
+        _logger.warning(
+            "log %s cannot be written: %s; answers go on, %d rows wait in memory; make room there", self.folder, error, len(self._rows)
+        )
+
+    def _register(self) -> None:
+        """Hold this writer's lock, which says that it lives."""
+        if self._lock_file is not None:
+            return
+        folder = self.folder / ".writers"
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / f"{self.writer}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        self._lock_file = handle
+
+    def _write(self, day: str, rows: list[Row]) -> None:
+        self._register()
+        number = self._sequence + 1
+        write_segment(self._to_table(rows), self.folder / day, name=segment_name(self.writer, number, number))
+        self._sequence = number
+        self._open[day].append(_Segment(number, number, len(rows)))
+
+    def _merge(self) -> None:
+        self._merged_at = self._clock()
+        for day in list(self._open):
+            merged = self._merge_into_one(self.folder / day, self.writer, self._open[day])
+            if merged.rows >= self._segment_rows or day < day_name(self._merged_at):
+                del self._open[day]
+            else:
+                self._open[day] = [merged]
+
+    def _merge_into_one(self, folder: Path, writer: str, segments: Sequence[_Segment]) -> _Segment:
+        """One segment in place of *segments*, which are in order; the parts are removed at the next turn."""
+        whole = _Segment(segments[0].first, segments[-1].last, sum(segment.rows for segment in segments))
+        if len(segments) > 1:
+            files = [folder / segment_name(writer, segment.first, segment.last) for segment in segments]
+            write_segment(_read(files, None), folder, name=segment_name(writer, whole.first, whole.last))
+            self._left_over += files
+        return whole
+
+    def _remove_left_over(self) -> None:
+        # A turn later than the merge: a reader that lists the folder meanwhile sees the old or the new, or both.
+        files, self._left_over = self._left_over, []
+        for file in files:
+            file.unlink(missing_ok=True)
+
+    def _adopt(self) -> None:
+        """Merge what dead writers left, and forget them."""
+        for lock in sorted((self.folder / ".writers").glob("*.lock")):
+            self._guarded(functools.partial(self._adopt_one, lock))
+
+    def _adopt_one(self, lock: Path) -> None:
+        handle = os.open(lock, os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)  # it lives
+            return
+        try:
+            for folder in sorted(self.folder.glob("dt=*")):
+                self._merge_dead(folder, lock.stem)
+            lock.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
+    def _merge_dead(self, folder: Path, writer: str) -> None:
+        names = {path.name for path in folder.iterdir() if path.name.lstrip(".").startswith(f"{writer}.")}
+        current = _current(names)
+        for name in names - current.keys():
+            (folder / name).unlink(missing_ok=True)
+        segments = [_Segment(first, last, _rows(folder / name)) for first, last, name in sorted(current.values())]
+        # A merge covers a range without holes, so it takes everything from the first unfinished one on.
+        unfinished = list(itertools.dropwhile(lambda segment: segment.rows >= self._segment_rows, segments))
+        if unfinished:
+            self._merge_into_one(folder, writer, unfinished)
+
+    def _expire(self) -> None:
+        self._expired_at = self._clock()
+        oldest = datetime.datetime.fromtimestamp(self._expired_at - self._keep_days * 86_400, datetime.UTC)
+        for folder in self.folder.glob("dt=*"):
+            if folder.name < day_name(oldest.timestamp()):
+                shutil.rmtree(folder)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Segment:
+    """Numbers *first* to *last* of a writer, in one file."""
+
+    first: int
+    last: int
+    rows: int
+
+
+def write_segment(table: pa.Table, folder: Path, *, name: str) -> None:
+    """Make *table* the segment *name*: whole and on disk, or not there. Raises OSError."""
+    import pyarrow.parquet as pq
+
+    target, staged = folder / name, folder / f".{name}.tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with staged.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        staged.rename(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            staged.unlink()
+        raise
+    _sync(folder)
+
+
+def read(folder: Path, *, since: float, until: float, columns: Collection[str] | None = None) -> pa.Table | None:
+    """Rows with *since* <= `at` < *until* (Unix seconds), oldest first; None if there are none.
+
+    Columns that a segment lacks are null, so bundles with other fields can be read together. May run while the log is written.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    days = [path for path in sorted(folder.glob("dt=*")) if day_name(since) <= path.name <= day_name(until)]
+    tables = [table for table in (_read_day(path, columns) for path in days) if table is not None]
+    if not tables:
+        return None
+    whole = pa.concat_tables(tables, promote_options="permissive")
+    bounds = [pa.scalar(round(moment * 1e6), pa.int64()).cast(whole["at"].type) for moment in (since, until)]
+    whole = whole.filter(pc.and_(pc.greater_equal(whole["at"], bounds[0]), pc.less(whole["at"], bounds[1])))
+    return whole.sort_by("at") if whole.num_rows else None
+
+
+def day_name(moment: float) -> str:
+    """The folder of the UTC day of *moment* (Unix seconds); years beyond 1 to 9999 are cut to those."""
+    low, high = -62_135_596_800.0, 253_402_300_799.0
+    return datetime.datetime.fromtimestamp(min(max(moment, low), high), datetime.UTC).strftime("dt=%Y-%m-%d")
+
+
+def segment_name(writer: str, first: int, last: int) -> str:
+    """The file name of numbers *first* to *last* of *writer*."""
+    return f"{writer}.{first:08d}-{last:08d}.parquet"
+
+
+def _read_day(folder: Path, columns: Collection[str] | None) -> pa.Table | None:
+    for attempt in range(_READ_ATTEMPTS):
+        try:
+            files = sorted(folder / name for name in _current(path.name for path in folder.iterdir()))
+            return _read(files, columns) if files else None
+        except FileNotFoundError:  # merged or expired since the folder was listed
+            if attempt == _READ_ATTEMPTS - 1:
+                raise
+    return None
+
+
+def _current(names: Iterable[str]) -> dict[str, tuple[int, int, str]]:
+    """The segments among *names* that no other one contains: first and last number, and name, by name."""
+    by_writer: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
+    for found in map(_NAME.fullmatch, names):
+        if found:
+            by_writer[found["writer"]].append((int(found["first"]), int(found["last"]), found.string))
+    kept = {}
+    for segments in by_writer.values():
+        reach = 0
+        for first, last, name in sorted(segments, key=lambda item: (item[0], -item[1])):
+            if last > reach:
+                kept[name] = (first, last, name)
+                reach = last
+    return kept
+
+
+def _rows(path: Path) -> int:
+    import pyarrow.parquet as pq
+
+    with path.open("rb") as file, _damage_named(path):
+        return int(pq.ParquetFile(file).metadata.num_rows)
+
+
+def _read(files: Sequence[Path], columns: Collection[str] | None) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for path in files:
+        with path.open("rb") as file, _damage_named(path):
+            segment = pq.ParquetFile(file)
+            names = segment.schema_arrow.names
+            tables.append(segment.read(columns=None if columns is None else [name for name in names if name in columns or name == "at"]))
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise errors.Damaged(f"log segment {path} cannot be read: {error}; move it out of its folder to read the rest") from error
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _by_day(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    days: dict[str, list[Row]] = {}
+    for row in rows:
+        days.setdefault(day_name(row[0] / 1e6), []).append(row)
+    return days

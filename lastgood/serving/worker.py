@@ -1,0 +1,159 @@
+"""The process that serves one bundle: `python -m lastgood.serving.worker --service S --bundle DIGEST --port P`.
+
+Everything comes from the store, by digest, and is verified byte by byte before any of it is loaded: the manifest
+itself is stored under the bundle's id, so neither the ledger nor the project's `services/` folder is needed. A bundle
+that does not verify ends the process before it listens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from lastgood import artifacts, environment, errors
+from lastgood import bundle as bundles
+from lastgood import settings as settings_
+from lastgood.layers import reconcile
+from lastgood.serving import app, feedback, inference_log, runtime, segments
+
+_logger = logging.getLogger("lastgood.worker")
+
+
+def load(settings: settings_.Settings, *, service: str, bundle: str, now: float) -> app.Loaded:
+    """Verify *bundle* (full digest) and load it. Raises NotFound, Damaged or UsageError; a team's runtime may raise anything."""
+    store = artifacts.Store(settings.store)
+    found = read_manifest(store, bundle)
+    if found.service != service:
+        raise errors.UsageError(f"bundle {bundle!r} is of service {found.service!r}, not {service!r}; name the service it was built for")
+    store.verify_bundle(found, deep=True)
+    frozen = reconcile.frozen_service(found, store=store)
+    if frozen is None or frozen.service != service:
+        raise errors.Damaged(f"the config part of bundle {bundle!r} does not describe {service!r}; build the bundle again")
+    parts = {name: store.path(part.digest) for name, part in found.parts.items()}
+    cls = runtime.load_class(parts["config"], entry=frozen.runtime, digest=found.parts["config"].digest)
+    return app.Loaded(
+        bundle=found,
+        service=frozen,
+        runtime=cls.load(parts, frozen.options),
+        started=datetime.datetime.fromtimestamp(now, datetime.UTC).isoformat(timespec="milliseconds"),
+        notes=tuple(environment_notes(parts.get("environment"), settings.project / "requirements.lock")),
+    )
+
+
+def read_manifest(store: artifacts.Store, bundle: str) -> bundles.Bundle:
+    """The bundle whose manifest is stored under its own id. Raises NotFound or Damaged."""
+    store.verify(bundle, deep=True)
+    try:
+        manifest = json.loads(store.path(bundle).read_bytes())
+    except (ValueError, OSError) as error:
+        raise errors.Damaged(f"{bundle} is stored but is no manifest: {error}; name a bundle, not a part") from error
+    found = bundles.from_manifest(manifest)
+    if found.id != bundle:
+        raise errors.Damaged(f"the manifest stored as {bundle} describes {found.id}; build or import the bundle again")
+    return found
+
+
+def environment_notes(recorded: Path | None, lock: Path) -> list[str]:
+    """How the running environment differs from the recorded one, in words; a difference is told, not refused."""
+    if recorded is None:
+        return ["the bundle records no environment"]
+    try:
+        return environment.differences(environment.read(recorded), environment.describe(lock))
+    except errors.LastgoodError as error:
+        return [f"cannot compare environments: {error}"]
+
+
+def logs(settings: settings_.Settings, loaded: app.Loaded) -> tuple[segments.SegmentLog, segments.SegmentLog]:
+    """The predictions log and the feedback log of the service, not started."""
+    serving, folder = loaded.service.serving, settings.inference(loaded.service.service)
+    limits: dict[str, Any] = {
+        "name": bundles.short(loaded.bundle.id),
+        "flush_s": serving.log_flush_s,
+        "segment_rows": serving.log_segment_rows,
+        "keep_days": serving.log_keep_days,
+    }
+    to_table = inference_log.table_maker(loaded.runtime.Request)
+    return (
+        segments.SegmentLog(folder / inference_log.PREDICTIONS, to_table=to_table, **limits),
+        segments.SegmentLog(folder / inference_log.FEEDBACK, to_table=feedback.to_table, **limits),
+    )
+
+
+def serve(settings: settings_.Settings, loaded: app.Loaded, listener: socket.socket) -> int:
+    """Answer on *listener* until SIGTERM or SIGINT, finish what is in flight, write the logs. Returns the exit code."""
+    predictions_log, feedback_log = logs(settings, loaded)
+    failed = False
+
+    def give_up() -> None:
+        nonlocal failed
+        failed = server.should_exit = True
+
+    application = app.create(loaded, predictions_log=predictions_log, feedback_log=feedback_log, on_failed_warm_up=give_up)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application,
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            # Longer than a proxy keeps an idle connection (an hour), so that it is never us who close one just as it is used.
+            timeout_keep_alive=3900,
+            timeout_graceful_shutdown=round(loaded.service.traffic.timeout_s) + 1,
+        )
+    )
+    # uvicorn raises the signal again when it has shut down; a polite end is no failure.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    server.run(sockets=[listener])
+    return 1 if failed else 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet, so nobody connects before the bundle is loaded. Raises Unavailable."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise errors.Unavailable(f"cannot listen on {host}:{port}: {error.strerror}; choose another port or end what holds it") from error
+    return listener
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Load, then serve; errors go to stderr and give their exit code."""
+    parser = argparse.ArgumentParser(prog="python -m lastgood.serving.worker", description="Serve one bundle.")
+    parser.add_argument("--service", required=True)
+    parser.add_argument("--bundle", required=True, help="full digest, sha256:…")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    call = parser.parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        listener = listen(call.host, call.port)
+        settings = settings_.load()
+        loaded = load(settings, service=call.service, bundle=call.bundle, now=time.time())
+    except errors.LastgoodError as error:
+        _logger.error("worker of %r does not start: %s", call.service, error)  # noqa: TRY400  (the message says all; a traceback would hide it)
+        return error.exit_code
+    for note in loaded.notes:
+        _logger.warning("bundle %s: %s", call.bundle, note)
+    return serve(settings, loaded, listener)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
