@@ -26,8 +26,8 @@ os.environ.update(
 for name in ("LASTGOOD_HOME", "LASTGOOD_LEDGER_URL", "LASTGOOD_PROJECT", "LASTGOOD_FAILPOINTS", "DAGSTER_HOME", "MLFLOW_TRACKING_URI"):
     os.environ.pop(name, None)
 
-import hypothesis
-import pytest
+import hypothesis  # noqa: E402  # hypothesis imports numpy if it is there, and numpy reads the environment once
+import pytest  # noqa: E402
 
 CI = os.environ.get("CI") == "true"
 BUDGET = float(os.environ.get("LASTGOOD_TEST_BUDGET", "1"))

@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 MACHINE_PATHS = re.compile(r"(?<![\w.~/>})-])/(?:home|root|Users|work|tmp/[a-z])/?\w")
-INDEX_ADDRESSES = re.compile(r"https?://[^\s\"'<>)]*(?:/simple\b|pypi\.org(?!/project)|files\.pythonhosted|artifactory|nexus)", re.IGNORECASE)
+INDEX_ADDRESSES = re.compile(
+    r"https?://[^\s\"'<>)]*(?:/simple\b|pypi\.org(?!/project)|files\.pythonhosted|artifactory|nexus)", re.IGNORECASE
+)
 
 
 def _tracked(*patterns: str) -> list[Path]:
@@ -28,7 +30,9 @@ def _hits(pattern: re.Pattern[str]) -> list[str]:
             lines = path.read_text("utf-8").splitlines()
         except UnicodeDecodeError:
             continue  # a picture
-        found += [f"{path.relative_to(ROOT)}:{number}: {line.strip()[:120]}" for number, line in enumerate(lines, 1) if pattern.search(line)]
+        found += [
+            f"{path.relative_to(ROOT)}:{number}: {line.strip()[:120]}" for number, line in enumerate(lines, 1) if pattern.search(line)
+        ]
     return found
 
 
