@@ -76,7 +76,7 @@ class Workers(base.Processes):
         return {digest: (folder.endpoint(record),) for digest, record in live.items() if answers[digest].ready(digest)}
 
     def observe(self) -> base.Observed:
-        """The revision last taken over, and per bundle: pid, port, ready, restarts, uptime, memory, whether its time is over.
+        """The revision last taken over; per bundle: pid, port, ready, restarts, failures; and uptime and memory of the live ones.
 
         Remembers when a worker was seen ready, so that a slow moment later is not taken for a start that never ended.
         """
@@ -90,8 +90,13 @@ class Workers(base.Processes):
             if answers[digest].ready(digest):
                 self._where.saw_ready(digest, now=self._clock())
         known = sorted({*live, *notes.bundles})
-        workers = {digest: self._facts(digest, live.get(digest), notes, answers.get(digest)) for digest in known}
-        return base.Observed(revision=notes.revision, facts={"workers": workers, "to_kill": len(self._where.overdue(now=self._clock()))})
+        facts = {
+            "workers": {digest: self._facts(digest, live.get(digest), notes, answers.get(digest)) for digest in known},
+            "to_kill": len(self._where.overdue(now=self._clock())),
+            "uptime_s": {digest: daemon.age_s(record) for digest, record in live.items()},
+            "rss_bytes": {digest: daemon.rss_bytes(record) for digest, record in live.items()},
+        }
+        return base.Observed(revision=notes.revision, facts=facts)
 
     def _facts(self, digest: str, record: daemon.Record | None, notes: notes_.Notes, answer: readiness.Answer | None) -> dict[str, Any]:
         note = notes.bundles.get(digest, notes_.Note())
@@ -102,9 +107,7 @@ class Workers(base.Processes):
             "restarts": note.restarts,
             "failures": note.failures,
             "last_exit": note.last_exit,
-            "uptime_s": daemon.age_s(record) if record else None,
-            "rss_bytes": daemon.rss_bytes(record) if record else None,
-            "left_at": note.left,
+            "leaving": note.left is not None,
             "drained": note.left is not None and self._clock() - note.left >= self._rules.drain_s,
         }
 
@@ -113,12 +116,12 @@ class Workers(base.Processes):
         workers = observed.facts.get("workers")
         if workers is None:
             return None
-        if observed.revision is None or observed.revision < desired.revision or observed.facts.get("to_kill"):
+        if observed.revision != desired.revision or observed.facts.get("to_kill"):
             return False
         if not all(workers.get(digest, {}).get("ready") for digest in desired.warm):
             return False
         others = [facts for digest, facts in workers.items() if digest not in desired.warm]
-        return not any(facts["drained"] or facts["left_at"] is None for facts in others)
+        return not any(facts["drained"] or not facts["leaving"] for facts in others)
 
     # --- acting --------------------------------------------------------------------------------------------
 

@@ -1,0 +1,345 @@
+"""MLflow as a mirror of the ledger: whoever looks there sees which bundle is stable, candidate and previous.
+
+One registered model per service, one version per bundle, found by its tag `lastgood.bundle`. Nothing serves from
+MLflow, so it may be slow, down, or edited by hand: the next apply puts back what is ours (the three aliases, the
+versions they point to) and leaves everything else alone.
+
+The version's source is `lastgood://bundle/<digest>`: MLflow takes any scheme, one call creates the version with all
+its tags, and no setting of the whole process is touched (a `models:/` source is looked up at the process-wide address).
+
+MLflow takes seconds to import and has no deadline of its own, so every piece of work runs beside the caller, who
+waits `timeout_s` at most. What takes longer goes on and is done once; until then the layer says that it is not there.
+
+What does not belong here: training runs and their metrics (the pipeline writes them), which bundle serves (`rollout`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lastgood import bundle as bundles
+from lastgood import daemon, errors
+from lastgood import settings as settings_
+from lastgood.layers import base
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+
+ALIASES = ("stable", "candidate", "previous")
+BUNDLE_TAG = "lastgood.bundle"
+PART_TAG = "lastgood.part."
+REVISION_TAG = "lastgood.revision"
+MANIFEST_TAG = "lastgood.manifest"
+FOREIGN = "foreign"
+
+BUSY_S = 3.0
+"""Seconds to wait for another writer of MLflow's SQLite file. MLflow itself would wait 20, and try again ten times."""
+HTTP_TIMEOUT_S = 5
+"""Seconds for one answer of an MLflow server, in place of MLflow's 120; it is tried once more."""
+_MAX_TAG = 100_000
+_ABOUT = "Mirror of lastgood's ledger. The aliases stable, candidate and previous are put back when edited here."
+
+T = TypeVar("T")
+
+
+def build(settings: settings_.Settings, service: str) -> Registry:
+    """The MLflow mirror of *service*."""
+    return Registry(settings, service)
+
+
+def register_bundle(
+    settings: settings_.Settings, bundle: bundles.Bundle, *, tags: Mapping[str, str] | None = None, timeout_s: float = 60.0
+) -> str:
+    """Show *bundle* in MLflow before anybody promotes it; returns the number of its version there.
+
+    *tags* are set on the version. Doing it again changes nothing. Raises LayerError if MLflow is not there.
+    """
+    return Registry(settings, bundle.service, timeout_s=timeout_s).register(bundle, tags=tags or {})
+
+
+class Registry(base.Layer):
+    """See the module. *timeout_s*: how long a caller waits, in seconds; a new MLflow database takes ten of them."""
+
+    name = "registry"
+
+    def __init__(self, settings: settings_.Settings, service: str, *, timeout_s: float = 25.0) -> None:
+        self._uri = settings.tracking_uri
+        self._service = bundles.check_service_name(service)
+        self._lock = settings.run(service) / "registry.lock"
+        self._timeout_s = timeout_s
+        self._at_work: threading.Thread | None = None
+        self._client: MlflowClient | None = None
+        self._inode: tuple[int, int] | None = None
+
+    def observe(self) -> base.Observed:
+        """Aliases by the bundle they name, "foreign" where it is none of ours; and the revision last taken over."""
+        file = _sqlite_file(self._uri)
+        if file is not None and not file.exists():
+            return base.Observed(revision=None, facts={"model": self._service, "aliases": {}, "versions": {}})
+        return self._within_time(lambda: self._look(self._connect(write=False)))
+
+    def verify(self, desired: base.Desired, observed: base.Observed) -> bool | None:
+        """True if exactly the desired aliases are set, each to a version of its bundle, under this revision."""
+        aliases = observed.facts.get("aliases")
+        if aliases is None:
+            return None
+        return bool(observed.revision == desired.revision and aliases == desired.aliases)
+
+    def apply(self, desired: base.Desired) -> None:
+        """Make versions for the bundles, set the aliases that are named, delete those that are not, note the revision.
+
+        MLflow has no transaction over several aliases: for some milliseconds a reader may see a mixed pair, which is
+        why nothing serves from here. Raises LayerError within *timeout_s*.
+        """
+        self._within_time(lambda: self._locked(lambda: self._follow(self._connect(write=True), desired)))
+
+    def register(self, bundle: bundles.Bundle, *, tags: Mapping[str, str]) -> str:
+        """See `register_bundle`."""
+
+        def work() -> str:
+            client = self._connect(write=True)
+            self._model(client)
+            version = self._version(client, bundle.id, bundle)
+            for key, value in tags.items():
+                if version.tags.get(key) != value:
+                    client.set_model_version_tag(self._service, str(version.version), key, value)
+            return str(version.version)
+
+        return self._within_time(lambda: self._locked(work))
+
+    def close(self) -> None:
+        """Let go of the client; work that is still under way ends by itself."""
+        self._client = None
+
+    # --- the work ------------------------------------------------------------------------------------------
+
+    def _look(self, client: MlflowClient) -> base.Observed:
+        model = self._find_model(client)
+        found = {} if model is None else {alias: str(number) for alias, number in model.aliases.items() if alias in ALIASES}
+        named = {alias: self._bundle_of(client, number) for alias, number in found.items()}
+        revision = None if model is None else _revision(model)
+        return base.Observed(revision=revision, facts={"model": self._service, "aliases": named, "versions": found})
+
+    def _bundle_of(self, client: MlflowClient, number: str) -> str:
+        tag = client.get_model_version(self._service, number).tags.get(BUNDLE_TAG, "")
+        return tag if bundles.is_digest(tag) else FOREIGN
+
+    def _follow(self, client: MlflowClient, desired: base.Desired) -> None:
+        model = self._model(client)
+        last = _revision(model)
+        if last is not None and last > desired.revision:
+            return
+        digests = dict.fromkeys([*desired.aliases.values(), *desired.bundles])
+        numbers = {digest: str(self._version(client, digest, desired.bundles.get(digest)).version) for digest in digests}
+        set_now = {alias: str(number) for alias, number in model.aliases.items()}
+        for alias, digest in desired.aliases.items():
+            if set_now.get(alias) != numbers[digest]:
+                client.set_registered_model_alias(self._service, alias, numbers[digest])
+        for alias in ALIASES:
+            if alias in set_now and alias not in desired.aliases:
+                client.delete_registered_model_alias(self._service, alias)
+        if last != desired.revision:
+            client.set_registered_model_tag(self._service, REVISION_TAG, str(desired.revision))
+
+    def _find_model(self, client: MlflowClient) -> RegisteredModel | None:
+        return _or_none(lambda: client.get_registered_model(self._service))
+
+    def _model(self, client: MlflowClient) -> RegisteredModel:
+        """The service's registered model, created if it is missing; another creator at the same moment does no harm."""
+        from mlflow.exceptions import MlflowException
+
+        found = self._find_model(client)
+        if found is not None:
+            return found
+        try:
+            client.create_registered_model(self._service, tags={"lastgood.service": self._service}, description=_ABOUT)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        return client.get_registered_model(self._service)
+
+    def _version(self, client: MlflowClient, digest: str, bundle: bundles.Bundle | None) -> ModelVersion:
+        """The version of *digest*, the oldest if there are several; created if there is none.
+
+        Applying from another machine at the same moment may create it too: whoever is not the oldest removes its own.
+        """
+        found = self._find_version(client, digest)
+        if found is not None:
+            return found
+        made = client.create_model_version(
+            self._service,
+            source=f"lastgood://bundle/{digest}",
+            run_id=_training_run(client, bundle),
+            tags=version_tags(digest, bundle),
+            description=describe(digest, bundle),
+            await_creation_for=0,
+        )
+        oldest = self._find_version(client, digest) or made
+        if int(oldest.version) != int(made.version):
+            client.delete_model_version(self._service, str(made.version))
+        return oldest
+
+    def _find_version(self, client: MlflowClient, digest: str) -> ModelVersion | None:
+        found = client.search_model_versions(f"name='{self._service}' and tags.`{BUNDLE_TAG}`='{digest}'")
+        return min(found, key=lambda version: int(version.version), default=None)
+
+    # --- time, locks and connections -----------------------------------------------------------------------
+
+    def _locked(self, work: Callable[[], T]) -> T:
+        with daemon.locked(self._lock, wait_s=self._timeout_s / 2):
+            return work()
+
+    def _within_time(self, work: Callable[[], T]) -> T:
+        """What *work* returns, if it comes within the time; every trouble with MLflow as LayerError."""
+        if self._at_work is not None and self._at_work.is_alive():
+            raise base.LayerError(f"MLflow at {self._uri} still has not answered an earlier call; check that server or file")
+        _import()
+        results: list[T] = []
+        raised: list[Exception] = []
+
+        def run() -> None:
+            try:
+                results.append(work())
+            except Exception as error:  # noqa: BLE001  # handed over to the caller below
+                raised.append(error)
+
+        self._at_work = threading.Thread(target=run, name=f"registry-{self._service}", daemon=True)
+        self._at_work.start()
+        self._at_work.join(self._timeout_s)
+        if self._at_work.is_alive():
+            raise base.LayerError(f"MLflow at {self._uri} has not answered within {self._timeout_s:g} s; check that server or file")
+        if raised:
+            raise self._told(raised[0]) from raised[0]
+        return results[0]
+
+    def _told(self, error: Exception) -> Exception:
+        import sqlalchemy.exc
+        from mlflow.exceptions import MlflowException
+
+        if isinstance(error, base.LayerError) or not isinstance(
+            error, MlflowException | sqlalchemy.exc.SQLAlchemyError | OSError | errors.Unavailable
+        ):
+            return error
+        cause = getattr(error, "orig", None) or error
+        line = (str(cause).splitlines() or [type(cause).__name__])[0]
+        return base.LayerError(f"MLflow at {self._uri} cannot be used: {line[:300]}; check that server or file")
+
+    def _connect(self, *, write: bool) -> MlflowClient:
+        from mlflow import MlflowClient
+
+        file = _sqlite_file(self._uri)
+        if file is not None:
+            self._check_file(file, write=write)
+        if self._client is None:
+            self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+        return self._client
+
+    def _check_file(self, file: Path, *, write: bool) -> None:
+        """Find out at once, with a clear message, what MLflow would try for minutes: locked, damaged, read-only, replaced."""
+        inode = _inode(file)
+        if self._inode is not None and self._inode != inode:
+            raise base.LayerError(f"{file} was replaced while in use; restart the controller with 'lastgood down' and 'lastgood up'")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if inode is not None:
+            _try_sqlite(self._uri, write=write)
+        self._inode = inode
+
+
+def version_tags(digest: str, bundle: bundles.Bundle | None) -> dict[str, str]:
+    """The tags of a bundle's version: its id, each part's digest, the manifest, and the model's own ids in MLflow."""
+    tags = {BUNDLE_TAG: digest}
+    if bundle is None:
+        return tags
+    tags |= {"lastgood.service": bundle.service} | {f"{PART_TAG}{name}": part.digest for name, part in bundle.parts.items()}
+    manifest = bundles.canonical(bundle.manifest()).decode("utf-8")
+    if len(manifest) <= _MAX_TAG:
+        tags[MANIFEST_TAG] = manifest
+    meta = _model_meta(bundle)
+    return tags | {f"lastgood.{key}": str(meta[key]) for key in ("mlflow_model_id", "mlflow_model_version") if meta.get(key)}
+
+
+def describe(digest: str, bundle: bundles.Bundle | None) -> str:
+    """What a person reads in MLflow's page of the version (Markdown)."""
+    lines = [f"Bundle `{bundles.short(digest)}`: released and rolled back as one.", ""]
+    if bundle is not None:
+        lines += ["| part | digest | bytes |", "|---|---|---|"]
+        lines += [f"| {name} | `{bundles.short(part.digest)}` | {part.size} |" for name, part in bundle.parts.items()]
+    return "\n".join(lines)
+
+
+def _model_meta(bundle: bundles.Bundle | None) -> Mapping[str, Any]:
+    return bundle.parts["model"].meta if bundle is not None and "model" in bundle.parts else {}
+
+
+def _training_run(client: MlflowClient, bundle: bundles.Bundle | None) -> str | None:
+    """The MLflow run that trained the bundle's model: the one its metadata names, else the newest that is tagged with its digest."""
+    if bundle is None or "model" not in bundle.parts:
+        return None
+    named = _model_meta(bundle).get("mlflow_run_id")
+    if named and _or_none(lambda: client.get_run(str(named))) is not None:
+        return str(named)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    wanted = f"tags.`{PART_TAG}model` = '{bundle.parts['model'].digest}'"
+    runs = client.search_runs(experiments, filter_string=wanted, max_results=1, order_by=["attributes.start_time DESC"])
+    return str(runs[0].info.run_id) if runs else None
+
+
+def _or_none(call: Callable[[], T]) -> T | None:
+    """What *call* returns, None if MLflow says that there is no such thing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return call()
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def _revision(model: RegisteredModel) -> int | None:
+    text = model.tags.get(REVISION_TAG, "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _import() -> None:
+    """Load MLflow, with small time limits and without its reports to its makers; what a user has set stays."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(HTTP_TIMEOUT_S),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+    try:
+        import mlflow  # noqa: F401  # loaded here so that it does not count as MLflow's answering time
+    except ImportError as error:
+        raise base.Rejected(f"MLflow is not installed ({error}); install 'lastgood[mlflow]', or set layers.registry to \"\"") from error
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite address, None for a server or another database."""
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
+
+
+def _inode(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _try_sqlite(uri: str, *, write: bool) -> None:
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool, connect_args={"timeout": BUSY_S})
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA schema_version")
+        if write:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            connection.exec_driver_sql("ROLLBACK")
