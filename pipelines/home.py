@@ -5,9 +5,11 @@ home folder of lastgood. It writes a dagster.yaml where none stands (Dagster's o
 daemon that may not be there) and creates the databases (two processes that meet in a fresh home damage it for good).
 """
 
+import contextlib
 import fcntl
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -22,14 +24,24 @@ def prepare(home: Path) -> Path:
     import dagster as dg
 
     home.mkdir(parents=True, exist_ok=True)
-    with (home / ".prepare.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        config = home / "dagster.yaml"
+    config = home / "dagster.yaml"
+    # In the project folder itself, dagster.yaml names its folders relative to it.
+    with _alone(home), contextlib.chdir(home):
         if not config.exists():
             config.write_text(render(), "utf-8")
         with dg.DagsterInstance.from_config(str(home)) as instance:
             instance.upgrade()
     return home
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def render() -> str:
@@ -55,7 +67,7 @@ def main() -> None:
     from lastgood import settings
 
     chosen = os.environ.get("DAGSTER_HOME")
-    print(prepare(Path(chosen) if chosen else settings.load().home / "dagster"))
+    print(prepare(Path(chosen).absolute() if chosen else settings.load().home / "dagster"))
 
 
 if __name__ == "__main__":

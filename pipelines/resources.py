@@ -62,7 +62,7 @@ def _make_experiment(settings: settings_.Settings, name: str) -> None:
     client = mlflow.MlflowClient(tracking_uri=settings.tracking_uri)
     if client.get_experiment_by_name(name) is None:
         with contextlib.suppress(mlflow.MlflowException):  # another run made it in this very moment
-            client.create_experiment(name, artifact_location=(settings.home / "mlflow").as_uri())
+            client.create_experiment(name, artifact_location=(settings.home / "mlartifacts").as_uri())
 
 
 @dg.resource(

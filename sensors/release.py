@@ -4,6 +4,7 @@ The ledger is the truth and this is a mirror, so it does not matter who made the
 controller or a Dagster job. The data version of `<service>/release` is the stable bundle's id.
 """
 
+import itertools
 import json
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 BATCH = 100
 """Most revisions of one service that one tick reports: a report takes some 10 ms and a tick may take 60 s."""
 
-NOTHING_SERVES = "nothing serves"
+NOTHING = "none"
 
 Position = dict[str, object]
 """`{"revision": number, "hash": its hash}`; the hash tells a ledger from another one that took its place."""
@@ -43,14 +44,14 @@ def release_mirror(context: dg.SensorEvaluationContext, settings: dg.ResourcePar
         with ledger.connect(settings.ledger_url, read_only=True) as connected:
             for service in assets.names():
                 last = _last_told(context, connected, service, told.get(service, START))
-                revisions = _newer(connected, service, than=last["revision"])
-                events += [materialization(revision) for revision in revisions]
-                told[service] = {"revision": revisions[-1].number, "hash": revisions[-1].hash} if revisions else last
+                known, *new = _from(connected, service, last["revision"])
+                events += [materialization(after, before=before) for before, after in itertools.pairwise([known, *new])]
+                told[service] = {"revision": new[-1].number, "hash": new[-1].hash} if new else last
     except (errors.Unavailable, errors.NotFound) as error:
         return dg.SkipReason(f"the ledger cannot be read: {error}")
     if not events:
-        known = ", ".join(f"{service} is at revision {last['revision']}" for service, last in told.items())
-        return dg.SkipReason(f"no new revision: {known}")
+        where = ", ".join(f"{service} is at revision {last['revision']}" for service, last in told.items())
+        return dg.SkipReason(f"no new revision: {where}")
     return dg.SensorResult(asset_events=events, cursor=json.dumps(told))
 
 
@@ -70,36 +71,43 @@ def _last_told(context: dg.SensorEvaluationContext, ledger: "Ledger", service: s
     return max(here, key=lambda position: position["revision"], default=START)
 
 
-def _newer(ledger: "Ledger", service: str, *, than: int) -> "list[Revision]":
-    newest = min(ledger.newest(service), than + BATCH)
-    return [ledger.revision(service, number) for number in range(than + 1, newest + 1)]
+def _from(ledger: "Ledger", service: str, number: int) -> "list[Revision | None]":
+    """Revision *number* (None for 0, which is before the first) and those after it, at most a batch of them."""
+    newest = min(ledger.newest(service), number + BATCH)
+    return [ledger.revision(service, n) if n else None for n in range(number, newest + 1)]
 
 
-def materialization(revision: "Revision") -> dg.AssetMaterialization:
-    """What the timeline of `<service>/release` shows of one revision."""
+def materialization(revision: "Revision", *, before: "Revision | None") -> dg.AssetMaterialization:
+    """What the timeline of `<service>/release` shows of *revision*, which followed *before*."""
     state = revision.state
-    stable = state.stable or NOTHING_SERVES
+    was, now = before.state.stable if before else None, state.stable
+    marks = [{"bundle": mark.bundle, "kind": mark.kind, "reason": mark.reason} for mark in revision.marks]
     return dg.AssetMaterialization(
         assets.release_key(revision.service),
-        description=_headline(revision),
-        tags={"dagster/data_version": stable},
+        description=headline(revision, was=was),
+        tags={"dagster/data_version": now or NOTHING},
         metadata={
             "lastgood/revision": revision.number,
-            "lastgood/bundle": stable,
+            "lastgood/bundle": now or NOTHING,
             "lastgood/hash": revision.hash,
             "action": revision.verb,
-            "to": stable,
-            "candidate": state.candidate or "none",
-            "previous": state.previous or "none",
+            "from": was or NOTHING,
+            "to": now or NOTHING,
+            "candidate": state.candidate or NOTHING,
             "phase": state.phase,
             "reason": revision.reason,
             "actor": revision.actor,
             "committed": dg.MetadataValue.timestamp(revision.at),
-            "marks": dg.MetadataValue.json([{"bundle": mark.bundle, "kind": mark.kind, "reason": mark.reason} for mark in revision.marks]),
+            **({"marks": dg.MetadataValue.json(marks)} if marks else {}),
         },
     )
 
 
-def _headline(revision: "Revision") -> str:
-    """One line such as `ROLLBACK 3f9c2e1a77b0 -> b81d07aa4c52`."""
-    return f"{revision.verb.upper()} {bundles.short(revision.state.stable or NOTHING_SERVES)}"
+def headline(revision: "Revision", *, was: str | None) -> str:
+    """One line: `ROLLBACK 3f9c2e1a77b0 -> b81d07aa4c52`, or the verb with what it was about where stable stayed."""
+    now = revision.state.stable
+    verb = revision.verb.upper()
+    if was != now:
+        return f"{verb} {bundles.short(was) if was else NOTHING} -> {bundles.short(now) if now else NOTHING}"
+    about = revision.state.candidate or next((mark.bundle for mark in revision.marks), None)
+    return f"{verb} {bundles.short(about)}" if about else verb

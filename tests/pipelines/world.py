@@ -1,0 +1,87 @@
+"""A small world for tests of the Dagster side: a home with a real ledger and store, tiny bundles, and the real command line.
+
+The layers are switched off: what is tested here is what Dagster does with a revision, not how traffic moves.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from lastgood import artifacts, converge, release, service
+from lastgood import bundle as bundles
+from lastgood import settings as settings_
+
+PROJECT = Path(__file__).resolve().parents[2]
+QUIET = {
+    "OMP_NUM_THREADS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+}
+NO_LAYERS = {"LASTGOOD_LAYERS_INFRASTRUCTURE": "", "LASTGOOD_LAYERS_TRAFFIC": "", "LASTGOOD_LAYERS_REGISTRY": ""}
+GOOD = {"metrics": {"auc": 0.7, "brier": 0.16}}
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """The environment of a command that works on *home*."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("LASTGOOD_", "DAGSTER_"))}
+    return {**inherited, **QUIET, **NO_LAYERS, "LASTGOOD_HOME": str(home), "LASTGOOD_PROJECT": str(PROJECT), **more}
+
+
+def settings(home: Path) -> settings_.Settings:
+    """Settings of *home* without layers."""
+    return settings_.load(PROJECT, environment(home))
+
+
+def register(ctx: release.Context, label: str, scratch: Path) -> str:
+    """Register a bundle that differs from others by *label* in its model part; returns its id."""
+    frozen = scratch / f"config-{label}"
+    if not frozen.exists():
+        service.freeze(ctx.settings.services / "flights", frozen)
+    stored = {
+        "data": ctx.store.put_bytes(b'{"rows": 1}', name="data.json"),
+        "model": ctx.store.put_bytes(b'{"label": "%s"}' % label.encode(), name="model.json"),
+        "config": ctx.store.put(frozen),
+        "environment": ctx.store.put_bytes(b'{"python": "3"}', name="environment.json"),
+    }
+    parts = [artifacts.part(item, name=name, media_type="application/json", meta={}) for name, item in stored.items()]
+    built = bundles.of("flights", *parts)
+    release.register(ctx, built, provenance={}, actor="test", now=time.time())
+    ctx.ledger.evaluate(built.id, kind="offline", report=GOOD, actor="test", now=time.time())
+    return built.id
+
+
+def released(home: Path, *labels: str) -> list[str]:
+    """Register and promote one bundle per label, in order; the last one is stable. Returns their ids."""
+    with release.open_context(settings(home)) as ctx:
+        ids = [register(ctx, label, home / "scratch") for label in labels]
+        for digest in ids:
+            converge.promote(ctx, "flights", digest, reason="test", actor="test")
+    return ids
+
+
+def stable(home: Path) -> str | None:
+    """The bundle that the ledger of *home* calls stable."""
+    with release.open_context(settings(home), read_only=True) as ctx:
+        return ctx.ledger.state("flights").stable
+
+
+def dagster(*arguments: str, env: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the `dagster` command of this interpreter and return what it said."""
+    program = Path(sys.executable).with_name("dagster")
+    return subprocess.run([program, *arguments], env=env, cwd=cwd, capture_output=True, text=True, check=False, timeout=240)
+
+
+@contextmanager
+def clone(folder: Path) -> Iterator[Path]:
+    """A project folder that shares this one's code but not its `.lastgood/`."""
+    folder.mkdir()
+    for name in ("pipelines", "assets", "sensors", "services", "lastgood", "workspace.yaml", "dagster.yaml", "lastgood.toml", "requirements.lock"):
+        (folder / name).symlink_to(PROJECT / name)
+    yield folder
