@@ -43,9 +43,7 @@ ReadyWorkers = Callable[[], Mapping[str, tuple[base.Endpoint, ...]]]
 
 def build(settings: Settings, service: str, endpoints: ReadyWorkers) -> EnvoyTraffic:
     """The traffic layer of *service*; *endpoints* says where ready workers answer, by bundle id. Touches nothing yet."""
-    return EnvoyTraffic(
-        files=envoy_files.of(settings, service), endpoints=endpoints, token=lambda: envoy_files.debug_token(settings, make=False)
-    )
+    return EnvoyTraffic(settings=settings, service=service, endpoints=endpoints)
 
 
 class EnvoyTraffic(base.Layer):
@@ -53,10 +51,11 @@ class EnvoyTraffic(base.Layer):
 
     name = "traffic"
 
-    def __init__(self, *, files: Files, endpoints: ReadyWorkers, token: Callable[[], str]) -> None:
-        self._files = files
+    def __init__(self, *, settings: Settings, service: str, endpoints: ReadyWorkers) -> None:
+        self._settings = settings
+        self._service = service
+        self._files = envoy_files.of(settings, service)
         self._endpoints = endpoints
-        self._token = token
         self._open: envoy_admin.Admin | None = None
         self._envoy: tuple[int, dict[str, Any]] | None = None
         self._ready: tuple[float, Mapping[str, tuple[base.Endpoint, ...]]] = (float("-inf"), {})
@@ -120,6 +119,14 @@ class EnvoyTraffic(base.Layer):
         if self._open is not None:
             self._open.close()
 
+    def start_up(self, desired: base.Desired) -> None:
+        """Start Envoy, or adopt the one that runs. Raises what `envoy_process.start` raises."""
+        start(self._settings, self._service, desired.service)
+
+    def shut_down(self) -> None:
+        """Stop Envoy; nothing answers on the port afterwards."""
+        stop(self._settings, self._service)
+
     @property
     def _admin(self) -> envoy_admin.Admin:
         path = self._files.admin
@@ -132,7 +139,9 @@ class EnvoyTraffic(base.Layer):
         if fresh or time.monotonic() - self._ready[0] > READY_FRESH_S:
             ready = self._endpoints()
             self._ready = time.monotonic(), ready
-        return envoy_config.plan(desired, ready=self._ready[1], now=self._files.read_clusters(), token=self._token())
+        return envoy_config.plan(
+            desired, ready=self._ready[1], now=self._files.read_clusters(), token=envoy_files.debug_token(self._settings, make=False)
+        )
 
     def _advance(self, desired: base.Desired) -> str | None:
         """One pass under the lock; None when done, else what it waits for."""
@@ -151,8 +160,9 @@ class EnvoyTraffic(base.Layer):
             if waits_for is not None:
                 return waits_for
             self._move(plan, before=on_disk)
+            self._drop_unused(plan, left=on_disk, revision=desired.revision)
         else:
-            self._drop_unused(plan, revision=desired.revision)
+            self._drop_unused(plan, left=None, revision=desired.revision)
         self._keep(plan)
         self._put_logs_aside()
         return None
@@ -170,9 +180,16 @@ class EnvoyTraffic(base.Layer):
             self._write_clusters(every, revision=revision)
             failpoints.failpoint("traffic.after_cds")
 
-    def _drop_unused(self, plan: Plan, *, revision: int) -> None:
-        if self._files.read_clusters() != plan.clusters:
-            self._write_clusters(plan.clusters, revision=revision)
+    def _drop_unused(self, plan: Plan, *, left: Json | None, revision: int) -> None:
+        """Drop what nobody needs.
+
+        The bundles of *left*, the routes just replaced, stay until the next change: requests in flight may still have
+        to be tried again there.
+        """
+        now = self._files.read_clusters()
+        wanted = {**envoy_config.reachable(left or {}, clusters=now), **plan.clusters}
+        if now != wanted:
+            self._write_clusters(wanted, revision=revision)
 
     def _write_clusters(self, wanted: Mapping[str, Json], *, revision: int) -> None:
         """Replace the list of clusters and wait until Envoy has accepted it. Raises Rejected, with the old list back."""
@@ -222,7 +239,8 @@ class EnvoyTraffic(base.Layer):
                 raise base.LayerError(f"envoy did not answer within {ACK_S:g} s whether it took over {path}; see {self._files.log}")
             refused = waited > REFUSAL_LOOK_S and self._admin.refusals(kind) > refusals
             time.sleep(_STEP_S)
-        if refused:
+        # Of a list of clusters Envoy takes the good ones and the new version, and counts the refusal all the same.
+        if refused or (kind == "cds" and self._admin.refusals(kind) > refusals):
             if before is not None:
                 envoy_files.write(path, before)
             why = envoy_process.reason(self._files, since=since)

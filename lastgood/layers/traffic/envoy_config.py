@@ -85,7 +85,7 @@ def shares(weights: Mapping[str, float]) -> dict[str, int]:
     """Whole numbers with the sum TOTAL in the given order; a weight above zero stays above zero. Raises Rejected."""
     if not weights:
         return {}
-    if any(not 0 <= weight <= 100 for weight in weights.values()) or abs(sum(weights.values()) - 100) > 1e-6:
+    if any(not weight >= 0 for weight in weights.values()) or abs(sum(weights.values()) - 100) > 1e-6:
         raise base.Rejected(f"weights {dict(weights)!r} are not percentages that sum to 100; correct the rollout's steps")
     whole = {digest: max(1, round(weight * TOTAL / 100)) if weight else 0 for digest, weight in weights.items()}
     largest = max(whole, key=lambda digest: whole[digest])
@@ -268,6 +268,15 @@ def weights_of(document_: Mapping[str, Any]) -> dict[str, int]:
     rules = _rules(document_)
     action = rules[-1].get("route", {}) if rules else {}
     return {entry["name"]: entry.get("weight", 0) for entry in action.get("weighted_clusters", {}).get("clusters", [])}
+
+
+def reachable(document_: Mapping[str, Any], *, clusters: Mapping[str, Json]) -> dict[str, Json]:
+    """Those of *clusters* that the main route of an RDS document leads to, members of aggregates included."""
+    found: dict[str, Json] = {}
+    for name in weights_of(document_):
+        members = clusters.get(name, {}).get("cluster_type", {}).get("typed_config", {}).get("clusters", [])
+        found |= {known: clusters[known] for known in (name, *members) if known in clusters}
+    return found
 
 
 def _rules(document_: Mapping[str, Any]) -> list[Json]:
