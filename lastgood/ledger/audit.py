@@ -311,7 +311,7 @@ class _Check:
                 claim = json.loads(line)
                 valid = signing.verify(key, bytes.fromhex(claim.pop("signature")), bundle.canonical(claim), kind=KIND)
                 return (int(claim["seq"]), str(claim["hash"])) if valid and claim["service"] == self._service else None
-            except (ValueError, KeyError, TypeError, AttributeError, errors.Damaged):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, errors.Damaged):
                 return None
 
         return check

@@ -36,39 +36,36 @@ class Postgres(Dialect):
         import psycopg
         from psycopg.rows import dict_row
 
-        # An operator's process that stops in the middle of a transaction must not block a rollback for ever.
-        options = " ".join(
-            f"-c {name}={value}"
-            for name, value in {
-                "lock_timeout": self._timeout_ms,
-                "statement_timeout": max(60_000, self._timeout_ms),
-                "idle_in_transaction_session_timeout": max(60_000, self._timeout_ms),
-                "default_transaction_read_only": "on" if self._read_only else "off",
-                "client_encoding": "UTF8",
-            }.items()
-        )
-        seconds = max(2, -(-self._timeout_ms // 1000))
         with self.translating():
             connection = psycopg.connect(
                 self._url,
                 autocommit=True,
                 row_factory=dict_row,
-                options=options,
-                connect_timeout=seconds,
+                connect_timeout=max(2, -(-self._timeout_ms // 1000)),
                 target_session_attrs="primary",
+                client_encoding="UTF8",
                 application_name="lastgood",
             )
-            self._check_primary(connection)
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
         return connection
 
-    def _check_primary(self, connection: Any) -> None:
-        query = "SELECT pg_is_in_recovery() AS standby, current_setting('synchronous_commit') AS durable"
-        row = connection.execute(query).fetchone()
+    def _prepare(self, connection: Any) -> None:
+        # An operator's process that stops in the middle of a transaction must not block a rollback for ever; and an
+        # acknowledged change must survive a crash, whatever the server's default is.
+        patient_ms = max(60_000, self._timeout_ms)
+        row = connection.execute(
+            "SELECT pg_is_in_recovery() AS standby, set_config('lock_timeout', %(wait)s, false), "
+            "set_config('statement_timeout', %(patient)s, false), set_config('idle_in_transaction_session_timeout', %(patient)s, false), "
+            "set_config('default_transaction_read_only', %(read_only)s, false), "
+            "CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', false) END",
+            {"wait": str(self._timeout_ms), "patient": str(patient_ms), "read_only": "on" if self._read_only else "off"},
+        ).fetchone()
         if row["standby"]:
-            connection.close()
             raise errors.Unavailable(f"{self.where} is a standby, which may show an old state; set the ledger's address to the primary")
-        if row["durable"] == "off":  # an acknowledged change must survive a crash, whatever the server's default is
-            connection.execute("SET synchronous_commit = on")
 
     def begin(self, lock: str) -> None:
         self.fetch("BEGIN ISOLATION LEVEL READ COMMITTED")

@@ -14,7 +14,7 @@ from tests import postgres
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.Server]:
-    """A real server that all tests share, each with a database of its own."""
+    """A real server that all tests share, each with a schema of its own."""
     with postgres.serving() as server:
         yield server
 
@@ -22,9 +22,20 @@ def postgres_server() -> Iterator[postgres.Server]:
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a ledger that does not exist yet."""
+    return fresh(request, tmp_path)
+
+
+@pytest.fixture(params=["sqlite", "postgres"], scope="module")
+def shared_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same, one for all tests of a module that leave it as it was."""
+    return fresh(request, tmp_path_factory.mktemp("shared"))
+
+
+def fresh(request: pytest.FixtureRequest, folder: Path) -> str:
+    """The address of a ledger that does not exist yet, on the engine that the test was parametrized with."""
     if request.param == "postgres":
-        return str(request.getfixturevalue("postgres_server").create_database())
-    return f"sqlite:///{tmp_path / 'home' / 'ledger.db'}"
+        return str(request.getfixturevalue("postgres_server").create_schema())
+    return f"sqlite:///{folder / 'home' / 'ledger.db'}"
 
 
 @pytest.fixture

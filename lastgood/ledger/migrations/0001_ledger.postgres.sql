@@ -122,6 +122,10 @@ BEGIN
         OR state ->> 'previous' IS DISTINCT FROM NEW.previous THEN
         PERFORM lastgood_refuse('the columns of a revision must equal its state');
     END IF;
+    -- Of a name that stands twice some readers take the first value, some the last.
+    IF (SELECT count(*) <> count(DISTINCT key) FROM json_each(state)) THEN
+        PERFORM lastgood_refuse('a state names each thing once');
+    END IF;
     FOREACH digest IN ARRAY array_remove(ARRAY[NEW.stable, NEW.candidate, NEW.previous], NULL) LOOP
         IF NOT EXISTS (SELECT 1 FROM bundle WHERE id = digest AND service = NEW.service) THEN
             PERFORM lastgood_refuse('stable, candidate and previous must be registered bundles of this service');

@@ -97,6 +97,9 @@ CREATE TRIGGER revision_guard BEFORE INSERT ON revision BEGIN
            OR json_extract(NEW.state, '$.stable') IS NOT NEW.stable
            OR json_extract(NEW.state, '$.candidate') IS NOT NEW.candidate
            OR json_extract(NEW.state, '$.previous') IS NOT NEW.previous;
+    -- Of a name that stands twice some readers take the first value, some the last.
+    SELECT RAISE(ABORT, 'lastgood: a state names each thing once')
+        WHERE (SELECT count(*) <> count(DISTINCT key) FROM json_each(NEW.state));
     SELECT RAISE(ABORT, 'lastgood: stable, candidate and previous must be registered bundles of this service')
         WHERE (NEW.stable IS NOT NULL AND NOT EXISTS (SELECT 1 FROM bundle WHERE id = NEW.stable AND service = NEW.service))
            OR (NEW.candidate IS NOT NULL AND NOT EXISTS (SELECT 1 FROM bundle WHERE id = NEW.candidate AND service = NEW.service))
