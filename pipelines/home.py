@@ -29,7 +29,8 @@ def prepare(home: Path) -> Path:
     with _alone(home), contextlib.chdir(home):
         if not config.exists():
             config.write_text(render(), "utf-8")
-        with dg.DagsterInstance.from_config(str(home)) as instance:
+        # What Dagster prints while it does so must not end up in "$(python -m pipelines.home)".
+        with dg.DagsterInstance.from_config(str(home)) as instance, contextlib.redirect_stdout(sys.stderr):
             instance.upgrade()
     return home
 

@@ -5,6 +5,7 @@ stuck promotion must not hold up a rollback. What keeps them apart is the ledger
 `<service>/release` is written by the sensor `release_mirror` from the ledger, so it also shows changes made elsewhere.
 """
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Optional
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 NEVER_AGAIN = {"dagster/max_retries": "0"}
 """A run that died after its commit must not be started again by itself: it would go back one bundle further."""
+
+
+STALE_S = 900.0
+"""A release or rollback that waited longer, in seconds, is refused: who asked for it has long done something else. A run
+waits where DAGSTER_HOME has no dagster.yaml and no daemon runs, and would start when somebody opens the UI hours later."""
 
 
 class Promote(dg.Config):
@@ -78,6 +84,7 @@ def report(context: dg.OpExecutionContext, verb: "Callable[[], Outcome]") -> Non
     """
     from lastgood import errors
 
+    _refuse_stale(context)
     try:
         outcome = verb()
     except errors.NothingToDo as nothing:
@@ -98,6 +105,17 @@ def report(context: dg.OpExecutionContext, verb: "Callable[[], Outcome]") -> Non
             allow_retries=False,
         )
     context.log.info(f"{outcome.verb} of {outcome.service} is done: revision {outcome.revision.number} in {outcome.total_ms:.0f} ms")
+
+
+def _refuse_stale(context: dg.OpExecutionContext) -> None:
+    record = context.instance.get_run_record_by_id(context.run_id)
+    waited_s = time.time() - record.create_timestamp.timestamp() if record else 0.0
+    if waited_s > STALE_S:
+        raise dg.Failure(
+            f"this was asked for {waited_s / 60:.0f} minutes ago and waited in a queue since, so nothing was changed; "
+            "look at the service, and launch it again if it is still wanted",
+            allow_retries=False,
+        )
 
 
 def _metadata(outcome: "Outcome") -> dict[str, object]:

@@ -3,11 +3,14 @@
 The layers are switched off: what is tested here is what Dagster does with a revision, not how traffic moves.
 """
 
+import contextlib
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,16 +75,49 @@ def stable(home: Path) -> str | None:
         return ctx.ledger.state("flights").stable
 
 
-def dagster(*arguments: str, env: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the `dagster` command of this interpreter and return what it said."""
+def dagster(*arguments: str, env: Mapping[str, str], cwd: Path, log: Path) -> int:
+    """Run the `dagster` command of this interpreter; what it and the processes it leaves behind say goes to *log*."""
     program = Path(sys.executable).with_name("dagster")
-    return subprocess.run([program, *arguments], env=env, cwd=cwd, capture_output=True, text=True, check=False, timeout=240)
+    with log.open("ab") as out:
+        return subprocess.run([program, *arguments], env=env, cwd=cwd, stdout=out, stderr=out, check=False, timeout=200).returncode
 
 
 @contextmanager
-def clone(folder: Path) -> Iterator[Path]:
+def dagster_dev(*, env: Mapping[str, str], cwd: Path, log: Path, port: int) -> Iterator[None]:
+    """`dagster dev` on *port* while the block runs. It is stopped as by Ctrl-C, with all it has started."""
+    program = Path(sys.executable).with_name("dagster")
+    with log.open("ab") as out:
+        command = [program, "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
+        process = subprocess.Popen(command, env=env, cwd=cwd, stdout=out, stderr=out, start_new_session=True)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_for(condition: Callable[[], bool], *, log: Path, within_s: float = 200.0) -> None:
+    """Poll until *condition* holds; after *within_s* seconds fail with the end of *log*."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within_s} s; the log ends:\n{log.read_text('utf-8', 'replace')[-4000:]}")
+        time.sleep(0.2)
+
+
+def clone(folder: Path) -> Path:
     """A project folder that shares this one's code but not its `.lastgood/`."""
     folder.mkdir()
     for name in ("pipelines", "assets", "sensors", "services", "lastgood", "workspace.yaml", "dagster.yaml", "lastgood.toml", "requirements.lock"):
         (folder / name).symlink_to(PROJECT / name)
-    yield folder
+    return folder

@@ -1,0 +1,105 @@
+"""What the code location consists of, and what loading it costs."""
+
+import json
+import subprocess
+import sys
+
+import dagster as dg
+from dagster._core.run_coordinator import DefaultRunCoordinator
+
+from pipelines import home
+from pipelines.definitions import build_definitions, defs
+from tests.pipelines import world
+
+HEAVY = ("mlflow", "sklearn", "pandas", "numpy", "pyarrow", "great_expectations", "evidently", "dvc", "matplotlib", "langgraph", "skops")
+
+
+def test_the_code_location_loads():
+    """Everything in it resolves: dependencies, resources, configuration."""
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_its_names_are_the_ones_that_people_and_scripts_use():
+    """A renamed asset, job, check or sensor breaks someone's dashboard or runbook; this list changes only on purpose."""
+    assert sorted(key.to_user_string() for key in defs.resolve_all_asset_keys()) == [
+        "flights/bundle", "flights/config", "flights/data", "flights/environment", "flights/model", "flights/release"
+    ]
+    assert sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")) == ["build", "promote", "rollback"]
+    assert [sensor.name for sensor in defs.sensors] == ["release_mirror"]
+    assert sorted(f"{check.asset_key.to_user_string()}:{check.name}" for check in defs.resolve_asset_graph().asset_check_keys) == [
+        "flights/bundle:verifies", "flights/data:categories", "flights/data:leakage", "flights/data:nulls", "flights/data:ranges",
+        "flights/data:schema", "flights/model:limits",
+    ]
+
+
+def test_the_lineage_leads_from_data_to_release():
+    """data -> model -> bundle -> release, with config and environment joining at the bundle."""
+    graph = defs.resolve_asset_graph()
+    parents = {key.path[-1]: {parent.path[-1] for parent in graph.get(key).parent_keys} for key in graph.get_all_asset_keys()}
+    assert parents == {
+        "data": set(), "config": set(), "environment": set(), "model": {"data"},
+        "bundle": {"data", "model", "config", "environment"}, "release": {"bundle"},
+    }
+
+
+def test_every_asset_says_what_it_is_whose_it_is_and_which_code_makes_it():
+    """Without a code version, Dagster would call every asset stale after every run."""
+    for spec in defs.resolve_all_asset_specs():
+        assert spec.description
+        assert spec.owners == ["team:flights-on-call"]
+        assert spec.group_name == "flights"
+        assert spec.code_version or spec.key.path[-1] == "release"
+
+
+def test_every_check_blocks_what_follows_it():
+    """A failed check stops its run before the next part is made."""
+    assert all(spec.blocking for checks in defs.asset_checks for spec in checks.check_specs)
+
+
+def test_a_rollback_waits_for_nothing_and_is_never_started_twice():
+    """No pool, no concurrency tag, no retry by Dagster: a second start would go back one bundle further."""
+    job = defs.resolve_job_def("rollback")
+    assert dict(job.tags) == {"dagster/max_retries": "0"}
+    assert job.get_node_named("roll_back").definition.pool is None
+    assert job.executor_def.name == "in_process"
+
+
+def test_resources_can_be_replaced():
+    """`build_definitions` puts a test's own resource in the place of ours."""
+    assert build_definitions({"settings": "mine"}).resources["settings"] == "mine"
+
+
+def test_loading_imports_no_heavy_library():
+    """Every hop of `dagster job launch` loads this code; one ML import at module level costs a rollback ten seconds."""
+    code = f"import sys, json, pipelines.definitions; print(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=world.PROJECT, capture_output=True, text=True, check=True, timeout=120)
+    assert json.loads(answer.stdout) == []
+
+
+def test_string_selections_work():
+    """With the antlr runtime that DVC used to force, every string selection died in `ord()`; the lock keeps a newer one."""
+    graph = defs.resolve_asset_graph()
+    assert len(dg.AssetSelection.from_string('key:"flights/data"+').resolve(graph)) == 4
+
+
+def test_a_prepared_home_starts_runs_at_once_and_keeps_what_was_changed_in_it(tmp_path, capsys):
+    """A home gets our dagster.yaml once, with databases; a second preparation changes nothing."""
+    made = home.prepare(tmp_path / "dagster")
+    assert capsys.readouterr().out == ""
+    with dg.DagsterInstance.from_config(str(made)) as instance:
+        assert isinstance(instance.run_coordinator, DefaultRunCoordinator)
+        assert instance.get_runs_count() == 0
+    (made / "dagster.yaml").write_text("telemetry: {enabled: false}\n", "utf-8")
+    home.prepare(made)
+    assert (made / "dagster.yaml").read_text("utf-8") == "telemetry: {enabled: false}\n"
+
+
+def test_a_home_without_dagster_yaml_is_pointed_out(tmp_path, monkeypatch, capsys):
+    """Dagster itself queues runs there without a word."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    home.warn_if_runs_would_wait()
+    assert f"{tmp_path} has no dagster.yaml" in capsys.readouterr().err
+    home.prepare(tmp_path)
+    capsys.readouterr()
+    home.warn_if_runs_would_wait()
+    assert capsys.readouterr().err == ""
