@@ -107,6 +107,9 @@ class Layer(abc.ABC):
     def close(self) -> None:  # noqa: B027  # most layers hold nothing
         """Let go of connections; what the layer manages keeps running."""
 
+    def start_up(self, desired: Desired) -> None:  # noqa: B027  # most layers run nothing
+        """Begin the processes the layer runs itself, for `lastgood up`; done already is fine."""
+
     def shut_down(self) -> None:  # noqa: B027  # most layers run nothing
         """End the processes the layer runs, for `lastgood down`."""
 

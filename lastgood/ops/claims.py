@@ -46,5 +46,7 @@ class Story:
         if self._as_json:
             print(json.dumps({"ok": ok, "claims": [dataclasses.asdict(claim) for claim in self.claims]}))
         failed = [claim.name for claim in self.claims if not claim.ok]
-        self.tell(f"{len(self.claims)} claims checked, all hold" if ok else f"these claims do not hold: {', '.join(failed) or 'none was checked'}")
+        self.tell(
+            f"{len(self.claims)} claims checked, all hold" if ok else f"these claims do not hold: {', '.join(failed) or 'none was checked'}"
+        )
         return 0 if ok else 1

@@ -7,6 +7,7 @@ What does not belong here: Kubernetes (see `deploy/`), deciding what serves.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -128,17 +129,18 @@ def _bring_up(settings: Settings, wanted: base.Desired) -> Iterator[Receipt]:
     layers = reconcile.build(settings, wanted.name)
     for name in converge.HERE:
         if name in layers:
+            layers[name].start_up(wanted)
             yield reconcile.attempt(layers[name], wanted)
             layers[name].close()
 
 
 def _serve_last_good(settings: Settings, *, names: list[str], say: Say) -> None:
     for name in names:
-        traffic = reconcile.build(settings, name).get("traffic")
-        resume = getattr(traffic, "start_if_down", None)
-        if resume is not None:
-            resume()
-            say(f"  {name}: the proxy serves its last good configuration")
+        with contextlib.suppress(errors.LastgoodError):
+            layers = reconcile.build(settings, name)
+            if "traffic" in layers:
+                layers["traffic"].start_up(base.Desired(service=services.load(settings.services / name), revision=0))
+                say(f"  {name}: the proxy serves its last good configuration")
 
 
 def _report(say: Say, receipt: Receipt) -> Receipt:

@@ -106,16 +106,11 @@ def _recorded(workspace: Path) -> dict[str, str]:
 
 
 def _copy_out(workspace: Path, md5: Mapping[str, str]) -> Path:
-    for name in OUTPUTS:
-        # DVC restores outputs from its cache without looking at their content.
-        found = hashlib.md5((workspace / "data" / "split" / name).read_bytes(), usedforsecurity=False).hexdigest()
-        if found != md5[name]:
-            raise errors.Damaged(
-                f"data/split/{name} in {workspace} has md5 {found}, dvc.lock says {md5[name]}; remove {workspace} and build again"
-            )
+    _check(workspace / "data" / "split", md5, remove=workspace)
     key = hashlib.sha256("".join(md5[name] for name in OUTPUTS).encode()).hexdigest()[:16]
     target = workspace / "splits" / key
     if target.is_dir():
+        _check(target, md5, remove=target)
         return target
     target.parent.mkdir(exist_ok=True)
     staged = Path(tempfile.mkdtemp(dir=target.parent, prefix=".staged-"))
@@ -125,3 +120,11 @@ def _copy_out(workspace: Path, md5: Mapping[str, str]) -> Path:
     staged.chmod(0o755)
     staged.rename(target)
     return target
+
+
+def _check(folder: Path, md5: Mapping[str, str], *, remove: Path) -> None:
+    # DVC restores outputs from its cache without looking at their content.
+    for name in OUTPUTS:
+        found = hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest()
+        if found != md5[name]:
+            raise errors.Damaged(f"{folder / name} has md5 {found}, dvc.lock says {md5[name]}; remove {remove} and build again")

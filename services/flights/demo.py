@@ -29,14 +29,14 @@ from lastgood.ops import claims, stack
 from services.flights import answers as answers_
 
 SERVICE = "flights"
+MONTH_NAMES = {3: "March", 5: "May", 6: "June"}
 MARKER = "demo.json"
-MONTHS = ("3", "4", "5", "6")
-RATE = 100.0
-"""Requests per second; each is followed by its label. Two cores answer about ten times as many."""
-EVERY = 24
-"""One flight in 24, so that a month passes in about ten seconds."""
-PHASE_S = 11.0
-"""Seconds of traffic for each bundle: more than a thousand labelled answers."""
+RATE = 50.0
+"""Requests per second; each is followed by its label. A worker on one core answers several hundred."""
+ENOUGH = 700
+"""Labelled answers per phase: one pass through a month, so that every day of it counts."""
+PHASE_S = 120.0
+"""Longest time to wait for them, on a busy machine."""
 
 
 class Demo:
@@ -47,36 +47,35 @@ class Demo:
         self.story = story
         self.log = settings.home / "demo" / "answers.jsonl"
         self.stop = settings.home / "demo" / "stop"
+        self.month = settings.home / "demo" / "month"
         self.port = 0
         self.ids: dict[str, str] = {}
 
     def run(self) -> None:
         self._start()
-        self._release("A", "January and February, departure read at the airport", train=[1, 2], evaluate=[3])
+        self._release("A", "trained on January and February, departures read at the airport", train=[1, 2], evaluate=[3])
         with self._traffic():
-            self._let_it_run("A answers flights of March")
+            self._live_through(3, "A")
             self._release("B", "one month more, but serving reads departures in UTC", train=[1, 2, 3], evaluate=[4], clock="utc")
-            self._let_it_run("B answers; labels come in")
+            self._live_through(5, "B")
             self._quality_falls()
             self._roll_back()
-            self._let_it_run("A answers again")
+            self._live_through(6, "A")
             self._quality_is_back()
             self._refused_again()
             self._control_plane_dies()
-            self._release("C", "the same month more, with the clock mended", train=[1, 2, 3], evaluate=[4])
-            self._let_it_run("C answers")
+            self._release("C", "the month more, with the clock mended", train=[1, 2, 3], evaluate=[4])
+            self._live_through(6, "C", enough=100)
         self._no_request_lost()
         self._audited()
 
     # --- steps -------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self.story.tell("starting proxy, workers and controller")
-        stack.up(self.settings, names=[SERVICE], say=lambda line: self.story.tell(line))
-        from lastgood import service
-
-        self.port = service.load(self.settings.services / SERVICE).traffic.port
-        self.story.claim("before the first release the proxy says that nothing serves", ok=self._probe() == 503, value=self._probe(), unit="HTTP")
+        self.story.tell("starting the proxy and the controller")
+        stack.up(self.settings, names=[SERVICE], say=self.story.tell)
+        status = self._probe()
+        self.story.claim("before the first release the proxy says that nothing serves", ok=status == 503, value=status, unit="HTTP")
 
     def _release(self, name: str, what: str, *, train: list[int], evaluate: list[int], clock: str = "local") -> None:
         self.story.tell(f"building bundle {name} with Dagster: {what}")
@@ -89,7 +88,10 @@ class Demo:
         self.story.tell(f"bundle {name} is {bundles.short(self.ids[name])}; offline: {shown}")
         done = self._cli("promote", SERVICE, self.ids[name], "--yes", "--reason", f"demo: release {name}", allowed=(0, 6))
         self.story.claim(
-            f"{name} is stable and passed its offline evaluation", ok=done["to"] == self.ids[name], value=done["total_ms"], unit="ms to promote"
+            f"{name} is stable and passed its offline evaluation",
+            ok=done["to"] == self.ids[name],
+            value=done["total_ms"],
+            unit="ms to promote",
         )
 
     def _quality_falls(self) -> None:
@@ -110,14 +112,19 @@ class Demo:
         began = time.time()
         done = self._cli("rollback", SERVICE, "--yes", "--reason", "labels: quality fell", allowed=(0, 6))
         ended = time.time()
-        self._wait_for_answers(2.0)
+        time.sleep(1.0)
         committed = self._cli("history", SERVICE, "--limit", "1")["revisions"][0]["at"]
         last_of_b = max((a.received for a in self._answers() if a.bundle == self.ids["B"] and a.received < ended + 1), default=began)
         for layer in done["layers"]:
             self.story.tell(f"      {layer['layer']:<15} {layer['status']:<10} {layer['ms']:7.1f} ms  {layer['detail']}")
         self.story.claim("stable is A again", ok=done["to"] == self.ids["A"], value=bundles.short(done["to"]))
         self.story.claim("every layer followed", ok=done["converged"], value=done["total_ms"], unit="ms in all")
-        self.story.claim("the ledger commit and the traffic flip", ok=done["traffic_ms"] is not None, value=done["traffic_ms"], unit="ms after the commit")
+        self.story.claim(
+            "the ledger commit and the traffic flip",
+            ok=done["traffic_ms"] is not None,
+            value=done["traffic_ms"],
+            unit="ms after the commit",
+        )
         self.story.claim(
             "no answer by B after this long from the start of the command",
             ok=0 <= last_of_b - began < 10,
@@ -130,7 +137,7 @@ class Demo:
     def _quality_is_back(self) -> None:
         since = max(a.received for a in self._answers() if a.bundle == self.ids["B"])
         served = [a for a in self._answered_by("A") if a.sent > since]
-        rescored = self._score_with_worker("A", served)
+        rescored = self._ask_bundle("A", served)
         same = sum(abs((a.probability or 0.0) - again) < 1e-9 for a, again in zip(served, rescored, strict=True))
         self.story.claim(
             "quality is restored: live answers are exactly those of A",
@@ -156,7 +163,7 @@ class Demo:
         self.story.tell("controller killed with signal 9, ledger moved away")
         began = time.time()
         try:
-            self._wait_for_answers(3.0)
+            time.sleep(3.0)
         finally:
             for path, elsewhere in moved:
                 elsewhere.rename(path)
@@ -174,23 +181,31 @@ class Demo:
     def _no_request_lost(self) -> None:
         told = self._answers()
         failed = [a for a in told if a.failed]
-        detail = f"first: {failed[0].status} {failed[0].error or ''}" if failed else f"{len(told) / 1000:.1f} thousand requests, 3 releases, 1 rollback"
+        detail = (
+            f"first: {failed[0].status} {failed[0].error or ''}"
+            if failed
+            else f"{len(told) / 1000:.1f} thousand requests, 3 releases, 1 rollback"
+        )
         self.story.claim("failed requests", ok=not failed, value=len(failed), detail=detail)
         with release.open_context(self.settings, read_only=True) as ctx:
             manifests = {i: {name: part.digest for name, part in ctx.ledger.bundle(i).parts.items()} for i in self.ids.values()}
         wrong = answers_.mixed(told, manifests)
         self.story.claim("mixed answers (model or config of another bundle)", ok=not wrong, value=len(wrong))
-        last: dict[str, int] = {}
-        self.story.claim("answers without a bundle header", ok=all(a.bundle for a in told if not a.failed), value=sum(not a.bundle for a in told))
-        del last
+        self.story.claim(
+            "answers without a bundle header", ok=all(a.bundle for a in told if not a.failed), value=sum(not a.bundle for a in told)
+        )
 
     def _audited(self) -> None:
         trail = self._cli("audit", "verify", SERVICE)
-        self.story.claim("the audit trail is whole", ok=trail["ok"], value=trail["entries"], unit="entries", detail=f"head {trail['head'][:19]}")
+        self.story.claim(
+            "the audit trail is whole", ok=trail["ok"], value=trail["entries"], unit="entries", detail=f"head {trail['head'][:19]}"
+        )
         status = self._cli("status", SERVICE)
         seen = next(layer for layer in status["layers"] if layer["layer"] == "traffic")
         weights = seen["facts"].get("weights", {})
-        self.story.claim("what the proxy serves is what the ledger says", ok=weights.get(self.ids["C"]) == 1.0, value=bundles.short(status["stable"]))
+        self.story.claim(
+            "what the proxy serves is what the ledger says", ok=weights.get(self.ids["C"]) == 1.0, value=bundles.short(status["stable"])
+        )
 
     # --- tools -------------------------------------------------------------------------------------------------
 
@@ -201,19 +216,19 @@ class Demo:
         from pipelines.definitions import defs
 
         config = {
+            "loggers": {"console": {"config": {"log_level": "ERROR"}}},
             "ops": {
                 "flights__data": {"config": {"train": train, "evaluate": evaluate}},
                 "flights__config": {"config": {"options": {"departure_clock": clock}}},
-            }
+            },
         }
         instance = dg.DagsterInstance.get()
         done = defs.resolve_job_def("build").execute_in_process(run_config=config, instance=instance, raise_on_error=False)
         if not done.success:
             raise errors.LastgoodError(f"the Dagster run {done.run_id} failed; look at it with 'lastgood up --ui'")
-        made = [e.materialization for e in done.get_asset_materialization_events() if False] or done.get_asset_materialization_events()
         found = [
             event.materialization.metadata["lastgood/bundle"].value
-            for event in made
+            for event in done.get_asset_materialization_events()
             if event.materialization.asset_key == dg.AssetKey([SERVICE, "bundle"])
         ]
         return str(found[-1])
@@ -221,7 +236,9 @@ class Demo:
     def _cli(self, *args: str, allowed: tuple[int, ...] = (0,)) -> dict[str, Any]:
         """Run the real command with --json; returns its object. Raises LastgoodError on any other exit code."""
         argv = [sys.executable, "-m", "lastgood", *args, "--json"]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**stack.environment(self.settings), "LASTGOOD_ACTOR": "demo"})
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, env={**stack.environment(self.settings), "LASTGOOD_ACTOR": "demo"}
+        )
         if done.returncode not in allowed:
             raise errors.LastgoodError(f"'lastgood {' '.join(args)}' ended with {done.returncode}: {done.stdout}{done.stderr}")
         value: dict[str, Any] = json.loads(done.stdout)
@@ -232,10 +249,11 @@ class Demo:
         from services.flights import data
 
         prepared = data.build(train=[1, 2], evaluate=[3], workspace=self.settings.home / "dvc", project=self.settings.project).prepared
-        self.story.tell(f"replaying real flights of March to June, {RATE:.0f} requests a second, each with its label")
+        self.story.tell(f"real flights through the proxy, {RATE:.0f} requests a second, each followed by its label")
+        self.month.write_text("3")
         argv = [
             *(sys.executable, "-m", "services.flights.load", "--port", str(self.port), "--prepared", str(prepared)),
-            *("--months", *MONTHS, "--rate", str(RATE), "--every", str(EVERY), "--out", str(self.log), "--stop", str(self.stop)),
+            *("--month", str(self.month), "--rate", str(RATE), "--out", str(self.log), "--stop", str(self.stop)),
         ]
         record = self.settings.home / "demo" / "load.json"
         daemon.start(argv, record=record, log=self.settings.home / "demo" / "load.log", env=stack.environment(self.settings))
@@ -250,16 +268,15 @@ class Demo:
                     time.sleep(0.1)
                 daemon.stop(load, grace_s=1.0)
 
-    def _let_it_run(self, what: str) -> None:
-        self.story.tell(what)
-        self._wait_for_answers(PHASE_S)
-
-    def _wait_for_answers(self, seconds: float) -> None:
-        """Let traffic pass; fails if none comes."""
-        before = self.log.stat().st_size if self.log.exists() else 0
-        time.sleep(seconds)
-        if not self.log.exists() or self.log.stat().st_size == before:
-            raise errors.Unavailable(f"no traffic for {seconds:g} s; read {self.log.with_name('load.log')}")
+    def _live_through(self, month: int, name: str, *, enough: int = ENOUGH) -> None:
+        """Replay flights of *month* until bundle *name* has given *enough* labelled answers."""
+        self.month.write_text(str(month))
+        self.story.tell(f"flights of {MONTH_NAMES[month]}, answered by {name}")
+        began, end = time.time(), time.monotonic() + PHASE_S
+        while sum(1 for a in self._answered_by(name) if a.sent > began) < enough:
+            if time.monotonic() > end:
+                raise errors.Unavailable(f"{name} gave too few answers within {PHASE_S:g} s; read {self.log.with_name('load.log')}")
+            time.sleep(0.5)
 
     def _answers(self) -> list[answers_.Answer]:
         return list(answers_.read(self.log))
@@ -290,8 +307,6 @@ class Demo:
             probabilities += [row["probability"] for row in body["predictions"]]
         connection.close()
         return probabilities
-
-    _score_with_worker = _ask_bundle
 
 
 def _brier_of(answered: list[answers_.Answer]) -> float:

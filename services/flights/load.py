@@ -1,8 +1,10 @@
 """Steady traffic of real past flights through the proxy, with labels sent back, every answer written down.
 
-    python -m services.flights.load --port 8380 --prepared DIR --months 3 4 5 6 --rate 100 --out FILE --stop FILE
+    python -m services.flights.load --port 8380 --prepared DIR --month FILE --rate 50 --out FILE --stop FILE
 
-Loopback only. It ends when the stop file appears, when the flights are used up, or after `--seconds`.
+The month file holds the number of the month that is being lived through; whoever tells the story writes it. Within a
+month flights come in order of time, one in `STRIDE`, then again from the start with the next ones, so a few seconds
+already sample the whole month. Loopback only. It ends when the stop file appears, or after `--seconds`.
 """
 
 from __future__ import annotations
@@ -13,19 +15,42 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from services.flights import replay
 
 TIMEOUT_S = 10.0
+STRIDE = 40
+"""A month has about 27,000 flights, so one pass takes some 700 of them."""
+
+
+class Months:
+    """The flights of whatever month the file names just now."""
+
+    def __init__(self, prepared: Path, file: Path) -> None:
+        self._prepared = prepared
+        self._file = file
+        self._begun: dict[int, Iterator[replay.Flight]] = {}
+
+    def __iter__(self) -> Iterator[replay.Flight]:
+        while True:
+            month = int(self._file.read_text())
+            if month not in self._begun:
+                self._begun[month] = self._whole(month)
+            yield next(self._begun[month])
+
+    def _whole(self, month: int) -> Iterator[replay.Flight]:
+        flights = list(replay.flights(self._prepared, [month]))
+        for first in itertools.cycle(range(STRIDE)):
+            yield from flights[first::STRIDE]
 
 
 class Load:
     """A few keep-alive connections that share one schedule of `rate` requests per second."""
 
-    def __init__(self, *, port: int, flights: Iterator[replay.Flight], rate: float, out: TextIO, stop: Path, until: float) -> None:
+    def __init__(self, *, port: int, flights: Iterable[replay.Flight], rate: float, out: TextIO, stop: Path, until: float) -> None:
         self._port = port
         self._numbered = enumerate(flights)
         self._rate = rate
@@ -46,10 +71,9 @@ class Load:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
         while True:
             with self._lock:
-                taken = next(self._numbered, None)
-            if taken is None or self._stop.exists() or time.time() > self._until:
-                return
-            number, flight = taken
+                if self._stop.exists() or time.time() > self._until:
+                    return
+                number, flight = next(self._numbered)
             time.sleep(max(0.0, self._begun + number / self._rate - time.time()))
             line = self._ask(connection, number, flight)
             with self._lock:
@@ -59,7 +83,11 @@ class Load:
     def _ask(self, connection: http.client.HTTPConnection, number: int, flight: replay.Flight) -> dict[str, Any]:
         """One flight asked and its label sent; a connection error is an answer too: a failed one."""
         line: dict[str, Any] = {"n": number, "flight": flight.at, "late": flight.late, "body": flight.body.decode(), "sent": time.time()}
-        headers = {"content-type": "application/json", "x-user-id": f"user-{number % 997}", "x-request-id": f"flight-{self._begun:.0f}-{number}"}
+        headers = {
+            "content-type": "application/json",
+            "x-user-id": f"user-{number % 997}",
+            "x-request-id": f"flight-{self._begun:.0f}-{number}",
+        }
         try:
             connection.request("POST", "/predict", body=flight.body, headers=headers)
             response = connection.getresponse()
@@ -91,17 +119,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--prepared", type=Path, required=True, help="folder of the monthly files")
-    parser.add_argument("--months", type=int, nargs="+", required=True)
-    parser.add_argument("--every", type=int, default=10, help="take each n-th flight, so that time passes faster")
-    parser.add_argument("--rate", type=float, default=100.0, help="requests per second")
+    parser.add_argument("--month", type=Path, required=True, help="file that holds the number of the current month")
+    parser.add_argument("--rate", type=float, default=50.0, help="requests per second")
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stop", type=Path, required=True)
     options = parser.parse_args()
-    flights = itertools.chain.from_iterable(replay.flights(options.prepared, [month], every=options.every) for month in options.months)
     with options.out.open("w", encoding="utf-8") as out:
-        until = time.time() + options.seconds
+        flights, until = Months(options.prepared, options.month), time.time() + options.seconds
         Load(port=options.port, flights=flights, rate=options.rate, out=out, stop=options.stop, until=until).run(options.connections)
 
 

@@ -58,7 +58,7 @@ class EnvoyTraffic(base.Layer):
         self._endpoints = endpoints
         self._open: envoy_admin.Admin | None = None
         self._envoy: tuple[int, dict[str, Any]] | None = None
-        self._ready: tuple[float, Mapping[str, tuple[base.Endpoint, ...]]] = (float("-inf"), {})
+        self._ready: tuple[float, Mapping[str, tuple[base.Endpoint, ...]] | None] = (float("-inf"), None)
 
     def observe(self) -> base.Observed:
         """What Envoy serves by now. An Envoy that does not answer gives revision None, which never counts as agreement."""
@@ -137,11 +137,17 @@ class EnvoyTraffic(base.Layer):
 
     def _plan(self, desired: base.Desired, *, fresh: bool) -> Plan:
         if fresh or time.monotonic() - self._ready[0] > READY_FRESH_S:
-            ready = self._endpoints()
-            self._ready = time.monotonic(), ready
+            self._ready = time.monotonic(), self._ask_ready()
         return envoy_config.plan(
             desired, ready=self._ready[1], now=self._files.read_clusters(), token=envoy_files.debug_token(self._settings, make=False)
         )
+
+    def _ask_ready(self) -> Mapping[str, tuple[base.Endpoint, ...]] | None:
+        """Ready workers; None if the infrastructure layer is down, which must not keep traffic from going back."""
+        try:
+            return self._endpoints()
+        except base.LayerError:
+            return None
 
     def _advance(self, desired: base.Desired) -> str | None:
         """One pass under the lock; None when done, else what it waits for."""
@@ -175,10 +181,17 @@ class EnvoyTraffic(base.Layer):
         every = {**now, **plan.clusters}
         if on_disk is None or not envoy_config.same_shape(on_disk, plan.routes, clusters=now, more=every):
             envoy_process.try_out(self._files, routes=plan.routes, clusters=every)
-        if every != now or self._admin.clusters_version() != self._files.clusters_version():
+        if every != now or self._lost(every):
             failpoints.failpoint("traffic.before_cds")
             self._write_clusters(every, revision=revision)
             failpoints.failpoint("traffic.after_cds")
+
+    def _lost(self, wanted: Mapping[str, Json]) -> bool:
+        """True if Envoy has another list of clusters than the one on disk: somebody has had a hand in it."""
+        tags = self._admin.tags()
+        if all(tags.get(name) == _tag(cluster) for name, cluster in wanted.items()):
+            return False
+        return self._admin.clusters_version() != self._files.clusters_version()
 
     def _drop_unused(self, plan: Plan, *, left: Json | None, revision: int) -> None:
         """Drop what nobody needs.

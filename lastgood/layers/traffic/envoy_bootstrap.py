@@ -67,7 +67,6 @@ def _manager(routes: Json) -> Json:
         "stat_prefix": "edge",
         "generate_request_id": True,
         "preserve_external_request_id": True,
-        "always_set_request_id_in_response": True,
         "use_remote_address": True,
         "normalize_path": True,
         "merge_slashes": True,
@@ -102,7 +101,7 @@ def _strip() -> Json:
 def _access_log(path: Path) -> Json:
     line: dict[str, Any] = {
         "t": "%START_TIME(%s.%6f)%",
-        "id": "%REQ(X-REQUEST-ID)%",
+        "id": "%RESP(X-REQUEST-ID)%",
         "method": "%REQ(:METHOD)%",
         "path": "%PATH(NQ)%",
         "revision": "%RESP(X-LASTGOOD-REVISION)%",

@@ -65,13 +65,16 @@ class Plan:
     unready: tuple[str, ...]
 
 
-def plan(desired: base.Desired, *, ready: Endpoints, now: Mapping[str, Json], token: str) -> Plan:
+def plan(desired: base.Desired, *, ready: Endpoints | None, now: Mapping[str, Json], token: str) -> Plan:
     """The plan for *desired*, given the *ready* workers and the clusters that Envoy has *now*.
 
     A bundle whose workers are not ready this moment keeps the cluster it has: Envoy's own health checks guard it, and
-    rebuilding it would forget what they know. Raises Rejected for weights or header names that cannot be.
+    rebuilding it would forget what they know. If nobody can tell which are *ready* (None), those clusters are all there
+    is to go by. Raises Rejected for weights or header names that cannot be.
     """
-    where = {**_addresses(now), **{digest: tuple(sorted(found)) for digest, found in ready.items() if found}}
+    known = _addresses(now)
+    ready = known if ready is None else ready
+    where = {**known, **{digest: tuple(sorted(found)) for digest, found in ready.items() if found}}
     weighted = [digest for digest, share in shares(desired.weights).items() if share]
     return Plan(
         clusters=clusters(desired, endpoints=where),
@@ -104,7 +107,7 @@ def clusters(desired: base.Desired, *, endpoints: Endpoints) -> dict[str, Json]:
         trial = digest != desired.stable and desired.weights.get(digest, 0) > 0
         fallback = {desired.candidate: desired.stable, desired.stable: desired.previous}.get(digest)
         members = [digest, *([fallback] if fallback and fallback != digest and endpoints.get(fallback) else [])]
-        own = _marked(_bundle_cluster(cluster_name(digest), endpoints[digest], trial=trial), digest)
+        own = _marked(_bundle_cluster(digest, endpoints[digest], trial=trial), digest)
         safe = _marked(_aggregate(safe_name(digest), [cluster_name(member) for member in members]), digest)
         found |= {own["name"]: own, safe["name"]: safe}
     return found
@@ -120,12 +123,14 @@ def _marked(cluster: Json, digest: str) -> Json:
     return {**cluster, "metadata": {"filter_metadata": {MARK: {"bundle": digest, "tag": _hash(cluster)}}}}
 
 
-def _bundle_cluster(name: str, endpoints: Sequence[base.Endpoint], *, trial: bool) -> Json:
+def _bundle_cluster(digest: str, endpoints: Sequence[base.Endpoint], *, trial: bool) -> Json:
     """The workers of one bundle, as one cluster.
 
+    A worker is healthy only if /healthz names this bundle: when a worker dies, another bundle's may get its port.
     A *trial* bundle (a candidate with traffic) is put out at the first sign of trouble and for long: its fallback is
     proven. Stable is put out only when it plainly does not answer, and soon let in again: there may be nobody else.
     """
+    name = cluster_name(digest)
     hosts = [{"endpoint": {"address": _address(endpoint.host, endpoint.port)}} for endpoint in endpoints]
     return {
         "@type": _CLUSTER,
@@ -144,7 +149,7 @@ def _bundle_cluster(name: str, endpoints: Sequence[base.Endpoint], *, trial: boo
                 "no_traffic_interval": "2s",
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
-                "http_health_check": {"path": "/healthz"},
+                "http_health_check": {"path": "/healthz", "receive": [{"text": digest.encode().hex()}]},
             }
         ],
         "outlier_detection": _ejection(trial=trial),
@@ -233,12 +238,14 @@ def nothing_serves(service: str, *, revision: int) -> Json:
 
 
 def _table(rules: list[Json], *, revision: int) -> Json:
+    # A worker that does not like a caller's id answers under one of its own, and logs that; then its word stands.
+    request_id = {"header": {"key": "x-request-id", "value": "%REQ(x-request-id)%"}, "append_action": "ADD_IF_ABSENT"}
     return {
         "@type": _ROUTES,
         "name": ROUTES,
         "validate_clusters": True,
         "most_specific_header_mutations_wins": True,
-        "response_headers_to_add": [_set("x-lastgood-revision", str(revision))],
+        "response_headers_to_add": [_set("x-lastgood-revision", str(revision)), request_id],
         "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": rules}],
     }
 
@@ -260,7 +267,9 @@ def _route_shape(document_: Mapping[str, Any]) -> list[Json]:
 
 
 def _cluster_shape(cluster: Json) -> Json:
-    return {key: value for key, value in cluster.items() if key not in ("name", "metadata", "load_assignment", "cluster_type")}
+    return {
+        key: value for key, value in cluster.items() if key not in ("name", "metadata", "load_assignment", "cluster_type", "health_checks")
+    }
 
 
 def weights_of(document_: Mapping[str, Any]) -> dict[str, int]:

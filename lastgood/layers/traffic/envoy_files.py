@@ -117,8 +117,8 @@ class Files:
         return envoy_config.parse(routes, where=str(self.kept)), envoy_config.parse(clusters, where=str(self.kept))
 
     def keep(self, *, routes: Json, clusters: Json) -> None:
-        """Remember this pair as taken over."""
-        write(self.kept, envoy_config.dumps({"routes": routes, "clusters": clusters}))
+        """Remember this pair as taken over; not synced, for after a power cut the synced documents themselves are there."""
+        write(self.kept, envoy_config.dumps({"routes": routes, "clusters": clusters}), sync=False)
 
 
 def of(settings: Settings, service: str) -> Files:
@@ -131,15 +131,16 @@ def read(path: Path) -> Json:
     return envoy_config.parse(path.read_bytes(), where=str(path))
 
 
-def write(path: Path, data: bytes) -> None:
-    """Replace *path* in one step, on disk before it is visible; mode 0600. Envoy only notices a rename."""
+def write(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Replace *path* in one step, on disk before it is visible if *sync*; mode 0600. Envoy only notices a rename."""
     staged = path.parent / f".{path.name}.{os.getpid()}"
     try:
         handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(handle)
+            if sync:
+                os.fsync(handle)
         os.replace(staged, path)
     except BaseException:
         with contextlib.suppress(OSError):
