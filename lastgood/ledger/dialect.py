@@ -22,7 +22,7 @@ UNSURE = "whether the change was written is not certain; repeat the command, it 
 
 
 class DiskFull(errors.Unavailable):
-    """The ledger cannot grow because its disk is full; nothing was changed."""
+    """The ledger cannot grow because its disk is full or will not take more; nothing was changed."""
 
 
 class NoSchema(errors.Unavailable):
@@ -128,7 +128,7 @@ class Dialect(ABC):
 
     def full(self) -> DiskFull:
         """What to say about a full disk."""
-        return DiskFull(f"the disk of ledger {self.where} is full; free some space and try again")
+        return DiskFull(f"the disk of ledger {self.where} is full, over quota or failing; free some space and try again")
 
     def no_schema(self, text: str) -> NoSchema:
         """What to say about a missing table."""

@@ -6,7 +6,6 @@ What does not belong here: anything that Postgres does the same way (`dialect`, 
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,13 +28,15 @@ class Sqlite(Dialect):
         self._busy_timeout_s = busy_timeout_s
         self._read_only = read_only
         self._inode: tuple[int, int] | None = None
+        self._frozen = False
 
     def connect(self, *, create: bool = False) -> None:
         """Make sure there is a connection to the file that has the ledger's name now.
 
-        Without this check a commit would go, and be acknowledged, to a file that was moved away or deleted.
+        Without this check a commit would go, and be acknowledged, to a file that was moved away or deleted; and a
+        connection without locks would never see what another user writes.
         """
-        if self._connection is not None and _inode(self.path) != self._inode:
+        if self._connection is not None and (self._frozen or _inode(self.path) != self._inode):
             self.close()
         super().connect(create=create)
 
@@ -47,17 +48,17 @@ class Sqlite(Dialect):
         with self.translating():
             try:
                 return self._opened("ro" if self._read_only else "rwc" if create else "rw")
-            except sqlite3.OperationalError:
-                if not self._read_only or os.access(self.path.parent, os.W_OK):
+            except sqlite3.OperationalError as error:
+                if not self._read_only or error.sqlite_errorcode & 0xFF not in _NO_LOCK_FILE:
                     raise
                 return self._opened_immutable()
 
     def _opened_immutable(self) -> sqlite3.Connection:
-        """Open in a folder where no lock file can be made; only right if all commits are in the main file."""
+        """Open where no lock file can be made (read-only folder, full disk); only right if all commits are in the main file."""
         log = self.path.with_name(self.path.name + "-wal")
         if log.is_file() and log.stat().st_size > 0:
             raise errors.Unavailable(
-                f"ledger {self.where} has commits in {log.name} that cannot be read in a read-only folder; "
+                f"ledger {self.where} has commits in {log.name} that cannot be read in a read-only folder or on a full disk; "
                 "copy both files to a folder that can be written and read them there"
             )
         return self._opened("ro&immutable=1")
@@ -72,7 +73,7 @@ class Sqlite(Dialect):
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA recursive_triggers = ON")
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            self._inode = _inode(self.path)
+            self._inode, self._frozen = _inode(self.path), "immutable" in mode
             if mode == "rwc":
                 connection.execute("PRAGMA journal_mode = WAL")
         except BaseException:
@@ -120,11 +121,17 @@ class Sqlite(Dialect):
             self.close()
         if primary == sqlite3.SQLITE_CONSTRAINT:
             return self.refused(text)
-        if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
+        if primary == sqlite3.SQLITE_FULL or code in _NO_ROOM:
             return self.full()
         kind, message = _MEANING.get(primary, (errors.Damaged, _DAMAGED))
         return kind(message.format(self.where, text))
 
+
+# SQLite knows only "no space left" as a full disk; an exceeded quota or file size fails as a plain write.
+_NO_ROOM = (sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_WRITE)
+
+# What opening fails with where SQLite cannot make the file that readers and writers lock.
+_NO_LOCK_FILE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
 
 # After these the connection's own idea of the file is not to be trusted; the next use opens another.
 _DROPS = (

@@ -36,7 +36,7 @@ class Client:
 
     def dump(self) -> dict[str, list[tuple[Any, ...]]]:
         """Every row of every table."""
-        return {table: sorted(self.run(f"SELECT * FROM {table}"), key=repr) for table in TABLES}  # noqa: S608  # names of this file
+        return {table: sorted(self.run(f"SELECT * FROM {table}"), key=repr) for table in TABLES}  # names of this file
 
     def guards(self, *, on: bool) -> None:
         """Switch the triggers off or on, as only the owner of the database can. SQLite's cannot come back."""
