@@ -129,6 +129,42 @@ def test_without_a_ready_worker_traffic_does_not_move(world: World) -> None:
     assert (world.get().bundle, world.get().revision) == (A.id, 1)
 
 
+def test_a_dead_infrastructure_layer_does_not_keep_traffic_from_going_back(world: World) -> None:
+    """Nobody can say which workers are ready: a bundle with healthy workers in Envoy is gone back to, a new one is not tried."""
+    world.serve(A, B)
+    world.start()
+    world.layer().apply(world.desired(3, B, previous=A))
+
+    def broken() -> dict[str, tuple[base.Endpoint, ...]]:
+        raise base.LayerError("no record can be read; look at the disk")
+
+    layer = envoy.build(world.settings, "echo", broken)
+    wanted = world.desired(4, A)
+    layer.apply(wanted)
+    assert layer.verify(wanted, layer.observe()) is True
+    assert (world.get().bundle, world.get().revision) == (A.id, 4)
+    with pytest.raises(base.LayerError, match="no ready worker"):
+        layer.apply(world.desired(5, C))
+    assert world.get().revision == 4
+
+
+def test_a_worker_of_another_bundle_is_not_taken_for_this_one(world: World) -> None:
+    """The port of a bundle's worker now belongs to another bundle's: it passes for alive, yet traffic does not move to it."""
+    world.serve(A, B)
+    world.start()
+    layer = world.layer()
+    layer.apply(world.desired(1, A))
+    world.ready[C.id] = world.ready[B.id]
+    with futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(world.layer().apply, world.desired(2, C, previous=A))
+        name = f"b-{C.id[7:19]}"
+        until(lambda: name in layer.observe().facts["clusters"], what="the cluster is there")
+        assert [host["healthy"] for host in layer.observe().facts["clusters"][name]["hosts"]] == [False]
+        layer.apply(world.desired(3, A))
+        waiting.result(30)
+    assert (world.get().bundle, world.get().revision) == (A.id, 3)
+
+
 def test_a_worker_at_a_new_address_is_followed(world: World) -> None:
     """The worker was replaced: verify says no until the same revision is applied again; no request fails meanwhile."""
     world.serve(A)

@@ -35,6 +35,11 @@ def test_a_request_id_is_kept_if_given(serving: World) -> None:
     assert reply.headers["x-request-id"] == reply.body["headers"]["x-request-id"] == "mine-1"
 
 
+def test_a_request_id_that_the_worker_replaces_comes_back_replaced(serving: World) -> None:
+    """The id in the answer is the one in the worker's log, or feedback would not find its prediction."""
+    assert serving.get(x_request_id="not one id").headers["x-request-id"] == f"worker-{len(serving.upstreams[B.id].requests)}"
+
+
 def test_callers_cannot_set_our_headers(serving: World) -> None:
     """Inbound x-lastgood-* and x-envoy-* are gone when the worker gets the request; the arm it sees is Envoy's."""
     reply = serving.get(x_lastgood_arm="candidate", X_LastGood_Bundle=A.id, x_lastgood_anything="1", x_envoy_retry_on="5xx")
@@ -84,6 +89,7 @@ def test_nothing_serves_yet(world: World) -> None:
         assert reply.status == 503
         assert "lastgood promote echo" in reply.body["error"]
         assert reply.revision == 0
+        assert reply.headers["x-request-id"]
 
 
 def test_an_error_is_asked_again_but_feedback_is_not(serving: World) -> None:

@@ -45,6 +45,17 @@ def test_a_second_start_adopts_the_first(world: World) -> None:
     assert envoy.running(world.settings, SERVICE) is None
 
 
+def test_the_stack_starts_and_stops_it_through_the_layer(world: World) -> None:
+    """`start_up` and `shut_down` of the layer are start and stop; both may come twice."""
+    layer = world.layer()
+    layer.start_up(world.desired(0, None))
+    layer.start_up(world.desired(0, None))
+    assert world.get().status == 503
+    layer.shut_down()
+    layer.shut_down()
+    assert envoy.running(world.settings, SERVICE) is None
+
+
 def test_envoy_outlives_the_process_that_started_it(world: World) -> None:
     """The starter is killed with SIGKILL; requests go on without one failure."""
     world.serve(A)

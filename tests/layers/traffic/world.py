@@ -71,7 +71,8 @@ class Upstream:
                     ("x-lastgood-revision", "0"),
                 ):
                     self.send_header(name, value)
-                self.send_header("x-request-id", self.headers.get("x-request-id", ""))
+                given = self.headers.get("x-request-id", "")
+                self.send_header("x-request-id", given if given.isprintable() and " " not in given else f"worker-{len(upstream.requests)}")
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -233,7 +234,7 @@ class Load:
                 shots.append(Shot(sent=sent, status=0, why=repr(error)))
                 connection.close()
             # Not a wait for something: a steady pace leaves the interpreter to the code under test.
-            self._stop.wait(0.002)
+            self._stop.wait(0.004)
         connection.close()
 
     def count(self) -> int:
