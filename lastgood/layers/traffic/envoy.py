@@ -18,8 +18,9 @@ from typing import Any
 
 from lastgood import daemon, errors, failpoints
 from lastgood.layers import base
-from lastgood.layers.traffic import envoy_admin, envoy_config, envoy_files, envoy_process
-from lastgood.layers.traffic.envoy_config import Json, Plan
+from lastgood.layers.traffic import envoy_admin, envoy_config, envoy_documents, envoy_files, envoy_process
+from lastgood.layers.traffic.envoy_config import Plan
+from lastgood.layers.traffic.envoy_documents import Json
 from lastgood.layers.traffic.envoy_files import Files
 from lastgood.layers.traffic.envoy_process import Running, running, start, start_if_down, stop
 from lastgood.settings import Settings
@@ -208,7 +209,7 @@ class EnvoyTraffic(base.Layer):
         """Replace the list of clusters and wait until Envoy has accepted it. Raises Rejected, with the old list back."""
         path = self._files.clusters
         before = path.read_bytes() if path.exists() else None
-        document = envoy_config.document(list(wanted.values()), revision=revision)
+        document = envoy_documents.make(list(wanted.values()), revision=revision)
         self._replace("cds", document, before=before, served=self._admin.clusters_version)
 
     def _unhealthy(self, plan: Plan) -> str | None:
@@ -235,7 +236,7 @@ class EnvoyTraffic(base.Layer):
 
     def _move(self, plan: Plan, *, before: Json | None) -> None:
         failpoints.failpoint("traffic.before_rds")
-        old = envoy_config.dumps(before) if before is not None else None
+        old = envoy_documents.dumps(before) if before is not None else None
         self._replace("rds", plan.routes, before=old, served=self._admin.version)
         failpoints.failpoint("traffic.after_rds")
 
@@ -243,7 +244,7 @@ class EnvoyTraffic(base.Layer):
         """Write *document* and wait for Envoy's own word that it is in force. Raises Rejected with *before* put back."""
         path = self._files.routes if kind == "rds" else self._files.clusters
         refusals, since = self._admin.refusals(kind), envoy_process.log_size(self._files)
-        envoy_files.write(path, envoy_config.dumps(document))
+        envoy_files.write(path, envoy_documents.dumps(document))
         began = time.monotonic()
         refused = False
         while not refused and served() != document["version_info"]:
@@ -282,7 +283,7 @@ def _tag(cluster: Json) -> str:
 
 
 def _revision(version: str | None) -> int:
-    found = envoy_config.revision_of(version)
+    found = envoy_documents.revision_of(version)
     return -1 if found is None else found
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lastgood.layers import base
-from lastgood.layers.traffic import envoy_config
+from lastgood.layers.traffic import envoy_config, envoy_documents
 
 
 class Down(base.LayerError):
@@ -98,7 +98,7 @@ class Admin:
             return None
         version = found[0].get("version_info", "")
         weights = envoy_config.weights_of({"resources": [found[0].get("route_config", {})]})
-        return Served(version=version, revision=envoy_config.revision_of(version), weights=weights)
+        return Served(version=version, revision=envoy_documents.revision_of(version), weights=weights)
 
     def version(self) -> str | None:
         """Version of the routes in force."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lastgood.layers.traffic import envoy_config
-from lastgood.layers.traffic.envoy_config import Json
+from lastgood.layers.traffic.envoy_documents import Json
 
 _EXTENSIONS = "type.googleapis.com/envoy.extensions."
 _BUCKETS_MS = [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 125, 150, 200, 250, 300, 400, 500, 600, 800]

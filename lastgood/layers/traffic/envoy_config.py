@@ -11,15 +11,14 @@ What does not belong here: files, sockets, processes; the order of writes (`envo
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from lastgood import errors
 from lastgood.bundle import short
 from lastgood.layers import base
+from lastgood.layers.traffic import envoy_documents
+from lastgood.layers.traffic.envoy_documents import Json
 from lastgood.service import Traffic
 
 TOTAL = 10_000
@@ -30,7 +29,6 @@ FEEDBACK = "/feedback"
 MARK = "lastgood"
 """Key of the cluster metadata that holds the full bundle id and a hash of the cluster's own definition."""
 
-Json = dict[str, Any]
 Endpoints = Mapping[str, tuple[base.Endpoint, ...]]
 
 _TYPE = "type.googleapis.com/"
@@ -38,7 +36,6 @@ _CLUSTER = _TYPE + "envoy.config.cluster.v3.Cluster"
 _ROUTES = _TYPE + "envoy.config.route.v3.RouteConfiguration"
 _EXTENSIONS = _TYPE + "envoy.extensions."
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_VERSION = re.compile(r"(\d+)-[0-9a-f]{16}")
 
 
 def cluster_name(bundle_id: str) -> str:
@@ -78,7 +75,7 @@ def plan(desired: base.Desired, *, ready: Endpoints | None, now: Mapping[str, Js
     weighted = [digest for digest, share in shares(desired.weights).items() if share]
     return Plan(
         clusters=clusters(desired, endpoints=where),
-        routes=document([routes(desired, known=where, token=token)], revision=desired.revision),
+        routes=envoy_documents.make([routes(desired, known=where, token=token)], revision=desired.revision),
         needed=tuple(cluster_name(digest) for digest in weighted),
         unready=tuple(digest for digest in weighted if not ready.get(digest)),
     )
@@ -120,7 +117,7 @@ def mark_of(cluster: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _marked(cluster: Json, digest: str) -> Json:
-    return {**cluster, "metadata": {"filter_metadata": {MARK: {"bundle": digest, "tag": _hash(cluster)}}}}
+    return {**cluster, "metadata": {"filter_metadata": {MARK: {"bundle": digest, "tag": envoy_documents.tag(cluster)}}}}
 
 
 def _bundle_cluster(digest: str, endpoints: Sequence[base.Endpoint], *, trial: bool) -> Json:
@@ -379,41 +376,3 @@ def _set(key: str, value: str) -> Json:
 
 def _seconds(value: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".") + "s"
-
-
-# --- documents ---------------------------------------------------------------------------------------------
-
-
-def document(resources: Sequence[Json], *, revision: int) -> Json:
-    """A discovery document, with the version `<revision>-<hash of the resources>`.
-
-    So it carries its own checksum, and Envoy's answer to "which version" names the revision and the exact content.
-    """
-    return {"version_info": f"{revision}-{_hash(resources)}", "resources": list(resources)}
-
-
-def revision_of(version: str | None) -> int | None:
-    """The ledger revision in a version made by `document`; None for any other text."""
-    match = _VERSION.fullmatch(version or "")
-    return int(match[1]) if match else None
-
-
-def parse(data: bytes, *, where: str) -> Json:
-    """The document in *data*. Raises Damaged if it does not parse or is not what was written."""
-    try:
-        value = json.loads(data)
-        resources, revision = value["resources"], revision_of(value["version_info"])
-        if set(value) != {"version_info", "resources"} or revision is None or document(resources, revision=revision) != value:
-            raise ValueError("its content does not match its checksum")
-        return {"version_info": value["version_info"], "resources": resources}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise errors.Damaged(f"{where} is damaged: {error}; remove it and run 'lastgood up' with the ledger at hand") from error
-
-
-def dumps(value: Any) -> bytes:
-    """The bytes of a document as they are written: sorted, so that the same content is the same file."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(dumps(value)).hexdigest()[:16]

@@ -18,8 +18,8 @@ import tempfile
 from pathlib import Path
 
 from lastgood import errors
-from lastgood.layers.traffic import envoy_config
-from lastgood.layers.traffic.envoy_config import Json
+from lastgood.layers.traffic import envoy_documents
+from lastgood.layers.traffic.envoy_documents import Json
 from lastgood.settings import Settings
 
 SOCKET_PATH_BYTES = 100
@@ -111,14 +111,14 @@ class Files:
         data = self.kept.read_bytes()
         try:
             value = json.loads(data)
-            routes, clusters = envoy_config.dumps(value["routes"]), envoy_config.dumps(value["clusters"])
+            routes, clusters = envoy_documents.dumps(value["routes"]), envoy_documents.dumps(value["clusters"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise errors.Damaged(f"{self.kept} is damaged: {error}; remove it and run 'lastgood up' with the ledger at hand") from error
-        return envoy_config.parse(routes, where=str(self.kept)), envoy_config.parse(clusters, where=str(self.kept))
+        return envoy_documents.parse(routes, where=str(self.kept)), envoy_documents.parse(clusters, where=str(self.kept))
 
     def keep(self, *, routes: Json, clusters: Json) -> None:
         """Remember this pair as taken over; not synced, for after a power cut the synced documents themselves are there."""
-        write(self.kept, envoy_config.dumps({"routes": routes, "clusters": clusters}), sync=False)
+        write(self.kept, envoy_documents.dumps({"routes": routes, "clusters": clusters}), sync=False)
 
 
 def of(settings: Settings, service: str) -> Files:
@@ -128,7 +128,7 @@ def of(settings: Settings, service: str) -> Files:
 
 def read(path: Path) -> Json:
     """The document in *path*, checked. Raises Damaged or FileNotFoundError."""
-    return envoy_config.parse(path.read_bytes(), where=str(path))
+    return envoy_documents.parse(path.read_bytes(), where=str(path))
 
 
 def write(path: Path, data: bytes, *, sync: bool = True) -> None:

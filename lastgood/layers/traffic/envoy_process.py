@@ -20,8 +20,8 @@ from pathlib import Path
 from lastgood import daemon, errors
 from lastgood import service as services
 from lastgood.layers import base
-from lastgood.layers.traffic import envoy_admin, envoy_bootstrap, envoy_config, envoy_files
-from lastgood.layers.traffic.envoy_config import Json
+from lastgood.layers.traffic import envoy_admin, envoy_bootstrap, envoy_config, envoy_documents, envoy_files
+from lastgood.layers.traffic.envoy_documents import Json
 from lastgood.layers.traffic.envoy_files import Files
 from lastgood.settings import Settings
 
@@ -58,7 +58,7 @@ def start(settings: Settings, service: str, service_config: services.Service, *,
                 _same_port(found, service_config, service)
                 return found
             envoy_files.debug_token(settings, make=True)
-            envoy_files.write(files.bootstrap, envoy_config.dumps(_bootstrap(files, service_config)))
+            envoy_files.write(files.bootstrap, envoy_documents.dumps(_bootstrap(files, service_config)))
             return _start(files, concurrency=concurrency)
 
 
@@ -113,7 +113,7 @@ def try_out(files: Files, *, routes: Json, clusters: Mapping[str, Json]) -> None
     import subprocess
 
     path = files.root / f"trial.{os.getpid()}.json"
-    envoy_files.write(path, envoy_config.dumps(envoy_bootstrap.trial(routes=routes, clusters=clusters)))
+    envoy_files.write(path, envoy_documents.dumps(envoy_bootstrap.trial(routes=routes, clusters=clusters)))
     try:
         argv = [binary(), "--mode", "validate", "--disable-hot-restart", "-l", "error", "--concurrency", "1", "-c", str(path)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=TRIAL_S, check=False)
@@ -204,8 +204,8 @@ def _choose(files: Files) -> bool:
     The pair on disk may be newer than the kept one, so it comes first: a served revision never goes back.
     """
     if not files.routes.exists() and not files.kept.exists():
-        nothing = envoy_config.document([envoy_config.nothing_serves(files.root.name, revision=0)], revision=0)
-        _put(files, routes=nothing, clusters=envoy_config.document([], revision=0))
+        nothing = envoy_documents.make([envoy_config.nothing_serves(files.root.name, revision=0)], revision=0)
+        _put(files, routes=nothing, clusters=envoy_documents.make([], revision=0))
         return False
     kept = damage = None
     try:
@@ -228,8 +228,8 @@ def _choose(files: Files) -> bool:
 
 
 def _put(files: Files, *, routes: Json, clusters: Json) -> None:
-    envoy_files.write(files.clusters, envoy_config.dumps(clusters))
-    envoy_files.write(files.routes, envoy_config.dumps(routes))
+    envoy_files.write(files.clusters, envoy_documents.dumps(clusters))
+    envoy_files.write(files.routes, envoy_documents.dumps(routes))
 
 
 def _bootstrap(files: Files, service: services.Service) -> Json:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lastgood import errors
 from lastgood import service as services
 from lastgood.layers import base
-from lastgood.layers.traffic import envoy_config
+from lastgood.layers.traffic import envoy_config, envoy_documents
 from tests.layers.traffic.world import SERVICE, A, B, C
 
 BUNDLES = (A, B, C)
@@ -100,19 +100,19 @@ def test_routes_never_name_a_cluster_that_is_not_planned(desired: base.Desired, 
 def test_a_document_proves_its_own_content(desired: base.Desired) -> None:
     """What is written parses back to the same; its version names the revision."""
     document = planned(desired).routes
-    data = envoy_config.dumps(document)
-    assert envoy_config.parse(data, where="x") == document
-    assert envoy_config.revision_of(document["version_info"]) == desired.revision
+    data = envoy_documents.dumps(document)
+    assert envoy_documents.parse(data, where="x") == document
+    assert envoy_documents.revision_of(document["version_info"]) == desired.revision
 
 
 @given(desired_states(), st.data())
 def test_any_flipped_byte_is_noticed(desired: base.Desired, data: st.DataObject) -> None:
     """No single changed byte of a document passes for the original."""
-    written = bytearray(envoy_config.dumps(planned(desired).routes))
+    written = bytearray(envoy_documents.dumps(planned(desired).routes))
     place = data.draw(st.integers(0, len(written) - 1))
     written[place] ^= data.draw(st.integers(1, 255))
     with pytest.raises(errors.Damaged, match="damaged"):
-        envoy_config.parse(bytes(written), where="x")
+        envoy_documents.parse(bytes(written), where="x")
 
 
 def _members(cluster: dict[str, Any]) -> list[str]:
