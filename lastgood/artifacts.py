@@ -290,32 +290,42 @@ class Store:
         return Stored(digest=listing.digest, size=listing.size, kind="tree", uri=f"store:{listing.digest}")
 
     def _commit(self, staged: Path, digest: str, files: list[str]) -> None:
-        durable.seal(staged, files)
         target = self._folder(digest)
         target.parent.mkdir(parents=True, exist_ok=True)
-        failpoint("store.before_rename")
-        try:
-            staged.rename(target)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            self._keep_or_replace(staged, target, digest)
-        failpoint("store.after_rename")
-        target.chmod(0o555)  # only now: renaming a folder that is read-only is refused to everyone but root
+        if not self._whole(target, like=staged):
+            durable.seal(staged, files)
+            failpoint("store.before_rename")
+            try:
+                os.rename(staged, target)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                self._replace(staged, target)
+            failpoint("store.after_rename")
+            target.chmod(0o555)  # only now: renaming a folder that is read-only is refused to everyone but root
         durable.sync(target.parent)
 
-    def _keep_or_replace(self, staged: Path, target: Path, digest: str) -> None:
-        kinds = {folder: (folder / "tree").exists() for folder in (staged, target)}
-        if kinds[staged] != kinds[target]:
+    def _whole(self, target: Path, *, like: Path) -> bool:
+        """True if *target* is stored and undamaged; every byte is read, because a put is also how one repairs."""
+        if not target.is_dir():
+            return False
+        digest = f"sha256:{target.name}"
+        if (target / "tree").exists() != (like / "tree").exists() and (target / "content").exists() != (like / "content").exists():
             raise errors.Damaged(f"{digest} is stored as another kind (file or folder); change the content by one byte to store both")
         try:
             self.verify(digest)
         except errors.Damaged:
-            evidence = self.root / ".damaged"
-            evidence.mkdir(exist_ok=True)
-            target.chmod(0o755)
-            target.rename(Path(tempfile.mkdtemp(dir=evidence, prefix=f"{target.name[:12]}-")) / "object")
-            staged.rename(target)
+            return False
+        return True
+
+    def _replace(self, staged: Path, target: Path) -> None:
+        if self._whole(target, like=staged):  # somebody else was faster
+            return
+        evidence = self.root / ".damaged"
+        evidence.mkdir(exist_ok=True)
+        target.chmod(0o755)
+        os.rename(target, Path(tempfile.mkdtemp(dir=evidence, prefix=f"{target.name[:12]}-")) / "object")
+        os.rename(staged, target)
 
     def _expected(self, digest: str) -> dict[str, Entry]:
         """What must stand in the object's folder, by name there; also finds what must not."""
@@ -357,7 +367,9 @@ def _verify_file(path: Path, entry: Entry, *, digest: str) -> None:
     except errors.NotAllowed:
         found = "a link or a device"
     if found != f"sha256:{entry.sha256}":
-        raise _damaged(digest, path.name if entry.path == "content" else f"tree/{entry.path}", expected=f"sha256:{entry.sha256}", found=found)
+        raise _damaged(
+            digest, path.name if entry.path == "content" else f"tree/{entry.path}", expected=f"sha256:{entry.sha256}", found=found
+        )
 
 
 def _everything(folder: Path) -> set[str]:

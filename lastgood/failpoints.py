@@ -78,13 +78,13 @@ class _Rule:
 
 
 _UNARMED: dict[str, _Rule | None] = dict.fromkeys(FAILPOINTS)
-_rules: dict[str, _Rule | None] | None = None
+_rules: dict[str, _Rule | None] = {}  # every legal name once the environment has been read, until then empty
 
 
 def failpoint(name: str) -> None:
     """Do what is armed at *name*; when nothing is, one dict lookup. Raises UsageError for a name not in FAILPOINTS."""
     try:
-        rule = (_rules if _rules is not None else _from_environment())[name]
+        rule = (_rules or _from_environment())[name]
     except KeyError:
         raise errors.UsageError(f"unknown failpoint {name!r}; add it to lastgood.failpoints.FAILPOINTS") from None
     if rule is not None:
@@ -99,18 +99,18 @@ def check_environment() -> None:
 @contextlib.contextmanager
 def armed(text: str) -> Iterator[None]:
     """Arm this process by *text* (same words as the variable) while the block runs, then as before."""
-    global _rules
-    before, _rules = _rules, _parse(text)
+    before = dict(_rules)
+    _rules.update(_parse(text))
     try:
         yield
     finally:
-        _rules = before
+        _rules.clear()
+        _rules.update(before)
 
 
 def _from_environment() -> dict[str, _Rule | None]:
-    global _rules
-    if _rules is None:
-        _rules = _parse(os.environ.get(VARIABLE, ""))
+    if not _rules:
+        _rules.update(_parse(os.environ.get(VARIABLE, "")))
     return _rules
 
 

@@ -51,7 +51,9 @@ def load_private(folder: Path) -> Ed25519PrivateKey:
     path = folder / PRIVATE
     data, mode = _read(path)
     if mode & 0o077:
-        raise errors.NotAllowed(f"{path} can be read by others (mode {stat.S_IMODE(mode):04o}); make a new key, or 'chmod 600' if it never leaked")
+        raise errors.NotAllowed(
+            f"{path} can be read by others (mode {stat.S_IMODE(mode):04o}); make a new key, or 'chmod 600' if it never leaked"
+        )
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -133,6 +135,8 @@ def _read(path: Path) -> tuple[bytes, int]:
         with path.open("rb") as file:
             return file.read(1 << 16), os.fstat(file.fileno()).st_mode
     except FileNotFoundError:
-        raise errors.NotFound(f"{path} does not exist; put it back from a backup, or move the whole folder away to begin with a new key") from None
+        raise errors.NotFound(
+            f"{path} does not exist; put it back from a backup, or move the whole folder away to begin with a new key"
+        ) from None
     except OSError as error:
         raise errors.Unavailable(f"{path} cannot be read: {error}; check its owner and mode") from error

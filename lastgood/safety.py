@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import bz2
 import codecs
+import collections
 import io
 import json
 import lzma
@@ -32,7 +33,9 @@ MODEL_FORMATS = frozenset({".skops", ".safetensors", ".onnx", ".json", ".txt", "
 DATA_FORMATS = frozenset({".parquet", ".csv", ".json", ".jsonl", ".arrow", ".npy"})
 CONFIG_FORMATS = frozenset({".yaml", ".yml", ".json", ".toml", ".py", ".txt", ".md", ".lock"})
 
-FORBIDDEN = frozenset({".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle", ".pt", ".pth", ".ckpt", ".pyc", ".h5", ".hdf5", ".keras", ".mar"})
+FORBIDDEN = frozenset(
+    {".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle", ".pt", ".pth", ".ckpt", ".pyc", ".h5", ".hdf5", ".keras", ".mar"}
+)
 """Formats whose loader may run code; refused whatever is inside."""
 
 MAX_FILES = 20_000
@@ -41,12 +44,15 @@ MAX_PATH = 1024
 MAX_UNZIPPED = 8 << 30
 MAX_RATIO = 200
 _MAX_JSON = 64 << 20
-_MAX_OPCODES = 100_000
+_MAX_OPCODES = 20_000
+_MAX_SEEK = 1 << 40
 _HEAD = 1 << 20
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._=][A-Za-z0-9._ =-]{0,254}")
 _TEXT = frozenset({".json", ".jsonl", ".yaml", ".yml", ".toml", ".py", ".txt", ".md", ".lock", ".csv"})
-_IMPORTS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"})
+_OPCODES = {op.code.encode("latin-1"): op for op in pickletools.opcodes}
+_LAST_PROTOCOL = b"\x07"  # 5 today
+_EXTENSIONS = frozenset({"EXT1", "EXT2", "EXT4"})
 _CALLS = frozenset({"REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "INST"})
 _SKOPS_MEMBER = re.compile(r"[0-9a-f-]+\.(npy|npz|bin)")
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
@@ -203,26 +209,45 @@ def _check_members(file: BinaryIO, *, depth: int) -> None:
 def is_pickle(file: BinaryIO) -> bool:
     """True if an unpickler would import something from *file*, or if it is a pickle by its own opening.
 
-    Judges by the opcodes from the start: protocols 0 and 1 have no magic number, and joblib puts raw arrays between opcodes.
+    Walks the opcodes from the start without judging their arguments: protocols 0 and 1 have no magic number, joblib puts raw
+    arrays between opcodes, and a scanner that is stricter than the real unpickler about an argument can be blinded by one.
     """
-    marked = file.read(1) == b"\x80"
+    start = file.read(2)
     file.seek(0)
-    imported = stacked = False
-    count = 0
-    try:
-        for opcode, argument, _ in pickletools.genops(file):
-            count += 1
-            name = opcode.name
-            if name in _IMPORTS and (argument is None or isinstance(argument, int) or _IDENTIFIERS.fullmatch(argument)):
-                imported = imported or name != "INST" or stacked
-            if imported and (marked or name in _CALLS):
-                return True
-            stacked = stacked or name == "MARK"
-            if count > _MAX_OPCODES or (marked and name == "STOP"):
-                return True
-    except (ValueError, AttributeError, UnicodeDecodeError, OverflowError, MemoryError):
-        return marked and count > 16
-    return marked and count > 16
+    marked = start[:1] == b"\x80"
+    if marked and start[1:] > _LAST_PROTOCOL:
+        return False  # no unpickler reads on
+    seen = collections.Counter[str]()
+    for count, (name, argument) in enumerate(_opcodes(file)):
+        if name == "GLOBAL" or (name == "INST" and seen["MARK"]):
+            seen["import"] += _IDENTIFIERS.fullmatch(argument) is not None
+        elif (name in _EXTENSIONS and marked) or (name == "STACK_GLOBAL" and seen["text"] > 1):
+            seen["import"] += 1
+        if (seen["import"] and (marked or name in _CALLS)) or (marked and name == "STOP" and count > 1) or count > _MAX_OPCODES:
+            return True
+        seen[name] += 1
+        seen["text"] += "UNICODE" in name or "STRING" in name or "GET" in name
+    return marked and seen.total() > 32
+
+
+def _opcodes(file: BinaryIO) -> Iterator[tuple[str, str]]:
+    """Names of the opcodes in front of the first byte that is none, each with its line arguments (joined by a space)."""
+    while (opcode := _OPCODES.get(file.read(1))) is not None:
+        kind = opcode.arg
+        argument = b""
+        if kind is not None and kind.n == pickletools.UP_TO_NEWLINE:
+            lines = [file.readline(_HEAD) for _ in range(2 if kind.name.endswith("_pair") else 1)]
+            if not all(line.endswith(b"\n") for line in lines):
+                return
+            argument = b" ".join(line[:-1] for line in lines)
+        elif kind is not None and kind.n >= 0:
+            file.read(kind.n)
+        elif kind is not None:
+            width = {pickletools.TAKEN_FROM_ARGUMENT1: 1, pickletools.TAKEN_FROM_ARGUMENT8U: 8}.get(kind.n, 4)
+            file.seek(min(int.from_bytes(file.read(width), "little"), _MAX_SEEK), os.SEEK_CUR)
+        yield opcode.name, argument.decode("utf-8", "replace")
+        if opcode.name == "STOP":
+            return
 
 
 def _unwrapped(head: bytes) -> bytes:
@@ -290,8 +315,9 @@ def _check_json(file: BinaryIO) -> None:
 
 def _check_parquet(file: BinaryIO) -> None:
     head = file.read(4)
-    file.seek(max(0, file.seek(0, os.SEEK_END) - 4))
-    if head != b"PAR1" or file.read(4) != b"PAR1":
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 4))
+    if size < 12 or head != b"PAR1" or file.read(4) != b"PAR1":
         raise ValueError("it is no Parquet file, or not a whole one")
 
 

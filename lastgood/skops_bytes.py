@@ -19,7 +19,15 @@ from typing import Any, BinaryIO
 from lastgood import bundle as bundles
 from lastgood import durable, errors, safety
 
-_LOSSES = ("HalfSquaredError", "HalfBinomialLoss", "HalfMultinomialLoss", "HalfPoissonLoss", "HalfGammaLoss", "AbsoluteError", "PinballLoss")
+_LOSSES = (
+    "HalfSquaredError",
+    "HalfBinomialLoss",
+    "HalfMultinomialLoss",
+    "HalfPoissonLoss",
+    "HalfGammaLoss",
+    "AbsoluteError",
+    "PinballLoss",
+)
 
 TYPES = frozenset(
     [

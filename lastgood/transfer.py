@@ -67,7 +67,9 @@ def export(bundle_row: Row, *, store: Store, keys: Path, out: Path) -> Path:
     texts = _texts(bundle_row, keys)
     total = sum(map(len, texts.values())) + sum(size for size, _ in content.values())
     if total > MAX_BYTES or len(texts) + len(content) > MAX_MEMBERS:
-        raise errors.NotAllowed(f"the bundle has {total} bytes in {len(content)} files, more than one file may hold; copy the store instead")
+        raise errors.NotAllowed(
+            f"the bundle has {total} bytes in {len(content)} files, more than one file may hold; copy the store instead"
+        )
     try:
         _write_archive(out, texts, content)
     except OSError as error:
@@ -199,7 +201,9 @@ class _Reader:
         size = int(digits, 8) if len(digits) == 11 and set(digits) <= set(b"01234567") else 0
         if block != _header(name, size):
             found = block[:100].rstrip(b"\0").decode("ascii", "replace")
-            raise errors.NotAllowed(f"expected {name!r} at this place of the file, found {found[:120]!r} or an unusual header; export the bundle again")
+            raise errors.NotAllowed(
+                f"expected {name!r} at this place of the file, found {found[:120]!r} or an unusual header; export the bundle again"
+            )
         self.total += size
         self.members += 1
         if self.total > MAX_BYTES or self.members > MAX_MEMBERS:
@@ -334,7 +338,9 @@ def _store(bundle: bundles.Bundle, trees: Mapping[str, Listing], staging: Path, 
     for part in bundle.parts.values():
         found = stored[part.digest]
         if (found.digest, found.size) != (part.digest, part.size):
-            raise errors.Damaged(f"part {part.name!r} has {found.size} bytes of {found.digest}, not what the manifest says; export it again")
+            raise errors.Damaged(
+                f"part {part.name!r} has {found.size} bytes of {found.digest}, not what the manifest says; export it again"
+            )
 
 
 def _lay_out(listing: Listing, blobs: Path, folder: Path) -> None:
@@ -357,4 +363,3 @@ def _hex(digest: str) -> str:
 
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from pathlib import Path
 
 import pytest
 
@@ -92,12 +93,12 @@ def test_additions_are_found(store, both):
     top = store.path(both.parts["index"].digest)
     for folder in (top, top.parent, top / "part=1", store.path(both.parts["model"].digest).parent):
         folder.chmod(0o755)
-        for add in (lambda p: p.write_text("x"), lambda p: p.mkdir(), lambda p: p.symlink_to("/etc")):
+        for add, remove in ((Path.touch, Path.unlink), (Path.mkdir, Path.rmdir), (lambda p: p.symlink_to("/etc"), Path.unlink)):
             add(folder / "extra")
             for deep in (True, False):
                 with pytest.raises(errors.Damaged, match="extra"):
                     store.verify_bundle(both, deep=deep)
-            (folder / "extra").rmdir() if (folder / "extra").is_dir() and not (folder / "extra").is_symlink() else (folder / "extra").unlink()
+            remove(folder / "extra")
         store.verify_bundle(both)
 
 

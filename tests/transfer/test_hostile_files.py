@@ -119,7 +119,16 @@ def _typed(kind, *, name="manifest.json", linkname="", size=0, pax=None):
 
 @pytest.mark.parametrize(
     "kind",
-    [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.GNUTYPE_SPARSE, tarfile.CONTTYPE],
+    [
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.DIRTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+        tarfile.GNUTYPE_SPARSE,
+        tarfile.CONTTYPE,
+    ],
 )
 def test_only_plain_members(parts, refused, kind):
     """Links, folders, devices, pipes and sparse members are refused wherever they stand, under any name."""
@@ -165,7 +174,11 @@ def test_declared_sizes_are_limited(parts, refused):
     assert "declares" in refused(huge + bytes(512), errors.NotAllowed)
     refused(transfer._header("manifest.json", 1 << 20) + bytes(512), errors.Damaged)
     name = next(n for n in parts.content if n.startswith("blobs"))
-    refused(parts.head() + b"".join(member(n, d) for n, d in parts.content.items() if "listings" in n) + transfer._header(name, transfer.MAX_BYTES))
+    refused(
+        parts.head()
+        + b"".join(member(n, d) for n, d in parts.content.items() if "listings" in n)
+        + transfer._header(name, transfer.MAX_BYTES)
+    )
 
 
 def test_empty_and_foreign_files(refused):
