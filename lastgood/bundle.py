@@ -155,7 +155,7 @@ def _checked_entry(name: str, entry: object) -> dict[str, Any]:
         raise ValueError(f"part {name!r} must have exactly the keys {', '.join(wanted)}")
     for key, kind in wanted.items():
         if not isinstance(entry[key], kind) or isinstance(entry[key], bool):
-            raise ValueError(f"part {name!r} has {key} {entry[key]!r}; expected {kind.__name__}")
+            raise TypeError(f"part {name!r} has {key} {entry[key]!r}; expected {kind.__name__}")
     return entry
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from lastgood import errors, release
+from lastgood import errors, pages, release
 from lastgood.layers import base, receipts, reconcile
 from lastgood.ledger import audit
 from lastgood.settings import Settings
@@ -88,6 +88,8 @@ class ServiceLoop:
         self._layers = reconcile.build(ctx.settings, service)
         self._loops = {name: LayerLoop(ctx.settings, layer, service=service) for name, layer in self._layers.items()}
         self._seen = 0
+        self._proven = -1
+        """Revision whose stable bundle was seen ready; until then its workers are watched closely."""
         for loop in self._loops.values():
             loop.start()
 
@@ -110,13 +112,24 @@ class ServiceLoop:
 
     def _advance(self) -> None:
         state = self._ctx.ledger.state(self._service)
-        if state.phase == "idle":
-            return
         processes = self._layers.get("infrastructure")
-        ready: set[str] = {state.candidate} if state.candidate and processes is None else set()
-        if state.phase == "preparing" and isinstance(processes, base.Processes):
-            ready = {digest for digest, where in processes.endpoints().items() if where}
+        if not isinstance(processes, base.Processes):
+            release.advance(self._ctx, self._service, ready={state.candidate} if state.candidate else set(), actor=ACTOR)
+            return
+        if state.phase == "idle" and state.revision == self._proven:
+            return
+        ready = {digest for digest, where in processes.endpoints().items() if where}
+        if state.stable in ready and state.phase == "idle":
+            self._proven = state.revision
         release.advance(self._ctx, self._service, ready=ready, actor=ACTOR)
+        self._page(release.go_on_back(self._ctx, self._service, ready=ready, actor=ACTOR))
+
+    def _page(self, committed: release.Committed | None) -> None:
+        if committed is None:
+            return
+        for summary in committed.pages:
+            number = committed.revision.number
+            pages.write(self._ctx.settings.home, service=self._service, revision=number, summary=summary, now=time.time())
 
     def _report_stuck(self) -> None:
         limit = self._ctx.settings.controller.layer_timeout_s
@@ -125,7 +138,13 @@ class ServiceLoop:
             if since is not None and time.monotonic() - since > limit:
                 detail = f"no answer for {limit:g} s; other layers go on without it"
                 receipt = receipts.Receipt(
-                    layer=name, status="failed", desired_revision=self._seen, observed_revision=None, ms=limit * 1000, at=time.time(), detail=detail
+                    layer=name,
+                    status="failed",
+                    desired_revision=self._seen,
+                    observed_revision=None,
+                    ms=limit * 1000,
+                    at=time.time(),
+                    detail=detail,
                 )
                 receipts.write(self._ctx.settings.run(self._service) / "layers", receipt)
 

@@ -116,7 +116,9 @@ def promote(
     layers = reconcile.build(ctx.settings, service)
     try:
         committed = _until_cut_over(ctx, service, digest, layers=layers, actor=actor, clock=clock)
-        return _settle(ctx, committed, layers=layers, verb="promote", before=before, began=began, wait_s=wait_s, progress=progress, actor=actor)
+        return _settle(
+            ctx, committed, layers=layers, verb="promote", before=before, began=began, wait_s=wait_s, progress=progress, actor=actor
+        )
     finally:
         _close(layers)
 
@@ -299,8 +301,10 @@ def _lagging(ctx: release.Context, wanted: base.Desired, name: str, *, alive: bo
 
 
 def _write_down(ctx: release.Context, outcome: Outcome, *, actor: str) -> None:
-    """The receipt into the audit trail and a signed checkpoint of it. The change itself is long committed: a disk that
-    is full by now must not turn a done rollback into a failed command."""
+    """Put the receipt into the audit trail, and sign a checkpoint of it.
+
+    The change itself is long committed: a disk that is full by now must not turn a done rollback into a failed command.
+    """
     body = {
         "revision": outcome.revision.number,
         "commit_ms": outcome.commit_ms,

@@ -108,7 +108,9 @@ def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, A
         raise errors.NotAllowed(f"the config part does not describe {bundle.service!r}; freeze services/{bundle.service} and rebuild")
     missing = [name for name in service.parts if name not in bundle.parts]
     if missing:
-        raise errors.NotAllowed(f"bundle of {bundle.service!r} lacks {', '.join(missing)}; build the missing parts or change 'parts' in service.yaml")
+        raise errors.NotAllowed(
+            f"bundle of {bundle.service!r} lacks {', '.join(missing)}; build the missing parts or change 'parts' in service.yaml"
+        )
     # The manifest's bytes hash to the bundle's id, so a worker can load a bundle with nothing but the store.
     ctx.store.put_bytes(bundles.canonical(bundle.manifest()), name="manifest.json")
     new = ctx.ledger.register(bundle, provenance=provenance, actor=actor, now=now)
@@ -178,6 +180,25 @@ def _next_event(
             return rollout.CutOver(bundle=state.candidate, bake_s=frozen.release.bake_s if frozen else 0.0)
         return rollout.Abandon(bundle=state.candidate, reason="not ready in time") if over else None
     return rollout.BakeEnded() if state.phase == "baking" and over else None
+
+
+def go_on_back(ctx: Context, service: str, *, ready: Collection[str], actor: str, clock: Clock = time.time) -> Committed | None:
+    """Take one more step back if the target of the newest rollback did not get ready in its time; None if it is not due.
+
+    The bundle that was left stays in traffic until a target is ready, so this must not wait for a person.
+    """
+    state = ctx.ledger.state(service)
+    if state.stable is None or state.stable in ready or state.phase != "idle" or state.revision == 0:
+        return None
+    last = ctx.ledger.revision(service, state.revision)
+    frozen = reconcile.frozen_service(ctx.ledger.bundle(state.stable), store=ctx.store)
+    limit_s = frozen.serving.ready_timeout_s if frozen else 0.0
+    if last.verb != "rollback" or clock() - last.at < limit_s:
+        return None
+    reason = f"its workers were not ready within {limit_s:g} s after the rollback"
+    with contextlib.suppress(errors.Conflict, errors.NothingToDo, errors.NotAllowed):
+        return roll_back(ctx, service, reason=reason, actor=actor, automatic=True, clock=clock)
+    return None
 
 
 def roll_back(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from lastgood import bundle as bundles
+from lastgood import ledger, rollout
 from lastgood.cli import common, look
 
 
@@ -25,27 +27,26 @@ def list_(service: str, limit: int, as_json: bool) -> int:
     with common.context(read_only=True) as ctx:
         rows = ctx.ledger.bundles(service, limit=limit)
         state = ctx.ledger.state(service, about=[row.bundle.id for row in rows])
-        value = []
-        for row in rows:
-            digest = row.bundle.id
-            mark = state.marks.get(digest)
-            value.append(
-                {
-                    "id": digest,
-                    "short": bundles.short(digest),
-                    "registered_at": row.registered_at,
-                    "size": sum(part.size for part in row.bundle.parts.values()),
-                    "aliases": [alias for alias in ("stable", "candidate", "previous") if getattr(state, alias) == digest],
-                    "mark": mark.kind if mark else None,
-                }
-            )
+        value = [_entry(row, state) for row in rows]
         lines = [
-            (str(v["short"]), common.moment(float(str(v["registered_at"]))), f"{v['size']:,}", ",".join(map(str, v["aliases"])) or str(v["mark"] or "-"))  # type: ignore[call-overload]
-            for v in value
+            (v["short"], common.moment(v["registered_at"]), f"{v['size']:,}", ",".join(v["aliases"]) or v["mark"] or "-") for v in value
         ]
         body = {"schema": "lastgood.bundles/v1", "service": service, "bundles": value}
         common.emit(body, as_json=as_json, text=lambda: common.table(("BUNDLE", "REGISTERED", "BYTES", "IS"), lines))
         return 0
+
+
+def _entry(row: ledger.BundleRow, state: rollout.State) -> dict[str, Any]:
+    digest = row.bundle.id
+    mark = state.marks.get(digest)
+    return {
+        "id": digest,
+        "short": bundles.short(digest),
+        "registered_at": row.registered_at,
+        "size": sum(part.size for part in row.bundle.parts.values()),
+        "aliases": [alias for alias in ("stable", "candidate", "previous") if getattr(state, alias) == digest],
+        "mark": mark.kind if mark else None,
+    }
 
 
 bundle.add_command(look.verify, "verify")

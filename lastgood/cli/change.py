@@ -103,7 +103,9 @@ def release_hold(service: str, **options: Any) -> int:
         who = common.actor(options["actor"])
         if _dry(options, f"would allow releases of {service} again"):
             return 0
-        return _settled(ctx, release.release_hold(ctx, service, reason=options["reason"] or "hold released", actor=who), "release-hold", options)
+        return _settled(
+            ctx, release.release_hold(ctx, service, reason=options["reason"] or "hold released", actor=who), "release-hold", options
+        )
 
 
 @click.command()

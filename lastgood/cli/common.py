@@ -9,7 +9,7 @@ import getpass
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 
-def complete_services(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+def complete_services(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Names of services, for the shell's completion."""
     from lastgood import settings
 
@@ -30,7 +30,7 @@ def complete_services(ctx: click.Context, param: click.Parameter, incomplete: st
     return sorted(p.parent.name for p in folder.glob("*/service.yaml") if p.parent.name.startswith(incomplete))
 
 
-def complete_bundles(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+def complete_bundles(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Short ids of the service's bundles, for the shell's completion."""
     from lastgood import bundle
 
@@ -43,10 +43,12 @@ def complete_bundles(ctx: click.Context, param: click.Parameter, incomplete: str
 
 
 def service_argument(command: Command) -> Command:
+    """The argument SERVICE, completed from the project's folder."""
     return click.argument("service", shell_complete=complete_services)(command)
 
 
 def bundle_argument(name: str = "bundle", *, required: bool = True) -> Callable[[Command], Command]:
+    """The argument for a bundle, completed from the ledger."""
     return click.argument(name, required=required, shell_complete=complete_bundles)
 
 
@@ -122,7 +124,7 @@ def ago(seconds: float) -> str:
     return " ".join(shown[:2]) or "0 s"
 
 
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Left-aligned columns, as plain text that survives a pager and a paste."""
     widths = [max(len(line[column]) for line in (header, *rows)) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in (header, *rows)]

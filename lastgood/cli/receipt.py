@@ -14,7 +14,7 @@ from lastgood.errors import PartlyConverged
 from lastgood.layers.receipts import Receipt
 
 
-def progress(as_json: bool) -> Callable[[Receipt], None]:  # noqa: FBT001  # a click flag handed on
+def progress(as_json: bool) -> Callable[[Receipt], None]:  # a click flag handed on
     """A callback that prints one line as each layer answers."""
 
     def show(receipt: Receipt) -> None:

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from lastgood import artifacts, bundle, ledger, rollout, settings
 
 
-def desired(
-    state: rollout.State, *, bundles: Mapping[str, bundle.Bundle], service: services.Service
-) -> base.Desired:
+def desired(state: rollout.State, *, bundles: Mapping[str, bundle.Bundle], service: services.Service) -> base.Desired:
     """What *state* asks of the layers. The whole of the traffic goes to stable."""
     return base.Desired(
         service=service,
@@ -47,7 +45,9 @@ def frozen_service(of: bundle.Bundle | None, *, store: artifacts.Store) -> servi
     try:
         return services.parse(file.read_text("utf-8"), where=str(file))
     except (OSError, UnicodeDecodeError, errors.UsageError) as error:
-        raise errors.Damaged(f"the config part of {of.service!r} holds no usable {services.FILE}: {error}; build the bundle again") from error
+        raise errors.Damaged(
+            f"the config part of {of.service!r} holds no usable {services.FILE}: {error}; build the bundle again"
+        ) from error
 
 
 def build(settings: settings.Settings, service: str) -> dict[str, base.Layer]:
@@ -62,6 +62,13 @@ def build(settings: settings.Settings, service: str) -> dict[str, base.Layer]:
     if chosen.registry:
         layers["registry"] = catalog.load("registry", chosen.registry)(settings, service)
     return layers
+
+
+_JUDGED: dict[bool | None, tuple[receipts.Status, str]] = {
+    True: ("converged", ""),
+    False: ("lagging", "on its way"),
+    None: ("unknown", "cannot tell yet"),
+}
 
 
 def attempt(
@@ -81,7 +88,7 @@ def attempt(
         if observed is None or layer.verify(desired, observed) is not True:
             layer.apply(desired)
             observed = layer.observe()
-        status, detail = _judge(layer.verify(desired, observed))
+        status, detail = _JUDGED[layer.verify(desired, observed)]
     except base.LayerError as error:
         status, detail = "failed", str(error)
     except Exception as error:  # noqa: BLE001  # the border: an adapter's own bug is this layer's outcome, never the loop's end
@@ -118,11 +125,3 @@ class _Onlooker(base.Layer):
 
     def verify(self, desired: base.Desired, observed: base.Observed) -> bool | None:
         return self._layer.verify(desired, observed)
-
-
-def _judge(verdict: bool | None) -> tuple[receipts.Status, str]:
-    if verdict is True:
-        return "converged", ""
-    if verdict is False:
-        return "lagging", "on its way"
-    return "unknown", "cannot tell yet"

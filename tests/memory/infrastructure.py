@@ -1,0 +1,12 @@
+"""The infrastructure layer in memory."""
+
+from __future__ import annotations
+
+from lastgood import settings as settings_
+from lastgood import testing
+from tests import memory
+
+
+def build(settings: settings_.Settings, service: str) -> testing.MemoryInfrastructure:
+    """The one of this world."""
+    return memory.world(settings, service).infrastructure
