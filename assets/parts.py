@@ -10,7 +10,7 @@ import hashlib
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import dagster as dg
 
@@ -21,7 +21,7 @@ PART = "lastgood/part"
 PROVENANCE = "lastgood/provenance"
 REPORT = "lastgood/evaluation"
 
-Context = Union[dg.AssetExecutionContext, dg.AssetCheckExecutionContext]
+Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

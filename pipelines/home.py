@@ -49,7 +49,10 @@ def render() -> str:
     """The text of a dagster.yaml for a home of its own."""
     values = yaml.safe_load(MASTER.read_text("utf-8"))
     kept = {key: value for key, value in values.items() if key not in IN_PROJECT_ONLY}
-    return "# Written by 'python -m pipelines.home' from the project's dagster.yaml; edit freely, it is not overwritten.\n" + yaml.safe_dump(kept)
+    return (
+        "# Written by 'python -m pipelines.home' from the project's dagster.yaml; edit freely, it is not overwritten.\n"
+        + yaml.safe_dump(kept)
+    )
 
 
 def warn_if_runs_would_wait() -> None:

@@ -7,7 +7,7 @@ stuck promotion must not hold up a rollback. What keeps them apart is the ledger
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
@@ -32,8 +32,8 @@ class Promote(dg.Config):
     service: str = Field(description="Service whose stable bundle is to change.")
     bundle: str = Field(description="Bundle to release: its id, a unique prefix of it (4 hex digits or more), or an alias.")
     reason: str = Field(description="Why; it stands in the release history.")
-    override: Optional[str] = Field(default=None, description="Why a quarantine of this bundle may be lifted; leave out to respect it.")
-    expected: Optional[int] = Field(default=None, description="Refuse if the service is no longer at this revision.")
+    override: str | None = Field(default=None, description="Why a quarantine of this bundle may be lifted; leave out to respect it.")
+    expected: int | None = Field(default=None, description="Refuse if the service is no longer at this revision.")
     actor: str = Field(default="dagster", description="Who asks; it stands in the release history.")
     wait_s: float = Field(default=60.0, ge=0, description="Seconds to wait for the slower layers after the cut-over.")
 
@@ -43,8 +43,8 @@ class RollBack(dg.Config):
 
     service: str = Field(description="Service to roll back.")
     reason: str = Field(description="Why; it stands in the release history and on the quarantined bundle.")
-    to: Optional[str] = Field(default=None, description="Bundle to go back to; leave out for the newest good one that was stable.")
-    expected: Optional[int] = Field(default=None, description="Refuse if the service is no longer at this revision.")
+    to: str | None = Field(default=None, description="Bundle to go back to; leave out for the newest good one that was stable.")
+    expected: int | None = Field(default=None, description="Refuse if the service is no longer at this revision.")
     actor: str = Field(default="dagster", description="Who asks; it stands in the release history.")
     wait_s: float = Field(default=10.0, ge=0, description="Seconds to wait for the slower layers after the traffic has moved.")
 

@@ -36,7 +36,9 @@ def bundle(context: dg.AssetExecutionContext, settings: dg.ResourceParam[setting
         ctx.ledger.evaluate(built.id, kind="offline", report=report, actor="dagster", now=time.time())
         stable = ctx.ledger.state("flights").stable
         before = ctx.ledger.bundle(stable) if stable else None
-    changes = [{"part": c.name, "against stable": c.change, "digest": built.parts[c.name].digest} for c in bundles.diff(before, built) if c.after]
+    changes = [
+        {"part": c.name, "against stable": c.change, "digest": built.parts[c.name].digest} for c in bundles.diff(before, built) if c.after
+    ]
     metadata: dict[str, Any] = {
         "lastgood/bundle": built.id,
         "registered": "now" if new else "was known already",

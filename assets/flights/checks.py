@@ -18,8 +18,12 @@ DATA_CHECKS = [
     dg.AssetCheckSpec("schema", asset=data.KEY, blocking=True, description="Exactly the columns that are known, labelled, in both tables."),
     dg.AssetCheckSpec("nulls", asset=data.KEY, blocking=True, description="No column is empty, and none has more gaps than it ever had."),
     dg.AssetCheckSpec("ranges", asset=data.KEY, blocking=True, description="Numbers are in their units' range."),
-    dg.AssetCheckSpec("categories", asset=data.KEY, blocking=True, description="Airports and airlines have codes, origins are the three known."),
-    dg.AssetCheckSpec("leakage", asset=data.KEY, blocking=True, description="No feature is known only after departure or gives the label away."),
+    dg.AssetCheckSpec(
+        "categories", asset=data.KEY, blocking=True, description="Airports and airlines have codes, origins are the three known."
+    ),
+    dg.AssetCheckSpec(
+        "leakage", asset=data.KEY, blocking=True, description="No feature is known only after departure or gives the label away."
+    ),
 ]
 
 
@@ -34,7 +38,9 @@ def data_checks(context: dg.AssetCheckExecutionContext, settings: dg.ResourcePar
         results = [row for row in found if row["check"] == spec.name]
         failed = [row for row in results if not row["passed"]]
         metadata = {"expectations": len(results), "failed": len(failed), "results": show.table(failed or results)}
-        yield dg.AssetCheckResult(check_name=spec.name, asset_key=data.KEY, passed=bool(results) and not failed, severity=ERROR, metadata=metadata)
+        yield dg.AssetCheckResult(
+            check_name=spec.name, asset_key=data.KEY, passed=bool(results) and not failed, severity=ERROR, metadata=metadata
+        )
 
 
 @dg.asset_check(asset=model.KEY, blocking=True, description="The model keeps the floors and ceilings of service.yaml.")

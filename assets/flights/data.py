@@ -1,7 +1,5 @@
 """The data part: labelled flights of some months to train on, and of later months to evaluate on."""
 
-from typing import Optional
-
 import dagster as dg
 from pydantic import Field
 
@@ -14,8 +12,8 @@ KEY = parts.key("flights", "data")
 class Windows(dg.Config):
     """Months of 2013; what is left out is taken from params.yaml."""
 
-    train: Optional[list[int]] = Field(default=None, description="Months to train on, for example [1, 2].")
-    evaluate: Optional[list[int]] = Field(default=None, description="Later months to evaluate on, for example [3].")
+    train: list[int] | None = Field(default=None, description="Months to train on, for example [1, 2].")
+    evaluate: list[int] | None = Field(default=None, description="Later months to evaluate on, for example [3].")
 
 
 @dg.asset(

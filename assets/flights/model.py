@@ -4,7 +4,7 @@ import dataclasses
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -24,11 +24,11 @@ CODE = ("services/flights/train.py", "services/flights/features.py", "services/f
 class Hyperparameters(dg.Config):
     """Of scikit-learn's HistGradientBoostingClassifier; what is left out is taken from params.yaml."""
 
-    learning_rate: Optional[float] = Field(default=None, gt=0)
-    max_iter: Optional[int] = Field(default=None, gt=0)
-    max_leaf_nodes: Optional[int] = Field(default=None, gt=1)
-    min_samples_leaf: Optional[int] = Field(default=None, gt=0)
-    l2_regularization: Optional[float] = Field(default=None, ge=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+    max_iter: int | None = Field(default=None, gt=0)
+    max_leaf_nodes: int | None = Field(default=None, gt=1)
+    min_samples_leaf: int | None = Field(default=None, gt=0)
+    l2_regularization: float | None = Field(default=None, ge=0)
 
 
 @dg.asset(
@@ -121,7 +121,9 @@ def track(mlflow: Any, trained: Trained, source: parts.Made, params: Mapping[str
     for file, use in (("train.parquet", "training"), ("evaluate.parquet", "evaluation")):
         # MLflow's own digest looks at the first 10,000 rows only; its column holds 36 characters, which is just enough for this.
         digest = f"md5:{source.provenance['dvc'][file]}"
-        mlflow.log_input(MetaDataset(source=LocalArtifactDatasetSource(source.part.uri), name=f"flights {file}", digest=digest), context=use)
+        mlflow.log_input(
+            MetaDataset(source=LocalArtifactDatasetSource(source.part.uri), name=f"flights {file}", digest=digest), context=use
+        )
     with tempfile.TemporaryDirectory() as scratch:
         for name, png in trained.pngs.items():
             (Path(scratch) / f"{name}.png").write_bytes(png)

@@ -22,13 +22,23 @@ def test_the_code_location_loads():
 def test_its_names_are_the_ones_that_people_and_scripts_use():
     """A renamed asset, job, check or sensor breaks someone's dashboard or runbook; this list changes only on purpose."""
     assert sorted(key.to_user_string() for key in defs.resolve_all_asset_keys()) == [
-        "flights/bundle", "flights/config", "flights/data", "flights/environment", "flights/model", "flights/release"
+        "flights/bundle",
+        "flights/config",
+        "flights/data",
+        "flights/environment",
+        "flights/model",
+        "flights/release",
     ]
     assert sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")) == ["build", "promote", "rollback"]
     assert [sensor.name for sensor in defs.sensors] == ["release_mirror"]
     assert sorted(f"{check.asset_key.to_user_string()}:{check.name}" for check in defs.resolve_asset_graph().asset_check_keys) == [
-        "flights/bundle:verifies", "flights/data:categories", "flights/data:leakage", "flights/data:nulls", "flights/data:ranges",
-        "flights/data:schema", "flights/model:limits",
+        "flights/bundle:verifies",
+        "flights/data:categories",
+        "flights/data:leakage",
+        "flights/data:nulls",
+        "flights/data:ranges",
+        "flights/data:schema",
+        "flights/model:limits",
     ]
 
 
@@ -37,8 +47,12 @@ def test_the_lineage_leads_from_data_to_release():
     graph = defs.resolve_asset_graph()
     parents = {key.path[-1]: {parent.path[-1] for parent in graph.get(key).parent_keys} for key in graph.get_all_asset_keys()}
     assert parents == {
-        "data": set(), "config": set(), "environment": set(), "model": {"data"},
-        "bundle": {"data", "model", "config", "environment"}, "release": {"bundle"},
+        "data": set(),
+        "config": set(),
+        "environment": set(),
+        "model": {"data"},
+        "bundle": {"data", "model", "config", "environment"},
+        "release": {"bundle"},
     }
 
 

@@ -118,6 +118,16 @@ def wait_for(condition: Callable[[], bool], *, log: Path, within_s: float = 200.
 def clone(folder: Path) -> Path:
     """A project folder that shares this one's code but not its `.lastgood/`."""
     folder.mkdir()
-    for name in ("pipelines", "assets", "sensors", "services", "lastgood", "workspace.yaml", "dagster.yaml", "lastgood.toml", "requirements.lock"):
+    for name in (
+        "pipelines",
+        "assets",
+        "sensors",
+        "services",
+        "lastgood",
+        "workspace.yaml",
+        "dagster.yaml",
+        "lastgood.toml",
+        "requirements.lock",
+    ):
         (folder / name).symlink_to(PROJECT / name)
     return folder

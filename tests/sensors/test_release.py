@@ -49,7 +49,12 @@ def test_every_revision_is_told_once_and_in_order(tmp_path, instance):
     last = result.asset_events[-1]
     assert last.tags["dagster/data_version"] == first
     assert {name: last.metadata[name].value for name in ("action", "from", "to", "reason", "actor", "lastgood/revision")} == {
-        "action": "rollback", "from": second, "to": first, "reason": "drill", "actor": "on-call", "lastgood/revision": 5
+        "action": "rollback",
+        "from": second,
+        "to": first,
+        "reason": "drill",
+        "actor": "on-call",
+        "lastgood/revision": 5,
     }
     again = tick(home, instance, result.cursor)
     assert isinstance(again, dg.SkipReason)
