@@ -254,13 +254,16 @@ def _clear_group(pid: int) -> None:
 
 
 def _started(pid: int) -> str | None:
-    """The moment the live process *pid* started, None if there is none; a zombie is none."""
+    """The moment the live process *pid* started, None if there is none; one that only waits to be reaped is none."""
     state, moment = _look(pid)
     return None if state in "ZXx" else moment
 
 
 def _look(pid: int) -> tuple[str, str | None]:
-    """State letter and start of *pid*, zombies included; ("X", None) if there is no such process."""
+    """State letter and start of *pid*, zombies included; ("X", None) if there is no such process.
+
+    A zombie whose threads are still ending counts as running: until they are gone they hold its files and ports.
+    """
     if not _LINUX:
         shown = subprocess.run(["/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
         state, _, moment = shown.strip().partition(" ")
@@ -270,7 +273,8 @@ def _look(pid: int) -> tuple[str, str | None]:
         fields = (_PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:
         return "X", None
-    return fields[0], f"{_boot_id()}/{fields[19]}"
+    state, threads, ticks = fields[0], int(fields[17]), fields[19]
+    return "R" if state == "Z" and threads > 1 else state, f"{_boot_id()}/{ticks}"
 
 
 def _ticks(started: str) -> int:

@@ -326,7 +326,9 @@ def _roll_back(state: State, event: RollBack, now: float) -> Step:
     if goal is not None:
         after = _with_stable(after, goal)
     if event.automatic:
-        effects += (Paged(summary=f"{state.service}: rolled back from {short(bad or 'nothing')} to {short(goal or 'nothing')}: {event.reason}"),)
+        effects += (
+            Paged(summary=f"{state.service}: rolled back from {short(bad or 'nothing')} to {short(goal or 'nothing')}: {event.reason}"),
+        )
     return dataclasses.replace(after, hops=state.hops + 1 if event.automatic else 0), effects
 
 

@@ -47,6 +47,7 @@ def until(condition: Callable[[], object], *, what: str, seconds: float = 20.0) 
 
 
 def status_of(settings: settings_.Settings, layer: str) -> receipts.Receipt | None:
+    """What *layer* last told."""
     return receipts.read(settings.run("toy") / "layers").get(layer)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -63,7 +64,7 @@ def test_a_started_process_is_alive_recorded_and_logs(begin, tmp_path):
 def test_age_and_memory_are_told(begin):
     """A live process has an age in seconds, memory in bytes and empty input."""
     record = begin(SLEEPER)
-    assert daemon.rss_bytes(record) > 100_000
+    wait_until(lambda: daemon.rss_bytes(record) > 100_000)
     assert 0 <= daemon.age_s(record) < 600
     assert os.readlink(f"/proc/{record.pid}/fd/0") == os.devnull
     assert daemon.age_s(dataclasses.replace(record, started="x/1")) is None
@@ -138,6 +139,25 @@ def test_the_exit_status_of_our_child_is_told_once(begin, how, status):
     wait_until(lambda: not daemon.alive(record))
     assert daemon.reap(record) == status
     assert daemon.reap(record) is None
+
+
+@only_linux
+def test_a_killed_process_is_gone_only_when_its_port_is_free(begin, tmp_path):
+    """Its first thread may be dead while others still hold its socket; whoever starts the next one must not meet that."""
+    code = (
+        "import socket, threading, time\nlistener = socket.create_server(('127.0.0.1', 0))\n"
+        "for _ in range(300): threading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+        "print(listener.getsockname()[1], flush=True)\ntime.sleep(600)"
+    )
+    log = tmp_path / "log" / "d.log"
+    for _ in range(5):
+        record = begin([sys.executable, "-S", "-c", code])
+        port = int(wait_until(lambda: log.exists() and log.read_text().endswith("\n") and log.read_text()))
+        os.kill(record.pid, signal.SIGKILL)
+        while daemon.alive(record):
+            pass
+        socket.create_server(("127.0.0.1", port)).close()
+        log.unlink()
 
 
 @only_linux

@@ -17,6 +17,7 @@ from tests import factory
 
 @pytest.fixture
 def settings(tmp_path: Path) -> settings_.Settings:
+    """A project with one service and no layers."""
     return factory.project(tmp_path)
 
 

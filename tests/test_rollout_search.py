@@ -25,7 +25,9 @@ def events() -> Iterator[rollout.Event]:
         yield rollout.Lift(bundle=bundle, reason="fine")
         for kind, down in itertools.product(("quarantined", "revoked"), (False, True)):
             yield rollout.Condemn(bundle=bundle, kind=kind, reason="bad", verified=CHECKED[0], take_down=down)  # type: ignore[arg-type]
-    for seen, to, automatic, verified in itertools.product((None, *BUNDLES), (None, *BUNDLES), (False, True), (CHECKED[0], CHECKED[3], CHECKED[5])):
+    for seen, to, automatic, verified in itertools.product(
+        (None, *BUNDLES), (None, *BUNDLES), (False, True), (CHECKED[0], CHECKED[3], CHECKED[5])
+    ):
         yield rollout.RollBack(reason="bad", seen=seen, to=to, verified=verified, automatic=automatic)
     yield rollout.BakeEnded()
     yield rollout.SetHold(reason="freeze", actor="ann")
@@ -46,7 +48,7 @@ def check(before: rollout.State, event: rollout.Event, after: rollout.State) -> 
     revoked = {digest for digest, mark in before.marks.items() if mark.kind == "revoked"}
     assert all(after.marks[digest].kind == "revoked" for digest in revoked), "a revocation is for good"
     if isinstance(event, rollout.RollBack):
-        assert after.candidate is None or after.hold is not None and before.hold is None
+        assert after.candidate is None or (after.hold is not None and before.hold is None)
         assert after.stable is not None or before.stable is None
     if before.hold is not None and not isinstance(event, rollout.ReleaseHold):
         assert after.hold == before.hold

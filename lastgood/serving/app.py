@@ -21,6 +21,7 @@ import fastapi
 import pydantic
 import pydantic_core
 from fastapi import responses
+from starlette import requests
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lastgood import bundle as bundles
@@ -164,6 +165,8 @@ async def _predict(worker: _Worker, request: fastapi.Request) -> responses.Respo
     at, began = worker.clock(), time.perf_counter()
     rows = _parse(body, worker.rows, max_rows=worker.loaded.service.serving.max_batch)
     outputs = await asyncio.get_running_loop().run_in_executor(worker.threads, worker.loaded.runtime.predict, rows)
+    if len(outputs) != len(rows):
+        raise RuntimeError(f"the runtime gave {len(outputs)} answers for {len(rows)} rows; correct its predict")
     request_id = request.scope["state"]["request_id"]
     answer = json.dumps({"request_id": request_id, **worker.identity, "predictions": outputs}, allow_nan=False).encode()
     latency_us = round((time.perf_counter() - began) * 1e6)
@@ -226,12 +229,15 @@ async def _body(request: fastapi.Request, limit: int) -> bytes:
     declared = request.headers.get("content-length", "")
     received = bytearray()
     if not (declared.isdecimal() and int(declared[:20]) > limit):
-        async for chunk in request.stream():
-            received += chunk
-            if len(received) > limit:
-                break
-        else:
-            return bytes(received)
+        try:
+            async for chunk in request.stream():
+                received += chunk
+                if len(received) > limit:
+                    break
+            else:
+                return bytes(received)
+        except requests.ClientDisconnect as error:
+            raise Refused(400, "the sender left before the body was whole; send it again") from error
     raise Refused(413, f"the body is longer than {limit} bytes; send fewer rows at a time")
 
 

@@ -291,15 +291,19 @@ def read(folder: Path, *, since: float, until: float, columns: Collection[str] |
     if not tables:
         return None
     whole = pa.concat_tables(tables, promote_options="permissive")
-    bounds = [pa.scalar(round(moment * 1e6), pa.int64()).cast(whole["at"].type) for moment in (since, until)]
+    bounds = [pa.scalar(round(_within(moment) * 1e6), pa.int64()).cast(whole["at"].type) for moment in (since, until)]
     whole = whole.filter(pc.and_(pc.greater_equal(whole["at"], bounds[0]), pc.less(whole["at"], bounds[1])))
     return whole.sort_by("at") if whole.num_rows else None
 
 
 def day_name(moment: float) -> str:
-    """The folder of the UTC day of *moment* (Unix seconds); years beyond 1 to 9999 are cut to those."""
-    low, high = -62_135_596_800.0, 253_402_300_799.0
-    return datetime.datetime.fromtimestamp(min(max(moment, low), high), datetime.UTC).strftime("dt=%Y-%m-%d")
+    """The folder of the UTC day of *moment* (Unix seconds)."""
+    return datetime.datetime.fromtimestamp(_within(moment), datetime.UTC).strftime("dt=%Y-%m-%d")
+
+
+def _within(moment: float) -> float:
+    """*moment*, cut to the years that a calendar can name, so that a window may be open at either end."""
+    return min(max(moment, -2e9), 2e11)
 
 
 def segment_name(writer: str, first: int, last: int) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import http.client
 import json
 import os
@@ -19,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from lastgood import bundle as bundles
@@ -327,6 +325,7 @@ def fresh_home(settings: settings_.Settings, *, story: claims.Story) -> None:
 
 
 def main() -> None:
+    """Tell the story and exit with 0 only if every claim holds."""
     parser = argparse.ArgumentParser(prog="./demo", description="Release a bad bundle on real data and roll it back, under load.")
     parser.add_argument("--service", default=SERVICE, choices=[SERVICE])
     parser.add_argument("--json", action="store_true", help="print one JSON object with every claim")

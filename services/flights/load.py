@@ -116,6 +116,7 @@ class Load:
 
 
 def main() -> None:
+    """Send requests until told to stop."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--prepared", type=Path, required=True, help="folder of the monthly files")

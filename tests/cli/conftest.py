@@ -38,6 +38,7 @@ Run = Callable[..., Done]
 
 @pytest.fixture
 def settings(tmp_path: Path) -> settings_.Settings:
+    """A project with one service and no layers."""
     return factory.project(tmp_path)
 
 

@@ -60,7 +60,9 @@ def test_rollback_json_is_one_object_with_a_schema(run: Run, three: list[str]) -
         (("rollback", "toy", "--yes", "--to-revision", "999"), 2, "history toy"),
     ],
 )
-def test_what_cannot_be_done_is_said_with_its_code_and_remedy(run: Run, three: list[str], args: tuple[str, ...], code: int, told: str) -> None:
+def test_what_cannot_be_done_is_said_with_its_code_and_remedy(
+    run: Run, three: list[str], args: tuple[str, ...], code: int, told: str
+) -> None:
     """Every refusal has its own exit code and ends with what to do; nothing changes."""
     before = run("status", "toy", "--json").json["revision"]
     done = run(*args)

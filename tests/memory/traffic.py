@@ -7,6 +7,6 @@ from lastgood import testing
 from tests import memory
 
 
-def build(settings: settings_.Settings, service: str, endpoints: object) -> testing.MemoryTraffic:  # noqa: ARG001  # the world wires it
+def build(settings: settings_.Settings, service: str, endpoints: object) -> testing.MemoryTraffic:  # the world wires it
     """The one of this world."""
     return memory.world(settings, service).traffic

@@ -88,6 +88,15 @@ def test_a_taken_port_is_named(world: World) -> None:
     assert world.start().port == world.port
 
 
+def test_nobody_can_share_its_port(world: World) -> None:
+    """While Envoy runs, a program that asks to share the port is refused; by default it would get every other request."""
+    world.start()
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", world.port))
+
+
 def test_another_port_in_the_configuration_is_not_ignored(world: World) -> None:
     """Envoy keeps its listener while it runs; a changed port asks for down and up."""
     world.start()
