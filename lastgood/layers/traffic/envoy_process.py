@@ -183,7 +183,7 @@ def _await_ready(files: Files, record: daemon.Record, *, since: int, port: int) 
     try:
         while True:
             with contextlib.suppress(envoy_admin.Down):
-                if admin.version() == wanted and admin.info()["state"] == "LIVE":
+                if admin.version() == wanted and admin.info()["state"] == "LIVE" and _accepts(port):
                     return
             if not daemon.alive(record):
                 why = reason(files, since=since)
@@ -196,6 +196,12 @@ def _await_ready(files: Files, record: daemon.Record, *, since: int, port: int) 
             time.sleep(_STEP_S)
     finally:
         admin.close()
+
+
+def _accepts(port: int) -> bool:
+    """LIVE comes some milliseconds before the listener does."""
+    with socket.socket() as probe:
+        return probe.connect_ex((envoy_bootstrap.HOST, port)) == 0
 
 
 def _choose(files: Files) -> bool:
