@@ -161,9 +161,9 @@ class EnvoyTraffic(base.Layer):
         if plan.unready:
             named = ", ".join(envoy_config.cluster_name(digest) for digest in plan.unready)
             raise base.LayerError(f"no ready worker for {named}; traffic was not moved; see the worker's log, or wait until one is started")
-        self._make(plan, on_disk=on_disk, revision=desired.revision)
+        tags = self._make(plan, on_disk=on_disk, revision=desired.revision)
         if self._moved(plan, served=served, on_disk=on_disk):
-            waits_for = self._unhealthy(plan)
+            waits_for = self._unhealthy(plan, tags=tags)
             if waits_for is not None:
                 return waits_for
             self._move(plan, before=on_disk)
@@ -176,20 +176,22 @@ class EnvoyTraffic(base.Layer):
 
     # --- clusters ------------------------------------------------------------------------------------------
 
-    def _make(self, plan: Plan, *, on_disk: Json | None, revision: int) -> None:
-        """Add and change clusters; drop none."""
+    def _make(self, plan: Plan, *, on_disk: Json | None, revision: int) -> Mapping[str, str]:
+        """Add and change clusters; drop none. Returns the tags of those that are active then."""
         now = self._files.read_clusters()
         every = {**now, **plan.clusters}
         if on_disk is None or not envoy_config.same_shape(on_disk, plan.routes, clusters=now, more=every):
             envoy_process.try_out(self._files, routes=plan.routes, clusters=every)
-        if every != now or self._lost(every):
-            failpoints.failpoint("traffic.before_cds")
-            self._write_clusters(every, revision=revision)
-            failpoints.failpoint("traffic.after_cds")
-
-    def _lost(self, wanted: Mapping[str, Json]) -> bool:
-        """True if Envoy has another list of clusters than the one on disk: somebody has had a hand in it."""
         tags = self._admin.tags()
+        if every == now and not self._lost(every, tags=tags):
+            return tags
+        failpoints.failpoint("traffic.before_cds")
+        self._write_clusters(every, revision=revision)
+        failpoints.failpoint("traffic.after_cds")
+        return self._admin.tags()
+
+    def _lost(self, wanted: Mapping[str, Json], *, tags: Mapping[str, str]) -> bool:
+        """True if Envoy has another list of clusters than the one on disk: somebody has had a hand in it."""
         if all(tags.get(name) == _tag(cluster) for name, cluster in wanted.items()):
             return False
         return self._admin.clusters_version() != self._files.clusters_version()
@@ -212,11 +214,11 @@ class EnvoyTraffic(base.Layer):
         document = envoy_documents.make(list(wanted.values()), revision=revision)
         self._replace("cds", document, before=before, served=self._admin.clusters_version)
 
-    def _unhealthy(self, plan: Plan) -> str | None:
+    def _unhealthy(self, plan: Plan, *, tags: Mapping[str, str]) -> str | None:
         """What a cluster that must answer still lacks; None if all can."""
         if not plan.needed:
             return None
-        tags, hosts = self._admin.tags(), self._admin.hosts()
+        hosts = self._admin.hosts()
         for name in plan.needed:
             safe = f"{name}.safe"
             if tags.get(name) != _tag(plan.clusters[name]) or tags.get(safe) != _tag(plan.clusters[safe]):

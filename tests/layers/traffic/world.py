@@ -234,7 +234,7 @@ class Load:
                 shots.append(Shot(sent=sent, status=0, why=repr(error)))
                 connection.close()
             # Not a wait for something: a steady pace leaves the interpreter to the code under test.
-            self._stop.wait(0.004)
+            self._stop.wait(0.008)
         connection.close()
 
     def count(self) -> int:
