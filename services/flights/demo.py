@@ -22,6 +22,7 @@ from typing import Any
 
 from lastgood import bundle as bundles
 from lastgood import converge, daemon, errors, release
+from lastgood import service as services
 from lastgood import settings as settings_
 from lastgood.ops import claims, stack
 from services.flights import answers as answers_
@@ -46,7 +47,7 @@ class Demo:
         self.log = settings.home / "demo" / "answers.jsonl"
         self.stop = settings.home / "demo" / "stop"
         self.month = settings.home / "demo" / "month"
-        self.port = 0
+        self.port = services.load(settings.services / SERVICE).traffic.port
         self.ids: dict[str, str] = {}
 
     def run(self) -> None:
@@ -277,7 +278,7 @@ class Demo:
             time.sleep(0.5)
 
     def _answers(self) -> list[answers_.Answer]:
-        return list(answers_.read(self.log))
+        return list(answers_.read(self.log)) if self.log.exists() else []
 
     def _answered_by(self, name: str) -> list[answers_.Answer]:
         return [a for a in self._answers() if a.bundle == self.ids[name] and not a.failed]
