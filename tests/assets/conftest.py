@@ -36,7 +36,7 @@ def bundle_of(result: dg.ExecuteInProcessResult) -> str:
 def builds(tmp_path_factory):
     """The builds, with everything they wrote below one folder."""
     root = tmp_path_factory.mktemp("builds")
-    settings = world.settings(root / "home")
+    settings = world.settings(root / "home", LASTGOOD_LAYERS_REGISTRY="mlflow")
     definitions = build_definitions({"settings": settings})
     job = definitions.resolve_job_def("build")
     with dg.instance_for_test(temp_dir=str(root)) as instance:

@@ -77,6 +77,20 @@ def test_each_training_is_one_finished_mlflow_run_with_its_model(builds):
     assert list(builds.settings.home.glob("mlartifacts/**/model.skops"))
 
 
+def test_the_bundle_is_a_version_in_mlflow_that_leads_to_its_training(builds):
+    """Whoever looks at the model registry finds the run, the plots and the parts of a bundle, before any promotion."""
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=builds.settings.tracking_uri)
+    with release.open_context(builds.settings) as ctx:
+        row = ctx.ledger.bundle_row(bundle_of(builds.b))
+    trained = row.provenance["parts"]["model"]["mlflow"]
+    (version,) = client.search_model_versions(f"name='flights' and tags.`lastgood.bundle`='{row.bundle.id}'")
+    assert version.tags["lastgood.part.config"] == row.bundle.parts["config"].digest
+    assert version.tags["lastgood.mlflow_model_id"] == trained["model_id"]
+    assert client.get_run(version.run_id).data.tags["lastgood.part.model"] == row.bundle.parts["model"].digest
+
+
 def test_no_pickle_is_written_anywhere(builds):
     """Assets return references, so Dagster's default storage, which pickles, is never used; MLflow writes skops."""
     files = [file for file in builds.root.rglob("*") if file.is_file()]

@@ -37,9 +37,9 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {**inherited, **QUIET, **NO_LAYERS, "LASTGOOD_HOME": str(home), "LASTGOOD_PROJECT": str(PROJECT), **more}
 
 
-def settings(home: Path) -> settings_.Settings:
-    """Settings of *home* without layers."""
-    return settings_.load(PROJECT, environment(home))
+def settings(home: Path, **more: str) -> settings_.Settings:
+    """Settings of *home* without layers, but for what *more* sets."""
+    return settings_.load(PROJECT, environment(home, **more))
 
 
 def register(ctx: release.Context, label: str, scratch: Path) -> str:
