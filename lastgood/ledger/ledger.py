@@ -243,7 +243,8 @@ class Ledger:
         if not found:
             return []
         span = {"first": min(row["number"] for row in found), "last": max(row["number"] for row in found)}
-        hashes = {row["number"]: row["hash"] for row in self.dialect.fetch(queries.REVISION_HASHES, service=service, **span)}
+        entries = self._fetch_in(queries.AUDIT_HASHES, [str(row["number"]) for row in found], service=service, kind="revision")
+        hashes = {row["subject"]: row["hash"] for row in entries}
         written: dict[int, list[rows.Row]] = {}
         for mark in self.dialect.fetch(queries.MARKS_WITH, service=service, **span):
             written.setdefault(mark["revision"], []).append(mark)
@@ -254,17 +255,21 @@ class Ledger:
                 row,
                 marks=rows.fold(marks, wanted=wanted, until=row["number"]),
                 written=written.get(row["number"], []),
-                digest=hashes.get(row["number"], ""),
+                digest=hashes.get(str(row["number"]), ""),
             )
             for row, wanted in zip(found, named, strict=True)
         ]
 
     def _marks_of(self, service: str, wanted: frozenset[str]) -> Sequence[rows.Row]:
-        if not wanted:
+        found = self._fetch_in(queries.MARKS_OF, sorted(wanted), service=service)
+        # Kinds sort as lifted < quarantined < revoked: within one revision the condemnation counts.
+        return sorted(found, key=lambda mark: (mark["revision"], mark["kind"]))
+
+    def _fetch_in(self, query: str, values: Sequence[str], **parameters: Any) -> Sequence[rows.Row]:
+        names = {f"v{n}": value for n, value in enumerate(values)}
+        if not names:
             return []
-        names = {f"b{n}": digest for n, digest in enumerate(sorted(wanted))}
-        query = queries.MARKS_OF.format(bundles=", ".join(f":{name}" for name in names))
-        return self.dialect.fetch(query, service=service, **names)
+        return self.dialect.fetch(query.format(values=", ".join(f":{name}" for name in names)), **names, **parameters)
 
     # --- revisions: writing --------------------------------------------------------------------------------
 
@@ -329,8 +334,8 @@ class Ledger:
             ]
             self._add_revision(row, written)
             body = {"digest": chain.revision_digest(row, written), "verb": row["verb"]}
-            digest = self._audit(service, kind="revision", subject=str(state.revision), body=body, actor=row["actor"], now=row["at"])
-        return rows.revision(row, marks=dict(state.marks), written=written, digest=digest)
+            self._audit(service, kind="revision", subject=str(state.revision), body=body, actor=row["actor"], now=row["at"])
+            return self._revisions(service, [row])[0]
 
     def _add_revision(self, row: Mapping[str, Any], marks: Sequence[Mapping[str, Any]]) -> None:
         for mark in marks:
@@ -369,7 +374,7 @@ class Ledger:
         with self._writing(service):
             self._audit(service, kind="note", subject=kind, body=note, actor=actor, now=now)
 
-    def _audit(self, service: str, *, kind: str, subject: str, body: Mapping[str, Any], actor: str, now: float) -> str:
+    def _audit(self, service: str, *, kind: str, subject: str, body: Mapping[str, Any], actor: str, now: float) -> None:
         head = self.dialect.fetch(queries.AUDIT_HEAD, service=service)
         entry: dict[str, Any] = {
             "service": service,
@@ -383,4 +388,3 @@ class Ledger:
         }
         entry["hash"] = chain.entry_hash(entry)
         self.dialect.fetch(queries.ADD_AUDIT, **entry)
-        return str(entry["hash"])

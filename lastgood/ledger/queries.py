@@ -33,8 +33,8 @@ WAS_STABLE = "SELECT 1 AS one FROM revision WHERE service = :service AND stable 
 
 ADD_MARK = "INSERT INTO mark (service, bundle, revision, kind, reason) VALUES (:service, :bundle, :revision, :kind, :reason)"
 _MARK = "bundle, revision, kind, reason"
-# Kinds sort as lifted < quarantined < revoked: within one revision the condemnation counts.
-MARKS_OF = f"SELECT {_MARK} FROM mark WHERE service = :service AND bundle IN ({{bundles}}) ORDER BY revision, kind"
+# Sorted by the reader: asked for an order, SQLite reads all marks of the service by the index that has it.
+MARKS_OF = f"SELECT {_MARK} FROM mark WHERE service = :service AND bundle IN ({{values}})"
 MARKS_WITH = f"SELECT {_MARK} FROM mark WHERE service = :service AND revision BETWEEN :first AND :last ORDER BY revision, bundle, kind"
 STRAY_MARKS = (
     "SELECT m.bundle, m.revision, m.kind, m.reason FROM mark m LEFT JOIN revision r ON r.service = m.service AND r.number = m.revision "
@@ -54,8 +54,5 @@ _AUDIT = "service, seq, kind, subject, body, actor, at, prev_hash, hash"
 ADD_AUDIT = f"INSERT INTO audit ({_AUDIT}) VALUES (:service, :seq, :kind, :subject, :body, :actor, :at, :prev_hash, :hash)"
 AUDIT_HEAD = "SELECT seq, hash FROM audit WHERE service = :service ORDER BY seq DESC LIMIT 1"
 AUDIT_ENTRY = "SELECT seq, hash FROM audit WHERE service = :service AND seq = :seq"
-REVISION_HASHES = (
-    "SELECT r.number, a.hash FROM revision r JOIN audit a ON a.service = r.service AND a.kind = 'revision' "
-    "AND a.subject = CAST(r.number AS TEXT) WHERE r.service = :service AND r.number BETWEEN :first AND :last"
-)
+AUDIT_HASHES = "SELECT subject, hash FROM audit WHERE service = :service AND kind = :kind AND subject IN ({values})"
 AUDIT_PAGE = f"SELECT {_AUDIT} FROM audit WHERE service = :service AND seq > :after ORDER BY seq LIMIT :limit"

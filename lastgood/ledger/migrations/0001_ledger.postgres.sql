@@ -77,7 +77,8 @@ CREATE TABLE audit (
     hash TEXT COLLATE "C" NOT NULL,
     PRIMARY KEY (service, seq)
 );
-CREATE INDEX audit_by_subject ON audit (service, kind, subject);
+-- With the hash, so that looking up the entries of a few revisions does not read every entry of the service.
+CREATE INDEX audit_by_subject ON audit (service, kind, subject, hash);
 
 CREATE FUNCTION lastgood_refuse(message TEXT) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN

@@ -75,7 +75,8 @@ CREATE TABLE audit (
     hash TEXT NOT NULL,
     PRIMARY KEY (service, seq)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX audit_by_subject ON audit (service, kind, subject);
+-- With the hash, so that looking up the entries of a few revisions does not read every entry of the service.
+CREATE INDEX audit_by_subject ON audit (service, kind, subject, hash);
 
 CREATE TRIGGER bundle_guard BEFORE INSERT ON bundle BEGIN
     SELECT RAISE(ABORT, 'lastgood: this bundle is registered already')
@@ -105,8 +106,8 @@ CREATE TRIGGER revision_guard BEFORE INSERT ON revision BEGIN
            OR (NEW.candidate IS NOT NULL AND NOT EXISTS (SELECT 1 FROM bundle WHERE id = NEW.candidate AND service = NEW.service))
            OR (NEW.previous IS NOT NULL AND NOT EXISTS (SELECT 1 FROM bundle WHERE id = NEW.previous AND service = NEW.service));
     SELECT RAISE(ABORT, 'lastgood: a revoked bundle can never be stable or candidate')
-        WHERE EXISTS (SELECT 1 FROM mark
-                      WHERE service = NEW.service AND bundle IN (NEW.stable, NEW.candidate) AND kind = 'revoked');
+        WHERE EXISTS (SELECT 1 FROM mark WHERE service = NEW.service AND bundle = NEW.stable AND kind = 'revoked')
+           OR EXISTS (SELECT 1 FROM mark WHERE service = NEW.service AND bundle = NEW.candidate AND kind = 'revoked');
     SELECT RAISE(ABORT, 'lastgood: a quarantined bundle cannot be stable or candidate')
         WHERE (SELECT kind FROM mark WHERE service = NEW.service AND bundle = NEW.stable
                ORDER BY revision DESC, kind DESC LIMIT 1) = 'quarantined'
