@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import json
 import time
 from typing import Any
 
 import click
 
 from lastgood import bundle as bundles
-from lastgood import converge, errors, ledger, release, rollout
+from lastgood import converge, errors, ledger, release, rollout, settings
 from lastgood.cli import common, plans
-from lastgood.layers import reconcile
+from lastgood.layers import base, reconcile
 from lastgood.layers.receipts import Receipt, read
 
 
@@ -20,28 +21,59 @@ from lastgood.layers.receipts import Receipt, read
 @common.json_option
 def status(service: str, as_json: bool) -> int:
     """What serves now: in the ledger, and in each layer as it is seen this moment."""
-    with common.context(read_only=True) as ctx:
-        state = _known_state(ctx, service)
-        seen = _look_at_layers(ctx, state)
-        controller = converge.controller_record(ctx.settings)
-        last = ctx.ledger.revision(service, state.revision)
-        value = {
-            "schema": "lastgood.status/v1",
-            "service": service,
-            "revision": state.revision,
-            "stable": state.stable,
-            "candidate": state.candidate,
-            "previous": state.previous,
-            "phase": state.phase,
-            "phase_until": state.phase_until,
-            "hold": state.to_json()["hold"],
-            "last": _revision_json(last),
-            "converged": all(receipt.covers(state.revision) for receipt in seen),
-            "layers": [receipt.to_json() for receipt in seen],
-            "controller": {"running": controller is not None, "pid": controller.pid if controller else None},
-        }
-        common.emit(value, as_json=as_json, text=lambda: _status_text(state, last, seen, controller is not None))
-        return 0
+    try:
+        with common.context(read_only=True) as ctx:
+            return _status(ctx, service, as_json=as_json)
+    except (errors.Unavailable, errors.Damaged) as error:
+        return _status_without_ledger(service, error, as_json=as_json)
+
+
+def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
+    state = _known_state(ctx, service)
+    seen = _look_at_layers(ctx, state)
+    controller = converge.controller_record(ctx.settings)
+    last = ctx.ledger.revision(service, state.revision)
+    value = {
+        "schema": "lastgood.status/v1",
+        "service": service,
+        "revision": state.revision,
+        "stable": state.stable,
+        "candidate": state.candidate,
+        "previous": state.previous,
+        "phase": state.phase,
+        "phase_until": state.phase_until,
+        "hold": state.to_json()["hold"],
+        "last": _revision_json(last),
+        "converged": all(receipt.covers(state.revision) for receipt in seen),
+        "layers": [receipt.to_json() for receipt in seen],
+        "controller": {"running": controller is not None, "pid": controller.pid if controller else None},
+    }
+    common.emit(value, as_json=as_json, text=lambda: _status_text(state, last, seen, running=controller is not None))
+    return 0
+
+
+def _status_without_ledger(service: str, error: errors.LastgoodError, *, as_json: bool) -> int:
+    """The ledger does not answer: say so, and what the proxy and the workers do by themselves. Exit code 1."""
+    layers = reconcile.build(settings.load(), service)
+    seen = {name: _facts(layers[name]) for name in converge.HERE if name in layers}
+    value = {"schema": "lastgood.status/v1", "service": service, "ledger": str(error), "seen": seen}
+    lines = [f"{service}  the ledger does not answer: {error}", "  what is seen without it:"]
+    lines += [
+        f"  {name:<15} revision {facts.get('revision')}  {json.dumps(facts.get('weights') or facts, default=str)}"
+        for name, facts in seen.items()
+    ]
+    common.emit(value, as_json=as_json, text=lambda: "\n".join(lines))
+    return error.exit_code
+
+
+def _facts(layer: base.Layer) -> dict[str, Any]:
+    try:
+        observed = layer.observe()
+    except base.LayerError as error:
+        return {"error": str(error)}
+    finally:
+        layer.close()
+    return {"revision": observed.revision, **observed.facts}
 
 
 def _look_at_layers(ctx: release.Context, state: rollout.State) -> list[Receipt]:
@@ -61,7 +93,7 @@ def _look_at_layers(ctx: release.Context, state: rollout.State) -> list[Receipt]
     return seen
 
 
-def _status_text(state: rollout.State, last: ledger.Revision, seen: list[Receipt], controller: bool) -> str:  # plain fact
+def _status_text(state: rollout.State, last: ledger.Revision, seen: list[Receipt], *, running: bool) -> str:
     now = time.time()
     held = f"  held by {state.hold.actor}: {state.hold.reason}" if state.hold else ""
     lines = [f"{state.service}  revision {state.revision}  {_phase(state, now)}{held}"]
@@ -72,7 +104,7 @@ def _status_text(state: rollout.State, last: ledger.Revision, seen: list[Receipt
     for receipt in seen:
         behind = "" if receipt.covers(state.revision) else "  (behind)" if receipt.status == "converged" else ""
         lines.append(f"  {receipt.layer:<15} {receipt.status}{behind}{'  ' + receipt.detail if receipt.detail else ''}")
-    if not controller:
+    if not running:
         lines.append("  ! the controller is not running: what serves keeps serving, but nothing is repaired; start it with 'lastgood up'")
     return "\n".join(lines)
 

@@ -170,6 +170,7 @@ def test_a_missing_damaged_or_read_only_ledger_is_said(run: Run, three: list[str
     ledger.unlink()
     for args in (("status", "toy"), ("rollback", "toy", "--yes")):
         done = run(*args)
+        assert "ledger" in done.out + done.err
         assert done.code == 1
         assert "Traceback" not in done.err
     assert not ledger.exists()
