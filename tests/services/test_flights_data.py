@@ -144,6 +144,7 @@ def test_pipeline_and_features_agree_on_what_late_means() -> None:
     assert tables.LATE_MIN == features.LATE_MIN
 
 
+@pytest.mark.timeout(300)
 def test_other_windows_are_built_beside_the_clone(workspace: Path) -> None:
     """Builds of two windows at once both succeed, each with its own months, and leave the clone as it was."""
     files = ("params.yaml", "dvc.lock", "dvc.yaml")
@@ -166,6 +167,7 @@ def test_other_windows_are_built_beside_the_clone(workspace: Path) -> None:
     assert {name: (samples.PROJECT / name).read_bytes() for name in files} == before
 
 
+@pytest.mark.timeout(300)
 def test_a_damaged_cache_is_noticed(workspace: Path) -> None:
     """The same window is the same folder again; but a flipped bit that DVC restores from its cache is not passed on."""
     window = {"train": [1], "evaluate": [2], "workspace": workspace, "project": samples.PROJECT}

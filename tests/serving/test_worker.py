@@ -104,6 +104,7 @@ def predictions(home: Home) -> list[dict[str, Any]]:
     return [] if table is None else table.to_pylist()
 
 
+@pytest.mark.timeout(300)
 def test_a_worker_serves_its_bundle_and_ends_politely(home: Home, start: Any, tmp_path: Path) -> None:
     """From the store alone, with no project folder to fall back on, it gets ready, answers, logs, and exits with 0 on SIGTERM."""
     made = home.bundle()
@@ -122,14 +123,18 @@ def test_a_worker_serves_its_bundle_and_ends_politely(home: Home, start: Any, tm
         home.store.verify(digest)
 
 
+@pytest.mark.timeout(300)
 def test_a_kill_leaves_whole_segments_and_loses_only_the_end(home: Home, start: Any) -> None:
     """After kill -9 every row that was on disk is readable, what is lost is the newest, and the next worker goes on."""
     made = home.bundle()
     process = start(made.id).wait_ready()
     for number in range(20):
         assert process.ask("POST", "/predict", FLIGHT, x_request_id=f"{number:03d}")[0] == 200
+    deadline = time.monotonic() + START_S
     while len(predictions(home)) < 20:
         assert process.child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     for number in range(20, 60):
         assert process.ask("POST", "/predict", FLIGHT, x_request_id=f"{number:03d}")[0] == 200
     assert process.end(signal.SIGKILL) == -signal.SIGKILL
