@@ -8,8 +8,8 @@ What does not belong here: deciding anything (`rollout`), the endless loop (`con
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,6 +20,8 @@ from lastgood.layers import base, receipts, reconcile
 from lastgood.layers.receipts import Receipt
 from lastgood.ledger import audit
 from lastgood.settings import Settings
+
+log = logging.getLogger("lastgood.converge")
 
 STEP_S = 0.05
 HERE = ("infrastructure", "traffic")
@@ -311,9 +313,11 @@ def _write_down(ctx: release.Context, outcome: Outcome, *, actor: str) -> None:
         "traffic_ms": outcome.traffic_ms,
         "layers": {receipt.layer: receipt.status for receipt in outcome.receipts},
     }
-    with contextlib.suppress(OSError, errors.Unavailable):
+    try:
         ctx.ledger.note(outcome.service, kind="receipt", body=body, actor=actor, now=time.time())
         audit.checkpoint(ctx.ledger, outcome.service, ctx.settings.keys)
+    except (OSError, errors.LastgoodError) as error:
+        log.warning("revision %s is done, but its receipt is not in the audit trail: %s", outcome.revision.number, error)
 
 
 def _report(ctx: release.Context, service: str, receipt: Receipt) -> Receipt:

@@ -74,7 +74,13 @@ def _home(here: Settings) -> Iterator[Finding]:
         name="disk", ok=free > 256 * 1024 * 1024, detail=f"{free / 1e9:.1f} GB free", remedy="free some space; rollbacks still commit"
     )
     key = here.keys / "audit.key"
-    if key.exists():
+    if not key.exists():
+        lost = (here.keys / "audit.pub").exists()
+        detail = "is gone" if lost else "not made yet"
+        yield Finding(
+            name="signing key", ok=False if lost else None, detail=detail, remedy=f"put {key} back from a backup, or run 'lastgood up'"
+        )
+    else:
         private = (key.stat().st_mode & 0o077) == 0
         yield Finding(name="signing key", ok=private, detail=f"mode {key.stat().st_mode & 0o777:04o}", remedy=f"chmod 600 {key}")
 

@@ -195,3 +195,11 @@ def test_completion_knows_services_and_bundles(spawn: Run, three: list[str]) -> 
     assert "toy" in services.out
     bundles = spawn(env={"_LASTGOOD_COMPLETE": "bash_complete", "COMP_WORDS": "lastgood rollback toy ", "COMP_CWORD": "3"})
     assert three[0][7:19] in bundles.out
+
+
+def test_a_lost_signing_key_does_not_stop_a_rollback(run: Run, three: list[str], settings: settings_.Settings) -> None:
+    """The rollback is done and says that it could not be signed; doctor finds the lost key."""
+    (settings.keys / "audit.key").unlink()
+    assert run("rollback", "toy", "--yes").code == 0
+    assert run("status", "toy", "--json").json["stable"] == three[1]
+    assert run("doctor").code == 1
