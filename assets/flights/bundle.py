@@ -48,6 +48,7 @@ def bundle(context: dg.AssetExecutionContext, settings: dg.ResourceParam[setting
         "registered": "now" if new else "was known already",
         "parts": show.table(changes),
         "evaluation": model.comparison(report),
+        "model against stable": model.verdict(report),
         "promote": dg.MetadataValue.md(f"`lastgood promote flights {bundles.short(built.id)}`"),
         "mlflow version": shown,
         "manifest": dg.MetadataValue.json(built.manifest()),

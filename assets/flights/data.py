@@ -35,7 +35,8 @@ def data(context: dg.AssetExecutionContext, config: Windows, settings: dg.Resour
 
     windows = yaml.safe_load((settings.project / "params.yaml").read_text("utf-8"))["split"] | config.model_dump(exclude_none=True)
     built = source.build(**windows, workspace=settings.home / "dvc" / "flights", project=settings.project)
-    stored = artifacts.Store(settings.store).put(built.folder, allow=artifacts.DATA_FORMATS)
+    store = artifacts.Store(settings.store)
+    stored = store.put(built.folder, allow=artifacts.DATA_FORMATS)
     profile = json.loads((built.folder / "reference.json").read_text("utf-8"))
     meta = {"train": sorted(windows["train"]), "evaluate": sorted(windows["evaluate"]), "rows": profile["rows"]}
     part = artifacts.part(stored, name="data", media_type="application/vnd.apache.parquet", meta=meta)
@@ -44,6 +45,6 @@ def data(context: dg.AssetExecutionContext, config: Windows, settings: dg.Resour
         "late_rate": profile["late_rate"],
         "windows": show.table([{"use": use, "months of 2013": ", ".join(map(str, months))} for use, months in sorted(windows.items())]),
         "columns": show.table([{"column": name, "kind": c["kind"], "nulls": c["nulls"]} for name, c in profile["columns"].items()]),
-        "folder": dg.MetadataValue.path(settings.store / stored.digest.replace(":", "/") / "tree"),
+        "folder": dg.MetadataValue.path(store.path(stored.digest)),
     }
     return parts.result(context, part, provenance={"dvc": dict(built.md5)}, metadata=metadata)

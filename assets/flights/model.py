@@ -61,6 +61,7 @@ def model(
         **{f"evaluation/{name}": value for name, value in trained.report["metrics"].items()},
         "calibration and ROC": show.pictures(trained.pngs),
         "evaluation": comparison(trained.report),
+        "against stable": verdict(trained.report),
         "mlflow run": show.mlflow_run(settings.tracking_uri, experiment_id=run["experiment_id"], run_id=run["run_id"]),
         parts.REPORT: dg.MetadataValue.json(trained.report),
     }
@@ -144,3 +145,15 @@ def comparison(report: Mapping[str, Any]) -> dg.TableMetadataValue:
     against = report["against"] or {"metrics": {}}
     names = sorted(report["metrics"])
     return show.table([{"metric": n, "this model": float(report["metrics"][n]), "stable": against["metrics"].get(n)} for n in names])
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """One line on the paired comparison with the stable model; an interval around zero is said to show nothing."""
+    if report["against"] is None:
+        return "nothing is stable yet"
+    paired = report["against"]["paired"]
+    if paired["interval_95"] is None:
+        return "too few days to compare"
+    low, high = paired["interval_95"]
+    better = {True: "better", False: "worse", None: "no difference shown"}[paired["better"]]
+    return f"{better}: Brier score {paired['difference']:+.4f} (95 % {low:+.4f} to {high:+.4f}, {paired['rows']} flights of {paired['days']} days)"

@@ -107,6 +107,7 @@ def test_the_ui_gets_pictures_tables_and_the_way_on(builds):
     assert model.metadata["calibration and ROC"].value.count("data:image/png;base64,") == 2
     stable = {record.data["metric"]: record.data["stable"] for record in model.metadata["evaluation"].records}
     assert stable["auc"] > 0.6
+    assert model.metadata["against stable"].value.endswith("flights of 31 days)")
     (bundle,) = builds.b.asset_materializations_for_node("flights__bundle")
     assert {record.data["part"]: record.data["against stable"] for record in bundle.metadata["parts"].records}["config"] == "changed"
     assert "lastgood promote flights" in bundle.metadata["promote"].value

@@ -6,7 +6,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from lastgood import release
+from lastgood import converge, release
+from lastgood.layers.receipts import Receipt
 from pipelines import jobs
 from pipelines.definitions import build_definitions
 from tests.pipelines import world
@@ -139,3 +140,46 @@ def test_a_run_that_waited_too_long_changes_nothing(home, monkeypatch):
     assert not result.success
     assert "launch it again if it is still wanted" in failure(result)
     assert world.stable(home) == second
+
+
+def test_a_layer_that_lags_behind_is_shown_and_does_not_fail_the_run(tmp_path):
+    """Without a controller, MLflow follows later; the rollback itself is done."""
+    home = tmp_path / "home"
+    first, _ = world.released(home, "a", "b")
+    settings = world.settings(home, LASTGOOD_LAYERS_REGISTRY="mlflow")
+    job = build_definitions({"settings": settings}).resolve_job_def("rollback")
+    result = job.execute_in_process({"ops": {"roll_back": {"config": {"service": "flights", "reason": "drill"}}}})
+    assert result.success
+    assert world.stable(home) == first
+    (layer,) = metadata(result)["layers"].records
+    assert (layer.data["layer"], layer.data["status"]) == ("registry", "lagging")
+
+
+def test_traffic_that_does_not_follow_fails_the_run_and_warns_against_a_second_one(home):
+    """The change is committed, so the remedy is to look, not to roll back once more."""
+    world.released(home, "a")
+    with release.open_context(world.settings(home)) as ctx:
+        newest = ctx.ledger.revision("flights", 2)
+    told = Receipt(layer="traffic", status="failed", desired_revision=2, observed_revision=1, ms=1.0, at=0.0, detail="envoy is gone")
+    outcome = converge.Outcome(
+        service="flights",
+        verb="rollback",
+        before=newest.state,
+        revision=newest,
+        receipts=(told,),
+        commit_ms=1.0,
+        traffic_ms=None,
+        total_ms=2.0,
+    )
+
+    @dg.op
+    def tell(context: dg.OpExecutionContext) -> None:
+        jobs.report(context, lambda: outcome)
+
+    @dg.job
+    def telling() -> None:
+        tell()
+
+    result = telling.execute_in_process(raise_on_error=False)
+    assert not result.success
+    assert "revision 2 is committed, but traffic has not followed; do not run this again" in failure(result)
