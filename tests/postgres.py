@@ -40,7 +40,7 @@ class Server:
         self._user = pwd.getpwnam("nobody") if RUNNING_AS_ROOT else None
         if self._user:
             os.chown(folder, self._user.pw_uid, self._user.pw_gid)
-        self._run("initdb", "--auth=trust", "--encoding=utf8", "--locale=C", "-U", "postgres", "-D", str(self._data))
+        self._run("initdb", "--auth=trust", "--no-sync", "--encoding=utf8", "--locale=C", "-U", "postgres", "-D", str(self._data))
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
@@ -72,9 +72,9 @@ class Server:
         self._process = None
 
     def stop(self) -> None:
-        """End it at once; a server that was killed is left alone."""
+        """End it, and its connections; a server that was killed is left alone."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGQUIT)
+            self._process.send_signal(signal.SIGINT)
             try:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:

@@ -72,7 +72,7 @@ def test_an_input_output_error_at_every_named_place(url: str, keys: Path, error:
             status, acknowledged = _in_a_child(url, keys, f"{place}=raise:{error}@{hit}")
             assert os.waitstatus_to_exitcode(status) == 3
             scenario.check(url, acknowledged, keys)
-            scenario.repeat(url, keys)
+        scenario.repeat(url, keys)
 
 
 def _strace(url: str, *arguments: str, log: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -73,14 +73,14 @@ def test_a_killed_postgres_loses_nothing_that_was_acknowledged(budget: float, tm
     stop = threading.Event()
     refusals: collections.Counter[str] = collections.Counter()
     with postgres.serving(durable=True) as server:
-        url = server.create_database()
+        url = server.create_schema()
         with connect(url) as ledger:
             ledger.migrate()
             register(ledger, 1)
         writer = threading.Thread(target=_write_until, args=(url, stop, acknowledged, refusals))
         writer.start()
         for _ in range(kills):
-            enough, deadline = len(acknowledged) + 15, time.monotonic() + DEADLINE_S
+            enough, deadline = len(acknowledged) + 10, time.monotonic() + DEADLINE_S
             while len(acknowledged) < enough:
                 assert writer.is_alive()
                 assert time.monotonic() < deadline, refusals
