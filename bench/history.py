@@ -1,0 +1,87 @@
+"""A long release history, made with the ledger's own `append`: releases, bakes that end, and now and then a rollback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lastgood import bundle as bundles
+from lastgood import rollout
+from lastgood.ledger import Ledger
+
+SERVICE = "longlived"
+BUNDLES = 1000
+"""So many different bundles are released, again and again."""
+BAD_EVERY = 50
+"""One bundle in so many is rolled back; quarantined, it is never released again."""
+STEP_S = 60.0
+FIRST = 1_600_000_000.0
+
+
+def made(number: int) -> bundles.Bundle:
+    """Bundle *number*: a manifest of the usual four parts. The ledger never looks at the bytes behind it."""
+    parts = [
+        bundles.Part(
+            name=name,
+            digest=bundles.sha256(f"{name} {number}".encode()),
+            size=1000,
+            media_type="application/octet-stream",
+            uri=f"store:{number}",
+            meta={"number": number},
+        )
+        for name in ("data", "model", "config", "environment")
+    ]
+    return bundles.of(SERVICE, *parts)
+
+
+def digests() -> list[str]:
+    """The ids of all bundles, by number."""
+    return [made(number).id for number in range(BUNDLES)]
+
+
+def moment(revision: int) -> float:
+    """When *revision* is committed, as Unix time: one a minute."""
+    return FIRST + revision * STEP_S
+
+
+class Writer:
+    """Appends to one ledger, from wherever it stands."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._ids = digests()
+        self._known: set[str] = set()
+        self._events = self._story()
+        self._state = rollout.State(service=SERVICE)
+
+    def grow(self, until: int) -> None:
+        """Append revisions up to number *until*."""
+        while self._state.revision < until:
+            state, effects = self.decide()
+            self.append(state, effects)
+
+    def decide(self) -> tuple[rollout.State, tuple[rollout.Effect, ...]]:
+        """The next revision of the story, not written yet; the bundle it needs is registered."""
+        return rollout.step(self._state, next(self._events), moment(self._state.revision + 1))
+
+    def append(self, state: rollout.State, effects: tuple[rollout.Effect, ...]) -> None:
+        """Write a decided revision."""
+        now = moment(state.revision)
+        done = self._ledger.append(state, effects, verb="bench", actor="bench", reason="a measured change", now=now)
+        self._state = done.state
+
+    def _story(self) -> Iterator[rollout.Event]:
+        while True:
+            for number, digest in enumerate(self._ids):
+                bad = number % BAD_EVERY == BAD_EVERY - 1
+                if bad and digest in self._known:
+                    continue
+                if digest not in self._known:
+                    self._known.add(digest)
+                    self._ledger.register(made(number), provenance={"run": number}, actor="bench", now=moment(self._state.revision))
+                yield rollout.Propose(bundle=digest, verified=True)
+                yield rollout.CutOver(bundle=digest, bake_s=60.0)
+                yield (
+                    rollout.RollBack(reason="a measured rollback", verified=dict.fromkeys(self._state.lineage, True))
+                    if bad
+                    else rollout.BakeEnded()
+                )
