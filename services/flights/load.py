@@ -22,8 +22,8 @@ from typing import Any, TextIO
 from services.flights import replay
 
 TIMEOUT_S = 10.0
-STRIDE = 40
-"""A month has about 27,000 flights, so one pass takes some 700 of them."""
+STRIDE = 12
+"""A month has about 27,000 flights, so one pass takes some 2,250 of them."""
 
 
 class Months:
