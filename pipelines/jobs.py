@@ -94,7 +94,6 @@ def report(context: dg.OpExecutionContext, verb: "Callable[[], Outcome]") -> Non
     except errors.LastgoodError as error:
         metadata = {"error": type(error).__name__, "changed": error.changed}
         raise dg.Failure(description=str(error), metadata=metadata, allow_retries=False) from error
-    context.add_output_metadata(_metadata(outcome))
     behind = [receipt for receipt in outcome.receipts if not receipt.covers(outcome.revision.number)]
     for receipt in behind:
         context.log.warning(f"layer {receipt.layer} is {receipt.status}: {receipt.detail}")
@@ -102,8 +101,10 @@ def report(context: dg.OpExecutionContext, verb: "Callable[[], Outcome]") -> Non
         raise dg.Failure(
             description=f"revision {outcome.revision.number} is committed, but traffic has not followed; do not run this again, "
             f"see 'lastgood status {outcome.service}'",
+            metadata=_metadata(outcome),
             allow_retries=False,
         )
+    context.add_output_metadata(_metadata(outcome))
     context.log.info(f"{outcome.verb} of {outcome.service} is done: revision {outcome.revision.number} in {outcome.total_ms:.0f} ms")
 
 
