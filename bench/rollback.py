@@ -1,0 +1,39 @@
+"""A rollback under load: how long by the command line and by Dagster, and whether anything fails or mixes on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bench import aliases, commands, flips, launches, processes, running, startup
+from bench.table import Table
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How often each thing is done. `registry` is the layer that mirrors into MLflow; importing MLflow takes seconds."""
+
+    rollbacks: int
+    launches: int
+    flips: int
+    alias_flips: int
+    starts: int
+    registry: str
+
+
+QUICK = Size(rollbacks=3, launches=0, flips=20, alias_flips=0, starts=3, registry="")
+FULL = Size(rollbacks=20, launches=3, flips=200, alias_flips=60, starts=15, registry="mlflow")
+
+
+def run(*, quick: bool) -> list[Table]:
+    """Every table; a quick run leaves out what has to start Dagster or MLflow."""
+    size = QUICK if quick else FULL
+    with processes.scratch() as folder:
+        with running.up(folder / "project", registry=size.registry) as stack:
+            by_hand = commands.measure_rollbacks(stack, count=size.rollbacks, out=folder / "commands.jsonl")
+            tables = [commands.table(by_hand, mirrored=bool(size.registry)), startup.table(stack, count=size.starts)]
+            if size.launches:
+                launched = launches.measure_launches(stack, count=size.launches, out=folder / "launches.jsonl", home=folder / "dagster")
+                tables.append(launches.table(launched, by_hand))
+            flipped = flips.measure_flips(stack, count=size.flips, out=folder / "flips.jsonl")
+        controls = aliases.measure_aliases(folder / "aliases", count=size.alias_flips) if size.alias_flips else []
+        return [*tables, flips.table(flipped, controls)]

@@ -1,0 +1,79 @@
+"""A running stack of the small project: workers, Envoy and controller, started and driven through the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench import measure, project
+from lastgood import ledger, release
+from lastgood import settings as settings_
+from lastgood.ops import stack
+
+ROOT = Path(__file__).resolve().parent.parent
+LASTGOOD = Path(sys.executable).with_name("lastgood")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """What runs. `releases` by bundle id; `bad` is what the rollbacks leave, `good` what they go back to."""
+
+    settings: settings_.Settings
+    releases: dict[str, project.Release]
+    good: project.Release
+    bad: project.Release
+    log: Path
+
+    @property
+    def port(self) -> int:
+        return project.port(self.settings)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return stack.environment(self.settings)
+
+    def lastgood(self, *args: str, codes: tuple[int, ...] = (0,)) -> measure.Ran:
+        """Run `lastgood ARGS` as a process of its own. Raises RuntimeError unless it ends with one of *codes*."""
+        done = measure.run([LASTGOOD, *args], env=self.environment, cwd=self.settings.project, log=self.log)
+        if done.code not in codes:
+            raise RuntimeError(f"lastgood {' '.join(args)} ended with {done.code}: {self.log.read_text('utf-8', 'replace')[-800:]}")
+        return done
+
+    def promote(self, wanted: project.Release) -> dict[str, Any]:
+        """Release *wanted* and wait for every layer; what it printed."""
+        override = ("--override-quarantine", "--reason", "measured again")
+        done = self.lastgood("promote", project.SERVICE, wanted.bundle, *override, "--yes", "--json")
+        return dict(json.loads(done.out))
+
+    def revision(self, number: int) -> ledger.Revision:
+        """One revision from the ledger."""
+        with release.open_context(self.settings, read_only=True) as ctx:
+            return ctx.ledger.revision(project.SERVICE, number)
+
+    def newest(self) -> ledger.Revision:
+        """The newest revision from the ledger."""
+        with release.open_context(self.settings, read_only=True) as ctx:
+            return ctx.ledger.history(project.SERVICE, limit=1)[0]
+
+
+@contextlib.contextmanager
+def up(folder: Path, *, registry: str = "") -> Iterator[Stack]:
+    """A stack that has released two of its three bundles, `good` last; stopped at the end."""
+    settings = project.make(folder, registry=registry)
+    with release.open_context(settings) as ctx:
+        oldest, good, bad = (project.build(ctx, number) for number in (1, 2, 3))
+    found = Stack(
+        settings=settings, releases={one.bundle: one for one in (oldest, good, bad)}, good=good, bad=bad, log=folder / "commands.log"
+    )
+    try:
+        found.lastgood("up", project.SERVICE, "--json", codes=(0, 6))
+        for one in (oldest, good):
+            found.promote(one)
+        yield found
+    finally:
+        found.lastgood("down", project.SERVICE, "--yes", codes=(0, 1, 2, 3, 4, 6, 7))
