@@ -250,7 +250,7 @@ class Demo:
 
         prepared = data.build(train=[1, 2], evaluate=[3], workspace=self.settings.home / "dvc" / SERVICE, project=self.settings.project).prepared
         self.story.tell(f"real flights through the proxy, {RATE:.0f} requests a second, each followed by its label")
-        self.month.write_text("3")
+        self._set_month(3)
         argv = [
             *(sys.executable, "-m", "services.flights.load", "--port", str(self.port), "--prepared", str(prepared)),
             *("--month", str(self.month), "--rate", str(RATE), "--out", str(self.log), "--stop", str(self.stop)),
@@ -270,13 +270,19 @@ class Demo:
 
     def _live_through(self, month: int, name: str, *, enough: int = ENOUGH) -> None:
         """Replay flights of *month* until bundle *name* has given *enough* labelled answers."""
-        self.month.write_text(str(month))
+        self._set_month(month)
         self.story.tell(f"flights of {MONTH_NAMES[month]}, answered by {name}")
         began, end = time.time(), time.monotonic() + PHASE_S
         while sum(1 for a in self._answered_by(name) if a.sent > began) < enough:
             if time.monotonic() > end:
                 raise errors.Unavailable(f"{name} gave too few answers within {PHASE_S:g} s; read {self.log.with_name('load.log')}")
             time.sleep(0.5)
+
+    def _set_month(self, month: int) -> None:
+        """In one step: the load reads it at any moment."""
+        staged = self.month.with_suffix(".new")
+        staged.write_text(str(month))
+        staged.replace(self.month)
 
     def _answers(self) -> list[answers_.Answer]:
         return list(answers_.read(self.log)) if self.log.exists() else []
