@@ -35,9 +35,9 @@ class Control:
     answers: int
     failed: int
     mixed: int
-    mixed_flips_pct: float
+    mixed_flips: int
     mixed_for_ms: measure.Spread | None
-    notes: tuple[str, ...]
+    note: str
 
 
 def measure_aliases(folder: Path, *, count: int) -> list[Control]:
@@ -45,7 +45,9 @@ def measure_aliases(folder: Path, *, count: int) -> list[Control]:
     folder.mkdir()
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     fresh = _control(folder, uri, name="MLflow aliases, read per request", cache_s=0.0, count=count, pause_s=PAUSE_S)
-    cached = _control(folder, uri, name=f"MLflow aliases, cached {CACHE_S:g} s", cache_s=CACHE_S, count=max(1, count // 5), pause_s=2 * CACHE_S)
+    cached = _control(
+        folder, uri, name=f"MLflow aliases, cached {CACHE_S:g} s", cache_s=CACHE_S, count=max(1, count // 5), pause_s=2 * CACHE_S
+    )
     return [fresh, cached]  # fmt: skip
 
 
@@ -101,10 +103,10 @@ def _summed_up(fired: Sequence[Shot], began: Sequence[float], *, name: str, cach
         answers=len(fired),
         failed=len(shots.failed(fired)),
         mixed=len(mixed),
-        mixed_flips_pct=100 * len(lasted) / count,
+        mixed_flips=len(lasted),
         mixed_for_ms=measure.spread(lasted) if lasted else None,
-        notes=(
+        note=(
             f"{name}: FastAPI server, one process, MlflowClient on SQLite, {how} (MLflow itself remembers a prompt's alias for 60 s); "
-            f"model and prompt alias set one right after the other by another process, {pause_s:g} s between switches; {RATE:.0f} requests/s.",
+            f"model and prompt alias set one right after the other by another process, {pause_s:g} s between switches; {RATE:.0f} requests/s."
         ),
     )

@@ -22,70 +22,96 @@ PAUSE_S = 0.05
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Flip:
-    """One change of traffic: its revision, when it was acknowledged (Unix seconds), and how long the layer took."""
+    """One change of traffic: its revision, when it was acknowledged (Unix seconds), how long the layer took, and if it went back."""
 
     revision: int
     acknowledged: float
     ms: float
+    back: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """The flips, every request that was sent meanwhile, and how many of the answers were mixed."""
+    """The flips, every request that was sent meanwhile, and the answers among them that were mixed."""
 
     flips: Sequence[Flip]
     shots: Sequence[Shot]
-    mixed: int
+    mixed: Sequence[Shot]
 
 
 def measure_flips(stack: Stack, *, count: int, out: Path) -> Measured:
-    """Flip between two releases through the traffic layer; the controller is stopped first, for the ledger knows of none of it."""
+    """Go back and forth between two releases through the traffic layer, under load.
+
+    The controller is stopped first: the ledger knows of none of it.
+    """
+    stack.promote(stack.bad)
     stacks.down(stack.settings, names=[project.SERVICE], keep_serving=True, say=lambda _: None)
     with release.open_context(stack.settings, read_only=True) as ctx:
         wanted = reconcile.read_desired(ctx.ledger.state(project.SERVICE), ledger=ctx.ledger, store=ctx.store, settings=stack.settings)
-        known = {digest: ctx.ledger.bundle(digest) for digest in stack.releases}
-    # Only two ready workers may take turns; whichever two the ledger keeps warm.
-    one, other = [digest for digest in (wanted.stable, wanted.previous) if digest is not None]
     layer = reconcile.build(stack.settings, project.SERVICE)["traffic"]
     found = []
     with load.running(port=stack.port, out=out, log=stack.log, rate=RATE):
         for number in range(count):
-            stable, previous = (other, one) if number % 2 == 0 else (one, other)
-            found.append(_flip(layer, dataclasses.replace(
-                wanted, revision=wanted.revision + 1 + number, stable=stable, previous=previous, weights={stable: 100.0}, bundles=known,
-            )))  # fmt: skip
+            found.append(_flip(layer, _next(wanted, stack, revision=wanted.revision + 1 + number, back=number % 2 == 0)))
             time.sleep(PAUSE_S)
     layer.close()
     fired = shots.read(out)
-    return Measured(flips=found, shots=fired, mixed=len(shots.mixed(fired, stack.releases)))
+    return Measured(flips=found, shots=fired, mixed=shots.mixed(fired, stack.releases))
+
+
+def _next(wanted: base.Desired, stack: Stack, *, revision: int, back: bool) -> base.Desired:
+    """What the ledger would say after a rollback (nothing is left to go back to), or after the next cut-over."""
+    stable, previous = (stack.good.bundle, None) if back else (stack.bad.bundle, stack.good.bundle)
+    return dataclasses.replace(wanted, revision=revision, stable=stable, previous=previous, weights={stable: 100.0})
 
 
 def _flip(layer: base.Layer, desired: base.Desired) -> Flip:
     ms = measure.timed_ms(lambda: layer.apply(desired))
-    return Flip(revision=desired.revision, acknowledged=time.time(), ms=ms)
+    return Flip(revision=desired.revision, acknowledged=time.time(), ms=ms, back=desired.previous is None)
 
 
 def table(found: Measured, controls: Sequence[Control]) -> Table:
     """Ours beside the controls."""
-    applied = measure.spread([flip.ms for flip in found.flips])
     last = [shots.last_under(found.shots, before_revision=flip.revision) for flip in found.flips]
-    late = [max(0.0, received - flip.acknowledged) * 1000 for flip, (_, received) in zip(found.flips, last, strict=True)]
-    sent_late = sum(sent > flip.acknowledged for flip, (sent, _) in zip(found.flips, last, strict=True))
-    after = measure.spread(late)
+    pairs = list(zip(found.flips, last, strict=True))
+    after = measure.spread([max(0.0, received - flip.acknowledged) * 1000 for flip, (_, received) in pairs])
+    stale = sum(sent > flip.acknowledged for flip, (sent, _) in pairs)
+    back, forth = ([flip.ms for flip in found.flips if flip.back == way] for way in (True, False))
     rows = [
-        Row(what="flips", unit="count", ours=len(found.flips), peers={one.name: one.flips for one in controls}),
-        Row(what="answers", unit="count", ours=len(found.shots), peers={one.name: one.answers for one in controls}),
-        Row(what="failed requests", unit="count", ours=len(shots.failed(found.shots)), peers={one.name: one.failed for one in controls}, below=1),
-        Row(what="answers that mix two releases", unit="count", ours=found.mixed, peers={one.name: one.mixed for one in controls}, below=1),
-        Row(what="flips with a mixed answer", unit="%", ours=100 * bool(found.mixed), peers={one.name: one.mixed_flips_pct for one in controls})
-        if not found.mixed
-        else Row(what="flips with a mixed answer", unit="%", ours=None, note="not counted by flip; see the answers"),
-        Row(what="mixed answers go on for, after a flip began", unit="ms", ours=0.0 if not found.mixed else None,
-            peers={one.name: one.mixed_for_ms.p50 for one in controls if one.mixed_for_ms}),
-        Row(what="a connection went back to an older revision", unit="count", ours=shots.went_back(found.shots), below=1),
-        Row(what="one flip: write, rename, acknowledged by Envoy", unit="ms", ours=applied.p50, spread=applied),
-        Row(what="acknowledged -> last answer of the old bundle", unit="ms", ours=after.p50, spread=after),
-        Row(what="requests sent after the acknowledgement, old answer", unit="flips", ours=sent_late, below=1),
-    ]  # fmt: skip
-    notes = [f"Ours: the traffic layer alone, {PAUSE_S * 1000:.0f} ms between flips, {RATE:.0f} requests/s over 8 connections; controller stopped."]
-    return Table(title=f"{len(found.flips)} flips under load", rows=rows, notes=[*notes, *(note for one in controls for note in one.notes)])
+        *_beside(found, controls),
+        Row(what="times a connection went back to an older revision", unit="count", ours=shots.went_back(found.shots), below=1),
+        Row(what="flips after whose acknowledgement a request still went to the old", unit="count", ours=stale, below=1),
+        Row(what="acknowledged -> last answer of the old bundle received", unit="ms", ours=after.p50, spread=after, below=50),
+        _took("one rollback of traffic: look, write, acknowledged by Envoy", back),
+        _took("one cut-over of traffic: the same", forth),
+    ]
+    note = (
+        f"Ours: the traffic layer alone, {PAUSE_S * 1000:.0f} ms between flips, controller stopped; {RATE:.0f} requests/s over 8 connections. "
+        "Mixed: bundle id, model digest, configuration digest or computed result is not that of the bundle in the header."
+    )
+    return Table(title=f"{len(found.flips)} flips under load", rows=rows, notes=[note, *(one.note for one in controls)])
+
+
+def _beside(found: Measured, controls: Sequence[Control]) -> list[Row]:
+    """The figures that ours and the controls have in common."""
+    touched = len({shot.revision for shot in found.mixed})
+    lasting = {one.name: one.mixed_for_ms.p50 for one in controls if one.mixed_for_ms}
+    pairs = {
+        "flips": (len(found.flips), {one.name: one.flips for one in controls}),
+        "answers": (len(found.shots), {one.name: one.answers for one in controls}),
+        "failed requests": (len(shots.failed(found.shots)), {one.name: one.failed for one in controls}),
+        "answers that mix two releases": (len(found.mixed), {one.name: one.mixed for one in controls}),
+        "flips in which an answer was mixed": (touched, {one.name: one.mixed_flips for one in controls}),
+    }
+    promised = ("failed requests", "answers that mix two releases")
+    rows = [
+        Row(what=what, unit="count", ours=ours, peers=peers, below=1 if what in promised else None) for what, (ours, peers) in pairs.items()
+    ]
+    if lasting:
+        rows.append(Row(what="start of such a flip -> its last mixed answer", unit="ms", ours=None, peers=lasting))
+    return rows
+
+
+def _took(what: str, values: Sequence[float]) -> Row:
+    found = measure.spread(values)
+    return Row(what=what, unit="ms", ours=found.p50, spread=found)

@@ -27,6 +27,7 @@ def measure_launches(stack: Stack, *, count: int, out: Path, home: Path) -> Meas
     with load.running(port=stack.port, out=out, log=stack.log, rate=RATE):
         for _ in range(count):
             stack.promote(stack.bad)
+            stack.wait_until_drained()
             time.sleep(SETTLE_S)
             changes.append(_launch(stack, env=env))
             time.sleep(SETTLE_S)
@@ -41,6 +42,7 @@ def _launch(stack: Stack, *, env: Mapping[str, str]) -> Change:
     launched = measure.run(argv, env=env, cwd=ROOT, log=stack.log)
     # The command ends once the run is launched; the run itself goes on in a process of its own.
     deadline = time.monotonic() + WITHIN_S
+    stack.log.open("a").write(launched.out)
     while stack.newest().number == before or _successes(stack.log) == done_before:
         if launched.code or time.monotonic() > deadline:
             raise RuntimeError(f"dagster job launch did not roll back: {stack.log.read_text('utf-8', 'replace')[-800:]}")

@@ -43,12 +43,12 @@ def run(*, quick: bool) -> list[Table]:
                 ours="Ledger.append",
                 rows=[*_commits("SQLite", _on_sqlite(folder), count=size.commits), *_commits("Postgres", _on_postgres(url), count=size.commits)],
                 notes=(
-                    "Ours: one transaction that checks that nobody was faster, adds revision, marks and audit entry, and is guarded by "
-                    "triggers; read back at the end.",
-                    "Bare: BEGIN, INSERT of one row as large as ours, COMMIT, through the same driver on a connection of its own; "
-                    "ours and bare take turns.",
-                    "Both durable: SQLite with write-ahead log and synchronous=FULL; Postgres with fsync and synchronous_commit on, "
-                    "over a Unix socket.",
+                    ("Ours: one transaction that checks that nobody was faster, adds revision, marks and audit entry, and is guarded by "
+                    "triggers; read back at the end."),
+                    ("Bare: BEGIN, INSERT of one row as large as ours, COMMIT, through the same driver on a connection of its own; "
+                    "ours and bare take turns."),
+                    ("Both durable: SQLite with write-ahead log and synchronous=FULL; Postgres with fsync and synchronous_commit on, "
+                    "over a Unix socket."),
                 ),
             )  # fmt: skip
         return [commits, _reads(folder / "long", size)]
@@ -149,8 +149,10 @@ def _reads(folder: Path, size: Size) -> Table:
         rows=rows,
         notes=(
             "Median of each; the histories take turns. A ratio of 1 means that length costs nothing.",
-            f"Made by {longest:,} real appends in {grown_s:.0f} s, not synced to disk while growing (reads do not notice): "
-            f"{history.BUNDLES:,} bundles released in turn, every {history.BAD_EVERY}th rolled back.",
+            (
+                f"Made by {longest:,} real appends in {grown_s:.0f} s, not synced to disk while growing (reads do not notice): "
+                f"{history.BUNDLES:,} bundles released in turn, every {history.BAD_EVERY}th rolled back."
+            ),
         ),
     )
 

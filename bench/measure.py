@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -80,16 +81,19 @@ class Ran:
 
 
 def run(argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path, log: Path) -> Ran:
-    """Run a command to its end as a process of its own; its talk goes to *log*. Does not judge its exit code."""
-    with log.open("ab") as talk:
+    """Run a command to its end as a process of its own; its talk goes to *log*. Does not judge its exit code.
+
+    What it prints comes by way of a file: a pipe would stay open as long as any process that it leaves behind.
+    """
+    with log.open("ab") as talk, tempfile.TemporaryFile() as printed:
         began = time.time()
         process: Any = subprocess.Popen(
-            [str(arg) for arg in argv], env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=talk
+            [str(arg) for arg in argv], env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=printed, stderr=talk
         )
-        out = process.stdout.read()
         # wait4 tells what this one child has used, which getrusage cannot once there are several.
         _, status, usage = os.wait4(process.pid, 0)
         ended = time.time()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stdout.close()
-    return Ran(began=began, ended=ended, cpu_s=usage.ru_utime + usage.ru_stime, code=process.returncode, out=out.decode("utf-8", "replace"))
+        process.returncode = os.waitstatus_to_exitcode(status)
+        printed.seek(0)
+        out = printed.read().decode("utf-8", "replace")
+    return Ran(began=began, ended=ended, cpu_s=usage.ru_utime + usage.ru_stime, code=process.returncode, out=out)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MARK = "LASTGOOD_BENCH_RUN"
+KEPT = "LASTGOOD_TEST_SESSION"
+"""By this the tests find what a test left running."""
 GRACE_S = 5.0
 
 QUIET = {
@@ -34,12 +36,15 @@ def scratch() -> Iterator[Path]:
     """
     before = dict(os.environ)
     mark = uuid.uuid4().hex
-    for name in [name for name in before if name.startswith(("LASTGOOD_", "DAGSTER_", "MLFLOW_"))]:
+    for name in [name for name in before if name.startswith(("LASTGOOD_", "DAGSTER_", "MLFLOW_")) and name != KEPT]:
         del os.environ[name]
     os.environ.update({**QUIET, MARK: mark})
     folder = Path(tempfile.mkdtemp(prefix="lg-bench-"))
     # Servers that will not run as root run as nobody, who must be able to reach their own folder below this one.
     folder.chmod(0o755)
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+        # Python's default is to compile a module once; here, without a trace beside the sources.
+        os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
     try:
         yield folder
     finally:

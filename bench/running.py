@@ -6,16 +6,19 @@ import contextlib
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bench import measure, project
-from lastgood import ledger, release
+from lastgood import daemon, ledger, release
 from lastgood import settings as settings_
 from lastgood.ops import stack
 
 ROOT = Path(__file__).resolve().parent.parent
+WARM = 2
+DRAINED_S = 30.0
 LASTGOOD = Path(sys.executable).with_name("lastgood")
 
 
@@ -50,6 +53,14 @@ class Stack:
         done = self.lastgood("promote", project.SERVICE, wanted.bundle, *override, "--yes", "--json")
         return dict(json.loads(done.out))
 
+    def wait_until_drained(self) -> None:
+        """Until only stable and previous have workers, as it is some seconds after every release."""
+        deadline = time.monotonic() + DRAINED_S
+        while len(daemon.running(self.settings.run(project.SERVICE) / "workers")) > WARM:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"a worker that nobody needs still runs after {DRAINED_S:g} s; read {self.settings.home / 'logs'}")
+            time.sleep(0.1)
+
     def revision(self, number: int) -> ledger.Revision:
         """One revision from the ledger."""
         with release.open_context(self.settings, read_only=True) as ctx:
@@ -62,17 +73,16 @@ class Stack:
 
 
 @contextlib.contextmanager
-def up(folder: Path, *, registry: str = "") -> Iterator[Stack]:
-    """A stack that has released two of its three bundles, `good` last; stopped at the end."""
+def up(folder: Path, *, older: bool, registry: str = "") -> Iterator[Stack]:
+    """A stack that serves `good`, with `bad` registered; stopped at the end. With *older* there was a release before both."""
     settings = project.make(folder, registry=registry)
     with release.open_context(settings) as ctx:
-        oldest, good, bad = (project.build(ctx, number) for number in (1, 2, 3))
-    found = Stack(
-        settings=settings, releases={one.bundle: one for one in (oldest, good, bad)}, good=good, bad=bad, log=folder / "commands.log"
-    )
+        releases = [project.build(ctx, number) for number in ((1, 2, 3) if older else (2, 3))]
+    good, bad = releases[-2:]
+    found = Stack(settings=settings, releases={one.bundle: one for one in releases}, good=good, bad=bad, log=folder / "commands.log")
     try:
         found.lastgood("up", project.SERVICE, "--json", codes=(0, 6))
-        for one in (oldest, good):
+        for one in releases[:-1]:
             found.promote(one)
         yield found
     finally:
