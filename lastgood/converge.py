@@ -8,10 +8,11 @@ What does not belong here: deciding anything (`rollout`), the endless loop (`con
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lastgood import bundle as bundles
@@ -115,14 +116,10 @@ def promote(
     began = time.perf_counter()
     before = ctx.ledger.state(service)
     release.propose(ctx, service, digest, reason=reason, actor=actor, override=override, expected=expected, clock=clock)
-    layers = reconcile.build(ctx.settings, service)
-    try:
+    with layers_of(ctx, service) as layers:
         committed = _until_cut_over(ctx, service, digest, layers=layers, actor=actor, clock=clock)
-        return _settle(
-            ctx, committed, layers=layers, verb="promote", before=before, began=began, wait_s=wait_s, progress=progress, actor=actor
-        )
-    finally:
-        _close(layers)
+        committed = dataclasses.replace(committed, before=before)
+        return settle(ctx, committed, layers=layers, verb="promote", began=began, wait_s=wait_s, progress=progress, actor=actor)
 
 
 def roll_back(
@@ -139,28 +136,27 @@ def roll_back(
 ) -> Outcome:
     """Roll *service* back and move its traffic; returns when every layer has followed or *wait_s* seconds are over."""
     began = time.perf_counter()
-    committed = release.roll_back(ctx, service, reason=reason, actor=actor, to=to, expected=expected, clock=clock)
-    return settle(ctx, committed, verb="rollback", began=began, wait_s=wait_s, progress=progress, actor=actor)
+    with layers_of(ctx, service) as layers:
+        committed = release.roll_back(ctx, service, reason=reason, actor=actor, to=to, expected=expected, clock=clock)
+        return settle(ctx, committed, layers=layers, verb="rollback", began=began, wait_s=wait_s, progress=progress, actor=actor)
 
 
-def settle(
-    ctx: release.Context,
-    committed: release.Committed,
-    *,
-    verb: str,
-    began: float,
-    wait_s: float,
-    actor: str,
-    progress: Progress = lambda receipt: None,
-) -> Outcome:
-    """Make the layers follow a change that is committed; *began* is `time.perf_counter()` of the command's start."""
-    layers = reconcile.build(ctx.settings, committed.before.service)
+@contextlib.contextmanager
+def layers_of(ctx: release.Context, service: str) -> Iterator[Mapping[str, base.Layer]]:
+    """The layers of *service*, opened and looked at before a commit, so that nothing has to be loaded after it."""
+    layers = reconcile.build(ctx.settings, service)
     try:
-        return _settle(
-            ctx, committed, layers=layers, verb=verb, before=committed.before, began=began, wait_s=wait_s, progress=progress, actor=actor
-        )
+        state = ctx.ledger.state(service)
+        for digest in filter(None, (state.stable, state.previous)):
+            with contextlib.suppress(errors.Damaged, errors.NotFound):
+                reconcile.frozen_service(ctx.ledger.bundle(digest), store=ctx.store)
+        if "traffic" in layers:
+            with contextlib.suppress(base.LayerError):
+                layers["traffic"].observe()
+        yield layers
     finally:
-        _close(layers)
+        for layer in layers.values():
+            layer.close()
 
 
 def _until_cut_over(
@@ -200,18 +196,18 @@ def _not_taken_over(ctx: release.Context, service: str, digest: str) -> errors.L
     return errors.PromotionFailed(f"{what}{detail}; stable was not touched; read the worker's log in {ctx.settings.logs(service)}")
 
 
-def _settle(
+def settle(
     ctx: release.Context,
     committed: release.Committed,
     *,
     layers: Mapping[str, base.Layer],
     verb: str,
-    before: rollout.State,
     began: float,
     wait_s: float,
-    progress: Progress,
     actor: str,
+    progress: Progress = lambda receipt: None,
 ) -> Outcome:
+    """Make the layers follow a change that is committed; *began* is `time.perf_counter()` of the command's start."""
     flipped = time.perf_counter()
     state = committed.revision.state
     wanted = reconcile.read_desired(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
@@ -224,7 +220,7 @@ def _settle(
     outcome = Outcome(
         service=state.service,
         verb=verb,
-        before=before,
+        before=committed.before,
         revision=committed.revision,
         receipts=tuple(answers[name] for name in layers if name in answers),
         commit_ms=committed.ms,
@@ -323,8 +319,3 @@ def _write_down(ctx: release.Context, outcome: Outcome, *, actor: str) -> None:
 def _report(ctx: release.Context, service: str, receipt: Receipt) -> Receipt:
     receipts.write(ctx.settings.run(service) / "layers", receipt)
     return receipt
-
-
-def _close(layers: Mapping[str, base.Layer]) -> None:
-    for layer in layers.values():
-        layer.close()

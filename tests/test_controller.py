@@ -168,7 +168,9 @@ def test_without_a_controller_the_command_moves_traffic_itself(settings: setting
     world = memory.world(settings, "toy")
     with factory.opened(settings) as ctx:
         a, b = factory.released(ctx, 1, 2)
-        converge.settle(ctx, release.hold(ctx, "toy", reason="x", actor="t"), verb="hold", began=0.0, wait_s=0.0, actor="t")
+        with converge.layers_of(ctx, "toy") as layers:
+            held = release.hold(ctx, "toy", reason="x", actor="t")
+            converge.settle(ctx, held, layers=layers, verb="hold", began=0.0, wait_s=0.0, actor="t")
         assert world.traffic.served == {b: 100.0}
         done = converge.roll_back(ctx, "toy", reason="bad", actor="ann")
         assert world.traffic.served == {a: 100.0}

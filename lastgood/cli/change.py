@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ import click
 from lastgood import bundle as bundles
 from lastgood import converge, errors, release
 from lastgood.cli import common, plans, receipt
+from lastgood.layers import base
 
 
 @click.command()
@@ -60,24 +62,16 @@ def rollback(service: str, bundle: str | None, to_revision: int | None, **option
         if _only_shown(plan, options):
             return 0
         asked = common.confirm("Roll back now?", yes=options["yes"])
-        committed = release.roll_back(
-            ctx,
-            service,
-            to=to,
-            reason=options["reason"] or "rolled back by hand",
-            actor=common.actor(options["actor"]),
-            expected=state.revision if asked and options["expected"] is None else options["expected"],
-        )
-        outcome = converge.settle(
-            ctx,
-            committed,
-            verb="rollback",
-            began=began,
-            wait_s=options["timeout_s"] if options["wait"] else 0.0,
-            actor=committed.revision.actor,
-            progress=receipt.progress(options["as_json"]),
-        )
-        return receipt.finish(outcome, as_json=options["as_json"])
+        with converge.layers_of(ctx, service) as layers:
+            committed = release.roll_back(
+                ctx,
+                service,
+                to=to,
+                reason=options["reason"] or "rolled back by hand",
+                actor=common.actor(options["actor"]),
+                expected=state.revision if asked and options["expected"] is None else options["expected"],
+            )
+            return _followed(ctx, committed, "rollback", options, layers=layers, began=began)
 
 
 @click.command()
@@ -175,11 +169,26 @@ def _dry(options: dict[str, Any], text: str) -> bool:
 
 
 def _settled(ctx: release.Context, committed: release.Committed, verb: str, options: dict[str, Any]) -> int:
+    began = time.perf_counter()
+    with converge.layers_of(ctx, committed.before.service) as layers:
+        return _followed(ctx, committed, verb, options, layers=layers, began=began)
+
+
+def _followed(
+    ctx: release.Context,
+    committed: release.Committed,
+    verb: str,
+    options: dict[str, Any],
+    *,
+    layers: Mapping[str, base.Layer],
+    began: float,
+) -> int:
     outcome = converge.settle(
         ctx,
         committed,
+        layers=layers,
         verb=verb,
-        began=time.perf_counter(),
+        began=began,
         wait_s=options["timeout_s"] if options["wait"] else 0.0,
         actor=committed.revision.actor,
         progress=receipt.progress(options["as_json"]),

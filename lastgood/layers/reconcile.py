@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lastgood import errors
@@ -41,13 +43,16 @@ def frozen_service(of: bundle.Bundle | None, *, store: artifacts.Store) -> servi
         return None
     if "config" not in of.parts:
         raise errors.NotFound(f"bundle of {of.service!r} has no config part; rebuild it with one")
-    file = store.path(of.parts["config"].digest) / services.FILE
+    return _parsed(store.path(of.parts["config"].digest) / services.FILE)
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(file: Path) -> services.Service:
+    """Parsed once per process: the folder is named by its content."""
     try:
         return services.parse(file.read_text("utf-8"), where=str(file))
     except (OSError, UnicodeDecodeError, errors.UsageError) as error:
-        raise errors.Damaged(
-            f"the config part of {of.service!r} holds no usable {services.FILE}: {error}; build the bundle again"
-        ) from error
+        raise errors.Damaged(f"{file} is no usable {services.FILE}: {error}; build the bundle again") from error
 
 
 def build(settings: settings.Settings, service: str) -> dict[str, base.Layer]:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -110,19 +111,28 @@ def open_pages(settings: Settings, *, dagster_port: int, mlflow_port: int, say: 
         *("server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1"),
         *("--backend-store-uri", settings.tracking_uri, "--default-artifact-root", str(settings.home / "mlartifacts")),
     ]
+    env = {**environment(settings), "DAGSTER_HOME": os.environ.get("DAGSTER_HOME", str(home))}
+    os.chdir(home)
     addresses = {}
     for name, argv, port in (("dagster", dagster, dagster_port), ("mlflow", mlflow, mlflow_port)):
         record = settings.home / "run" / f"{name}.json"
         if daemon.find(record) is None:
             _check_port_free(port, name)
-            env = {**environment(settings), "DAGSTER_HOME": os.environ.get("DAGSTER_HOME", str(home))}
-            os.chdir(home)
+            if name == "dagster":
+                _make_dagster_tables(argv[0], env)
             daemon.start(argv, record=record, log=settings.home / "logs" / f"{name}.log", env=env)
         addresses[name] = f"http://127.0.0.1:{port}"
     for name, address in addresses.items():
         _wait_for_port(int(address.rpartition(":")[2]), name=name, log=settings.home / "logs" / f"{name}.log")
         say(f"  {name:<15} open       {address}")
     return addresses
+
+
+def _make_dagster_tables(script: str, env: Mapping[str, str]) -> None:
+    """Once, before its processes start: several that find an empty home at the same time damage it for good."""
+    done = subprocess.run([script, "instance", "migrate"], env=dict(env), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise errors.Unavailable(f"Dagster cannot prepare {env['DAGSTER_HOME']}: {done.stderr.strip()[-400:]}; correct its dagster.yaml")
 
 
 def _bring_up(settings: Settings, wanted: base.Desired) -> Iterator[Receipt]:
