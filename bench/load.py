@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -51,8 +52,10 @@ class Load:
         due = time.time() + self._every_s * number / self._connections
         while not self._stop.is_set():
             if self._every_s:
+                # A late connection skips turns instead of catching up, else all of them would soon ask in one moment.
+                due += self._every_s * max(0, math.ceil((time.time() - due) / self._every_s))
                 await asyncio.sleep(due - time.time())
-                due = max(due + self._every_s, time.time())
+                due += self._every_s
             sent, status, headers, body = time.time(), 0, {}, b""
             try:
                 async with asyncio.timeout(TIMEOUT_S):
