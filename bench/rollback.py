@@ -31,7 +31,7 @@ class Size:
 
 
 QUICK = Size(rollbacks=2, launches=0, flips=10, alias_flips=0, starts=2, registry="", older=False)
-FULL = Size(rollbacks=10, launches=3, flips=200, alias_flips=60, starts=15, registry="mlflow", older=True)
+FULL = Size(rollbacks=10, launches=3, flips=200, alias_flips=40, starts=15, registry="mlflow", older=True)
 
 
 def run(*, quick: bool) -> list[Table]:
