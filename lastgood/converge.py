@@ -164,16 +164,18 @@ def _until_cut_over(
 ) -> release.Committed:
     """Drive the release to its cut-over, or find that the controller has done so."""
     processes = layers.get("infrastructure")
+    trouble = ""
     while True:
         state = ctx.ledger.state(service)
         if state.stable == digest:
             return _found_done(ctx, state)
         if state.candidate != digest:
-            raise _not_taken_over(ctx, service, digest)
+            raise _not_taken_over(ctx, service, digest, trouble=trouble)
         ready = {digest}
         if isinstance(processes, base.Processes):
             wanted = reconcile.read_desired(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
-            _report(ctx, wanted.name, reconcile.attempt(processes, wanted))
+            told = _report(ctx, wanted.name, reconcile.attempt(processes, wanted))
+            trouble = told.detail if told.status == "failed" else trouble
             ready = {known for known, where in processes.endpoints().items() if where}
         committed = release.advance(ctx, service, ready=ready, actor=actor, clock=clock)
         if committed is not None and committed.revision.state.stable == digest:
@@ -185,14 +187,13 @@ def _found_done(ctx: release.Context, state: rollout.State) -> release.Committed
     return release.Committed(before=state, revision=ctx.ledger.revision(state.service, state.revision), ms=0.0)
 
 
-def _not_taken_over(ctx: release.Context, service: str, digest: str) -> errors.LastgoodError:
+def _not_taken_over(ctx: release.Context, service: str, digest: str, *, trouble: str) -> errors.LastgoodError:
     """The error that fits the revision by which *digest* stopped being the candidate."""
     last = ctx.ledger.history(service, limit=1)[0]
     what = f"bundle {bundles.short(digest)!r} did not take over: revision {last.number} by {last.actor}, {last.verb}: {last.reason}"
     if last.verb != "abandon":
         return errors.Conflict(f"{what}; look at 'lastgood status {service}' and decide again")
-    told = receipts.read(ctx.settings.run(service) / "layers").get("infrastructure")
-    detail = f" ({told.detail})" if told and told.detail else ""
+    detail = f" ({trouble})" if trouble else ""
     return errors.PromotionFailed(f"{what}{detail}; stable was not touched; read the worker's log in {ctx.settings.logs(service)}")
 
 

@@ -74,7 +74,7 @@ def test_whatever_passes_stays_inside(name):
     except errors.NotAllowed:
         return
     assert posixpath.normpath(name) == name
-    assert os.path.commonpath(["/top/part", os.path.normpath(Path("/top/part", name))]) == "/root/part"
+    assert os.path.commonpath(["/top/part", os.path.normpath(Path("/top/part", name))]) == "/top/part"
     assert unicodedata.normalize("NFC", name) == name
     assert name.isascii()
     assert name.isprintable()
