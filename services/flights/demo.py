@@ -248,7 +248,9 @@ class Demo:
     def _traffic(self) -> Iterator[None]:
         from services.flights import data
 
-        prepared = data.build(train=[1, 2], evaluate=[3], workspace=self.settings.home / "dvc" / SERVICE, project=self.settings.project).prepared
+        prepared = data.build(
+            train=[1, 2], evaluate=[3], workspace=self.settings.home / "dvc" / SERVICE, project=self.settings.project
+        ).prepared
         self.story.tell(f"real flights through the proxy, {RATE:.0f} requests a second, each followed by its label")
         self._set_month(3)
         argv = [
