@@ -13,5 +13,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export DO_NOT_TRACK=1 MLFLOW_DISABLE_TELEMETRY=true DVC_NO_ANALYTICS=1 GX_ANALYTICS_ENABLED=false DAGSTER_DISABLE_TELEMETRY=1
 # Models are stored with skops; nothing may be unpickled.
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false
+# Byte code halves the start of every process; containers tend to switch it off.
+unset PYTHONDONTWRITEBYTECODE
 # A bare container has no locale; text files are UTF-8 all the same.
 export PYTHONUTF8=1

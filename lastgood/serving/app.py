@@ -200,7 +200,14 @@ async def _warm_up(worker: _Worker, on_failed: Callable[[], None]) -> None:
 
     def answer() -> None:
         rows = worker.rows.validate_json(json.dumps({"rows": worker.loaded.runtime.warm_up()})).rows
-        json.dumps(worker.loaded.runtime.predict(rows), allow_nan=False)
+        outputs = worker.loaded.runtime.predict(rows)
+        json.dumps(outputs, allow_nan=False)
+        # The log's writer loads for seconds; without this that falls into the first second of live traffic.
+        rehearsed = inference_log.Answered(
+            request_id="warm-up", at=worker.clock(), bundle=worker.loaded.bundle.id, arm=None, shadow=False,
+            latency_us=0, rows=rows, outputs=outputs,
+        )  # fmt: skip
+        worker.predictions_log.rehearse(rehearsed.as_rows())
 
     try:
         await asyncio.get_running_loop().run_in_executor(worker.threads, answer)

@@ -18,6 +18,7 @@ import dataclasses
 import datetime
 import fcntl
 import functools
+import io
 import itertools
 import logging
 import os
@@ -102,6 +103,12 @@ class SegmentLog:
         """Hand over *rows*; returns at once."""
         with self._guard:
             self._rows.extend(rows)
+
+    def rehearse(self, rows: Sequence[Row]) -> None:
+        """Encode *rows* as a segment in memory and throw it away, so that everything is loaded before the first write."""
+        import pyarrow.parquet as pq
+
+        pq.write_table(self._to_table(rows), io.BytesIO(), compression="zstd")
 
     def stats(self) -> Stats:
         """The counts as they are now."""
