@@ -29,7 +29,7 @@ class Ballast:
         try:
             _allocate(self._path, self._size)
         except OSError:
-            self.drop()
+            # What is left of it stays: on a full disk it is the space that the next rollback needs.
             return False
         return True
 

@@ -104,19 +104,19 @@ class Ledger:
                 raise
         failpoint("ledger.after_commit")
 
-    def _open(self) -> None:
+    def _open(self, *, create: bool = False) -> None:
         try:
-            self.dialect.connect()
+            self.dialect.connect(create=create)
         except DiskFull:
             # Opening needs a few pages for SQLite's lock file; without them not even the state can be read.
             if self._ballast is None or not self._ballast.shrink():
                 raise
-            self.dialect.connect()
+            self.dialect.connect(create=create)
 
     def migrate(self) -> None:
         """Create the ledger or bring it to this release's schema. Safe to call at every start."""
         with self._lock:
-            self.dialect.connect(create=True)
+            self._open(create=True)
             migrate.migrate(self.dialect)
             if self._ballast is not None:
                 self._ballast.keep()
