@@ -150,7 +150,7 @@ def comparison(report: Mapping[str, Any]) -> dg.TableMetadataValue:
 def verdict(report: Mapping[str, Any]) -> str:
     """One line on the paired comparison with the stable model; an interval around zero is said to show nothing."""
     if report["against"] is None:
-        return "nothing is stable yet"
+        return report.get("not_compared", "nothing is stable yet")
     paired = report["against"]["paired"]
     if paired["interval_95"] is None:
         return "too few days to compare"

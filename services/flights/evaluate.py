@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lastgood import errors
+
 from . import features
 from . import model as models
 
@@ -22,7 +24,8 @@ def evaluate(model: Path, data: Path, *, against: Path | None = None) -> dict[st
 
     With *against* (another model folder) it also holds that model's metrics and the paired comparison, in which a
     negative difference of Brier scores means that *model* is better. If one of the two was trained on flights of this
-    window, the comparison is unfair: it says so in `in_sample` and leaves `better` at None.
+    window, the comparison is unfair: it says so in `in_sample` and leaves `better` at None. If *against* cannot read
+    these features, `against` stays None and `not_compared` says why.
     """
     frame = pd.read_parquet(data)
     late = frame["late"].to_numpy(dtype=bool)
@@ -34,7 +37,11 @@ def evaluate(model: Path, data: Path, *, against: Path | None = None) -> dict[st
         "against": None,
     }
     if against is not None:
-        other = models.load(against)
+        try:
+            other = models.load(against)
+        except errors.Damaged as error:
+            # A stable model of other features cannot be asked about these rows: not compared, which is not "as good".
+            return {**report, "not_compared": str(error)}
         reference = other.probability(features.columns_of(frame))
         compared = paired(late, forecast, reference, days=local_days(frame))
         in_sample = any(trained.info["window"]["last"] >= report["window"]["first"] for trained in (subject, other))

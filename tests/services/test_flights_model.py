@@ -115,6 +115,21 @@ def test_a_model_that_saw_the_window_is_not_compared_with(march: pd.DataFrame, t
     assert paired["better"] is None
 
 
+def test_a_model_of_other_features_is_not_compared_and_says_so(march: pd.DataFrame, tmp_path: Path) -> None:
+    """After the features changed, the stable model cannot be asked about the new rows; the new one is still evaluated."""
+    march.iloc[::50].to_parquet(tmp_path / "evaluate.parquet")
+    other = tmp_path / "other"
+    shutil.copytree(samples.model_folder(), other)
+    info = json.loads((other / "model.json").read_text())
+    info["features"] = ["something else"]
+    (other / "model.json").chmod(0o600)
+    (other / "model.json").write_text(json.dumps(info))
+    report = evaluate.evaluate(samples.model_folder(), tmp_path / "evaluate.parquet", against=other)
+    assert report["against"] is None
+    assert "features" in report["not_compared"]
+    assert report["metrics"]["auc"] > 0.5
+
+
 def test_the_error_is_clustered_by_day() -> None:
     """Rows that repeat within a day do not make the estimate surer; counting them as independent would."""
     rng = np.random.default_rng(0)
