@@ -87,6 +87,7 @@ class ServiceLoop:
         self._service = service
         self._layers = reconcile.build(ctx.settings, service)
         self._loops = {name: LayerLoop(ctx.settings, layer, service=service) for name, layer in self._layers.items()}
+        self._reports = ctx.settings.run(service) / "layers"
         self._seen = 0
         self._proven = -1
         """Revision whose stable bundle was seen ready; until then its workers are watched closely."""
@@ -121,7 +122,9 @@ class ServiceLoop:
         ready = {digest for digest, where in processes.endpoints().items() if where}
         if state.stable in ready and state.phase == "idle":
             self._proven = state.revision
-        release.advance(self._ctx, self._service, ready=ready, actor=ACTOR)
+        told = receipts.read(self._reports).get("infrastructure")
+        trouble = told.detail if told and told.status == "failed" else ""
+        release.advance(self._ctx, self._service, ready=ready, actor=ACTOR, trouble=trouble)
         self._page(release.go_on_back(self._ctx, self._service, ready=ready, actor=ACTOR))
 
     def _page(self, committed: release.Committed | None) -> None:
@@ -146,7 +149,7 @@ class ServiceLoop:
                     at=time.time(),
                     detail=detail,
                 )
-                receipts.write(self._ctx.settings.run(self._service) / "layers", receipt)
+                receipts.write(self._reports, receipt)
 
 
 def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], object] | None = None) -> None:

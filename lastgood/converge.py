@@ -170,14 +170,14 @@ def _until_cut_over(
         if state.stable == digest:
             return _found_done(ctx, state)
         if state.candidate != digest:
-            raise _not_taken_over(ctx, service, digest, trouble=trouble)
+            raise _not_taken_over(ctx, service, digest)
         ready = {digest}
         if isinstance(processes, base.Processes):
             wanted = reconcile.read_desired(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
             told = _report(ctx, wanted.name, reconcile.attempt(processes, wanted))
             trouble = told.detail if told.status == "failed" else trouble
             ready = {known for known, where in processes.endpoints().items() if where}
-        committed = release.advance(ctx, service, ready=ready, actor=actor, clock=clock)
+        committed = release.advance(ctx, service, ready=ready, actor=actor, trouble=trouble, clock=clock)
         if committed is not None and committed.revision.state.stable == digest:
             return committed
         time.sleep(STEP_S)
@@ -187,14 +187,13 @@ def _found_done(ctx: release.Context, state: rollout.State) -> release.Committed
     return release.Committed(before=state, revision=ctx.ledger.revision(state.service, state.revision), ms=0.0)
 
 
-def _not_taken_over(ctx: release.Context, service: str, digest: str, *, trouble: str) -> errors.LastgoodError:
+def _not_taken_over(ctx: release.Context, service: str, digest: str) -> errors.LastgoodError:
     """The error that fits the revision by which *digest* stopped being the candidate."""
     last = ctx.ledger.history(service, limit=1)[0]
     what = f"bundle {bundles.short(digest)!r} did not take over: revision {last.number} by {last.actor}, {last.verb}: {last.reason}"
     if last.verb != "abandon":
         return errors.Conflict(f"{what}; look at 'lastgood status {service}' and decide again")
-    detail = f" ({trouble})" if trouble else ""
-    return errors.PromotionFailed(f"{what}{detail}; stable was not touched; read the worker's log in {ctx.settings.logs(service)}")
+    return errors.PromotionFailed(f"{what}; stable was not touched; read the worker's log in {ctx.settings.logs(service)}")
 
 
 def settle(

@@ -150,10 +150,13 @@ def propose(
         return commit(ctx, state, event, verb="promote", reason=reason, actor=actor, expected=expected, clock=clock)
 
 
-def advance(ctx: Context, service: str, *, ready: Collection[str], actor: str, clock: Clock = time.time) -> Committed | None:
+def advance(
+    ctx: Context, service: str, *, ready: Collection[str], actor: str, trouble: str = "", clock: Clock = time.time
+) -> Committed | None:
     """Take the release in flight one step further, if its time has come; None if there is nothing to do.
 
-    *ready* names the bundles whose workers answer right now. Safe to call from several processes: one wins.
+    *ready* names the bundles whose workers answer right now; *trouble* is what their layer last complained of, and
+    becomes part of the reason if the release is given up. Safe to call from several processes: one wins.
     """
     state = ctx.ledger.state(service)
     event = _next_event(ctx, state, ready=ready, now=clock())
@@ -161,7 +164,7 @@ def advance(ctx: Context, service: str, *, ready: Collection[str], actor: str, c
         return None
     verb, reason = {
         rollout.CutOver: ("cut-over", "the candidate's workers are ready"),
-        rollout.Abandon: ("abandon", "the candidate's workers did not become ready in time"),
+        rollout.Abandon: ("abandon", "the candidate's workers did not become ready in time" + (f": {trouble}" if trouble else "")),
         rollout.BakeEnded: ("bake-ended", "the release stayed good for the time it was watched"),
     }[type(event)]
     failpoints.failpoint("release.before_cutover")

@@ -173,7 +173,7 @@ def test_a_worker_that_cannot_start_fails_the_promotion_only(stack: Stack) -> No
         code = stack.settings.services / "toy" / "runtime.py"
         code.write_text(code.read_text().replace('float(options.get("shift", 0))', 'float("no number")'))
         manifest = stack.settings.services / "toy" / "service.yaml"
-        manifest.write_text(manifest.read_text().replace("ready_timeout_s: 20", "ready_timeout_s: 4"))
+        manifest.write_text(manifest.read_text().replace("ready_timeout_s: 20", "ready_timeout_s: 14"))
         broken = factory.build(ctx, 2)
     assert stack.cli("promote", "toy", a, "--yes").returncode == 0
     done = stack.cli("promote", "toy", broken, "--yes")
