@@ -62,6 +62,7 @@ def rollback(service: str, bundle: str | None, to_revision: int | None, **option
         if _only_shown(plan, options):
             return 0
         asked = common.confirm("Roll back now?", yes=options["yes"])
+        began = time.perf_counter() if asked else began
         with converge.layers_of(ctx, service) as layers:
             committed = release.roll_back(
                 ctx,
