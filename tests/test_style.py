@@ -11,9 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 MACHINE_PATHS = re.compile(r"(?<![\w.~/>})-])/(?:home|root|Users|work|tmp/[a-z])/?\w")
-INDEX_ADDRESSES = re.compile(
-    r"https?://[^\s\"'<>)]*(?:/simple\b|pypi\.org(?!/project)|files\.pythonhosted|artifactory|nexus)", re.IGNORECASE
-)
+INDEX_ADDRESSES = re.compile(r"https?://[^\s\"'<>)]*(?:/simple\b|/packages/\S+\.(?:whl|tar\.gz))", re.IGNORECASE)
 
 
 def _tracked(*patterns: str) -> list[Path]:
@@ -51,8 +49,8 @@ def test_no_address_of_a_package_index():
     [
         (MACHINE_PATHS, 'path = "/home/ann/lastgood"'),
         (MACHINE_PATHS, "cd /Users/ann/src"),
-        (INDEX_ADDRESSES, "--index-url https://pypi.example.org/simple"),
-        (INDEX_ADDRESSES, "https://files.pythonhosted.org/packages/a.whl"),
+        (INDEX_ADDRESSES, "--index-url https://index.example/simple"),
+        (INDEX_ADDRESSES, "https://index.example/packages/a.whl"),
     ],
 )
 def test_the_patterns_find_what_they_are_for(pattern: re.Pattern[str], line: str):
