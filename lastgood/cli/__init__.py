@@ -78,8 +78,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except click.exceptions.Exit as done:
         code = done.exit_code
     except click.UsageError as error:
-        error.show()
-        code = 2
+        if as_json:
+            code = _say(errors.UsageError(error.format_message()), as_json=True)
+        else:
+            error.show()
+            code = 2
     except (KeyboardInterrupt, click.Abort):
         click.echo("lastgood: interrupted; what is committed stays committed, see 'lastgood status SERVICE'", err=True)
         code = 130

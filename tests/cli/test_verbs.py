@@ -79,6 +79,13 @@ def test_a_quarantined_bundle_is_refused_with_code_4_also_in_json(run: Run, thre
     assert "quarantined (bad)" in done.json["message"]
 
 
+def test_a_usage_error_is_json_too(run: Run) -> None:
+    """A misspelt option with --json still gives one object on stdout."""
+    done = run("rollback", "toy", "--yess", "--json")
+    assert done.code == 2
+    assert (done.json["error"], done.json["exit_code"]) == ("UsageError", 2)
+
+
 def test_an_ambiguous_short_id_names_the_candidates(run: Run, settings: settings_.Settings) -> None:
     """Four hex digits that fit two bundles are refused with both of them; fewer than four are refused as too short."""
     with factory.opened(settings) as ctx:
