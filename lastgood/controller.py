@@ -10,11 +10,12 @@ What does not belong here: rules (`rollout`), moving a single layer (`layers`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from lastgood import errors, pages, release
 from lastgood.layers import base, receipts, reconcile
@@ -89,6 +90,8 @@ class ServiceLoop:
         self._loops = {name: LayerLoop(ctx.settings, layer, service=service) for name, layer in self._layers.items()}
         self._reports = ctx.settings.run(service) / "layers"
         self._seen = 0
+        self._stranded = -1
+        """Revision from which there is no way further back; a person was told once."""
         self._proven = -1
         """Revision whose stable bundle was seen ready; until then its workers are watched closely."""
         for loop in self._loops.values():
@@ -96,6 +99,14 @@ class ServiceLoop:
 
     def tick(self) -> None:
         """One look: hand a new revision to the layers, and take a release in flight one step further."""
+        try:
+            self._hand_over()
+        finally:
+            # Also with a configuration that cannot be read: going one further back is then the way out.
+            self._advance()
+            self._report_stuck()
+
+    def _hand_over(self) -> None:
         newest = self._ctx.ledger.newest(self._service)
         if newest != self._seen:
             state = self._ctx.ledger.state(self._service)
@@ -104,8 +115,6 @@ class ServiceLoop:
                 loop.want(wanted)
             self._seen = state.revision
             audit.checkpoint(self._ctx.ledger, self._service, self._ctx.settings.keys)
-        self._advance()
-        self._report_stuck()
 
     def end(self) -> None:
         for loop in self._loops.values():
@@ -124,8 +133,15 @@ class ServiceLoop:
             self._proven = state.revision
         told = receipts.read(self._reports).get("infrastructure")
         trouble = told.detail if told and told.status == "failed" else ""
-        release.advance(self._ctx, self._service, ready=ready, actor=ACTOR, trouble=trouble)
-        self._page(release.go_on_back(self._ctx, self._service, ready=ready, actor=ACTOR))
+        self._page(release.advance(self._ctx, self._service, ready=ready, actor=ACTOR, trouble=trouble))
+        if state.revision == self._stranded:
+            return
+        try:
+            self._page(release.go_on_back(self._ctx, self._service, ready=ready, actor=ACTOR))
+        except errors.NotAllowed as error:
+            self._stranded = state.revision
+            summary = f"{self._service}: the bundle gone back to does not get ready, and there is nothing further back: {error}"
+            pages.write(self._ctx.settings.home, service=self._service, revision=state.revision, summary=summary, now=time.time())
 
     def _page(self, committed: release.Committed | None) -> None:
         if committed is None:
@@ -158,7 +174,7 @@ def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], ob
     With the ledger unreachable it keeps what runs, says so in its log, and goes on trying.
     """
     pause = wait or stop.wait
-    with release.open_context(settings) as ctx:
+    with _opened(settings, stop=stop, pause=pause) as ctx:
         services: dict[str, ServiceLoop] = {}
         while not stop.is_set():
             for name in _services(ctx):
@@ -174,6 +190,23 @@ def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], ob
             pause(settings.controller.poll_s)
         for loop in services.values():
             loop.end()
+
+
+@contextlib.contextmanager
+def _opened(settings: Settings, *, stop: threading.Event, pause: Callable[[float], object]) -> Iterator[release.Context]:
+    """The ledger and the store, as soon as they can be opened; an empty turn of the loop costs nothing meanwhile."""
+    while True:
+        with contextlib.ExitStack() as opened:
+            try:
+                ctx = opened.enter_context(release.open_context(settings))
+            except errors.LastgoodError as error:
+                log.warning("the ledger cannot be opened: %s", error)
+                if stop.is_set():
+                    raise
+                pause(max(settings.controller.poll_s, 1.0))
+                continue
+            yield ctx
+            return
 
 
 def _services(ctx: release.Context) -> list[str]:

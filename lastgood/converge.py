@@ -66,7 +66,8 @@ class Outcome:
         mark = self.after.marks.get(self.before.stable)
         if mark is None or mark.kind == "revoked":
             return None
-        return f"lastgood promote {self.service} {old} --override-quarantine --reason 'undo revision {self.revision.number}'"
+        held = f"lastgood release-hold {self.service} && " if self.after.hold else ""
+        return f"{held}lastgood promote {self.service} {old} --override-quarantine --reason 'undo revision {self.revision.number}'"
 
     def to_json(self) -> dict[str, Any]:
         """The stable form that `--json` prints."""
@@ -104,6 +105,7 @@ def promote(
     actor: str,
     override: str | None = None,
     expected: int | None = None,
+    planned: rollout.State | None = None,
     wait_s: float = 60.0,
     progress: Progress = lambda receipt: None,
     clock: release.Clock = time.time,
@@ -115,7 +117,7 @@ def promote(
     """
     began = time.perf_counter()
     before = ctx.ledger.state(service)
-    release.propose(ctx, service, digest, reason=reason, actor=actor, override=override, expected=expected, clock=clock)
+    release.propose(ctx, service, digest, reason=reason, actor=actor, override=override, expected=expected, planned=planned, clock=clock)
     with layers_of(ctx, service) as layers:
         committed = _until_cut_over(ctx, service, digest, layers=layers, actor=actor, clock=clock)
         committed = dataclasses.replace(committed, before=before)

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from lastgood import artifacts, errors, failpoints, keys, ledger, rollout
@@ -31,6 +32,9 @@ ATTEMPTS = 8
 SAME_ALARM_S = 30.0
 """Two people who answer the same alarm must not go back twice: within this time after a rollback, another one needs
 to say which revision it saw (a person who confirmed a plan has), or name its target."""
+
+WAYS_BACK = ("rollback", "quarantine", "revoke")
+"""Verbs that can move stable to an older bundle."""
 
 Clock = Callable[[], float]
 
@@ -121,6 +125,14 @@ def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, A
 # --- releasing ---------------------------------------------------------------------------------------------
 
 
+def plan_propose(ctx: Context, state: rollout.State, digest: str, *, override: str | None = None) -> rollout.Propose:
+    """The event of proposing *digest*, with its bytes and its offline evaluation checked. Raises NotAllowed."""
+    ready_s = 0.0
+    if digest not in state.marks or override is not None:
+        ready_s = _check_evaluated(ctx, digest).serving.ready_timeout_s
+    return rollout.Propose(bundle=digest, verified=_verifies(ctx, digest), ready_s=ready_s, override=override)
+
+
 def propose(
     ctx: Context,
     service: str,
@@ -130,23 +142,21 @@ def propose(
     actor: str,
     override: str | None = None,
     expected: int | None = None,
+    planned: rollout.State | None = None,
     clock: Clock = time.time,
 ) -> Committed | None:
     """Make *digest* the candidate, whose workers are then made ready. None if it is the candidate already.
 
-    *expected* is the revision the caller decided on; if the service has moved on, Conflict. A refusal is noted in the
+    *expected* is the revision the caller decided on, *planned* the state that a plan was made on: if the service has
+    moved on (for *planned*: if another bundle is stable or candidate), Conflict. A refusal is noted in the
     audit trail before NotAllowed is raised.
     """
     state = ctx.ledger.state(service, about=(digest,))
     if state.candidate == digest:
         return None
+    check_planned(ctx, state, planned)
     with _refusals_noted(ctx, service, verb="promote", digest=digest, actor=actor, clock=clock):
-        if digest not in state.marks or override is not None:
-            frozen = _check_evaluated(ctx, digest)
-            ready_s = frozen.serving.ready_timeout_s
-        else:
-            ready_s = 0.0
-        event = rollout.Propose(bundle=digest, verified=_verifies(ctx, digest), ready_s=ready_s, override=override)
+        event = plan_propose(ctx, state, digest, override=override)
         return commit(ctx, state, event, verb="promote", reason=reason, actor=actor, expected=expected, clock=clock)
 
 
@@ -169,7 +179,8 @@ def advance(
     }[type(event)]
     failpoints.failpoint("release.before_cutover")
     with contextlib.suppress(errors.Conflict):
-        return commit(ctx, state, event, verb=verb, reason=reason, actor=actor, clock=clock)
+        evidence = {"ready": sorted(ready), "trouble": trouble}
+        return commit(ctx, state, event, verb=verb, reason=reason, actor=actor, evidence=evidence, clock=clock)
     return None
 
 
@@ -188,18 +199,18 @@ def _next_event(
 def go_on_back(ctx: Context, service: str, *, ready: Collection[str], actor: str, clock: Clock = time.time) -> Committed | None:
     """Take one more step back if the target of the newest rollback did not get ready in its time; None if it is not due.
 
-    The bundle that was left stays in traffic until a target is ready, so this must not wait for a person.
+    The bundle that was left stays in traffic until a target is ready, so this must not wait for a person. Raises
+    NotAllowed if there is nothing further back: then a person has to be told.
     """
     state = ctx.ledger.state(service)
     if state.stable is None or state.stable in ready or state.phase != "idle" or state.revision == 0:
         return None
-    last = ctx.ledger.revision(service, state.revision)
-    frozen = reconcile.frozen_service(ctx.ledger.bundle(state.stable), store=ctx.store)
-    limit_s = frozen.serving.ready_timeout_s if frozen else 0.0
-    if last.verb != "rollback" or clock() - last.at < limit_s:
+    moved = _last_move(ctx, state)
+    limit_s = reconcile.read_service(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings).serving.ready_timeout_s
+    if moved.verb not in WAYS_BACK or clock() - moved.at < limit_s:
         return None
     reason = f"its workers were not ready within {limit_s:g} s after the rollback"
-    with contextlib.suppress(errors.Conflict, errors.NothingToDo, errors.NotAllowed):
+    with contextlib.suppress(errors.Conflict, errors.NothingToDo):
         return roll_back(ctx, service, reason=reason, actor=actor, automatic=True, clock=clock)
     return None
 
@@ -212,23 +223,27 @@ def roll_back(
     actor: str,
     to: str | None = None,
     expected: int | None = None,
+    planned: rollout.State | None = None,
     automatic: bool = False,
     clock: Clock = time.time,
 ) -> Committed:
     """Go back to the newest bundle that was stable, verifies now and is not quarantined; or to the digest *to*.
 
-    Beats a promotion that commits at the same moment by deciding again on what it finds. With *expected* (the
-    revision of a plan that a person confirmed) it raises Conflict instead, so that the person sees what changed.
+    Beats a promotion that commits at the same moment by deciding again on what it finds. With *expected* (a
+    revision) or *planned* (the state of a plan that a person confirmed) it raises Conflict instead if the service is not
+    at that revision, or if another bundle is stable or candidate than planned, so that the person sees what changed.
     Raises NothingToDo if somebody rolled back moments ago and the caller does not say that it knows.
     """
     seen: str | None = None
     for _ in range(ATTEMPTS):
         state = ctx.ledger.state(service, about=(to,) if to else ())
         seen = seen or state.stable
-        if to is None and expected is None and not automatic:
+        check_planned(ctx, state, planned)
+        if to is None and expected is None and planned is None and not automatic:
             _check_not_the_same_alarm(ctx, state, now=clock())
         event = plan_roll_back(ctx, state, reason=reason, to=to, seen=seen, automatic=automatic)
-        with _refusals_noted(ctx, service, verb="rollback", digest=to, actor=actor, clock=clock):
+        noted = _refusals_noted(ctx, service, verb="rollback", digest=to, actor=actor, clock=clock)
+        with contextlib.nullcontext() if automatic else noted:
             try:
                 return commit(ctx, state, event, verb="rollback", reason=reason, actor=actor, expected=expected, clock=clock)
             except errors.Conflict:
@@ -240,12 +255,34 @@ def roll_back(
 def _check_not_the_same_alarm(ctx: Context, state: rollout.State, *, now: float) -> None:
     if state.revision == 0:
         return
-    last = ctx.ledger.revision(state.service, state.revision)
-    if last.verb == "rollback" and now - last.at < SAME_ALARM_S:
+    last = _last_move(ctx, state)
+    if last.verb in WAYS_BACK and now - last.at < SAME_ALARM_S:
         raise errors.NothingToDo(
             f"{state.service!r} was rolled back {max(now - last.at, 0):.0f} s ago by {last.actor} (revision {last.number}); "
-            f"to go back one further, run it again with --expect {last.number}"
+            f"to go back one further, run it again with --expect {state.revision}"
         )
+
+
+def _last_move(ctx: Context, state: rollout.State) -> ledger.Revision:
+    """The revision by which the present stable bundle became stable; what came after it (a hold, say) moved nothing."""
+    moved = ctx.ledger.revision(state.service, state.revision)
+    for revision in ctx.ledger.history(state.service, limit=50):
+        if revision.state.stable != state.stable:
+            break
+        moved = revision
+    return moved
+
+
+def check_planned(ctx: Context, state: rollout.State, planned: rollout.State | None) -> None:
+    """Raise Conflict if another bundle is stable or candidate than in the state that a plan was made on."""
+    if planned is not None and (planned.stable, planned.candidate) != (state.stable, state.candidate):
+        raise errors.Conflict(_what_changed(ctx, state.service, since=planned.revision))
+
+
+def check_expected(ctx: Context, state: rollout.State, expected: int | None) -> None:
+    """Raise Conflict if *state* is not at revision *expected*; None expects nothing."""
+    if expected is not None and state.revision != expected:
+        raise errors.Conflict(_what_changed(ctx, state.service, since=expected))
 
 
 def plan_roll_back(
@@ -274,11 +311,16 @@ def condemn(
     reason: str,
     actor: str,
     take_down: bool = False,
+    expected: int | None = None,
     clock: Clock = time.time,
 ) -> Committed:
-    """Quarantine or revoke *digest*; if it serves, the service goes back in the same transaction."""
+    """Quarantine or revoke *digest*; if it serves, the service goes back in the same transaction.
+
+    With *expected*, Conflict if the service is not at that revision.
+    """
     for _ in range(ATTEMPTS):
         state = ctx.ledger.state(service, about=(digest,))
+        check_expected(ctx, state, expected)
         verified = {d: _verifies(ctx, d) for d in state.lineage if digest == state.stable and d != digest and d not in state.marks}
         event = rollout.Condemn(bundle=digest, kind=kind, reason=reason, verified=verified, take_down=take_down)
         with contextlib.suppress(errors.Conflict):
@@ -287,22 +329,27 @@ def condemn(
     raise errors.Conflict(f"{service!r} changed {ATTEMPTS} times meanwhile; see 'lastgood history {service}' and run it again")
 
 
-def lift(ctx: Context, service: str, digest: str, *, reason: str, actor: str, clock: Clock = time.time) -> Committed:
+def lift(
+    ctx: Context, service: str, digest: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = time.time
+) -> Committed:
     """Lift the quarantine of *digest*. Raises NotAllowed if it is revoked."""
     state = ctx.ledger.state(service, about=(digest,))
-    return commit(ctx, state, rollout.Lift(bundle=digest, reason=reason), verb="lift", reason=reason, actor=actor, clock=clock)
+    event = rollout.Lift(bundle=digest, reason=reason)
+    return commit(ctx, state, event, verb="lift", reason=reason, actor=actor, expected=expected, clock=clock)
 
 
-def hold(ctx: Context, service: str, *, reason: str, actor: str, clock: Clock = time.time) -> Committed:
+def hold(ctx: Context, service: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = time.time) -> Committed:
     """No releases of *service* from now on; rollbacks pass."""
     event = rollout.SetHold(reason=reason, actor=actor)
-    return commit(ctx, ctx.ledger.state(service), event, verb="hold", reason=reason, actor=actor, clock=clock)
+    return commit(ctx, ctx.ledger.state(service), event, verb="hold", reason=reason, actor=actor, expected=expected, clock=clock)
 
 
-def release_hold(ctx: Context, service: str, *, reason: str, actor: str, clock: Clock = time.time) -> Committed:
+def release_hold(
+    ctx: Context, service: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = time.time
+) -> Committed:
     """Releases of *service* are allowed again."""
     state = ctx.ledger.state(service)
-    return commit(ctx, state, rollout.ReleaseHold(), verb="release-hold", reason=reason, actor=actor, clock=clock)
+    return commit(ctx, state, rollout.ReleaseHold(), verb="release-hold", reason=reason, actor=actor, expected=expected, clock=clock)
 
 
 # --- the one way into the ledger ---------------------------------------------------------------------------
@@ -317,20 +364,20 @@ def commit(
     reason: str,
     actor: str,
     expected: int | None = None,
+    evidence: Mapping[str, Any] = MappingProxyType({}),
     clock: Clock = time.time,
 ) -> Committed:
     """Decide on *event* and write the next revision; all or nothing.
 
     Raises Conflict if *state* (or *expected*) is no longer the newest revision, and whatever rule `rollout.step` finds.
     """
-    if expected is not None and state.revision != expected:
-        raise errors.Conflict(_what_changed(ctx, state.service, since=expected))
+    check_expected(ctx, state, expected)
     now = clock()
     after, effects = rollout.step(state, event, now)
     began = time.perf_counter()
     failpoints.failpoint("release.before_append")
     emergency = isinstance(event, rollout.RollBack | rollout.Condemn)
-    revision = ctx.ledger.append(after, effects, verb=verb, actor=actor, reason=reason, now=now, emergency=emergency)
+    revision = ctx.ledger.append(after, effects, verb=verb, actor=actor, reason=reason, now=now, evidence=evidence, emergency=emergency)
     failpoints.failpoint("release.after_append")
     pages = tuple(effect.summary for effect in effects if isinstance(effect, rollout.Paged))
     return Committed(before=state, revision=revision, ms=round((time.perf_counter() - began) * 1000, 3), pages=pages)
@@ -349,7 +396,8 @@ def _verifies(ctx: Context, digest: str) -> bool:
     deep = sum(part.size for part in bundle.parts.values()) <= DEEP_VERIFY_BYTES
     try:
         ctx.store.verify_bundle(bundle, deep=deep)
-    except (errors.Damaged, errors.NotFound):
+    except (errors.Damaged, errors.NotFound, errors.Unavailable, OSError):
+        # A disk that cannot be read now is no place to go back to.
         return False
     return True
 

@@ -290,7 +290,8 @@ def _propose(state: State, event: Propose, now: float) -> Step:
         raise errors.NothingToDo(f"bundle {short(event.bundle)!r} is being released already; see 'lastgood status {state.service}'")
     if state.candidate is not None:
         raise errors.NotAllowed(
-            f"a release of {short(state.candidate)!r} is in flight; wait for it, or run 'lastgood rollback {state.service}' first"
+            f"a release of {short(state.candidate)!r} is in flight; wait for it, or call it off with 'lastgood rollback {state.service} stable', "
+            "which quarantines the candidate"
         )
     return dataclasses.replace(state, candidate=event.bundle, phase="preparing", phase_until=now + event.ready_s), lifted
 
@@ -306,7 +307,7 @@ def _cut_over(state: State, event: CutOver, now: float) -> Step:
 def _abandon(state: State, event: Abandon) -> Step:
     if state.candidate != event.bundle:
         raise errors.NothingToDo(f"bundle {short(event.bundle)!r} is not the candidate; see 'lastgood status {state.service}'")
-    return _idle(state), ()
+    return _idle(state), (Paged(summary=f"{state.service}: the release of {short(event.bundle)} was given up: {event.reason}"),)
 
 
 def _bake_ended(state: State) -> Step:

@@ -122,7 +122,8 @@ def load(project: Path | None = None, environ: Mapping[str, str] | None = None) 
     root = project or _find_project(env)
     file = root / "lastgood.toml"
     values = _read(file)
-    home = Path(env.get("LASTGOOD_HOME") or values.pop("home", root / ".lastgood"))
+    configured = values.pop("home", root / ".lastgood")
+    home = Path(env.get("LASTGOOD_HOME") or configured)
     for group, model in _groups().items():
         section = values.setdefault(group, {})
         for field in model.model_fields:

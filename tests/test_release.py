@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,58 @@ def test_the_manifest_in_the_store_names_the_bundle(settings: settings_.Settings
     with factory.opened(settings) as ctx:
         digest = factory.build(ctx, 1)
         assert bundles.from_manifest(json.loads(ctx.store.path(digest).read_bytes())).id == digest
+
+
+def test_a_hold_after_a_rollback_does_not_hide_it(settings: settings_.Settings) -> None:
+    """The same alarm is still the same alarm, and a target that does not get ready is still left, with a hold in between."""
+    with factory.opened(settings) as ctx:
+        a, _, _ = factory.released(ctx, 1, 2, 3)
+        release.roll_back(ctx, "toy", reason="bad", actor="ann")
+        release.hold(ctx, "toy", reason="freeze", actor="ann")
+        with pytest.raises(errors.NothingToDo, match="was rolled back"):
+            release.roll_back(ctx, "toy", reason="bad", actor="bob")
+        further = release.go_on_back(ctx, "toy", ready=set(), actor="controller", clock=lambda: time.time() + 60)
+        assert further is not None
+        assert further.revision.state.stable == a
+
+
+def test_with_nothing_further_back_automation_is_refused_without_filling_the_trail(settings: settings_.Settings) -> None:
+    """Every look at it raises the same refusal; none of them writes."""
+    with factory.opened(settings) as ctx:
+        factory.released(ctx, 1, 2)
+        release.roll_back(ctx, "toy", reason="bad", actor="ann")
+        before = len(list(audit.export(ctx.ledger, "toy")))
+        for _ in range(5):
+            with pytest.raises(errors.NotAllowed):
+                release.go_on_back(ctx, "toy", ready=set(), actor="controller", clock=lambda: time.time() + 60)
+        assert len(list(audit.export(ctx.ledger, "toy"))) == before
+
+
+def test_a_plan_survives_what_does_not_concern_it(settings: settings_.Settings) -> None:
+    """Between plan and confirmation the bake ends: the rollback goes on. Another bundle is promoted: it does not."""
+    with factory.opened(settings) as ctx:
+        factory.released(ctx, 1)
+        b = factory.build(ctx, 2)
+        release.propose(ctx, "toy", b, reason="go", actor="ann")
+        release.advance(ctx, "toy", ready={b}, actor="ann")
+        planned = ctx.ledger.state("toy")
+        release.advance(ctx, "toy", ready={b}, actor="controller", clock=lambda: time.time() + 5)
+        assert ctx.ledger.newest("toy") == planned.revision + 1
+        assert release.roll_back(ctx, "toy", reason="bad", actor="ann", planned=planned).revision.verb == "rollback"
+        with pytest.raises(errors.Conflict, match="has moved on"):
+            release.roll_back(ctx, "toy", reason="bad", actor="bob", planned=planned)
+
+
+def test_a_target_on_an_unreadable_disk_is_passed_over(settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that cannot be read just now is no place to go back to; the next older bundle is."""
+    with factory.opened(settings) as ctx:
+        a, b, _ = factory.released(ctx, 1, 2, 3)
+        verify = type(ctx.store).verify_bundle
+
+        def failing(store: object, bundle: bundles.Bundle, *, deep: bool = True) -> None:
+            if bundle.id == b:
+                raise errors.Unavailable("input/output error; check the disk")
+            verify(store, bundle, deep=deep)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(type(ctx.store), "verify_bundle", failing)
+        assert release.roll_back(ctx, "toy", reason="bad", actor="ann").revision.state.stable == a

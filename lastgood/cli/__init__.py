@@ -83,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             error.show()
             code = 2
+    except click.ClickException as error:
+        code = _say(errors.LastgoodError(error.format_message()), as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
         click.echo("lastgood: interrupted; what is committed stays committed, see 'lastgood status SERVICE'", err=True)
         code = 130

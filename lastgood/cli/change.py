@@ -23,9 +23,13 @@ def promote(service: str, bundle: str, override_quarantine: bool, **options: Any
     """Release BUNDLE: verify it, make its workers ready, then give it all traffic."""
     if override_quarantine and not options["reason"]:
         raise errors.UsageError("--override-quarantine needs --reason, for whoever reads the audit trail later")
-    with common.context() as ctx:
+    override = options["reason"] if override_quarantine else None
+    with common.context(read_only=options["dry_run"]) as ctx:
         digest = ctx.ledger.resolve(service, bundle)
         state = ctx.ledger.state(service, about=(digest,))
+        release.check_expected(ctx, state, options["expected"])
+        if options["dry_run"]:
+            plans.check_promotion(ctx, state, digest, override=override)
         plan = plans.promotion(ctx, state, digest)
         if _only_shown(plan, options):
             return 0
@@ -36,8 +40,9 @@ def promote(service: str, bundle: str, override_quarantine: bool, **options: Any
             digest,
             reason=options["reason"] or "promoted by hand",
             actor=common.actor(options["actor"]),
-            override=options["reason"] if override_quarantine else None,
-            expected=options["expected"] if options["expected"] is not None else state.revision,
+            override=override,
+            expected=options["expected"],
+            planned=state,
             wait_s=options["timeout_s"] if options["wait"] else 0.0,
             progress=receipt.progress(options["as_json"]),
         )
@@ -55,9 +60,10 @@ def rollback(service: str, bundle: str | None, to_revision: int | None, **option
     Cancels a release in flight, quarantines what is left behind, and needs no proof of cause.
     """
     began = time.perf_counter()
-    with common.context() as ctx:
+    with common.context(read_only=options["dry_run"]) as ctx:
         to = _target(ctx, service, bundle=bundle, to_revision=to_revision)
         state = ctx.ledger.state(service, about=(to,) if to else ())
+        release.check_expected(ctx, state, options["expected"])
         plan = plans.rollback(ctx, state, to=to, reason=options["reason"] or "rolled back by hand")
         if _only_shown(plan, options):
             return 0
@@ -70,7 +76,8 @@ def rollback(service: str, bundle: str | None, to_revision: int | None, **option
                 to=to,
                 reason=options["reason"] or "rolled back by hand",
                 actor=common.actor(options["actor"]),
-                expected=state.revision if asked and options["expected"] is None else options["expected"],
+                expected=options["expected"],
+                planned=state if asked else None,
             )
             return _followed(ctx, committed, "rollback", options, layers=layers, began=began)
 
@@ -86,7 +93,7 @@ def hold(service: str, **options: Any) -> int:
         who = common.actor(options["actor"])
         if _dry(options, f"would hold {service}"):
             return 0
-        return _settled(ctx, release.hold(ctx, service, reason=options["reason"], actor=who), "hold", options)
+        return _settled(ctx, release.hold(ctx, service, reason=options["reason"], actor=who, expected=options["expected"]), "hold", options)
 
 
 @click.command()
@@ -98,9 +105,9 @@ def release_hold(service: str, **options: Any) -> int:
         who = common.actor(options["actor"])
         if _dry(options, f"would allow releases of {service} again"):
             return 0
-        return _settled(
-            ctx, release.release_hold(ctx, service, reason=options["reason"] or "hold released", actor=who), "release-hold", options
-        )
+        reason = options["reason"] or "hold released"
+        done = release.release_hold(ctx, service, reason=reason, actor=who, expected=options["expected"])
+        return _settled(ctx, done, "release-hold", options)
 
 
 @click.command()
@@ -118,9 +125,10 @@ def quarantine(service: str, bundle: str, lifts: bool, **options: Any) -> int:
         if _dry(options, f"would {'lift the quarantine of' if lifts else 'quarantine'} {bundles.short(digest)}"):
             return 0
         if lifts:
-            return _settled(ctx, release.lift(ctx, service, digest, reason=options["reason"], actor=who), "lift", options)
+            lifted = release.lift(ctx, service, digest, reason=options["reason"], actor=who, expected=options["expected"])
+            return _settled(ctx, lifted, "lift", options)
         common.confirm(f"Quarantine {bundles.short(digest)}?", yes=options["yes"])
-        done = release.condemn(ctx, service, digest, kind="quarantined", reason=options["reason"], actor=who)
+        done = release.condemn(ctx, service, digest, kind="quarantined", reason=options["reason"], actor=who, expected=options["expected"])
         return _settled(ctx, done, "quarantine", options)
 
 
@@ -139,7 +147,8 @@ def revoke(service: str, bundle: str, take_down: bool, **options: Any) -> int:
             return 0
         common.confirm(f"Revoke {bundles.short(digest)} for ever?", yes=options["yes"])
         who = common.actor(options["actor"])
-        done = release.condemn(ctx, service, digest, kind="revoked", reason=options["reason"], actor=who, take_down=take_down)
+        asked = {"reason": options["reason"], "actor": who, "expected": options["expected"]}
+        done = release.condemn(ctx, service, digest, kind="revoked", take_down=take_down, **asked)
         return _settled(ctx, done, "revoke", options)
 
 

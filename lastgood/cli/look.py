@@ -78,7 +78,21 @@ def _facts(layer: base.Layer) -> dict[str, Any]:
 
 def _look_at_layers(ctx: release.Context, state: rollout.State) -> list[Receipt]:
     """Light layers are looked at now; the others answer with what they last told."""
-    wanted = reconcile.read_desired(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
+    try:
+        wanted = reconcile.read_desired(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
+    except errors.LastgoodError as error:
+        detail = f"what the layers should do cannot be read: {error}"
+        return [
+            Receipt(
+                layer="configuration",
+                status="failed",
+                desired_revision=state.revision,
+                observed_revision=None,
+                ms=0.0,
+                at=0.0,
+                detail=detail,
+            )
+        ]
     told = read(ctx.settings.run(state.service) / "layers")
     seen = []
     for name, layer in reconcile.build(ctx.settings, state.service).items():
@@ -254,6 +268,8 @@ def plan(service: str, bundle: str | None, as_json: bool) -> int:
     with common.context(read_only=True) as ctx:
         digest = ctx.ledger.resolve(service, bundle) if bundle else None
         state = ctx.ledger.state(service, about=(digest,) if digest else ())
+        if digest:
+            plans.check_promotion(ctx, state, digest, override=None)
         made = plans.promotion(ctx, state, digest) if digest else plans.rollback(ctx, state, to=None, reason="plan")
         common.emit(made.to_json(), as_json=as_json, text=made.text)
         return 0

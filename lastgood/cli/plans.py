@@ -81,6 +81,11 @@ def promotion(ctx: release.Context, state: rollout.State, digest: str) -> Plan:
     return _plan(ctx, state, verb="promote", after=digest, quarantines=(), facts=tuple(facts))
 
 
+def check_promotion(ctx: release.Context, state: rollout.State, digest: str, *, override: str | None) -> None:
+    """Raise what promoting *digest* would raise; changes nothing."""
+    rollout.step(state, release.plan_propose(ctx, state, digest, override=override), time.time())
+
+
 def rollback(ctx: release.Context, state: rollout.State, *, to: str | None, reason: str) -> Plan:
     """What rolling back would change; raises what the rollback itself would raise."""
     event = release.plan_roll_back(ctx, state, reason=reason, to=to)
@@ -90,7 +95,9 @@ def rollback(ctx: release.Context, state: rollout.State, *, to: str | None, reas
     if after.stable is not None and after.stable != state.stable:
         facts.append(f"{bundles.short(after.stable)} was {_last_stable(ctx, state.service, after.stable)}, verified just now")
     if state.candidate is not None:
-        facts.append(f"the release of {bundles.short(state.candidate)} is called off")
+        facts.append(f"the release of {bundles.short(state.candidate)}, which has no traffic yet, is called off")
+        if after.stable != state.stable:
+            facts.append(f"to call off only that release: lastgood rollback {state.service} stable")
     return _plan(ctx, state, verb="rollback", after=after.stable, quarantines=marked, facts=tuple(facts))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping
@@ -33,8 +34,22 @@ def read_desired(state: rollout.State, *, ledger: ledger.Ledger, store: artifact
     """Like `desired`, with bundles from the ledger and the service's configuration as frozen in the stable bundle."""
     named = {digest for digest in (state.stable, state.candidate, state.previous) if digest is not None}
     bundles = {digest: ledger.bundle(digest) for digest in named}
-    serving = bundles.get(state.stable or state.candidate or "")
-    return desired(state, bundles=bundles, service=frozen_service(serving, store=store) or services.load(settings.services / state.service))
+    service = read_service(state, ledger=ledger, store=store, settings=settings)
+    return desired(state, bundles=bundles, service=service)
+
+
+def read_service(state: rollout.State, *, ledger: ledger.Ledger, store: artifacts.Store, settings: settings.Settings) -> services.Service:
+    """The configuration frozen in the stable bundle; the project's own before the first release, or if that is damaged.
+
+    The layers have to be driven even then: what they need of it (a port, time limits) seldom differs.
+    """
+    serving = state.stable or state.candidate
+    if serving is not None:
+        with contextlib.suppress(errors.NotFound, errors.Damaged):
+            frozen = frozen_service(ledger.bundle(serving), store=store)
+            if frozen is not None:
+                return frozen
+    return services.load(settings.services / state.service)
 
 
 def frozen_service(of: bundle.Bundle | None, *, store: artifacts.Store) -> services.Service | None:
@@ -94,6 +109,10 @@ def attempt(
             layer.apply(desired)
             observed = layer.observe()
         status, detail = _JUDGED[layer.verify(desired, observed)]
+        if observed.revision is not None and observed.revision > desired.revision:
+            detail = (
+                f"follows revision {observed.revision}, newer than the ledger's: it was put back from an older copy; see docs/critiques.md"
+            )
     except base.LayerError as error:
         status, detail = "failed", str(error)
     except Exception as error:  # noqa: BLE001  # the border: an adapter's own bug is this layer's outcome, never the loop's end

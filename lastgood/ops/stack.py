@@ -56,19 +56,26 @@ def up(settings: Settings, *, names: list[str], say: Say) -> list[Receipt]:
 
     With the ledger missing the proxies still start from their last good configuration, and the error is raised after.
     """
-    receipts = []
+    receipts: list[Receipt] = []
+    troubles: list[errors.LastgoodError] = []
     try:
         with release.open_context(settings) as ctx:
             for name in names:
-                state = ctx.ledger.state(name)
-                wanted = reconcile.read_desired(state, ledger=ctx.ledger, store=ctx.store, settings=settings)
-                receipts += [_report(say, receipt) for receipt in _bring_up(settings, wanted)]
+                # One service that cannot be brought up keeps no other one down.
+                try:
+                    wanted = reconcile.read_desired(ctx.ledger.state(name), ledger=ctx.ledger, store=ctx.store, settings=settings)
+                    receipts += [_report(say, receipt) for receipt in _bring_up(settings, wanted)]
+                except errors.LastgoodError as error:
+                    say(f"  ! {name}: {error}")
+                    troubles.append(error)
     except errors.LastgoodError as error:
         say(f"  ! {error}")
         _serve_last_good(settings, names=names, say=say)
         raise
     record = start_controller(settings)
     say(f"  {'controller':<15} running    pid {record.pid}")
+    if troubles:
+        raise troubles[0]
     return receipts
 
 
@@ -86,8 +93,9 @@ def start_controller(settings: Settings) -> daemon.Record:
 
 
 def down(settings: Settings, *, names: list[str], keep_serving: bool, say: Say) -> None:
-    """Stop the controller and the pages; and unless *keep_serving* the proxies and workers too, proxies first."""
-    for name in ("controller", "dagster", "mlflow"):
+    """Stop the proxies and workers of *names*, unless *keep_serving*; and the controller and pages if that is every service."""
+    others = set(known_services(settings)) - set(names)
+    for name in ("controller", "dagster", "mlflow") if not others else ():
         record = daemon.find(settings.home / "run" / f"{name}.json")
         if record is not None:
             daemon.stop(record, grace_s=10.0)

@@ -210,3 +210,41 @@ def test_a_lost_signing_key_does_not_stop_a_rollback(run: Run, three: list[str],
     assert run("rollback", "toy", "--yes").code == 0
     assert run("status", "toy", "--json").json["stable"] == three[1]
     assert run("doctor").code == 1
+
+
+def test_a_dry_run_creates_nothing_and_says_what_would_be_refused(run: Run, settings: settings_.Settings, three: list[str]) -> None:
+    """In an empty home no file appears; a quarantined bundle is refused as the real call would refuse it."""
+    empty = settings.project / "empty"
+    assert run("rollback", "toy", "--dry-run", env={"LASTGOOD_HOME": str(empty)}).code == 1
+    assert not empty.exists()
+    run("rollback", "toy", "--yes", "--reason", "bad")
+    assert run("promote", "toy", three[2], "--dry-run").code == 4
+    assert run("plan", "toy", three[2]).code == 4
+    assert run("rollback", "toy", "--dry-run", "--expect", "1").code == 3
+
+
+@pytest.mark.parametrize("verb", [("hold",), ("release-hold",), ("quarantine", "previous"), ("revoke", "previous")])
+def test_every_changing_verb_keeps_to_the_expected_revision(run: Run, three: list[str], verb: tuple[str, ...]) -> None:
+    """With --expect of an older revision nothing is changed and the code is 3."""
+    name, *bundle = verb
+    before = run("status", "toy", "--json").json["revision"]
+    assert run(name, "toy", *bundle, "--reason", "x", "--yes", "--expect", "1").code == 3
+    assert run("status", "toy", "--json").json["revision"] == before
+
+
+def test_with_the_store_gone_the_truth_is_still_told(run: Run, three: list[str], settings: settings_.Settings) -> None:
+    """What is committed is reported as committed, and status still says what the ledger holds."""
+    settings.store.rename(settings.home / "elsewhere")
+    done = run("hold", "toy", "--reason", "store is gone", "--json")
+    assert done.code == 0, done.out
+    assert done.json["revision"] == 10
+    assert run("status", "toy", "--json").json["stable"] == three[2]
+    assert run("rollback", "toy", "--yes").code == 4
+
+
+def test_the_home_may_stand_in_the_settings_and_in_the_environment(run: Run, settings: settings_.Settings) -> None:
+    """The environment wins, and neither makes the other an error."""
+    file = settings.project / "lastgood.toml"
+    file.write_text('home = "kept"\n' + file.read_text())
+    assert run("doctor", "--json").json["ok"] is True
+    assert run("doctor", "--json", env={"LASTGOOD_HOME": str(settings.project / "other")}).json["ok"] is True
