@@ -86,6 +86,7 @@ class SegmentLog:
         self._keep_days = keep_days
         self._clock = clock
         self._guard = threading.Lock()
+        self._flushing = threading.Lock()
         self._rows: list[Row] = []
         self._written = self._lost = self._failures = self._sequence = 0
         self._open: dict[str, list[_Segment]] = defaultdict(list)
@@ -129,7 +130,14 @@ class SegmentLog:
             self._lock_file = None
 
     def flush(self) -> None:
-        """Write what waits, one segment for each day; keeps what the disk refuses for the next time."""
+        """Write what waits, one segment for each day; keeps what the disk refuses for the next time.
+
+        Waits for a flush that is under way, so that what was appended before is on disk afterwards.
+        """
+        with self._flushing:
+            self._flush()
+
+    def _flush(self) -> None:
         with self._guard:
             rows, self._rows = self._rows, []
         for day, of_day in _by_day(rows).items():
