@@ -33,8 +33,8 @@ MARKER = "demo.json"
 RATE = 120.0
 """Requests per second; each is followed by its label. A worker on one core answers several hundred."""
 ENOUGH = 500
-"""Labelled answers per phase. B gets 2,500: then the difference in May shows with 95 % confidence, by days, in every one
-of 100 random draws; with 750 it did in half of them."""
+"""Labelled answers per phase. B gets 2,500: of so many flights of May, drawn at random, each of 100 draws showed the
+difference with 95 % confidence, clustered by day."""
 PHASE_S = 120.0
 """Longest time to wait for them, on a busy machine."""
 
