@@ -63,7 +63,7 @@ owner: bench
 parts: [model, config, environment]
 traffic: {{port: {port}}}
 serving: {{ready_timeout_s: 60}}
-release: {{bake_s: 600}}
+release: {{strategy: [], bake_s: 600}}
 """
 
 

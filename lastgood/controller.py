@@ -12,19 +12,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from lastgood import errors, pages, release
+from lastgood import errors, gatekeeper, proceed, release
 from lastgood.layers import base, receipts, reconcile
 from lastgood.ledger import audit
+from lastgood.ops import paging
 from lastgood.settings import Settings
 
 log = logging.getLogger("lastgood.controller")
 
-ACTOR = "lastgood-controller"
+ACTOR = gatekeeper.ACTOR
 
 
 class LayerLoop(threading.Thread):
@@ -83,7 +87,7 @@ def backoff(failures: int, longest_s: float) -> float:
 class ServiceLoop:
     """Everything the controller does for one service."""
 
-    def __init__(self, ctx: release.Context, service: str) -> None:
+    def __init__(self, ctx: release.Context, service: str, *, moved: Callable[[], None]) -> None:
         self._ctx = ctx
         self._service = service
         self._layers = reconcile.build(ctx.settings, service)
@@ -94,8 +98,11 @@ class ServiceLoop:
         """Revision from which there is no way further back; a person was told once."""
         self._proven = -1
         """Revision whose stable bundle was seen ready; until then its workers are watched closely."""
+        holder = f"{socket.gethostname()}/{os.getpid()}/{id(self)}"
+        self._gatekeeper = gatekeeper.Gatekeeper(ctx.settings, service, holder=holder, moved=moved)
         for loop in self._loops.values():
             loop.start()
+        self._gatekeeper.start()
 
     def tick(self) -> None:
         """One look: hand a new revision to the layers, and take a release in flight one step further."""
@@ -117,6 +124,7 @@ class ServiceLoop:
             audit.checkpoint(self._ctx.ledger, self._service, self._ctx.settings.keys)
 
     def end(self) -> None:
+        self._gatekeeper.end()
         for loop in self._loops.values():
             loop.end()
 
@@ -124,7 +132,7 @@ class ServiceLoop:
         state = self._ctx.ledger.state(self._service)
         processes = self._layers.get("infrastructure")
         if not isinstance(processes, base.Processes):
-            release.advance(self._ctx, self._service, ready={state.candidate} if state.candidate else set(), actor=ACTOR)
+            proceed.advance(self._ctx, self._service, ready={state.candidate} if state.candidate else set(), actor=ACTOR)
             return
         if state.phase == "idle" and state.revision == self._proven:
             return
@@ -133,22 +141,16 @@ class ServiceLoop:
             self._proven = state.revision
         told = receipts.read(self._reports).get("infrastructure")
         trouble = told.detail if told and told.status == "failed" else ""
-        self._page(release.advance(self._ctx, self._service, ready=ready, actor=ACTOR, trouble=trouble))
+        proceed.advance(self._ctx, self._service, ready=ready, actor=ACTOR, trouble=trouble)
         if state.revision == self._stranded:
             return
         try:
-            self._page(release.go_on_back(self._ctx, self._service, ready=ready, actor=ACTOR))
+            proceed.go_on_back(self._ctx, self._service, ready=ready, actor=ACTOR)
         except errors.NotAllowed as error:
             self._stranded = state.revision
             summary = f"{self._service}: the bundle gone back to does not get ready, and there is nothing further back: {error}"
-            pages.write(self._ctx.settings.home, service=self._service, revision=state.revision, summary=summary, now=time.time())
-
-    def _page(self, committed: release.Committed | None) -> None:
-        if committed is None:
-            return
-        for summary in committed.pages:
-            number = committed.revision.number
-            pages.write(self._ctx.settings.home, service=self._service, revision=number, summary=summary, now=time.time())
+            page: dict[str, Any] = {"revision": state.revision, "key": "stranded", "severity": "critical", "summary": summary}
+            self._ctx.ledger.page(self._service, **page, body={}, now=time.time())
 
     def _report_stuck(self) -> None:
         limit = self._ctx.settings.controller.layer_timeout_s
@@ -173,14 +175,22 @@ def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], ob
 
     With the ledger unreachable it keeps what runs, says so in its log, and goes on trying.
     """
-    pause = wait or stop.wait
+    woken = threading.Event()
+
+    def until_woken(seconds: float) -> None:
+        woken.wait(seconds)
+        woken.clear()
+
+    pause = wait or until_woken
     with _opened(settings, stop=stop, pause=pause) as ctx:
         services: dict[str, ServiceLoop] = {}
+        pager = paging.PageLoop(settings)
+        pager.start()
         while not stop.is_set():
             for name in _services(ctx):
                 try:
                     if name not in services:
-                        services[name] = ServiceLoop(ctx, name)
+                        services[name] = ServiceLoop(ctx, name, moved=woken.set)
                     services[name].tick()
                 except errors.LastgoodError as error:
                     log.warning("%s: %s", name, error)
@@ -188,6 +198,7 @@ def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], ob
                     # The border of the loop: whatever broke for one service, the others still have to be served.
                     log.exception("%s: unexpected fault; other services go on", name)
             pause(settings.controller.poll_s)
+        pager.end()
         for loop in services.values():
             loop.end()
 

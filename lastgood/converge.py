@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lastgood import bundle as bundles
-from lastgood import daemon, errors, failpoints, ledger, release, rollout
+from lastgood import daemon, errors, failpoints, ledger, proceed, release, rollout
 from lastgood.layers import base, receipts, reconcile
 from lastgood.layers.receipts import Receipt
 from lastgood.ledger import audit
@@ -56,6 +56,11 @@ class Outcome:
         return all(receipt.covers(self.revision.number) for receipt in self.receipts)
 
     @property
+    def under_way(self) -> bool:
+        """Whether a candidate is still on its way; the controller goes on with it."""
+        return self.after.candidate is not None
+
+    @property
     def undo(self) -> str | None:
         """The exact command that takes this change back; None if it is for good or changed nothing that serves."""
         if self.before.stable == self.after.stable or self.before.stable is None:
@@ -80,6 +85,8 @@ class Outcome:
             "to": self.after.stable,
             "quarantined": [mark.bundle for mark in self.revision.marks if mark.kind == "quarantined"],
             "phase": self.after.phase,
+            "weight_pct": self.after.weight_pct,
+            "under_way": self.under_way,
             "phase_until": self.after.phase_until,
             "commit_ms": self.commit_ms,
             "traffic_ms": self.traffic_ms,
@@ -104,22 +111,28 @@ def promote(
     reason: str,
     actor: str,
     override: str | None = None,
+    way: release.Way = release.OWN,
     expected: int | None = None,
     planned: rollout.State | None = None,
     wait_s: float = 60.0,
     progress: Progress = lambda receipt: None,
     clock: release.Clock = time.time,
 ) -> Outcome:
-    """Release *digest*: verify, make its workers ready, cut over; previous stays warm. Blocks until the cut-over.
+    """Release *digest*: verify, make its workers ready, pass its phases, cut over; previous stays warm.
 
-    Asking again for the same bundle resumes where it was. Raises PromotionFailed if the workers do not become ready
-    within the service's own limit; then stable was not touched.
+    Blocks until the cut-over; with phases before it, for *wait_s* seconds at most, and the controller goes on. Asking
+    again for the same bundle resumes where it was. Raises PromotionFailed if the workers do not become ready
+    within the service's own limit, GateFailed if a gate takes the candidate out: then stable was not touched. Raises
+    Unavailable, with nothing changed, if there are phases to pass and no controller runs to measure them.
     """
     began = time.perf_counter()
-    before = ctx.ledger.state(service)
-    release.propose(ctx, service, digest, reason=reason, actor=actor, override=override, expected=expected, planned=planned, clock=clock)
+    before = ctx.ledger.state(service, about=(digest,))
+    _check_measured(ctx, before, digest, way=way)
+    asked: dict[str, Any] = {"override": override, "way": way, "expected": expected, "planned": planned, "clock": clock}
+    release.propose(ctx, service, digest, reason=reason, actor=actor, **asked)
     with layers_of(ctx, service) as layers:
-        committed = _until_cut_over(ctx, service, digest, layers=layers, actor=actor, clock=clock)
+        deadline = time.monotonic() + max(wait_s, 0.0)
+        committed = _until_cut_over(ctx, service, digest, layers=layers, actor=actor, deadline=deadline, clock=clock)
         committed = dataclasses.replace(committed, before=before)
         return settle(ctx, committed, layers=layers, verb="promote", began=began, wait_s=wait_s, progress=progress, actor=actor)
 
@@ -162,9 +175,16 @@ def layers_of(ctx: release.Context, service: str) -> Iterator[Mapping[str, base.
 
 
 def _until_cut_over(
-    ctx: release.Context, service: str, digest: str, *, layers: Mapping[str, base.Layer], actor: str, clock: release.Clock
+    ctx: release.Context,
+    service: str,
+    digest: str,
+    *,
+    layers: Mapping[str, base.Layer],
+    actor: str,
+    deadline: float,
+    clock: release.Clock,
 ) -> release.Committed:
-    """Drive the release to its cut-over, or find that the controller has done so."""
+    """Drive the release to its cut-over, or find that the controller has done so; or where it is at *deadline*, if phases are left."""
     processes = layers.get("infrastructure")
     trouble = ""
     while True:
@@ -173,16 +193,34 @@ def _until_cut_over(
             return _found_done(ctx, state)
         if state.candidate != digest:
             raise _not_taken_over(ctx, service, digest)
+        if state.chain and (state.phase != "preparing" or time.monotonic() >= deadline):
+            if time.monotonic() >= deadline:
+                return _found_done(ctx, state)
+            time.sleep(STEP_S)
+            continue
         ready = {digest}
         if isinstance(processes, base.Processes):
             wanted = reconcile.read_desired(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
             told = _report(ctx, wanted.name, reconcile.attempt(processes, wanted))
             trouble = told.detail if told.status == "failed" else trouble
             ready = {known for known, where in processes.endpoints().items() if where}
-        committed = release.advance(ctx, service, ready=ready, actor=actor, trouble=trouble, clock=clock)
+        committed = proceed.advance(ctx, service, ready=ready, actor=actor, trouble=trouble, clock=clock)
         if committed is not None and committed.revision.state.stable == digest:
             return committed
         time.sleep(STEP_S)
+
+
+def _check_measured(ctx: release.Context, state: rollout.State, digest: str, *, way: release.Way) -> None:
+    """Raise Unavailable if *digest* has phases to pass and nobody would measure them."""
+    if state.candidate == digest or controller_record(ctx.settings) is not None:
+        return
+    with contextlib.suppress(errors.NotFound, errors.Damaged):  # the proposal itself says what is wrong
+        frozen = reconcile.frozen_service(ctx.ledger.bundle(digest), store=ctx.store)
+        if frozen is not None and release.chain_of(state, digest, frozen, way=way):
+            raise errors.Unavailable(
+                f"{bundles.short(digest)!r} has phases to pass, and no controller runs that measures them; start it with 'lastgood up', "
+                "or pass over them with --skip-analysis and a reason"
+            )
 
 
 def _found_done(ctx: release.Context, state: rollout.State) -> release.Committed:
@@ -191,8 +229,10 @@ def _found_done(ctx: release.Context, state: rollout.State) -> release.Committed
 
 def _not_taken_over(ctx: release.Context, service: str, digest: str) -> errors.LastgoodError:
     """The error that fits the revision by which *digest* stopped being the candidate."""
-    last = ctx.ledger.history(service, limit=1)[0]
+    last = next(r for r in ctx.ledger.history(service, limit=20) if r.state.candidate != digest and r.verb != "verified")
     what = f"bundle {bundles.short(digest)!r} did not take over: revision {last.number} by {last.actor}, {last.verb}: {last.reason}"
+    if last.verb == "rollback" and any(mark.bundle == digest for mark in last.marks) and last.evidence.get("verdicts"):
+        return errors.GateFailed(f"{what}; stable was not touched; see 'lastgood report {service}'")
     if last.verb != "abandon":
         return errors.Conflict(f"{what}; look at 'lastgood status {service}' and decide again")
     return errors.PromotionFailed(f"{what}; stable was not touched; read the worker's log in {ctx.settings.logs(service)}")

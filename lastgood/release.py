@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +19,7 @@ from lastgood import artifacts, errors, failpoints, keys, ledger, rollout
 from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood import settings as settings_
+from lastgood import strategy as strategies
 from lastgood.layers import reconcile
 from lastgood.ledger import audit
 
@@ -32,6 +33,9 @@ ATTEMPTS = 8
 SAME_ALARM_S = 30.0
 """Two people who answer the same alarm must not go back twice: within this time after a rollback, another one needs
 to say which revision it saw (a person who confirmed a plan has), or name its target."""
+
+SAME_PAGE_S = 300.0
+"""The same after a step back that a gate took: the page needs some minutes to wake somebody."""
 
 WAYS_BACK = ("rollback", "quarantine", "revoke")
 """Verbs that can move stable to an older bundle."""
@@ -125,12 +129,36 @@ def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, A
 # --- releasing ---------------------------------------------------------------------------------------------
 
 
-def plan_propose(ctx: Context, state: rollout.State, digest: str, *, override: str | None = None) -> rollout.Propose:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How a bundle is to take over, where its own strategy is not wanted.
+
+    `strategy` names the phases instead of the bundle's own; `skip` passes over all of them, in an emergency.
+    """
+
+    strategy: strategies.Chain | None = None
+    skip: bool = False
+
+
+OWN = Way()
+
+
+def plan_propose(ctx: Context, state: rollout.State, digest: str, *, override: str | None = None, way: Way = OWN) -> rollout.Propose:
     """The event of proposing *digest*, with its bytes and its offline evaluation checked. Raises NotAllowed."""
     ready_s = 0.0
+    chain: tuple[rollout.PlannedPhase, ...] = ()
     if digest not in state.marks or override is not None:
-        ready_s = _check_evaluated(ctx, digest).serving.ready_timeout_s
-    return rollout.Propose(bundle=digest, verified=_verifies(ctx, digest), ready_s=ready_s, override=override)
+        frozen = _check_evaluated(ctx, digest)
+        ready_s, chain = frozen.serving.ready_timeout_s, chain_of(state, digest, frozen, way=way)
+    return rollout.Propose(bundle=digest, verified=_verifies(ctx, digest), ready_s=ready_s, chain=chain, override=override)
+
+
+def chain_of(state: rollout.State, digest: str, frozen: services.Service, *, way: Way = OWN) -> tuple[rollout.PlannedPhase, ...]:
+    """The phases that *digest* would pass before its cut-over; none for one that proved itself as stable not long ago."""
+    proven = digest in state.lineage[: frozen.release.rollback_window]
+    if way.skip or state.stable is None or (proven and way.strategy is None):
+        return ()
+    return strategies.planned(frozen.chain if way.strategy is None else way.strategy)
 
 
 def propose(
@@ -141,78 +169,40 @@ def propose(
     reason: str,
     actor: str,
     override: str | None = None,
+    way: Way = OWN,
     expected: int | None = None,
     planned: rollout.State | None = None,
     clock: Clock = time.time,
 ) -> Committed | None:
     """Make *digest* the candidate, whose workers are then made ready. None if it is the candidate already.
 
+    With `way.skip` a candidate that is on its way passes over the phases that are left.
+
     *expected* is the revision the caller decided on, *planned* the state that a plan was made on: if the service has
     moved on (for *planned*: if another bundle is stable or candidate), Conflict. A refusal is noted in the
     audit trail before NotAllowed is raised.
     """
     state = ctx.ledger.state(service, about=(digest,))
-    if state.candidate == digest:
+    if state.candidate == digest and not (way.skip and state.chain):
         return None
     check_planned(ctx, state, planned)
     with _refusals_noted(ctx, service, verb="promote", digest=digest, actor=actor, clock=clock):
-        event = plan_propose(ctx, state, digest, override=override)
-        return commit(ctx, state, event, verb="promote", reason=reason, actor=actor, expected=expected, clock=clock)
+        asked: dict[str, Any] = {"reason": reason, "actor": actor, "expected": expected, "clock": clock}
+        if state.candidate == digest:
+            skip = rollout.Skip(bundle=digest, ready_s=_check_evaluated(ctx, digest).serving.ready_timeout_s)
+            return commit(ctx, state, skip, verb="skip", **asked)
+        event = plan_propose(ctx, state, digest, override=override, way=way)
+        evidence = {"chain": [dataclasses.asdict(phase) for phase in event.chain], "skipped": way.skip}
+        return commit(ctx, state, event, verb="promote", evidence=evidence, **asked)
 
 
-def advance(
-    ctx: Context, service: str, *, ready: Collection[str], actor: str, trouble: str = "", clock: Clock = time.time
-) -> Committed | None:
-    """Take the release in flight one step further, if its time has come; None if there is nothing to do.
-
-    *ready* names the bundles whose workers answer right now; *trouble* is what their layer last complained of, and
-    becomes part of the reason if the release is given up. Safe to call from several processes: one wins.
-    """
+def approve(ctx: Context, service: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = time.time) -> Committed:
+    """A person lets the candidate through its approval. Raises NothingToDo if none is waited for."""
     state = ctx.ledger.state(service)
-    event = _next_event(ctx, state, ready=ready, now=clock())
-    if event is None:
-        return None
-    verb, reason = {
-        rollout.CutOver: ("cut-over", "the candidate's workers are ready"),
-        rollout.Abandon: ("abandon", "the candidate's workers did not become ready in time" + (f": {trouble}" if trouble else "")),
-        rollout.BakeEnded: ("bake-ended", "the release stayed good for the time it was watched"),
-    }[type(event)]
-    failpoints.failpoint("release.before_cutover")
-    with contextlib.suppress(errors.Conflict):
-        evidence = {"ready": sorted(ready), "trouble": trouble}
-        return commit(ctx, state, event, verb=verb, reason=reason, actor=actor, evidence=evidence, clock=clock)
-    return None
-
-
-def _next_event(
-    ctx: Context, state: rollout.State, *, ready: Collection[str], now: float
-) -> rollout.CutOver | rollout.Abandon | rollout.BakeEnded | None:
-    over = state.phase_until is not None and now >= state.phase_until
-    if state.phase == "preparing" and state.candidate is not None:
-        if state.candidate in ready:
-            frozen = reconcile.frozen_service(ctx.ledger.bundle(state.candidate), store=ctx.store)
-            return rollout.CutOver(bundle=state.candidate, bake_s=frozen.release.bake_s if frozen else 0.0)
-        return rollout.Abandon(bundle=state.candidate, reason="not ready in time") if over else None
-    return rollout.BakeEnded() if state.phase == "baking" and over else None
-
-
-def go_on_back(ctx: Context, service: str, *, ready: Collection[str], actor: str, clock: Clock = time.time) -> Committed | None:
-    """Take one more step back if the target of the newest rollback did not get ready in its time; None if it is not due.
-
-    The bundle that was left stays in traffic until a target is ready, so this must not wait for a person. Raises
-    NotAllowed if there is nothing further back: then a person has to be told.
-    """
-    state = ctx.ledger.state(service)
-    if state.stable is None or state.stable in ready or state.phase != "idle" or state.revision == 0:
-        return None
-    moved = _last_move(ctx, state)
-    limit_s = reconcile.read_service(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings).serving.ready_timeout_s
-    if moved.verb not in WAYS_BACK or clock() - moved.at < limit_s:
-        return None
-    reason = f"its workers were not ready within {limit_s:g} s after the rollback"
-    with contextlib.suppress(errors.Conflict, errors.NothingToDo):
-        return roll_back(ctx, service, reason=reason, actor=actor, automatic=True, clock=clock)
-    return None
+    if state.candidate is None:
+        raise errors.NothingToDo(f"no release of {service!r} is on its way; see 'lastgood status {service}'")
+    event = rollout.Approve(bundle=state.candidate)
+    return commit(ctx, state, event, verb="approve", reason=reason, actor=actor, expected=expected, clock=clock)
 
 
 def roll_back(
@@ -225,6 +215,8 @@ def roll_back(
     expected: int | None = None,
     planned: rollout.State | None = None,
     automatic: bool = False,
+    unready: bool = False,
+    evidence: Mapping[str, Any] = MappingProxyType({}),
     clock: Clock = time.time,
 ) -> Committed:
     """Go back to the newest bundle that was stable, verifies now and is not quarantined; or to the digest *to*.
@@ -241,11 +233,12 @@ def roll_back(
         check_planned(ctx, state, planned)
         if to is None and expected is None and planned is None and not automatic:
             _check_not_the_same_alarm(ctx, state, now=clock())
-        event = plan_roll_back(ctx, state, reason=reason, to=to, seen=seen, automatic=automatic)
+        event = plan_roll_back(ctx, state, reason=reason, to=to, seen=seen, automatic=automatic, unready=unready)
         noted = _refusals_noted(ctx, service, verb="rollback", digest=to, actor=actor, clock=clock)
         with contextlib.nullcontext() if automatic else noted:
             try:
-                return commit(ctx, state, event, verb="rollback", reason=reason, actor=actor, expected=expected, clock=clock)
+                asked: dict[str, Any] = {"reason": reason, "actor": actor, "expected": expected, "evidence": evidence, "clock": clock}
+                return commit(ctx, state, event, verb="rollback", **asked)
             except errors.Conflict:
                 if expected is not None or automatic:
                     raise
@@ -253,17 +246,17 @@ def roll_back(
 
 
 def _check_not_the_same_alarm(ctx: Context, state: rollout.State, *, now: float) -> None:
-    if state.revision == 0:
-        return
-    last = _last_move(ctx, state)
-    if last.verb in WAYS_BACK and now - last.at < SAME_ALARM_S:
-        raise errors.NothingToDo(
-            f"{state.service!r} was rolled back {max(now - last.at, 0):.0f} s ago by {last.actor} (revision {last.number}); "
-            f"to go back one further, run it again with --expect {state.revision}"
-        )
+    """Raise NothingToDo if a step back was taken moments ago, by a person or by a gate, also if only a candidate was taken out."""
+    for last in ctx.ledger.history(state.service, limit=10):
+        limit_s = SAME_PAGE_S if last.evidence.get("verdicts") else SAME_ALARM_S
+        if last.verb in WAYS_BACK and now - last.at < limit_s:
+            raise errors.NothingToDo(
+                f"{state.service!r} was rolled back {max(now - last.at, 0):.0f} s ago by {last.actor} (revision {last.number}); "
+                f"to go back one further, run it again with --expect {state.revision}"
+            )
 
 
-def _last_move(ctx: Context, state: rollout.State) -> ledger.Revision:
+def last_move(ctx: Context, state: rollout.State) -> ledger.Revision:
     """The revision by which the present stable bundle became stable; what came after it (a hold, say) moved nothing."""
     moved = ctx.ledger.revision(state.service, state.revision)
     for revision in ctx.ledger.history(state.service, limit=50):
@@ -286,7 +279,14 @@ def check_expected(ctx: Context, state: rollout.State, expected: int | None) -> 
 
 
 def plan_roll_back(
-    ctx: Context, state: rollout.State, *, reason: str, to: str | None = None, seen: str | None = None, automatic: bool = False
+    ctx: Context,
+    state: rollout.State,
+    *,
+    reason: str,
+    to: str | None = None,
+    seen: str | None = None,
+    automatic: bool = False,
+    unready: bool = False,
 ) -> rollout.RollBack:
     """The event of a rollback from *state*, with the possible targets checked."""
     wanted = (to,) if to else state.lineage
@@ -299,7 +299,17 @@ def plan_roll_back(
         if verified[digest]:
             break
     proven = to is not None and ctx.ledger.was_stable(state.service, to)
-    return rollout.RollBack(reason=reason, seen=seen, to=to, proven=proven, verified=verified, automatic=automatic)
+    return rollout.RollBack(
+        reason=reason, seen=seen, to=to, proven=proven, verified=verified, automatic=automatic, unready=unready,
+        verify_s=verify_s(ctx, state),
+    )  # fmt: skip
+
+
+def verify_s(ctx: Context, state: rollout.State) -> float:
+    """For how many seconds a step back is measured, as declared in the stable bundle before it; 0 if that cannot be read."""
+    with contextlib.suppress(errors.LastgoodError):
+        return reconcile.read_service(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings).release.recovery.within_s
+    return 0.0
 
 
 def condemn(
@@ -322,7 +332,9 @@ def condemn(
         state = ctx.ledger.state(service, about=(digest,))
         check_expected(ctx, state, expected)
         verified = {d: _verifies(ctx, d) for d in state.lineage if digest == state.stable and d != digest and d not in state.marks}
-        event = rollout.Condemn(bundle=digest, kind=kind, reason=reason, verified=verified, take_down=take_down)
+        event = rollout.Condemn(
+            bundle=digest, kind=kind, reason=reason, verified=verified, take_down=take_down, verify_s=verify_s(ctx, state)
+        )
         with contextlib.suppress(errors.Conflict):
             verb = "quarantine" if kind == "quarantined" else "revoke"
             return commit(ctx, state, event, verb=verb, reason=reason, actor=actor, clock=clock)

@@ -16,12 +16,11 @@ from typing import Any, Literal
 import pydantic
 import yaml
 
-from lastgood import bundle, errors
+from lastgood import bundle, conditions, errors, yaml_lines
+from lastgood import strategy as strategies
 
 FILE = "service.yaml"
 SCHEMA = "lastgood.service/v1"
-
-Tier = Literal["real-time-api", "batch-scoring", "multi-step-agent", "llm-application", "fine-tuned-model", "rag"]
 
 
 class _Group(pydantic.BaseModel):
@@ -62,11 +61,38 @@ class Serving(_Group):
     """Days after which a segment is removed."""
 
 
+class Recovery(_Group):
+    """What counts as recovered after a step back; declared before the release, so that nobody moves the goal afterwards.
+
+    Every gate of the service is asked of stable alone: against its own limit, else against what stable had before, plus
+    the gate's margin. All pass: recovered. One fails: not recovered, so the release was not the cause.
+    """
+
+    within_s: float = pydantic.Field(default=300.0, ge=0)
+    """Seconds that the measurement may take; after that it is inconclusive. 0 turns it off."""
+    min_samples: int = pydantic.Field(default=50, ge=1)
+    """Fewest requests of stable before it can be called recovered."""
+
+
 class Release(_Group):
     """How a new bundle takes over."""
 
+    strategy: tuple[strategies.Phase, ...] | None = None
+    """Phases before the cut-over: shadow, canary, approval. Empty: cut over at once. Missing: those of the tier."""
+    high_stakes: bool = False
+    """With no strategy named: shadow, canary and an approval, whatever the tier."""
     bake_s: float = pydantic.Field(default=600.0, ge=0)
     """Seconds after the cut-over during which the release counts as unproven; previous stays warm meanwhile and after."""
+    alpha: float = pydantic.Field(default=0.01, gt=0, le=0.2)
+    """Chance that the sequential tests of one release, all together, take out a bundle that is no worse."""
+    rollback_window: int = pydantic.Field(default=3, ge=0, le=16)
+    """A bundle among so many that were stable last has proved itself: it is released without analysis. 0: none is."""
+    recovery: Recovery = Recovery()
+
+    @pydantic.field_validator("strategy")
+    @classmethod
+    def _chain(cls, value: tuple[strategies.Phase, ...] | None) -> tuple[strategies.Phase, ...] | None:
+        return None if value is None else strategies.check(value)
 
 
 class Evaluation(_Group):
@@ -83,7 +109,7 @@ class Service(_Group):
 
     schema_: Literal["lastgood.service/v1"] = pydantic.Field(alias="schema")
     service: str
-    tier: Tier
+    tier: strategies.Tier
     owner: str
     """Who is paged and who may be asked."""
     description: str = ""
@@ -97,6 +123,8 @@ class Service(_Group):
     serving: Serving = Serving()
     release: Release = Release()
     evaluation: Evaluation = Evaluation()
+    gates: dict[str, conditions.Gate] = pydantic.Field(default={}, validate_default=True)
+    """Name to gate; the gates `errors`, `oom`, `ejections` and `split` are always there and can be set by these names."""
     options: dict[str, Any] = {}
     """Settings of the service's own code; lastgood only freezes them."""
 
@@ -121,14 +149,33 @@ class Service(_Group):
                 raise ValueError(f"{name!r} leaves the service folder; name files below it")
         return value
 
+    @pydantic.field_validator("gates")
+    @classmethod
+    def _gates(cls, value: dict[str, conditions.AnyGate]) -> dict[str, conditions.AnyGate]:
+        return {**conditions.DEFAULTS, **value}
+
+    @pydantic.model_validator(mode="after")
+    def _agree(self) -> Service:
+        conditions.check(self.gates, mirrored=any(getattr(phase, "mirror_pct", 0.0) for phase in self.chain))
+        return self
+
+    @property
+    def chain(self) -> strategies.Chain:
+        """The phases of a release before the cut-over: those named, else those of the tier."""
+        if self.release.strategy is not None:
+            return self.release.strategy
+        return strategies.of_tier(self.tier, high_stakes=self.release.high_stakes)
+
 
 def parse(text: str, *, where: str) -> Service:
-    """The service that *text* (YAML) describes; *where* names its source in errors. Raises UsageError."""
+    """The service that *text* (YAML) describes; *where* names its source in errors. Raises UsageError, naming the lines."""
     try:
         return Service.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise errors.UsageError(f"{where} is not valid YAML: {error}; correct that line") from error
-    except (pydantic.ValidationError, errors.UsageError) as error:
+    except pydantic.ValidationError as error:
+        raise errors.UsageError(f"{where} is wrong: {yaml_lines.explain(text, error)}") from error
+    except errors.UsageError as error:
         raise errors.UsageError(f"{where} is wrong: {error}; correct the named key") from error
 
 
@@ -148,15 +195,20 @@ def load(folder: Path) -> Service:
     return found
 
 
-def freeze(folder: Path, out: Path, *, options: Mapping[str, Any] | None = None) -> Path:
+def freeze(folder: Path, out: Path, *, options: Mapping[str, Any] | None = None, overlay: Mapping[str, Any] | None = None) -> Path:
     """Write the config part of the service in *folder* to *out* and return it: service.yaml and the code files it names.
 
-    The written file is the effective one: defaults filled in, *options* laid over the service's own, comments and order
-    dropped, so that equal settings have equal bytes and a later default does not reach back into old bundles.
-    Raises NotFound if a named code file is missing, UsageError if *out* holds anything already.
+    The written file is the effective one: defaults filled in, *options* laid over the service's own, the keys of *overlay*
+    (`release`, `gates`, …) in place of the file's, comments and order dropped, so that equal settings have equal bytes and a
+    later default does not reach back into old bundles. Raises NotFound if a named code file is missing, UsageError if *out*
+    holds anything already or the overlay does not fit.
     """
     found = load(folder)
-    merged = found.model_copy(update={"options": {**found.options, **(options or {})}})
+    if overlay:
+        laid = yaml.safe_dump({**found.model_dump(mode="json", by_alias=True, exclude_unset=True), **overlay}, sort_keys=False)
+        found = parse(laid, where=f"{folder / FILE} with {', '.join(overlay)} replaced")
+    release = found.release.model_copy(update={"strategy": found.chain})
+    merged = found.model_copy(update={"options": {**found.options, **(options or {})}, "release": release})
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
         raise errors.UsageError(f"{out} is not empty; freeze a configuration into a new folder")

@@ -46,6 +46,14 @@ class ControllerSettings(_Group):
     """Seconds after which one layer's attempt counts as failed; other layers do not wait for it."""
     backoff_max_s: float = 30.0
     """Longest pause, in seconds, between attempts at a layer that keeps failing (full jitter)."""
+    measure_s: float = 1.0
+    """Seconds between measurements for the gates while a release is on its way; one costs some milliseconds."""
+    watch_s: float = 10.0
+    """Seconds between measurements for triggers that watch a proven stable bundle."""
+    lease_s: float = 15.0
+    """Seconds after which another controller takes over from one that no longer answers."""
+    keep_measurements_days: float = 90.0
+    """Days after which measurements are removed; the verdicts in the release history stay for ever."""
 
 
 class RegistrySettings(_Group):
@@ -53,6 +61,13 @@ class RegistrySettings(_Group):
 
     tracking_uri: str = ""
     """MLflow tracking and registry address; empty means `sqlite:///…/mlflow.db` in the home folder."""
+
+
+class MetricsSettings(_Group):
+    """Where gates get figures that the proxy and the inference log do not have."""
+
+    prometheus_url: str = ""
+    """Base address of a Prometheus, such as `http://127.0.0.1:9090`; needed by gates with a query."""
 
 
 class LayersSettings(_Group):
@@ -74,6 +89,7 @@ class Settings(_Group):
     controller: ControllerSettings = ControllerSettings()
     registry: RegistrySettings = RegistrySettings()
     layers: LayersSettings = LayersSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @property
     def ledger_url(self) -> str:

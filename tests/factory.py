@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lastgood import artifacts, environment, release
+from lastgood import artifacts, environment, proceed, release
 from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood import settings as settings_
@@ -59,7 +59,7 @@ def project(root: Path, *, port: int = 8399, service: str = "toy", extra: str = 
         parts: [model, config, environment]
         traffic: {{port: {port}}}
         serving: {{ready_timeout_s: 20}}
-        release: {{bake_s: 2}}
+        release: {{strategy: [], bake_s: 2}}
         """
     (folder / services.FILE).write_text(textwrap.dedent(text) + extra)
     (root / "requirements.lock").write_text("toy==1\n")
@@ -100,7 +100,7 @@ def released(ctx: release.Context, *answers: float, service: str = "toy") -> lis
     for answer in answers:
         digest = build(ctx, answer, service=service)
         release.propose(ctx, service, digest, reason="test", actor="test")
-        release.advance(ctx, service, ready={digest}, actor="test")
-        release.advance(ctx, service, ready={digest}, actor="test", clock=lambda: time.time() + 5)
+        proceed.advance(ctx, service, ready={digest}, actor="test")
+        proceed.advance(ctx, service, ready={digest}, actor="test", clock=lambda: time.time() + 5)
         digests.append(digest)
     return digests

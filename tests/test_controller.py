@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import controller, converge, errors, release
+from lastgood import controller, converge, errors, proceed, release
 from lastgood import settings as settings_
 from lastgood.layers import base, receipts
 from lastgood.ledger import audit
@@ -154,13 +154,13 @@ def test_a_target_that_does_not_get_ready_is_passed_over(settings: settings_.Set
     with factory.opened(settings) as ctx:
         a, b, _ = factory.released(ctx, 1, 2, 3)
         release.roll_back(ctx, "toy", reason="bad", actor="ann")
-        assert release.go_on_back(ctx, "toy", ready=set(), actor="controller", clock=clock) is None, "not before its time"
-        further = release.go_on_back(ctx, "toy", ready=set(), actor="controller", clock=lambda: clock() + 60)
+        assert proceed.go_on_back(ctx, "toy", ready=set(), actor="controller", clock=clock) is None, "not before its time"
+        further = proceed.go_on_back(ctx, "toy", ready=set(), actor="controller", clock=lambda: clock() + 60)
         assert further is not None
         assert further.revision.state.stable == a
         assert further.revision.state.marks[b].kind == "quarantined"
         assert further.pages
-        assert release.go_on_back(ctx, "toy", ready={a}, actor="controller", clock=lambda: clock() + 900) is None
+        assert proceed.go_on_back(ctx, "toy", ready={a}, actor="controller", clock=lambda: clock() + 900) is None
 
 
 def test_without_a_controller_the_command_moves_traffic_itself(settings: settings_.Settings) -> None:

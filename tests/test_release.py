@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lastgood import bundle as bundles
-from lastgood import errors, release
+from lastgood import errors, proceed, release
 from lastgood import settings as settings_
 from lastgood.ledger import audit
 from tests import factory
@@ -167,7 +167,7 @@ def test_a_hold_after_a_rollback_does_not_hide_it(settings: settings_.Settings) 
         release.hold(ctx, "toy", reason="freeze", actor="ann")
         with pytest.raises(errors.NothingToDo, match="was rolled back"):
             release.roll_back(ctx, "toy", reason="bad", actor="bob")
-        further = release.go_on_back(ctx, "toy", ready=set(), actor="controller", clock=lambda: time.time() + 60)
+        further = proceed.go_on_back(ctx, "toy", ready=set(), actor="controller", clock=lambda: time.time() + 60)
         assert further is not None
         assert further.revision.state.stable == a
 
@@ -180,7 +180,7 @@ def test_with_nothing_further_back_automation_is_refused_without_filling_the_tra
         before = len(list(audit.export(ctx.ledger, "toy")))
         for _ in range(5):
             with pytest.raises(errors.NotAllowed):
-                release.go_on_back(ctx, "toy", ready=set(), actor="controller", clock=lambda: time.time() + 60)
+                proceed.go_on_back(ctx, "toy", ready=set(), actor="controller", clock=lambda: time.time() + 60)
         assert len(list(audit.export(ctx.ledger, "toy"))) == before
 
 
@@ -190,9 +190,9 @@ def test_a_plan_survives_what_does_not_concern_it(settings: settings_.Settings) 
         factory.released(ctx, 1)
         b = factory.build(ctx, 2)
         release.propose(ctx, "toy", b, reason="go", actor="ann")
-        release.advance(ctx, "toy", ready={b}, actor="ann")
+        proceed.advance(ctx, "toy", ready={b}, actor="ann")
         planned = ctx.ledger.state("toy")
-        release.advance(ctx, "toy", ready={b}, actor="controller", clock=lambda: time.time() + 5)
+        proceed.advance(ctx, "toy", ready={b}, actor="controller", clock=lambda: time.time() + 5)
         assert ctx.ledger.newest("toy") == planned.revision + 1
         assert release.roll_back(ctx, "toy", reason="bad", actor="ann", planned=planned).revision.verb == "rollback"
         with pytest.raises(errors.Conflict, match="has moved on"):

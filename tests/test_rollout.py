@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from lastgood import errors, rollout
+from lastgood import errors, rollout, rules
+from lastgood import state as state_
 
 A, B, C, D = (f"sha256:{letter * 64}" for letter in "abcd")
 
@@ -212,7 +213,7 @@ def test_lineage_is_bounded_and_free_of_repeats() -> None:
     """Hundreds of releases keep the state small, and a bundle stands in the lineage once."""
     many = [f"sha256:{number:064x}" for number in range(40)]
     state = released(*many, A, many[-1])
-    assert len(state.lineage) == rollout.LINEAGE_LENGTH
+    assert len(state.lineage) == rules.LINEAGE_LENGTH
     assert len(set(state.lineage)) == len(state.lineage)
     assert state.lineage[:2] == (many[-1], A)
 
@@ -228,7 +229,7 @@ def test_a_state_of_another_schema_is_refused() -> None:
     with pytest.raises(errors.Damaged, match="upgrade lastgood"):
         rollout.from_json({"schema": "lastgood.state/v9"}, {})
     with pytest.raises(errors.Damaged, match="audit verify"):
-        rollout.from_json({"schema": rollout.SCHEMA, "service": "flights"}, {})
+        rollout.from_json({"schema": state_.SCHEMA, "service": "flights"}, {})
 
 
 def test_a_step_never_changes_its_input() -> None:

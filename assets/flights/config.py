@@ -14,9 +14,12 @@ KEY = parts.key("flights", "config")
 
 
 class Options(dg.Config):
-    """What to change in the `options` of service.yaml for this bundle."""
+    """What to change of service.yaml for this bundle."""
 
     options: dict[str, Any] = Field(default={}, description='Options to replace, for example {"departure_clock": "utc"}.')
+    overlay: dict[str, Any] = Field(
+        default={}, description='Whole keys of service.yaml to replace, for example {"release": {"strategy": []}}.'
+    )
 
 
 @dg.asset(
@@ -33,10 +36,10 @@ def config(context: dg.AssetExecutionContext, config: Options, settings: dg.Reso
 
     store = artifacts.Store(settings.store)
     with tempfile.TemporaryDirectory() as scratch:
-        frozen = service.freeze(settings.services / "flights", Path(scratch) / "config", options=config.options)
+        frozen = service.freeze(settings.services / "flights", Path(scratch) / "config", options=config.options, overlay=config.overlay)
         described = service.parse((frozen / service.FILE).read_text("utf-8"), where="the frozen service.yaml")
         stored = store.put(frozen, allow=artifacts.CONFIG_FORMATS)
     part = artifacts.part(stored, name="config", media_type="application/yaml", meta={"options": described.options})
     files = [{"file": entry.path, "bytes": entry.size, "sha256": entry.sha256} for entry in store.listing(stored.digest).entries]
     metadata = {"options": dg.MetadataValue.json(described.options), "files": show.table(files)}
-    return parts.result(context, part, provenance={"overrides": config.options}, metadata=metadata)
+    return parts.result(context, part, provenance={"overrides": {**config.options, **config.overlay}}, metadata=metadata)

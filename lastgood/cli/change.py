@@ -10,6 +10,7 @@ import click
 
 from lastgood import bundle as bundles
 from lastgood import converge, errors, release
+from lastgood import strategy as strategies
 from lastgood.cli import common, plans, receipt
 from lastgood.layers import base
 
@@ -18,19 +19,26 @@ from lastgood.layers import base
 @common.service_argument
 @common.bundle_argument()
 @click.option("--override-quarantine", is_flag=True, help="Release it although it is quarantined; needs --reason.")
+@click.option("--strategy", default=None, help="Phases instead of the bundle's own, e.g. 'shadow,canary:5,canary:25,approval', or 'none'.")
+@click.option("--skip-analysis", is_flag=True, help="In an emergency: pass over all phases that are left; needs --reason.")
 @common.change_options
-def promote(service: str, bundle: str, override_quarantine: bool, **options: Any) -> int:
-    """Release BUNDLE: verify it, make its workers ready, then give it all traffic."""
-    if override_quarantine and not options["reason"]:
-        raise errors.UsageError("--override-quarantine needs --reason, for whoever reads the audit trail later")
+def promote(service: str, bundle: str, override_quarantine: bool, strategy: str | None, skip_analysis: bool, **options: Any) -> int:
+    """Release BUNDLE: verify it, make its workers ready, pass its phases and gates, then give it all traffic.
+
+    Waits for --timeout seconds; the controller goes on by itself. Exit code 5 if a gate took it out, 6 if it is still on its way.
+    """
+    for flag, given in (("--override-quarantine", override_quarantine), ("--skip-analysis", skip_analysis)):
+        if given and not options["reason"]:
+            raise errors.UsageError(f"{flag} needs --reason, for whoever reads the audit trail later")
     override = options["reason"] if override_quarantine else None
+    way = release.Way(strategy=parse_strategy(strategy) if strategy is not None else None, skip=skip_analysis)
     with common.context(read_only=options["dry_run"]) as ctx:
         digest = ctx.ledger.resolve(service, bundle)
         state = ctx.ledger.state(service, about=(digest,))
         release.check_expected(ctx, state, options["expected"])
         if options["dry_run"]:
             plans.check_promotion(ctx, state, digest, override=override)
-        plan = plans.promotion(ctx, state, digest)
+        plan = plans.promotion(ctx, state, digest, way=way)
         if _only_shown(plan, options):
             return 0
         common.confirm(f"Release {bundles.short(digest)} now?", yes=options["yes"])
@@ -41,12 +49,44 @@ def promote(service: str, bundle: str, override_quarantine: bool, **options: Any
             reason=options["reason"] or "promoted by hand",
             actor=common.actor(options["actor"]),
             override=override,
+            way=way,
             expected=options["expected"],
             planned=state,
             wait_s=options["timeout_s"] if options["wait"] else 0.0,
             progress=receipt.progress(options["as_json"]),
         )
-        return receipt.finish(outcome, as_json=options["as_json"])
+        return receipt.finish(outcome, as_json=options["as_json"], waited=options["wait"])
+
+
+def parse_strategy(text: str) -> strategies.Chain:
+    """`shadow,canary:5,canary:25,approval` as a chain, or `none` for no phase. Raises UsageError."""
+    phases: list[dict[str, Any]] = []
+    for word in [] if text.strip() == "none" else text.split(","):
+        kind, _, percent = word.strip().partition(":")
+        key = {"canary": "weight_pct", "shadow": "mirror_pct"}.get(kind)
+        phases.append({"phase": kind, **({key: percent} if key and percent else {})})
+    try:
+        return strategies.parse(phases)
+    except ValueError as error:  # pydantic's own errors are ValueErrors
+        raise errors.UsageError(
+            f"{text!r} is no strategy: {error}; write it like 'shadow,canary:5,canary:25,approval', or 'none'"
+        ) from error
+
+
+@click.command()
+@common.service_argument
+@common.change_options
+def approve(service: str, **options: Any) -> int:
+    """Let the candidate through the approval it waits for; who, when and why is kept for ever."""
+    if not options["reason"]:
+        raise errors.UsageError("an approval needs --reason, for whoever reads the audit trail later")
+    with common.context() as ctx:
+        who = common.actor(options["actor"])
+        state = ctx.ledger.state(service)
+        if _dry(options, f"would approve {bundles.short(state.candidate) if state.candidate else 'nothing'}"):
+            return 0
+        done = release.approve(ctx, service, reason=options["reason"], actor=who, expected=options["expected"])
+        return _settled(ctx, done, "approve", options)
 
 
 @click.command()

@@ -42,6 +42,12 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
         "previous": state.previous,
         "phase": state.phase,
         "phase_until": state.phase_until,
+        "rollout": state.rollout,
+        "chain": state.to_json()["chain"],
+        "position": state.position,
+        "weight_pct": state.weight_pct,
+        "mirror_pct": state.mirror_pct,
+        "verifying": state.to_json()["verifying"],
         "hold": state.to_json()["hold"],
         "last": _revision_json(last),
         "converged": all(receipt.covers(state.revision) for receipt in seen),
@@ -115,6 +121,11 @@ def _status_text(state: rollout.State, last: ledger.Revision, seen: list[Receipt
         digest = getattr(state, alias)
         lines.append(f"  {alias:<10} {bundles.short(digest) if digest else '-'}")
     lines.append(f"  last       {last.verb} by {last.actor}, {common.ago(now - last.at)} ago: {last.reason}")
+    if state.chain:
+        shown = [f"[{plans.phase_text(p)}]" if n == state.position else plans.phase_text(p) for n, p in enumerate(state.chain)]
+        lines.append(f"  phases     {' -> '.join([*shown, 'cut-over'])}")
+    if state.phase == "approval" and not state.approved:
+        lines.append(f"  ! waits for approval: lastgood approve {state.service} --reason …")
     for receipt in seen:
         behind = "" if receipt.covers(state.revision) else "  (behind)" if receipt.status == "converged" else ""
         lines.append(f"  {receipt.layer:<15} {receipt.status}{behind}{'  ' + receipt.detail if receipt.detail else ''}")
@@ -125,8 +136,14 @@ def _status_text(state: rollout.State, last: ledger.Revision, seen: list[Receipt
 
 def _phase(state: rollout.State, now: float) -> str:
     if state.phase == "idle" or state.phase_until is None:
-        return "idle"
-    return f"{state.phase} (until {common.moment(state.phase_until)}, {common.ago(state.phase_until - now)})"
+        return "idle, verifying the step back" if state.verifying else "idle"
+    until = f"until {common.moment(state.phase_until)}, {common.ago(state.phase_until - now)}"
+    if state.position is None or state.phase_since is None:
+        return f"{state.phase} ({until})"
+    place = f"phase {state.position + 1} of {len(state.chain)}"
+    shares = [f"{state.weight_pct:g} % of the traffic"] if state.weight_pct else []
+    shares += [f"{state.mirror_pct:g} % mirrored"] if state.mirror_pct else []
+    return f"{state.phase}, {', '.join([place, *shares])} (for {common.ago(now - state.phase_since)}, {until} at the latest)"
 
 
 @click.command()
@@ -172,6 +189,8 @@ def _revision_json(revision: ledger.Revision) -> dict[str, Any]:
         "candidate": state.candidate,
         "previous": state.previous,
         "phase": state.phase,
+        "weight_pct": state.weight_pct,
+        "mirror_pct": state.mirror_pct,
         "marks": [{"bundle": mark.bundle, "kind": mark.kind, "reason": mark.reason} for mark in revision.marks],
         "hash": revision.hash,
     }

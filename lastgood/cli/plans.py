@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from lastgood import bundle as bundles
 from lastgood import errors, release, rollout
 from lastgood.cli import common
+from lastgood.layers import reconcile
 
 NOT_UNDONE = ("answers already given, and what other systems did with them",)
 
@@ -73,12 +75,29 @@ def diff_lines(changes: tuple[bundles.PartChange, ...] | list[bundles.PartChange
     return lines
 
 
-def promotion(ctx: release.Context, state: rollout.State, digest: str) -> Plan:
+def promotion(ctx: release.Context, state: rollout.State, digest: str, *, way: release.Way = release.OWN) -> Plan:
     """What promoting *digest* would change. Raises nothing for a refusal: the verb itself says why."""
     facts = [] if state.stable else ["first release: nothing serves yet"]
+    facts += _way(ctx, state, digest, way=way)
     if state.stable:
         facts.append(f"{bundles.short(state.stable)} stays warm as previous; 'lastgood rollback {state.service}' goes back to it")
     return _plan(ctx, state, verb="promote", after=digest, quarantines=(), facts=tuple(facts))
+
+
+def _way(ctx: release.Context, state: rollout.State, digest: str, *, way: release.Way) -> list[str]:
+    """The phases it will pass, or why there are none."""
+    with contextlib.suppress(errors.NotFound, errors.Damaged):
+        frozen = reconcile.frozen_service(ctx.ledger.bundle(digest), store=ctx.store)
+        if frozen is not None and state.stable:
+            chain = release.chain_of(state, digest, frozen, way=way)
+            return [f"phases: {' -> '.join([*map(phase_text, chain), 'cut-over', f'bake {frozen.release.bake_s:g} s'])}"]
+    return []
+
+
+def phase_text(phase: rollout.PlannedPhase) -> str:
+    """One phase in a few words: `shadow 100 %`, `canary 5 %`, `approval`."""
+    percent = phase.mirror_pct if phase.kind == "shadow" else phase.weight_pct
+    return phase.kind if phase.kind == "approval" else f"{phase.kind} {percent:g} %"
 
 
 def check_promotion(ctx: release.Context, state: rollout.State, digest: str, *, override: str | None) -> None:
@@ -95,7 +114,8 @@ def rollback(ctx: release.Context, state: rollout.State, *, to: str | None, reas
     if after.stable is not None and after.stable != state.stable:
         facts.append(f"{bundles.short(after.stable)} was {_last_stable(ctx, state.service, after.stable)}, verified just now")
     if state.candidate is not None:
-        facts.append(f"the release of {bundles.short(state.candidate)}, which has no traffic yet, is called off")
+        share = f"which has {state.weight_pct:g} % of the traffic" if state.weight_pct else "which has no traffic yet"
+        facts.append(f"the release of {bundles.short(state.candidate)}, {share}, is called off")
         if after.stable != state.stable:
             facts.append(f"to call off only that release: lastgood rollback {state.service} stable")
     return _plan(ctx, state, verb="rollback", after=after.stable, quarantines=marked, facts=tuple(facts))

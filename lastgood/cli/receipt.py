@@ -30,13 +30,14 @@ def line(receipt: Receipt) -> str:
     return f"  {receipt.layer:<15} {receipt.status:<10} {receipt.ms:8.1f} ms{detail}"
 
 
-def finish(outcome: converge.Outcome, *, as_json: bool) -> int:
-    """Print the receipt; the exit code: 0, or 6 if a layer has not followed."""
+def finish(outcome: converge.Outcome, *, as_json: bool, waited: bool = False) -> int:
+    """Print the receipt; the exit code: 0, or 6 if a layer has not followed, or if a release that was *waited* for is not done."""
     if as_json:
         click.echo(json.dumps(outcome.to_json(), default=str))
     else:
         click.echo(text(outcome))
-    return 0 if outcome.converged else PartlyConverged.exit_code
+    unfinished = waited and outcome.verb == "promote" and outcome.under_way
+    return 0 if outcome.converged and not unfinished else PartlyConverged.exit_code
 
 
 def text(outcome: converge.Outcome) -> str:
@@ -52,6 +53,14 @@ def text(outcome: converge.Outcome) -> str:
     lines += [f"  {bundles.short(mark.bundle)} is {mark.kind} ({mark.reason})" for mark in outcome.revision.marks]
     if after.phase == "baking":
         lines.append(f"  watched until {common.moment(after.phase_until)}; previous stays warm")
+    if outcome.under_way:
+        share = f"{after.weight_pct:g} % of the traffic" if after.weight_pct else "no traffic"
+        lines.append(
+            f"  candidate {bundles.short(after.candidate or '')} is on its way: {after.phase}, {share}; the controller goes on with it"
+        )
+        lines.append(f"Stop it: lastgood rollback {outcome.service} stable")
+        lines.append(f"Watch it: lastgood watch {outcome.service}")
+        return "\n".join(lines)
     if outcome.undo:
         lines.append(f"Undo: {outcome.undo}")
     lines.append(f"Next: lastgood status {outcome.service}")

@@ -18,14 +18,19 @@ if TYPE_CHECKING:
 
 
 def desired(state: rollout.State, *, bundles: Mapping[str, bundle.Bundle], service: services.Service) -> base.Desired:
-    """What *state* asks of the layers. The whole of the traffic goes to stable."""
+    """What *state* asks of the layers: the candidate's share of the traffic, the rest to stable, and what is mirrored."""
+    weights = {state.stable: 100.0} if state.stable else {}
+    if state.stable and state.candidate and state.weight_pct > 0:
+        # The newest bundle stands first, so that a user who is in at 5 % is still in at 20 %.
+        weights = {state.candidate: state.weight_pct, state.stable: 100.0 - state.weight_pct}
     return base.Desired(
         service=service,
         revision=state.revision,
         stable=state.stable,
         candidate=state.candidate,
         previous=state.previous,
-        weights={state.stable: 100.0} if state.stable else {},
+        weights=weights,
+        mirror=(state.candidate, state.mirror_pct) if state.candidate and state.mirror_pct > 0 else None,
         bundles=bundles,
     )
 

@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import re
@@ -63,6 +64,7 @@ class _Worker:
     metrics: metrics.Metrics
     clock: Callable[[], float]
     threads: concurrent.futures.ThreadPoolExecutor
+    out_of_memory: Callable[[], None]
     ready: bool = False
 
 
@@ -83,10 +85,12 @@ def create(
     feedback_log: segments.SegmentLog,
     clock: Callable[[], float] = time.time,
     on_failed_warm_up: Callable[[], None] = lambda: None,
+    on_out_of_memory: Callable[[], None] = lambda: None,
 ) -> ASGIApp:
     """The ASGI application of *loaded*. It starts and closes the two logs with its lifespan.
 
-    Ready after the warm-up was answered; if that fails, *on_failed_warm_up* is called and it never gets ready.
+    Ready after the warm-up was answered; if that fails, *on_failed_warm_up* is called and it never gets ready. A request
+    that memory does not suffice for is answered 500, and *on_out_of_memory* is called: the process should begin afresh.
     """
     logs = {inference_log.PREDICTIONS: predictions_log, inference_log.FEEDBACK: feedback_log}
     worker = _Worker(
@@ -99,6 +103,7 @@ def create(
         metrics=metrics.Metrics(service=loaded.service.service, bundle=loaded.bundle.id, logs=logs),
         clock=clock,
         threads=concurrent.futures.ThreadPoolExecutor(loaded.runtime.concurrency, thread_name_prefix="predict"),
+        out_of_memory=on_out_of_memory,
     )
 
     @contextlib.asynccontextmanager
@@ -164,13 +169,13 @@ async def _predict(worker: _Worker, request: fastapi.Request) -> responses.Respo
     body = await _body(request, worker.loaded.service.serving.max_body_bytes)
     at, began = worker.clock(), time.perf_counter()
     rows = _parse(body, worker.rows, max_rows=worker.loaded.service.serving.max_batch)
-    outputs = await asyncio.get_running_loop().run_in_executor(worker.threads, worker.loaded.runtime.predict, rows)
+    shadow = _is_copy(request.scope)
+    outputs = await asyncio.get_running_loop().run_in_executor(worker.threads, functools.partial(_answer, worker, rows, shadow=shadow))
     if len(outputs) != len(rows):
         raise RuntimeError(f"the runtime gave {len(outputs)} answers for {len(rows)} rows; correct its predict")
     request_id = request.scope["state"]["request_id"]
     answer = json.dumps({"request_id": request_id, **worker.identity, "predictions": outputs}, allow_nan=False).encode()
     latency_us = round((time.perf_counter() - began) * 1e6)
-    shadow = _SHADOW_HOST.search(request.headers.get("host", "")) is not None
     answered = inference_log.Answered(
         request_id=request_id, at=at, bundle=worker.loaded.bundle.id, arm=_arm(request), shadow=shadow,
         latency_us=latency_us, rows=rows, outputs=outputs,
@@ -178,6 +183,12 @@ async def _predict(worker: _Worker, request: fastapi.Request) -> responses.Respo
     worker.predictions_log.append(answered.as_rows())
     worker.metrics.predictions(len(rows), shadow=shadow)
     return responses.Response(answer, media_type="application/json")
+
+
+def _answer(worker: _Worker, rows: list[Any], *, shadow: bool) -> list[dict[str, Any]]:
+    """What the runtime says, in the thread that calls it: it is told there whether the request is a copy."""
+    with runtime.shadow(on=shadow):
+        return worker.loaded.runtime.predict(rows)
 
 
 async def _take_feedback(worker: _Worker, request: fastapi.Request) -> responses.Response:
@@ -200,7 +211,7 @@ async def _warm_up(worker: _Worker, on_failed: Callable[[], None]) -> None:
 
     def answer() -> None:
         rows = worker.rows.validate_json(json.dumps({"rows": worker.loaded.runtime.warm_up()})).rows
-        outputs = worker.loaded.runtime.predict(rows)
+        outputs = _answer(worker, rows, shadow=True)
         json.dumps(outputs, allow_nan=False)
         # The log's writer loads for seconds; without this that falls into the first second of live traffic.
         rehearsed = inference_log.Answered(
@@ -211,6 +222,9 @@ async def _warm_up(worker: _Worker, on_failed: Callable[[], None]) -> None:
 
     try:
         await asyncio.get_running_loop().run_in_executor(worker.threads, answer)
+    except MemoryError:
+        _logger.exception("bundle %s ran out of memory in its warm-up; it cannot serve", worker.loaded.bundle.id)
+        worker.out_of_memory()
     except Exception:  # a team's code may raise anything
         _logger.exception("the warm-up of bundle %s failed; it cannot serve", worker.loaded.bundle.id)
         on_failed()
@@ -313,6 +327,7 @@ class _Envelope:
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
         headers = [self._bundle, (b"x-request-id", request_id.encode())]
+        app = _refuse_copy if _is_copy(scope) and scope["path"] != "/predict" else self._app
         code = 500
 
         async def enveloped(message: Message) -> None:
@@ -323,9 +338,25 @@ class _Envelope:
             await send(message)
 
         try:
-            await self._app(scope, receive, enveloped)
+            await app(scope, receive, enveloped)
+        except MemoryError:
+            self._worker.out_of_memory()
+            _logger.exception("bundle %s ran out of memory; this worker ends", self._worker.loaded.bundle.id)
+            raise
         finally:
             self._worker.metrics.request(path=scope["path"], code=code, seconds=time.perf_counter() - began)
+
+
+async def _refuse_copy(scope: Scope, receive: Receive, send: Send) -> None:
+    """A copy may only be predicted; anything else may write, and a proxy that copies it is set up wrongly."""
+    text = f"{scope['path'][:200]!r} must not be mirrored; only /predict may be, correct the proxy"
+    await _json(403, {"error": text})(scope, receive, send)
+
+
+def _is_copy(scope: Scope) -> bool:
+    """Whether the proxy marks the request as a mirrored copy."""
+    host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    return _SHADOW_HOST.search(host.decode("latin-1")) is not None
 
 
 def _request_id(scope: Scope) -> str:

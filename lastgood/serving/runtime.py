@@ -6,11 +6,13 @@ The code comes from the bundle's config part in the store, never from `services/
 from __future__ import annotations
 
 import abc
+import contextlib
+import contextvars
 import importlib
 import importlib.machinery
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +20,27 @@ import pydantic
 
 from lastgood import bundle as bundles
 from lastgood import errors
+
+_SHADOW = contextvars.ContextVar("lastgood_shadow", default=False)
+
+
+def in_shadow() -> bool:
+    """Whether `predict` is answering a mirrored copy of a request, or the warm-up: nobody gets that answer.
+
+    The user's own request is answered elsewhere, so code that writes, sends, books or pays must not do so then: ask before
+    each such act. Known in the thread of `predict`; code that starts threads of its own hands it on (`contextvars.copy_context`).
+    """
+    return _SHADOW.get()
+
+
+@contextlib.contextmanager
+def shadow(*, on: bool) -> Iterator[None]:
+    """Make `in_shadow` say *on* within the block; for the worker, and for tests of a runtime."""
+    token = _SHADOW.set(on)
+    try:
+        yield
+    finally:
+        _SHADOW.reset(token)
 
 
 class Runtime(abc.ABC):
@@ -38,7 +61,10 @@ class Runtime(abc.ABC):
 
     @abc.abstractmethod
     def predict(self, rows: Sequence[pydantic.BaseModel]) -> list[dict[str, Any]]:
-        """One JSON-able answer for each row, in order. `probability`, if there is one, is a float; it is logged as a column."""
+        """One JSON-able answer for each row, in order. `probability`, if there is one, is a float; it is logged as a column.
+
+        Must change nothing outside while `in_shadow()` holds.
+        """
 
     @abc.abstractmethod
     def warm_up(self) -> list[dict[str, Any]]:

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 """One row to be written; its first item is the time, in microseconds since 1970, UTC."""
 
+Load = Callable[..., "pa.Table | None"]
+"""Reads one segment, as `load_segment` does."""
+
 MERGE_EVERY_S = 60.0
 """Seconds between merges of the day's segments into one, until that one holds enough rows."""
 MAX_WAITING = 20_000
@@ -309,6 +312,97 @@ def read(folder: Path, *, since: float, until: float, columns: Collection[str] |
     bounds = [pa.scalar(round(_within(moment) * 1e6), pa.int64()).cast(whole["at"].type) for moment in (since, until)]
     whole = whole.filter(pc.and_(pc.greater_equal(whole["at"], bounds[0]), pc.less(whole["at"], bounds[1])))
     return whole.sort_by("at") if whole.num_rows else None
+
+
+class Tail:
+    """Reads a log on as it grows: each row with `at` >= *since* (Unix seconds) once, as a rule, however often it is asked.
+
+    What a file's name, its time of change or the statistics in it show to be old or known is not read, so a look costs
+    what is new, whatever the length of the log. Rows whose writer died before it merged them may come a second time; rows
+    that are written more than a day late do not come. *load* reads one segment (default: `load_segment`). Not for several threads.
+    """
+
+    def __init__(self, folder: Path, *, since: float, columns: Collection[str], load: Load | None = None) -> None:
+        self._folder = folder
+        self._since = since
+        self._columns = columns
+        self._load = load or load_segment
+        self._from_day = day_name(since)
+        self._known: dict[tuple[str, str], list[_Known]] = defaultdict(list)
+
+    def read(self, *, now: float) -> Iterator[pa.Table]:
+        """The new rows, a table for each segment; a segment counts as read when the next table is asked for.
+
+        Raises Damaged or OSError for a segment that cannot be read; those before it have been handed out.
+        """
+        for day in sorted(self._folder.glob("dt=*")):
+            if day.name >= self._from_day:
+                yield from self._read_day(day)
+        self._from_day = max(self._from_day, day_name(now - 86_400))
+        self._known = defaultdict(list, {key: known for key, known in self._known.items() if key[0] >= self._from_day})
+
+    def _read_day(self, day: Path) -> Iterator[pa.Table]:
+        try:
+            names = [path.name for path in day.iterdir()]
+        except FileNotFoundError:  # expired
+            return
+        for first, last, name in sorted(_current(names).values()):
+            known = self._known[day.name, name.partition(".")[0]]
+            if any(piece.first <= first and last <= piece.last for piece in known):
+                continue
+            try:
+                old = (day / name).stat().st_mtime < self._since - 1
+                table = None if old else self._load(day / name, since=self._since, columns=self._columns)
+            except FileNotFoundError:  # merged since the folder was listed; the next look finds its rows in the merged one
+                continue
+            if table is not None:
+                yield table.slice(_skipped(known, first=first, last=last))
+            rows = None if table is None else table.num_rows
+            known[:] = [piece for piece in known if piece.first > last or piece.last < first] + [_Known(first, last, rows)]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Known:
+    """Numbers *first* to *last* of a writer were read, or need not be; *rows* is None if they were not counted."""
+
+    first: int
+    last: int
+    rows: int | None
+
+
+def _skipped(known: Sequence[_Known], *, first: int, last: int) -> int:
+    """How many rows at the beginning of segment *first* to *last* were read when they still stood in segments of their own."""
+    skipped, expected = 0, first
+    for piece in sorted((piece for piece in known if first <= piece.first and piece.last <= last), key=lambda piece: piece.first):
+        if piece.first != expected or piece.rows is None:
+            break  # from a gap on, rather twice than never
+        skipped, expected = skipped + piece.rows, piece.last + 1
+    return skipped
+
+
+def load_segment(path: Path, *, since: float, columns: Collection[str]) -> pa.Table | None:
+    """The rows of one segment; None, after a look at its statistics alone, if all of them are older than *since* (Unix seconds).
+
+    Raises FileNotFoundError, or Damaged.
+    """
+    import pyarrow.parquet as pq
+
+    with path.open("rb") as file, _damage_named(path):
+        segment = pq.ParquetFile(file)
+        newest = [_newest(segment.metadata.row_group(number)) for number in range(segment.metadata.num_row_groups)]
+        if newest and all(moment is not None and moment < since for moment in newest):
+            return None
+        return segment.read(columns=[name for name in segment.schema_arrow.names if name in columns or name == "at"])
+
+
+def _newest(group: Any) -> float | None:
+    """The highest `at` of a row group in Unix seconds; None if its statistics do not say."""
+    for number in range(group.num_columns):
+        column = group.column(number)
+        if column.path_in_schema == "at":
+            found = column.statistics
+            return float(found.max.timestamp()) if found is not None and found.has_min_max else None
+    return None
 
 
 def day_name(moment: float) -> str:

@@ -29,6 +29,9 @@ from lastgood.serving import app, feedback, inference_log, runtime, segments
 
 _logger = logging.getLogger("lastgood.worker")
 
+OUT_OF_MEMORY = 137
+"""Exit status of a worker that ran out of memory without being killed; the infrastructure layer counts it as a kill."""
+
 
 def load(settings: settings_.Settings, *, service: str, bundle: str, now: float) -> app.Loaded:
     """Verify *bundle* (full digest) and load it. Raises NotFound, Damaged or UsageError; a team's runtime may raise anything."""
@@ -91,15 +94,22 @@ def logs(settings: settings_.Settings, loaded: app.Loaded) -> tuple[segments.Seg
 
 
 def serve(settings: settings_.Settings, loaded: app.Loaded, listener: socket.socket) -> int:
-    """Answer on *listener* until SIGTERM or SIGINT, finish what is in flight, write the logs. Returns the exit code."""
+    """Answer on *listener* until SIGTERM, SIGINT or the end of memory, finish what is in flight, write the logs. Returns the exit code."""
     predictions_log, feedback_log = logs(settings, loaded)
-    failed = False
+    exit_code = 0
 
-    def give_up() -> None:
-        nonlocal failed
-        failed = server.should_exit = True
+    def give_up(code: int) -> None:
+        nonlocal exit_code
+        exit_code = code
+        server.should_exit = True
 
-    application = app.create(loaded, predictions_log=predictions_log, feedback_log=feedback_log, on_failed_warm_up=give_up)
+    application = app.create(
+        loaded,
+        predictions_log=predictions_log,
+        feedback_log=feedback_log,
+        on_failed_warm_up=lambda: give_up(1),
+        on_out_of_memory=lambda: give_up(OUT_OF_MEMORY),
+    )
     server = uvicorn.Server(
         uvicorn.Config(
             application,
@@ -118,7 +128,7 @@ def serve(settings: settings_.Settings, loaded: app.Loaded, listener: socket.soc
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     server.run(sockets=[listener])
-    return 1 if failed else 0
+    return exit_code
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -150,6 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except errors.LastgoodError as error:
         _logger.error("worker of %r does not start: %s", call.service, error)  # noqa: TRY400  (the message says all; a traceback would hide it)
         return error.exit_code
+    except MemoryError:
+        _logger.exception("worker of %r does not start: it ran out of memory", call.service)
+        return OUT_OF_MEMORY
     for note in loaded.notes:
         _logger.warning("bundle %s: %s", call.bundle, note)
     return serve(settings, loaded, listener)

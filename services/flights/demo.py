@@ -1,4 +1,4 @@
-"""The main job, end to end, on real flights: a bad release, rolled back as a whole, with every claim checked.
+"""The main job, end to end, on real flights: a bad release, caught by its gates and taken back as a whole, with every claim checked.
 
     ./demo [--json] [--down]
 
@@ -20,6 +20,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import yaml
+
 from lastgood import bundle as bundles
 from lastgood import converge, daemon, errors, release
 from lastgood import service as services
@@ -32,11 +34,14 @@ MONTH_NAMES = {3: "March", 5: "May", 6: "June"}
 MARKER = "demo.json"
 RATE = 120.0
 """Requests per second; each is followed by its label. A worker on one core answers several hundred."""
+LABEL_DELAY_S = 10.0
+"""Seconds from an answer to its label: the shadow phase is over before the first label comes, as with real flights."""
 ENOUGH = 500
-"""Labelled answers per phase. B gets 2,500: of so many flights of May, drawn at random, each of 100 draws showed the
-difference with 95 % confidence, clustered by day."""
+"""Answers per phase of the story that is about a bundle which serves already."""
 PHASE_S = 120.0
 """Longest time to wait for them, on a busy machine."""
+RELEASE_S = 420.0
+"""Longest time that a release may take until it is cut over or taken out."""
 
 
 class Demo:
@@ -50,21 +55,29 @@ class Demo:
         self.month = settings.home / "demo" / "month"
         self.port = services.load(settings.services / SERVICE).traffic.port
         self.ids: dict[str, str] = {}
+        self.rollout = 0
+        self.overlay = yaml.safe_load((settings.services / SERVICE / "demo.yaml").read_text("utf-8"))
 
     def run(self) -> None:
         self._start()
-        self._release("A", "trained on January and February, departures read at the airport", train=[1, 2], evaluate=[3])
+        self._build_bundle("A", "trained on January and February, departures read at the airport", train=[1, 2], evaluate=[3])
+        self._first_release("A")
         with self._traffic():
             self._live_through(3, "A")
-            self._release("B", "the same data and model, but serving reads departures in UTC", train=[1, 2], evaluate=[3], clock="utc")
-            self._live_through(5, "B", enough=2500)
-            self._quality_falls()
-            self._roll_back()
+            self._build_bundle("B", "the same data and model, but serving reads departures in UTC", train=[1, 2], evaluate=[3], clock="utc")
+            self._set_month(5)
+            self._propose("B")
+            self._gates_take_out("B")
+            self._the_log_agrees()
+            self._somebody_was_told("B")
+            self._recovered()
+            self._refused_again()
             self._live_through(6, "A")
             self._quality_is_back()
-            self._refused_again()
             self._control_plane_dies()
-            self._release("C", "one month more of training, and the clock mended", train=[1, 2, 3], evaluate=[4])
+            self._build_bundle("C", "one month more of training, and the clock mended", train=[1, 2, 3], evaluate=[4])
+            self._propose("C")
+            self._passes_its_gates("C")
             self._live_through(6, "C", enough=100)
         self._no_request_lost()
         self._audited()
@@ -77,7 +90,7 @@ class Demo:
         status = self._probe()
         self.story.claim("before the first release the proxy says that nothing serves", ok=status == 503, value=status, unit="HTTP")
 
-    def _release(self, name: str, what: str, *, train: list[int], evaluate: list[int], clock: str = "local") -> None:
+    def _build_bundle(self, name: str, what: str, *, train: list[int], evaluate: list[int], clock: str = "local") -> None:
         self.story.tell(f"building bundle {name} with Dagster: {what}")
         self.ids[name] = self._build(train=train, evaluate=evaluate, clock=clock)
         report = self._cli("show", SERVICE, self.ids[name])["evaluations"][-1]["report"]
@@ -86,72 +99,140 @@ class Demo:
         if paired:
             shown += f", against stable on the same flights {paired['difference']:+.4f} ± {1.96 * paired['standard_error']:.4f} Brier"
         self.story.tell(f"bundle {name} is {bundles.short(self.ids[name])}; offline: {shown}")
+
+    def _first_release(self, name: str) -> None:
         done = self._cli("promote", SERVICE, self.ids[name], "--yes", "--reason", f"demo: release {name}", allowed=(0, 6))
+        ok = done["to"] == self.ids[name]
+        self.story.claim(f"{name} is stable and passed its offline evaluation", ok=ok, value=done["total_ms"], unit="ms to promote")
+
+    def _propose(self, name: str) -> None:
+        """Ask for the release and leave it to the controller."""
+        self.story.tell(f"$ lastgood promote flights {bundles.short(self.ids[name])} --yes --no-wait")
+        done = self._cli("promote", SERVICE, self.ids[name], "--yes", "--no-wait", "--reason", f"demo: release {name}", allowed=(0, 6))
+        self.rollout = done["revision"]
+
+    def _until_ended(self, name: str) -> dict[str, Any]:
+        """Tell each phase of the release as it comes; the revision that ended it."""
+        told, end = self.rollout, time.monotonic() + RELEASE_S
+        while time.monotonic() < end:
+            for revision in reversed(self._cli("history", SERVICE, "--limit", "10")["revisions"]):
+                if revision["revision"] <= told:
+                    continue
+                told = revision["revision"]
+                share = f", {revision['weight_pct']:g} % live" if revision["weight_pct"] else ""
+                share += f", {revision['mirror_pct']:g} % mirrored" if revision["mirror_pct"] else ""
+                self.story.tell(f"      revision {told}: {revision['verb']} -> {revision['phase']}{share}: {revision['reason'][:300]}")
+                if revision["candidate"] != self.ids[name]:
+                    return revision
+            time.sleep(1.0)
+        gates = json.dumps(self._cli("watch", SERVICE, "--once"), default=str)[:2000]
+        raise errors.Unavailable(f"the release of {name} did not end within {RELEASE_S:g} s; the gates say {gates}")
+
+    def _gates_take_out(self, name: str) -> None:
+        """Nobody touches the keyboard from here on."""
+        ended = self._until_ended(name)
+        revisions = self._cli("history", SERVICE, "--limit", "20")["revisions"]
+        phases = [r["phase"] for r in reversed(revisions) if r["candidate"] == self.ids[name]]
         self.story.claim(
-            f"{name} is stable and passed its offline evaluation",
-            ok=done["to"] == self.ids[name],
-            value=done["total_ms"],
-            unit="ms to promote",
+            f"{name} went shadow, then canary, by itself", ok=phases[:3] == ["preparing", "shadow", "canary"], value=" -> ".join(phases)
+        )
+        by_itself = ended["verb"] == "rollback" and ended["actor"] == "lastgood-controller"
+        canary = min((r["at"] for r in revisions if r["candidate"] == self.ids[name] and r["phase"] == "canary"), default=ended["at"])
+        self.story.claim(
+            "a gate took it out on live labels, with nobody at the keyboard",
+            ok=by_itself and "gate 'quality'" in ended["reason"],
+            value=round(ended["at"] - canary, 1),
+            unit="s after the canary began",
+            detail=ended["reason"][:400],
+        )
+        time.sleep(1.5)
+        mine = [a for a in self._answers() if a.bundle == self.ids[name] and a.sent > canary - 1]
+        all_ = [a for a in self._answers() if a.sent > canary - 1 and a.sent < ended["at"]]
+        last = max((a.received for a in mine), default=ended["at"])
+        self.story.claim(
+            "few users ever got an answer of it",
+            ok=0 < len(mine) < 0.5 * len(all_),
+            value=len(mine),
+            unit="answers",
+            detail=f"{100 * len(mine) / max(len(all_), 1):.1f} % of the requests of that time",
+        )
+        self.story.claim(
+            "no answer by it after this long from the decision",
+            ok=last - ended["at"] < 5,
+            value=round((last - ended["at"]) * 1000, 1),
+            unit="ms",
+        )
+        status = self._cli("status", SERVICE)
+        quarantined = any(m["bundle"] == self.ids[name] and m["kind"] == "quarantined" for m in ended["marks"])
+        self.story.claim(
+            "A has all traffic, and B is quarantined",
+            ok=status["stable"] == self.ids["A"] and quarantined,
+            value=bundles.short(self.ids["A"]),
         )
 
-    def _quality_falls(self) -> None:
-        served = self._answered_by("B")
-        rescored = self._ask_bundle("A", served)
-        live, other = _brier_of(served), answers_.brier(zip(rescored, (a.late for a in served), strict=True))
-        mean, error = answers_.paired_by_day(rescored, [a.probability or 0.0 for a in served], served)
-        self.story.claim(
-            "B is worse on live labels than A on the very same flights",
-            ok=mean - 1.96 * error > 0,
-            value=round(mean, 5),
-            unit="Brier",
-            detail=f"B {live:.4f}, A {other:.4f}, difference ± {1.96 * error:.4f} by day, {len(served)} flights",
-        )
-        self._the_log_agrees(served)
-
-    def _the_log_agrees(self, served: list[answers_.Answer]) -> None:
-        """The service's own books: predictions joined with the labels that came back, a second or two behind."""
+    def _the_log_agrees(self) -> None:
+        """The same question put to the books by other means: flights that both answered, joined with what happened."""
         from lastgood.serving import inference_log
 
-        joined = inference_log.labelled(self.settings.inference(SERVICE), since=0.0, until=time.time())
-        found = {row["bundle"]: row for row in inference_log.quality(joined)} if joined is not None else {}
-        of_b = found.get(self.ids["B"], {"n": 0, "brier": float("nan")})
+        folder = self.settings.inference(SERVICE)
+        columns = {"request_id", "row", "bundle", "shadow", "probability"}
+        joined = inference_log.labelled(folder, since=0.0, until=time.time(), columns=columns)
+        rows = joined.to_pylist() if joined is not None else []
+        by_a = {(r["request_id"], r["row"]): r for r in rows if r["bundle"] == self.ids["A"] and not r["shadow"]}
+        by_b = {(r["request_id"], r["row"]): r for r in rows if r["bundle"] == self.ids["B"] and r["shadow"]}
+        both = sorted(by_a.keys() & by_b.keys())
+        worse = [_loss(by_b[key]) - _loss(by_a[key]) for key in both]
+        mean = sum(worse) / max(len(worse), 1)
         self.story.claim(
-            "the inference log, joined with the labels that came back, says the same of B",
-            ok=of_b["n"] > 0.8 * len(served) and abs(of_b["brier"] - _brier_of(served)) < 0.01,
-            value=round(of_b["brier"], 4),
+            "counted again from the inference log: on flights that both answered B is worse than A",
+            ok=len(both) > 200 and mean > 0,
+            value=round(mean, 5),
             unit="Brier",
-            detail=f"{of_b['n']} flights",
+            detail=f"{len(both)} flights answered by both, with their labels",
         )
 
-    def _roll_back(self) -> None:
-        self.story.tell("$ lastgood rollback flights --yes --reason 'labels: quality fell'")
-        began = time.time()
-        done = self._cli("rollback", SERVICE, "--yes", "--reason", "labels: quality fell", allowed=(0, 6))
-        time.sleep(1.0)
-        committed = self._cli("history", SERVICE, "--limit", "1")["revisions"][0]["at"]
-        last_of_b = max((a.received for a in self._answers() if a.bundle == self.ids["B"]), default=began)
-        for layer in done["layers"]:
-            self.story.tell(f"      {layer['layer']:<15} {layer['status']:<10} {layer['ms']:7.1f} ms  {layer['detail']}")
-        self.story.claim("stable is A again", ok=done["to"] == self.ids["A"], value=bundles.short(done["to"]))
-        self.story.claim("every layer followed", ok=done["converged"], value=done["total_ms"], unit="ms in all")
+    def _somebody_was_told(self, name: str) -> None:
+        short, end = bundles.short(self.ids[name]), time.monotonic() + 20
+        found: list[dict[str, Any]] = []
+        while not found and time.monotonic() < end:
+            pages = [json.loads(file.read_text("utf-8")) for file in sorted((self.settings.home / "pages").glob("*.json"))]
+            found = [page for page in pages if short in page["summary"] and "taken out" in page["summary"]]
+            time.sleep(0.5)
         self.story.claim(
-            "traffic was flipped",
-            ok=done["traffic_ms"] is not None,
-            value=done["traffic_ms"],
-            unit="ms after the commit",
+            "one page says what happened",
+            ok=len(found) == 1,
+            value=len(found),
+            unit="page",
+            detail=(found or [{"summary": "none"}])[0]["summary"][:300],
         )
+
+    def _recovered(self) -> None:
+        self.story.tell("      measuring whether that helped, by criteria that were declared before the release")
+        end = time.monotonic() + 150
+        revision: dict[str, Any] | None = None
+        while revision is None and time.monotonic() < end:
+            found = [r for r in self._cli("history", SERVICE, "--limit", "10")["revisions"] if r["verb"] == "verified"]
+            revision = found[0] if found else None
+            time.sleep(1.0)
+        reason = revision["reason"] if revision else "no verdict came"
         self.story.claim(
-            "no answer by B after this long from the start of the command",
-            ok=0 <= last_of_b - began < 60,
-            value=round((last_of_b - began) * 1000, 1),
-            unit="ms",
-            detail=f"{(last_of_b - committed) * 1000:.1f} ms after the decision",
+            "the verdict after it is: recovered", ok=reason.startswith("recovered"), value=reason.partition(":")[0], detail=reason[:300]
         )
-        self.story.claim("B is quarantined", ok=self.ids["B"] in done["quarantined"], value=bundles.short(self.ids["B"]))
+        out = self.settings.home / "demo" / "report.html"
+        self._cli("report", SERVICE, "--rollout", str(self.rollout), "--out", str(out))
+        size = out.stat().st_size if out.exists() else 0
+        self.story.claim(
+            "a report of the whole rollout is there, in one file", ok=size > 10_000, value=round(size / 1000), unit="kB", detail=str(out)
+        )
+
+    def _passes_its_gates(self, name: str) -> None:
+        ended = self._until_ended(name)
+        ok = ended["verb"] == "cut-over" and ended["stable"] == self.ids[name]
+        self.story.claim(f"{name} passed every gate and is stable, by itself", ok=ok, value=ended["verb"], detail=ended["reason"][:300])
 
     def _quality_is_back(self) -> None:
-        since = max(a.received for a in self._answers() if a.bundle == self.ids["B"])
-        served = [a for a in self._answered_by("A") if a.sent > since]
+        since = max((a.received for a in self._answers() if a.bundle == self.ids["B"]), default=0.0)
+        served = [a for a in self._answered_by("A") if a.sent > since][-2000:]
         rescored = self._ask_bundle("A", served)
         same = sum(abs((a.probability or 0.0) - again) < 1e-9 for a, again in zip(served, rescored, strict=True))
         self.story.claim(
@@ -199,7 +280,7 @@ class Demo:
         detail = (
             f"first: {failed[0].status} {failed[0].error or ''}"
             if failed
-            else f"{len(told) / 1000:.1f} thousand requests, 3 releases, 1 rollback"
+            else f"{len(told) / 1000:.1f} thousand requests, 3 releases, 1 automatic rollback"
         )
         self.story.claim("failed requests", ok=not failed, value=len(failed), detail=detail)
         with release.open_context(self.settings, read_only=True) as ctx:
@@ -234,7 +315,7 @@ class Demo:
             "loggers": {"console": {"config": {"log_level": "ERROR"}}},
             "ops": {
                 "flights__data": {"config": {"train": train, "evaluate": evaluate}},
-                "flights__config": {"config": {"options": {"departure_clock": clock}}},
+                "flights__config": {"config": {"options": {"departure_clock": clock}, "overlay": self.overlay}},
             },
         }
         instance = dg.DagsterInstance.get()
@@ -270,7 +351,18 @@ class Demo:
         self._set_month(3)
         argv = [
             *(sys.executable, "-m", "services.flights.load", "--port", str(self.port), "--prepared", str(prepared)),
-            *("--month", str(self.month), "--rate", str(RATE), "--out", str(self.log), "--stop", str(self.stop)),
+            *(
+                "--month",
+                str(self.month),
+                "--rate",
+                str(RATE),
+                "--label-delay",
+                str(LABEL_DELAY_S),
+                "--out",
+                str(self.log),
+                "--stop",
+                str(self.stop),
+            ),
         ]
         record = self.settings.home / "demo" / "load.json"
         daemon.start(argv, record=record, log=self.settings.home / "demo" / "load.log", env=stack.environment(self.settings))
@@ -330,6 +422,10 @@ class Demo:
             probabilities += [row["probability"] for row in body["predictions"]]
         connection.close()
         return probabilities
+
+
+def _loss(row: dict[str, Any]) -> float:
+    return float((row["probability"] - row["label"]) ** 2)
 
 
 def _brier_of(answered: list[answers_.Answer]) -> float:

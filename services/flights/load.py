@@ -4,12 +4,15 @@
 
 The month file holds the number of the month that is being lived through; whoever tells the story writes it. Within a
 month flights come in order of time, one in `STRIDE`, then again from the start with the next ones, so a few seconds
-already sample the whole month. Loopback only. It ends when the stop file appears, or after `--seconds`.
+already sample the whole month. A label follows its answer
+after `--label-delay` seconds, as a flight lands after it departs. Loopback only. It ends when the stop file appears, or
+after `--seconds`.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import http.client
 import itertools
 import json
@@ -50,7 +53,11 @@ class Months:
 class Load:
     """A few keep-alive connections that share one schedule of `rate` requests per second."""
 
-    def __init__(self, *, port: int, flights: Iterable[replay.Flight], rate: float, out: TextIO, stop: Path, until: float) -> None:
+    def __init__(
+        self, *, port: int, flights: Iterable[replay.Flight], rate: float, out: TextIO, stop: Path, until: float, label_delay_s: float
+    ) -> None:
+        self._label_delay_s = label_delay_s
+        self._labels: collections.deque[tuple[float, bytes]] = collections.deque()
         self._port = port
         self._numbered = enumerate(flights)
         self._rate = rate
@@ -62,6 +69,7 @@ class Load:
 
     def run(self, connections: int) -> None:
         threads = [threading.Thread(target=self._client) for _ in range(connections)]
+        threads.append(threading.Thread(target=self._label))
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -71,7 +79,7 @@ class Load:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
         while True:
             with self._lock:
-                if self._stop.exists() or time.time() > self._until:
+                if self._over():
                     return
                 number, flight = next(self._numbered)
             time.sleep(max(0.0, self._begun + number / self._rate - time.time()))
@@ -99,8 +107,7 @@ class Load:
             line["arm"] = response.headers.get("x-lastgood-arm")
             line["answer"] = answer
             feedback = {"request_id": response.headers.get("x-request-id"), "late": flight.late}
-            connection.request("POST", "/feedback", body=json.dumps(feedback), headers={"content-type": "application/json"})
-            line["feedback"] = self._drain(connection)
+            self._labels.append((time.time() + self._label_delay_s, json.dumps(feedback).encode()))
         except (OSError, http.client.HTTPException, ValueError) as error:
             line.setdefault("received", time.time())
             line.setdefault("status", 0)
@@ -108,11 +115,21 @@ class Load:
             connection.close()
         return line
 
-    @staticmethod
-    def _drain(connection: http.client.HTTPConnection) -> int:
-        response = connection.getresponse()
-        response.read()
-        return response.status
+    def _over(self) -> bool:
+        return self._stop.exists() or time.time() > self._until
+
+    def _label(self) -> None:
+        """Send each label when it is due; one that gets lost is a label that never came."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
+        while not self._over():
+            due = [self._labels.popleft() for _ in range(len(self._labels)) if self._labels[0][0] <= time.time()]
+            for _, body in due:
+                try:
+                    connection.request("POST", "/feedback", body=body, headers={"content-type": "application/json"})
+                    connection.getresponse().read()
+                except (OSError, http.client.HTTPException):
+                    connection.close()
+            time.sleep(0.02)
 
 
 def main() -> None:
@@ -123,13 +140,18 @@ def main() -> None:
     parser.add_argument("--month", type=Path, required=True, help="file that holds the number of the current month")
     parser.add_argument("--rate", type=float, default=50.0, help="requests per second")
     parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--label-delay", type=float, default=0.0, help="seconds from an answer to its label")
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stop", type=Path, required=True)
     options = parser.parse_args()
     with options.out.open("w", encoding="utf-8") as out:
         flights, until = Months(options.prepared, options.month), time.time() + options.seconds
-        Load(port=options.port, flights=flights, rate=options.rate, out=out, stop=options.stop, until=until).run(options.connections)
+        load = Load(
+            port=options.port, flights=flights, rate=options.rate, out=out, stop=options.stop, until=until,
+            label_delay_s=options.label_delay,
+        )  # fmt: skip
+        load.run(options.connections)
 
 
 if __name__ == "__main__":

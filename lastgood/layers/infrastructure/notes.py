@@ -23,11 +23,14 @@ class Note:
 
     `failures` counts attempts that failed in a row, `restarts` all starts after the first. `begun` is when the
     present attempt began, None if there is none; `left` when the bundle left the set that must be warm.
+    `oom_kills` counts the workers that ran out of memory one after the other; like `failures` it outlives the restart that
+    follows each of them, and ends only with a steady minute.
     """
 
     port: int | None = None
     failures: int = 0
     restarts: int = 0
+    oom_kills: int = 0
     not_before: float = 0.0
     begun: float | None = None
     left: float | None = None
@@ -51,9 +54,9 @@ class Note:
         return max(now if self.begun is None else self.begun, last_ready)
 
     def forgive(self, last_ready: float, *, steady_s: float) -> None:
-        """Forget failed attempts once the present one has lived and been ready for *steady_s*."""
+        """Forget failed attempts, and kills for want of memory, once the present one has lived and been ready for *steady_s*."""
         if self.begun is not None and last_ready - self.begun >= steady_s:
-            self.failures, self.trouble = 0, ""
+            self.failures, self.oom_kills, self.trouble = 0, 0, ""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

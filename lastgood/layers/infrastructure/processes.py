@@ -76,7 +76,7 @@ class Workers(base.Processes):
         return {digest: (folder.endpoint(record),) for digest, record in live.items() if answers[digest].ready(digest)}
 
     def observe(self) -> base.Observed:
-        """The revision last taken over; per bundle: pid, port, ready, restarts, failures; and uptime and memory of the live ones.
+        """The revision last taken over; per bundle: pid, port, ready, restarts, failures, oom_kills; and uptime and memory of the live ones.
 
         Remembers when a worker was seen ready, so that a slow moment later is not taken for a start that never ended.
         """
@@ -106,6 +106,7 @@ class Workers(base.Processes):
             "ready": answer is not None and answer.ready(digest),
             "restarts": note.restarts,
             "failures": note.failures,
+            "oom_kills": note.oom_kills,
             "last_exit": note.last_exit,
             "leaving": note.left is not None,
             "drained": note.left is not None and self._clock() - note.left >= self._rules.drain_s,

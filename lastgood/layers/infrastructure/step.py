@@ -15,6 +15,10 @@ from lastgood.layers.infrastructure import notes as notes_
 STEADY_S = 60.0
 """A worker that has lived and been ready this long has its earlier failed attempts forgotten."""
 
+OUT_OF_MEMORY = (-9, 137)
+"""How a worker ends that has run out of memory: killed by the kernel, for we kill none that is on record here; or by itself
+(`lastgood.serving.worker`), with the status that a container gives a killed process."""
+
 Command = Callable[[str, str, int], list[str]]
 """(bundle digest, host, port) -> argv of a worker."""
 
@@ -90,6 +94,7 @@ class Step:
         dead = daemon.read(path)
         if dead is not None:
             note.last_exit = daemon.reap(dead)
+            note.oom_kills += note.last_exit in OUT_OF_MEMORY
             self._failed(note, f"{_ended(note.last_exit)}{self._last_words(digest, note)}")
             path.unlink()
         if self._now >= note.not_before:
@@ -141,4 +146,6 @@ def _ended(status: int | None) -> str:
         return "ended"
     if status == -9:
         return "was killed (signal 9; if nobody did it, it ran out of memory)"
+    if status in OUT_OF_MEMORY:
+        return f"ran out of memory (exit status {status})"
     return f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"

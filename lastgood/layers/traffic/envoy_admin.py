@@ -9,6 +9,7 @@ import dataclasses
 import http.client
 import json
 import socket
+import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,12 @@ class Admin:
         """How many documents of *kind* (`rds` or `cds`) Envoy has refused so far, unreadable ones included."""
         found = self._json("/stats?filter=" + r"[.]" + kind + r"[.].*update_(rejected|failure)$&format=json").get("stats", [])
         return sum(entry.get("value", 0) for entry in found)
+
+    def stats(self, pattern: str) -> list[dict[str, Any]]:
+        """Entries of every counter and gauge whose name matches *pattern*, and of the histograms, with all their buckets."""
+        found = self._json(f"/stats?format=json&histogram_buckets=detailed&filter={urllib.parse.quote(pattern, safe='')}")
+        stats: list[dict[str, Any]] = found.get("stats", [])
+        return stats
 
     def info(self) -> dict[str, Any]:
         """`version`, `state` and `uptime_s` of the process."""

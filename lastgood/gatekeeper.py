@@ -1,0 +1,119 @@
+"""The thread that measures one service and acts on its gates, with a ledger connection of its own.
+
+It never touches a layer: it measures, decides and commits; the controller makes the layers follow. A lease keeps a
+second controller from measuring at the same time; safety does not rest on it, for two that act at once are sorted out by
+the ledger's compare-and-set.
+
+What does not belong here: what is measured (`judge`), what a verdict leads to (`judgement`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+
+from lastgood import errors, judge, proceed, release, rollout
+from lastgood.gates.sources import catalog
+from lastgood.layers import base, reconcile
+from lastgood.settings import Settings
+
+log = logging.getLogger("lastgood.gatekeeper")
+
+ACTOR = "lastgood-controller"
+
+
+class Gatekeeper(threading.Thread):
+    """Looks at one service again and again, every second while something is under way.
+
+    *moved* is called after each commit, so that the layers follow at once.
+    """
+
+    def __init__(self, settings: Settings, service: str, *, holder: str, moved: Callable[[], None]) -> None:
+        super().__init__(name=f"{service}/gates", daemon=True)
+        self._settings = settings
+        self._service = service
+        self._holder = holder
+        self._moved = moved
+        self._stop = threading.Event()
+        self._processes = reconcile.build(settings, service).get("infrastructure")
+
+    def end(self) -> None:
+        """Stop at the next turn."""
+        self._stop.set()
+
+    def run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with release.open_context(self._settings) as ctx:
+                    self._turns(ctx)
+            except errors.LastgoodError as error:
+                log.warning("%s: the ledger cannot be opened: %s", self.name, error)
+                self._stop.wait(self._settings.controller.measure_s)
+        if self._processes is not None:
+            self._processes.close()
+
+    def _turns(self, ctx: release.Context) -> None:
+        with contextlib.closing(catalog.Sources(ctx.settings, self._service)) as sources:
+            bench = judge.Judge(ctx.ledger, self._service, sources)
+            while not self._stop.is_set():
+                began = time.monotonic()
+                pause_s = self._turn(ctx, bench)
+                self._stop.wait(max(0.05, pause_s - (time.monotonic() - began)))
+            with contextlib.suppress(errors.LastgoodError):
+                ctx.ledger.give_up_lease(self._lease, holder=self._holder)
+
+    @property
+    def _lease(self) -> str:
+        return f"gates/{self._service}"
+
+    def _turn(self, ctx: release.Context, bench: judge.Judge) -> float:
+        """One look; returns after how many seconds the next is due. A fault of one turn is told and does not end the loop."""
+        limits = ctx.settings.controller
+        try:
+            return self._look(ctx, bench)
+        except errors.LastgoodError as error:
+            log.warning("%s: %s", self.name, error)
+        except Exception:
+            log.exception("%s: unexpected fault; the next look goes on", self.name)
+        bench.forget()
+        return limits.measure_s
+
+    def _look(self, ctx: release.Context, bench: judge.Judge) -> float:
+        limits = ctx.settings.controller
+        if not ctx.ledger.lease(self._lease, holder=self._holder, now=time.time(), ttl_s=limits.lease_s):
+            bench.forget()
+            return limits.measure_s
+        state = ctx.ledger.state(self._service)
+        asked = self._questions(ctx, state)
+        bench.measure(asked, now=time.time())
+        verdicts, afterwards = bench.verdicts(time.time())
+        done = None
+        if verdicts or state.phase == "approval":
+            ready = self._ready(state)
+            done = proceed.advance(ctx, self._service, ready=ready, verdicts=verdicts, judged_at=state.revision, actor=ACTOR)
+        if done is None and state.verifying is not None:
+            done = proceed.verify(ctx, self._service, verdicts=afterwards, actor=ACTOR)
+        if done is not None:
+            log.info("%s: revision %s: %s: %s", self._service, done.revision.number, done.revision.verb, done.revision.reason)
+            self._moved()
+        busy = state.phase != "idle" or state.verifying is not None
+        return limits.measure_s if busy or done else limits.watch_s if asked else limits.measure_s
+
+    def _questions(self, ctx: release.Context, state: rollout.State) -> list[judge.Question]:
+        if state.revision == 0 or (state.phase == "preparing" and state.verifying is None):
+            return []
+        proposed_at = ctx.ledger.revision(self._service, state.rollout).at if state.rollout else 0.0
+        return judge.questions(state, proceed.judged_by(ctx, state), proposed_at=proposed_at)
+
+    def _ready(self, state: rollout.State) -> Collection[str]:
+        if not isinstance(self._processes, base.Processes):
+            # Without an infrastructure layer nobody knows of workers that are not ready.
+            return {digest for digest in (state.stable, state.candidate) if digest is not None}
+        try:
+            return {digest for digest, where in self._processes.endpoints().items() if where}
+        except base.LayerError as error:
+            log.warning("%s: cannot tell which workers are ready: %s", self.name, error)
+            return set()

@@ -1,0 +1,6 @@
+"""Gates: from evidence to a verdict. Pure: no clock, no file, no network; `sources` is where numbers come from.
+
+    sources -> Observation -> Track (one gate's evidence so far) -> Verdict
+
+What does not belong here: what a service declares (`conditions`), what a verdict leads to (`release`, `rollout`).
+"""

@@ -1,0 +1,115 @@
+"""The values that go through a gate: what was seen of the two arms, and what that comes to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+
+Cause = Literal[
+    "sequential",  # fail: the evidence crossed its boundary
+    "persistence",  # fail: over the threshold for enough windows in a row
+    "events",  # fail: enough kills or ejections
+    "excluded",  # pass: harm beyond the threshold is excluded
+    "within",  # pass: enough windows, none over the threshold lately (gauges, events)
+    "both_arms",  # inconclusive: stable is over the threshold as well, so the candidate is not to blame
+    "no_traffic",  # inconclusive
+    "source_down",  # inconclusive
+    "too_few",  # inconclusive
+]
+
+Mode = Literal["compare", "alone"]
+"""compare: candidate against the stable bundle that serves beside it. alone: one bundle against a limit."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What one arm did between two looks.
+
+    `n` requests, rows or probes; `bad` of them failed, were slower than the ceiling, or disagreed; `total` is the sum
+    of a score over them; `value` is a gauge (a query's result, kills so far), or the arm's P99 in ms for display.
+    """
+
+    n: int = 0
+    bad: int = 0
+    total: float = 0.0
+    value: float | None = None
+
+
+EMPTY = Tally()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What a source saw of one gate's metric since it was last asked; `at` is the end of that time in Unix seconds.
+
+    `watched` is the arm that is judged (the candidate; stable itself if it is alone), `beside` the stable arm that
+    served at the same time, None if there is none. `share` is the watched arm's configured share of both, 0 to 1.
+    `down` means that the source did not answer, with `detail` for people. An observation of a score is one block.
+    """
+
+    at: float
+    watched: Tally = EMPTY
+    beside: Tally | None = None
+    share: float | None = None
+    down: bool = False
+    detail: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is kept in the ledger, without what is empty."""
+        value: dict[str, Any] = {"at": self.at, "watched": _lean(self.watched)}
+        if self.beside is not None:
+            value["beside"] = _lean(self.beside)
+        for name in ("share", "down", "detail"):
+            if getattr(self, name):
+                value[name] = getattr(self, name)
+        return value
+
+
+def observation(value: Mapping[str, Any]) -> Observation:
+    """The observation that `Observation.to_json` made."""
+    fields = {name: value[name] for name in ("at", "share", "down", "detail") if name in value}
+    beside = Tally(**value["beside"]) if "beside" in value else None
+    return Observation(**fields, watched=Tally(**value["watched"]), beside=beside)
+
+
+def _lean(tally: Tally) -> dict[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(tally).items() if value not in (0, 0.0, None)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What one gate says now.
+
+    `estimate` is the watched arm's figure, `reference` the other arm's or the limit, `interval` a confidence sequence for
+    the difference of the two at the gate's confidence, all in the metric's own unit. `evidence` is log10 of the
+    e-value against "no worse", `boundary` log10 of what it must reach to fail the gate; None for gates without one.
+    `streak` of `persistence` windows in a row are over the threshold. `needs` is about how many more requests of the
+    watched arm a verdict takes, `needs_s` how many seconds that is at the present rate; None if that cannot be told.
+    `since` is since when it has been inconclusive for the same cause (Unix seconds), for the policies.
+    """
+
+    gate: str
+    metric: str
+    kind: Literal["guardrail", "signal", "observe"]
+    outcome: Outcome
+    cause: Cause
+    why: str
+    at: float
+    n: int = 0
+    n_beside: int | None = None
+    estimate: float | None = None
+    reference: float | None = None
+    interval: tuple[float, float] | None = None
+    evidence: float | None = None
+    boundary: float | None = None
+    streak: int = 0
+    persistence: int = 0
+    needs: int | None = None
+    needs_s: float | None = None
+    since: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)

@@ -1,0 +1,135 @@
+"""Gates without a test of chance: health of a service behind this one, a figure of Prometheus, kills, ejections."""
+
+from __future__ import annotations
+
+from lastgood import conditions
+from lastgood.gates.base import Cause, Observation, Tally
+from lastgood.gates.family import Family, Reading, Setup, Unset
+
+
+class Gauge(Family):
+    """A figure against a limit, against that of the arm beside it, or both. Within a window values are averaged, probes counted."""
+
+    unit = "probes"
+    traffic = False
+
+    def __init__(
+        self, gate: conditions.Downstream | conditions.Query, setup: Setup, *, limit: float | None, margin: float | None = None
+    ) -> None:
+        self._gate, self._limit, self._margin = gate, limit, margin
+        self._windows = setup.windows(gate, self._over, self._beside_over)
+        self._n = 0
+        self._figure: float | None = None
+        self._reference: float | None = None
+
+    def take(self, seen: Observation, *, step: int) -> None:
+        watched, beside = _counted(seen.watched), None if seen.beside is None else _counted(seen.beside)
+        if not watched.n:
+            return
+        self._n += watched.n
+        self._figure = _figure(watched)
+        self._reference = _figure(beside) if beside and beside.n else None
+        self._windows.take(seen.at, watched, beside)
+
+    def _over(self, watched: Tally, beside: Tally | None) -> bool | None:
+        figure = _figure(watched)
+        over_limit = None if self._limit is None else figure > self._limit
+        over_beside = None if self._margin is None or not beside or not beside.n else figure > _figure(beside) + self._margin
+        if over_limit is None:
+            return over_beside
+        return over_limit or bool(over_beside)
+
+    def _beside_over(self, watched: Tally, beside: Tally | None) -> bool:
+        """Whether the arm beside it is over the limit as well, and the watched one not much above it."""
+        if self._limit is None or not beside or not beside.n or _figure(beside) <= self._limit:
+            return False
+        return self._margin is None or _figure(watched) <= _figure(beside) + self._margin
+
+    def fails(self) -> Cause | None:
+        return "persistence" if self._windows.failing and not self._windows.mostly_shared else None
+
+    def both(self) -> bool:
+        return self._windows.failing and self._windows.mostly_shared
+
+    def read(self) -> Reading:
+        over = self._windows.now()
+        return Reading(
+            story=self._story(),
+            harm="a window over the threshold",
+            lacks=f"over the threshold in {self._windows.streak} of {self._gate.persistence} windows in a row" if over else "",
+            passes="within" if over is False and self._n >= self._gate.min_samples else None,
+            estimate=self._figure,
+            reference=self._limit if self._limit is not None else self._reference,
+            streak=self._windows.streak,
+            persistence=self._gate.persistence,
+            needs=max(self._gate.min_samples - self._n, 0) if over is False else None,
+        )
+
+    def _story(self) -> str:
+        if self._figure is None:
+            return f"no value of {self._gate.metric} yet"
+        limit = [f"{self._limit:g} allowed"] if self._limit is not None else []
+        beside = (
+            [f"{self._reference:.4g} of stable, {self._margin:g} more allowed"]
+            if self._reference is not None and self._margin is not None
+            else []
+        )
+        return (
+            f"{self._gate.metric} {self._figure:.4g} (newest of {self._n:,} probes), {', '.join([*limit, *beside]) or 'nothing beside it'}"
+        )
+
+
+def _counted(tally: Tally) -> Tally:
+    """A value as one probe with that total; probes as they are. A probe that was kept without a value had the value 0."""
+    if tally.value is None:
+        return Tally(n=tally.n, total=float(tally.bad))
+    return Tally(n=1, total=tally.value)
+
+
+def _figure(tally: Tally) -> float:
+    return tally.total / tally.n
+
+
+class Events(Family):
+    """Kills or ejections in a row so far, against the number at which the gate fails at once."""
+
+    unit = "looks"
+    traffic = False
+
+    def __init__(self, gate: conditions.OutOfMemory | conditions.Ejections, *, limit: int, noun: str) -> None:
+        self._gate, self._limit, self._noun = gate, limit, noun
+        self._looks, self._count = 0, 0.0
+
+    def take(self, seen: Observation, *, step: int) -> None:
+        self._looks += max(seen.watched.n, 1)
+        self._count = seen.watched.value or 0.0
+
+    def fails(self) -> Cause | None:
+        return "events" if self._count >= self._limit else None
+
+    def read(self) -> Reading:
+        return Reading(
+            story=f"{self._count:g} {self._noun} in {self._looks:,} looks, {self._limit} are too many",
+            harm=f"{self._limit} {self._noun}",
+            passes="within" if self._looks >= self._gate.min_samples else None,
+            estimate=self._count,
+            reference=float(self._limit),
+            needs=max(self._gate.min_samples - self._looks, 0),
+        )
+
+
+def downstream(gate: conditions.Downstream, setup: Setup) -> Family:
+    """The family of a service behind this one: the share of failed probes, or a query's value, against `max`."""
+    return Gauge(gate, setup, limit=gate.max)
+
+
+def query(gate: conditions.Query, setup: Setup) -> Family:
+    """The family of a figure of Prometheus: alone, `margin` is added to what stable had before, if that is known."""
+    if setup.mode == "compare":
+        return Gauge(gate, setup, limit=gate.max, margin=gate.margin)
+    if gate.max is not None:
+        return Gauge(gate, setup, limit=gate.max)
+    before = setup.reference
+    if before is None or before.value is None or gate.margin is None:
+        return Unset("no limit to judge by: nothing is known of an earlier stable; set 'max' on this gate")
+    return Gauge(gate, setup, limit=before.value + gate.margin)

@@ -1,0 +1,173 @@
+"""Answered rows of two bundles, joined with what really happened, in blocks of time: what is open, and when it is whole.
+
+A row belongs to the block in which it was answered. A block is *closed*, and handed out once, when its labels have come
+as far as can be told: none has come for a block's length (5 s at least), or a later block has more than half of its own.
+Blocks are closed in order, so a later one that is closed closes those before it. What comes for a closed block afterwards is
+late: it is counted and left out, or one and the same minute would count as two observations. So if labels trickle in over an
+hour, a gate's `block_s` should be an hour too.
+
+Memory is bounded: past CAPACITY open rows only every second request is kept on, then every fourth, by a hash of its id,
+which keeps both bundles' answers to it.
+
+What does not belong here: files (`serving.segments`), what a row is worth (`inference`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, Literal
+
+Key = tuple[str, int]
+"""Request id and number of the row in it."""
+
+Arm = Literal["live", "mirror", "beside"]
+"""The watched bundle's answer to a user, its answer to a copy, and the other bundle's answer to a user."""
+
+Timed = tuple[float, Any]
+"""When it was said (Unix seconds), and what."""
+
+SETTLE_S = 5.0
+"""Seconds until a row is on disk for certain, and the shortest quiet that closes a block; the logs are flushed every second."""
+UNMATCHED_S = 30.0
+"""Seconds for which a label waits for its answer to be written."""
+CAPACITY = 200_000
+"""Open rows of one gate, some 80 MB."""
+
+
+@dataclasses.dataclass(slots=True)
+class Row:
+    """One row of a request: who answered what, and its label. The newest of each holds."""
+
+    live: Timed | None = None
+    mirror: Timed | None = None
+    beside: Timed | None = None
+    label: Timed | None = None
+
+    @property
+    def answered(self) -> float:
+        """When the last of the answers was given."""
+        return max(said[0] for said in (self.live, self.mirror, self.beside) if said is not None)
+
+
+class Blocks:
+    """The open rows of one gate. *begin* is where block 0 begins, *length_s* how long each is; up to *done* all are handed out.
+
+    Rows answered earlier than the first open block are not taken. *labels* says whether rows need one. *told* is when the
+    last block was handed out: labels from before it are not counted as late again. *level* is how far rows are thinned out.
+    """
+
+    def __init__(
+        self, *, begin: float, length_s: float, labels: bool, done: int = -1, told: float = 0.0, level: int = 0, capacity: int = CAPACITY
+    ) -> None:
+        self.begin, self.length_s, self.done, self.level = begin, length_s, done, level
+        self.late = self.dropped = 0
+        self._labels, self._told, self._capacity = labels, told, capacity
+        self._rows: dict[int, dict[Key, Row]] = defaultdict(dict)
+        self._place: dict[Key, int] = {}
+        self._labelled: dict[int, int] = defaultdict(int)
+        self._newest: dict[int, float] = defaultdict(float)
+        self._unmatched: dict[Key, Timed] = {}
+
+    @property
+    def open_since(self) -> float:
+        """Where the first open block begins, in Unix seconds."""
+        return self.begin + (self.done + 1) * self.length_s
+
+    def end(self, number: int) -> float:
+        """Where block *number* ends, in Unix seconds."""
+        return self.begin + (number + 1) * self.length_s
+
+    def answer(self, key: Key, arm: Arm, at: float, value: Any) -> None:
+        """Take in that *arm* answered *value*. The same once more changes nothing."""
+        if at < self.open_since or not self._kept(key):
+            return
+        row = self._take_out(key) or Row()
+        known: Timed | None = getattr(row, arm)
+        if known is None or known[0] <= at:
+            setattr(row, arm, (at, value))
+        if row.label is None:
+            row.label = self._unmatched.pop(key, None)
+        self._put(key, row)
+        if len(self._place) > self._capacity:
+            self._thin_out()
+
+    def label(self, key: Key, at: float, value: Any) -> None:
+        """Take in what really happened; the newest label holds."""
+        if not self._kept(key):
+            return
+        row = self._take_out(key)
+        known = row.label if row else self._unmatched.get(key)
+        newest = known if known is not None and known[0] > at else (at, value)
+        if row is None:
+            self._unmatched[key] = newest
+        else:
+            row.label = newest
+            self._put(key, row)
+
+    def settle(self, *, now: float) -> None:
+        """Give up labels whose answer should long be here: it is in a closed block, or it was never given."""
+        given_up = [key for key, (at, _) in self._unmatched.items() if at < now - UNMATCHED_S]
+        for key in given_up:
+            self.late += self._unmatched.pop(key)[0] > self._told
+
+    def closed(self, *, now: float) -> int:
+        """The number of the last closed block; all before it are closed."""
+        found = self.done
+        for number, rows in self._rows.items():
+            if now < self.end(number) + SETTLE_S:
+                continue
+            if not self._labels:
+                found = max(found, number)
+            elif self._labelled[number]:
+                quiet_s = now - max(self._newest[number], self.end(number))
+                if quiet_s >= max(self.length_s, SETTLE_S):
+                    found = max(found, number)
+                elif 2 * self._labelled[number] > len(rows):
+                    found = max(found, number - 1)
+        return found
+
+    def rows(self, *, until: int) -> Iterator[tuple[int, list[Row]]]:
+        """Number and rows of each open block up to *until* that has any, in order."""
+        for number in sorted(number for number in self._rows if number <= until):
+            yield number, list(self._rows[number].values())
+
+    def forget(self, until: int, *, told: float = 0.0) -> None:
+        """Drop the blocks up to *until*: they are handed out and kept, at *told* if that is known, or there was nothing in them."""
+        for number in [number for number in self._rows if number <= until]:
+            for key in self._rows.pop(number):
+                del self._place[key]
+            self._labelled.pop(number, None)
+            self._newest.pop(number, None)
+        self.done, self._told = max(self.done, until), max(self._told, told)
+
+    def _kept(self, key: Key) -> bool:
+        return self.level == 0 or zlib.crc32(key[0].encode()) % (1 << self.level) == 0
+
+    def _take_out(self, key: Key) -> Row | None:
+        number = self._place.pop(key, None)
+        if number is None:
+            return None
+        row = self._rows[number].pop(key)
+        if row.label is not None:
+            self._labelled[number] -= 1
+        return row
+
+    def _put(self, key: Key, row: Row) -> None:
+        number = math.floor((row.answered - self.begin) / self.length_s)
+        self._place[key] = number
+        self._rows[number][key] = row
+        if row.label is not None:
+            self._labelled[number] += 1
+            self._newest[number] = max(self._newest[number], row.label[0])
+
+    def _thin_out(self) -> None:
+        self.level += 1
+        for key in [key for key in self._place if not self._kept(key)]:
+            self._take_out(key)
+            self.dropped += 1
+        for key in [key for key in self._unmatched if not self._kept(key)]:
+            del self._unmatched[key]

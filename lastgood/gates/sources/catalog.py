@@ -1,0 +1,106 @@
+"""Which source answers which gate. Nothing of a source is imported before it is asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from lastgood import conditions
+from lastgood import settings as settings_
+from lastgood.gates.base import Observation
+from lastgood.gates.sources import base
+
+log = logging.getLogger("lastgood.sources")
+
+
+class Sources:
+    """The sources of one service. Not for use by several threads at once.
+
+    *more* holds sources by kind that take the place of ours: envoy, inference, prometheus, probe, workers.
+    """
+
+    def __init__(self, settings: settings_.Settings, service: str, *, more: dict[str, base.Source] | None = None) -> None:
+        self._settings = settings
+        self._service = service
+        self._open: dict[str, base.Source] = dict(more or {})
+        self._faults: dict[str, str] = {}
+
+    def read(self, name: str, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
+        """What the gate called *name* is told since *cursor*. Never raises: a fault of a source is an observation with `down`."""
+        try:
+            answer = self._source(kind(asked.gate)).read(asked, now=now, cursor=cursor)
+        except Exception as error:  # one source's fault must cost neither the other gates nor the loop
+            if self._faults.get(name) != repr(error):  # once, not every second
+                log.exception("%s: the source of gate %r has a fault", self._service, name)
+            self._faults[name] = repr(error)
+            detail = f"fault in the source of gate {name!r}: {error!r}; see the controller's log"
+            return base.Answer(observations=[Observation(at=now, down=True, detail=detail)], cursor=cursor or {})
+        self._faults.pop(name, None)
+        return answer
+
+    def close(self) -> None:
+        """Let go of connections; a later `read` opens them again."""
+        opened, self._open = self._open, {}
+        for source in opened.values():
+            source.close()
+
+    def _source(self, wanted: str) -> base.Source:
+        if wanted not in self._open:
+            self._open[wanted] = _MAKE[wanted](self._settings, self._service)
+        return self._open[wanted]
+
+
+def kind(gate: conditions.AnyGate) -> str:
+    """The kind of source that answers *gate*."""
+    match gate:
+        case conditions.ErrorRate() | conditions.LatencyP99() | conditions.SampleRatio() | conditions.Ejections():
+            return "envoy"
+        case conditions.Score() | conditions.Agreement():
+            return "inference"
+        case conditions.OutOfMemory():
+            return "workers"
+        case conditions.Downstream(url=str()):
+            return "probe"
+        case _:
+            return "prometheus"
+
+
+def _envoy(settings: settings_.Settings, service: str) -> base.Source:
+    from lastgood.gates.sources import envoy
+
+    return envoy.EnvoySource(settings, service)
+
+
+def _inference(settings: settings_.Settings, service: str) -> base.Source:
+    from lastgood.gates.sources import inference
+
+    return inference.InferenceSource(settings, service)
+
+
+def _prometheus(settings: settings_.Settings, _: str) -> base.Source:
+    from lastgood.gates.sources import prometheus
+
+    return prometheus.PrometheusSource(settings.metrics.prometheus_url)
+
+
+def _probe(*_: object) -> base.Source:
+    from lastgood.gates.sources import probe
+
+    return probe.ProbeSource()
+
+
+def _workers(settings: settings_.Settings, service: str) -> base.Source:
+    from lastgood.gates.sources import workers
+    from lastgood.layers import catalog
+
+    chosen = settings.layers.infrastructure
+    return workers.WorkersSource(lambda: catalog.load("infrastructure", chosen)(settings, service) if chosen else None)
+
+
+_MAKE: dict[str, Callable[[settings_.Settings, str], base.Source]] = {
+    "envoy": _envoy,
+    "inference": _inference,
+    "prometheus": _prometheus,
+    "probe": _probe,
+    "workers": _workers,
+}

@@ -1,0 +1,278 @@
+"""What the answers were worth: scores from predictions joined with feedback, and how often two bundles agree.
+
+    gate        compared                                                     one observation
+    score       watched and beside, on rows whose outcome is known           a block of `block_s`, by the time of the answer
+    agreement   answers to copies with the answers that users got            what was answered by both since the last look
+
+If the watched bundle answers copies, in shadow or in a canary that is mirrored besides, its answers to them are *paired* with
+those that users got: only rows answered by both count, which takes most of the noise away. Else each arm counts the
+users that it answered. A request by debug token counts for nobody. When a block is whole: see `blocks`.
+
+Nothing before the first look counts. What was read is kept in memory only; after a restart the blocks that were not
+handed out yet are read again.
+
+What does not belong here: files and columns (`serving.inference_log`, `serving.segments`), when a mean is too bad (`gates`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lastgood import conditions, errors
+from lastgood import settings as settings_
+from lastgood.gates.base import Observation, Tally
+from lastgood.gates.sources import base
+from lastgood.gates.sources.blocks import Arm, Blocks, Row, Timed
+from lastgood.serving import inference_log, segments
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+AGREEMENT_BLOCK_S = 1.0
+"""Agreement needs no label, so a second is whole as soon as it is on disk."""
+IDLE_S = 600.0
+"""What nobody asked for in so many seconds is dropped from memory."""
+SHARED_ROWS = 5_000
+"""Segments of up to so many rows are read once for all gates that ask at the same moment."""
+SAME = 1e-9
+"""Slack of the comparison with a tolerance: 0.8 and 0.7 differ by 0.1 for people, not for floats."""
+CLIP = 1e-15
+"""A probability of 0 or 1 counts as this far from it in the logarithm, as in scikit-learn."""
+
+_ANSWERS = ("request_id", "row", "bundle", "arm", "shadow", "probability", "output")
+_FEEDBACK = ("request_id", "row", "label", "outcome")
+
+SCORES: dict[str, Callable[[float, float], float]] = {
+    "brier": lambda p, y: (p - y) ** 2,
+    "squared_error": lambda p, y: (p - y) ** 2,
+    "absolute_error": lambda p, y: abs(p - y),
+    "accuracy": lambda p, y: float((p >= 0.5) == (y >= 0.5)),
+    "log_loss": lambda p, y: -(y * math.log(min(max(p, CLIP), 1 - CLIP)) + (1 - y) * math.log1p(-min(max(p, CLIP), 1 - CLIP))),
+}
+"""Score of a prediction *p* against the label *y*."""
+
+Measured = conditions.Score | conditions.Agreement
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Open:
+    """What is in memory for one gate."""
+
+    blocks: Blocks
+    answers: segments.Tail
+    feedback: segments.Tail | None
+    handed_out: int = -1
+    """The last block of the cursor that came last; a lower one means that somebody begins anew."""
+    asked_at: float = 0.0
+
+
+class InferenceSource(base.Source):
+    """The logs of one service. Each look reads what has been written since the last."""
+
+    def __init__(self, settings: settings_.Settings, service: str) -> None:
+        self._folder = settings.inference(service)
+        self._open: dict[Any, _Open] = {}
+        self._shared: tuple[float, dict[Path, pa.Table]] = (-math.inf, {})
+
+    def read(self, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
+        """The blocks that have been closed since *cursor*; a log that cannot be read is `down`, one that is not there yet is not."""
+        if not isinstance(asked.gate, Measured):
+            raise TypeError(f"the inference log knows nothing of {asked.gate.metric!r}")
+        cursor = cursor or {"begin": now}
+        found = self._found(asked, asked.gate, cursor, now=now)
+        try:
+            self._read_on(found, asked, asked.gate, now=now)
+        except (errors.Damaged, OSError) as error:
+            return base.Answer(observations=[Observation(at=now, down=True, detail=str(error))], cursor=cursor)
+        answer = _closed(found.blocks, asked, asked.gate, cursor, now=now)
+        if not answer.observations:
+            # Such an answer need not be kept, so these blocks would come again each time; there was nothing in them.
+            found.blocks.forget(answer.cursor.get("done", -1))
+        return answer
+
+    def close(self) -> None:
+        self._open = {}
+
+    def _found(self, asked: base.Asked, gate: Measured, cursor: base.Cursor, *, now: float) -> _Open:
+        """What is in memory, brought to where *cursor* is; begun anew if it is further already, or not there."""
+        self._open = {key: one for key, one in self._open.items() if now - one.asked_at < IDLE_S}
+        key = (gate, asked.watched, asked.beside, asked.mirrored, cursor["begin"])
+        done, told = cursor.get("done", -1), cursor.get("told", 0.0)
+        found = self._open.get(key)
+        if found is None or found.handed_out > done:
+            found = self._open[key] = self._begin(gate, cursor)
+        found.blocks.forget(done, told=told)
+        found.handed_out, found.asked_at = done, now
+        return found
+
+    def _begin(self, gate: Measured, cursor: base.Cursor) -> _Open:
+        labels = isinstance(gate, conditions.Score) and not gate.score.startswith("output.")
+        blocks = Blocks(
+            begin=cursor["begin"],
+            length_s=gate.block_s if isinstance(gate, conditions.Score) else AGREEMENT_BLOCK_S,
+            labels=labels,
+            done=cursor.get("done", -1),
+            told=cursor.get("told", 0.0),
+            level=cursor.get("level", 0),
+        )
+        blocks.late, blocks.dropped = cursor.get("late", 0), cursor.get("dropped", 0)
+
+        def tail(log: str, columns: Collection[str]) -> segments.Tail:
+            return segments.Tail(self._folder / log, since=blocks.open_since, columns=columns, load=self._load)
+
+        return _Open(
+            blocks=blocks,
+            answers=tail(inference_log.PREDICTIONS, _ANSWERS),
+            feedback=tail(inference_log.FEEDBACK, _FEEDBACK) if labels else None,
+        )
+
+    def _load(self, path: Path, *, since: float, columns: Collection[str]) -> pa.Table | None:
+        shared = self._shared[1]
+        if path not in shared:
+            table = segments.load_segment(path, since=since, columns=columns)
+            if table is None or table.num_rows > SHARED_ROWS:
+                return table
+            shared[path] = table
+        return shared[path]
+
+    def _read_on(self, found: _Open, asked: base.Asked, gate: Measured, *, now: float) -> None:
+        if self._shared[0] != now:
+            self._shared = now, {}
+        for table in found.answers.read(now=now):
+            _take_answers(found.blocks, table, asked, gate)
+        if found.feedback is not None and isinstance(gate, conditions.Score):
+            # After the answers, so that nearly every label finds its own.
+            for table in found.feedback.read(now=now):
+                _take_labels(found.blocks, table, gate)
+                found.blocks.settle(now=now)
+            found.blocks.settle(now=now)
+
+
+def _take_answers(blocks: Blocks, table: pa.Table, asked: base.Asked, gate: Measured) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    bundles = [bundle for bundle in (asked.watched, asked.beside) if bundle is not None]
+    table = table.filter(pc.is_in(table["bundle"], value_set=pa.array(bundles, pa.string())))
+    for at, request_id, row, bundle, arm, shadow, probability, output in _rows(table, _ANSWERS):
+        which = _arm(asked, bundle, shadow=shadow, arm=arm)
+        if which is not None:
+            blocks.answer((request_id, row), which, at, _answer(gate, probability, output))
+
+
+def _arm(asked: base.Asked, bundle: str, *, shadow: bool, arm: str | None) -> Arm | None:
+    """On which side an answer counts, if at all."""
+    if bundle == asked.watched:
+        if shadow:
+            return "mirror"
+        return None if asked.mirrored or arm == "debug" else "live"
+    return None if shadow or arm == "debug" else "beside"
+
+
+def _answer(gate: Measured, probability: float | None, output: str) -> Any:
+    """What of an answer has to be remembered."""
+    if isinstance(gate, conditions.Agreement):
+        return probability, None if probability is not None else output
+    if gate.score.startswith("output."):
+        return _number(json.loads(output).get(gate.score.partition(".")[2]))
+    return probability
+
+
+def _take_labels(blocks: Blocks, table: pa.Table, gate: conditions.Score) -> None:
+    field = gate.score.partition(".")[2] if gate.score.startswith("outcome.") else None
+    for at, request_id, row, label, outcome in _rows(table, _FEEDBACK):
+        value = _number(label) if field is None else _number(json.loads(outcome).get(field))
+        if value is not None:
+            blocks.label((request_id, row), at, value)
+
+
+def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """`at` in Unix seconds, and *columns*, row by row; what a segment does not have is None."""
+    import pyarrow as pa
+
+    at = [moment / 1e6 for moment in table["at"].cast(pa.int64()).to_pylist()]
+    nothing = [None] * len(at)
+    yield from zip(at, *(table[name].to_pylist() if name in table.column_names else nothing for name in columns), strict=True)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _closed(blocks: Blocks, asked: base.Asked, gate: Measured, cursor: base.Cursor, *, now: float) -> base.Answer:
+    done = blocks.closed(now=now)
+    if done == blocks.done:
+        return base.Answer(observations=[], cursor=cursor)
+    whole = list(blocks.rows(until=done))
+    tallies: list[tuple[int, Tally, Tally | None]]
+    if isinstance(gate, conditions.Agreement):
+        tallies = [(done, _agreement(gate, [row for _, rows in whole for row in rows]), None)]
+    else:
+        tallies = [(number, *_score(gate, asked, rows)) for number, rows in whole]
+    seen = [
+        Observation(at=blocks.end(number), watched=watched, beside=beside, share=asked.share)
+        for number, watched, beside in tallies
+        if watched.n or (beside is not None and beside.n)
+    ]
+    if seen:
+        seen[-1] = dataclasses.replace(seen[-1], detail=_left_out(blocks))
+    counts = {"late": blocks.late, "dropped": blocks.dropped, "level": blocks.level}
+    return base.Answer(observations=seen, cursor={"begin": blocks.begin, "done": done, "told": now, **counts})
+
+
+def _agreement(gate: conditions.Agreement, rows: Sequence[Row]) -> Tally:
+    pairs = [(row.mirror[1], row.beside[1]) for row in rows if row.mirror and row.beside]
+    return Tally(n=len(pairs), bad=sum(not _alike(one, other, tolerance=gate.tolerance) for one, other in pairs))
+
+
+def _alike(one: tuple[float | None, Any], other: tuple[float | None, Any], *, tolerance: float) -> bool:
+    if one[0] is not None and other[0] is not None:
+        return abs(one[0] - other[0]) <= tolerance + SAME
+    if one[0] is not None or other[0] is not None:
+        return False
+    return bool(json.loads(one[1]) == json.loads(other[1]))
+
+
+def _score(gate: conditions.Score, asked: base.Asked, rows: Sequence[Row]) -> tuple[Tally, Tally | None]:
+    """Both arms of one block, paired as soon as there is one answer to a copy."""
+    scored = [_scored(gate, row) for row in rows]
+    if asked.beside is None:
+        return _sum([mirror if asked.mirrored else live for live, mirror, _ in scored]), None
+    if asked.mirrored or any(row.mirror for row in rows):
+        pairs = [(mirror, beside) for _, mirror, beside in scored if mirror is not None and beside is not None]
+        return _sum([mirror for mirror, _ in pairs]), _sum([beside for _, beside in pairs])
+    return _sum([live for live, _, _ in scored]), _sum([beside for _, _, beside in scored])
+
+
+def _scored(gate: conditions.Score, row: Row) -> tuple[float | None, float | None, float | None]:
+    """The scores of live, mirror and beside; None where there is no answer, no label, or nothing to score."""
+    return _value(gate, row.live, row.label), _value(gate, row.mirror, row.label), _value(gate, row.beside, row.label)
+
+
+def _value(gate: conditions.Score, said: Timed | None, label: Timed | None) -> float | None:
+    if said is None:
+        return None
+    found: float | None = said[1]
+    if gate.score.startswith("output."):
+        return found
+    if label is None:
+        return None
+    if gate.score.startswith("outcome."):
+        return float(label[1])
+    return None if found is None else SCORES[gate.score](found, label[1])
+
+
+def _sum(values: Sequence[float | None]) -> Tally:
+    counted = [value for value in values if value is not None]
+    return Tally(n=len(counted), total=math.fsum(counted))
+
+
+def _left_out(blocks: Blocks) -> str:
+    late = f"{blocks.late:,} labels came after their block was closed, or belong to no answer of these bundles" if blocks.late else ""
+    dropped = f"{blocks.dropped:,} rows were left out for want of room; one request in {1 << blocks.level} counts" if blocks.level else ""
+    return "; ".join(text for text in (late, dropped) if text)

@@ -1,0 +1,27 @@
+"""Whether a service behind this one is well: one GET for each look."""
+
+from __future__ import annotations
+
+from lastgood import conditions
+from lastgood.gates.base import Observation, Tally
+from lastgood.gates.sources import base, web
+
+
+class ProbeSource(base.Source):
+    """Asks the gate's URL."""
+
+    def read(self, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
+        """One probe: good if it is answered 2xx within the gate's `timeout_s`.
+
+        A connection that is refused, a redirection, a slow answer are bad probes: the other service is not well. Never `down`.
+        """
+        gate = asked.gate
+        if not isinstance(gate, conditions.Downstream) or gate.url is None:
+            raise TypeError(f"gate {gate.metric!r} has no URL to ask")
+        try:
+            status, _ = web.get(gate.url, timeout_s=gate.timeout_s)
+            trouble = "" if 200 <= status < 300 else f"answered {status}"
+        except web.Failed as error:
+            trouble = str(error)
+        seen = Observation(at=now, watched=Tally(n=1, bad=int(bool(trouble))), detail=trouble)
+        return base.Answer(observations=[seen], cursor={})

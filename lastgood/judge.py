@@ -1,0 +1,266 @@
+"""Measuring for one service: what the gates are asked, of which bundles, and what they say by now.
+
+An *analysis* is one question about one pair of bundles: the mirrored answers, the canary, the bake, the time after a step
+back, or a trigger on stable. Its measurements are kept in the ledger as they come, so that a controller that was
+killed, or another one, goes on with the same evidence and comes to the same verdict. A new candidate is a new analysis.
+
+What does not belong here: statistics (`gates`), where numbers come from (`sources`), what a verdict leads to (`judgement`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from lastgood import conditions, ledger, rollout
+from lastgood import service as services
+from lastgood.gates import base, track
+from lastgood.gates.sources import base as sources
+
+log = logging.getLogger("lastgood.judge")
+
+RECOVERY_ALPHA = 0.01
+"""Chance that the measurement after a step back calls a healthy service not recovered."""
+
+
+class Reader(Protocol):
+    """What answers for every gate; see `lastgood.gates.sources.catalog`."""
+
+    def read(self, name: str, asked: sources.Asked, *, now: float, cursor: sources.Cursor | None) -> sources.Answer: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What one analysis is about.
+
+    `key` names it among the measurements of the service. `watched` is judged, beside `beside` or alone. `share` is the
+    watched arm's share of the live traffic. `step` is the index of the canary step, `began` when the evidence begins
+    (Unix seconds), `reference` the rollout whose stable arm says what good looked like where nothing serves beside.
+    """
+
+    key: str
+    mode: base.Mode
+    watched: str
+    beside: str | None
+    gates: Mapping[str, conditions.AnyGate]
+    alpha: float
+    began: float
+    mirrored: bool = False
+    share: float | None = None
+    step: int = 0
+    reference: int | None = None
+
+
+def questions(state: rollout.State, service: services.Service, *, proposed_at: float) -> list[Question]:
+    """What is to be measured in *state*; *service* is the configuration of the bundle that is judged.
+
+    *proposed_at* is when the rollout under way was proposed (Unix seconds).
+    """
+    asked = [_on_the_way(state, service, proposed_at=proposed_at), _serving(state, service), _afterwards(state, service)]
+    return [question for question in asked if question is not None and question.gates]
+
+
+def _on_the_way(state: rollout.State, service: services.Service, *, proposed_at: float) -> Question | None:
+    if state.candidate is None or state.stable is None or state.phase not in ("shadow", "canary", "approval"):
+        return None
+    live = state.weight_pct > 0
+    phase = "canary" if live else "shadow"
+    gates = {
+        name: gate
+        for name, gate in service.gates.items()
+        if phase in gate.during
+        and not (isinstance(gate, conditions.Agreement) and not state.mirror_pct)
+        and not (isinstance(gate, conditions.SampleRatio | conditions.Ejections) and not live)
+    }
+    return Question(
+        key=f"{state.rollout}/{phase}",
+        mode="compare",
+        watched=state.candidate,
+        beside=state.stable,
+        gates=gates,
+        alpha=_share_of_alpha(state, service),
+        began=proposed_at,
+        mirrored=not live,
+        share=state.weight_pct / 100 if live else None,
+        step=state.position or 0,
+    )
+
+
+def _share_of_alpha(state: rollout.State, service: services.Service) -> float:
+    """One release is judged in shadow, in the canary and in the bake: its alpha is shared by those that it has."""
+    return service.release.alpha / (len({phase.kind for phase in state.chain} - {"approval"}) + 1)
+
+
+def _serving(state: rollout.State, service: services.Service) -> Question | None:
+    if state.stable is None or state.verifying is not None or state.phase not in ("baking", "idle"):
+        return None
+    baking = state.phase == "baking"
+    watch = ("bake", "always") if baking else ("always",)
+    return Question(
+        key=f"{state.rollout}/bake" if baking else f"{state.revision}/watch",
+        mode="alone",
+        watched=state.stable,
+        beside=None,
+        gates=_alone({name: gate for name, gate in service.gates.items() if gate.watch in watch}),
+        alpha=service.release.alpha / (len({phase.phase for phase in service.chain} - {"approval"}) + 1),
+        began=state.phase_since or 0.0,
+        reference=state.rollout,
+    )
+
+
+def _afterwards(state: rollout.State, service: services.Service) -> Question | None:
+    if state.stable is None or state.verifying is None:
+        return None
+    wanted = service.release.recovery.min_samples
+    gates = {
+        name: gate.model_copy(update={"min_samples": min(gate.min_samples, wanted)} if gate.min_samples > 1 else {})
+        for name, gate in _alone(service.gates).items()
+    }
+    return Question(
+        key=f"verify/{state.verifying.since:.3f}",
+        mode="alone",
+        watched=state.stable,
+        beside=None,
+        gates=gates,
+        alpha=RECOVERY_ALPHA,
+        began=state.verifying.since,
+        reference=state.verifying.rollout,
+    )
+
+
+def _alone(gates: Mapping[str, conditions.AnyGate]) -> dict[str, conditions.AnyGate]:
+    """The gates that can judge a bundle with nothing beside it."""
+    needs_two = conditions.Agreement | conditions.SampleRatio | conditions.Ejections
+    return {name: gate for name, gate in gates.items() if not isinstance(gate, needs_two)}
+
+
+class Analysis:
+    """The evidence on one question so far; begins with what the ledger has of it."""
+
+    def __init__(self, question: Question, *, book: ledger.Ledger, service: str) -> None:
+        self.question = question
+        self._book = book
+        self._service = service
+        self._cursors: dict[str, sources.Cursor] = {}
+        self._seq = 0
+        references = _references(book, service, question)
+        alphas = track.budget(question.gates, question.alpha)
+        self._tracks = {
+            name: track.Track(name, gate, mode=question.mode, alpha=alphas.get(name, question.alpha), since=question.began, reference=references.get(name))
+            for name, gate in question.gates.items()
+        }
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Take over what the ledger has by now and this object has not seen; for whoever only looks on."""
+        for row in self._book.recorded(self._service, self.question.key, after=self._seq):
+            self._take(row["seq"], row["body"])
+
+    def go_on(self, question: Question) -> None:
+        """The same analysis in the next step of a canary."""
+        self.question = question
+
+    def measure(self, now: float, read: Reader) -> None:
+        """One look at every source through *read*. What was seen counts once it is in the ledger, so a crash loses it for both."""
+        body: dict[str, Any] = {"step": self.question.step, "observations": {}, "cursors": {}}
+        for name, gate in self.question.gates.items():
+            answer = read.read(name, self._asked(gate), now=now, cursor=self._cursors.get(name))
+            if answer.observations:
+                body["observations"][name] = [seen.to_json() for seen in answer.observations]
+            if answer.observations or name not in self._cursors:
+                body["cursors"][name] = dict(answer.cursor)
+        if body["observations"] or body["cursors"]:
+            self._take(self._book.record(self._service, self.question.key, body, now=now), body)
+
+    def verdicts(self, now: float) -> dict[str, base.Verdict]:
+        """What each gate says now."""
+        return {name: one.verdict(now) for name, one in self._tracks.items()}
+
+    def _asked(self, gate: conditions.AnyGate) -> sources.Asked:
+        question = self.question
+        return sources.Asked(
+            gate=gate,
+            watched=question.watched,
+            beside=question.beside,
+            mirrored=question.mirrored,
+            share=question.share,
+            since=question.began,
+        )
+
+    def _take(self, seq: int, body: Mapping[str, Any]) -> None:
+        self._seq = seq
+        for name, seen in body["observations"].items():
+            if name in self._tracks:
+                for one in seen:
+                    self._tracks[name].take(base.observation(one), step=body["step"])
+        self._cursors |= body["cursors"]
+
+
+def _references(book: ledger.Ledger, service: str, question: Question) -> dict[str, base.Tally]:
+    """What the stable arm did before, gate by gate, where nothing serves beside the watched one.
+
+    Without any record of it, a share of failures is held against none, so that the gate's margin is the limit.
+    """
+    if question.mode == "compare":
+        return {}
+    found: dict[str, base.Tally] = {}
+    for phase in ("canary", "shadow"):
+        if question.reference is not None and not found:
+            found = _totals(row["body"] for row in book.recorded(service, f"{question.reference}/{phase}"))
+    nothing = {name: base.Tally(n=1) for name, gate in question.gates.items() if isinstance(gate, conditions.ErrorRate)}
+    return {**nothing, **found}
+
+
+def _totals(bodies: Iterable[Mapping[str, Any]]) -> dict[str, base.Tally]:
+    sums: dict[str, base.Tally] = {}
+    for body in bodies:
+        for name, seen in body["observations"].items():
+            for one in map(base.observation, seen):
+                if one.beside is not None and not one.down:
+                    old = sums.get(name, base.EMPTY)
+                    sums[name] = base.Tally(n=old.n + one.beside.n, bad=old.bad + one.beside.bad, total=old.total + one.beside.total)
+    return {name: tally for name, tally in sums.items() if tally.n}
+
+
+class Judge:
+    """All analyses of one service that are under way."""
+
+    def __init__(self, book: ledger.Ledger, service: str, read: Reader) -> None:
+        self._book = book
+        self._service = service
+        self._read = read
+        self._analyses: dict[str, Analysis] = {}
+
+    def measure(self, asked: Iterable[Question], *, now: float) -> None:
+        """Begin or go on with what is *asked*, one look each; drop the rest."""
+        wanted = {question.key: question for question in asked}
+        self._analyses = {key: analysis for key, analysis in self._analyses.items() if key in wanted}
+        for key, question in wanted.items():
+            if key not in self._analyses:
+                self._analyses[key] = Analysis(question, book=self._book, service=self._service)
+            self._analyses[key].go_on(question)
+            self._analyses[key].measure(now, self._read)
+
+    def verdicts(self, now: float) -> tuple[dict[str, base.Verdict], dict[str, base.Verdict]]:
+        """What the gates say of the release (or of stable on watch), and of the time after a step back."""
+        release: dict[str, base.Verdict] = {}
+        afterwards: dict[str, base.Verdict] = {}
+        for key, analysis in self._analyses.items():
+            (afterwards if key.startswith("verify/") else release).update(analysis.verdicts(now))
+        return release, afterwards
+
+    def forget(self) -> None:
+        """Drop everything in memory: another controller measures now, and its evidence is in the ledger."""
+        self._analyses = {}
+
+
+def standing(
+    book: ledger.Ledger, state: rollout.State, service: services.Service, *, proposed_at: float, now: float
+) -> dict[str, base.Verdict]:
+    """What the gates say by the measurements in the ledger, for whoever only looks on; those after a step back come last."""
+    found: dict[str, base.Verdict] = {}
+    for question in questions(state, service, proposed_at=proposed_at):
+        found |= Analysis(question, book=book, service=state.service).verdicts(now)
+    return found

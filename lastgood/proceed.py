@@ -1,0 +1,120 @@
+"""A release under way, taken one step further: by the controller, or by a command that waits for it.
+
+Each function looks at the ledger, decides on what it is told about the world (ready workers, verdicts of the gates), and
+commits one event at most. Any number of processes may call them: compare-and-set lets one win.
+
+What does not belong here: measuring (`judge`), deciding (`judgement`, `rollout`), what a person asks for (`release`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from lastgood import errors, failpoints, judgement, release, rollout
+from lastgood import service as services
+from lastgood.layers import reconcile
+
+
+def advance(
+    ctx: release.Context,
+    service: str,
+    *,
+    ready: Collection[str],
+    actor: str,
+    verdicts: judgement.Verdicts = judgement.NOTHING,
+    judged_at: int | None = None,
+    trouble: str = "",
+    clock: release.Clock = time.time,
+) -> release.Committed | None:
+    """Take the release in flight one step further, or back, if that is due; None if there is nothing to do.
+
+    *ready* names the bundles whose workers answer right now; *verdicts* are what the gates say, measured at revision
+    *judged_at*: if the service has moved on since, they are not used. *trouble* is what the workers' layer last complained
+    of. Safe to call from several processes: one wins.
+    """
+    state = ctx.ledger.state(service)
+    if judged_at is not None and judged_at != state.revision:
+        verdicts = judgement.NOTHING
+        if state.phase not in ("preparing", "baking"):
+            return None
+    if state.phase in ("shadow", "canary") and judged_at is None:
+        return None  # whoever has measured nothing decides nothing
+    decision = judgement.decide(state, judged_by(ctx, state), ready=ready, verdicts=verdicts, now=clock(), trouble=trouble)
+    if decision is None:
+        return None
+    failpoints.failpoint("release.before_cutover")
+    return _commit(ctx, state, decision, actor=actor, evidence=_evidence(decision, ready=ready, trouble=trouble), clock=clock)
+
+
+def verify(
+    ctx: release.Context, service: str, *, verdicts: judgement.Verdicts, actor: str, clock: release.Clock = time.time
+) -> release.Committed | None:
+    """Close the measurement after a step back if it can be told whether that helped, or its time is over; None before."""
+    state = ctx.ledger.state(service)
+    decision = judgement.verify(state, verdicts, now=clock())
+    if decision is None:
+        return None
+    return _commit(ctx, state, decision, actor=actor, evidence=_evidence(decision, ready=(), trouble=""), clock=clock)
+
+
+def go_on_back(
+    ctx: release.Context, service: str, *, ready: Collection[str], actor: str, clock: release.Clock = time.time
+) -> release.Committed | None:
+    """Take one more step back if the target of the newest rollback did not get ready in its time; None if it is not due.
+
+    The bundle that was left stays in traffic until a target is ready, so this must not wait for a person. Raises
+    NotAllowed if there is nothing further back: then a person has to be told.
+    """
+    state = ctx.ledger.state(service)
+    if state.stable is None or state.stable in ready or state.phase != "idle" or state.revision == 0:
+        return None
+    moved = release.last_move(ctx, state)
+    limit_s = reconcile.read_service(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings).serving.ready_timeout_s
+    if moved.verb not in release.WAYS_BACK or clock() - moved.at < limit_s:
+        return None
+    reason = f"its workers were not ready within {limit_s:g} s after the rollback"
+    with contextlib.suppress(errors.Conflict, errors.NothingToDo):
+        return release.roll_back(ctx, service, reason=reason, actor=actor, automatic=True, unready=True, clock=clock)
+    return None
+
+
+def judged_by(ctx: release.Context, state: rollout.State) -> services.Service:
+    """The configuration that says how the release is judged: the candidate's own, else that of the stable bundle."""
+    if state.candidate is not None:
+        frozen = reconcile.frozen_service(ctx.ledger.bundle(state.candidate), store=ctx.store)
+        if frozen is not None:
+            return frozen
+    return reconcile.read_service(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
+
+
+def _commit(
+    ctx: release.Context,
+    state: rollout.State,
+    decision: judgement.Decision,
+    *,
+    actor: str,
+    evidence: Mapping[str, Any],
+    clock: release.Clock,
+) -> release.Committed | None:
+    """Commit what was decided on *state*; None if somebody was faster, or if a rule says that it is done already."""
+    asked: dict[str, Any] = {"verb": decision.verb, "reason": decision.reason, "actor": actor, "evidence": evidence, "clock": clock}
+    event = decision.event
+    try:
+        if isinstance(event, rollout.RollBack):
+            event = release.plan_roll_back(ctx, state, reason=event.reason, seen=event.seen, automatic=True)
+        return release.commit(ctx, state, event, **asked)
+    except (errors.Conflict, errors.NothingToDo):
+        return None
+    except errors.NotAllowed as error:
+        if not isinstance(event, rollout.RollBack) or state.hold is not None:
+            raise
+        # Nothing to go back to: a person has to know, and nothing new may come on top meanwhile.
+        held = rollout.SetHold(reason=f"{decision.reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate)
+        return release.commit(ctx, state, held, **{**asked, "verb": "hold", "reason": held.reason})
+
+
+def _evidence(decision: judgement.Decision, *, ready: Collection[str], trouble: str) -> dict[str, Any]:
+    return {"ready": sorted(ready), "trouble": trouble, "verdicts": [verdict.to_json() for verdict in decision.verdicts]}
