@@ -69,6 +69,28 @@ def parse(value: Any) -> Chain:
     return check(_ADAPTER.validate_python(value))
 
 
+def from_text(text: str) -> Chain:
+    """`shadow,canary:5,canary:25,approval` as a chain; a percentage may be left out for shadow. `none` is the empty chain.
+
+    Raises ValueError for a text that is no strategy, and for a chain that contradicts itself.
+    """
+    phases: list[dict[str, Any]] = []
+    for word in [] if text.strip() == "none" else text.split(","):
+        kind, _, percent = word.strip().partition(":")
+        key = {"canary": "weight_pct", "shadow": "mirror_pct"}.get(kind, "percentage")
+        phases.append({"phase": kind, **({key: percent} if percent else {})})
+    try:
+        return parse(phases)
+    except ValueError as error:  # pydantic's own errors are ValueErrors
+        why = _in_words(error) if isinstance(error, pydantic.ValidationError) else str(error)
+        raise ValueError(f"{text!r} is no strategy: {why}; write it like 'shadow,canary:5,canary:25,approval', or 'none'") from error
+
+
+def _in_words(error: pydantic.ValidationError) -> str:
+    """What is wrong in which phase, on one line; pydantic's own text takes several and names its web site."""
+    return "; ".join(f"phase {', '.join([str(1 + int(one['loc'][0])), *map(str, one['loc'][1:])])}: {one['msg']}" for one in error.errors())
+
+
 def check(chain: Chain) -> Chain:
     """*chain*, if it makes sense as a whole: shadow first, shares that grow, at most one approval, at the end. Raises ValueError."""
     kinds = [phase.phase for phase in chain]

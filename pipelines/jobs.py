@@ -1,4 +1,4 @@
-"""Jobs that change what serves: `promote` and `rollback`. Each calls one verb of lastgood and reports what came of it.
+"""Jobs that change what serves: `promote`, `approve` and `rollback`. Each calls one verb of lastgood and reports what came of it.
 
 They run in one process (a step process of its own would cost seconds) and carry no pool and no concurrency tag: a
 stuck promotion must not hold up a rollback. What keeps them apart is the ledger's compare-and-set. The timeline of
@@ -16,6 +16,7 @@ from lastgood import settings as settings_
 
 if TYPE_CHECKING:
     from lastgood.converge import Outcome
+    from lastgood.release import Way
 
 NEVER_AGAIN = {"dagster/max_retries": "0"}
 """A run that died after its commit must not be started again by itself: it would go back one bundle further."""
@@ -24,6 +25,9 @@ NEVER_AGAIN = {"dagster/max_retries": "0"}
 STALE_S = 900.0
 """A release or rollback that waited longer, in seconds, is refused: who asked for it has long done something else. A run
 waits where DAGSTER_HOME has no dagster.yaml and no daemon runs, and would start when somebody opens the UI hours later."""
+
+
+GOES_ON = "the controller goes on with it"
 
 
 class Promote(dg.Config):
@@ -35,7 +39,23 @@ class Promote(dg.Config):
     override: str | None = Field(default=None, description="Why a quarantine of this bundle may be lifted; leave out to respect it.")
     expected: int | None = Field(default=None, description="Refuse if the service is no longer at this revision.")
     actor: str = Field(default="dagster", description="Who asks; it stands in the release history.")
-    wait_s: float = Field(default=60.0, ge=0, description="Seconds to wait for the slower layers after the cut-over.")
+    strategy: str | None = Field(
+        default=None, description="Phases instead of the bundle's own, like 'shadow,canary:5,canary:25,approval', or 'none'."
+    )
+    skip_analysis: bool = Field(default=False, description="In an emergency: pass over all phases that are left.")
+    wait_s: float = Field(
+        default=60.0, ge=0, description="Seconds to wait for the phases, and then for the slower layers; the controller goes on by itself."
+    )
+
+
+class Approve(dg.Config):
+    """Which release a person lets through its approval."""
+
+    service: str = Field(description="Service whose candidate waits for approval.")
+    reason: str = Field(description="Why; it stands in the release history.")
+    expected: int | None = Field(default=None, description="Refuse if the service is no longer at this revision.")
+    actor: str = Field(default="dagster", description="Who approves; it stands in the release history.")
+    wait_s: float = Field(default=10.0, ge=0, description="Seconds to wait for the layers to follow the new revision.")
 
 
 class RollBack(dg.Config):
@@ -49,16 +69,47 @@ class RollBack(dg.Config):
     wait_s: float = Field(default=10.0, ge=0, description="Seconds to wait for the slower layers after the traffic has moved.")
 
 
-@dg.op(description="Release a bundle: verify it, make its workers ready, cut over; the previous bundle stays warm.")
+@dg.op(description="Release a bundle: verify it, make its workers ready, pass its phases and gates, cut over; the previous one stays warm.")
 def promote(context: dg.OpExecutionContext, config: Promote, settings: dg.ResourceParam[settings_.Settings]) -> None:
     """Report the outcome of the verb `promote`."""
     from lastgood import converge, release
 
     def verb() -> "Outcome":
+        way = _way(config)
         with release.open_context(settings) as ctx:
             digest = ctx.ledger.resolve(config.service, config.bundle)
-            asked = {"reason": config.reason, "actor": config.actor, "wait_s": config.wait_s, "expected": config.expected}
+            asked = {"reason": config.reason, "actor": config.actor, "wait_s": config.wait_s, "expected": config.expected, "way": way}
             return converge.promote(ctx, config.service, digest, override=config.override, **asked)
+
+    report(context, verb)
+
+
+def _way(config: Promote) -> "Way":
+    """How the bundle is to take over. Raises UsageError."""
+    from lastgood import errors, release, strategy
+
+    if config.skip_analysis and not config.reason.strip():
+        raise errors.UsageError("skip_analysis needs a reason, for whoever reads the audit trail later; give one")
+    try:
+        chain = None if config.strategy is None else strategy.from_text(config.strategy)
+    except ValueError as error:
+        raise errors.UsageError(str(error)) from error
+    return release.Way(strategy=chain, skip=config.skip_analysis)
+
+
+@dg.op(description="Let the candidate through the approval that it waits for; the controller then goes on with it.")
+def approve(context: dg.OpExecutionContext, config: Approve, settings: dg.ResourceParam[settings_.Settings]) -> None:
+    """Report the outcome of the verb `approve`."""
+    from lastgood import converge, errors, release
+
+    def verb() -> "Outcome":
+        if not config.reason.strip():
+            raise errors.UsageError("an approval needs a reason, for whoever reads the audit trail later; give one")
+        began = time.perf_counter()
+        with release.open_context(settings) as ctx, converge.layers_of(ctx, config.service) as layers:
+            asked = {"reason": config.reason, "actor": config.actor, "expected": config.expected}
+            done = release.approve(ctx, config.service, **asked)
+            return converge.settle(ctx, done, layers=layers, verb="approve", began=began, wait_s=config.wait_s, actor=config.actor)
 
     report(context, verb)
 
@@ -80,7 +131,8 @@ def roll_back(context: dg.OpExecutionContext, config: RollBack, settings: dg.Res
 def report(context: dg.OpExecutionContext, verb: "Callable[[], Outcome]") -> None:
     """Run *verb* and put its outcome into the run: metadata and a log line, or a failure that says what to do.
 
-    Nothing to do counts as success. Traffic that has not followed is a failure, although the change is committed.
+    Nothing to do counts as success, and so does a release that is still on its way: the controller goes on with it. A gate
+    that took it out is a failure. So is traffic that has not followed, although the change is committed.
     """
     from lastgood import errors
 
@@ -105,7 +157,15 @@ def report(context: dg.OpExecutionContext, verb: "Callable[[], Outcome]") -> Non
             allow_retries=False,
         )
     context.add_output_metadata(_metadata(outcome))
-    context.log.info(f"{outcome.verb} of {outcome.service} is done: revision {outcome.revision.number} in {outcome.total_ms:.0f} ms")
+    context.log.info(_ending(outcome))
+
+
+def _ending(outcome: "Outcome") -> str:
+    number, state = outcome.revision.number, outcome.after
+    if outcome.under_way:
+        share = f" at {state.weight_pct:g} % of the traffic" if state.weight_pct else ""
+        return f"{outcome.service} is at revision {number}, phase {state.phase!r}{share}; {GOES_ON}"
+    return f"{outcome.verb} of {outcome.service} is done: revision {number} in {outcome.total_ms:.0f} ms"
 
 
 def _refuse_stale(context: dg.OpExecutionContext) -> None:
@@ -129,6 +189,9 @@ def _metadata(outcome: "Outcome") -> dict[str, object]:
         "lastgood/revision": outcome.revision.number,
         "lastgood/bundle": outcome.after.stable or "nothing serves",
         "from": outcome.before.stable or "nothing served",
+        "phase": outcome.after.phase,
+        "weight_pct": float(outcome.after.weight_pct),
+        "under_way": GOES_ON if outcome.under_way else "no",
         "commit_ms": outcome.commit_ms,
         "traffic_ms": outcome.traffic_ms,
         "total_ms": outcome.total_ms,
@@ -143,11 +206,23 @@ def _promotion() -> None:
     promote()
 
 
-# By way of a graph: a job made of an op of its own name is refused, and both names are what people type.
+@dg.graph(name="approval")
+def _approval() -> None:
+    approve()
+
+
+# By way of graphs: a job made of an op of its own name is refused, and both names are what people type.
 promote_job = _promotion.to_job(
     name="promote",
     executor_def=dg.in_process_executor,
     description='Release one bundle: {"ops": {"promote": {"config": {"service": "flights", "bundle": "3f9c2e1a", "reason": "…"}}}}.',
+)
+
+
+approve_job = _approval.to_job(
+    name="approve",
+    executor_def=dg.in_process_executor,
+    description='Approve: {"ops": {"approve": {"config": {"service": "flights", "reason": "…"}}}}.',
 )
 
 
@@ -164,4 +239,4 @@ def rollback_job() -> None:
 
 def all_jobs() -> list[dg.JobDefinition]:
     """The jobs that work on any service; a service's own build job comes with its assets."""
-    return [promote_job, rollback_job]
+    return [promote_job, approve_job, rollback_job]

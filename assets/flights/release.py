@@ -1,8 +1,12 @@
-"""The release: which bundle is stable. Nobody materializes it here; the sensor `release_mirror` reports it from the ledger."""
+"""The release: which bundle is stable, and what the gates say of the one on its way.
+
+Nobody materializes it here: the sensors `release_mirror` and `rollout_mirror` report it from the ledger.
+"""
 
 import dagster as dg
 
 import assets
+from assets import gates
 from assets.flights import bundle
 
 release = dg.AssetSpec(
@@ -14,3 +18,5 @@ release = dg.AssetSpec(
     description="One materialization per revision of the release ledger; the data version is the stable bundle's id. "
     "Unsynced means: a newer bundle was built and is not released.",
 )
+
+checks = gates.checks("flights")

@@ -59,18 +59,11 @@ def promote(service: str, bundle: str, override_quarantine: bool, strategy: str 
 
 
 def parse_strategy(text: str) -> strategies.Chain:
-    """`shadow,canary:5,canary:25,approval` as a chain, or `none` for no phase. Raises UsageError."""
-    phases: list[dict[str, Any]] = []
-    for word in [] if text.strip() == "none" else text.split(","):
-        kind, _, percent = word.strip().partition(":")
-        key = {"canary": "weight_pct", "shadow": "mirror_pct"}.get(kind)
-        phases.append({"phase": kind, **({key: percent} if key and percent else {})})
+    """The chain that `--strategy` names. Raises UsageError."""
     try:
-        return strategies.parse(phases)
-    except ValueError as error:  # pydantic's own errors are ValueErrors
-        raise errors.UsageError(
-            f"{text!r} is no strategy: {error}; write it like 'shadow,canary:5,canary:25,approval', or 'none'"
-        ) from error
+        return strategies.from_text(text)
+    except ValueError as error:
+        raise errors.UsageError(str(error)) from error
 
 
 @click.command()

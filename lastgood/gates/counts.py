@@ -10,7 +10,7 @@ from lastgood.gates.family import Family, Reading, Setup, Unset, of, percent
 from lastgood.gates.sequential import Pool, Wealth
 from lastgood.gates.windows import tail
 
-POOLED = 2
+POOLED = 4
 """Requests of each arm that make up one observation of two arms: enough that its split tells nearly all, few enough not to wait."""
 
 STRATA = 8

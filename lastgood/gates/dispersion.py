@@ -11,8 +11,8 @@ import math
 WINDOW_S = 60.0
 """Bursts up to about this long are seen; a client that fails for an hour looks like a fault, to this and to every other rule."""
 
-SURE = 3.0
-"""How far above chance the clumping must be before it counts; about two standard errors, as neighbouring pairs share a window."""
+SURE = 4.0
+"""How far above chance the clumping must be before it counts; nearly three standard errors: a false one only costs time, and little."""
 
 
 class Dispersion:

@@ -21,11 +21,11 @@ from lastgood.gates.base import EMPTY, Tally
 Bets = tuple[float, ...]
 """Natural log of the growth of each bet of a mixture, in the order of its alternatives."""
 
-RATIOS = (1.5, 2.5, 5.0, 10.0, 20.0, 60.0)
+RATIOS = (1.5, 2.5, 5.0, 9.0, 16.0, 50.0)
 """How many times the odds of a bad request are multiplied, per alternative. A rise of less than about a fifth is not chased:
 it lies nearer to 1 than to the smallest of them, so in the long run it makes every bet lose."""
 
-RATIO_PRIOR = (0.16, 0.11, 0.12, 0.3, 0.21, 0.1)
+RATIO_PRIOR = (0.13, 0.09, 0.1, 0.28, 0.28, 0.12)
 """Weight of each ratio; most of it near tenfold, so that a gross fault is found as fast as by a uniform mixture (bench/gates.py)."""
 
 EFFECTS = (0.1, 0.2, 0.4, 0.8, 1.6)

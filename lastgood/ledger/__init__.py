@@ -2,6 +2,6 @@
 
 from lastgood.ledger.dialect import DiskFull
 from lastgood.ledger.ledger import Ledger, connect
-from lastgood.ledger.rows import BundleRow, Evaluation, Revision
+from lastgood.ledger.rows import BundleRow, Delivery, Evaluation, Page, Revision
 
-__all__ = ["BundleRow", "DiskFull", "Evaluation", "Ledger", "Revision", "connect"]
+__all__ = ["BundleRow", "Delivery", "DiskFull", "Evaluation", "Ledger", "Page", "Revision", "connect"]

@@ -1,31 +1,33 @@
 """The only truth about what serves: an append-only log of revisions per service, on SQLite or Postgres.
 
 Every change is one transaction: it takes the service's lock, checks that nobody was faster, adds rows, and adds
-exactly one entry to the audit chain. Nothing is ever updated or deleted. The database itself refuses what would
+exactly one entry to the audit chain. Nothing of it is ever updated or deleted. The database itself refuses what would
 break the rules, also from a foreign client (`migrations/`).
 
-What does not belong here: deciding what the next state is (`rollout`), what one engine does differently (`dialect`).
+What does not belong here: deciding what the next state is (`rollout`), what one engine does differently (`dialect`),
+what controllers keep beside the log (`leases`, `measurements`, `outbox`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any
 
 from lastgood import errors
 from lastgood.bundle import Bundle, short
 from lastgood.failpoints import failpoint
-from lastgood.ledger import chain, migrate, queries, rows
+from lastgood.ledger import chain, queries, rows
 from lastgood.ledger.ballast import Ballast
-from lastgood.ledger.dialect import Dialect, DiskFull
+from lastgood.ledger.dialect import DiskFull
+from lastgood.ledger.leases import Leases
+from lastgood.ledger.measurements import Measurements
+from lastgood.ledger.outbox import Outbox
 from lastgood.ledger.postgres import Postgres, without_password
 from lastgood.ledger.rows import BundleRow, Evaluation, Revision
 from lastgood.ledger.sqlite import Sqlite
-from lastgood.rollout import Effect, Marked, State
+from lastgood.rollout import Effect, Marked, Paged, State
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 ALIASES = ("stable", "candidate", "previous")
@@ -50,82 +52,13 @@ def connect(url: str, *, busy_timeout_s: float = 5.0, read_only: bool = False, b
     return Ledger(Sqlite(path, busy_timeout_s=busy_timeout_s, read_only=read_only), ballast=ballast)
 
 
-class Ledger:
-    """A connection to a ledger; may be shared by threads, which then wait for each other.
+class Ledger(Leases, Measurements, Outbox):
+    """A ledger: the release log of each service, and beside it the leases, measurements and pages of controllers.
 
-    Every method raises Unavailable if the ledger cannot be reached or is locked by another process, and Damaged
-    if it is not what was written. After either the next call starts with a fresh connection.
+    May be shared by threads, which then wait for each other. Every method raises Unavailable if the ledger cannot be
+    reached or is locked by another process, and Damaged if it is not what was written. After either the next call
+    starts with a fresh connection.
     """
-
-    def __init__(self, connection: Dialect, *, ballast: Ballast | None = None) -> None:
-        self.dialect = connection
-        self._ballast = ballast
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the database; using the ledger again opens it again."""
-        with self._lock:
-            self.dialect.close()
-
-    # --- transactions --------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[None]:
-        """One snapshot for all reads inside."""
-        with self._lock:
-            self._open()
-            self.dialect.begin_reading()
-            try:
-                migrate.check(self.dialect)
-                yield
-            finally:
-                self.dialect.undo()
-
-    @contextlib.contextmanager
-    def _writing(self, service: str) -> Iterator[None]:
-        with self._lock:
-            self._open()
-            self.dialect.begin(service)
-            try:
-                with self.dialect.translating_os():
-                    failpoint("ledger.after_begin")
-                    migrate.check(self.dialect)
-                    yield
-                    failpoint("ledger.before_commit")
-                self.dialect.commit()
-            except BaseException:
-                self.dialect.undo()
-                raise
-        failpoint("ledger.after_commit")
-
-    def _open(self, *, create: bool = False) -> None:
-        try:
-            self.dialect.connect(create=create)
-        except DiskFull:
-            # Opening needs a few pages for SQLite's lock file; without them not even the state can be read.
-            if self._ballast is None or not self._ballast.shrink():
-                raise
-            self.dialect.connect(create=create)
-
-    def migrate(self) -> None:
-        """Create the ledger or bring it to this release's schema. Safe to call at every start."""
-        with self._lock:
-            self._open(create=True)
-            migrate.migrate(self.dialect)
-            if self._ballast is not None:
-                self._ballast.keep()
-
-    def schema_version(self) -> int:
-        """The ledger's schema version; 0 if it was never set up."""
-        with self._lock:
-            self._open()
-            return migrate.version(self.dialect)
 
     # --- bundles -------------------------------------------------------------------------------------------
 
@@ -286,7 +219,7 @@ class Ledger:
         operation: str | None = None,
         emergency: bool = False,
     ) -> Revision:
-        """Make *state* the newest state, with the marks among *effects*, in one durable transaction.
+        """Make *state* the newest state, with the marks and pages among *effects*, in one durable transaction.
 
         `state.revision` must be the newest number plus one, else Conflict says who was faster. A repeated
         `operation` changes nothing and returns the revision that it made the first time. NotAllowed if the
@@ -310,17 +243,18 @@ class Ledger:
         }
         marks = tuple(effect for effect in effects if isinstance(effect, Marked))
         rows.check_text(**{f"reason of mark {number}": mark.reason for number, mark in enumerate(marks)})
+        pages = tuple(effect for effect in effects if isinstance(effect, Paged))
         try:
-            done = self._append(draft, state, marks)
+            done = self._append(draft, state, marks, pages)
         except DiskFull:
             if not emergency or self._ballast is None or not self._ballast.drop():
                 raise
-            return self._append(draft, state, marks)
+            return self._append(draft, state, marks, pages)
         if not emergency and self._ballast is not None:
             self._ballast.keep()
         return done
 
-    def _append(self, draft: Mapping[str, Any], state: State, marks: tuple[Marked, ...]) -> Revision:
+    def _append(self, draft: Mapping[str, Any], state: State, marks: tuple[Marked, ...], pages: tuple[Paged, ...]) -> Revision:
         service, operation = state.service, draft["operation"]
         with self._writing(service):
             if operation is not None and (done := self.dialect.fetch(queries.REVISION_OF_OPERATION, service=service, operation=operation)):
@@ -333,6 +267,7 @@ class Ledger:
                 {"service": service, "bundle": m.bundle, "revision": state.revision, "kind": m.kind, "reason": m.reason} for m in marks
             ]
             self._add_revision(row, written)
+            self._add_pages(row, pages, before=newest[0] if newest else None)
             body = {"digest": chain.revision_digest(row, written), "verb": row["verb"]}
             self._audit(service, kind="revision", subject=str(state.revision), body=body, actor=row["actor"], now=row["at"])
             return self._revisions(service, [row])[0]

@@ -56,3 +56,57 @@ AUDIT_HEAD = "SELECT seq, hash FROM audit WHERE service = :service ORDER BY seq 
 AUDIT_ENTRY = "SELECT seq, hash FROM audit WHERE service = :service AND seq = :seq"
 AUDIT_HASHES = "SELECT subject, hash FROM audit WHERE service = :service AND kind = :kind AND subject IN ({values})"
 AUDIT_PAGE = f"SELECT {_AUDIT} FROM audit WHERE service = :service AND seq > :after ORDER BY seq LIMIT :limit"
+
+LEASE = "SELECT holder, until, token FROM lease WHERE name = :name"
+ADD_LEASE = "INSERT INTO lease (name, holder, until, token) VALUES (:name, :holder, :until, 1)"
+TAKE_LEASE = "UPDATE lease SET holder = :holder, until = :until, token = :token WHERE name = :name"
+END_LEASE = "UPDATE lease SET until = 0 WHERE name = :name AND holder = :holder"
+
+NEWEST_MEASUREMENT = "SELECT max(seq) AS seq FROM measurement WHERE service = :service AND analysis = :analysis"
+ADD_MEASUREMENT = "INSERT INTO measurement (service, analysis, seq, body, at) VALUES (:service, :analysis, :seq, :body, :at)"
+MEASUREMENTS = (
+    "SELECT seq, body, at FROM measurement WHERE service = :service AND analysis = :analysis AND seq > :after ORDER BY seq LIMIT :limit"
+)
+FORGET_MEASUREMENTS = (
+    "DELETE FROM measurement WHERE service = :service AND (analysis, seq) IN "
+    "(SELECT analysis, seq FROM measurement WHERE service = :service AND at < :before ORDER BY at LIMIT :limit) RETURNING seq"
+)
+
+_PAGE = "service, revision, key, severity, resolves, summary, body, at"
+ADD_PAGE = f"INSERT INTO page ({_PAGE}) VALUES (:service, :revision, :key, :severity, :resolves, :summary, :body, :at)"
+PAGE = "SELECT 1 AS one FROM page WHERE service = :service AND revision = :revision AND key = :key"
+PAGES = f"SELECT {_PAGE}, delivered_at FROM page WHERE service = :service ORDER BY revision DESC, key LIMIT :limit"
+_SAME_PAGE = "{0}.service = {1}.service AND {0}.revision = {1}.revision AND {0}.key = {1}.key"
+# A page waits for the earlier ones of its key, or one that resolves could overtake what it closes.
+DUE_PAGES = (
+    f"SELECT {', '.join(f'p.{name}' for name in _PAGE.split(', '))}, p.delivered_at, d.tries, d.next_at, d.error FROM page p "
+    f"LEFT JOIN delivery d ON {_SAME_PAGE.format('d', 'p')} AND d.channel = :channel "
+    "WHERE p.delivered_at IS NULL AND d.delivered_at IS NULL AND (d.tries IS NULL OR d.next_at <= :now) "
+    f"AND NOT EXISTS (SELECT 1 FROM page e LEFT JOIN delivery x ON {_SAME_PAGE.format('x', 'e')} AND x.channel = :channel "
+    "WHERE e.service = p.service AND e.key = p.key AND e.delivered_at IS NULL AND e.revision < p.revision AND x.delivered_at IS NULL) "
+    "ORDER BY coalesce(d.tries, 0), p.at, p.service, p.revision, p.key LIMIT :limit"
+)
+SETTLED_PAGES = (
+    "SELECT p.service, p.revision, p.key FROM page p WHERE p.delivered_at IS NULL AND "
+    f"(SELECT count(*) FROM delivery d WHERE {_SAME_PAGE.format('d', 'p')} AND d.delivered_at IS NOT NULL AND d.channel IN ({{values}})) "
+    "= :wanted LIMIT :limit"
+)
+SETTLE_PAGE = (
+    "UPDATE page SET delivered_at = :now WHERE service = :service AND revision = :revision AND key = :key AND delivered_at IS NULL"
+)
+
+DELIVERY = (
+    "SELECT tries, delivered_at FROM delivery WHERE service = :service AND revision = :revision AND key = :key AND channel = :channel"
+)
+DELIVERIES = (
+    "SELECT revision, key, channel, tries, next_at, delivered_at, error FROM delivery "
+    "WHERE service = :service AND revision BETWEEN :first AND :last ORDER BY revision, key, channel"
+)
+ADD_DELIVERY = (
+    "INSERT INTO delivery (service, revision, key, channel, tries, next_at, delivered_at, error) "
+    "VALUES (:service, :revision, :key, :channel, :tries, :next_at, :delivered_at, :error)"
+)
+CHANGE_DELIVERY = (
+    "UPDATE delivery SET tries = :tries, next_at = :next_at, delivered_at = :delivered_at, error = :error "
+    "WHERE service = :service AND revision = :revision AND key = :key AND channel = :channel"
+)

@@ -10,7 +10,7 @@ import datetime
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lastgood import bundle, errors, rollout
 from lastgood.bundle import short
@@ -59,6 +59,52 @@ class Evaluation:
     kind: str
     report: Mapping[str, Any]
     at: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What became of a page on one channel: times in Unix seconds, `error` of the latest try; `delivered_at` None: not yet."""
+
+    tries: int
+    next_at: float
+    delivered_at: float | None
+    error: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What a person must be told about `revision` of a service; pages of one `key` are about one thing.
+
+    One that `resolves` closes the earlier ones of its key. `body` holds what the gates said, and for the page of a
+    revision who did what and the bundles now and before. `deliveries` are by channel; `delivered_at` is when every
+    channel that was configured had it.
+    """
+
+    service: str
+    revision: int
+    key: str
+    severity: Literal["critical", "warning", "info"]
+    resolves: bool
+    summary: str
+    body: Mapping[str, Any]
+    at: float
+    delivered_at: float | None
+    deliveries: Mapping[str, Delivery]
+
+
+def page(row: Row, tried: Sequence[Row]) -> Page:
+    """A page row with the deliveries that are asked for."""
+    names = ("service", "revision", "key", "severity", "summary", "at", "delivered_at")
+    return Page(
+        **{name: row[name] for name in names},
+        resolves=bool(row["resolves"]),
+        body=parse(row["body"], f"page {row['key']!r} of revision {row['revision']} of {row['service']!r}"),
+        deliveries={one["channel"]: _delivery(one) for one in tried},
+    )
+
+
+def _delivery(row: Row) -> Delivery:
+    return Delivery(tries=row["tries"], next_at=row["next_at"], delivered_at=row["delivered_at"], error=row["error"])
 
 
 def bundle_row(row: Row) -> BundleRow:

@@ -318,8 +318,8 @@ class Tail:
     """Reads a log on as it grows: each row with `at` >= *since* (Unix seconds) once, as a rule, however often it is asked.
 
     What a file's name, its time of change or the statistics in it show to be old or known is not read, so a look costs
-    what is new, whatever the length of the log. Rows whose writer died before it merged them may come a second time; rows
-    that are written more than a day late do not come. *load* reads one segment (default: `load_segment`). Not for several threads.
+    what is new, whatever the length of the log. Around midnight, where a writer's numbers have gaps, a row may come a second
+    time; one that is written more than a day late does not come. *load* reads one segment (default: `load_segment`). Not for several threads.
     """
 
     def __init__(self, folder: Path, *, since: float, columns: Collection[str], load: Load | None = None) -> None:
@@ -348,16 +348,17 @@ class Tail:
             return
         for first, last, name in sorted(_current(names).values()):
             known = self._known[day.name, name.partition(".")[0]]
-            if any(piece.first <= first and last <= piece.last for piece in known):
-                continue
-            try:
-                old = (day / name).stat().st_mtime < self._since - 1
-                table = None if old else self._load(day / name, since=self._since, columns=self._columns)
-            except FileNotFoundError:  # merged since the folder was listed; the next look finds its rows in the merged one
-                continue
-            if table is not None:
-                yield table.slice(_skipped(known, first=first, last=last))
-            rows = None if table is None else table.num_rows
+            reach, skipped = _reach(known, first=first, last=last)
+            rows: int | None = skipped
+            if reach < last:
+                try:
+                    old = (day / name).stat().st_mtime < self._since - 1
+                    table = None if old else self._load(day / name, since=self._since, columns=self._columns)
+                except FileNotFoundError:  # merged since the folder was listed; the next look finds its rows in the merged one
+                    continue
+                if table is not None:
+                    yield table.slice(skipped or 0)
+                rows = None if table is None else table.num_rows
             known[:] = [piece for piece in known if piece.first > last or piece.last < first] + [_Known(first, last, rows)]
 
 
@@ -370,14 +371,19 @@ class _Known:
     rows: int | None
 
 
-def _skipped(known: Sequence[_Known], *, first: int, last: int) -> int:
-    """How many rows at the beginning of segment *first* to *last* were read when they still stood in segments of their own."""
-    skipped, expected = 0, first
-    for piece in sorted((piece for piece in known if first <= piece.first and piece.last <= last), key=lambda piece: piece.first):
-        if piece.first != expected or piece.rows is None:
-            break  # from a gap on, rather twice than never
-        skipped, expected = skipped + piece.rows, piece.last + 1
-    return skipped
+def _reach(known: Sequence[_Known], *, first: int, last: int) -> tuple[int, int | None]:
+    """Up to which number the segment *first* to *last* is known from its beginning on, and how many rows that is, if that is known.
+
+    What is known behind a gap does not count: rather twice than never.
+    """
+    reach = first - 1
+    rows: int | None = 0
+    for piece in sorted(known, key=lambda piece: piece.first):
+        if piece.first <= first and last <= piece.last:
+            return last, piece.rows
+        if piece.first == reach + 1 and piece.last <= last:
+            reach, rows = piece.last, None if rows is None or piece.rows is None else rows + piece.rows
+    return reach, rows
 
 
 def load_segment(path: Path, *, since: float, columns: Collection[str]) -> pa.Table | None:

@@ -46,6 +46,13 @@ def _fill(ledger: Ledger) -> None:
     act(ledger, rollout.Condemn(bundle=digest(REVOKED), kind="revoked", reason="leaked"))
     act(ledger, rollout.Propose(bundle=digest(NEXT), verified=True))
     ledger.evaluate(digest(GOOD), kind="offline", report={"auc": 0.7}, actor="ci", now=1.0)
+    ledger.lease("gates", holder="a", now=100.0, ttl_s=15.0)
+    ledger.record(SERVICE, "5/canary", {"n": 1}, now=100.0)
+    for key in ("open", "done"):
+        ledger.page(SERVICE, revision=NEWEST, key=key, severity="critical", summary="s", body={}, now=100.0)
+        (page,) = (page for page in ledger.pages(SERVICE) if page.key == key)
+        ledger.page_tried(page, "mail", now=100.0, delivered=key == "done")
+    ledger.settle_pages(["mail"], now=100.0)
 
 
 def _state(**change: object) -> str:
@@ -114,6 +121,34 @@ ATTACKS: dict[str, Callable[[Client], object]] = {
         "INSERT INTO bundle VALUES ('sha256:x', 'flights', '{\"service\":\"flights\"}', '{}', 1)"
     ),
     "schema version with a gap": lambda c: c.run("INSERT INTO schema_version VALUES (9, 1, 9)"),
+    "lease twice": lambda c: c.run("INSERT INTO lease VALUES ('gates', 'b', 1, 1)"),
+    "lease that begins with a later token": lambda c: c.run("INSERT INTO lease VALUES ('other', 'b', 1, 2)"),
+    "lease without a holder": lambda c: c.run("INSERT INTO lease VALUES ('other', '', 1, 1)"),
+    "lease for ever": lambda c: c.run("UPDATE lease SET until = 1e13"),
+    "lease that changes hands under its token": lambda c: c.run("UPDATE lease SET holder = 'b'"),
+    "lease that skips a token": lambda c: c.run("UPDATE lease SET holder = 'b', token = token + 2"),
+    "lease whose token goes back": lambda c: c.run("UPDATE lease SET token = token - 1"),
+    "lease under another name": lambda c: c.run("UPDATE lease SET name = 'other'"),
+    "delete lease": lambda c: c.run("DELETE FROM lease"),
+    "measurement with a gap": lambda c: c.run("INSERT INTO measurement VALUES (?, '5/canary', 3, '{}', 1)", SERVICE),
+    "measurement twice": lambda c: c.run("INSERT INTO measurement VALUES (?, '5/canary', 1, '{}', 1)", SERVICE),
+    "measurement that is no JSON": lambda c: c.run("INSERT INTO measurement VALUES (?, '5/canary', 2, 'x', 1)", SERVICE),
+    "update measurement": lambda c: c.run("UPDATE measurement SET body = '{}'"),
+    "page twice": lambda c: c.run("INSERT INTO page VALUES (?, ?, 'open', 'info', 0, 's', '{}', 1, NULL)", SERVICE, NEWEST),
+    "page of a revision to come": lambda c: c.run(
+        "INSERT INTO page VALUES (?, ?, 'k', 'info', 0, 's', '{}', 1, NULL)", SERVICE, NEWEST + 1
+    ),
+    "page of an unknown severity": lambda c: c.run("INSERT INTO page VALUES (?, 1, 'k', 'grave', 0, 's', '{}', 1, NULL)", SERVICE),
+    "page that is delivered from the start": lambda c: c.run("INSERT INTO page VALUES (?, 1, 'k', 'info', 0, 's', '{}', 1, 1)", SERVICE),
+    "page that is no JSON": lambda c: c.run("INSERT INTO page VALUES (?, 1, 'k', 'info', 0, 's', 'x', 1, NULL)", SERVICE),
+    "update page": lambda c: c.run("UPDATE page SET severity = 'info' WHERE key = 'open'"),
+    "update page in place": lambda c: c.run("UPDATE page SET summary = 'all is well', delivered_at = 1 WHERE key = 'open'"),
+    "take a delivery of a page back": lambda c: c.run("UPDATE page SET delivered_at = NULL WHERE key = 'done'"),
+    "delete page": lambda c: c.run("DELETE FROM page WHERE key = 'open'"),
+    "delivery twice": lambda c: c.run("INSERT INTO delivery VALUES (?, ?, 'open', 'mail', 1, 1, 1, '')", SERVICE, NEWEST),
+    "delivery of no page": lambda c: c.run("INSERT INTO delivery VALUES (?, ?, 'nothing', 'mail', 1, 1, 1, '')", SERVICE, NEWEST),
+    "delivery that is taken back": lambda c: c.run("UPDATE delivery SET delivered_at = NULL WHERE key = 'done'"),
+    "delivery of another channel": lambda c: c.run("UPDATE delivery SET channel = 'slack' WHERE key = 'open'"),
 }
 
 ONLY = {
@@ -121,16 +156,22 @@ ONLY = {
         "replace bundle": lambda c: c.run("REPLACE INTO bundle SELECT id, service, manifest, '{}', 5 FROM bundle LIMIT 1"),
         "replace revision": lambda c: c.add_revision(NEWEST, stable=STABLE, verb="INSERT OR REPLACE"),
         "replace mark": lambda c: c.add_mark(BAD, 5, "quarantined", verb="INSERT OR REPLACE"),
+        "replace lease": lambda c: c.run("REPLACE INTO lease VALUES ('gates', 'b', 1, 1)"),
+        "replace measurement": lambda c: c.run("REPLACE INTO measurement VALUES (?, '5/canary', 1, '{}', 1)", SERVICE),
+        "replace page": lambda c: c.run("REPLACE INTO page VALUES (?, ?, 'open', 'info', 0, 's', '{}', 1, NULL)", SERVICE, NEWEST),
+        "replace delivery": lambda c: c.run("REPLACE INTO delivery VALUES (?, ?, 'open', 'mail', 1, 1, 1, '')", SERVICE, NEWEST),
         "replace by operation": lambda c: c.run(
             "INSERT OR REPLACE INTO revision SELECT service, number + 1, json_set(state, '$.revision', number + 1), stable, candidate, previous, verb, "
             "actor, reason, evidence, 'op-1', at FROM revision WHERE number = 9"
         ),
         "update or replace": lambda c: c.run("UPDATE OR REPLACE revision SET number = 2 WHERE number = 1"),
         "upsert": lambda c: c.run("INSERT INTO schema_version VALUES (1, 1, 1) ON CONFLICT (version) DO UPDATE SET min_reader = 9"),
-        "column of another type": lambda c: c.run("INSERT INTO schema_version VALUES (2, 1, 'x')"),
+        "column of another type": lambda c: c.run("INSERT INTO schema_version VALUES (3, 1, 'x')"),
     },
     "postgres": {
         "truncate audit": lambda c: c.run("TRUNCATE audit"),
+        "truncate lease": lambda c: c.run("TRUNCATE lease"),
+        "truncate pages": lambda c: c.run("TRUNCATE page, delivery"),
         "truncate everything": lambda c: c.run("TRUNCATE bundle, revision, mark, evaluation CASCADE"),
         "upsert": lambda c: c.run("INSERT INTO schema_version VALUES (2, 1, 1) ON CONFLICT (version) DO UPDATE SET min_reader = 9"),
         "bundle whose id is another digest": lambda c: c.run(

@@ -126,7 +126,7 @@ def test_state_survives_a_new_connection(url: str):
     with connect(url) as two:
         two.migrate()
         assert two.state(SERVICE) == seen
-        assert two.schema_version() == 1
+        assert two.schema_version() == one.schema_version() > 0
 
 
 def test_history_pages_backwards(ledger: Ledger):
@@ -237,14 +237,6 @@ def test_operations_of_two_services_do_not_meet(ledger: Ledger):
         register(ledger, 1, service=service)
         bundle_id = world.make(1, service).id
         assert act(ledger, rollout.Propose(bundle=bundle_id, verified=True), service=service, operation="same").number == 1
-
-
-def test_paging_effects_are_left_to_the_caller(ledger: Ledger):
-    """The ledger writes marks only; a page among the effects changes nothing."""
-    (first,) = register(ledger, 1)
-    state, _ = world.decide(ledger, rollout.Propose(bundle=first, verified=True), now=1.0)
-    done = ledger.append(state, (rollout.Paged(summary="wake up"),), verb="x", actor="x", reason="x", now=1.0)
-    assert done.marks == ()
 
 
 @pytest.mark.parametrize("change", [{"stable": digest(7)}, {"candidate": digest(7)}, {"previous": digest(7)}])

@@ -36,6 +36,14 @@ READS: dict[str, Callable[[Ledger], object]] = {
     "evaluations": lambda ledger: ledger.evaluations(digest(1)),
     "note": lambda ledger: ledger.note(SERVICE, kind="n", body={}, actor="a", now=1.0),
     "append": _toggle,
+    "lease": lambda ledger: ledger.lease("gates", holder="a", now=1e6 + ledger.newest(SERVICE), ttl_s=0.1),
+    "record": lambda ledger: ledger.record(SERVICE, "1/canary", {"n": 1}, now=1.0),
+    "recorded": lambda ledger: list(ledger.recorded(SERVICE, "2/canary", after=1)),
+    "forget measurements": lambda ledger: ledger.forget_measurements(SERVICE, before=0.5),
+    "page": lambda ledger: ledger.page(SERVICE, revision=1, key="k", severity="info", summary="s", body={}, now=1.0),
+    "due pages": lambda ledger: ledger.due_pages("mail", now=1e6),
+    "pages": lambda ledger: ledger.pages(SERVICE, limit=5),
+    "settle pages": lambda ledger: ledger.settle_pages(["mail", "file"], now=1.0),
 }
 
 
@@ -53,13 +61,19 @@ def grown(tmp_path: Path):
 
 
 def _grow(ledger: Ledger, until: int) -> None:
-    """Holds and releases of holds; every fifth revision quarantines another bundle."""
+    """Holds and releases of holds, each measured and paged about; every fifth revision quarantines another bundle."""
     while (number := ledger.newest(SERVICE) + 1) <= until:
         if number % 5 == 0:
             register(ledger, number)
             act(ledger, rollout.Condemn(bundle=digest(number), kind="quarantined", reason="r"), now=200.0 + number)
         else:
             _toggle(ledger)
+        ledger.record(SERVICE, "1/canary", {"n": number}, now=float(number))
+        ledger.page(SERVICE, revision=number, key="k", severity="info", summary="s", body={}, now=float(number))
+        for channel in ("mail", "file"):
+            (page,) = ledger.due_pages(channel, now=1e6)
+            ledger.page_tried(page, channel, now=1e6, delivered=True)
+        ledger.settle_pages(["mail", "file"], now=1e6)
 
 
 @pytest.mark.parametrize("name", READS)

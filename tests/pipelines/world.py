@@ -65,7 +65,7 @@ def released(home: Path, *labels: str) -> list[str]:
     with release.open_context(settings(home)) as ctx:
         ids = [register(ctx, label, home / "scratch") for label in labels]
         for digest in ids:
-            converge.promote(ctx, "flights", digest, reason="test", actor="test")
+            converge.promote(ctx, "flights", digest, reason="test", actor="test", way=AT_ONCE)
     return ids
 
 

@@ -52,7 +52,7 @@ SCORES: dict[str, Callable[[float, float], float]] = {
     "squared_error": lambda p, y: (p - y) ** 2,
     "absolute_error": lambda p, y: abs(p - y),
     "accuracy": lambda p, y: float((p >= 0.5) == (y >= 0.5)),
-    "log_loss": lambda p, y: -(y * math.log(min(max(p, CLIP), 1 - CLIP)) + (1 - y) * math.log1p(-min(max(p, CLIP), 1 - CLIP))),
+    "log_loss": lambda p, y: -(y * math.log(max(p, CLIP)) + (1 - y) * math.log(max(1 - p, CLIP))),
 }
 """Score of a prediction *p* against the label *y*."""
 

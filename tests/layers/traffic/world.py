@@ -41,7 +41,7 @@ BY_ID = {bundle.id: bundle for bundle in (A, B, C)}
 
 
 class Upstream:
-    """A worker for tests: answers with its bundle id and what it was sent; `/slow` waits, `/fail` gives 500."""
+    """A worker for tests: answers with its bundle id and what it was sent; `/slow` waits, `/wait/MS` too, `/fail` gives 500."""
 
     def __init__(self, bundle_id: str) -> None:
         self.bundle_id = bundle_id
@@ -62,6 +62,8 @@ class Upstream:
                     upstream.requests.append(self.path)
                 if self.path.startswith("/slow"):
                     upstream.release.wait(10)
+                if self.path.startswith("/wait/"):
+                    time.sleep(int(self.path.removeprefix("/wait/")) / 1000)
                 status = 500 if self.path != "/healthz" and (upstream.failing or self.path.startswith("/fail")) else 200
                 body = json.dumps({"bundle": upstream.bundle_id, "headers": {k.lower(): v for k, v in self.headers.items()}}).encode()
                 self.send_response(status)

@@ -1,0 +1,100 @@
+"""The gates of a service as asset checks on `<service>/release`: one for each gate that its service.yaml has.
+
+They are reported by the sensor `rollout_mirror` as the controller measures. Executing one by hand measures nothing: it tells
+what the gate said last, from the ledger. A check that cannot tell has not passed; it warns.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+import assets
+from assets import verdicts
+from lastgood import settings as settings_
+
+if TYPE_CHECKING:
+    from lastgood.conditions import AnyGate
+
+FIGURES = ("n", "n_beside", "estimate", "reference", "evidence", "boundary", "streak", "persistence", "needs", "needs_s")
+"""What a verdict has of numbers; the UI plots them over time."""
+
+
+def of(service: str) -> "dict[str, AnyGate]":
+    """The gates of the service.yaml in the project, by name; the default ones if it cannot be read.
+
+    That is no error here: a broken service must not keep the jobs of the others, least of all `rollback`, from loading.
+    """
+    from lastgood import conditions, errors
+    from lastgood import service as services
+
+    try:
+        return dict(services.load(assets.PROJECT / "services" / service).gates)
+    except errors.LastgoodError:
+        return dict(conditions.DEFAULTS)
+
+
+def specs(service: str) -> list[dg.AssetCheckSpec]:
+    """One check for each gate, named like it."""
+    return [
+        dg.AssetCheckSpec(name, asset=assets.release_key(service), description=f"{gate.kind}: {_says(gate)}")
+        for name, gate in of(service).items()
+    ]
+
+
+def _says(gate: "AnyGate") -> str:
+    return (type(gate).__doc__ or gate.metric).strip().splitlines()[0]
+
+
+def checks(service: str) -> dg.AssetChecksDefinition:
+    """The checks of *service*. Those of gates that have judged nothing yet are skipped."""
+
+    @dg.multi_asset_check(name=f"{service}__gates", specs=specs(service), can_subset=True, description="What each gate said last.")
+    def gates(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> Iterator[dg.AssetCheckResult]:
+        from lastgood import release
+
+        with release.open_context(settings, read_only=True) as ctx:
+            said = verdicts.newest(ctx, service, now=time.time())
+        for name in sorted(key.name for key in context.selected_asset_check_keys):
+            if name in said:
+                yield dg.AssetCheckResult(**result(service, said[name]))
+            else:
+                context.log.info(f"gate {name!r} has judged nothing yet")
+
+    return gates
+
+
+def evaluation(service: str, said: verdicts.Said) -> dg.AssetCheckEvaluation:
+    """*said* as an event that belongs to no run."""
+    return dg.AssetCheckEvaluation(**result(service, said))
+
+
+def result(service: str, said: verdicts.Said) -> dict[str, Any]:
+    """The arguments of a check's result. Only a pass passes; only a failed guardrail is an error, all else warns."""
+    verdict = said.verdict
+    grave = verdict.outcome == "fail" and verdict.kind == "guardrail"
+    words = {"pass": "", "fail": "failed: ", "inconclusive": "cannot tell: "}[verdict.outcome]
+    return {
+        "asset_key": assets.release_key(service),
+        "check_name": said.gate,
+        "passed": verdict.outcome == "pass",
+        "severity": dg.AssetCheckSeverity.ERROR if grave else dg.AssetCheckSeverity.WARN,
+        "description": f"{words}{verdict.why}",
+        "metadata": {
+            "lastgood/bundle": said.bundle,
+            "outcome": verdict.outcome,
+            "cause": verdict.cause,
+            "kind": verdict.kind,
+            "metric": verdict.metric,
+            **({"interval": "{:g} to {:g}".format(*verdict.interval)} if verdict.interval else {}),
+            **figures(said),
+        },
+    }
+
+
+def figures(said: verdicts.Said) -> dict[str, float]:
+    """The numbers of a verdict that are there and finite, by name."""
+    values = {name: getattr(said.verdict, name) for name in FIGURES}
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}

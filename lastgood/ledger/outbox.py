@@ -1,0 +1,144 @@
+"""Pages that a person must get: written with the change they are about, so that a crash after it loses none.
+
+A page is a fact and stays as it was written. Each channel has a delivery of its own: tried, put off, done; one dead
+channel holds up no other. Once every configured channel has a page, the page is settled and looked for no more, so
+that a channel that is added later does not send old news.
+
+What does not belong here: channels and sending (`ops.paging`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from lastgood import rollout
+from lastgood.ledger import queries, rows
+from lastgood.ledger.rows import Page
+from lastgood.ledger.session import Session
+
+_SEVERITIES = ("critical", "warning", "info")
+_SETTLE = 100
+
+
+class Outbox(Session):
+    """The pages of a ledger."""
+
+    def page(
+        self,
+        service: str,
+        *,
+        revision: int,
+        key: str,
+        severity: str,
+        summary: str,
+        body: Mapping[str, Any],
+        now: float,
+        resolves: bool = False,
+    ) -> bool:
+        """Leave a page about *revision* (0: before the first) that goes with no change; False if that revision has one of this *key*.
+
+        `severity` is critical, warning or info. Raises NotAllowed for a revision that is not there yet, so that no page
+        can be in the way of a later change.
+        """
+        told = rollout.Paged(summary=summary, key=key, severity=severity, resolves=resolves)  # type: ignore[arg-type]  # the table checks it
+        row = _row(service, revision, told, body=rows.dump(body), at=rows.check_time(now))
+        with self._writing(f"page/{service}"):
+            return self._add_page(row)
+
+    def _add_pages(self, row: Mapping[str, Any], told: Iterable[rollout.Paged], *, before: rows.Row | None) -> None:
+        """The pages that go with a revision *row*, inside its transaction."""
+        for paged in merged(told):
+            self._add_page(_row(row["service"], row["number"], paged, body=rows.dump(_about(row, before)), at=row["at"]))
+
+    def _add_page(self, row: Mapping[str, Any]) -> bool:
+        if self.dialect.fetch(queries.PAGE, service=row["service"], revision=row["revision"], key=row["key"]):
+            return False
+        self.dialect.fetch(queries.ADD_PAGE, **row)
+        return True
+
+    def pages(self, service: str, *, limit: int = 50) -> list[Page]:
+        """The pages of *service* with all their deliveries, newest revision first."""
+        with self.reading():
+            found = self.dialect.fetch(queries.PAGES, service=service, limit=limit)
+            if not found:
+                return []
+            span = {"first": found[-1]["revision"], "last": found[0]["revision"]}
+            deliveries = self.dialect.fetch(queries.DELIVERIES, service=service, **span)
+        tried: dict[tuple[int, str], list[rows.Row]] = {}
+        for row in deliveries:
+            tried.setdefault((row["revision"], row["key"]), []).append(row)
+        return [rows.page(row, tried.get((row["revision"], row["key"]), [])) for row in found]
+
+    def due_pages(self, channel: str, *, now: float, limit: int = 20) -> list[Page]:
+        """Pages that *channel* is to deliver by *now* (Unix seconds); those never tried first, then the oldest.
+
+        A page waits until the channel has delivered the earlier ones of its key. Of the deliveries a page has only
+        the channel's own.
+        """
+        with self.reading():
+            found = self.dialect.fetch(queries.DUE_PAGES, channel=channel, now=now, limit=limit)
+        return [rows.page(row, [{**row, "channel": channel, "delivered_at": None}] if row["tries"] else []) for row in found]
+
+    def page_tried(self, page: Page, channel: str, *, now: float, delivered: bool, error: str = "", next_at: float = 0.0) -> None:
+        """Note that *channel* tried to deliver *page* at *now*; if that failed, why, and when (Unix seconds) it is due again.
+
+        What was delivered stays delivered, whatever a second controller notes later.
+        """
+        rows.check_text(channel=channel, error=error)
+        name = {"service": page.service, "revision": page.revision, "key": page.key, "channel": channel}
+        outcome = {
+            "next_at": rows.check_time(next_at),
+            "delivered_at": rows.check_time(now) if delivered else None,
+            "error": "" if delivered else error,
+        }
+        with self._writing(f"page/{page.service}"):
+            found = self.dialect.fetch(queries.DELIVERY, **name)
+            if not found:
+                self.dialect.fetch(queries.ADD_DELIVERY, **name, **outcome, tries=1)
+            elif found[0]["delivered_at"] is None:
+                self.dialect.fetch(queries.CHANGE_DELIVERY, **name, **outcome, tries=found[0]["tries"] + 1)
+
+    def settle_pages(self, channels: Collection[str], *, now: float) -> int:
+        """Mark the pages that every one of *channels* has delivered as delivered; how many that were. Only reads if there are none."""
+        names = {f"v{n}": channel for n, channel in enumerate(sorted(set(channels)))}
+        query = queries.SETTLED_PAGES.format(values=", ".join(f":{name}" for name in names))
+        with self.reading():
+            found: Sequence[rows.Row] = self.dialect.fetch(query, **names, wanted=len(names), limit=_SETTLE) if names else []
+        for row in found:
+            with self._writing(f"page/{row['service']}"):
+                self.dialect.fetch(queries.SETTLE_PAGE, **row, now=rows.check_time(now))
+        return len(found)
+
+
+def merged(told: Iterable[rollout.Paged]) -> list[rollout.Paged]:
+    """One page for each key: of several, all summaries and the gravest severity, so that no second page can stop a change."""
+    kept: dict[str, rollout.Paged] = {}
+    for paged in told:
+        held = kept.get(paged.key)
+        if held is not None and held != paged:
+            paged = rollout.Paged(  # noqa: PLW2901  # the page to keep
+                summary=f"{held.summary}; {paged.summary}",
+                key=paged.key,
+                severity=min(held.severity, paged.severity, key=_SEVERITIES.index),
+                resolves=held.resolves and paged.resolves,
+            )
+        kept[paged.key] = paged
+    return list(kept.values())
+
+
+def _row(service: str, revision: int, paged: rollout.Paged, *, body: str, at: float) -> dict[str, Any]:
+    rows.check_text(service=service, summary=paged.summary, key=paged.key)
+    told = {"severity": paged.severity, "resolves": int(paged.resolves), "summary": paged.summary}
+    return {"service": service, "revision": revision, "key": paged.key, **told, "body": body, "at": at}
+
+
+def _about(row: Mapping[str, Any], before: rows.Row | None) -> dict[str, Any]:
+    """What the page of a revision tells beside its summary: who did what, the bundles now and before, what the gates said."""
+    aliases = ("stable", "candidate", "previous")
+    evidence = rows.parse(row["evidence"], f"the evidence of revision {row['number']} of {row['service']!r}")
+    return {
+        **{name: row[name] for name in ("verb", "actor", "reason", *aliases)},
+        "before": {alias: before[alias] for alias in aliases} if before is not None else {},
+        "verdicts": evidence.get("verdicts", []),
+    }

@@ -1,0 +1,78 @@
+"""A release on its way, as it goes: observations of `<service>/release` with numbers that the UI plots, and its gates as checks.
+
+The controller measures, decides and acts; this only shows what is in the ledger. An observation says where the release is
+and what each gate says; the check of a gate is reported when its answer changes, also while nothing but a trigger
+watches the stable bundle.
+"""
+
+import json
+import threading
+import time
+
+import dagster as dg
+
+import assets
+from assets import verdicts
+from lastgood import settings as settings_
+from sensors import scene
+
+EVIDENCE = verdicts.Evidence()
+"""What this process has read of the measurements; only the tick that holds READING touches it."""
+READING = threading.Lock()
+"""Dagster gives a tick up after 60 s and begins the next one while the body of the first still runs."""
+
+
+@dg.sensor(
+    asset_selection=dg.AssetSelection.assets(*map(assets.release_key, assets.names())),
+    minimum_interval_seconds=5,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Shows the figures and gates of a release on its way as observations and checks of <service>/release.",
+)
+def rollout_mirror(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
+    """Report what has changed since the positions in the cursor: one observation of each service at most."""
+    from lastgood import errors
+
+    if not READING.acquire(blocking=False):
+        return dg.SkipReason("the tick before this one is still reading the measurements")
+    told: dict[str, scene.Position] = json.loads(context.cursor or "{}")
+    words: dict[str, str] = {}
+    try:
+        news = _news(context, settings, told, words=words)
+    except errors.LastgoodError as error:
+        return dg.SkipReason(f"the ledger cannot be read: {error}")
+    finally:
+        READING.release()
+    if not news:
+        return dg.SkipReason("; ".join(f"{service}: {said}" for service, said in words.items()) or "no service has been released yet")
+    told |= {service: one.position() for service, one in news.items()}
+    return dg.SensorResult(asset_events=[event for one in news.values() for event in one.events()], cursor=json.dumps(told))
+
+
+def _news(
+    context: dg.SensorEvaluationContext, settings: settings_.Settings, told: dict[str, scene.Position], *, words: dict[str, str]
+) -> dict[str, scene.Scene]:
+    """The services that have something to tell; what there is to say of the others goes into *words*."""
+    from lastgood import errors, release
+
+    news: dict[str, scene.Scene] = {}
+    with release.open_context(settings, read_only=True) as ctx:
+        for service in assets.names():
+            if not ctx.ledger.newest(service):
+                continue
+            try:
+                found = scene.set_up(ctx, service, EVIDENCE, told=_last_told(context, service, told), now=time.time())
+            except (errors.Damaged, errors.NotFound, errors.UsageError) as error:
+                words[service] = str(error)  # the other services go on
+                continue
+            words[service] = found.words()
+            if found.news:
+                news[service] = found
+    return news
+
+
+def _last_told(context: dg.SensorEvaluationContext, service: str, told: dict[str, scene.Position]) -> scene.Position:
+    """The newer one of the cursor and Dagster's newest observation: the daemon stores events before the cursor, and may die in between."""
+    found = context.instance.fetch_observations(assets.release_key(service), limit=1).records
+    shown = found[0].asset_observation if found else None
+    kept = shown.metadata.get(scene.POSITION) if shown else None
+    return max(told.get(service, scene.START), kept.value if kept else scene.START, key=lambda position: position["at"])

@@ -1,0 +1,156 @@
+"""What a look at one service has to tell, against what was told before. Values only; what the UI makes of it stands in `rollout`."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+import assets
+from assets import gates, show, verdicts
+from lastgood import bundle as bundles
+
+if TYPE_CHECKING:
+    from lastgood.ledger import Revision
+    from lastgood.release import Context
+    from lastgood.rollout import State
+
+POSITION = "lastgood/position"
+"""Metadata key under which an observation keeps what it told."""
+
+SPACING = 0.01
+"""Figures alone are told again after this share of the phase's time so far: every tick for eight minutes, then 230 times for
+every tenfold of the time, where every tick would be 17,280 a day."""
+
+SHOWN = ("n", "estimate", "reference", "evidence", "boundary", "needs")
+"""Figures of a gate in an observation; its check has all of them."""
+
+Position = Mapping[str, Any]
+"""What was told: `revision` and its `hash`, the `rollout` under way and whether anything was (`busy`), the newest measurement of
+each analysis (`measured`), each gate's answer (`said`), and when (`at`, Unix seconds)."""
+
+START: Position = {"revision": 0, "hash": "", "rollout": None, "busy": False, "measured": {}, "said": {}, "at": 0.0}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """One service at Unix time `now`: its newest revision, what led there since `told`, and what the gates say."""
+
+    revision: "Revision"
+    decided: verdicts.Answers
+    look: verdicts.Look
+    told: Position
+    now: float
+
+    @property
+    def state(self) -> "State":
+        """The newest release state."""
+        return self.revision.state
+
+    @property
+    def busy(self) -> bool:
+        """Whether a release is on its way, or a step back is being verified."""
+        return self.state.phase != "idle" or self.state.verifying is not None
+
+    @property
+    def answers(self) -> verdicts.Answers:
+        """What each gate says. What has just been decided goes first: it is told once, the rest again and again."""
+        return {**({} if self.look.behind else self.look.answers), **self.decided}
+
+    @property
+    def changed(self) -> list[verdicts.Said]:
+        """The answers that differ from those told."""
+        return [said for gate, said in self.answers.items() if self.told["said"].get(gate) != said.mark]
+
+    @property
+    def news(self) -> bool:
+        """Whether there is anything to tell."""
+        if self.changed:
+            return True
+        if self.revision.hash != self.told["hash"]:
+            return self.busy or self.told["busy"]
+        since = self.state.phase_since or (self.state.verifying.since if self.state.verifying else self.now)
+        due = self.now - self.told["at"] >= SPACING * (self.now - since)
+        return self.busy and due and not self.look.behind and self.look.measured != self.told["measured"]
+
+    def position(self) -> Position:
+        """What is told once the events of this scene are stored."""
+        return {
+            "revision": self.revision.number,
+            "hash": self.revision.hash,
+            "rollout": self.state.rollout,
+            "busy": self.busy,
+            "measured": dict(self.look.measured),
+            "said": {**self.told["said"], **{gate: said.mark for gate, said in self.answers.items()}},
+            "at": self.now,
+        }
+
+    def events(self) -> Iterator[dg.AssetObservation | dg.AssetCheckEvaluation]:
+        """One observation, and an evaluation of each check whose gate says something else than before."""
+        yield dg.AssetObservation(assets.release_key(self.revision.service), description=self.words(), metadata=self._metadata())
+        for said in self.changed:
+            yield gates.evaluation(self.revision.service, said)
+
+    def _metadata(self) -> dict[str, Any]:
+        state = self.state
+        rows = [
+            {"gate": gate, "says": one.verdict.outcome, "of": one.bundle[7:19], "why": one.verdict.why}
+            for gate, one in self.answers.items()
+        ]
+        return {
+            "lastgood/revision": self.revision.number,
+            "lastgood/bundle": state.stable or "none",
+            "candidate": state.candidate or "none",
+            "phase": state.phase,
+            "weight_pct": float(state.weight_pct),
+            "mirror_pct": float(state.mirror_pct),
+            **{f"{gate}/outcome": one.verdict.outcome for gate, one in self.answers.items()},
+            **{
+                f"{gate}/{name}": value for gate, one in self.answers.items() for name, value in gates.figures(one).items() if name in SHOWN
+            },
+            **({"gates": show.table(rows)} if rows else {}),
+            POSITION: dg.MetadataValue.json(self.position()),
+        }
+
+    def words(self) -> str:
+        """Where the release is and what it waits for, on one line."""
+        if self.look.behind and not self.decided:
+            return f"{self._phase()}, still reading {', '.join(f'{n:,} measurements of {key}' for key, n in self.look.measured.items())}"
+        held = f"held by {self.state.hold.actor} ({self.state.hold.reason})" if self.state.hold else ""
+        return ", ".join(filter(None, (self._phase(), held, self._gates())))
+
+    def _phase(self) -> str:
+        state = self.state
+        if state.phase != "idle":
+            share = f" {state.weight_pct:g} %" if state.weight_pct else ""
+            mirrored = f", {state.mirror_pct:g} % mirrored" if state.mirror_pct else ""
+            return f"{state.phase}{share} of {bundles.short(state.candidate or state.stable or '')}{mirrored}"
+        verifying = " while a step back is verified" if state.verifying else ""
+        return f"{bundles.short(state.stable)} serves{verifying}" if state.stable else "nothing serves"
+
+    def _gates(self) -> str:
+        counted = [said for said in self.answers.values() if said.verdict.kind != "observe"]
+        waiting = [said for said in counted if said.verdict.outcome != "pass"]
+        if not waiting:
+            return "every gate passes" if counted else ""
+        first = min(waiting, key=lambda said: said.verdict.outcome != "fail")
+        more = f" (and {len(waiting) - 1} more)" if waiting[1:] else ""
+        return f"gate {first.gate!r} {VERBS[first.verdict.outcome]}: {first.verdict.why}{more}"
+
+
+VERBS = {"fail": "fails", "inconclusive": "cannot tell"}
+
+
+def set_up(ctx: "Context", service: str, evidence: verdicts.Evidence, *, told: Position, now: float) -> Scene:
+    """The scene of *service*. A position of another ledger that was in this place counts as none."""
+    state = ctx.ledger.state(service)
+    known = 0 < told["revision"] <= state.revision and ctx.ledger.revision(service, told["revision"]).hash == told["hash"]
+    told = told if known else START
+    new = [one for one in ctx.ledger.history(service, limit=verdicts.HISTORY) if one.number > told["revision"]]
+    return Scene(
+        revision=ctx.ledger.revision(service, state.revision),
+        decided=verdicts.decided(new, ledger=ctx.ledger),
+        look=evidence.look(ctx, state, now=now),
+        told=told,
+        now=now,
+    )
