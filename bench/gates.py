@@ -21,16 +21,17 @@ BASE = 0.005
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much is done: runs of each, requests per second, seconds between looks, and looks in the first hour (None: as later)."""
+    """How much is done: runs of each, requests per second, hours of it; seconds between looks, and in the first hour (None: as later)."""
 
     runs: int
     rates: tuple[float, ...]
+    hours: float
     look_s: float
     fine_s: float | None
 
 
-QUICK = Size(runs=200, rates=(2.0, 20.0), look_s=60.0, fine_s=None)
-FULL = Size(runs=1_000, rates=(0.2, 2.0, 20.0, 200.0), look_s=20.0, fine_s=2.0)
+QUICK = Size(runs=200, rates=(2.0, 20.0), hours=6.0, look_s=60.0, fine_s=None)
+FULL = Size(runs=1_000, rates=(0.2, 2.0, 20.0, 200.0), hours=24.0, look_s=30.0, fine_s=2.0)
 
 ABOUT = (
     f"Our alpha is {ALPHA:g} for the one gate; the split of it between evidence and windows is in lastgood/gates/family.py.",
@@ -56,7 +57,7 @@ def _rules(size: Size, *, share: float = 0.05) -> dict[str, rules.Rule]:
 
 
 def _traffic(size: Size, rate: float, draw: sims.Draw, **more: object) -> sims.Traffic:
-    values = {"look_s": size.look_s, "fine_s": size.fine_s, **more}
+    values = {"hours": size.hours, "look_s": size.look_s, "fine_s": size.fine_s, **more}
     return sims.Traffic(rate=rate, draw=draw, runs=size.runs, **values)  # type: ignore[arg-type]
 
 
@@ -98,11 +99,16 @@ def _errors(size: Size) -> Table:
             found = sims.play(_traffic(size, rate, sims.rates(times * BASE, BASE), seed=2), _rules(size))
             rows += _found(f"{name} x{times}", found)
     return Table(
-        title="Error rate: candidate at 5 % of the traffic, 0.5 % errors, 24 hours; healthy, ten times, twice as many",
+        title=f"Error rate: candidate at 5 % of the traffic, 0.5 % errors, {size.hours:g} hours; healthy, ten times, twice as many",
         ours=OURS,
         rows=rows,
         notes=(f"{size.runs:,} runs; a look every {size.look_s:g} s{_fine(size)}.", *ABOUT),
     )
+
+
+def _coarse(size: Size) -> Size:
+    """A look a minute: where many runs go on to the end."""
+    return dataclasses.replace(size, look_s=60.0, fine_s=None)
 
 
 def _fine(size: Size) -> str:
@@ -114,16 +120,20 @@ RAMP = ((0.0, 0.05), (600.0, 0.25), (1200.0, 0.5))
 
 def _hard(size: Size) -> Table:
     """A ramp that changes the share, base rates that change, outages, and bursts, where the guarantee ends."""
-    coarse = dataclasses.replace(size, fine_s=None)
+    coarse = _coarse(size)
 
     def clean(what: str, draw: sims.Draw, *, rate: float = 20.0, promised: bool = True, note: str = "", **more: object) -> Row:
         return _clean(what, sims.play(_traffic(coarse, rate, draw, **more), _rules(coarse)), promised=promised, note=note)
 
     late = sims.rates(10 * BASE, BASE, since=1200.0)
-    overnight = sims.rates(10 * BASE, BASE, since=12 * sims.HOUR_S)
+    overnight = sims.rates(10 * BASE, BASE, since=size.hours / 2 * sims.HOUR_S)
     rows = [
         clean("ramp 5-25-50 %", sims.rates(BASE, BASE), shares=RAMP, note="the uniform e-process keeps the share of the first step"),
-        clean("ramp, rate swings over the day", sims.daily(0.02), shares=((0.0, 0.05), (3 * sims.HOUR_S, 0.25), (9 * sims.HOUR_S, 0.5))),
+        clean(
+            "ramp, rate swings over the day",
+            sims.daily(0.02),
+            shares=((0.0, 0.05), (size.hours / 8 * sims.HOUR_S, 0.25), (size.hours / 3 * sims.HOUR_S, 0.5)),
+        ),
         clean("3 % errors in both arms", sims.rates(0.03, 0.03)),
         clean("30 % errors in both arms", sims.rates(0.3, 0.3)),
         clean("outages of both arms", sims.outages(BASE, during=0.3, per_hour=0.5, minutes=5, look_s=coarse.look_s)),
@@ -132,15 +142,15 @@ def _hard(size: Size) -> Table:
                 f"bursts of {size_} in one arm",
                 sims.bursts(BASE, size=size_),
                 promised=False,
-                note="no guarantee: not independent",
+                note="not promised: bad requests depend on each other",
             )
             for size_ in (2, 5, 20)
         ),
         *_later("x10 from the third step on", coarse, late, began=1200.0, shares=RAMP, hours=6.0),
-        *_later("x10 after 12 h of calm", coarse, overnight, began=12 * sims.HOUR_S),
+        *_later(f"x10 after {size.hours / 2:g} h of calm", coarse, overnight, began=size.hours / 2 * sims.HOUR_S),
     ]
     return Table(
-        title="Error rate where it is hard: 20 requests per second, 24 hours",
+        title=f"Error rate where it is hard: 20 requests per second, {size.hours:g} hours",
         ours=OURS,
         rows=rows,
         notes=(
@@ -173,7 +183,7 @@ def _before(one: sims.Outcome, began: float) -> sims.Outcome:
 
 def _latency(size: Size) -> Table:
     """The share of requests over the ceiling of the 99th percentile, beside rules on the P99 of each minute."""
-    coarse = dataclasses.replace(size, fine_s=None)
+    coarse = _coarse(size)
 
     def play(draw: sims.Draw, rate: float, seed: int = 1) -> dict[str, sims.Outcome]:
         gates = {
@@ -191,7 +201,7 @@ def _latency(size: Size) -> Table:
             *_found(f"{rate:g}/s candidate slow (5 %)", play(sims.rates(0.05, 0.005), rate, 2)),
         ]
     return Table(
-        title="Latency: at most 1 % of requests over the ceiling; candidate at 5 % of the traffic, 24 hours",
+        title=f"Latency: at most 1 % of requests over the ceiling; candidate at 5 % of the traffic, {size.hours:g} hours",
         ours=OURS,
         rows=rows,
         notes=(f"{size.runs:,} runs; a look every {coarse.look_s:g} s. A bad answer here is one over the ceiling.",),
@@ -203,7 +213,7 @@ MEAN, WORSE, MARGIN, BLOCK_S = 0.18, 0.04, 0.005, 60.0
 
 def _quality(size: Size) -> Table:
     """The mean of a score, on rows of its own and on the same rows as stable."""
-    coarse = dataclasses.replace(size, look_s=BLOCK_S, fine_s=None)
+    coarse = _coarse(size)
 
     def play(draw: sims.Draw, *, paired: bool, seed: int) -> dict[str, sims.Outcome]:
         gates = {
@@ -222,7 +232,7 @@ def _quality(size: Size) -> Table:
         *_found("shadow, worse by 0.04", play(sims.same_rows(MEAN, WORSE, apart=0.05), paired=True, seed=5), harmed=False),
     ]
     return Table(
-        title=f"Quality: mean Brier-like score {MEAN:g}, margin {MARGIN:g}, blocks of {BLOCK_S:g} s, 24 hours",
+        title=f"Quality: mean Brier-like score {MEAN:g}, margin {MARGIN:g}, blocks of {BLOCK_S:g} s, {size.hours:g} hours",
         ours=OURS,
         rows=rows,
         notes=(

@@ -10,6 +10,7 @@ What does not belong here: statistics (`gates`), where numbers come from (`sourc
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
@@ -140,6 +141,8 @@ class Analysis:
     """The evidence on one question so far; begins with what the ledger has of it."""
 
     def __init__(self, question: Question, *, book: ledger.Ledger, service: str) -> None:
+        if not question.began:  # on watch a bundle is looked at since the revision that the key names
+            question = dataclasses.replace(question, began=book.revision(service, int(question.key.split("/")[0])).at)
         self.question = question
         self._book = book
         self._service = service
@@ -160,19 +163,27 @@ class Analysis:
 
     def go_on(self, question: Question) -> None:
         """The same analysis in the next step of a canary."""
-        self.question = question
+        self.question = dataclasses.replace(question, began=self.question.began)
 
     def measure(self, now: float, read: Reader) -> None:
-        """One look at every source through *read*. What was seen counts once it is in the ledger, so a crash loses it for both."""
-        body: dict[str, Any] = {"step": self.question.step, "observations": {}, "cursors": {}}
+        """One look at every source through *read*. What was seen counts once it is in the ledger, so a crash loses it for both.
+
+        Two controllers may look at once, for a lease is no lock. Both saw the same requests: only the one whose measurement came
+        first counts (`_follows`), for whoever reads the ledger.
+        """
+        body: dict[str, Any] = {"after": self._seq, "step": self.question.step, "observations": {}, "cursors": {}}
         for name, gate in self.question.gates.items():
             answer = read.read(name, self._asked(gate), now=now, cursor=self._cursors.get(name))
             if answer.observations:
-                body["observations"][name] = [seen.to_json() for seen in answer.observations]
+                body["observations"][name] = [_sound(seen, now).to_json() for seen in answer.observations]
             if answer.observations or name not in self._cursors:
                 body["cursors"][name] = dict(answer.cursor)
         if body["observations"] or body["cursors"]:
-            self._take(self._book.record(self._service, self.question.key, body, now=now), body)
+            seq = self._book.record(self._service, self.question.key, body, now=now)
+            if seq == self._seq + 1:
+                self._take(seq, body)
+            else:
+                self.catch_up()
 
     def verdicts(self, now: float) -> dict[str, base.Verdict]:
         """What each gate says now."""
@@ -191,11 +202,27 @@ class Analysis:
 
     def _take(self, seq: int, body: Mapping[str, Any]) -> None:
         self._seq = seq
+        if not _follows(seq, body):
+            return
         for name, seen in body["observations"].items():
             if name in self._tracks:
                 for one in seen:
                     self._tracks[name].take(base.observation(one), step=body["step"])
         self._cursors |= body["cursors"]
+
+
+def _follows(seq: int, body: Mapping[str, Any]) -> bool:
+    """Whether measurement *seq* goes on where the one before ended; else its requests were counted by that one already."""
+    return bool(body.get("after", seq - 1) == seq - 1)
+
+
+def _sound(seen: base.Observation, now: float) -> base.Observation:
+    """*seen* as the ledger can hold it: JSON has no NaN, and a source that gives one tells as much as one that is down."""
+    try:
+        json.dumps(seen.to_json(), allow_nan=False)
+    except ValueError:
+        return base.Observation(at=now, down=True, detail=f"a figure is no number: {seen.watched!r} beside {seen.beside!r}")
+    return seen
 
 
 def _references(book: ledger.Ledger, service: str, question: Question) -> dict[str, base.Tally]:
@@ -208,7 +235,8 @@ def _references(book: ledger.Ledger, service: str, question: Question) -> dict[s
     found: dict[str, base.Tally] = {}
     for phase in ("canary", "shadow"):
         if question.reference is not None and not found:
-            found = _totals(row["body"] for row in book.recorded(service, f"{question.reference}/{phase}"))
+            rows = book.recorded(service, f"{question.reference}/{phase}")
+            found = _totals(row["body"] for row in rows if _follows(row["seq"], row["body"]))
     nothing = {name: base.Tally(n=1) for name, gate in question.gates.items() if isinstance(gate, conditions.ErrorRate)}
     return {**nothing, **found}
 

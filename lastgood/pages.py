@@ -1,6 +1,6 @@
-"""What a person must be told: one file per page in `pages/` of the home folder, for whatever delivers it.
+"""What a person must be told, as files: one per page in `pages/` of the home folder, and a line in the log.
 
-Writing a page never delays or fails the change it is about.
+The channel that is always there. What does not belong here: which pages are due, and channels over a network (`ops.paging`).
 """
 
 from __future__ import annotations
@@ -9,19 +9,33 @@ import contextlib
 import json
 import logging
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger("lastgood.pages")
 
+SCHEMA = "lastgood.page/v1"
+
+_LEVELS = {"critical": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
+
 
 def write(home: Path, *, service: str, revision: int, summary: str, now: float) -> None:
-    """Leave a page about *revision* of *service*; the same revision and summary leave it once."""
-    page = {"schema": "lastgood.page/v1", "service": service, "revision": revision, "summary": summary, "at": now}
-    name = f"{service}-{revision:08d}-{uuid.uuid5(uuid.NAMESPACE_OID, summary).hex[:8]}.json"
+    """Leave a page about *revision* of *service*; the same revision and summary leave it once. Never fails what it is about."""
     log.error("PAGE %s", summary)
     with contextlib.suppress(OSError):
-        folder = home / "pages"
-        folder.mkdir(parents=True, exist_ok=True)
-        staged = folder / f".{name}"
-        staged.write_text(json.dumps(page), "utf-8")
-        staged.replace(folder / name)
+        leave(home / "pages", service=service, revision=revision, name=summary, page={"summary": summary, "at": now})
+
+
+def leave(folder: Path, *, service: str, revision: int, name: str, page: Mapping[str, Any]) -> None:
+    """Put *page* into a file of *folder* whose name is made from *service*, *revision* and *name*, in one step. Raises OSError."""
+    file = f"{service}-{revision:08d}-{uuid.uuid5(uuid.NAMESPACE_OID, name).hex[:8]}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = folder / f".{file}"
+    staged.write_text(json.dumps({"schema": SCHEMA, "service": service, "revision": revision, **page}), "utf-8")
+    staged.replace(folder / file)
+
+
+def tell(summary: str, *, severity: str) -> None:
+    """Put a page into the log."""
+    log.log(_LEVELS[severity], "PAGE %s", summary)

@@ -13,7 +13,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
@@ -21,7 +21,8 @@ from lastgood import errors
 
 
 class _Group(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # An error must not show what was configured: a misspelt key of [paging] may hold a secret.
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
 class LedgerSettings(_Group):
@@ -70,6 +71,29 @@ class MetricsSettings(_Group):
     """Base address of a Prometheus, such as `http://127.0.0.1:9090`; needed by gates with a query."""
 
 
+class PagingSettings(_Group):
+    """Who is told when automation has acted or a person has to. A file in `pages/` of the home folder is always left."""
+
+    urls: tuple[pydantic.SecretStr, ...] = ()
+    """Channels beside that file: `pagerduty://ROUTING_KEY`, `opsgenie://API_KEY`, `jsm://API_KEY`, and what Apprise knows,
+    such as `slack://…`, `mailtos://…`, `json://…`. They hold secrets: better in LASTGOOD_PAGING_URLS, with blanks between."""
+    pager_severity: Literal["critical", "warning", "info"] = "warning"
+    """Lowest severity that goes to PagerDuty, Opsgenie and JSM, which wake people; the other channels get all."""
+    timeout_s: float = pydantic.Field(default=5.0, gt=0)
+    """Seconds to wait for a channel's answer; a page that got none is tried again."""
+    pagerduty_url: str = pydantic.Field(default="https://events.pagerduty.com/v2/enqueue", pattern="^https?://")
+    """Where PagerDuty takes events; accounts in Europe have `https://events.eu.pagerduty.com/v2/enqueue`."""
+    opsgenie_url: str = pydantic.Field(default="https://api.opsgenie.com/v2/alerts", pattern="^https?://")
+    """Where Opsgenie takes alerts; it is switched off in April 2027."""
+    jsm_url: str = pydantic.Field(default="https://api.atlassian.com/jsm/ops/integration/v2/alerts", pattern="^https?://")
+    """Where Jira Service Management, Opsgenie's successor, takes alerts."""
+
+    @pydantic.field_validator("urls", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(value.split()) if isinstance(value, str) else value
+
+
 class LayersSettings(_Group):
     """Which adapter plays each layer, by the dotted names in `lastgood.layers.catalog`; empty turns a layer off."""
 
@@ -90,6 +114,7 @@ class Settings(_Group):
     registry: RegistrySettings = RegistrySettings()
     layers: LayersSettings = LayersSettings()
     metrics: MetricsSettings = MetricsSettings()
+    paging: PagingSettings = PagingSettings()
 
     @property
     def ledger_url(self) -> str:
@@ -108,6 +133,11 @@ class Settings(_Group):
     def store(self) -> Path:
         """The content-addressed store."""
         return self.home / "store"
+
+    @property
+    def pages(self) -> Path:
+        """What a person must be told, one file each."""
+        return self.home / "pages"
 
     @property
     def keys(self) -> Path:

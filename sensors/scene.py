@@ -64,14 +64,16 @@ class Scene:
 
     @property
     def news(self) -> bool:
-        """Whether there is anything to tell."""
+        """Whether there is anything to tell; with measurements still to read, only what was decided."""
+        if self.look.behind and not self.decided:
+            return False
         if self.changed:
             return True
         if self.revision.hash != self.told["hash"]:
             return self.busy or self.told["busy"]
         since = self.state.phase_since or (self.state.verifying.since if self.state.verifying else self.now)
         due = self.now - self.told["at"] >= SPACING * (self.now - since)
-        return self.busy and due and not self.look.behind and self.look.measured != self.told["measured"]
+        return self.busy and due and self.look.measured != self.told["measured"]
 
     def position(self) -> Position:
         """What is told once the events of this scene are stored."""

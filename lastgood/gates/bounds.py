@@ -125,7 +125,8 @@ class Blocks:
         count = self.n * times
         if count < MIN_BLOCKS:
             return math.inf
-        spread = max(self.hhdd - 2 * self.mean * self.hhd + self.mean**2 * self.hh, 0.0) * self.n / (self.n - 1)
+        # as Student's t is wider than the normal: the spread of few blocks is itself uncertain
+        spread = max(self.hhdd - 2 * self.mean * self.hhd + self.mean**2 * self.hh, 0.0) * (self.n + 2) / (self.n - 1)
         if spread == 0:
             return 0.0
         log = -2 * math.log(alpha)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lastgood import conditions, errors
 from lastgood.bundle import short
 from lastgood.gates import base
-from lastgood.ops import trails
+from lastgood.ops import trails, words
 from lastgood.ops.chronicle import Chronicle
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ _RC: dict[str, Any] = {
     "hatch.linewidth": 0.7,
     "svg.fonttype": "none",
     "figure.facecolor": "white",
+    "figure.constrained_layout.w_pad": 0.1,
 }
 
 _LOCK = threading.RLock()
@@ -107,7 +108,7 @@ def arms(chronicle: Chronicle, gate: str) -> Figure | None:
         clock = _Clock(chronicle)
         for analysis, trail in parts:
             for side, digest in (("beside", analysis.beside), ("watched", analysis.watched)):
-                _line(axes, chronicle, clock, digest=digest, points=_series(trail.stretches, side, figure_of))
+                _line(axes, chronicle, clock, digest=digest, points=_series(trail.stretches, side, figure_of, cut=chronicle.onset))
         _limits(axes, chronicle, gate)
         metric = parts[-1][1].verdict.metric
         axes.set(xlabel=clock.label, ylabel=UNITS.get(metric, "mean of the score"))
@@ -132,7 +133,7 @@ def latency(chronicle: Chronicle) -> Figure | None:
             axes.step([curve.ms[0] * 0.8, *curve.ms], [0.0, *(100 * share for share in curve.share)], where="post", label=_plain(label),
                       color=_colour(chronicle, digest), linestyle=_style(chronicle, digest), linewidth=1.8)  # fmt: skip
         axes.axhline(99, color=GREY, linewidth=0.8, linestyle=":")
-        axes.annotate("99 %", (1.0, 99), xycoords=("axes fraction", "data"), ha="right", va="top", color=GREY, fontsize=8.5)
+        axes.annotate("99 %", (0.005, 98), xycoords=("axes fraction", "data"), ha="left", va="top", color=GREY, fontsize=8.5)
         axes.set(xscale="log", ylim=(0, 101), xlabel="time to answer (ms, log scale)", ylabel="answers that were ready (%)")
         _plain_log_scale(axes)
         axes.grid(visible=True)
@@ -151,8 +152,8 @@ def waterfall(chronicle: Chronicle) -> Figure | None:
             at_most = one.at_most
             axes.barh(place, one.ms or 0.0, color="white" if at_most else GOOD, edgecolor=GREY if at_most else GOOD,
                       hatch="///" if at_most else None, height=0.6)  # fmt: skip
-            words = f" {'at most ' if at_most else ''}{_duration((one.ms or 0.0) / 1000)}"
-            axes.annotate(words, (one.ms or 0.0, place), va="center", fontsize=9)
+            told = f"{'at most ' if at_most else ''}{words.duration((one.ms or 0.0) / 1000)}"
+            axes.annotate(told, (one.ms or 0.0, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
         axes.set_yticks(range(len(rows)), [_plain(one.layer) for one in rows])
         axes.invert_yaxis()
         axes.margins(x=0.25)
@@ -160,7 +161,7 @@ def waterfall(chronicle: Chronicle) -> Figure | None:
         slowest = rows[-1]
         axes.set_title(
             _plain(
-                f"{slowest.layer} was the last to follow, after {'at most ' if slowest.at_most else ''}{_duration((slowest.ms or 0) / 1000)}"
+                f"{slowest.layer} was the last to follow, after {'at most ' if slowest.at_most else ''}{words.duration((slowest.ms or 0) / 1000)}"
             )
         )
     return figure
@@ -366,9 +367,13 @@ def _figure_of(metric: str) -> _Figure | None:
     return None
 
 
-def _series(stretches: Sequence[trails.Stretch], side: str, figure_of: _Figure) -> list[tuple[float, float]]:
-    """(time, figure) of one arm; stretches are joined until they hold enough requests for a figure that is not mere noise."""
-    found, held, start = [], base.EMPTY, None
+def _series(stretches: Sequence[trails.Stretch], side: str, figure_of: _Figure, *, cut: float | None) -> list[tuple[float, float]]:
+    """One arm's figure as steps of (time, figure).
+
+    Stretches are joined until they hold enough requests for a figure that is not mere noise, never across the moment *cut*.
+    """
+    found: list[tuple[float, float]] = []
+    held, start = base.EMPTY, None
     for stretch in stretches:
         tally = getattr(stretch, side)
         if tally is None or not tally.n:
@@ -377,8 +382,9 @@ def _series(stretches: Sequence[trails.Stretch], side: str, figure_of: _Figure) 
         value = tally.value if held.value is None else max(held.value, tally.value or 0.0)
         held = base.Tally(n=held.n + tally.n, bad=held.bad + tally.bad, total=held.total + tally.total, value=value)
         shown = figure_of(held)
-        if shown is not None and (held.n >= ENOUGH or stretch is stretches[-1]):
-            found.append(((start + stretch.end) / 2, shown))
+        over = held.n >= ENOUGH or stretch is stretches[-1] or (cut is not None and start < cut <= stretch.end)
+        if shown is not None and over:
+            found += [(start, shown), (stretch.end, shown)]
             held, start = base.EMPTY, None
     return found
 
@@ -388,8 +394,14 @@ def _line(axes: Axes, chronicle: Chronicle, clock: _Clock, *, digest: str | None
         return
     name = _plain(_name(chronicle, digest))
     known = {line.get_label() for line in axes.get_lines()}
-    axes.plot([clock.of(at) for at, _ in points], [value for _, value in points], color=_colour(chronicle, digest),
-              linestyle=_style(chronicle, digest), marker="o", markersize=3, linewidth=1.6, label="_" if name in known else name)  # fmt: skip
+    axes.plot(
+        [clock.of(at) for at, _ in points],
+        [value for _, value in points],
+        color=_colour(chronicle, digest),
+        linestyle=_style(chronicle, digest),
+        linewidth=1.8,
+        label="_" if name in known else name,
+    )
 
 
 def _limits(axes: Axes, chronicle: Chronicle, gate: str) -> None:
@@ -469,7 +481,7 @@ def _plain(text: str) -> str:
 
 def _traffic_title(chronicle: Chronicle) -> str:
     most = max((segment.shares.get(chronicle.candidate, 0.0) for segment in chronicle.segments), default=0.0)
-    words = {
+    said = {
         "taken out": f"The candidate had {most:g} % of the traffic at most before it was taken out",
         "rolled back": "The candidate had taken over and was rolled back",
         "released": "The candidate has taken over",
@@ -477,7 +489,7 @@ def _traffic_title(chronicle: Chronicle) -> str:
         "given up": f"The release was given up; the candidate had {most:g} % of the traffic at most",
         "called off": f"The release was called off; the candidate had {most:g} % of the traffic at most",
     }
-    return words.get(
+    return said.get(
         chronicle.outcome, f"The candidate has {chronicle.segments[-1].shares.get(chronicle.candidate, 0.0):g} % of the traffic so far"
     )
 
@@ -486,29 +498,24 @@ def _arms_title(gate: str, parts: Sequence[tuple[trails.Analysis, trails.Trail]]
     judged = [trail for analysis, trail in parts if analysis.kind != "verify"] or [parts[-1][1]]
     verdict = judged[-1].verdict
     scale, unit = (100, " %") if verdict.metric in ("error_rate", "agreement") else (1, "")
-    words = {"pass": "passed", "fail": "failed", "inconclusive": "could not tell"}[verdict.outcome]
+    came = {"pass": "passed", "fail": "failed", "inconclusive": "could not tell"}[verdict.outcome]
     if verdict.estimate is None:
-        return f"{gate} {words}"
+        return f"{gate} {came}"
     if verdict.metric == "error_rate" and verdict.reference is not None:
         than = "of stable's" if judged[-1].beside is not None else "are allowed"
         return (
-            f"{scale * verdict.estimate:.2g} % of the candidate's requests failed, {scale * verdict.reference:.2g} % {than}: {gate} {words}"
+            f"{scale * verdict.estimate:.2g} % of the candidate's requests failed, {scale * verdict.reference:.2g} % {than}: {gate} {came}"
         )
+    if isinstance(judged[-1].gate, conditions.LatencyP99):
+        slow, limit = 100 * verdict.estimate, judged[-1].gate.max_ms
+        return f"{slow:.2g} % of the candidate's answers took longer than {limit:g} ms, 1 % may: {gate} {came}"
     beside = f" against {scale * verdict.reference:.3g}{unit}" if verdict.reference is not None else ""
-    return f"{gate} {words}: {scale * verdict.estimate:.3g}{unit}{beside}"
+    return f"{gate} {came}: {scale * verdict.estimate:.3g}{unit}{beside}"
 
 
 def _latency_title(chronicle: Chronicle) -> str:
     curve, beside = chronicle.times.get(chronicle.candidate), chronicle.times.get(chronicle.stable or "")
     if curve is None:
         return "Time to answer"
-    against = f", of stable's within {_duration(beside.at(0.99) / 1000)}" if beside else ""
-    return f"99 % of the candidate's answers came within {_duration(curve.at(0.99) / 1000)}{against}"
-
-
-def _duration(seconds: float) -> str:
-    """A short length of time for people: 12 ms, 3.4 s, 5 min, 2.5 h."""
-    for unit, size in (("days", 86_400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
-        if seconds >= size * (2 if size > 1 else 1):
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1000:.3g} ms"
+    against = f", of stable's within {words.duration(beside.at(0.99) / 1000)}" if beside else ""
+    return f"99 % of the candidate's answers came within {words.duration(curve.at(0.99) / 1000)}{against}"

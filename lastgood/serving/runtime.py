@@ -97,6 +97,8 @@ def load_class(config: Path, *, entry: str, digest: str) -> type[Runtime]:
         sys.modules[package] = root
     try:
         found = getattr(importlib.import_module(f"{package}.{module_name}"), class_name)
+    except MemoryError:
+        raise  # no fault of the bundle's bytes
     except Exception as error:  # a team's code may raise anything while it is imported
         raise errors.Damaged(f"runtime {entry!r} of config part {digest} cannot be imported: {error!r}; build the bundle again") from error
     if not (isinstance(found, type) and issubclass(found, Runtime)):

@@ -29,8 +29,13 @@ def test_its_names_are_the_ones_that_people_and_scripts_use():
         "flights/model",
         "flights/release",
     ]
-    assert sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")) == ["build", "promote", "rollback"]
-    assert [sensor.name for sensor in defs.sensors] == ["release_mirror"]
+    assert sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")) == [
+        "approve",
+        "build",
+        "promote",
+        "rollback",
+    ]
+    assert [sensor.name for sensor in defs.sensors] == ["release_mirror", "rollout_mirror"]
     assert sorted(f"{check.asset_key.to_user_string()}:{check.name}" for check in defs.resolve_asset_graph().asset_check_keys) == [
         "flights/bundle:verifies",
         "flights/data:categories",
@@ -39,6 +44,13 @@ def test_its_names_are_the_ones_that_people_and_scripts_use():
         "flights/data:ranges",
         "flights/data:schema",
         "flights/model:limits",
+        "flights/release:alike",
+        "flights/release:ejections",
+        "flights/release:errors",
+        "flights/release:latency",
+        "flights/release:oom",
+        "flights/release:quality",
+        "flights/release:split",
     ]
 
 
@@ -65,9 +77,11 @@ def test_every_asset_says_what_it_is_whose_it_is_and_which_code_makes_it():
         assert spec.code_version or spec.key.path[-1] == "release"
 
 
-def test_every_check_blocks_what_follows_it():
-    """A failed check stops its run before the next part is made."""
-    assert all(spec.blocking for checks in defs.asset_checks for spec in checks.check_specs)
+def test_every_check_of_a_build_blocks_what_follows_it():
+    """A failed check stops its run before the next part is made. Nothing follows a gate: the controller acts on it."""
+    specs = [spec for checks in defs.asset_checks for spec in checks.check_specs]
+    assert {spec.key.asset_key.path[-1] for spec in specs if not spec.blocking} == {"release"}
+    assert {spec.key.asset_key.path[-1] for spec in specs if spec.blocking} == {"data", "model", "bundle"}
 
 
 def test_a_rollback_waits_for_nothing_and_is_never_started_twice():

@@ -1,12 +1,15 @@
-"""The jobs `promote` and `rollback`, run in this process on a real ledger."""
+"""The jobs `promote`, `approve` and `rollback`, run in this process on a real ledger."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from lastgood import converge, release
+from lastgood import converge, daemon, proceed, release, strategy
 from lastgood.layers.receipts import Receipt
 from pipelines import jobs
 from pipelines.definitions import build_definitions
@@ -65,7 +68,7 @@ def test_promote_releases_a_bundle(home):
     world.released(home, "a")
     with release.open_context(world.settings(home)) as ctx:
         digest = world.register(ctx, "b", home / "scratch")
-    assert run(home, "promote", "promote", service="flights", bundle=digest[7:15], reason="better").success
+    assert run(home, "promote", "promote", service="flights", bundle=digest[7:15], reason="better", strategy="none").success
     assert world.stable(home) == digest
 
 
@@ -93,8 +96,149 @@ def test_a_reason_given_lifts_the_quarantine(home):
     """`override` is the way back in for a bundle that was rolled back by mistake."""
     _, bad = world.released(home, "a", "b")
     run(home, "rollback", "roll_back", service="flights", reason="drill")
-    assert run(home, "promote", "promote", service="flights", bundle=bad, reason="again", override="it was the network").success
+    assert run(
+        home, "promote", "promote", service="flights", bundle=bad, reason="again", override="it was the network", skip_analysis=True
+    ).success
     assert world.stable(home) == bad
+
+
+# --- releases with phases ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def controller(home: Path) -> Iterator[None]:
+    """The real one, as a process of its own. Without an infrastructure layer it takes every worker for ready."""
+    home.mkdir(parents=True, exist_ok=True)
+    argv = [sys.executable, "-m", "lastgood.controller"]
+    record = daemon.start(argv, record=home / "run" / "controller.json", log=home / "controller.log", env=world.environment(home))
+    try:
+        yield
+    finally:
+        daemon.stop(record, grace_s=20.0)
+
+
+def registered(home: Path, label: str) -> str:
+    """A bundle that may be released."""
+    with release.open_context(world.settings(home)) as ctx:
+        return world.register(ctx, label, home / "scratch")
+
+
+def test_a_release_that_is_still_on_its_way_is_a_success_that_says_so(home):
+    """The run waits for as long as it was told; the controller does not need it."""
+    (first,) = world.released(home, "a")
+    digest = registered(home, "b")
+    asked = {"service": "flights", "bundle": digest, "reason": "better", "strategy": "canary:5,canary:25", "wait_s": 20.0}
+    with controller(home):
+        result = run(home, "promote", "promote", **asked)
+    assert result.success
+    told = metadata(result)
+    assert (told["phase"], told["weight_pct"], told["under_way"]) == ("canary", 5.0, "the controller goes on with it")
+    assert world.stable(home) == first
+
+
+def test_a_gate_that_takes_the_candidate_out_fails_the_run_with_its_reason(home):
+    """The run says which gate, with its numbers, and is not started again."""
+    (first,) = world.released(home, "a")
+    digest = registered(home, "b")
+    with release.open_context(world.settings(home)) as ctx:
+        world.measure(ctx, "3/canary", errors=world.requests(200, 1000))  # a fifth fails, as the controller finds when it begins
+    asked = {"service": "flights", "bundle": digest, "reason": "better", "strategy": "canary:5,canary:25", "wait_s": 100.0}
+    with controller(home):
+        result = run(home, "promote", "promote", **asked)
+    assert not result.success
+    assert "gate 'errors': error rate 20.0 % (200 of 1,000) against 0.5 %" in failure(result)
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    told = event.step_failure_data.user_failure_data.metadata
+    assert (told["error"].value, told["changed"].value) == ("GateFailed", True)
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+    assert world.stable(home) == first
+
+
+def test_phases_that_nobody_would_measure_are_refused(home):
+    """Without a controller a canary would never end; the run says how to go on, and changes nothing."""
+    world.released(home, "a")
+    result = run(home, "promote", "promote", service="flights", bundle=registered(home, "b"), reason="better")
+    assert not result.success
+    assert "lastgood up" in failure(result)
+    with release.open_context(world.settings(home)) as ctx:
+        assert ctx.ledger.newest("flights") == 2
+
+
+def test_in_an_emergency_the_phases_are_skipped_and_the_reason_is_kept(home):
+    """`skip_analysis` is for the fix that cannot wait."""
+    world.released(home, "a")
+    digest = registered(home, "b")
+    assert run(home, "promote", "promote", service="flights", bundle=digest, reason="the fix", skip_analysis=True).success
+    assert world.stable(home) == digest
+    with release.open_context(world.settings(home)) as ctx:
+        proposed = ctx.ledger.revision("flights", 3)
+    assert (proposed.reason, proposed.evidence["skipped"]) == ("the fix", True)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"reason": " ", "skip_analysis": True}, "skip_analysis needs a reason"),
+        ({"reason": "x", "strategy": "blue"}, "'blue' is no strategy: phase 1: "),
+        ({"reason": "x", "strategy": "canary"}, "weight_pct: Field required"),
+        ({"reason": "x", "strategy": "approval:3"}, "percentage: Extra inputs"),
+        ({"reason": "x", "strategy": "canary:25,canary:5"}, "weight_pct must grow"),
+    ],
+)
+def test_a_way_that_makes_no_sense_is_refused(home, config, said):
+    """The message says which phase, what is wrong, and how to write it; nothing changes."""
+    (only,) = world.released(home, "a")
+    result = run(home, "promote", "promote", service="flights", bundle=registered(home, "b"), **config)
+    assert said in failure(result)
+    assert world.stable(home) == only
+
+
+def test_a_strategy_as_text_is_the_chain_that_it_names():
+    """The same text as on the command line."""
+    chain = strategy.from_text("shadow:50, canary:5,canary:25,approval")
+    assert [(phase.phase, getattr(phase, "mirror_pct", None), getattr(phase, "weight_pct", None)) for phase in chain] == [
+        ("shadow", 50.0, None),
+        ("canary", 0.0, 5.0),
+        ("canary", 0.0, 25.0),
+        ("approval", None, None),
+    ]
+    assert strategy.from_text("shadow")[0].mirror_pct == 100.0
+    assert strategy.from_text("none") == ()
+
+
+def test_approve_lets_the_candidate_through(home):
+    """Who and why stand in the history; the controller then cuts over."""
+    world.released(home, "a")
+    digest = registered(home, "b")
+    with release.open_context(world.settings(home)) as ctx:
+        world.in_canary(ctx, digest, phases="approval")
+    result = run(home, "approve", "approve", service="flights", reason="looks good", actor="jo")
+    assert result.success
+    assert (metadata(result)["phase"], metadata(result)["under_way"]) == ("approval", "the controller goes on with it")
+    with release.open_context(world.settings(home)) as ctx:
+        newest = ctx.ledger.revision("flights", 5)
+        proceed.advance(ctx, "flights", ready={digest}, judged_at=5, actor="controller")
+    assert (newest.verb, newest.reason, newest.actor, newest.state.approved) == ("approve", "looks good", "jo", True)
+    assert world.stable(home) == digest
+
+
+def test_an_approval_that_nobody_waits_for_is_success_with_a_note(home):
+    """A second click on the job changes nothing."""
+    world.released(home, "a")
+    result = run(home, "approve", "approve", service="flights", reason="looks good")
+    assert result.success
+    assert "no release of 'flights' is on its way" in metadata(result)["nothing_to_do"]
+
+
+def test_an_approval_needs_a_reason(home):
+    """It is kept for ever, so it must say something."""
+    world.released(home, "a")
+    with release.open_context(world.settings(home)) as ctx:
+        world.in_canary(ctx, world.register(ctx, "b", home / "scratch"), phases="approval")
+    assert "needs a reason" in failure(run(home, "approve", "approve", service="flights", reason=""))
+
+
+# --- refusals ----------------------------------------------------------------------------------------------
 
 
 def test_a_stale_plan_is_refused(home):

@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from lastgood import artifacts, converge, release, service
+from lastgood import artifacts, converge, proceed, release, service, strategy
 from lastgood import bundle as bundles
 from lastgood import settings as settings_
+from lastgood.gates import base
+from lastgood.layers import reconcile
 
 PROJECT = Path(__file__).resolve().parents[2]
 QUIET = {
@@ -29,6 +31,7 @@ QUIET = {
 }
 NO_LAYERS = {"LASTGOOD_LAYERS_INFRASTRUCTURE": "", "LASTGOOD_LAYERS_TRAFFIC": "", "LASTGOOD_LAYERS_REGISTRY": ""}
 GOOD = {"metrics": {"auc": 0.7, "brier": 0.16}}
+AT_ONCE = release.Way(strategy=())
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -67,6 +70,26 @@ def released(home: Path, *labels: str) -> list[str]:
         for digest in ids:
             converge.promote(ctx, "flights", digest, reason="test", actor="test", way=AT_ONCE)
     return ids
+
+
+def in_canary(ctx: release.Context, digest: str, *, phases: str = "canary:5,canary:25") -> int:
+    """Take *digest* into the first of *phases*; returns the revision that proposed it."""
+    way = release.Way(strategy=strategy.from_text(phases))
+    proposed = release.propose(ctx, "flights", digest, reason="test", actor="test", way=way)
+    proceed.advance(ctx, "flights", ready={digest}, actor="test")
+    return proposed.revision.number
+
+
+def measure(ctx: release.Context, analysis: str, **seen: base.Observation) -> int:
+    """Record one measurement, gate by gate, as the controller does."""
+    body = {"step": 0, "observations": {gate: [one.to_json()] for gate, one in seen.items()}, "cursors": {}}
+    return ctx.ledger.record("flights", analysis, body, now=time.time())
+
+
+def requests(bad: int, of: int, *, beside: tuple[int, int] | None = (50, 10_000), at: float | None = None) -> base.Observation:
+    """*bad* failed requests *of* the candidate's, and what stable did beside it."""
+    alongside = base.Tally(n=beside[1], bad=beside[0]) if beside else None
+    return base.Observation(at=time.time() if at is None else at, watched=base.Tally(n=of, bad=bad), beside=alongside, share=0.05)
 
 
 def stable(home: Path) -> str | None:
@@ -131,3 +154,8 @@ def clone(folder: Path) -> Path:
     ):
         (folder / name).symlink_to(PROJECT / name)
     return folder
+
+
+def reconcile_forgets() -> None:
+    """Drop what this process remembers of frozen configurations, as a new one would."""
+    reconcile._parsed.cache_clear()

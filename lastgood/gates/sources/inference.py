@@ -27,7 +27,7 @@ from lastgood import conditions, errors
 from lastgood import settings as settings_
 from lastgood.gates.base import Observation, Tally
 from lastgood.gates.sources import base
-from lastgood.gates.sources.blocks import Arm, Blocks, Row, Timed
+from lastgood.gates.sources.blocks import CAPACITY, Arm, Blocks, Row, Timed
 from lastgood.serving import inference_log, segments
 
 if TYPE_CHECKING:
@@ -72,9 +72,10 @@ class _Open:
 
 
 class InferenceSource(base.Source):
-    """The logs of one service. Each look reads what has been written since the last."""
+    """The logs of one service. Each look reads what has been written since the last; *capacity* is in rows, for each gate."""
 
-    def __init__(self, settings: settings_.Settings, service: str) -> None:
+    def __init__(self, settings: settings_.Settings, service: str, *, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
         self._folder = settings.inference(service)
         self._open: dict[Any, _Open] = {}
         self._shared: tuple[float, dict[Path, pa.Table]] = (-math.inf, {})
@@ -119,6 +120,7 @@ class InferenceSource(base.Source):
             done=cursor.get("done", -1),
             told=cursor.get("told", 0.0),
             level=cursor.get("level", 0),
+            capacity=self._capacity,
         )
         blocks.late, blocks.dropped = cursor.get("late", 0), cursor.get("dropped", 0)
 

@@ -32,7 +32,7 @@ CREATE TABLE page (
     delivered_at REAL CHECK (delivered_at >= 0 AND delivered_at < 1e12),
     PRIMARY KEY (service, revision, key)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX page_open ON page (service, key, revision) WHERE delivered_at IS NULL;
+CREATE INDEX page_open ON page (key, service, revision) WHERE delivered_at IS NULL;
 
 CREATE TABLE delivery (
     service TEXT NOT NULL,

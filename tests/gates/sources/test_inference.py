@@ -13,7 +13,7 @@ import pytest
 
 from lastgood import conditions
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.sources import blocks, inference
+from lastgood.gates.sources import inference
 from lastgood.serving import inference_log, segments
 from tests.gates.sources.logs import BEGIN, SERVICE, Logs
 from tests.gates.sources.looking import Looker
@@ -232,7 +232,7 @@ def test_a_restart_changes_nothing(logs: Logs) -> None:
     steady, killed = looker(logs, gate()), looker(logs, gate())
     seen: dict[str, list[Observation]] = {"steady": [], "killed": []}
     waiting: list[tuple[float, str]] = []
-    for tick in range(0, 600, 2):
+    for tick in range(0, 300, 2):
         for number in range(3):
             name = f"r{tick}-{number}"
             logs.answered(name, chance.choice([STABLE, NEW]), tick + chance.random(), chance.random(), flush=False)
@@ -247,7 +247,7 @@ def test_a_restart_changes_nothing(logs: Logs) -> None:
         if tick % 6 == 0:
             killed.source = inference.InferenceSource(logs.settings, SERVICE)
         seen["killed"] += look(killed, tick + 2)
-    assert len(seen["steady"]) > 50
+    assert len(seen["steady"]) > 20
     assert [one.to_json() for one in seen["killed"]] == [one.to_json() for one in seen["steady"]]
 
 
@@ -346,14 +346,16 @@ def test_agreement_counts_each_pair_once_over_many_looks_and_restarts(logs: Logs
 
 
 def test_a_look_opens_no_file_twice(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three gates, hundreds of looks: each segment is opened once for all, so a look does not get dearer with time."""
+    """Three gates, many looks: each segment is opened once for all, so a look does not get dearer with time."""
     opened: list[str] = []
     load = segments.load_segment
     monkeypatch.setattr(segments, "load_segment", lambda path, **asked: (opened.append(path.name), load(path, **asked))[1])
     source = inference.InferenceSource(logs.settings, SERVICE)
     lookers = [Looker(source, which, NEW, STABLE, mirrored=True, since=BEGIN) for which in (gate(), gate("log_loss"), AGREEMENT)]
+    for one in lookers:
+        one.look(BEGIN)
     per_look = []
-    for tick in range(200):
+    for tick in range(70):
         logs.answered(f"r{tick}", STABLE, tick, 0.5)
         logs.answered(f"r{tick}", NEW, tick, 0.6, shadow=True)
         logs.happened(f"r{tick}", tick, 1.0)
@@ -361,23 +363,22 @@ def test_a_look_opens_no_file_twice(logs: Logs, monkeypatch: pytest.MonkeyPatch)
         for one in lookers:
             one.look(BEGIN + tick + 1)
         per_look.append(len(opened) - before)
-        if tick % 60 == 59:
+        if tick % 20 == 19:
             logs.merge()
     assert set(per_look) == {3}
 
 
-def test_memory_is_bounded_and_the_rest_is_a_fair_sample(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_and_the_rest_is_a_fair_sample(logs: Logs) -> None:
     """Labels stay away for long: past the limit rows are thinned out by request, pairs stay pairs, and it is told."""
-    monkeypatch.setattr(blocks, "CAPACITY", 200)
-    monkeypatch.setattr(blocks.Blocks.__init__, "__kwdefaults__", {**blocks.Blocks.__init__.__kwdefaults__, "capacity": 200})
-    one = looker(logs, gate(block_s=1000.0), mirrored=True)
+    source = inference.InferenceSource(logs.settings, SERVICE, capacity=200)
+    one = Looker(source, gate(block_s=1000.0), NEW, STABLE, mirrored=True)
+    one.look(BEGIN)
     for number in range(1000):
         logs.answered(f"r{number}", STABLE, number / 2, 0.5, flush=False)
         logs.answered(f"r{number}", NEW, number / 2, 0.9, shadow=True, flush=False)
     logs.flush()
     assert look(one, 600) == []
-    assert isinstance(one.source, inference.InferenceSource)
-    (held,) = one.source._open.values()
+    (held,) = source._open.values()
     assert len(held.blocks._place) <= 200
     for number in range(1000):
         logs.happened(f"r{number}", 700, 1.0, flush=False)

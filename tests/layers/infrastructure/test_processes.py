@@ -89,6 +89,57 @@ def test_a_killed_worker_comes_back_on_its_port_and_its_end_is_known(world):
     assert after["ready"]
     assert after["pid"] != before["pid"]
     assert (after["port"], after["restarts"], after["last_exit"]) == (before["port"], 1, -9)
+    assert (before["oom_kills"], after["oom_kills"]) == (0, 1)
+
+
+def test_kills_in_a_row_are_counted_until_a_steady_minute(world):
+    """Each restart looks well at first: the count outlives it, and another layer object; a minute of good service ends it."""
+    desired = world.desired(stable=A)
+    world.layer.apply(desired)
+    for kills in (1, 2, 3):
+        os.kill(world.worker(A)["pid"], signal.SIGKILL)
+        world.until(lambda: world.worker(A)["pid"] is None)
+        world.offset_s += 30
+        world.layer = world.make()
+        world.layer.apply(desired)
+        assert world.worker(A)["ready"]
+        assert world.worker(A)["oom_kills"] == kills
+    world.offset_s += 59
+    world.layer.observe()
+    world.layer.apply(desired)
+    assert world.worker(A)["oom_kills"] == 3
+    world.offset_s += 2
+    world.layer.observe()
+    world.layer.apply(desired)
+    assert (world.worker(A)["oom_kills"], world.worker(A)["failures"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("status", "kills"), [("137", True), ("1", False), ("9", False)])
+def test_only_the_end_of_memory_counts_as_a_kill(world, status, kills):
+    """A worker that says by its exit status that memory was short counts; any other crash does not."""
+    world.behave(A, f"crash {status}")
+    with pytest.raises(base.LayerError):
+        world.make(patience_s=2).apply(world.desired(stable=A))
+    facts = world.worker(A)
+    assert facts["failures"] >= 2
+    assert facts["oom_kills"] == (facts["failures"] if kills else 0)
+
+
+def test_a_worker_that_we_end_ourselves_is_no_kill(world):
+    """One that ignores SIGTERM is killed by us, and comes back as a candidate with nothing held against it."""
+    world.behave(B, "stubborn")
+    world.layer.apply(world.desired(stable=A, candidate=B))
+    world.behave(B, "never")
+    world.ready_timeout_s = 5.0
+    world.offset_s += 3600
+    desired = world.desired(stable=A, candidate=B)
+    with pytest.raises(base.LayerError, match="not ready within 5 s"):
+        world.make(patience_s=1).apply(desired)
+    world.behave(B, "")
+    world.offset_s += 60
+    world.layer.apply(desired)
+    world.until(lambda: world.converged(desired))
+    assert world.worker(B)["oom_kills"] == 0
 
 
 def test_a_port_that_was_taken_meanwhile_is_replaced(world):

@@ -1,0 +1,196 @@
+"""The ledger in memory: the few methods that a running service uses, for worlds by the thousand.
+
+It is a double, so it is held against the real one: `test_simulation` runs a share of the seeds on both and compares every row.
+Whatever is written goes through JSON here too, for a value that JSON cannot hold is refused there as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from lastgood import bundle as bundles
+from lastgood import errors, rollout
+from lastgood.ledger import outbox, rows
+from lastgood.ledger.leases import MAX_SKEW_S
+
+
+class Book:
+    """One service's release log, leases, measurements and pages."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+        self._bundles: dict[str, bundles.Bundle] = {}
+        self._log: list[rows.Revision] = []
+        self._marks: dict[str, rollout.Mark] = {}
+        self._was_stable: set[str] = set()
+        self._measured: dict[str, list[tuple[float, str]]] = {}
+        self._leases: dict[str, tuple[str, float]] = {}
+        self._pages: dict[tuple[int, str], rows.Page] = {}
+        self.notes: list[tuple[str, Mapping[str, Any]]] = []
+
+    # --- bundles ---------------------------------------------------------------------------------------------
+
+    def register(self, bundle: bundles.Bundle, *, provenance: Mapping[str, Any], actor: str, now: float) -> bool:
+        new = bundle.id not in self._bundles
+        self._bundles[bundle.id] = bundle
+        return new
+
+    def bundle(self, bundle_id: str) -> bundles.Bundle:
+        if bundle_id not in self._bundles:
+            raise errors.NotFound(f"bundle {bundle_id!r} is not registered; see 'lastgood bundle list SERVICE'")
+        return self._bundles[bundle_id]
+
+    def evaluations(self, bundle_id: str) -> list[rows.Evaluation]:
+        return []
+
+    # --- revisions -------------------------------------------------------------------------------------------
+
+    def state(self, service: str, *, about: Collection[str] = ()) -> rollout.State:
+        newest = self._log[-1].state if self._log else rollout.State(service=service)
+        return dataclasses.replace(newest, marks=self._marks_of(newest, about))
+
+    def newest(self, service: str) -> int:
+        return len(self._log)
+
+    def revision(self, service: str, number: int) -> rows.Revision:
+        if not 0 < number <= len(self._log):
+            raise errors.NotFound(f"{service!r} has no revision {number}; see 'lastgood history {service}'")
+        return self._log[number - 1]
+
+    def history(self, service: str, *, limit: int = 50, before: int | None = None) -> list[rows.Revision]:
+        below = len(self._log) if before is None else min(before - 1, len(self._log))
+        return self._log[max(below - limit, 0) : below][::-1]
+
+    def was_stable(self, service: str, bundle_id: str) -> bool:
+        return bundle_id in self._was_stable
+
+    def append(
+        self,
+        state: rollout.State,
+        effects: tuple[rollout.Effect, ...],
+        *,
+        verb: str,
+        actor: str,
+        reason: str,
+        now: float,
+        evidence: Mapping[str, Any] = MappingProxyType({}),
+        operation: str | None = None,
+        emergency: bool = False,
+    ) -> rows.Revision:
+        rows.check_text(verb=verb, actor=actor, reason=reason)
+        written, proof = rows.dump(state.to_json()), rows.dump(evidence)
+        before = self._log[-1] if self._log else None
+        if state.revision != len(self._log) + 1:
+            raise errors.Conflict(f"{self._service!r} is at revision {len(self._log)} already; look again, then decide again")
+        marks = tuple(effect for effect in effects if isinstance(effect, rollout.Marked))
+        for mark in marks:
+            self._mark(mark)
+        kept = rollout.from_json(json.loads(written), {})
+        revision = rows.Revision(
+            service=state.service,
+            number=state.revision,
+            state=dataclasses.replace(kept, marks=self._marks_of(kept)),
+            verb=verb,
+            actor=actor,
+            reason=reason,
+            at=max(rows.check_time(now), before.at if before else 0.0),
+            evidence=json.loads(proof),
+            operation=operation,
+            hash="",
+            marks=marks,
+        )
+        self._log.append(revision)
+        if state.stable is not None:
+            self._was_stable.add(state.stable)
+        for paged in outbox.merged(effect for effect in effects if isinstance(effect, rollout.Paged)):
+            self._page(revision.number, paged, at=revision.at)
+        return revision
+
+    def note(self, service: str, *, kind: str, body: Mapping[str, Any], actor: str, now: float) -> None:
+        self.notes.append((kind, json.loads(rows.dump(body))))
+
+    def _mark(self, mark: rollout.Marked) -> None:
+        held = self._marks.get(mark.bundle)
+        if held is not None and held.kind == "revoked":
+            return
+        if mark.kind == "lifted":
+            self._marks.pop(mark.bundle, None)
+        else:
+            self._marks[mark.bundle] = rollout.Mark(kind=mark.kind, reason=mark.reason)
+
+    def _marks_of(self, state: rollout.State, about: Collection[str] = ()) -> dict[str, rollout.Mark]:
+        if not self._marks:
+            return {}
+        wanted = {*state.lineage, state.stable, state.candidate, state.previous, *about}
+        return {digest: mark for digest, mark in self._marks.items() if digest in wanted}
+
+    # --- the controllers' desk -------------------------------------------------------------------------------
+
+    def lease(self, name: str, *, holder: str, now: float, ttl_s: float) -> bool:
+        of, until = self._leases.get(name, ("", 0.0))
+        if of and now < until <= now + ttl_s + MAX_SKEW_S:
+            if of != holder:
+                return False
+            if until - now > ttl_s / 2:
+                return True
+        self._leases[name] = holder, now + ttl_s
+        return True
+
+    def give_up_lease(self, name: str, *, holder: str) -> None:
+        if self._leases.get(name, ("", 0.0))[0] == holder:
+            self._leases[name] = holder, 0.0
+
+    def record(self, service: str, analysis: str, body: Mapping[str, Any], *, now: float) -> int:
+        try:
+            text = json.dumps(body, allow_nan=False)
+        except ValueError as error:
+            raise errors.Damaged(f"{analysis!r} holds what JSON cannot: {error}; this is a fault in the caller") from error
+        kept = self._measured.setdefault(analysis, [])
+        kept.append((rows.check_time(now), text))
+        return len(kept)
+
+    def recorded(self, service: str, analysis: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
+        for seq, (at, text) in enumerate(self._measured.get(analysis, [])[after:], after + 1):
+            yield {"seq": seq, "at": at, "body": json.loads(text)}
+
+    def page(
+        self,
+        service: str,
+        *,
+        revision: int,
+        key: str,
+        severity: str,
+        summary: str,
+        body: Mapping[str, Any],
+        now: float,
+        resolves: bool = False,
+    ) -> bool:
+        if revision > len(self._log):
+            raise errors.NotAllowed(f"{service!r} has no revision {revision} yet, so nobody can be paged about it; page about one that is there")
+        told = rollout.Paged(summary=summary, key=key, severity=severity, resolves=resolves)  # type: ignore[arg-type]
+        return self._page(revision, told, at=now)
+
+    def _page(self, revision: int, told: rollout.Paged, *, at: float) -> bool:
+        if (revision, told.key) in self._pages:
+            return False
+        self._pages[revision, told.key] = rows.Page(
+            service=self._service,
+            revision=revision,
+            key=told.key,
+            severity=told.severity,
+            resolves=told.resolves,
+            summary=told.summary,
+            body={},
+            at=at,
+            delivered_at=None,
+            deliveries={},
+        )
+        return True
+
+    def pages(self, service: str, *, limit: int = 50) -> list[rows.Page]:
+        found = sorted(self._pages.values(), key=lambda page: (-page.revision, page.key))
+        return found[:limit]

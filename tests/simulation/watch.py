@@ -1,0 +1,163 @@
+"""What must hold in every world, checked after every step. Each rule has a name."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from lastgood import errors, judge, rollout
+from lastgood.layers import base, reconcile
+from lastgood.ledger import rows
+from tests.simulation import rules
+from tests.simulation.controller import ACTOR, Controller
+from tests.simulation.plan import Plan
+from tests.simulation.project import SERVICE
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class Violation(AssertionError):
+    """A rule was broken: its name, and what was seen."""
+
+    def __init__(self, rule: str, detail: str) -> None:
+        super().__init__(f"{rule}: {detail}")
+        self.rule = rule
+
+    def told(self, plan: Plan, trace: Iterable[str]) -> Violation:
+        """The same, with how to see it again."""
+        how = f"LASTGOOD_TEST_SEED={plan.seed} repeats it; {plan.config}, {plan.rate:g} requests/s, bundles {', '.join(plan.profiles)}"
+        return Violation(self.rule, "\n".join([str(self).removeprefix(f"{self.rule}: "), how, *trace]))
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Judged:
+    """A release that gates judged: of a sound bundle against a sound one, or of one with a fault. `blamed` by a test of chance."""
+
+    profile: str
+    fair: bool
+    chained: bool
+    proposed_at: float
+    blamed: bool = False
+    done: str = ""
+
+
+class Watch:
+    """Looks on, and raises Violation."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.number = 0
+        self._before = rollout.State(service=SERVICE)
+        self._gateway = 0
+        self.outage_at = float("-inf")
+        self.releases: dict[int, Judged] = {}
+        self._about: dict[str, tuple[str, str | None]] = {}
+        self.automatic_at: list[float] = []
+        self.step_pages: dict[float, str] = {}
+
+    def look(self) -> None:
+        """Check every revision since the last look, and the gateway."""
+        world = self._world
+        while self.number < world.book.newest(SERVICE):
+            revision = world.book.revision(SERVICE, self.number + 1)
+            self._tell(revision)
+            for rule in rules.OF_A_STEP:
+                rule(self._world, self._before, revision)
+            self._note(revision)
+            self.number, self._before = revision.number, revision.state
+        self._gateway_is_well()
+
+    def _gateway_is_well(self) -> None:
+        gateway = self._world.gateway
+        if gateway.revision < self._gateway:
+            raise Violation("the gateway's revision never decreases", f"{gateway.revision} after {self._gateway}")
+        self._gateway = gateway.revision
+        if gateway.served and abs(sum(gateway.served.values()) - 100) > 1e-9:
+            raise Violation("shares sum to 100", repr(gateway.served))
+
+    def _tell(self, revision: rows.Revision) -> None:
+        state = revision.state
+        names = {digest: f"b{number}" for number, digest in enumerate(self._world.bundles)}
+        stable, candidate = names.get(state.stable or "", "-"), names.get(state.candidate or "", "-")
+        self._world.say(
+            f"revision {revision.number} {revision.verb} by {revision.actor}: stable {stable}, candidate {candidate} in {state.phase} "
+            f"at {state.weight_pct:g} %{', held' if state.hold else ''}{', verifying' if state.verifying else ''}: {revision.reason[:110]}"
+        )
+        self._world.tally[f"{'auto' if revision.actor == ACTOR else 'person'} {revision.verb}"] += 1
+
+    def _note(self, revision: rows.Revision) -> None:
+        """Keep what the rules over whole worlds need."""
+        before, after, profiles = self._before, revision.state, self._world.traffic.profiles
+        if revision.verb == "promote" and after.candidate:
+            beside = profiles[after.stable] if after.stable else None
+            fair = beside is not None and beside.sound and profiles[after.candidate].sound
+            self.releases[revision.number] = Judged(
+                profile=profiles[after.candidate].name, fair=fair, chained=bool(after.chain), proposed_at=self._world.clock.true
+            )
+        release = self.releases.get(before.rollout or 0)
+        if release is not None and not release.done and after.rollout != before.rollout:
+            release.done = revision.verb if revision.actor == ACTOR else f"person {revision.verb}"
+            release.fair &= self.outage_at < release.proposed_at
+            release.blamed = revision.actor == ACTOR and rules.by_chance(revision)
+        if revision.actor == ACTOR and rules.steps_back(before, revision):
+            self.automatic_at.append(revision.at)
+        if revision.verb == "release-hold":
+            self.automatic_at = []
+
+    # --- what a controller must do ---------------------------------------------------------------------------
+
+    def looked(self, controller: Controller, *, at: int) -> None:
+        """A look came to its end; *at* is the revision that it looked at. What was due must be done by now."""
+        self._one_pair(controller)
+        state, now = self._world.book.state(SERVICE), self._world.clock()
+        if not controller.line.leads or state.revision != at:
+            return
+        if state.verifying is not None and now >= state.verifying.until:
+            raise Violation("after a step back a Verified follows in time", f"open since {now - state.verifying.until:g} s")
+        late = state.phase in ("shadow", "canary", "approval", "baking") and state.phase_until is not None and now >= state.phase_until
+        if late and (state.hold is None or state.phase == "baking"):
+            raise Violation("no phase outlasts its limit", f"{state.phase} is over since {now - (state.phase_until or 0):g} s")
+
+    def _one_pair(self, controller: Controller) -> None:
+        for key, analysis in controller.bench._analyses.items():  # noqa: SLF001  # nothing else tells
+            pair = analysis.question.watched, analysis.question.beside
+            if self._about.setdefault(key, pair) != pair:
+                raise Violation("an analysis is about one pair of bundles", f"{key}: {pair} after {self._about[key]}")
+
+    def compare(self, controller: Controller) -> None:
+        """A judge that is built anew from the ledger says what the one in memory says."""
+        now = self._world.clock()
+        for key, analysis in controller.bench._analyses.items():  # noqa: SLF001
+            anew = judge.Analysis(analysis.question, book=self._world.book, service=SERVICE)
+            said, says = analysis.verdicts(now), anew.verdicts(now)
+            self._world.tally["compared"] += 1
+            if said != says:
+                wrong = [f"{said[name]} was said, {says[name]} anew" for name in said if said[name] != says[name]]
+                raise Violation("a crashed judge says what one that was not says", f"{key}: {'; '.join(wrong)}")
+
+    def trouble(self, controller: Controller, error: errors.LastgoodError) -> None:
+        """A turn ended early; only for a reason that a turn may end early for."""
+        locked = isinstance(error, errors.Unavailable) and self._world.locked
+        split = isinstance(error, errors.Conflict) and len(self._world.controllers) > 1
+        if not (locked or split or isinstance(error, base.LayerError)):
+            raise Violation("a turn fails only while something is down", f"{type(error).__name__}: {error}") from error
+        self._world.tally[f"turn failed {type(error).__name__}"] += 1
+
+    # --- the end ---------------------------------------------------------------------------------------------
+
+    def converged(self) -> None:
+        """Every layer agrees with the newest revision."""
+        world = self._world
+        wanted = world.desired(world.context(world.line()), world.book.state(SERVICE))
+        for layer in world.layers:
+            told = reconcile.look(layer, wanted, clock=world.clock)
+            if not told.covers(wanted.revision):
+                raise Violation("layers converge once faults end", f"{layer.name} {told.status}: {told.detail} {told.facts}")
+
+
+def outcomes(worlds: Iterable[Any]) -> collections.Counter[tuple[str, str]]:
+    """How releases ended, by what was wrong with the bundle."""
+    return collections.Counter((one.profile, one.done or "open") for world in worlds for one in world.watch.releases.values())
