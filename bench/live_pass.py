@@ -16,7 +16,7 @@ from bench.table import Row, Table
 from lastgood import conditions, judge, ledger
 from lastgood import service as services
 from lastgood.gates import base
-from lastgood.gates.sources import base as sources
+from lastgood.sources import base as sources
 
 SAMPLE = 60
 """Looks that are timed at each length."""

@@ -4,7 +4,7 @@ A gate compares the candidate with the stable bundle that serves beside it, or, 
 cut-over, after a rollback, on watch), with a limit. Every gate gives pass, fail or inconclusive; *cannot tell* has
 policies of its own and never counts as fine.
 
-What does not belong here: statistics (`gates`), where numbers come from (`gates.sources`).
+What does not belong here: statistics (`gates`), where numbers come from (`sources`).
 """
 
 from __future__ import annotations

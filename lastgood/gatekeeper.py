@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Collection
 
 from lastgood import errors, judge, proceed, release, rollout
-from lastgood.gates.sources import catalog
 from lastgood.layers import base, reconcile
 from lastgood.settings import Settings
+from lastgood.sources import catalog
 
 log = logging.getLogger("lastgood.gatekeeper")
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from lastgood import conditions, ledger, rollout
 from lastgood import service as services
 from lastgood.gates import base, track
-from lastgood.gates.sources import base as sources
+from lastgood.sources import base as sources
 
 log = logging.getLogger("lastgood.judge")
 
@@ -27,7 +27,7 @@ RECOVERY_ALPHA = 0.01
 
 
 class Reader(Protocol):
-    """What answers for every gate; see `lastgood.gates.sources.catalog`."""
+    """What answers for every gate; see `lastgood.sources.catalog`."""
 
     def read(self, name: str, asked: sources.Asked, *, now: float, cursor: sources.Cursor | None) -> sources.Answer: ...
 
@@ -151,7 +151,9 @@ class Analysis:
         references = _references(book, service, question)
         alphas = track.budget(question.gates, question.alpha)
         self._tracks = {
-            name: track.Track(name, gate, mode=question.mode, alpha=alphas.get(name, question.alpha), since=question.began, reference=references.get(name))
+            name: track.Track(
+                name, gate, mode=question.mode, alpha=alphas.get(name, question.alpha), since=question.began, reference=references.get(name)
+            )
             for name, gate in question.gates.items()
         }
         self.catch_up()

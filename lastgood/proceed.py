@@ -109,11 +109,25 @@ def _commit(
     except (errors.Conflict, errors.NothingToDo):
         return None
     except errors.NotAllowed as error:
-        if not isinstance(event, rollout.RollBack) or state.hold is not None:
+        if not isinstance(event, rollout.RollBack):
             raise
+        if state.hold is not None:
+            _tell_stranded(ctx, state, decision, error, now=clock())
+            return None
         # Nothing to go back to: a person has to know, and nothing new may come on top meanwhile.
         held = rollout.SetHold(reason=f"{decision.reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate)
         return release.commit(ctx, state, held, **{**asked, "verb": "hold", "reason": held.reason})
+
+
+def _tell_stranded(
+    ctx: release.Context, state: rollout.State, decision: judgement.Decision, error: errors.NotAllowed, *, now: float
+) -> None:
+    """Page that what serves is bad and nothing is left to go back to; not if the service is held for that very reason."""
+    if state.hold is not None and state.hold.gate == decision.verdicts[0].gate:
+        return
+    page: dict[str, Any] = {"severity": "critical", "summary": f"{state.service}: {decision.reason}; {error}"}
+    body = {"verdicts": [verdict.to_json() for verdict in decision.verdicts]}
+    ctx.ledger.page(state.service, revision=state.revision, key="stranded", **page, body=body, now=now)
 
 
 def _evidence(decision: judgement.Decision, *, ready: Collection[str], trouble: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lastgood import errors, judgement, rollout
 from lastgood import service as services
 from lastgood.gates import base
-from tests.rollouts import A, B, C, CHAIN, after, alarm, back, baking, canary, held, on_its_way, released
+from tests.rollouts import CHAIN, A, B, C, after, alarm, back, baking, canary, held, on_its_way, released
 
 SERVICE = services.parse(
     """
@@ -232,7 +232,9 @@ def test_a_failed_guardrail_rejects_the_candidate(phases: int) -> None:
     """In every phase, at once, and then it is measured for the declared time whether that helped."""
     reason = "gate 'errors': errors says fail"
     event = rollout.Reject(bundle=B, reason=reason, verify_s=250.0)
-    assert decide(on_its_way(phases), says("slow", "pass"), BAD) == judgement.Decision(event=event, verb="rollback", reason=reason, verdicts=(BAD,))
+    assert decide(on_its_way(phases), says("slow", "pass"), BAD) == judgement.Decision(
+        event=event, verb="rollback", reason=reason, verdicts=(BAD,)
+    )
 
 
 def test_a_failed_guardrail_comes_before_everything_else() -> None:
@@ -338,7 +340,9 @@ def test_what_can_never_be_told_has_a_policy_at_the_end_of_the_phase(cause: base
 
 def test_missing_traffic_at_the_end_of_a_phase_goes_by_its_own_policy() -> None:
     """`too_few` is for what was seen and does not suffice; a gate that waits for traffic lets the release be given up."""
-    patient = SERVICE.model_copy(update={"gates": {"slow": SERVICE.gates["slow"].model_copy(update={"no_traffic": "wait", "source_down": "wait"})}})
+    patient = SERVICE.model_copy(
+        update={"gates": {"slow": SERVICE.gates["slow"].model_copy(update={"no_traffic": "wait", "source_down": "wait"})}}
+    )
     for cause in ("no_traffic", "source_down"):
         untold = says("slow", "inconclusive", cause, since=0.0)  # type: ignore[arg-type]
         found = judgement.decide(canary(), patient, ready=(B,), verdicts={"slow": untold}, now=2100.0)

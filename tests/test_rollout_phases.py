@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from lastgood import errors, rollout
-from tests.rollouts import A, B, C, CHAIN, after, alarm, back, baking, canary, held, on_its_way, pages, refused, released, step, with_mark
+from tests.rollouts import CHAIN, A, B, C, after, alarm, back, baking, canary, held, on_its_way, pages, refused, released, step, with_mark
 
 # --- proposing ---------------------------------------------------------------------------------------------
 
@@ -440,7 +440,8 @@ STATES = st.builds(
     mirror_pct=TIMES,
     approved=st.booleans(),
     waived=st.lists(TEXT).map(tuple),
-    verifying=st.none() | st.builds(rollout.Verifying, since=TIMES, until=TIMES, left=st.none() | DIGESTS, rollout=st.none() | st.integers(0)),
+    verifying=st.none()
+    | st.builds(rollout.Verifying, since=TIMES, until=TIMES, left=st.none() | DIGESTS, rollout=st.none() | st.integers(0)),
     lineage=st.lists(DIGESTS, unique=True).map(tuple),
     hold=st.none() | st.builds(rollout.Hold, reason=TEXT, actor=TEXT, since=TIMES, gate=st.none() | TEXT),
     hops=st.integers(0, 3),
@@ -468,7 +469,13 @@ def test_a_state_of_before_there_were_phases_still_reads() -> None:
 
 @pytest.mark.parametrize(
     "spoil",
-    [{"colour": "red"}, {"chain": [{"kind": "canary", "share": 5}]}, {"hold": {"reason": "x"}}, {"verifying": {"since": 1.0}}, {"lineage": None}],
+    [
+        {"colour": "red"},
+        {"chain": [{"kind": "canary", "share": 5}]},
+        {"hold": {"reason": "x"}},
+        {"verifying": {"since": 1.0}},
+        {"lineage": None},
+    ],
     ids=lambda spoil: next(iter(spoil)),
 )
 def test_a_state_that_does_not_parse_is_damaged(spoil: dict[str, object]) -> None:

@@ -435,7 +435,9 @@ def test_a_condemned_stable_without_a_target_needs_to_be_taken_down() -> None:
     """Only if somebody says so does the service stop answering; then nothing is measured."""
     before = verifying(canary(start=released(A, B), bundle=C))
     event = rollout.Condemn(bundle=B, kind="revoked", reason="cve", verified={A: False}, verify_s=300.0)
-    says = f"'{'b' * 12}' serves and 'flights' has nothing to go back to; promote another bundle first, or add --take-down to stop answering"
+    says = (
+        f"'{'b' * 12}' serves and 'flights' has nothing to go back to; promote another bundle first, or add --take-down to stop answering"
+    )
     refused(before, event, errors.NotAllowed, says)
     down, effects = step(before, dataclasses.replace(event, take_down=True))
     assert (down.stable, down.candidate, down.phase, down.weight_pct, down.verifying) == (None, None, "idle", 0.0, None)
@@ -445,7 +447,12 @@ def test_a_condemned_stable_without_a_target_needs_to_be_taken_down() -> None:
 
 @pytest.mark.parametrize(
     ("was", "asked", "done"),
-    [("quarantined", "quarantined", False), ("quarantined", "revoked", True), ("revoked", "quarantined", False), ("revoked", "revoked", False)],
+    [
+        ("quarantined", "quarantined", False),
+        ("quarantined", "revoked", True),
+        ("revoked", "quarantined", False),
+        ("revoked", "revoked", False),
+    ],
 )
 def test_a_mark_can_only_become_harder(was: rollout.MarkKind, asked: rollout.MarkKind, done: bool) -> None:
     """A quarantine can be made a revocation; nothing else changes a mark."""

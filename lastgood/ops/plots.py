@@ -1,62 +1,28 @@
 """Pictures of a rollout: who had the traffic, what the gates saw, how fast the layers followed.
 
 Each function returns a matplotlib Figure of its own, or None where there is nothing to show; no state is shared, so threads
-may draw at once. `svg` and `png` turn a figure into text for a page and bytes for anything else.
+may draw at once. `svg` and `png` turn a figure into text for a page and bytes for anything else (`canvas`).
 
 Colours are those of Okabe and Ito, which people with any colour vision can tell apart; shapes and words carry the same facts.
 """
 
 from __future__ import annotations
 
-import contextlib
-import html
-import io
-import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lastgood import conditions, errors
+from lastgood import conditions
 from lastgood.bundle import short
 from lastgood.gates import base
-from lastgood.ops import trails, words
+from lastgood.ops import canvas, trails, words
+from lastgood.ops.canvas import BAD, CANDIDATE, GOOD, GREY, INK, OTHER, STABLE, png, svg, title_of
 from lastgood.ops.chronicle import Chronicle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STABLE, CANDIDATE, GOOD, BAD, GREY, INK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6b6b6b", "#222222"
-WIDTH_IN = 7.6
-"""Inches; at 100 dots each it fits a page of 760 pixels, and is read at 700 without loss."""
-DPI = 110
-
-_RC: dict[str, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Helvetica", "Arial", "sans-serif"],
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "hatch.linewidth": 0.7,
-    "svg.fonttype": "none",
-    "figure.facecolor": "white",
-    "figure.constrained_layout.w_pad": 0.1,
-}
-
-_LOCK = threading.RLock()
-"""matplotlib's settings belong to the process, so one picture is drawn at a time."""
+__all__ = ["arms", "every", "evidence", "latency", "pictures", "png", "svg", "title_of", "traffic", "waterfall"]
 
 ENOUGH = 25
 """Requests that a point of a curve stands for at least; of five, a single failed one would be a peak of 20 %."""
@@ -66,7 +32,7 @@ UNITS = {"error_rate": "requests that failed (%)", "latency_p99": "P99 of the ti
 
 def traffic(chronicle: Chronicle) -> Figure:
     """Each bundle's share of the traffic over time, with the phases, and a tick where a gate's verdict moved the release."""
-    with _drawing(2.9) as (figure, axes):
+    with canvas.drawing(2.9) as (figure, axes):
         clock = _Clock(chronicle)
         bundles = _order(chronicle)
         edges = [clock.of(moment) for segment in chronicle.segments for moment in (segment.start, segment.end)]
@@ -89,7 +55,7 @@ def evidence(chronicle: Chronicle) -> Figure | None:
     shown = {name: t for name, t in analysis.trails.items() if t.verdict.evidence is not None} if analysis else {}
     if not analysis or not shown:
         return None
-    with _drawing(0.75 + 1.45 * len(shown), rows=len(shown)) as (figure, panels):
+    with canvas.drawing(0.75 + 1.45 * len(shown), rows=len(shown)) as (figure, panels):
         clock = _Clock(chronicle)
         for axes, (name, trail) in zip(panels, shown.items(), strict=True):
             _path(axes, chronicle, clock, name=name, trail=trail)
@@ -104,7 +70,7 @@ def arms(chronicle: Chronicle, gate: str) -> Figure | None:
     figure_of = _figure_of(parts[0][1].verdict.metric) if parts else None
     if not figure_of:
         return None
-    with _drawing(2.6) as (figure, axes):
+    with canvas.drawing(2.6) as (figure, axes):
         clock = _Clock(chronicle)
         for analysis, trail in parts:
             for side, digest in (("beside", analysis.beside), ("watched", analysis.watched)):
@@ -125,7 +91,7 @@ def latency(chronicle: Chronicle) -> Figure | None:
     """Which share of the answers of each bundle was ready after so many milliseconds (cumulative distributions)."""
     if not chronicle.times:
         return None
-    with _drawing(2.8) as (figure, axes):
+    with canvas.drawing(2.8) as (figure, axes):
         for digest in sorted(chronicle.times, key=lambda one: one == chronicle.candidate):
             curve = chronicle.times[digest]
             label = f"{_name(chronicle, digest)}, {curve.n:,} answers"
@@ -147,7 +113,7 @@ def waterfall(chronicle: Chronicle) -> Figure | None:
     rows = sorted((one for one in chronicle.followed if one.ms is not None), key=lambda one: one.ms or 0.0)
     if not rows:
         return None
-    with _drawing(0.95 + 0.36 * len(rows)) as (figure, axes):
+    with canvas.drawing(0.95 + 0.36 * len(rows)) as (figure, axes):
         for place, one in enumerate(rows):
             at_most = one.at_most
             axes.barh(place, one.ms or 0.0, color="white" if at_most else GOOD, edgecolor=GREY if at_most else GOOD,
@@ -187,59 +153,6 @@ def pictures(chronicle: Chronicle, *, max_bytes: int = 300_000) -> dict[str, byt
         if sum(map(len, kept.values())) + len(data) <= max_bytes:
             kept[name] = data
     return kept
-
-
-# --- output ------------------------------------------------------------------------------------------------
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG image."""
-    out = io.BytesIO()
-    with _LOCK, _settings():
-        figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
-    return out.getvalue()
-
-
-def svg(figure: Figure, *, name: str, title: str) -> str:
-    """The figure as an `<svg>` element for an HTML page: it names nothing outside it, and its ids begin with *name*.
-
-    *title* says for readers who cannot see it what it shows. It grows with the width it is given.
-    """
-    out = io.StringIO()
-    with _LOCK, _settings(salt=name):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
-    text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", rf'<svg role="img" aria-label="{html.escape(title)}" \1>', text, count=1)
-    return re.sub(r"\n\s*", "\n", text).strip()
-
-
-def title_of(figure: Figure) -> str:
-    """The first title in the figure, as plain text."""
-    return str(figure.axes[0].get_title(loc="left")).replace("\\$", "$")
-
-
-def _settings(*, salt: str = "lastgood") -> contextlib.AbstractContextManager[None]:
-    import matplotlib as mpl
-
-    rc: Any = {**_RC, "svg.hashsalt": salt}  # its keys are literals for the type checker
-    return mpl.rc_context(rc)
-
-
-@contextlib.contextmanager
-def _drawing(height_in: float, *, rows: int | None = None) -> Iterator[tuple[Figure, Any]]:
-    """A new figure of so many inches in height with one panel (or a list of *rows*), under our settings."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise errors.UsageError("pictures need the extra 'report'; install it: pip install 'lastgood[report]'") from error
-    with _LOCK, _settings():
-        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
-        panels = figure.subplots(rows or 1, 1, sharex=True, squeeze=False)[:, 0]
-        yield figure, list(panels) if rows else panels[0]
 
 
 # --- parts of pictures -------------------------------------------------------------------------------------
@@ -459,7 +372,7 @@ def _order(chronicle: Chronicle) -> list[str]:
 
 
 def _colour(chronicle: Chronicle, digest: str) -> str:
-    return CANDIDATE if digest == chronicle.candidate else STABLE if digest == chronicle.stable else "#56B4E9"
+    return CANDIDATE if digest == chronicle.candidate else STABLE if digest == chronicle.stable else OTHER
 
 
 def _style(chronicle: Chronicle, digest: str) -> str:

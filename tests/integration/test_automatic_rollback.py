@@ -5,6 +5,7 @@ What is measured in seconds stands in `bench`; here nothing depends on how fast 
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from pathlib import Path
@@ -183,7 +184,7 @@ def _check_judged_the_same(live: Live, candidate: Faulty, proposed: int) -> None
     ended = live.since(proposed, "rollback")[0]
     again = judged_again(live, candidate, ended)
     for verdict in ended.evidence["verdicts"]:
-        assert again[verdict["gate"]].to_json() == verdict
+        assert json.loads(json.dumps(again[verdict["gate"]].to_json())) == verdict
 
 
 def _ejected(live: Live) -> bool:

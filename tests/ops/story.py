@@ -10,7 +10,7 @@ from typing import Any
 
 from lastgood import judge, proceed, release, strategy
 from lastgood.gates import base
-from lastgood.gates.sources import base as sources
+from lastgood.sources import base as sources
 from tests import factory
 
 SERVICE = "toy"

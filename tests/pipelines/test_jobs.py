@@ -127,7 +127,7 @@ def test_a_release_that_is_still_on_its_way_is_a_success_that_says_so(home):
     """The run waits for as long as it was told; the controller does not need it."""
     (first,) = world.released(home, "a")
     digest = registered(home, "b")
-    asked = {"service": "flights", "bundle": digest, "reason": "better", "strategy": "canary:5,canary:25", "wait_s": 20.0}
+    asked = {"service": "flights", "bundle": digest, "reason": "better", "strategy": "canary:5,canary:25", "wait_s": 6.0}
     with controller(home):
         result = run(home, "promote", "promote", **asked)
     assert result.success

@@ -170,7 +170,9 @@ class Book:
         resolves: bool = False,
     ) -> bool:
         if revision > len(self._log):
-            raise errors.NotAllowed(f"{service!r} has no revision {revision} yet, so nobody can be paged about it; page about one that is there")
+            raise errors.NotAllowed(
+                f"{service!r} has no revision {revision} yet, so nobody can be paged about it; page about one that is there"
+            )
         told = rollout.Paged(summary=summary, key=key, severity=severity, resolves=resolves)  # type: ignore[arg-type]
         return self._page(revision, told, at=now)
 

@@ -24,7 +24,7 @@ class Controller:
         self.line = world.line(interrupt=lambda call: world.between(self, call))
         self._context = world.context(self.line)
         self._keeper = gatekeeper.Gatekeeper(world.settings, SERVICE, holder=name, moved=lambda: None)
-        self._keeper._processes = world.workers  # noqa: SLF001  # settings name no layer: worlds have theirs in memory
+        self._keeper._processes = world.workers  # settings name no layer: worlds have theirs in memory
         self.back_at = 0.0
         self._start()
 
@@ -101,5 +101,5 @@ class Controller:
         """One look of the real gatekeeper."""
         self.line.leads = None
         at = -1 if self.line.behind else self._world.book.newest(SERVICE)
-        self._keeper._look(self._context, self.bench)  # noqa: SLF001
+        self._keeper._look(self._context, self.bench)
         self._world.watch.looked(self, at=at)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lastgood import conditions
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.sources import base, catalog
+from lastgood.sources import base, catalog
 from tests.simulation.traffic import Counters, Traffic
 
 NOTHING = Counters()
@@ -59,7 +59,11 @@ class Numbers:
         watched = _tally(asked.gate, watched_now, before.get("watched"))
         beside = None
         if isinstance(asked.gate, conditions.Score) and asked.mirrored:
-            beside = _tally(asked.gate, watched_now[:1] + watched_now[2:], None if "watched" not in before else before["watched"][:1] + before["watched"][2:])
+            beside = _tally(
+                asked.gate,
+                watched_now[:1] + watched_now[2:],
+                None if "watched" not in before else before["watched"][:1] + before["watched"][2:],
+            )
         elif asked.beside is not None and not isinstance(asked.gate, conditions.Agreement):
             cursor["beside"] = self._columns(asked, asked.beside, copies=False)
             beside = _tally(asked.gate, cursor["beside"], before.get("beside"))

@@ -64,7 +64,9 @@ def a_phase_is_passed_only_with_every_guardrail(world: World, before: rollout.St
     if revision.verb not in ("advance", "cut-over") or before.phase not in ("shadow", "canary"):
         return
     asked = judge.questions(before, config(world, before), proposed_at=0.0)
-    wanted = {name for question in asked for name, gate in question.gates.items() if "verify/" not in question.key and gate.kind != "observe"}
+    wanted = {
+        name for question in asked for name, gate in question.gates.items() if "verify/" not in question.key and gate.kind != "observe"
+    }
     said = {one["gate"]: one["outcome"] for one in verdicts(revision)}
     missing = {name: said.get(name, "nothing") for name in wanted - set(before.waived) if said.get(name) != "pass"}
     if missing:
@@ -139,7 +141,7 @@ def one_page_for_each_step_back(world: World, before: rollout.State, revision: r
         about = [page for page in pages if page.key != "breaker"]
         if len(about) != 1 or about[0].severity != "critical" or about[0].resolves:
             _broken("one page for each step back", f"revision {revision.number}: {about}")
-        if revision.state.verifying is not None:
+        if revision.state.verifying is not None and revision.state.verifying != before.verifying:
             kept[revision.state.verifying.since] = about[0].key
     if revision.verb == "verified" and before.verifying is not None:
         opened = kept.get(before.verifying.since)
@@ -159,7 +161,9 @@ def patience_is_kept(world: World, before: rollout.State, revision: rows.Revisio
         began = before.phase_since if before.phase != "idle" else world.book.revision(SERVICE, before.revision).at
         longest = revision.at - (began if before.phase in ("idle", "baking") else world.book.revision(SERVICE, before.rollout).at)
         if lasted > longest + 1.0 + world.jumped_s:
-            _broken("patience begins when somebody looks", f"{one['gate']} {one['cause']} for {lasted:g} s of {longest:g} s that anybody looked")
+            _broken(
+                "patience begins when somebody looks", f"{one['gate']} {one['cause']} for {lasted:g} s of {longest:g} s that anybody looked"
+            )
 
 
 def config(world: World, state: rollout.State) -> services.Service:

@@ -122,7 +122,7 @@ class Watch:
             raise Violation("no phase outlasts its limit", f"{state.phase} is over since {now - (state.phase_until or 0):g} s")
 
     def _one_pair(self, controller: Controller) -> None:
-        for key, analysis in controller.bench._analyses.items():  # noqa: SLF001  # nothing else tells
+        for key, analysis in controller.bench._analyses.items():  # nothing else tells
             pair = analysis.question.watched, analysis.question.beside
             if self._about.setdefault(key, pair) != pair:
                 raise Violation("an analysis is about one pair of bundles", f"{key}: {pair} after {self._about[key]}")
@@ -130,7 +130,7 @@ class Watch:
     def compare(self, controller: Controller) -> None:
         """A judge that is built anew from the ledger says what the one in memory says."""
         now = self._world.clock()
-        for key, analysis in controller.bench._analyses.items():  # noqa: SLF001
+        for key, analysis in controller.bench._analyses.items():
             anew = judge.Analysis(analysis.question, book=self._world.book, service=SERVICE)
             said, says = analysis.verdicts(now), anew.verdicts(now)
             self._world.tally["compared"] += 1

@@ -4,7 +4,7 @@ Truth about a bundle is what its own workers answered (`endpoint` counters of `b
 one that was then repeated elsewhere. The aggregate `b-<hex12>.safe` is charged with what users got in the end, whoever
 answered. Counters are live; histograms are merged once a second.
 
-What does not belong here: differences between two readings, and what they mean (`gates.sources.envoy`).
+What does not belong here: differences between two readings, and what they mean (`sources.envoy`).
 """
 
 from __future__ import annotations

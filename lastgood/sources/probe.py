@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lastgood import conditions
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.sources import base, web
+from lastgood.sources import base, web
 
 
 class ProbeSource(base.Source):

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lastgood import conditions
-from lastgood.gates.sources import base
-from lastgood.gates.sources import envoy as source_
 from lastgood.layers.traffic import envoy_stats
 from lastgood.layers.traffic.envoy_stats import Bucket, Cluster
+from lastgood.sources import base
+from lastgood.sources import envoy as source_
 from tests.layers.traffic.world import A, B
 
 ROUTE = f"b-{B.id.removeprefix('sha256:')[:12]}"

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from lastgood import conditions
-from lastgood.gates.sources import probe
-from tests.gates.sources import web_server
-from tests.gates.sources.looking import Looker
+from lastgood.sources import probe
 from tests.layers.traffic.world import A
+from tests.sources import web_server
+from tests.sources.looking import Looker
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.sources import base
 from lastgood.layers import base as layers
+from lastgood.sources import base
 
 
 class WorkersSource(base.Source):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from lastgood import conditions
 from lastgood import settings as settings_
 from lastgood.gates.base import Observation
-from lastgood.gates.sources import base
+from lastgood.sources import base
 
 log = logging.getLogger("lastgood.sources")
 
@@ -66,32 +66,32 @@ def kind(gate: conditions.AnyGate) -> str:
 
 
 def _envoy(settings: settings_.Settings, service: str) -> base.Source:
-    from lastgood.gates.sources import envoy
+    from lastgood.sources import envoy
 
     return envoy.EnvoySource(settings, service)
 
 
 def _inference(settings: settings_.Settings, service: str) -> base.Source:
-    from lastgood.gates.sources import inference
+    from lastgood.sources import inference
 
     return inference.InferenceSource(settings, service)
 
 
 def _prometheus(settings: settings_.Settings, _: str) -> base.Source:
-    from lastgood.gates.sources import prometheus
+    from lastgood.sources import prometheus
 
     return prometheus.PrometheusSource(settings.metrics.prometheus_url)
 
 
 def _probe(*_: object) -> base.Source:
-    from lastgood.gates.sources import probe
+    from lastgood.sources import probe
 
     return probe.ProbeSource()
 
 
 def _workers(settings: settings_.Settings, service: str) -> base.Source:
-    from lastgood.gates.sources import workers
     from lastgood.layers import catalog
+    from lastgood.sources import workers
 
     chosen = settings.layers.infrastructure
     return workers.WorkersSource(lambda: catalog.load("infrastructure", chosen)(settings, service) if chosen else None)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lastgood import conditions
-from lastgood.gates.sources import workers
 from lastgood.layers import base as layers
-from tests.gates.sources.looking import Looker
+from lastgood.sources import workers
 from tests.layers.traffic.world import A, B
+from tests.sources.looking import Looker
 
 GATE = conditions.OutOfMemory(metric="oom_kills")
 

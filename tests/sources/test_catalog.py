@@ -13,7 +13,7 @@ import pytest
 from lastgood import conditions
 from lastgood import settings as settings_
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.sources import base, catalog
+from lastgood.sources import base, catalog
 from tests.layers.traffic.world import A, B
 
 GATES: list[tuple[str, dict[str, Any]]] = [
@@ -102,7 +102,7 @@ def test_a_fault_of_a_source_is_down_and_told_once(settings: settings_.Settings,
 def test_the_catalog_loads_nothing_heavy() -> None:
     """The controller imports it at its start; a source's libraries are loaded when it is asked first."""
     code = (
-        "import sys; from lastgood.gates.sources import catalog; "
+        "import sys; from lastgood.sources import catalog; "
         "print([name for name in ('pyarrow', 'numpy', 'http.client', 'lastgood.serving.segments', "
         "'lastgood.layers.traffic.envoy_stats') if name in sys.modules])"
     )

@@ -13,11 +13,11 @@ import pytest
 
 from lastgood import conditions
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.sources import inference
 from lastgood.serving import inference_log, segments
-from tests.gates.sources.logs import BEGIN, SERVICE, Logs
-from tests.gates.sources.looking import Looker
+from lastgood.sources import inference
 from tests.layers.traffic.world import A, B, C
+from tests.sources.logs import BEGIN, SERVICE, Logs
+from tests.sources.looking import Looker
 
 STABLE, NEW = A.id, B.id
 

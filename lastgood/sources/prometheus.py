@@ -12,7 +12,7 @@ from typing import Any
 from lastgood import bundle as bundles
 from lastgood import conditions
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.sources import base, web
+from lastgood.sources import base, web
 
 _NAME = re.compile(r"\$(bundle|arm)\b")
 _NO_URL = "no Prometheus is configured; set 'prometheus_url' under [metrics] in lastgood.toml"

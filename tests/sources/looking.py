@@ -7,7 +7,7 @@ from typing import Any
 
 from lastgood import conditions
 from lastgood.gates.base import Observation
-from lastgood.gates.sources import base
+from lastgood.sources import base
 
 
 class Looker:

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 from lastgood import conditions, errors
 from lastgood import settings as settings_
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.sources import base
-from lastgood.gates.sources.blocks import CAPACITY, Arm, Blocks, Row, Timed
 from lastgood.serving import inference_log, segments
+from lastgood.sources import base
+from lastgood.sources.blocks import CAPACITY, Arm, Blocks, Row, Timed
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -24,9 +24,9 @@ from typing import Any
 from lastgood import conditions
 from lastgood import settings as settings_
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.sources import base
 from lastgood.layers import base as layers
 from lastgood.layers.traffic import envoy_admin, envoy_config, envoy_files, envoy_stats
+from lastgood.sources import base
 
 TIMEOUT_S = 0.9
 """Seconds for one question; a kept connection is tried twice, and a source may take two seconds."""

@@ -12,11 +12,11 @@ import pytest
 from lastgood import bundle as bundles
 from lastgood import conditions
 from lastgood.gates.base import Observation
-from lastgood.gates.sources import prometheus as source_
+from lastgood.sources import prometheus as source_
 from tests import prometheus
-from tests.gates.sources import web_server
-from tests.gates.sources.looking import Looker
 from tests.layers.traffic.world import A, B
+from tests.sources import web_server
+from tests.sources.looking import Looker
 
 NEW, STABLE = bundles.short(B.id), bundles.short(A.id)
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from lastgood import conditions, daemon
-from lastgood.gates.sources import envoy as source_
 from lastgood.layers.traffic import envoy_files, envoy_stats
-from tests.gates.sources.looking import Looker
+from lastgood.sources import envoy as source_
 from tests.layers.traffic.world import SERVICE, A, B, C, World, until
+from tests.sources.looking import Looker
 
 ERRORS = conditions.ErrorRate(metric="error_rate")
 SPLIT = conditions.SampleRatio(metric="sample_ratio")
