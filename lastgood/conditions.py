@@ -70,6 +70,8 @@ class LatencyP99(_Gate):
     """The ceiling in milliseconds: at most one request in a hundred may take longer."""
     persistence: int = pydantic.Field(default=3, ge=0, le=1000)
     """Windows in a row over the ceiling before the persistence rule fails the gate; 0 turns that rule off."""
+    settle_s: float = pydantic.Field(default=15.0, ge=0)
+    """Seconds at the start of a phase that are not counted: caches and connections are cold then, and that is no regression."""
 
 
 class Score(_Gate):

@@ -23,7 +23,7 @@ from typing import Any
 from lastgood import errors, gatekeeper, proceed, release
 from lastgood.layers import base, receipts, reconcile
 from lastgood.ledger import audit
-from lastgood.ops import paging
+from lastgood.ops import incident, paging
 from lastgood.settings import Settings
 
 log = logging.getLogger("lastgood.controller")
@@ -99,10 +99,19 @@ class ServiceLoop:
         self._proven = -1
         """Revision whose stable bundle was seen ready; until then its workers are watched closely."""
         holder = f"{socket.gethostname()}/{os.getpid()}/{id(self)}"
-        self._gatekeeper = gatekeeper.Gatekeeper(ctx.settings, service, holder=holder, moved=moved)
+        self._woken = moved
+        self._gatekeeper = gatekeeper.Gatekeeper(ctx.settings, service, holder=holder, moved=self._moved)
         for loop in self._loops.values():
             loop.start()
         self._gatekeeper.start()
+
+    def _moved(self, ctx: release.Context, committed: release.Committed) -> None:
+        """A gate has decided: the layers follow now, and what it came to is written down after that."""
+        self._woken()
+        try:
+            incident.close(ctx, self._service, committed.revision.number)
+        except errors.LastgoodError as error:
+            log.warning("%s: the incident record is missing: %s", self._service, error)
 
     def tick(self) -> None:
         """One look: hand a new revision to the layers, and take a release in flight one step further."""

@@ -24,14 +24,16 @@ log = logging.getLogger("lastgood.gatekeeper")
 
 ACTOR = "lastgood-controller"
 
+Moved = Callable[[release.Context, release.Committed], None]
+
 
 class Gatekeeper(threading.Thread):
     """Looks at one service again and again, every second while something is under way.
 
-    *moved* is called after each commit, so that the layers follow at once.
+    *moved* is called after each commit with the ledger it went into, so that the layers follow at once.
     """
 
-    def __init__(self, settings: Settings, service: str, *, holder: str, moved: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, service: str, *, holder: str, moved: Moved) -> None:
         super().__init__(name=f"{service}/gates", daemon=True)
         self._settings = settings
         self._service = service
@@ -98,7 +100,7 @@ class Gatekeeper(threading.Thread):
             done = proceed.verify(ctx, self._service, verdicts=afterwards, actor=ACTOR)
         if done is not None:
             log.info("%s: revision %s: %s: %s", self._service, done.revision.number, done.revision.verb, done.revision.reason)
-            self._moved()
+            self._moved(ctx, done)
         busy = state.phase != "idle" or state.verifying is not None
         return limits.measure_s if busy or done else limits.watch_s if asked else limits.measure_s
 

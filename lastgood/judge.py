@@ -37,7 +37,7 @@ class Question:
     """What one analysis is about.
 
     `key` names it among the measurements of the service. `watched` is judged, beside `beside` or alone. `share` is the
-    watched arm's share of the live traffic. `step` is the index of the canary step, `began` when the evidence begins
+    watched arm's share of the live traffic. `step` is the index of the canary step, which began at `phase_since`; `began` when the evidence begins
     (Unix seconds), `reference` the rollout whose stable arm says what good looked like where nothing serves beside.
     """
 
@@ -51,6 +51,7 @@ class Question:
     mirrored: bool = False
     share: float | None = None
     step: int = 0
+    phase_since: float = 0.0
     reference: int | None = None
 
 
@@ -86,6 +87,7 @@ def _on_the_way(state: rollout.State, service: services.Service, *, proposed_at:
         mirrored=not live,
         share=state.weight_pct / 100 if live else None,
         step=state.position or 0,
+        phase_since=state.phase_since or 0.0,
     )
 
 
@@ -105,6 +107,7 @@ def _serving(state: rollout.State, service: services.Service) -> Question | None
         watched=state.stable,
         beside=None,
         gates=_alone({name: gate for name, gate in service.gates.items() if gate.watch in watch}),
+        phase_since=state.phase_since or 0.0,
         alpha=service.release.alpha / (len({phase.phase for phase in service.chain} - {"approval"}) + 1),
         began=state.phase_since or 0.0,
         reference=state.rollout,
@@ -175,6 +178,10 @@ class Analysis:
         """
         body: dict[str, Any] = {"after": self._seq, "step": self.question.step, "observations": {}, "cursors": {}}
         for name, gate in self.question.gates.items():
+            if isinstance(gate, conditions.LatencyP99) and now < self.question.phase_since + gate.settle_s:
+                if name in self._cursors:
+                    body["cursors"][name] = None  # what happens until then is passed over: the next look starts from there
+                continue
             answer = read.read(name, self._asked(gate), now=now, cursor=self._cursors.get(name))
             if answer.observations:
                 body["observations"][name] = [_sound(seen, now).to_json() for seen in answer.observations]
@@ -210,7 +217,11 @@ class Analysis:
             if name in self._tracks:
                 for one in seen:
                     self._tracks[name].take(base.observation(one), step=body["step"])
-        self._cursors |= body["cursors"]
+        for name, cursor in body["cursors"].items():
+            if cursor is None:
+                self._cursors.pop(name, None)
+            else:
+                self._cursors[name] = cursor
 
 
 def _follows(seq: int, body: Mapping[str, Any]) -> bool:

@@ -77,7 +77,8 @@ def go_on_back(
         return None
     reason = f"its workers were not ready within {limit_s:g} s after the rollback"
     with contextlib.suppress(errors.Conflict, errors.NothingToDo):
-        return release.roll_back(ctx, service, reason=reason, actor=actor, automatic=True, unready=True, clock=clock)
+        evidence = {"ready": sorted(ready), "trouble": reason, "verdicts": []}
+        return release.roll_back(ctx, service, reason=reason, actor=actor, automatic=True, unready=True, evidence=evidence, clock=clock)
     return None
 
 

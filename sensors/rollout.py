@@ -5,6 +5,7 @@ and what each gate says; the check of a gate is reported when its answer changes
 watches the stable bundle.
 """
 
+import dataclasses
 import json
 import threading
 import time
@@ -14,7 +15,7 @@ import dagster as dg
 import assets
 from assets import verdicts
 from lastgood import settings as settings_
-from sensors import scene
+from sensors import pictures, scene
 
 EVIDENCE = verdicts.Evidence()
 """What this process has read of the measurements; only the tick that holds READING touches it."""
@@ -66,7 +67,8 @@ def _news(
                 continue
             words[service] = found.words()
             if found.news:
-                news[service] = found
+                extra = pictures.of(ctx, service, found.ended) if found.ended else {}
+                news[service] = dataclasses.replace(found, extra=extra)
     return news
 
 

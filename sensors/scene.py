@@ -34,13 +34,18 @@ START: Position = {"revision": 0, "hash": "", "rollout": None, "busy": False, "m
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """One service at Unix time `now`: its newest revision, what led there since `told`, and what the gates say."""
+    """One service at Unix time `now`: its newest revision, what led there since `told`, and what the gates say.
+
+    `ended` is the rollout that has ended since `told`; `extra` is metadata to tell besides.
+    """
 
     revision: "Revision"
     decided: verdicts.Answers
     look: verdicts.Look
     told: Position
     now: float
+    ended: int | None = None
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def state(self) -> "State":
@@ -111,6 +116,7 @@ class Scene:
                 f"{gate}/{name}": value for gate, one in self.answers.items() for name, value in gates.figures(one).items() if name in SHOWN
             },
             **({"gates": show.table(rows)} if rows else {}),
+            **self.extra,
             POSITION: dg.MetadataValue.json(self.position()),
         }
 
@@ -149,10 +155,12 @@ def set_up(ctx: "Context", service: str, evidence: verdicts.Evidence, *, told: P
     known = 0 < told["revision"] <= state.revision and ctx.ledger.revision(service, told["revision"]).hash == told["hash"]
     told = told if known else START
     new = [one for one in ctx.ledger.history(service, limit=verdicts.HISTORY) if one.number > told["revision"]]
+    rollouts = {told["rollout"], *(one.state.rollout for one in new)} - {None, state.rollout}
     return Scene(
         revision=ctx.ledger.revision(service, state.revision),
         decided=verdicts.decided(new, ledger=ctx.ledger),
         look=evidence.look(ctx, state, now=now),
         told=told,
         now=now,
+        ended=max(rollouts, default=None),
     )

@@ -19,7 +19,7 @@ from lastgood.bundle import short
 from lastgood.gates import base
 from lastgood.layers import receipts
 from lastgood.ledger import audit
-from lastgood.ops import episode, times, trails
+from lastgood.ops import episode, onset, times, trails
 from lastgood.ops.episode import Outcome
 
 __all__ = ["Chronicle", "Followed", "Outcome", "Segment", "collect", "newest"]
@@ -260,7 +260,7 @@ def _onset(ctx: release.Context, found: episode.Episode, asked: list[_Asked], an
     """Since when the fault of the gate that took the rollout back shows."""
     failed = {verdict.gate for verdict in map(parse_verdict, found.taken_back_by) if verdict and verdict.outcome == "fail"}
     moments = [
-        trails.onset(ctx.ledger, found.service, question, trail=analysis.trails[gate])
+        onset.of(ctx.ledger, found.service, question, trail=analysis.trails[gate])
         for (question, kind, _), analysis in zip(asked, analyses, strict=True)
         for gate in failed & set(analysis.trails)
         if kind != "verify" and analysis.rows and analysis.trails[gate].verdict.outcome == "fail"

@@ -1,7 +1,7 @@
 """The evidence of one analysis over time: its measurements, replayed from the ledger through the gates that judged them.
 
 A replay is the same fold that the controller made, looked at on the way: what each gate said then, what both arms did
-in each stretch of time, and since when the evidence has risen. Memory does not grow with the number of measurements.
+in each stretch of time. Memory does not grow with the number of measurements.
 
 What does not belong here: which analyses a rollout had (`chronicle`), what an evidence means (`gates`).
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from lastgood import conditions, judge, ledger
@@ -24,9 +24,6 @@ SPANS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 
 
 STRETCHES = 120
 """No more stretches than this in one analysis, whatever its length (up to 120 days)."""
-
-LEVEL = 0.02
-"""Evidence counts as risen once it is more than this (in powers of ten) above its lowest."""
 
 Kind = Literal["shadow", "canary", "bake", "watch", "verify"]
 
@@ -45,10 +42,14 @@ class Point:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """What both arms did from `start` until `end` (Unix seconds). `value` of a tally is its mean, by requests."""
+    """What both arms did from `start` until `end` (Unix seconds). `value` of a tally is its mean, by requests.
+
+    `after` is the number of the measurement before its first one.
+    """
 
     start: float
     end: float
+    after: int
     watched: base.Tally
     beside: base.Tally | None
 
@@ -91,58 +92,18 @@ class Analysis:
 
 def replay(book: ledger.Ledger, service: str, question: judge.Question, *, kind: Kind, until: float) -> Analysis:
     """The analysis of *question* as it stood at *until* (Unix seconds). Reads each measurement once."""
+    if not question.began:  # on watch: since the revision that the key names
+        question = dataclasses.replace(question, began=book.revision(service, int(question.key.partition("/")[0])).at)
     return _Replay(question, book=book, service=service, until=until).told(kind)
-
-
-def onset(book: ledger.Ledger, service: str, question: judge.Question, *, trail: Trail) -> float | None:
-    """Since when (Unix seconds) the fault that *trail* ends with shows: the start of the first bad stretch; None if unknown.
-
-    For the sequential test, that is the last moment at which the evidence was at its lowest: the maximum likelihood
-    estimate of a change point (Page 1954). For the persistence rule, the start of the row of windows. For events, the first.
-    """
-    verdict = trail.verdict
-    gate = question.gates[verdict.gate]
-    if verdict.cause == "sequential" and len(trail.points) > 1:
-        low, high = _rise(trail.points)
-        one = dataclasses.replace(question, gates={verdict.gate: gate})
-        again = _Replay(one, book=book, service=service, until=verdict.at, since=low, ask_until=high)
-        finer = again.told("watch").trails[verdict.gate].points
-        return _rise([point for point in finer if low <= point.at <= high] or trail.points)[0]
-    if verdict.cause == "persistence" and verdict.streak:
-        return verdict.at - verdict.streak * gate.window_s
-    risen = (stretch.start for stretch in trail.stretches if (stretch.watched.value or 0) > 0 or stretch.watched.bad > 0)
-    return next(risen, None)
-
-
-def _rise(points: Sequence[Point]) -> tuple[float, float]:
-    """The last point at which the evidence was at its lowest so far, and the one after it."""
-    lowest, at = math.inf, 0
-    for place, point in enumerate(points):
-        lowest = min(lowest, math.inf if point.evidence is None else point.evidence)
-        if point.evidence is not None and point.evidence <= lowest + LEVEL:
-            at = place
-    return points[at].at, points[min(at + 1, len(points) - 1)].at
 
 
 class _Replay(judge.Analysis):
     """The fold of a judge, asked at regular times on the way."""
 
-    def __init__(
-        self,
-        question: judge.Question,
-        *,
-        book: ledger.Ledger,
-        service: str,
-        until: float,
-        since: float | None = None,
-        ask_until: float | None = None,
-    ) -> None:
-        """Ask the gates between *since* and *ask_until* (default: the whole time), and at *until*."""
+    def __init__(self, question: judge.Question, *, book: ledger.Ledger, service: str, until: float) -> None:
         self._until = until
-        self._since = question.began if since is None else since
-        self._ask_until = until if ask_until is None else ask_until
-        self._step_s = max((self._ask_until - self._since) / POINTS, 1e-3)
-        self._due = self._since
+        self._step_s = max((until - question.began) / POINTS, 1e-3)
+        self._due = question.began
         self._rows = 0
         self._points: dict[str, list[Point]] = {name: [] for name in question.gates}
         self._bins = {name: _Bins(question.began, until) for name in question.gates}
@@ -155,14 +116,17 @@ class _Replay(judge.Analysis):
         if at is not None and at > self._until:
             return
         super()._take(seq, body)
+        if not judge._follows(seq, body):  # a second controller saw the same requests
+            return
         self._rows += 1
         for name, one in seen:
             if name in self._bins and not one.down and math.isfinite(one.at):
-                self._bins[name].add(one)
+                self._bins[name].add(one, seq=seq)
         for name, arms in self._times.items():
-            for arm, times in zip(("watched", "beside"), arms, strict=True):
-                times.take(body["cursors"].get(name, {}).get(arm))
-        if at is not None and self._due <= at <= self._ask_until:
+            if name in body["cursors"]:
+                for arm, times in zip(("watched", "beside"), arms, strict=True):
+                    times.take((body["cursors"][name] or {}).get(arm))
+        if at is not None and at >= self._due:
             self._ask(at)
 
     def _ask(self, at: float) -> None:
@@ -218,18 +182,24 @@ class _Bins:
         self._began = began
         wanted = (ended - began) / STRETCHES
         self._length = next((span for span in SPANS if span >= wanted), wanted)
-        self._sums: dict[int, tuple[_Sum, _Sum]] = {}
+        self._sums: dict[int, tuple[_Sum, _Sum, int]] = {}
 
-    def add(self, seen: base.Observation) -> None:
+    def add(self, seen: base.Observation, *, seq: int) -> None:
         place = max(math.ceil((seen.at - self._began) / self._length) - 1, 0)
-        watched, beside = self._sums.setdefault(place, (_Sum(), _Sum()))
+        watched, beside, _ = self._sums.setdefault(place, (_Sum(), _Sum(), seq - 1))
         watched.add(seen.watched)
         beside.add(seen.beside)
 
     def told(self) -> Iterator[Stretch]:
-        for place, (watched, beside) in sorted(self._sums.items()):
+        for place, (watched, beside, after) in sorted(self._sums.items(), key=lambda item: item[0]):
             start = self._began + place * self._length
-            yield Stretch(start=start, end=start + self._length, watched=watched.tally(), beside=beside.tally() if beside.looks else None)
+            yield Stretch(
+                start=start,
+                end=start + self._length,
+                after=after,
+                watched=watched.tally(),
+                beside=beside.tally() if beside.looks else None,
+            )
 
 
 class _Sum:
@@ -254,7 +224,10 @@ class _Sum:
 
 
 class _Times:
-    """Adds up the proxy's cumulative buckets, as its source leaves them in each cursor; a count that went back begins anew."""
+    """Adds up the proxy's cumulative buckets, as its source leaves them in each cursor.
+
+    A count that went back begins anew; after a cursor without any, the next one only says where counting goes on.
+    """
 
     def __init__(self) -> None:
         self._before: Mapping[str, int] | None = None
@@ -262,10 +235,8 @@ class _Times:
 
     def take(self, cursor: Any) -> None:
         now = cursor.get("times") if isinstance(cursor, Mapping) else None
-        if not isinstance(now, Mapping):
-            return
         before, self._before = self._before, now
-        if before is None:
+        if not isinstance(now, Mapping) or before is None:
             return
         if any(now.get(low, 0) < count for low, count in before.items()):
             before = {}

@@ -34,7 +34,7 @@ GATES: Mapping[str, Mapping[str, Any]] = {
     "split": {"metric": "sample_ratio", "kind": "observe"},
 }
 SLOW = {"sleep_s": 1.4}
-HANGS = {"sleep_s": 60.0}
+HANGS = {"sleep_s": 8.0}
 FAILS = {"errors": 1.0}
 TRAFFIC = {"timeout_s": 2.5, "idempotent": False}
 """Users see each failure of the bundle that they are on: nobody asks a second time."""

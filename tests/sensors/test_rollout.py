@@ -1,6 +1,7 @@
 """A release on its way as Dagster sees it, with a real ledger, real measurements and a real Dagster instance."""
 
 import dataclasses
+import sys
 import time
 import types
 from pathlib import Path
@@ -12,6 +13,7 @@ import assets
 from assets import verdicts
 from lastgood import judge, proceed, release, rollout
 from lastgood.gates import base
+from sensors import pictures
 from sensors import rollout as sensor
 from tests.pipelines import world
 
@@ -315,3 +317,53 @@ def test_nothing_is_written_to_the_ledger(watched):
     before = watched.ctx.ledger.newest("flights"), list(watched.ctx.ledger.recorded("flights", analysis))
     watched.tick()
     assert (watched.ctx.ledger.newest("flights"), list(watched.ctx.ledger.recorded("flights", analysis))) == before
+
+
+# --- pictures ----------------------------------------------------------------------------------------------
+
+
+def taken_back(watched: Watched, label: str = "b") -> int:
+    """A canary that failed and was taken back; the revision that proposed it."""
+    _, analysis = watched.canary(label)
+    world.measure(watched.ctx, analysis, errors=world.requests(200, 1000))
+    assert watched.act().revision.verb == "rollback"
+    return int(analysis.split("/")[0])
+
+
+def test_when_a_release_has_ended_its_pictures_come_with_the_observation_once(watched):
+    """PNG images inside the event, small enough for Dagster's database."""
+    taken_back(watched)
+    shown = observation(watched.tick())["pictures"]
+    assert shown.count("data:image/png;base64,") >= 2
+    assert "![traffic]" in shown
+    assert len(shown) < 300_000
+    watched.canary("c")
+    assert "pictures" not in observation(watched.tick())
+
+
+def test_without_the_extra_for_pictures_everything_else_is_told(watched, monkeypatch):
+    """A worker image without matplotlib still shows figures and checks, and says what is missing."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    number = taken_back(watched)
+    result = watched.tick()
+    assert checks(result)["errors"].severity == ERROR
+    told = observation(result)["pictures"]
+    assert told.startswith("left out: ModuleNotFoundError")
+    assert told.endswith(f"run 'lastgood report flights --rollout {number}'")
+
+
+def test_pictures_that_would_take_longer_than_a_tick_may_are_left_out(watched, monkeypatch):
+    """A tick that Dagster gives up would be repeated for ever."""
+    monkeypatch.setattr(pictures, "MOST", 3)
+    _, analysis = watched.canary()
+    for _ in range(4):
+        world.measure(watched.ctx, analysis, errors=world.requests(60, 300))
+    watched.act()
+    assert "left out: more than 3 measurements" in observation(watched.tick())["pictures"]
+
+
+def test_pictures_that_did_take_longer_are_not_tried_again(watched):
+    """The tick after one that was given up tells the rest."""
+    number = taken_back(watched)
+    pictures.of(watched.ctx, "flights", number)
+    assert "left out: drawing them took too long" in observation(watched.tick())["pictures"]

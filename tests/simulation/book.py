@@ -51,7 +51,7 @@ class Book:
 
     def state(self, service: str, *, about: Collection[str] = ()) -> rollout.State:
         newest = self._log[-1].state if self._log else rollout.State(service=service)
-        return dataclasses.replace(newest, marks=self._marks_of(newest, about))
+        return dataclasses.replace(newest, marks=self._marks_of(newest, about)) if about else newest
 
     def newest(self, service: str) -> int:
         return len(self._log)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from lastgood import gatekeeper, proceed
+from lastgood import controller, gatekeeper, proceed
 
 BEGIN = 1_800_000_000.0
 
@@ -35,17 +35,23 @@ class _On:
     def advance(self, *args: Any, **asked: Any) -> Any:
         return self._module.advance(*args, **asked, clock=self._clock)
 
+    def go_on_back(self, *args: Any, **asked: Any) -> Any:
+        return self._module.go_on_back(*args, **asked, clock=self._clock)
+
     def verify(self, *args: Any, **asked: Any) -> Any:
         return self._module.verify(*args, **asked, clock=self._clock)
 
 
 @contextlib.contextmanager
 def running(clock: Clock) -> Iterator[None]:
-    """Makes the gatekeeper, which is run as it is, live by *clock*."""
-    before = gatekeeper.time, gatekeeper.proceed
-    gatekeeper.time = SimpleNamespace(time=clock, monotonic=lambda: clock.true)  # type: ignore[assignment]
-    gatekeeper.proceed = _On(proceed, clock)  # type: ignore[assignment]
+    """Makes the gatekeeper and the controller, which are run as they are, live by *clock*."""
+    modules: tuple[Any, ...] = (gatekeeper, controller)
+    before = [(module.time, module.proceed) for module in modules]
+    for module in modules:
+        module.time = SimpleNamespace(time=clock, monotonic=lambda: clock.true)
+        module.proceed = _On(proceed, clock)
     try:
         yield
     finally:
-        gatekeeper.time, gatekeeper.proceed = before
+        for module, (time, own) in zip(modules, before, strict=True):
+            module.time, module.proceed = time, own

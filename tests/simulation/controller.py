@@ -1,18 +1,29 @@
-"""A controller as a process that can be killed: the real gatekeeper, and what the loop of `lastgood.controller` does, turn by turn."""
+"""A controller as a process that can be killed: the real gatekeeper and the real loop, without their threads, turn by turn."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lastgood import errors, gatekeeper, judge, proceed
-from lastgood.layers import reconcile
+from lastgood import controller, errors, gatekeeper, judge, release
+from lastgood.layers import base, reconcile
 from tests.simulation.line import Killed
+from tests.simulation.plan import CALM
 from tests.simulation.project import SERVICE
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
 ACTOR = gatekeeper.ACTOR
+
+
+class _Loop(controller.ServiceLoop):
+    """The loop of one service, as after its start; nothing of it runs by itself."""
+
+    def __init__(self, context: release.Context, workers: base.Processes) -> None:
+        self._ctx, self._service = context, SERVICE
+        self._layers = {"infrastructure": workers}
+        self._reports = context.settings.run(SERVICE) / "layers"
+        self._stranded = self._proven = -1
 
 
 class Controller:
@@ -23,14 +34,15 @@ class Controller:
         self.name = name
         self.line = world.line(interrupt=lambda call: world.between(self, call))
         self._context = world.context(self.line)
-        self._keeper = gatekeeper.Gatekeeper(world.settings, SERVICE, holder=name, moved=lambda: None)
+        self._keeper = gatekeeper.Gatekeeper(world.settings, SERVICE, holder=name, moved=lambda *_: None)
         self._keeper._processes = world.workers  # settings name no layer: worlds have theirs in memory
         self.back_at = 0.0
         self._start()
 
     def _start(self) -> None:
         self.bench = judge.Judge(self.line, SERVICE, self._world.numbers)  # type: ignore[arg-type]  # the double
-        self._seen, self._stranded, self._proven = 0, -1, -1
+        self._loop = _Loop(self._context, self._world.workers)
+        self._seen = 0
         self._wanted: Any = None
         self.line.fuse, self.line.behind = None, 0
 
@@ -43,15 +55,20 @@ class Controller:
         """One turn of each of its loops, in some order; says what went wrong, if something did."""
         if self._world.clock.true < self.back_at:
             return "is dead"
-        parts = [self._follow, self._advance, self._look]
+        parts = [self.follow, self._advance, self._look]
         if self._world.draw.random() < 0.5:
             parts.reverse()
         try:
-            return "; ".join(filter(None, (self._guarded(part) for part in parts)))
+            self.line.leads = None
+            at = -1 if self.line.behind else self._world.book.newest(SERVICE)
+            told = "; ".join(filter(None, [self._guarded(part) for part in parts]))
+            if not told:
+                self._world.watch.turned(self, at=at)
         except Killed:
             self._world.tally["killed"] += 1
             self.die(back_at=self._world.clock.true + self._world.draw.choice((0.0, 0.0, 20.0, 120.0)))
             return "was killed"
+        return told
 
     def _guarded(self, part: Any) -> str:
         """Each loop has its border: an error ends its turn, not the loop."""
@@ -66,7 +83,7 @@ class Controller:
             self._world.watch.look()
         return ""
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
         """Hand the newest state to the layers; each of them gets to it in its own time."""
         if self._context.ledger.newest(SERVICE) != self._seen:
             state = self._context.ledger.state(SERVICE)
@@ -75,31 +92,14 @@ class Controller:
         layers = list(self._world.layers)
         self._world.draw.shuffle(layers)
         for layer in layers:
-            if self._wanted is not None and self._world.draw.random() < 0.9:
+            if self._wanted is not None and (self._world.chaos is CALM or self._world.draw.random() < 0.9):
                 reconcile.attempt(layer, self._wanted, clock=self._world.clock)
 
     def _advance(self) -> None:
-        """What `controller.ServiceLoop` does for a release that is on its way."""
-        context, clock = self._context, self._world.clock
-        state = context.ledger.state(SERVICE)
-        if state.phase == "idle" and state.revision == self._proven:
-            return
-        ready = {digest for digest, where in self._world.workers.endpoints().items() if where}
-        if state.stable in ready and state.phase == "idle":
-            self._proven = state.revision
-        proceed.advance(context, SERVICE, ready=ready, actor=ACTOR, clock=clock)
-        if state.revision == self._stranded:
-            return
-        try:
-            proceed.go_on_back(context, SERVICE, ready=ready, actor=ACTOR, clock=clock)
-        except errors.NotAllowed as error:
-            self._stranded = state.revision
-            page: dict[str, Any] = {"revision": state.revision, "key": "stranded", "severity": "critical", "summary": str(error)}
-            context.ledger.page(SERVICE, **page, body={}, now=clock())
+        """The loop's own part in a release that is on its way."""
+        self._loop._advance()  # noqa: SLF001
 
     def _look(self) -> None:
         """One look of the real gatekeeper."""
-        self.line.leads = None
-        at = -1 if self.line.behind else self._world.book.newest(SERVICE)
-        self._keeper._look(self._context, self.bench)
-        self._world.watch.looked(self, at=at)
+        self._keeper._look(self._context, self.bench)  # noqa: SLF001
+        self._world.watch.one_pair(self)

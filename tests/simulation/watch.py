@@ -109,9 +109,8 @@ class Watch:
 
     # --- what a controller must do ---------------------------------------------------------------------------
 
-    def looked(self, controller: Controller, *, at: int) -> None:
-        """A look came to its end; *at* is the revision that it looked at. What was due must be done by now."""
-        self._one_pair(controller)
+    def turned(self, controller: Controller, *, at: int) -> None:
+        """A whole turn came to its end; it began at revision *at*. What was due must be done by now."""
         state, now = self._world.book.state(SERVICE), self._world.clock()
         if not controller.line.leads or state.revision != at:
             return
@@ -121,7 +120,8 @@ class Watch:
         if late and (state.hold is None or state.phase == "baking"):
             raise Violation("no phase outlasts its limit", f"{state.phase} is over since {now - (state.phase_until or 0):g} s")
 
-    def _one_pair(self, controller: Controller) -> None:
+    def one_pair(self, controller: Controller) -> None:
+        """No analysis goes over to another bundle."""
         for key, analysis in controller.bench._analyses.items():  # nothing else tells
             pair = analysis.question.watched, analysis.question.beside
             if self._about.setdefault(key, pair) != pair:

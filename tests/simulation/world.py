@@ -21,7 +21,7 @@ from tests.simulation.controller import Controller
 from tests.simulation.line import Line
 from tests.simulation.numbers import Numbers
 from tests.simulation.people import Person
-from tests.simulation.plan import Event, Plan
+from tests.simulation.plan import CALM, Event, Plan
 from tests.simulation.project import SERVICE, Project
 from tests.simulation.traffic import PROFILES, Traffic
 from tests.simulation.watch import Violation, Watch
@@ -37,6 +37,7 @@ class World:
 
     def __init__(self, plan: Plan, project: Project, *, book: Any = None) -> None:
         self.plan, self.project, self.settings = plan, project, project.settings
+        self.chaos = plan.chaos
         self.draw = random.Random(f"{plan.seed}/world")
         self._mischief = random.Random(f"{plan.seed}/mischief")
         self.clock = clocks.Clock()
@@ -154,7 +155,7 @@ class World:
         getattr(self, f"_{event.what}")(event.of, begins)
 
     def _turn(self, controller: Controller) -> None:
-        chaos = self.plan.chaos
+        chaos = self.chaos
         if self._mischief.random() < chaos.dropped and controller.back_at <= self.clock.true:
             self.watch.compare(controller)
             self.tally["dropped"] += 1
@@ -168,7 +169,7 @@ class World:
 
     def between(self, controller: Controller, call: str) -> None:
         """What can happen to a controller between two calls to the ledger."""
-        if call == "record" and len(self.controllers) > 1 and not self._interrupting and self._mischief.random() < self.plan.chaos.asleep:
+        if call == "record" and len(self.controllers) > 1 and not self._interrupting and self._mischief.random() < self.chaos.asleep:
             self._interrupting = True
             self.tally["asleep"] += 1
             self.say(f"{controller.name} sleeps for 25 s with what it measured")
@@ -180,7 +181,7 @@ class World:
         self._outrun(call)
 
     def _outrun(self, call: str) -> None:
-        if call == "append" and not self._interrupting and self._mischief.random() < self.plan.chaos.overtaken:
+        if call == "append" and not self._interrupting and self._mischief.random() < self.chaos.overtaken:
             self._interrupting = True
             self.tally["overtaken"] += 1
             self.happen(Event(at=self.clock.true, what="wish"))
@@ -246,7 +247,12 @@ class World:
         self._due = []
         self.workers.never_ready.clear()
         for controller in self.controllers:
-            controller.back_at = 0.0
+            controller.back_at, controller.line.fuse = 0.0, None
+        self.chaos = CALM
         for _ in range(SETTLE):
             self.step(20.0)
+        # What the last turn has decided is still on its way: as often as there are layers that wait for each other.
+        for _ in self.layers:
+            for controller in self.controllers:
+                controller.follow()
         self.watch.converged()
