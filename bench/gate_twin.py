@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from scipy.special import logsumexp
+from scipy import special
 
 from lastgood.gates import bounds, counts, dispersion, scores, sequential, windows
 from lastgood.gates.family import PERSISTENCE, SEQUENTIAL
@@ -27,6 +26,11 @@ def above(bad: Floats, n: Floats, limit: Floats | float) -> Floats:
     p = np.clip(np.asarray(limit, float), sequential.TINY, 1 - sequential.TINY)
     grown = np.multiply.outer(RATIOS, p) + (1 - p)
     return bad * (np.log(RATIOS)[:, None] - np.log(grown).reshape(len(RATIOS), -1)) - (n - bad) * np.log(grown).reshape(len(RATIOS), -1)
+
+
+def tail(bad: Floats, n: Floats, p: Floats | float) -> Floats:
+    """Probability of *bad* or more of *n* at rate *p*."""
+    return np.where(bad > 0, special.betainc(np.maximum(bad, 1), np.maximum(n - bad, 0) + 1, p), 1.0)
 
 
 class Wealths:
@@ -62,12 +66,19 @@ class Wealths:
         for run in np.flatnonzero(stepping | resting):
             j = self.steps[run] if stepping[run] else self.later[run]
             self._begin(run, (sequential.STEPS if stepping[run] else sequential.LATER) / (j * (j + 1)), at)
+        self.sums[: self.used] += np.where(taking, bets, 0.0)
+        self._mix()
+
+    def _mix(self) -> None:
+        """Log wealth of each start and of all; one far below the best counts as ruined, which is decided long before."""
         used = self.sums[: self.used]
-        used[:, :, taking] += bets[None][:, :, taking]
-        with np.errstate(invalid="ignore"):
-            self.grown[: self.used] = logsumexp(used, axis=1)
+        top = used.max(axis=(0, 1))
+        grown = np.exp(used - top).sum(axis=1)
+        whole = (np.exp(self.weight[: self.used]) * grown).sum(axis=0)
+        with np.errstate(divide="ignore"):
+            self.grown[: self.used] = top + np.log(grown)
         unspent = np.log(sequential.STEPS / (self.steps + 1) + sequential.LATER / (self.later + 1))
-        self.log_e = np.logaddexp(unspent, logsumexp(self.weight[: self.used] + self.grown[: self.used], axis=0))
+        self.log_e = np.logaddexp(unspent, top + np.log(whole))
 
     def _begin(self, run: int, weight: float, at: float) -> None:
         free = np.flatnonzero(np.isneginf(self.weight[:, run]))
@@ -206,7 +217,7 @@ class Errors:
         n, n_beside, bad, bad_beside = held
         told = (n > 0) & (n_beside > 0)
         above_margin = bad / np.maximum(n, 1) > bad_beside / np.maximum(n_beside, 1) + self.margin
-        chance = stats.binom.sf(bad - 1, bad + bad_beside, n / np.maximum(n + n_beside, 1))
+        chance = tail(bad, bad + bad_beside, n / np.maximum(n + n_beside, 1))
         return above_margin & (chance <= self.level), told, np.zeros(len(n), bool)
 
 
@@ -239,7 +250,7 @@ class Ceiling:
 
     def _judge(self, held: Floats) -> tuple[Bools, Bools, Bools]:
         n, n_beside, bad, bad_beside = held
-        chance = stats.binom.sf(bad - 1, n, self.limit)
+        chance = tail(bad, n, self.limit)
         over = (bad > n * self.limit) & (chance <= self.level)
         return over, np.ones(len(n), bool), bad_beside > n_beside * self.limit
 
@@ -282,6 +293,6 @@ class Scores:
         beyond = worse - self.margin
         mean = self.hd / np.maximum(self.h, 1e-300)
         sd = np.sqrt(np.maximum(self.hdd - mean * self.hd, 0) / np.maximum(self.n - 1, 1))
-        chance = np.where(sd > 0, stats.norm.sf(beyond * np.sqrt(rows) / np.where(sd > 0, sd, 1)), 0)
+        chance = np.where(sd > 0, special.ndtr(-beyond * np.sqrt(rows) / np.where(sd > 0, sd, 1)), 0)
         told = (self.n >= bounds.MIN_BLOCKS) & (held[1] > 0)
         return (beyond > 0) & (chance <= self.level), told, np.zeros(len(worse), bool)

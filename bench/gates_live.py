@@ -26,7 +26,7 @@ WITHIN_S = 240.0
 SETTLE_S = 0.8
 GATES = {
     "errors": {"metric": "error_rate", "window_s": 2, "patience_s": 60},
-    "latency": {"metric": "latency_p99", "max_ms": CEILING_MS, "window_s": 2, "patience_s": 60},
+    "latency": {"metric": "latency_p99", "max_ms": CEILING_MS, "window_s": 2, "patience_s": 60, "settle_s": 1},
 }
 
 
@@ -79,6 +79,7 @@ class Found:
     onset: float
     until: float
     stable: str
+    bundle: str
     ended: ledger.Revision | None
 
     @property
@@ -130,6 +131,7 @@ def _measure(live: Live, *, port: int, size: Size) -> tuple[list[Found], list[li
     with live.load(rate=RATE) as load:
         for case in sorted(CASES, key=lambda one: one.retries):
             if case.retries and live.state().stable != retrying.bundle:
+                live.release_hold()
                 live.cut_over(retrying)
             for number in range(size.repetitions):
                 found.append(_once(live, case, candidate, dice))
@@ -143,9 +145,7 @@ def _told(one: Found) -> str:
 
 def _once(live: Live, case: Case, candidate: Faulty, dice: random.Random) -> Found:
     """One canary in which the fault begins at some moment."""
-    if live.state().hold is not None:
-        # More than three steps back in an hour are held for a person, who has looked.
-        live.release_hold()
+    live.release_hold()
     candidate.begin(**BASE)
     stable = live.state().stable or ""
     proposed = live.propose(candidate, {"phase": "canary", "weight_pct": case.weight_pct, "min_s": 3600})
@@ -157,7 +157,7 @@ def _once(live: Live, case: Case, candidate: Faulty, dice: random.Random) -> Fou
         live.call_off()
     live.until(live.all_stable, what="traffic on stable")
     time.sleep(SETTLE_S)
-    return Found(case=case, onset=onset, until=time.time(), stable=stable, ended=ended)
+    return Found(case=case, onset=onset, until=time.time(), stable=stable, bundle=candidate.bundle, ended=ended)
 
 
 # --- tables ------------------------------------------------------------------------------------------------
@@ -189,13 +189,14 @@ def _rows(found: Sequence[Found], shots: Sequence[live_load.Shot]) -> list[Row]:
     missed = len(found) - len(done)
     gates = ", ".join(f"{name} {count}" for name, count in Counter(one.gate for one in done).most_common())
     note = f"by {gates}" + (f"; {missed} not found in {WITHIN_S:g} s" if missed else "")
-    title = found[0].case.title.partition(", ")[0]
+    title = found[0].case.name
     if not done:
         return [Row(what=f"{title}: onset -> verdict committed", unit="s", ours=None, note=note)]
     told = [_figures(one, shots) for one in done]
     whats = {
         "onset -> verdict committed": ("s", "verdict"),
         "onset -> last bad answer": ("s", "last_bad"),
+        "verdict -> last request sent to the candidate": ("ms", "sent"),
         "verdict -> last answer of the candidate": ("ms", "after"),
         "bad answers": ("count", "answers"),
         "users who got one": ("count", "users"),
@@ -211,10 +212,14 @@ def _figures(one: Found, shots: Sequence[live_load.Shot]) -> dict[str, float]:
     assert one.ended is not None
     here = [shot for shot in shots if one.onset - 5 < shot.sent < one.until]
     bad = live_stack.bad_answers(here, stable=one.stable, since=one.onset, slower_than_ms=CEILING_MS)
-    last = max((shot.received for shot in here if shot.arm == "candidate"), default=one.ended.at)
+    # An answer that names no bundle is the proxy's own, given because the candidate did not answer.
+    mine = [shot for shot in here if shot.arm == "candidate" and shot.bundle in ("", one.bundle)]
+    sent = max((shot.sent for shot in mine), default=one.ended.at)
+    last = max((shot.received for shot in mine), default=one.ended.at)
     return {
         "verdict": one.ended.at - one.onset,
         "last_bad": max((shot.received - one.onset for shot in bad), default=0.0),
+        "sent": max(0.0, sent - one.ended.at) * 1000,
         "after": max(0.0, last - one.ended.at) * 1000,
         "answers": len(bad),
         "users": len({shot.user for shot in bad}),

@@ -25,6 +25,7 @@ SERVICE = project.SERVICE
 RUNTIME = '''
 """Answers with the number it is asked about, as a probability, unless its fault file says otherwise."""
 
+import itertools
 import json
 import os
 import random
@@ -52,6 +53,7 @@ class Runtime(runtime.Runtime):
         self._file = file
         self._read_at = 0.0
         self._fault: dict[str, Any] = {}
+        self._numbers = itertools.count()
         self._grown: list[bytes] = []
         self._warm = False
 
@@ -64,6 +66,7 @@ class Runtime(runtime.Runtime):
             changed = self._file.stat().st_mtime_ns
             if changed != self._read_at:
                 self._fault = json.loads(self._file.read_text("utf-8"))
+                self._numbers = itertools.count()
                 self._read_at = changed
         except FileNotFoundError:
             return {}
@@ -78,7 +81,7 @@ class Runtime(runtime.Runtime):
             self._grow(fault["grow_mb"])
         if fault.get("sleep_s"):
             time.sleep(fault["sleep_s"])
-        if random.random() < fault.get("errors", 0.0):
+        if random.random() < fault.get("errors", 0.0) or next(self._numbers) < fault.get("first", 0):
             raise RuntimeError("a fault that was asked for")
         worse = fault.get("worse", 0.0)
         return [{"probability": row.x + (0.5 - row.x) * 2 * worse} for row in rows]
@@ -109,7 +112,7 @@ class Faulty:
     def begin(self, **fault: Any) -> float:
         """Let it misbehave from now on; returns that moment (Unix seconds).
 
-        `errors` is a share of requests answered 500, `sleep_s` seconds added to each, `crash` ends the process at the next
+        `errors` is a share of requests answered 500, `first` so many requests from now on are, `sleep_s` seconds added to each, `crash` ends the process at the next
         request, `grow_mb` keeps so many MiB more with each until the process may have no more, `worse` (0 to 1) moves probabilities towards their opposite.
         """
         staged = self.file.with_suffix(".new")

@@ -59,8 +59,9 @@ class Live:
         self.until(self.all_stable, what="traffic on stable")
 
     def release_hold(self) -> None:
-        """What a person does who has looked."""
-        release.release_hold(self.ctx, SERVICE, reason="measured", actor=ACTOR)
+        """What a person does who has looked, after more than three automatic steps back in an hour; nothing if it is not held."""
+        if self.state().hold is not None:
+            release.release_hold(self.ctx, SERVICE, reason="measured", actor=ACTOR)
 
     def call_off(self) -> None:
         """Take the candidate out by hand."""

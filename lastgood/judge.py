@@ -115,7 +115,7 @@ def _serving(state: rollout.State, service: services.Service) -> Question | None
 
 
 def _afterwards(state: rollout.State, service: services.Service) -> Question | None:
-    if state.stable is None or state.verifying is None:
+    if state.stable is None or state.verifying is None or state.phase == "baking":  # baking: another bundle has taken over since
         return None
     wanted = service.release.recovery.min_samples
     gates = {

@@ -54,6 +54,8 @@ def verify(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision 
     """Whether a step back helped, as soon as that can be told, or when its time is over; None before."""
     if state.verifying is None:
         return None
+    if state.phase == "baking":
+        return _verified("inconclusive", "another release took over before it could be told", ())
     told = tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
     failed = tuple(verdict for verdict in told if verdict.outcome == "fail")
     open_ = tuple(verdict for verdict in told if verdict.outcome == "inconclusive")

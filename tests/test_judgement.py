@@ -89,6 +89,7 @@ def test_a_candidate_that_never_got_ready_is_given_up() -> None:
     why = "the candidate's workers did not become ready in time"
     event = rollout.Abandon(bundle=B, reason="not ready in time")
     assert decide(on_its_way(0), ready=(A,), now=160.0) == judgement.Decision(event=event, verb="abandon", reason=why)
+    assert judgement.decide(on_its_way(0), SERVICE, ready=(), verdicts={}, now=160.0) == decide(on_its_way(0), ready=(), now=160.0)
     told = decide(held(on_its_way(0)), ready=(A,), now=161.0, trouble="out of memory")
     assert told == judgement.Decision(event=event, verb="abandon", reason=f"{why}: out of memory")
 
@@ -164,6 +165,17 @@ def test_what_only_observes_decides_nothing(outcome: base.Outcome) -> None:
     """Whatever it says, the phase is passed without it, and it is no part of the reason."""
     found = decide(canary(), GOOD, says("shown", outcome, "no_traffic", since=0.0), now=5000.0)
     assert found == judgement.Decision(event=ADVANCE, verb="advance", reason="canary passed: errors says pass", verdicts=(GOOD,))
+
+
+def test_what_only_observes_has_no_policy_even_if_a_file_gives_it_one() -> None:
+    """A bundle that was frozen by a release that took such a contradiction is still not rolled back by it."""
+    shown = SERVICE.gates["shown"].model_copy(update={"no_traffic": "roll_back", "too_few": "ask"})
+    odd = SERVICE.model_copy(update={"gates": {"shown": shown}})
+    for cause in ("no_traffic", "too_few"):
+        untold = {"shown": says("shown", "inconclusive", cause, since=0.0)}  # type: ignore[arg-type]
+        found = judgement.decide(canary(), odd, ready=(B,), verdicts=untold, now=5000.0)
+        assert found is not None
+        assert found.event == ADVANCE
 
 
 @pytest.mark.parametrize("gate", ["errors", "search", "conversion"])

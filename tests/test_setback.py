@@ -60,6 +60,16 @@ def test_a_rejected_candidate_is_quarantined_and_stable_keeps_serving() -> None:
     )
 
 
+def test_one_user_in_a_hundred_is_touched_too() -> None:
+    """However small the share: it is measured whether taking the candidate out helped, and a person who rolls back means the candidate."""
+    tiny = dataclasses.replace(canary(start=released(A, B), bundle=C), weight_pct=0.5)
+    assert after(tiny, rollout.Reject(bundle=C, reason="bad", verify_s=300.0)).verifying is not None
+    by_hand = after(tiny, back(verify_s=300.0))
+    assert (by_hand.stable, set(by_hand.marks)) == (B, {C})
+    assert by_hand.verifying is not None
+    assert after(tiny, back(to=B, verify_s=300.0)).verifying is not None
+
+
 def test_nothing_is_verified_if_no_user_was_touched() -> None:
     """A shadow answers copies only, so there is nothing to recover from; it is quarantined all the same."""
     state = after(on_its_way(1), rollout.Reject(bundle=B, reason="bad", verify_s=300.0))

@@ -93,12 +93,20 @@ class Page:
 
 
 def page(row: Row, tried: Sequence[Row]) -> Page:
-    """A page row with the deliveries that are asked for."""
+    """A page row with the deliveries that are asked for.
+
+    A body that cannot be read is told as `damaged` in its place: the summary must reach a person all the same, and no
+    other page may wait for it.
+    """
     names = ("service", "revision", "key", "severity", "summary", "at", "delivered_at")
+    try:
+        body = parse(row["body"], f"the body of page {row['key']!r} of revision {row['revision']} of {row['service']!r}")
+    except errors.Damaged as error:
+        body = {"damaged": str(error)}
     return Page(
         **{name: row[name] for name in names},
         resolves=bool(row["resolves"]),
-        body=parse(row["body"], f"page {row['key']!r} of revision {row['revision']} of {row['service']!r}"),
+        body=body,
         deliveries={one["channel"]: _delivery(one) for one in tried},
     )
 

@@ -9,6 +9,7 @@ What does not belong here: which pages are due, and trying again (`paging`).
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import http.client
@@ -29,6 +30,9 @@ from lastgood.ops import page_text
 from lastgood.settings import PagingSettings, Settings
 
 FILE = "file"
+
+_REQUESTS = logging.getLogger("urllib3.connectionpool")
+"""Tells every address in full at level DEBUG, with the token that is part of it."""
 
 _GRAVITY = ("info", "warning", "critical")
 
@@ -94,21 +98,27 @@ class _Remote(Channel):
         self._limits = limits
 
     def _failed(self, why: str, *, down: bool = True) -> Undelivered:
-        return Undelivered(f"{self.name}: {redact(why, self._url)}"[:500], down=down)
+        # What a server says may hold characters that the ledger refuses.
+        told = "".join(letter if letter.isprintable() else " " for letter in redact(why, self._url))
+        return Undelivered(f"{self.name}: {told}"[:500], down=down)
 
     def _post(self, address: str, body: Mapping[str, Any], **headers: str) -> None:
         """Send JSON and expect a 2xx. A refusal of this one page (4xx) does not mean that the channel is down."""
         sent = {"Content-Type": "application/json", "User-Agent": "lastgood", **headers}
         request = urllib.request.Request(address, data=json.dumps(body).encode(), headers=sent, method="POST")  # noqa: S310  # the settings take http(s) only
         try:
-            with _OPENER.open(request, timeout=self._limits.timeout_s) as answer:
-                answer.read(1 << 16)
+            # The status says that it was taken; a body that never ends must not make it look refused.
+            _OPENER.open(request, timeout=self._limits.timeout_s).close()
         except urllib.error.HTTPError as error:
-            with error:
-                said = error.read(300).decode(errors="replace")
-            raise self._failed(f"HTTP {error.code} {said}", down=error.code == 429 or error.code >= 500) from None
+            raise self._failed(f"HTTP {error.code} {_body(error)}", down=error.code == 429 or error.code >= 500) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise self._failed(f"no answer: {error}; it is tried again") from None
+
+
+def _body(error: urllib.error.HTTPError) -> str:
+    with error, contextlib.suppress(OSError, http.client.HTTPException):
+        return error.read(300).decode(errors="replace")
+    return ""
 
 
 class _Pager(_Remote):
@@ -162,9 +172,19 @@ class Opsgenie(_Pager):
             "priority": {"critical": "P1", "warning": "P3", "info": "P5"}[page.severity],
             "source": "lastgood",
             "entity": page.service,
-            "details": {key: value if isinstance(value, str) else json.dumps(value) for key, value in page_text.details(page).items()},
+            "details": _within(8000, {key: v if isinstance(v, str) else json.dumps(v) for key, v in page_text.details(page).items()}),
         }
         self._post(base, alert, Authorization=authorization)
+
+
+def _within(limit: int, details: Mapping[str, str]) -> dict[str, str]:
+    """*details* in *limit* characters, or Opsgenie refuses the alert: short ones whole, long ones cut to equal shares."""
+    cut: dict[str, str] = {}
+    for key in sorted(details, key=lambda name: len(name) + len(details[name])):
+        share = limit // (len(details) - len(cut))
+        cut[key] = details[key][: max(0, share - len(key))]
+        limit -= len(key) + len(cut[key])
+    return cut
 
 
 class Apprise(_Remote):
@@ -182,6 +202,7 @@ class Apprise(_Remote):
             if target is None:
                 raise self._failed("this is no address that Apprise knows; correct it in paging.urls" + _joined(said))
             target.socket_connect_timeout = target.socket_read_timeout = self._limits.timeout_s
+            target.redirects = False  # for the reason of _NoRedirects
             try:
                 taken = target.notify(title=page_text.title(page), body=page_text.text(page), notify_type=kind)
             except Exception as error:  # noqa: BLE001  # the border to a hundred plugins; whatever one raises, the page is tried again
@@ -191,7 +212,7 @@ class Apprise(_Remote):
 
 
 class _said(logging.Handler):  # noqa: N801  # used as a context manager
-    """Collects what Apprise complains of in this thread, and keeps it from every other log, since it may hold secrets."""
+    """Collects what Apprise complains of in this thread, and keeps it, and the addresses, from every other log: they may hold secrets."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -202,7 +223,11 @@ class _said(logging.Handler):  # noqa: N801  # used as a context manager
         if record.thread == self._thread:
             self.lines.append(record.getMessage())
 
+    def _elsewhere(self, record: logging.LogRecord) -> bool:
+        return record.thread != self._thread
+
     def __enter__(self) -> list[str]:
+        _REQUESTS.addFilter(self._elsewhere)
         logger = logging.getLogger("apprise")
         logger.propagate = False
         if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
@@ -212,6 +237,7 @@ class _said(logging.Handler):  # noqa: N801  # used as a context manager
 
     def __exit__(self, *error: object) -> None:
         logging.getLogger("apprise").removeHandler(self)
+        _REQUESTS.removeFilter(self._elsewhere)
 
 
 def _joined(said: list[str]) -> str:

@@ -138,7 +138,7 @@ def newest(book: ledger.Ledger, service: str) -> int:
 def collect(ctx: release.Context, service: str, *, rollout: int | None = None, clock: release.Clock = time.time) -> Chronicle:
     """Everything about the rollout that revision *rollout* proposed (None: the newest). Raises NotFound if it proposed none.
 
-    Only reads. Takes about a second for each 10,000 measurements; memory does not grow with them.
+    Only reads. Takes some seconds for each 10,000 measurements; memory does not grow with them.
     """
     found = episode.find(ctx.ledger, service, episode.newest(ctx.ledger, service) if rollout is None else rollout)
     now = clock()

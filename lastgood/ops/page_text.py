@@ -35,6 +35,7 @@ def text(page: Page) -> str:
     lines = [title(page), f"when: {when}, revision {page.revision} of {page.service}{done}"]
     lines += [f"bundles: {bundles}" for bundles in (_bundles(page.body),) if bundles]
     lines += [f"gate {line}" for line in map(_gate, verdicts(page)) if line]
+    lines += [str(page.body["damaged"])] if page.body.get("damaged") else []
     return "\n".join([*lines, *(f"next: {line}" for line in commands(page))])
 
 
@@ -77,12 +78,12 @@ def _likely(page: Page) -> Iterator[str]:
         yield f"lastgood promote {service} BUNDLE"
     elif left := _left(page):
         yield f"lastgood history {service}"
-        yield f"lastgood promote {service} {short(left)} --override-quarantine --reason WHY"
+        yield f"lastgood promote {service} {_short(left)} --override-quarantine --reason WHY"
 
 
 def _left(page: Page) -> str | None:
     """The bundle that a step back took out, which a person may want back if the gate was wrong."""
-    before = page.body.get("before") or {}
+    before = _before(page.body)
     if page.body.get("verb") != "rollback":
         return None
     if before.get("stable") != page.body.get("stable"):
@@ -90,8 +91,14 @@ def _left(page: Page) -> str | None:
     return before.get("candidate")
 
 
+def _before(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The aliases before; none if the body is not as a revision's page has it, since a page must be readable all the same."""
+    before = body.get("before")
+    return before if isinstance(before, Mapping) else {}
+
+
 def _bundles(body: Mapping[str, Any]) -> str:
-    before = body.get("before") or {}
+    before = _before(body)
     told = []
     for alias in ("stable", "candidate"):
         if alias in body:

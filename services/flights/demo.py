@@ -32,8 +32,8 @@ from services.flights import answers as answers_
 SERVICE = "flights"
 MONTH_NAMES = {3: "March", 5: "May", 6: "June"}
 MARKER = "demo.json"
-RATE = 120.0
-"""Requests per second; each is followed by its label. A worker on one core answers several hundred."""
+RATE = 80.0
+"""Requests per second, each followed by its label; while a release is on its way both bundles answer nearly all of them."""
 LABEL_DELAY_S = 10.0
 """Seconds from an answer to its label: the shadow phase is over before the first label comes, as with real flights."""
 ENOUGH = 500
@@ -159,7 +159,7 @@ class Demo:
         self.story.claim(
             "no answer by it after this long from the decision",
             ok=last - ended["at"] < 5,
-            value=round((last - ended["at"]) * 1000, 1),
+            value=max(0.0, round((last - ended["at"]) * 1000, 1)),
             unit="ms",
         )
         status = self._cli("status", SERVICE)

@@ -29,7 +29,7 @@ ENDLESS = {"min_s": 3600}
 GATES: Mapping[str, Mapping[str, Any]] = {
     "errors": {"metric": "error_rate", "window_s": 1, "min_samples": 50, "margin": 0.05},
     # Far above what a healthy worker takes on a busy machine.
-    "latency": {"metric": "latency_p99", "max_ms": 900, "window_s": 1, "min_samples": 50},
+    "latency": {"metric": "latency_p99", "max_ms": 900, "window_s": 1, "min_samples": 50, "settle_s": 1},
     # A hiccup of the machine puts neither arm out of its share for long enough to matter here.
     "split": {"metric": "sample_ratio", "kind": "observe"},
 }

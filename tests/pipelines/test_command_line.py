@@ -13,14 +13,13 @@ from tests.pipelines import world
 
 KEY = assets.release_key("flights")
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def launch(**config: str) -> tuple[str, ...]:
     """The arguments that roll flights back."""
     asked = json.dumps({"ops": {"roll_back": {"config": {"service": "flights", "reason": "drill", **config}}}})
     return ("job", "launch", "-w", "workspace.yaml", "-j", "rollback", "--config-json", asked)
-
-
-pytestmark = pytest.mark.timeout(600)
 
 
 def test_job_launch_rolls_back_with_nothing_running_but_a_dagster_home(tmp_path):

@@ -51,7 +51,7 @@ class Plan:
     events: tuple[Event, ...] = ()
     controllers: int = 1
     chaos: Chaos = CALM
-    tick_s: tuple[float, float] = (15.0, 45.0)
+    tick_s: tuple[float, float] = (20.0, 70.0)
 
 
 FAULTS: dict[str, tuple[tuple[str | int | None, ...], tuple[float, float]]] = {
@@ -61,7 +61,7 @@ FAULTS: dict[str, tuple[tuple[str | int | None, ...], tuple[float, float]]] = {
     "nonsense": (("envoy", "inference", "prometheus"), (20.0, 300.0)),
     "counters_reset": ((None,), (0.0, 0.0)),
     "clock_jump": ((-300, 300), (0.0, 0.0)),
-    "no_traffic": ((None,), (300.0, 3600.0)),
+    "no_traffic": ((None,), (300.0, 2400.0)),
     "outage": ((None,), (60.0, 300.0)),
     "starved": ((None,), (120.0, 900.0)),
     "search_down": ((None,), (60.0, 600.0)),
@@ -75,7 +75,7 @@ FAULTS: dict[str, tuple[tuple[str | int | None, ...], tuple[float, float]]] = {
 def drawn(seed: int) -> Plan:
     """The world of *seed*: one kind of service, half of its bundles with a fault, operators who come every ten minutes or so."""
     draw = random.Random(seed)
-    seconds = draw.uniform(2400.0, 7200.0)
+    seconds, rate = draw.uniform(1800.0, 4800.0), draw.choice((4.0, 20.0, 60.0, 60.0, 200.0, 200.0))
     names = ["good", *(draw.choice(("good", "good", *(name for name in PROFILES if name != "good"))) for _ in range(BUNDLES - 1))]
     if draw.random() < 0.35:
         names = ["good"] * BUNDLES
@@ -83,7 +83,8 @@ def drawn(seed: int) -> Plan:
         seed=seed,
         config=draw.choice(list(CONFIGS)),
         profiles=tuple(names),
-        rate=draw.choice((4.0, 20.0, 60.0, 200.0)),
+        rate=rate,
+        tick_s=(60.0, 150.0) if rate < 10 else (25.0, 90.0),
         seconds=seconds,
         events=(Event(at=1.0, what="promote", of=0), *_wishes(draw, seconds), *_faults(draw, seconds)),
         controllers=draw.choice((1, 1, 2)),
@@ -96,7 +97,7 @@ def _wishes(draw: random.Random, seconds: float) -> list[Event]:
     events, at = [], draw.uniform(100.0, 400.0)
     while at < seconds:
         events += [Event(at=at, what="wish")] * draw.choice((1, 1, 1, 2))
-        at += draw.expovariate(1 / 500.0)
+        at += draw.expovariate(1 / 350.0)
     return events
 
 

@@ -28,7 +28,9 @@ from tests.simulation.watch import Violation, Watch
 
 TRACE = 30
 LONGEST_PAUSE_S = 900.0
-SETTLE = 8
+WATCH_S = 120.0
+"""Between looks at a stable that is on watch."""
+SETTLE = 4
 """Turns after the end of all faults, for the layers to agree with the ledger."""
 
 
@@ -95,6 +97,7 @@ class World:
 
     def step(self, seconds: float | None = None) -> None:
         """Let time pass, then let everybody do what is due."""
+        self.tally["steps"] += 1
         self._pass(self._pause() if seconds is None else seconds)
         self._begin_and_end()
         for controller in self.controllers:
@@ -111,7 +114,7 @@ class World:
     def _pause(self) -> float:
         ends = [until for until, _ in self._ends] + [event.at for event in self._due[:1]]
         ahead = min((at for at in ends if at > self.clock.true), default=self.clock.true + LONGEST_PAUSE_S) - self.clock.true
-        usual = self.draw.uniform(*self.plan.tick_s) if self.busy else LONGEST_PAUSE_S
+        usual = self.draw.uniform(*self.plan.tick_s) if self.busy else WATCH_S if self.plan.config == "watched" else LONGEST_PAUSE_S
         return min(usual, ahead)
 
     @property
@@ -121,7 +124,7 @@ class World:
         if state.phase != "idle" or state.verifying is not None:
             return True
         newest = self.watch.number
-        return any(layer.revision != newest for layer in (self.workers, self.gateway, self.registry)) or self.plan.config == "watched"
+        return any(layer.revision != newest for layer in (self.workers, self.gateway, self.registry))
 
     def _pass(self, seconds: float) -> None:
         self.clock.true += seconds
@@ -250,7 +253,7 @@ class World:
             controller.back_at, controller.line.fuse = 0.0, None
         self.chaos = CALM
         for _ in range(SETTLE):
-            self.step(20.0)
+            self.step(30.0)
         # What the last turn has decided is still on its way: as often as there are layers that wait for each other.
         for _ in self.layers:
             for controller in self.controllers:
