@@ -184,7 +184,7 @@ class Analysis:
                 continue
             answer = read.read(name, self._asked(gate), now=now, cursor=self._cursors.get(name))
             if answer.observations:
-                body["observations"][name] = [_sound(seen, now).to_json() for seen in answer.observations]
+                body["observations"][name] = [_kept(seen, now) for seen in answer.observations]
             if answer.observations or name not in self._cursors:
                 body["cursors"][name] = dict(answer.cursor)
         if body["observations"] or body["cursors"]:
@@ -229,13 +229,14 @@ def _follows(seq: int, body: Mapping[str, Any]) -> bool:
     return bool(body.get("after", seq - 1) == seq - 1)
 
 
-def _sound(seen: base.Observation, now: float) -> base.Observation:
+def _kept(seen: base.Observation, now: float) -> dict[str, Any]:
     """*seen* as the ledger can hold it: JSON has no NaN, and a source that gives one tells as much as one that is down."""
+    value = seen.to_json()
     try:
-        json.dumps(seen.to_json(), allow_nan=False)
+        json.dumps(value, allow_nan=False)
     except ValueError:
-        return base.Observation(at=now, down=True, detail=f"a figure is no number: {seen.watched!r} beside {seen.beside!r}")
-    return seen
+        return base.Observation(at=now, down=True, detail=f"a figure is no number: {seen.watched!r} beside {seen.beside!r}").to_json()
+    return value
 
 
 def _references(book: ledger.Ledger, service: str, question: Question) -> dict[str, base.Tally]:

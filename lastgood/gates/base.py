@@ -76,7 +76,7 @@ def observation(value: Mapping[str, Any]) -> Observation:
 
 
 def _lean(tally: Tally) -> dict[str, Any]:
-    return {key: value for key, value in dataclasses.asdict(tally).items() if value not in (0, 0.0, None)}
+    return {key: value for key, value in dataclasses.asdict(tally).items() if value is not None and (value or key == "value")}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,8 @@ MIN_BLOCKS = 10
 TYPICAL_BLOCKS = 30
 """Number of blocks at which the bound on a mean is tightest."""
 
-MOST = 1 << 30
+MOST = 1 << 10
+"""How many times as much as was seen is looked ahead; past that an estimate says nothing but that it will not be soon."""
 
 
 def proportion(bad: float, n: float, *, alpha: float = PASS_ALPHA) -> Interval:
@@ -70,7 +71,7 @@ def difference(bad: float, n: float, bad_beside: float, n_beside: float, *, alph
 
 
 def factor(enough: Callable[[float], bool]) -> float | None:
-    """The least multiple (to 2 %) of what was seen for which *enough* holds; None if a billionfold is not enough."""
+    """The least multiple (to 2 %) of what was seen for which *enough* holds; None if a thousandfold is not enough."""
     high = 1.0
     while not enough(high):
         high *= 2

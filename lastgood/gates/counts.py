@@ -32,10 +32,12 @@ class Arms:
         self._dispersion = Dispersion(since=setup.since)
         self._factor = 1.0
         self._strata: list[tuple[Tally, Tally]] = []
+        self._seen = 0
         self.wealth = Wealth(sequential.RATIO_PRIOR, since=setup.since)
 
     def take(self, seen: Observation, *, step: int) -> None:
         """Take in one observation; one without the other arm tells nothing."""
+        self._seen += seen.watched.n
         if seen.beside is None:
             return
         # stable's clumping: a candidate whose fault comes and goes must not thereby excuse itself
@@ -54,6 +56,11 @@ class Arms:
     def worse(self) -> bool:
         """Whether the watched arm is worse beyond doubt."""
         return self.wealth.log_e >= self._boundary
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether requests of the watched arm were seen, but none of the other one in any of these phases."""
+        return self._seen > 0 and not any(watched.n and beside.n for watched, beside in self._strata)
 
     def rates(self) -> tuple[float, float, float, float]:
         """Bad and all requests of the watched arm, and of the other one as if it had had its traffic when the watched one had.
@@ -112,7 +119,7 @@ class Errors(Family):
         return Reading(
             story=f"error rate {of(bad, n)} against {of(bad_beside, n_beside)} of stable",
             harm=f"more than {100 * margin:g} points above stable",
-            lacks="" if seen or not n else "nothing of stable beside it",
+            lacks="no requests of stable beside it" if self._arms.one_sided else "",
             passes="excluded" if within else None,
             estimate=bad / n if seen else None,
             reference=bad_beside / n_beside if seen else None,
@@ -216,6 +223,7 @@ class Ceiling(Family):
         return Reading(
             story=f"{self._noun} {of(bad, n)} where {percent(self._limit)} is allowed{beside}",
             harm=f"more than {percent(self._excluded)}",
+            lacks=f"above {percent(self._limit)}, though not yet beyond doubt" if self._watched.over else "",
             passes="excluded" if within else None,
             estimate=bad / n if n else None,
             reference=self._limit,

@@ -56,7 +56,7 @@ class Gauge(Family):
         return Reading(
             story=self._story(),
             harm="a window over the threshold",
-            lacks=f"over the threshold in {self._windows.streak} of {self._gate.persistence} windows in a row" if over else "",
+            lacks=self._lacks(over=over),
             passes="within" if over is False and self._n >= self._gate.min_samples else None,
             estimate=self._figure,
             reference=self._limit if self._limit is not None else self._reference,
@@ -64,6 +64,11 @@ class Gauge(Family):
             persistence=self._gate.persistence,
             needs=max(self._gate.min_samples - self._n, 0) if over is False else None,
         )
+
+    def _lacks(self, *, over: bool | None) -> str:
+        if over:
+            return f"over the threshold in {self._windows.streak} of {self._gate.persistence} windows in a row"
+        return "nothing of stable to compare it with" if over is None and self._n else ""
 
     def _story(self) -> str:
         if self._figure is None:
@@ -109,7 +114,7 @@ class Events(Family):
 
     def read(self) -> Reading:
         return Reading(
-            story=f"{self._count:g} {self._noun} in {self._looks:,} looks, {self._limit} are too many",
+            story=f"{self._noun}: {self._count:g} in {self._looks:,} looks, fails at {self._limit}",
             harm=f"{self._limit} {self._noun}",
             passes="within" if self._looks >= self._gate.min_samples else None,
             estimate=self._count,

@@ -31,9 +31,11 @@ class Scores(Family):
         self._wealth = Wealth(sequential.EFFECT_PRIOR, since=setup.since)
         self._windows = setup.windows(gate, self._over)
         self._watched, self._beside = EMPTY, EMPTY
+        self._single = 0
 
     def take(self, seen: Observation, *, step: int) -> None:
         if self._limit is None and seen.beside is None:
+            self._single += seen.watched.n
             return
         beside = seen.beside if self._limit is None else None
         self._windows.take(seen.at, seen.watched, beside)
@@ -81,7 +83,7 @@ class Scores(Family):
         return Reading(
             story=self._story(estimate, reference),
             harm=f"a mean more than {self._margin:g} worse than {'stable' if self._limit is None else 'allowed'}",
-            lacks="" if self._watched.n == 0 or self._beside.n or self._limit is not None else "no rows of stable beside it",
+            lacks=self._lacks(),
             passes="excluded" if within else None,
             estimate=estimate,
             reference=reference,
@@ -92,6 +94,12 @@ class Scores(Family):
             persistence=self._gate.persistence,
             needs=None if within else self._needs(),
         )
+
+    def _lacks(self) -> str:
+        if self._limit is None and not self._beside.n and self._watched.n + self._single:
+            return "no rows of stable beside it"
+        few = self._watched.n > 0 and self._blocks.n < 2
+        return f"fewer than two blocks of {POOLED} rows so far" if few else ""
 
     def _story(self, estimate: float | None, reference: float | None) -> str:
         if estimate is None or reference is None:

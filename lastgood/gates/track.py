@@ -135,7 +135,7 @@ class Track:
 
     def _wanted(self, reading: Reading, needs_s: float | None) -> str:
         if reading.needs is None:
-            return f"if this goes on, {reading.harm} can never be excluded" if self.watched.n else f"no {self._family.unit} yet"
+            return f"if this goes on, {reading.harm} will not be excluded" if self.watched.n else f"no {self._family.unit} yet"
         rate = f" ({needs_s:,.0f} s at this rate)" if needs_s is not None else ""
         return f"needs about {reading.needs:,} more {self._family.unit}{rate} to exclude {reading.harm}"
 

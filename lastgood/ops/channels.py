@@ -31,8 +31,8 @@ from lastgood.settings import PagingSettings, Settings
 
 FILE = "file"
 
-_REQUESTS = logging.getLogger("urllib3.connectionpool")
-"""Tells every address in full at level DEBUG, with the token that is part of it."""
+_TALKATIVE = ("apprise", "urllib3.connectionpool")
+"""Loggers that tell whole addresses at level DEBUG, with the tokens that are part of them."""
 
 _GRAVITY = ("info", "warning", "critical")
 
@@ -211,33 +211,29 @@ class Apprise(_Remote):
             raise self._failed("not taken" + _joined(said))
 
 
-class _said(logging.Handler):  # noqa: N801  # used as a context manager
-    """Collects what Apprise complains of in this thread, and keeps it, and the addresses, from every other log: they may hold secrets."""
+class _said(logging.Filter):  # noqa: N801  # used as a context manager
+    """Collects what Apprise complains of in this thread, and keeps all it says from every log: it may hold secrets."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self._thread = threading.get_ident()
-        self.lines: list[str] = []
+        self._lines: list[str] = []
 
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.thread == self._thread:
-            self.lines.append(record.getMessage())
-
-    def _elsewhere(self, record: logging.LogRecord) -> bool:
-        return record.thread != self._thread
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.thread != self._thread:
+            return True
+        if record.name == "apprise" and record.levelno >= logging.WARNING:
+            self._lines.append(record.getMessage())
+        return False
 
     def __enter__(self) -> list[str]:
-        _REQUESTS.addFilter(self._elsewhere)
-        logger = logging.getLogger("apprise")
-        logger.propagate = False
-        if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
-            logger.addHandler(logging.NullHandler())
-        logger.addHandler(self)
-        return self.lines
+        for name in _TALKATIVE:
+            logging.getLogger(name).addFilter(self)
+        return self._lines
 
     def __exit__(self, *error: object) -> None:
-        logging.getLogger("apprise").removeHandler(self)
-        _REQUESTS.removeFilter(self._elsewhere)
+        for name in _TALKATIVE:
+            logging.getLogger(name).removeFilter(self)
 
 
 def _joined(said: list[str]) -> str:

@@ -161,8 +161,8 @@ class _ChannelLoop(threading.Thread):
 
     def _turn(self, book: ledgers.Ledger) -> str:
         """One look; what kept it from its work, if anything did. Told once in the log, not every second."""
-        now = self._clock()
         try:
+            now = self._clock()
             deliver_over(book, self._channel, now=now, may=lambda: self._may(book))
             if self._channel.name == channels.FILE:
                 settle(book, self._ways, now=now)

@@ -28,6 +28,7 @@ def promised(share: float) -> bool:
 
 
 def ever(rule: rules.Rule, draw: sims.Draw, *, rate: float = 2.0, shares=((0.0, 0.05),), hours: float = 6.0, **more) -> sims.Outcome:
+    """What *rule* does with *draw*, looked at twice a minute."""
     traffic = sims.Traffic(rate=rate, draw=draw, runs=RUNS, shares=shares, hours=hours, look_s=30.0, fine_s=None, **more)
     return sims.play(traffic, {"ours": rule})["ours"]
 

@@ -15,6 +15,7 @@ START = 1_700_000_000.0
 
 
 def made(*, persistence: int = 3, window_min: int = 10, also: windows.Judge | None = None) -> windows.Windows:
+    """Windows of a minute, over if more than half is bad."""
     return windows.Windows(
         window_s=60.0,
         window_min=window_min,

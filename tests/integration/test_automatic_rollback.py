@@ -89,6 +89,8 @@ def test_a_controller_killed_in_the_middle_comes_to_the_same_verdict(tmp_path: P
     with running(tmp_path, *chain) as (live, candidate), live.load(rate=RATE):
         proposed = live.propose(candidate)
         live.until_phase(phase)
+        # The first look only notes where the counters stand.
+        live.until(lambda: looks(live, after=proposed, phase=phase), what="first look")
         candidate.begin(first=TOO_FEW)
         live.until(lambda: _failures(live, proposed, phase) == TOO_FEW, what="failures in the ledger")
         live.kill_controller()

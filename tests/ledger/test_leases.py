@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import signal
 import threading
@@ -190,11 +191,13 @@ def _race(ledger: Ledger, holder: str, ready: Callable[[], object]) -> list[tupl
 def _check(url: str, won: list[tuple[int, str]]) -> None:
     assert sorted(number for number, _ in won) == list(range(RACES))
     winners = [holder for _, holder in sorted(won)]
-    changes = sum(former != winner for former, winner in zip(winners, winners[1:], strict=False))
+    changes = sum(former != winner for former, winner in itertools.pairwise(winners))
     assert row(url) == (winners[-1], 100.0 * RACES + TTL_S, 1 + changes)
 
 
-@pytest.mark.parametrize(("place", "holds"), [("ledger.after_begin", False), ("ledger.before_commit", False), ("ledger.after_commit", True)])
+@pytest.mark.parametrize(
+    ("place", "holds"), [("ledger.after_begin", False), ("ledger.before_commit", False), ("ledger.after_commit", True)]
+)
 def test_a_holder_that_is_killed(ledger: Ledger, url: str, place: str, holds: bool):
     """Killed before the commit it has nothing; after it, the lease runs out and somebody else goes on."""
     ledger.close()

@@ -96,7 +96,12 @@ def test_what_json_cannot_hold_is_refused(ledger: Ledger, body: dict[str, object
 
 def test_names_and_times_that_no_engine_stores_are_refused(ledger: Ledger):
     """The caller is told, and nothing is written."""
-    for service, analysis, now in ((SERVICE, "a\0b", 1.0), ("\ud800", CANARY, 1.0), (SERVICE, CANARY, -1.0), (SERVICE, CANARY, float("nan"))):
+    for service, analysis, now in (
+        (SERVICE, "a\0b", 1.0),
+        ("\ud800", CANARY, 1.0),
+        (SERVICE, CANARY, -1.0),
+        (SERVICE, CANARY, float("nan")),
+    ):
         with pytest.raises(errors.UsageError):
             ledger.record(service, analysis, {}, now=now)
     assert numbers(ledger) == []
@@ -153,12 +158,16 @@ def test_measurements_that_a_file_limit_stops(tmp_path: Path):
 
 
 def _record_until_full(ledger: Ledger, folder: Path) -> None:
-    made = 0
     with pytest.raises(DiskFull, match="free some space"):
-        for made in range(1, 2000):
-            ledger.record(SERVICE, CANARY, {"x": "y" * 20_000}, now=float(made))
+        _record(ledger, 2000)
     assert (folder / "ledger.db.ballast").stat().st_size == BALLAST
-    assert numbers(ledger) == list(range(1, made))
+    found = numbers(ledger)
+    assert found == list(range(1, len(found) + 1))
+
+
+def _record(ledger: Ledger, count: int) -> None:
+    for number in range(count):
+        ledger.record(SERVICE, CANARY, {"x": "y" * 20_000}, now=float(number))
 
 
 def _under_a_file_limit(folder: Path) -> None:

@@ -1,0 +1,181 @@
+"""Faults planted into the code under test: each is found by the rule that is there for it, within a few worlds."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from lastgood import judge, judgement, proceed, rollout, setback, testing
+from lastgood.gates import track
+from lastgood.layers import reconcile
+from tests.simulation import plan, watch
+from tests.simulation.project import Project
+from tests.simulation.world import World
+
+WORLDS = 120
+"""Worlds in which a planted fault must show."""
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """What controllers log in bad times is no news here."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def time_alone_passes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(judgement, "_passed", lambda state, verdicts, now: now - (state.phase_since or 0.0) >= state.planned.min_s)
+
+
+def inconclusive_is_fine(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(judgement, "_passed", lambda state, verdicts, now: all(one.outcome != "fail" for one in verdicts.values()))
+
+
+def nothing_is_ever_given_up(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(judgement, "_late", lambda state, verdicts, now: None)
+
+
+def nobody_asks_whether_it_helped(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(judgement, "verify", lambda state, verdicts, now: None)
+
+
+def no_breaker(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(setback, "BREAKER", 99)
+
+
+def no_evidence(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(proceed, "_evidence", lambda decision, ready, trouble: {"ready": []})
+
+
+def no_page(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(setback, "_rollout_key", lambda state: "breaker")
+
+
+def holds_hold_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(rollout, "check_not_held", lambda state: None)
+
+
+def marks_mark_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(rollout, "check_may_serve", lambda state, digest: None)
+    patch.setattr(setback, "check_may_serve", lambda state, digest: None)
+
+
+def stable_keeps_all_its_traffic(patch: pytest.MonkeyPatch) -> None:
+    real = reconcile.desired
+
+    def both(state: rollout.State, **asked: Any) -> Any:
+        found = real(state, **asked)
+        return dataclasses.replace(found, weights={**found.weights, state.stable: 100.0} if state.stable else {})
+
+    patch.setattr(reconcile, "desired", both)
+
+
+def the_gateway_takes_whatever_it_is_told(patch: pytest.MonkeyPatch) -> None:
+    def apply(self: Any, desired: Any) -> None:
+        self._follow(desired)
+        self.revision = desired.revision
+
+    patch.setattr(testing.MemoryTraffic, "apply", apply)
+
+
+def layers_want_every_single_step(patch: pytest.MonkeyPatch) -> None:
+    real = testing.MemoryRegistry.apply
+
+    def apply(self: Any, desired: Any) -> None:
+        if desired.revision <= self.revision + 1:
+            real(self, desired)
+
+    patch.setattr(testing.MemoryRegistry, "apply", apply)
+
+
+def a_new_judge_begins_with_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(judge.Analysis, "catch_up", lambda self: None)
+
+
+def two_controllers_do_not_notice_each_other(patch: pytest.MonkeyPatch) -> None:
+    def measure(self: Any, now: float, read: Any, real: Any = judge.Analysis.measure) -> None:
+        patch_of_one = self.catch_up
+        self.catch_up = lambda: None
+        try:
+            real(self, now, read)
+        finally:
+            self.catch_up = patch_of_one
+
+    patch.setattr(judge.Analysis, "measure", measure)
+
+
+def nonsense_is_written_down(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(judge, "_kept", lambda seen, now: seen.to_json())
+
+
+def silence_counts_from_the_epoch(patch: pytest.MonkeyPatch) -> None:
+    real = track.Track.__init__
+
+    def begin(self: Any, *args: Any, **asked: Any) -> None:
+        real(self, *args, **{**asked, "since": 0.0})
+
+    patch.setattr(track.Track, "__init__", begin)
+
+
+def an_analysis_goes_over_to_the_next_bundle(patch: pytest.MonkeyPatch) -> None:
+    real = judge._afterwards
+
+    def afterwards(state: rollout.State, service: Any) -> Any:
+        return real(dataclasses.replace(state, phase="idle"), service)
+
+    patch.setattr(judge, "_afterwards", afterwards)
+    verify = judgement.verify
+    patch.setattr(judgement, "verify", lambda state, verdicts, now: verify(dataclasses.replace(state, phase="idle"), verdicts, now=now))
+
+
+def a_rollback_is_rolled_back(patch: pytest.MonkeyPatch) -> None:
+    """Nobody remembers that a step back is being measured: neither whoever asks the gates, nor whoever decides."""
+    forget = {"verifying": None}
+    ask, go_back, serving = judge.questions, setback.roll_back, judgement._serving
+    patch.setattr(judge, "questions", lambda state, service, proposed_at: ask(dataclasses.replace(state, **forget), service, proposed_at=proposed_at))
+    patch.setattr(judgement, "_serving", lambda state, *args, **asked: serving(dataclasses.replace(state, **forget), *args, **asked))
+    patch.setattr(setback, "roll_back", lambda state, event, now: go_back(dataclasses.replace(state, **forget), event, now))
+
+
+PLANTED: tuple[tuple[Plant, str], ...] = (
+    (time_alone_passes, "no phase is passed with an inconclusive guardrail"),
+    (inconclusive_is_fine, "no phase is passed with an inconclusive guardrail"),
+    (nothing_is_ever_given_up, "no phase outlasts its limit"),
+    (nobody_asks_whether_it_helped, "after a step back a Verified follows in time"),
+    (no_breaker, "at most three automatic rollbacks an hour, then a hold"),
+    (no_evidence, "every automatic step has evidence"),
+    (no_page, "one page for each step back"),
+    (holds_hold_nothing, "nothing goes on while held"),
+    (marks_mark_nothing, "stable is never marked"),
+    (stable_keeps_all_its_traffic, "shares sum to 100"),
+    (the_gateway_takes_whatever_it_is_told, "the gateway's revision never decreases"),
+    (layers_want_every_single_step, "layers converge once faults end"),
+    (a_new_judge_begins_with_nothing, "a crashed judge says what one that was not says"),
+    (two_controllers_do_not_notice_each_other, "a crashed judge says what one that was not says"),
+    (nonsense_is_written_down, "a turn fails only while something is down"),
+    (silence_counts_from_the_epoch, "patience begins when somebody looks"),
+    (an_analysis_goes_over_to_the_next_bundle, "an analysis is about one pair of bundles"),
+    (a_rollback_is_rolled_back, "no rollback of a rollback"),
+)
+
+
+@pytest.mark.parametrize(("plant", "rule"), PLANTED, ids=[plant.__name__ for plant, _ in PLANTED])
+def test_a_planted_fault_is_found(plant: Plant, rule: str, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulation would have told."""
+    plant(monkeypatch)
+    seen = []
+    for seed in range(WORLDS):
+        try:
+            World(plan.drawn(seed), project).run()
+        except watch.Violation as violation:
+            seen.append(violation.rule)
+            if violation.rule == rule:
+                return
+    pytest.fail(f"not found in {WORLDS} worlds; seen instead: {sorted(set(seen))}")
