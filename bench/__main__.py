@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench import machine, report
 
-NAMES = ("ledger", "rollback", "traffic")
+NAMES = ("ledger", "rollback", "traffic", "gates")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

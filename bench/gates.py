@@ -121,6 +121,7 @@ def _fine(size: Size) -> str:
     return f", in the first hour every {size.fine_s:g} s" if size.fine_s else ""
 
 
+FIRST = "the uniform e-process keeps the share of the first step"
 RAMP = ((0.0, 0.05), (600.0, 0.25), (1200.0, 0.5))
 
 
@@ -134,11 +135,12 @@ def _hard(size: Size) -> Table:
     late = sims.rates(10 * BASE, BASE, since=1200.0)
     overnight = sims.rates(10 * BASE, BASE, since=size.hours / 2 * sims.HOUR_S)
     rows = [
-        clean("ramp 5-25-50 %", sims.rates(BASE, BASE), shares=RAMP, note="the uniform e-process keeps the share of the first step"),
+        clean("ramp 5-25-50 %", sims.rates(BASE, BASE), shares=RAMP, note=FIRST),
         clean(
             "ramp, rate swings over the day",
             sims.daily(0.02),
             shares=((0.0, 0.05), (size.hours / 8 * sims.HOUR_S, 0.25), (size.hours / 3 * sims.HOUR_S, 0.5)),
+            note=FIRST,
         ),
         clean("3 % errors in both arms", sims.rates(0.03, 0.03)),
         clean("30 % errors in both arms", sims.rates(0.3, 0.3)),

@@ -56,8 +56,8 @@ class ErrorRate(_Gate):
     """Share of requests that fail (5xx, resets, time-outs), against the stable arm. From the proxy."""
 
     metric: Literal["error_rate"]
-    margin: float = pydantic.Field(default=0.02, ge=0, lt=1)
-    """How much higher than stable's it may be, as a fraction: 0.02 is two points."""
+    margin: float = pydantic.Field(default=0.02, gt=0, lt=1)
+    """How much higher than stable's it may be, as a fraction: 0.02 is two points. Of a margin of nothing no traffic can ever be sure."""
     max: float | None = pydantic.Field(default=None, gt=0, lt=1)
     """Highest share allowed where nothing serves beside it; None: what stable had before, plus the margin."""
 
@@ -111,8 +111,8 @@ class Agreement(_Gate):
     """Share of mirrored requests that candidate and stable answer alike. From the inference log; needs a mirror."""
 
     metric: Literal["agreement"]
-    min: float = pydantic.Field(gt=0, le=1)
-    """Lowest share of equal answers that is allowed."""
+    min: float = pydantic.Field(gt=0, lt=1)
+    """Lowest share of equal answers that is allowed; that all of them are equal no traffic can ever prove."""
     tolerance: float = pydantic.Field(default=0.0, ge=0)
     """Two probabilities count as equal if they differ by no more than this; other answers must be equal exactly."""
 

@@ -195,21 +195,28 @@ def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], ob
         services: dict[str, ServiceLoop] = {}
         pager = paging.PageLoop(settings)
         pager.start()
-        while not stop.is_set():
-            for name in _services(ctx):
-                try:
-                    if name not in services:
-                        services[name] = ServiceLoop(ctx, name, moved=woken.set)
-                    services[name].tick()
-                except errors.LastgoodError as error:
-                    log.warning("%s: %s", name, error)
-                except Exception:
-                    # The border of the loop: whatever broke for one service, the others still have to be served.
-                    log.exception("%s: unexpected fault; other services go on", name)
-            pause(settings.controller.poll_s)
-        pager.end()
-        for loop in services.values():
-            loop.end()
+        try:
+            while not stop.is_set():
+                for name in _services(ctx):
+                    _look_after(ctx, services, name, woken=woken)
+                pause(settings.controller.poll_s)
+        finally:
+            for loop in services.values():
+                loop.end()
+            pager.end(wait_s=2.0)
+
+
+def _look_after(ctx: release.Context, services: dict[str, ServiceLoop], name: str, *, woken: threading.Event) -> None:
+    """One turn for one service; whatever broke for it, the others still have to be served."""
+    try:
+        if name not in services:
+            services[name] = ServiceLoop(ctx, name, moved=woken.set)
+        services[name].tick()
+    except errors.LastgoodError as error:
+        log.warning("%s: %s", name, error)
+    except Exception:
+        # The border of the loop.
+        log.exception("%s: unexpected fault; other services go on", name)
 
 
 @contextlib.contextmanager

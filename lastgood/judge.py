@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from lastgood import conditions, ledger, rollout
 from lastgood import service as services
-from lastgood.gates import base, track
+from lastgood.gates import base, sequential, track
 from lastgood.sources import base as sources
 
 log = logging.getLogger("lastgood.judge")
@@ -115,7 +115,7 @@ def _serving(state: rollout.State, service: services.Service) -> Question | None
 
 
 def _afterwards(state: rollout.State, service: services.Service) -> Question | None:
-    if state.stable is None or state.verifying is None or state.phase == "baking":  # baking: another bundle has taken over since
+    if state.stable is None or state.verifying is None:
         return None
     wanted = service.release.recovery.min_samples
     gates = {
@@ -261,8 +261,7 @@ def _totals(bodies: Iterable[Mapping[str, Any]]) -> dict[str, base.Tally]:
         for name, seen in body["observations"].items():
             for one in map(base.observation, seen):
                 if one.beside is not None and not one.down:
-                    old = sums.get(name, base.EMPTY)
-                    sums[name] = base.Tally(n=old.n + one.beside.n, bad=old.bad + one.beside.bad, total=old.total + one.beside.total)
+                    sums[name] = sequential.joined(sums.get(name, base.EMPTY), one.beside)
     return {name: tally for name, tally in sums.items() if tally.n}
 
 

@@ -54,8 +54,6 @@ def verify(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision 
     """Whether a step back helped, as soon as that can be told, or when its time is over; None before."""
     if state.verifying is None:
         return None
-    if state.phase == "baking":
-        return _verified("inconclusive", "another release took over before it could be told", ())
     told = tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
     failed = tuple(verdict for verdict in told if verdict.outcome == "fail")
     open_ = tuple(verdict for verdict in told if verdict.outcome == "inconclusive")
@@ -136,9 +134,8 @@ def _late(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision |
         return None
     missing = tuple(verdict for verdict in verdicts.values() if verdict.outcome != "pass" and verdict.kind != "observe")
     limit_s = state.planned.max_s if state.planned else 0.0
-    said = "; ".join(verdict.why for verdict in missing) or (
-        "nobody approved it" if state.phase == "approval" else "its workers are not ready"
-    )
+    unapproved = state.phase == "approval" and not state.approved
+    said = "; ".join(verdict.why for verdict in missing) or ("nobody approved it" if unapproved else "its workers are not ready")
     why = f"it could not be judged within {limit_s:g} s: {said}"
     return Decision(event=rollout.Abandon(bundle=state.candidate or "", reason=why), verb="abandon", reason=why, verdicts=missing)
 

@@ -103,21 +103,21 @@ def _commit(
     """Commit what was decided on *state*; None if somebody was faster, or if a rule says that it is done already."""
     asked: dict[str, Any] = {"verb": decision.verb, "reason": decision.reason, "actor": actor, "evidence": evidence, "clock": clock}
     event = decision.event
-    try:
-        if isinstance(event, rollout.RollBack):
-            event = release.plan_roll_back(ctx, state, reason=event.reason, seen=event.seen, automatic=True)
-        return release.commit(ctx, state, event, **asked)
-    except (errors.Conflict, errors.NothingToDo):
-        return None
-    except errors.NotAllowed as error:
-        if not isinstance(event, rollout.RollBack):
-            raise
-        if state.hold is not None:
-            _tell_stranded(ctx, state, decision, error, now=clock())
-            return None
-        # Nothing to go back to: a person has to know, and nothing new may come on top meanwhile.
-        held = rollout.SetHold(reason=f"{decision.reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate)
-        return release.commit(ctx, state, held, **{**asked, "verb": "hold", "reason": held.reason})
+    with contextlib.suppress(errors.Conflict, errors.NothingToDo):
+        try:
+            if isinstance(event, rollout.RollBack):
+                event = release.plan_roll_back(ctx, state, reason=event.reason, seen=event.seen, automatic=True)
+            return release.commit(ctx, state, event, **asked)
+        except errors.NotAllowed as error:
+            if not isinstance(event, rollout.RollBack):
+                raise
+            if state.hold is not None:
+                _tell_stranded(ctx, state, decision, error, now=clock())
+                return None
+            # Nothing to go back to: a person has to know, and nothing new may come on top meanwhile.
+            held = rollout.SetHold(reason=f"{decision.reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate)
+            return release.commit(ctx, state, held, **{**asked, "verb": "hold", "reason": held.reason})
+    return None
 
 
 def _tell_stranded(

@@ -180,10 +180,11 @@ def _cut_over(state: State, event: CutOver, now: float) -> Step:
         raise errors.NotAllowed(f"{short(event.bundle)!r} has phases before it; see 'lastgood status {state.service}'")
     if state.phase == "approval" and not state.approved:
         raise errors.NotAllowed(f"{short(event.bundle)!r} waits for approval; run 'lastgood approve {state.service} --reason …'")
+    state, told = setback.overtaken(state)
     after = dataclasses.replace(
         idle(state), phase="baking", phase_since=now, phase_until=now + event.bake_s, hops=0, rollout=state.rollout, waived=state.waived
     )
-    return with_stable(after, event.bundle), ()
+    return with_stable(after, event.bundle), told
 
 
 def _abandon(state: State, event: Abandon) -> Step:

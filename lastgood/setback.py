@@ -29,7 +29,7 @@ def reject(state: State, event: Reject, now: float) -> Step:
     after = _verifying(after, left=event.bundle, before=state, now=now, seconds=event.verify_s if touched else 0.0)
     summary = f"{state.service}: candidate {short(event.bundle)} was taken out and quarantined; {_serves(after)}: {event.reason}"
     after, broken = _counted(after, now)
-    return after, (*effects, Paged(summary=summary, key=_rollout_key(state)), *broken)
+    return after, (*effects, Paged(summary=summary, key=_key(state.rollout, event.bundle)), *broken)
 
 
 def roll_back(state: State, event: RollBack, now: float) -> Step:
@@ -54,7 +54,7 @@ def roll_back(state: State, event: RollBack, now: float) -> Step:
         return dataclasses.replace(after, hops=0), effects
     summary = f"{state.service}: rolled back from {short(bad or 'nothing')} to {short(goal or 'nothing')}: {event.reason}"
     after, broken = _counted(dataclasses.replace(after, hops=state.hops + 1), now)
-    return after, (*effects, Paged(summary=summary, key=f"bundle-{short(bad or 'nothing')}"), *broken)
+    return after, (*effects, Paged(summary=summary, key=_key(state.rollout, bad)), *broken)
 
 
 def condemn(state: State, event: Condemn, now: float) -> Step:
@@ -89,15 +89,21 @@ def verified(state: State, event: Verified) -> Step:
         "inconclusive": ("whether it recovered cannot be told", "warning"),
     }
     what, severity = told[event.outcome]
-    left = state.verifying.left
-    key = f"rollout-{state.verifying.rollout}" if state.verifying.rollout else f"bundle-{short(left or 'nothing')}"
     page = Paged(
         summary=f"{state.service}: {what}: {event.reason}",
-        key=key,
+        key=_key(state.verifying.rollout, state.verifying.left),
         severity=severity,  # type: ignore[arg-type]
         resolves=event.outcome == "recovered",
     )
     return dataclasses.replace(state, verifying=None), (page,)
+
+
+def overtaken(state: State) -> Step:
+    """Another bundle takes over while it is still being measured whether a step back helped: that question is over."""
+    if state.verifying is None:
+        return state, ()
+    reason = "another release took over before it could be told"
+    return verified(state, Verified(outcome="inconclusive", reason=reason))
 
 
 def _named_goal(state: State, event: RollBack, to: str) -> tuple[str, str | None]:
@@ -172,8 +178,9 @@ def _held(state: State, now: float, reason: str) -> tuple[State, tuple[Effect, .
     return held, (Paged(summary=f"{state.service}: {reason}; the service is held, a person has to look", key="breaker"),)
 
 
-def _rollout_key(state: State) -> str:
-    return f"rollout-{state.rollout}"
+def _key(rollout: int | None, left: str | None) -> str:
+    """The key of the pages about a step back and about what came of it: the rollout that it ended, else the bundle left behind."""
+    return f"rollout-{rollout}" if rollout is not None else f"bundle-{short(left or 'nothing')}"
 
 
 def _serves(state: State) -> str:

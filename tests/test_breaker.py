@@ -186,7 +186,6 @@ def test_recovery_closes_the_page_of_a_rollback_of_a_proven_bundle() -> None:
     assert outcome_key(state) == pages(effects)[0].key == f"bundle-{'b' * 12}"
 
 
-@pytest.mark.xfail(strict=True, reason="setback.roll_back pages under bundle-…, setback.verified closes rollout-… after a bake")
 def test_recovery_closes_the_page_of_a_rollback_in_the_bake() -> None:
     """The most common automatic rollback is the one right after a cut-over; its page has to close as well."""
     state, effects = step(baking(A, B), alarm(verify_s=300.0))

@@ -228,7 +228,6 @@ def test_an_approval_that_nobody_gives_ends_the_release() -> None:
     assert decide(on_its_way(4), GOOD, now=4100.0) == expected
 
 
-@pytest.mark.xfail(strict=True, reason="judgement._late says 'nobody approved it' of an approved release whose workers are not ready")
 def test_an_approved_release_that_ends_for_want_of_workers_says_so() -> None:
     """The person who approved it must not read that nobody did."""
     found = decide(after(on_its_way(4), rollout.Approve(bundle=B)), GOOD, ready=(A,), now=4100.0)

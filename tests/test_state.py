@@ -12,7 +12,7 @@ from lastgood import errors, rollout
 from tests.rollouts import A, B, C, released
 from tests.test_rollout_phases import chains
 
-TEXT = st.text("aé\"\\ \n", max_size=5)
+TEXT = st.text('aé"\\ \n', max_size=5)
 DIGESTS = st.sampled_from([A, B, C])
 TIMES = st.floats(allow_nan=False, allow_infinity=False)
 STATES = st.builds(

@@ -55,11 +55,11 @@ def deliver_over(
     ledger: ledgers.Ledger, channel: channels.Channel, *, now: float, chance: Chance = random.random, may: Callable[[], bool] = lambda: True
 ) -> int:
     """The same for one channel. *may* is asked once there is something to send: whether this process is the one to do it."""
-    due = ledger.due_pages(channel.name, now=now, limit=BATCH)
-    if not due or not may():
+    if not ledger.due_pages(channel.name, now=now, limit=1) or not may():
         return 0
     sent = 0
-    for page in due:
+    # Read again now that this process is the one: whoever was it before may have sent some since.
+    for page in ledger.due_pages(channel.name, now=now, limit=BATCH):
         wanted = channel.wants(page)
         failure = _send(channel, page) if wanted else None
         if failure is None:

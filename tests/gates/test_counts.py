@@ -36,7 +36,7 @@ def test_a_tenfold_error_rate_fails_by_evidence():
 
 def test_five_bad_minutes_fail_where_the_evidence_may_not_speak():
     """The persistence rule is an opinion of its own: where stable's errors come in clumps, the evidence is weighed down by them."""
-    calm = [one for minute in range(20) for one in every(6, Tally(n=40, bad=2), clump(minute), after=60 * minute)]
+    calm = [one for minute in range(20) for one in every(6, Tally(n=40), clump(minute), after=60 * minute)]
     bad = [one for minute in range(20, 26) for one in every(6, Tally(n=40, bad=8), clump(minute), after=60 * minute)]
     verdict = said(track(ERRORS), [*calm, *bad])
     assert (verdict.outcome, verdict.cause, verdict.streak) == ("fail", "persistence", 5)

@@ -17,7 +17,7 @@ from bench import gate_twin as twin
 from lastgood.gates import sequential
 from lastgood.gates.base import Tally
 
-RUNS = 600
+RUNS = 500
 ALPHA = 0.05
 RAMP = ((0.0, 0.05), (1800.0, 0.25), (5400.0, 0.5))
 
@@ -27,7 +27,7 @@ def promised(share: float) -> bool:
     return share <= ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / RUNS)
 
 
-def ever(rule: rules.Rule, draw: sims.Draw, *, rate: float = 2.0, shares=((0.0, 0.05),), hours: float = 6.0, **more) -> sims.Outcome:
+def ever(rule: rules.Rule, draw: sims.Draw, *, rate: float = 2.0, shares=((0.0, 0.05),), hours: float = 4.0, **more) -> sims.Outcome:
     """What *rule* does with *draw*, looked at twice a minute."""
     traffic = sims.Traffic(rate=rate, draw=draw, runs=RUNS, shares=shares, hours=hours, look_s=30.0, fine_s=None, **more)
     return sims.play(traffic, {"ours": rule})["ours"]
@@ -36,7 +36,7 @@ def ever(rule: rules.Rule, draw: sims.Draw, *, rate: float = 2.0, shares=((0.0, 
 @pytest.mark.parametrize("p", [0.005, 0.05, 0.3])
 @pytest.mark.parametrize("shares", [((0.0, 0.05),), ((0.0, 0.5),), RAMP], ids=["5 %", "50 %", "ramp"])
 def test_a_healthy_arm_is_seldom_blamed(p: float, shares):
-    """Two equal arms, looked at 720 times: evidence and windows together cross no more often than alpha, at any rate of errors."""
+    """Two equal arms, looked at 480 times: evidence and windows together cross no more often than alpha, at any rate of errors."""
     assert promised(ever(rules.Ours(twin.Errors(runs=RUNS, alpha=ALPHA)), sims.rates(p, p), shares=shares).found / 100)
 
 
@@ -73,12 +73,12 @@ def test_an_arm_at_its_limit_is_seldom_blamed(p: float):
 
 @pytest.mark.parametrize(("share", "real"), [(0.05, 0.05), (0.05, 0.0749), (0.05, 0.0251), (0.5, 0.26)])
 def test_a_split_within_its_band_is_seldom_blamed(share: float, real: float):
-    """A share anywhere in the band, up to its very edges; six hours at a look every half minute."""
+    """A share anywhere in the band, up to its very edges; four hours at a look every half minute."""
     rng = np.random.default_rng(5)
     wealth = twin.Wealths(sequential.RATIO_PRIOR * 2, runs=RUNS)
     low, high = sequential.band(share, 0.5)
     crossed = np.zeros(RUNS, bool)
-    for look in range(720):
+    for look in range(480):
         n = rng.poisson(60, RUNS).astype(float)
         mine = rng.binomial(n.astype(int), real).astype(float)
         bets = np.concatenate([twin.above(mine, n, high), twin.above(n - mine, n, 1 - low)])
@@ -110,7 +110,7 @@ def test_a_mean_that_is_skewed_the_wrong_way_is_blamed_somewhat_more_often():
 
 @pytest.mark.parametrize("times", [1, 5])
 def test_bursts_of_one_client_count_once(times: int):
-    """Failures that come in bursts, each in one arm: without damping nearly every healthy candidate is blamed, with it few are."""
+    """Failures that come in bursts, each in one arm: without damping most healthy candidates are blamed, with it few are."""
     draw = sims.bursts(0.005, size=times) if times > 1 else sims.rates(0.005, 0.005)
     plain = twin.Errors(runs=RUNS, alpha=ALPHA)
     plain.arms.dispersion.take = lambda at, n, bad: np.ones(RUNS)  # type: ignore[method-assign]
@@ -120,7 +120,7 @@ def test_bursts_of_one_client_count_once(times: int):
         assert promised(damped.found / 100)
         assert promised(undamped.found / 100)
     else:
-        assert undamped.found > 75
+        assert undamped.found > 60
         assert damped.found < 25
 
 

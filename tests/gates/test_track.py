@@ -124,7 +124,9 @@ def test_a_signal_follows_the_present_evidence():
 def test_no_traffic_begins_with_the_last_request():
     """The candidate had requests for a while; the time without any counts from the last of them."""
     seen = [*every(10, Tally(n=3), Tally(n=97)), *every(95, Tally(), Tally(n=97), after=100)]
-    assert said(track(GATES["errors"]), seen[:-10]).cause == "too_few"
+    quiet = fed(track(GATES["errors"]), seen[:10])
+    assert quiet.verdict(START + 999).cause == "too_few"
+    assert quiet.verdict(START + 1000).cause == "no_traffic"
     verdict = said(track(GATES["errors"]), seen)
     assert (verdict.cause, verdict.since) == ("no_traffic", START + 100)
     assert verdict.why.endswith("no requests for 950 s")

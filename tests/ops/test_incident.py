@@ -144,7 +144,7 @@ def test_closing_raises_nothing_but_our_own_errors(story: Story, monkeypatch: py
     with pytest.raises(errors.Unavailable, match="the audit trail has the record"):
         incident.close(story.ctx, SERVICE, 8, clock=story.clock)
     monkeypatch.setattr(chronicle, "collect", lambda *_, **__: {}["surprise"])
-    with pytest.raises(errors.LastgoodError, match="KeyError.*lastgood report toy"):
+    with pytest.raises(errors.LastgoodError, match=r"KeyError.*lastgood report toy"):
         incident.close(story.ctx, SERVICE, 8, clock=story.clock)
     with pytest.raises(errors.NotFound):
         incident.close(story.ctx, SERVICE, 99, clock=story.clock)

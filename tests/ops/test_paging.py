@@ -127,7 +127,7 @@ def test_the_page_of_a_rollback_is_told_whole(ledger: Ledger, endpoint: Endpoint
     assert look(ledger, settings(tmp_path, PAGERDUTY, at=endpoint), 1) == 2
     event = endpoint.take().body
     details = event["payload"]["custom_details"]
-    assert event["dedup_key"] == f"lastgood/flights/bundle-{digest(2)[7:19]}"
+    assert event["dedup_key"] == f"lastgood/flights/{ledger.pages(SERVICE)[0].key}"
     assert (details["verb"], details["stable"], details["before"]["stable"]) == ("rollback", digest(1), digest(2))
     assert details["next"][1] == f"lastgood promote flights {digest(2)[7:19]} --override-quarantine --reason WHY"
 
@@ -232,6 +232,23 @@ def test_nobody_is_woken_for_news(ledger: Ledger, endpoint: Endpoint, tmp_path: 
     assert look(ledger, settings(tmp_path, PAGERDUTY, web(endpoint), at=endpoint)) == 2
     assert [asked.path for asked in endpoint.taken()] == ["/hook"]
     assert ledger.pages(SERVICE)[0].delivered_at == NOW
+
+
+def test_what_another_one_sent_meanwhile_is_not_sent_again(ledger: Ledger, endpoint: Endpoint, tmp_path: Path):
+    """Between seeing that something is due and being the one to send it, whoever was it before may have done so."""
+    _, pager = channels.configured(settings(tmp_path, PAGERDUTY, at=endpoint))
+    tell(ledger, "a")
+
+    def may() -> bool:
+        ledger.page_tried(ledger.pages(SERVICE)[0], pager.name, now=NOW, delivered=True)
+        tell(ledger, "b")
+        return True
+
+    assert paging.deliver_over(ledger, pager, now=NOW, chance=longest, may=may) == 1
+    assert [asked.body["dedup_key"] for asked in endpoint.taken()] == ["lastgood/flights/b"]
+    tell(ledger, "c")
+    assert paging.deliver_over(ledger, pager, now=NOW, chance=longest, may=lambda: False) == 0
+    assert endpoint.taken() == []
 
 
 class Broken(channels.Channel):
@@ -421,6 +438,7 @@ def test_of_two_loops_one_serves_a_channel(ledger: Ledger, endpoint: Endpoint, t
     for number in range(10):
         tell(ledger, f"k{number}")
     assert sorted(endpoint.take().body["dedup_key"][-2:] for _ in range(10)) == [f"k{number}" for number in range(10)]
+    _until(lambda: all(page.delivered_at == NOW for page in ledger.pages(SERVICE)))
     loops[0].end(wait_s=WAIT_S)
     assert endpoint.taken() == []
     tell(ledger, "later")

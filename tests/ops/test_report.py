@@ -159,7 +159,7 @@ def test_the_curves_hold_what_was_measured(told: chronicle.Chronicle) -> None:
 def test_pictures_for_elsewhere_are_png_and_keep_to_a_size(told: chronicle.Chronicle) -> None:
     """The first ones that fit."""
     made = plots.pictures(told)
-    assert list(made)[0] == "traffic"
+    assert next(iter(made)) == "traffic"
     assert all(data.startswith(b"\x89PNG") for data in made.values())
     assert sum(map(len, made.values())) < 300_000
     one = len(made["traffic"])

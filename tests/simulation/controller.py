@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from lastgood import controller, errors, gatekeeper, judge, release
 from lastgood.layers import base, reconcile
 from tests.simulation.line import Killed
-from tests.simulation.plan import CALM
 from tests.simulation.project import SERVICE
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class Controller:
                 self._world.watch.turned(self, at=at)
         except Killed:
             self._world.tally["killed"] += 1
-            self.die(back_at=self._world.clock.true + self._world.draw.choice((0.0, 0.0, 20.0, 120.0)))
+            self.die(back_at=self._world.clock.true + self._world.mischief.choice((0.0, 0.0, 20.0, 120.0)))
             return "was killed"
         return told
 
@@ -92,14 +91,14 @@ class Controller:
         layers = list(self._world.layers)
         self._world.draw.shuffle(layers)
         for layer in layers:
-            if self._wanted is not None and (self._world.chaos is CALM or self._world.draw.random() < 0.9):
+            if self._wanted is not None and (self._world.chaos.killed == 0 or self._world.mischief.random() < 0.9):
                 reconcile.attempt(layer, self._wanted, clock=self._world.clock)
 
     def _advance(self) -> None:
         """The loop's own part in a release that is on its way."""
-        self._loop._advance()  # noqa: SLF001
+        self._loop._advance()
 
     def _look(self) -> None:
         """One look of the real gatekeeper."""
-        self._keeper._look(self._context, self.bench)  # noqa: SLF001
+        self._keeper._look(self._context, self.bench)
         self._world.watch.one_pair(self)

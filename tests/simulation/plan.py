@@ -24,8 +24,10 @@ class Event:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Chaos:
-    """Probabilities, for each turn of a controller or each write: killed in mid-turn, dropped and built anew between two turns,
-    handed an old state, overtaken by somebody else, put to sleep before it writes down what it measured.
+    """Probabilities of mischief, for each turn of a controller or each write.
+
+    Killed in mid-turn, dropped and built anew between two turns, handed an old state, overtaken by somebody else, put to
+    sleep before it writes down what it measured.
     """
 
     killed: float = 0.0

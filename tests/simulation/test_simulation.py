@@ -1,7 +1,7 @@
 """A thousand worlds, each a few hours of a service's life, and what must hold in all of them.
 
-    LASTGOOD_TEST_SEED=17 ./test tests/simulation     one seed again, with its trace if it fails
-    LASTGOOD_TEST_BUDGET=20 ./test tests/simulation   twenty thousand seeds
+LASTGOOD_TEST_SEED=17 ./test tests/simulation     one seed again, with its trace if it fails
+LASTGOOD_TEST_BUDGET=20 ./test tests/simulation   twenty thousand seeds
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.simulation.world import World
 
 ONE = os.environ.get("LASTGOOD_TEST_SEED")
 SEEDS = range(round(1000 * BUDGET)) if ONE is None else range(int(ONE), int(ONE) + 1)
-ON_BOTH = range(0, round(9 * max(BUDGET, 1.0)))
+ON_BOTH = range(round(9 * max(BUDGET, 1.0)))
 """Seeds that live on a real ledger too."""
 
 ALPHA = 0.01
@@ -93,7 +93,10 @@ def test_every_kind_of_step_and_fault_comes_up(found: Found) -> None:
         name: found.tally[name]
         for name in (
             *(f"auto {verb}" for verb in ("advance", "cut-over", "bake-ended", "rollback", "hold", "abandon", "verified")),
-            *(f"person {verb}" for verb in ("promote", "rollback", "hold", "release-hold", "approve", "skip", "quarantine", "revoke", "lift")),
+            *(
+                f"person {verb}"
+                for verb in ("promote", "rollback", "hold", "release-hold", "approve", "skip", "quarantine", "revoke", "lift")
+            ),
             *(f"fault {name}" for name in plan.FAULTS),
             *("killed", "dropped", "compared", "overtaken", "asleep", "turn failed Unavailable", "turn failed LayerError"),
         )
@@ -124,6 +127,7 @@ def test_a_real_ledger_tells_the_same_story(seed: int, project: Project, fast: P
         real.migrate()
         World(plan.drawn(seed), project, book=real).run()
         assert history(real) == history(double.book)
+        audit.checkpoint(real, SERVICE, fast / "keys")
         report = audit.verify(real, SERVICE, fast / "keys")
         assert report.ok, report.problems
 

@@ -41,7 +41,7 @@ class World:
         self.plan, self.project, self.settings = plan, project, project.settings
         self.chaos = plan.chaos
         self.draw = random.Random(f"{plan.seed}/world")
-        self._mischief = random.Random(f"{plan.seed}/mischief")
+        self.mischief = random.Random(f"{plan.seed}/mischief")
         self.clock = clocks.Clock()
         self.trace: collections.deque[str] = collections.deque(maxlen=TRACE)
         self.tally: collections.Counter[str] = collections.Counter()
@@ -159,20 +159,20 @@ class World:
 
     def _turn(self, controller: Controller) -> None:
         chaos = self.chaos
-        if self._mischief.random() < chaos.dropped and controller.back_at <= self.clock.true:
+        if self.mischief.random() < chaos.dropped and controller.back_at <= self.clock.true:
             self.watch.compare(controller)
             self.tally["dropped"] += 1
             controller.die()
-        if self._mischief.random() < chaos.killed:
-            controller.line.fuse = self._mischief.randint(0, 60)
-        controller.line.behind = int(self._mischief.random() < chaos.stale)
+        if self.mischief.random() < chaos.killed:
+            controller.line.fuse = self.mischief.randint(0, 60)
+        controller.line.behind = int(self.mischief.random() < chaos.stale)
         told = controller.turn()
         if told:
             self.say(f"{controller.name} {told}")
 
     def between(self, controller: Controller, call: str) -> None:
         """What can happen to a controller between two calls to the ledger."""
-        if call == "record" and len(self.controllers) > 1 and not self._interrupting and self._mischief.random() < self.chaos.asleep:
+        if call == "record" and len(self.controllers) > 1 and not self._interrupting and self.mischief.random() < self.chaos.asleep:
             self._interrupting = True
             self.tally["asleep"] += 1
             self.say(f"{controller.name} sleeps for 25 s with what it measured")
@@ -184,7 +184,7 @@ class World:
         self._outrun(call)
 
     def _outrun(self, call: str) -> None:
-        if call == "append" and not self._interrupting and self._mischief.random() < self.chaos.overtaken:
+        if call == "append" and not self._interrupting and self.mischief.random() < self.chaos.overtaken:
             self._interrupting = True
             self.tally["overtaken"] += 1
             self.happen(Event(at=self.clock.true, what="wish"))
