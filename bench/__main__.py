@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench import machine, report
 
-NAMES = ("ledger", "rollback", "traffic", "gates")
+NAMES = ("ledger", "rollback", "traffic", "gates", "gates_live", "shadow")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

@@ -54,8 +54,9 @@ def test_the_everyday_commands_run(tmp_path: Path) -> None:
             argv = shlex.split(line)[1:]
             asked = ["--yes"] if argv[0] in ("promote", "rollback") else []
             done = subprocess.run(
-                [sys.executable, "-m", "lastgood", *argv, *asked], capture_output=True, text=True, env=env, timeout=60, check=False
-            )
+                [sys.executable, "-m", "lastgood", *argv, *asked],
+                capture_output=True, text=True, env=env, cwd=tmp_path, timeout=60, check=False,
+            )  # fmt: skip
             assert done.returncode == 0, (line, done.stdout, done.stderr)
     finally:
         subprocess.run([sys.executable, "-m", "lastgood", "down", "--yes"], env=env, timeout=60, check=False, capture_output=True)

@@ -64,10 +64,15 @@ def test_code_is_told_that_it_answers_a_copy(home: Home) -> None:
 
 def test_outside_of_a_copy_nothing_is_in_shadow() -> None:
     """The mark ends with the block, also if the code in it fails."""
+
+    def fails() -> None:
+        with runtime.shadow(on=True):
+            assert runtime.in_shadow()
+            raise ValueError("x")
+
     assert not runtime.in_shadow()
-    with pytest.raises(ValueError, match="x"), runtime.shadow(on=True):
-        assert runtime.in_shadow()
-        raise ValueError("x")
+    with pytest.raises(ValueError, match="x"):
+        fails()
     assert not runtime.in_shadow()
 
 
