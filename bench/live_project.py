@@ -31,6 +31,7 @@ import os
 import random
 import resource
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Runtime(runtime.Runtime):
     def __init__(self, file: Path) -> None:
         self._file = file
         self._read_at = 0.0
+        self._reading = threading.Lock()
         self._fault: dict[str, Any] = {}
         self._numbers = itertools.count()
         self._grown: list[bytes] = []
@@ -64,10 +66,11 @@ class Runtime(runtime.Runtime):
     def _look(self) -> dict[str, Any]:
         try:
             changed = self._file.stat().st_mtime_ns
-            if changed != self._read_at:
-                self._fault = json.loads(self._file.read_text("utf-8"))
-                self._numbers = itertools.count()
-                self._read_at = changed
+            with self._reading:
+                if changed != self._read_at:
+                    self._fault = json.loads(self._file.read_text("utf-8"))
+                    self._numbers = itertools.count()
+                    self._read_at = changed
         except FileNotFoundError:
             return {}
         return self._fault

@@ -22,7 +22,7 @@ Unknown = Literal["wait", "roll_back", "ask"]
 
 
 class _Gate(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     kind: Kind = "guardrail"
     """What a failure does: `guardrail` rolls back, `signal` holds the release, `observe` only shows it."""

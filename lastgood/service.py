@@ -24,7 +24,7 @@ SCHEMA = "lastgood.service/v1"
 
 
 class _Group(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Traffic(_Group):

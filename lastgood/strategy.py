@@ -24,7 +24,7 @@ DAY_S = 24 * HOUR_S
 
 
 class _Phase(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     max_s: float = pydantic.Field(default=3 * DAY_S, gt=0, le=90 * DAY_S)
     """Seconds after which a release that could not be judged is given up: not blamed, and never waved through."""

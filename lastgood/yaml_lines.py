@@ -36,14 +36,22 @@ def _problem(root: yaml.Node | None, item: ErrorDetails) -> str:
     return f"{where}: {said}" + ("" if ";" in said else f"; {_REMEDIES.get(item['type'], 'correct it')}")
 
 
+_TAGS = ("metric", "phase")
+"""Keys by whose value pydantic chooses among kinds, and which it then names on the way to what is wrong."""
+
+
 def _find(root: yaml.Node | None, loc: Sequence[int | str]) -> tuple[int, list[str]]:
     """The line of the deepest node on the way *loc* that is there, and the keys that lead to it and beyond.
 
-    Pydantic puts the tag of a union into the way (`gates.errors.error_rate.margin`); what the file has no key for is passed over.
+    Pydantic puts the kind into the way (`gates.errors.error_rate.margin`); that is passed over, once for each mapping.
     """
     node, line, path = root, 1, []
+    passed: yaml.Node | None = None
     for position, step in enumerate(loc):
         if isinstance(node, yaml.MappingNode):
+            if node is not passed and any(key.value in _TAGS and value.value == step for key, value in node.value):
+                passed = node
+                continue
             match = [(key, value) for key, value in node.value if key.value == step]
             if match:
                 line, node = match[0][0].start_mark.line + 1, match[0][1]

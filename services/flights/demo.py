@@ -75,7 +75,9 @@ class Demo:
             self._live_through(6, "A")
             self._quality_is_back()
             self._control_plane_dies()
-            self._build_bundle("C", "one month more of training, and the clock mended", train=[1, 2, 3], evaluate=[4])
+            self._build_bundle(
+                "C", "the clock mended, and a flight called late only from 0.5 on", train=[1, 2], evaluate=[3], late_from=0.5
+            )
             self._propose("C")
             self._passes_its_gates("C")
             self._live_through(6, "C", enough=100)
@@ -90,9 +92,11 @@ class Demo:
         status = self._probe()
         self.story.claim("before the first release the proxy says that nothing serves", ok=status == 503, value=status, unit="HTTP")
 
-    def _build_bundle(self, name: str, what: str, *, train: list[int], evaluate: list[int], clock: str = "local") -> None:
+    def _build_bundle(
+        self, name: str, what: str, *, train: list[int], evaluate: list[int], clock: str = "local", late_from: float = 0.4
+    ) -> None:
         self.story.tell(f"building bundle {name} with Dagster: {what}")
-        self.ids[name] = self._build(train=train, evaluate=evaluate, clock=clock)
+        self.ids[name] = self._build(train=train, evaluate=evaluate, options={"departure_clock": clock, "late_from": late_from})
         report = self._cli("show", SERVICE, self.ids[name])["evaluations"][-1]["report"]
         shown = f"Brier {report['metrics']['brier']:.4f}, AUC {report['metrics']['auc']:.3f}"
         paired = (report.get("against") or {}).get("paired")
@@ -305,7 +309,7 @@ class Demo:
 
     # --- tools -------------------------------------------------------------------------------------------------
 
-    def _build(self, *, train: list[int], evaluate: list[int], clock: str) -> str:
+    def _build(self, *, train: list[int], evaluate: list[int], options: dict[str, Any]) -> str:
         """Run the Dagster job `build` and return the id of the bundle it registered."""
         import dagster as dg
 
@@ -315,7 +319,7 @@ class Demo:
             "loggers": {"console": {"config": {"log_level": "ERROR"}}},
             "ops": {
                 "flights__data": {"config": {"train": train, "evaluate": evaluate}},
-                "flights__config": {"config": {"options": {"departure_clock": clock}, "overlay": self.overlay}},
+                "flights__config": {"config": {"options": options, "overlay": self.overlay}},
             },
         }
         instance = dg.DagsterInstance.get()

@@ -25,7 +25,7 @@ __all__ = ["mlflow_template"]
 
 LOCKED_S = 30.0
 TOO_FEW = 3
-"""Failures that no gate takes a candidate out for."""
+"""So few failures that no gate takes a candidate out for them; the proxy may count one more than the worker."""
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -92,7 +92,7 @@ def test_a_controller_killed_in_the_middle_comes_to_the_same_verdict(tmp_path: P
         # The first look only notes where the counters stand.
         live.until(lambda: looks(live, after=proposed, phase=phase), what="first look")
         candidate.begin(first=TOO_FEW)
-        live.until(lambda: _failures(live, proposed, phase) == TOO_FEW, what="failures in the ledger")
+        live.until(lambda: _failures(live, proposed, phase) >= TOO_FEW, what="failures in the ledger")
         live.kill_controller()
         assert live.state().phase == phase
         before = looks(live, after=proposed, phase=phase)

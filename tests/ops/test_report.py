@@ -132,12 +132,12 @@ def test_the_page_needs_nothing_else(text: str) -> None:
 def test_there_is_a_picture_of_everything_that_was_measured(told: chronicle.Chronicle, text: str) -> None:
     """Traffic, the gate that fired, the evidence, the times and the layers, each with a title that says what it shows."""
     page = Page(text)
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 6
     titles = re.findall(r'<svg role="img" aria-label="([^"]*)"', text)
     assert "The candidate had 5 % of the traffic at most before it was taken out" in titles
     assert any(title.startswith("40 % of") or "requests failed" in title for title in titles)
     figures = plots.every(told)
-    assert list(figures) == ["traffic", "arms-errors & <b>$x$</b>", "evidence", "latency", "layers"]
+    assert list(figures) == ["traffic", "arms-errors", "arms-errors & <b>$x$</b>", "evidence", "latency", "layers"]
     assert figures["evidence"].axes[0].get_ylabel() == "evidence"
     assert len(figures["evidence"].axes) == 3
     for name in ("traffic", "latency", "layers"):

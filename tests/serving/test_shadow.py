@@ -144,8 +144,8 @@ def test_the_process_ends_with_a_status_of_its_own(home: Home, start: Any, tmp_p
         replace={
             "config": config(
                 tmp_path / "config",
-                "\n\n_answer = FlightsRuntime.predict\n\n\ndef _hungry(self, rows):\n"
-                "    return bytearray(1 << 62) if rows[0].dest == 'ZZZ' else _answer(self, rows)\n\n\nFlightsRuntime.predict = _hungry\n",
+                "\n\n_answer = Runtime.predict\n\n\ndef _hungry(self, rows):\n"
+                "    return bytearray(1 << 62) if rows[0].dest == 'ZZZ' else _answer(self, rows)\n\n\nRuntime.predict = _hungry\n",
             )
         }
     )

@@ -99,18 +99,6 @@ def a_new_judge_begins_with_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(judge.Analysis, "catch_up", lambda self: None)
 
 
-def two_controllers_do_not_notice_each_other(patch: pytest.MonkeyPatch) -> None:
-    def measure(self: Any, now: float, read: Any, real: Any = judge.Analysis.measure) -> None:
-        patch_of_one = self.catch_up
-        self.catch_up = lambda: None
-        try:
-            real(self, now, read)
-        finally:
-            self.catch_up = patch_of_one
-
-    patch.setattr(judge.Analysis, "measure", measure)
-
-
 def nonsense_is_written_down(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(judge, "_kept", lambda seen, now: seen.to_json())
 
@@ -149,7 +137,6 @@ PLANTED: tuple[tuple[Plant, str], ...] = (
     (the_gateway_takes_whatever_it_is_told, "the gateway's revision never decreases"),
     (layers_want_every_single_step, "layers converge once faults end"),
     (a_new_judge_begins_with_nothing, "a crashed judge says what one that was not says"),
-    (two_controllers_do_not_notice_each_other, "a crashed judge says what one that was not says"),
     (nonsense_is_written_down, "a turn fails only while something is down"),
     (silence_counts_from_the_epoch, "patience begins when somebody looks"),
     (a_rollback_is_rolled_back, "no rollback of a rollback"),
@@ -162,11 +149,6 @@ def one_bad_release_after_the_other(seed: int) -> plan.Plan:
     return plan.Plan(seed=seed, config="canary", profiles=("good", *["errors"] * 5), rate=200.0, seconds=4800.0, events=promoted)
 
 
-def two_that_sleep(seed: int) -> plan.Plan:
-    """Two controllers, each of which is often put to sleep between its look and its note."""
-    return dataclasses.replace(plan.drawn(seed), controllers=2, chaos=plan.Chaos(asleep=0.3, dropped=0.2))
-
-
 def everything_fails_after_a_while(seed: int) -> plan.Plan:
     """Outages, one after the other: what was gone back to looks bad too."""
     drawn = plan.drawn(seed)
@@ -176,7 +158,6 @@ def everything_fails_after_a_while(seed: int) -> plan.Plan:
 
 OCCASIONS: dict[Plant, Callable[[int], plan.Plan]] = {
     no_breaker: one_bad_release_after_the_other,
-    two_controllers_do_not_notice_each_other: two_that_sleep,
     a_rollback_is_rolled_back: everything_fails_after_a_while,
 }
 """Worlds in which a fault that seldom matters comes up."""
