@@ -246,8 +246,13 @@ def roll_back(
 
 
 def _check_not_the_same_alarm(ctx: Context, state: rollout.State, *, now: float) -> None:
-    """Raise NothingToDo if a step back was taken moments ago, by a person or by a gate, also if only a candidate was taken out."""
+    """Raise NothingToDo if a step back was taken moments ago, by a person or by a gate, also if only a candidate was taken out.
+
+    What was released since then is another bundle, and whoever goes back from that answers another alarm.
+    """
     for last in ctx.ledger.history(state.service, limit=10):
+        if last.verb == "cut-over":
+            return
         limit_s = SAME_PAGE_S if last.evidence.get("verdicts") else SAME_ALARM_S
         if last.verb in WAYS_BACK and now - last.at < limit_s:
             raise errors.NothingToDo(

@@ -141,6 +141,20 @@ def test_going_back_one_further_needs_to_say_so(settings: settings_.Settings) ->
         assert release.roll_back(ctx, "toy", reason="still bad", actor="ann", expected=first.number).revision.state.stable == a
 
 
+def test_what_was_released_after_a_rollback_can_be_taken_back_at_once(settings: settings_.Settings) -> None:
+    """A repair that was released in haste and is worse: no memory of the rollback before it may stand in the way."""
+    with factory.opened(settings) as ctx:
+        _, b, _ = factory.released(ctx, 1, 2, 3)
+        release.roll_back(ctx, "toy", reason="bad", actor="ann")
+        repair = factory.build(ctx, 4)
+        release.propose(ctx, "toy", repair, reason="repaired", actor="ann")
+        with pytest.raises(errors.NothingToDo, match="was rolled back"):
+            release.roll_back(ctx, "toy", reason="bad", actor="bob")
+        proceed.advance(ctx, "toy", ready={repair}, actor="test")
+        back = release.roll_back(ctx, "toy", reason="the repair is worse", actor="ann").revision
+        assert (back.state.stable, repair in back.state.marks) == (b, True)
+
+
 def test_a_home_that_lost_its_ledger_is_not_given_an_empty_one(settings: settings_.Settings) -> None:
     """With checkpoints but no ledger file, opening for writing is refused: an empty ledger knows no last good bundle."""
     with factory.opened(settings) as ctx:
