@@ -89,7 +89,7 @@ class Evidence:
 
     def look(self, ctx: "Context", state: "State", *, now: float) -> Look:
         """What the gates say in *state* at Unix time *now*. A candidate's own verdict goes before one on what serves."""
-        asked = {self._name(ctx, state, question): question for question in _questions(ctx, state)}
+        asked = {self._name(ctx, state, question): question for question in _questions(ctx, state, now=now)}
         mine = (ctx.settings.ledger_url, state.service)
         self._kept = {name: kept for name, kept in self._kept.items() if name in asked or name[:2] != mine}
         answers: dict[str, Said] = {}
@@ -140,10 +140,10 @@ class _Book:
         self.behind = next(rows, None) is not None
 
 
-def _questions(ctx: "Context", state: "State") -> "list[Question]":
+def _questions(ctx: "Context", state: "State", *, now: float) -> "list[Question]":
     from lastgood import judge, proceed
 
     if state.revision == 0 or (state.phase == "preparing" and state.verifying is None):
         return []
     proposed_at = ctx.ledger.revision(state.service, state.rollout).at if state.rollout else 0.0
-    return judge.questions(state, proceed.judged_by(ctx, state), proposed_at=proposed_at)
+    return judge.questions(state, proceed.judged_by(ctx, state), proposed_at=proposed_at, now=now)

@@ -141,7 +141,7 @@ class ServiceLoop:
         state = self._ctx.ledger.state(self._service)
         processes = self._layers.get("infrastructure")
         if not isinstance(processes, base.Processes):
-            proceed.advance(self._ctx, self._service, ready={state.candidate} if state.candidate else set(), actor=ACTOR)
+            proceed.advance(self._ctx, self._service, ready=state.awaited, actor=ACTOR)
             return
         if state.phase == "idle" and state.revision == self._proven:
             return

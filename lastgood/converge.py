@@ -198,7 +198,7 @@ def _until_cut_over(
                 return _found_done(ctx, state)
             time.sleep(STEP_S)
             continue
-        ready = {digest}
+        ready = set(state.awaited)
         if isinstance(processes, base.Processes):
             wanted = reconcile.read_desired(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
             told = _report(ctx, wanted.name, reconcile.attempt(processes, wanted))

@@ -16,8 +16,8 @@ from lastgood.state import MarkKind, PlannedPhase
 class Propose:
     """Somebody asks to release *bundle*. `verified` says that its bytes were checked just now.
 
-    `ready_s` is how many seconds its workers may take to become ready. `chain` is the way it is to take; without a stable
-    bundle to compare with it is not used. `override` gives the reason for which a person lifts the bundle's
+    `ready_s` is how many seconds its workers may take to become ready. `chain` is the way it is to take, with a control arm
+    beside it if `control` says so; without a stable bundle to compare with neither is used. `override` gives the reason for which a person lifts the bundle's
     quarantine in the same revision.
     """
 
@@ -25,6 +25,7 @@ class Propose:
     verified: bool
     ready_s: float = 60.0
     chain: tuple[PlannedPhase, ...] = ()
+    control: bool = False
     override: str | None = None
 
 

@@ -24,6 +24,10 @@ log = logging.getLogger("lastgood.gatekeeper")
 
 ACTOR = "lastgood-controller"
 
+FORGET_EVERY_S = 3600.0
+FORGET_AT_MOST = 10_000
+"""Rows; more than are measured meanwhile, and done in a second or two."""
+
 Moved = Callable[[release.Context, release.Committed], None]
 
 
@@ -40,6 +44,7 @@ class Gatekeeper(threading.Thread):
         self._holder = holder
         self._moved = moved
         self._stop = threading.Event()
+        self._forgot_at = float("-inf")
         self._processes = reconcile.build(settings, service).get("infrastructure")
 
     def end(self) -> None:
@@ -91,6 +96,7 @@ class Gatekeeper(threading.Thread):
         state = ctx.ledger.state(self._service)
         asked = self._questions(ctx, state)
         bench.measure(asked, now=time.time())
+        self._forget(ctx, state, asked, now=time.time())
         verdicts, afterwards = bench.verdicts(time.time())
         done = None
         if verdicts or state.phase == "approval":
@@ -108,12 +114,23 @@ class Gatekeeper(threading.Thread):
         if state.revision == 0 or (state.phase == "preparing" and state.verifying is None):
             return []
         proposed_at = ctx.ledger.revision(self._service, state.rollout).at if state.rollout else 0.0
-        return judge.questions(state, proceed.judged_by(ctx, state), proposed_at=proposed_at)
+        return judge.questions(state, proceed.judged_by(ctx, state), proposed_at=proposed_at, now=time.time())
+
+    def _forget(self, ctx: release.Context, state: rollout.State, asked: Collection[judge.Question], *, now: float) -> None:
+        """Now and then, remove the measurements that are old; not those of a rollout that is still judged, or was just taken back."""
+        if now - self._forgot_at < FORGET_EVERY_S:
+            return
+        self._forgot_at = now
+        needed = filter(None, (state.rollout, state.verifying.rollout if state.verifying else None))
+        began = [*(ctx.ledger.revision(self._service, number).at for number in needed), *(question.began for question in asked)]
+        oldest = min([now - ctx.settings.controller.keep_measurements_days * 86_400, *began])
+        gone = ctx.ledger.forget_measurements(self._service, before=oldest, at_most=FORGET_AT_MOST)
+        log.info("%s: %s measurements were removed", self._service, gone)
 
     def _ready(self, state: rollout.State) -> Collection[str]:
         if not isinstance(self._processes, base.Processes):
             # Without an infrastructure layer nobody knows of workers that are not ready.
-            return {digest for digest in (state.stable, state.candidate) if digest is not None}
+            return {digest for digest in (state.stable, *state.awaited) if digest is not None}
         try:
             return {digest for digest, where in self._processes.endpoints().items() if where}
         except base.LayerError as error:

@@ -22,6 +22,10 @@ from lastgood.sources import base as sources
 
 log = logging.getLogger("lastgood.judge")
 
+WATCH_S = 86_400.0
+"""On watch the evidence begins anew each day (UTC): a trigger blames a healthy service with its share of `alpha` a day, and
+whoever takes over has a day to read at most. What creeps in over weeks is a matter of drift, not of gates."""
+
 RECOVERY_ALPHA = 0.01
 """Chance that the measurement after a step back calls a healthy service not recovered."""
 
@@ -37,7 +41,7 @@ class Question:
     """What one analysis is about.
 
     `key` names it among the measurements of the service. `watched` is judged, beside `beside` or alone. `share` is the
-    watched arm's share of the live traffic. `step` is the index of the canary step, which began at `phase_since`; `began` when the evidence begins
+    watched arm's share of the live traffic of both, `control` that `beside` is the control arm of that bundle. `step` is the index of the canary step, which began at `phase_since`; `began` when the evidence begins
     (Unix seconds), `reference` the rollout whose stable arm says what good looked like where nothing serves beside.
     """
 
@@ -50,17 +54,18 @@ class Question:
     began: float
     mirrored: bool = False
     share: float | None = None
+    control: bool = False
     step: int = 0
     phase_since: float = 0.0
     reference: int | None = None
 
 
-def questions(state: rollout.State, service: services.Service, *, proposed_at: float) -> list[Question]:
-    """What is to be measured in *state*; *service* is the configuration of the bundle that is judged.
+def questions(state: rollout.State, service: services.Service, *, proposed_at: float, now: float) -> list[Question]:
+    """What is to be measured in *state* at Unix time *now*; *service* is the configuration of the bundle that is judged.
 
     *proposed_at* is when the rollout under way was proposed (Unix seconds).
     """
-    asked = [_on_the_way(state, service, proposed_at=proposed_at), _serving(state, service), _afterwards(state, service)]
+    asked = [_on_the_way(state, service, proposed_at=proposed_at), _serving(state, service, now=now), _afterwards(state, service)]
     return [question for question in asked if question is not None and question.gates]
 
 
@@ -85,7 +90,9 @@ def _on_the_way(state: rollout.State, service: services.Service, *, proposed_at:
         alpha=_share_of_alpha(state, service),
         began=proposed_at,
         mirrored=not live,
-        share=state.weight_pct / 100 if live else None,
+        # Of the requests that either arm answers: with a control arm the rest of stable's is left out.
+        share=state.weight_pct / (state.weight_pct + (state.control_pct or 100 - state.weight_pct)) if live else None,
+        control=live and state.control_pct > 0,
         step=state.position or 0,
         phase_since=state.phase_since or 0.0,
     )
@@ -96,20 +103,21 @@ def _share_of_alpha(state: rollout.State, service: services.Service) -> float:
     return service.release.alpha / (len({phase.kind for phase in state.chain} - {"approval"}) + 1)
 
 
-def _serving(state: rollout.State, service: services.Service) -> Question | None:
+def _serving(state: rollout.State, service: services.Service, *, now: float) -> Question | None:
     if state.stable is None or state.verifying is not None or state.phase not in ("baking", "idle"):
         return None
     baking = state.phase == "baking"
     watch = ("bake", "always") if baking else ("always",)
+    day = int(now // WATCH_S)
     return Question(
-        key=f"{state.rollout}/bake" if baking else f"{state.revision}/watch",
+        key=f"{state.rollout}/bake" if baking else f"{state.revision}/watch-{day}",
         mode="alone",
         watched=state.stable,
         beside=None,
         gates=_alone({name: gate for name, gate in service.gates.items() if gate.watch in watch}),
         phase_since=state.phase_since or 0.0,
         alpha=service.release.alpha / (len({phase.phase for phase in service.chain} - {"approval"}) + 1),
-        began=state.phase_since or 0.0,
+        began=(state.phase_since or 0.0) if baking else day * WATCH_S,
         reference=state.rollout,
     )
 
@@ -144,8 +152,9 @@ class Analysis:
     """The evidence on one question so far; begins with what the ledger has of it."""
 
     def __init__(self, question: Question, *, book: ledger.Ledger, service: str) -> None:
-        if not question.began:  # on watch a bundle is looked at since the revision that the key names
-            question = dataclasses.replace(question, began=book.revision(service, int(question.key.split("/")[0])).at)
+        since, _, kind = question.key.partition("/")
+        if kind.startswith("watch"):  # a bundle is looked at since the revision that the key names
+            question = dataclasses.replace(question, began=max(question.began, book.revision(service, int(since)).at))
         self.question = question
         self._book = book
         self._service = service
@@ -206,6 +215,7 @@ class Analysis:
             beside=question.beside,
             mirrored=question.mirrored,
             share=question.share,
+            control=question.control,
             since=question.began,
         )
 
@@ -302,6 +312,6 @@ def standing(
 ) -> dict[str, base.Verdict]:
     """What the gates say by the measurements in the ledger, for whoever only looks on; those after a step back come last."""
     found: dict[str, base.Verdict] = {}
-    for question in questions(state, service, proposed_at=proposed_at):
+    for question in questions(state, service, proposed_at=proposed_at, now=now):
         found |= Analysis(question, book=book, service=state.service).verdicts(now)
     return found

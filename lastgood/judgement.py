@@ -37,7 +37,7 @@ def decide(
 ) -> Decision | None:
     """What is due for the release in flight, or for the bundle that serves; None if nothing is.
 
-    *service* is the configuration frozen in the bundle that is judged; *ready* names the bundles whose workers answer right
+    *service* is the configuration frozen in the bundle that is judged; *ready* names the arms whose workers answer right
     now, *trouble* is what their layer last complained of.
     """
     counted = {name: verdict for name, verdict in verdicts.items() if name not in state.waived and name in service.gates}
@@ -78,10 +78,12 @@ def _verified(outcome: str, why: str, told: tuple[base.Verdict, ...]) -> Decisio
 def _prepared(state: rollout.State, service: Service, *, ready: Collection[str], now: float, trouble: str) -> Decision | None:
     if state.candidate is None:
         return None
-    if state.candidate in ready:
+    missing = [arm for arm in state.awaited if arm not in ready]
+    if not missing:
         return None if state.hold is not None else _next_phase(state, service, why="the candidate's workers are ready")
     if state.phase_until is not None and now >= state.phase_until:
-        why = "the candidate's workers did not become ready in time" + (f": {trouble}" if trouble else "")
+        whose = "candidate's" if state.candidate in missing else "control arm's"
+        why = f"the {whose} workers did not become ready in time" + (f": {trouble}" if trouble else "")
         return Decision(event=rollout.Abandon(bundle=state.candidate, reason="not ready in time"), verb="abandon", reason=why)
     return None
 

@@ -31,7 +31,7 @@ def advance(
 ) -> release.Committed | None:
     """Take the release in flight one step further, or back, if that is due; None if there is nothing to do.
 
-    *ready* names the bundles whose workers answer right now; *verdicts* are what the gates say, measured at revision
+    *ready* names the arms whose workers answer right now; *verdicts* are what the gates say, measured at revision
     *judged_at*: if the service has moved on since, they are not used. *trouble* is what the workers' layer last complained
     of. Safe to call from several processes: one wins.
     """

@@ -145,12 +145,14 @@ OWN = Way()
 
 def plan_propose(ctx: Context, state: rollout.State, digest: str, *, override: str | None = None, way: Way = OWN) -> rollout.Propose:
     """The event of proposing *digest*, with its bytes and its offline evaluation checked. Raises NotAllowed."""
-    ready_s = 0.0
+    ready_s, control = 0.0, False
     chain: tuple[rollout.PlannedPhase, ...] = ()
     if digest not in state.marks or override is not None:
         frozen = _check_evaluated(ctx, digest)
-        ready_s, chain = frozen.serving.ready_timeout_s, chain_of(state, digest, frozen, way=way)
-    return rollout.Propose(bundle=digest, verified=_verifies(ctx, digest), ready_s=ready_s, chain=chain, override=override)
+        ready_s, control = frozen.serving.ready_timeout_s, frozen.release.control_arm
+        chain = chain_of(state, digest, frozen, way=way)
+    verified = _verifies(ctx, digest)
+    return rollout.Propose(bundle=digest, verified=verified, ready_s=ready_s, chain=chain, control=control, override=override)
 
 
 def chain_of(state: rollout.State, digest: str, frozen: services.Service, *, way: Way = OWN) -> tuple[rollout.PlannedPhase, ...]:

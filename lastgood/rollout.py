@@ -124,6 +124,7 @@ def _propose(state: State, event: Propose, now: float) -> Step:
         rollout=state.revision + 1,
         # Without anything beside it there is nothing to compare the first bundle with.
         chain=event.chain if state.stable is not None else (),
+        control=event.control and state.stable is not None and any(phase.kind == "canary" for phase in event.chain),
     )
     return after, lifted
 

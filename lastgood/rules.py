@@ -58,5 +58,5 @@ def idle(state: State) -> State:
     """Nothing is on its way: all live traffic is stable's, and nothing is mirrored."""
     return dataclasses.replace(
         state, candidate=None, phase="idle", phase_since=None, phase_until=None, rollout=None, chain=(), position=None,
-        weight_pct=0.0, mirror_pct=0.0, approved=False, waived=(),
+        weight_pct=0.0, mirror_pct=0.0, control=False, approved=False, waived=(),
     )  # fmt: skip

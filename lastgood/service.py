@@ -81,6 +81,8 @@ class Release(_Group):
     """Phases before the cut-over: shadow, canary, approval. Empty: cut over at once. Missing: those of the tier."""
     high_stakes: bool = False
     """With no strategy named: shadow, canary and an approval, whatever the tier."""
+    control_arm: bool = False
+    """A second worker of stable, started with the candidate's, answers as large a share, and gates compare with it alone."""
     bake_s: float = pydantic.Field(default=600.0, ge=0)
     """Seconds after the cut-over during which the release counts as unproven; previous stays warm meanwhile and after."""
     alpha: float = pydantic.Field(default=0.01, gt=0, le=0.2)
@@ -156,6 +158,8 @@ class Service(_Group):
 
     @pydantic.model_validator(mode="after")
     def _agree(self) -> Service:
+        if self.release.control_arm:
+            strategies.check_control(self.chain)
         conditions.check(self.gates, mirrored=any(getattr(phase, "mirror_pct", 0.0) for phase in self.chain))
         return self
 

@@ -53,8 +53,8 @@ class ControllerSettings(_Group):
     """Seconds between measurements for triggers that watch a proven stable bundle."""
     lease_s: float = 15.0
     """Seconds after which another controller takes over from one that no longer answers."""
-    keep_measurements_days: float = 90.0
-    """Days after which measurements are removed; the verdicts in the release history stay for ever."""
+    keep_measurements_days: float = pydantic.Field(default=30.0, gt=0)
+    """Days after which measurements are removed (a day of canary is some 130 MB), those of a release on its way excepted; the verdicts in the release history stay for ever."""
 
 
 class RegistrySettings(_Group):

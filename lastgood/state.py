@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-from lastgood import errors
+from lastgood import arms, errors
 
 SCHEMA = "lastgood.state/v1"
 
@@ -74,7 +74,7 @@ class State:
 
     While a candidate is on its way, `rollout` is the revision that proposed it, `chain` its planned phases, `position`
     the index of the present one (None while preparing), `weight_pct` its share of live requests and `mirror_pct` the
-    share that is copied to it; `approved` says that a person has let it through, `waived` names the gates that a
+    share that is copied to it; `control` says that a second worker of stable answers as large a share; `approved` says that a person has let it through, `waived` names the gates that a
     person has overruled. While baking, `rollout` is still set. `verifying` is set after a step back.
 
     `hops` counts steps back by automation since the last promotion, `automatic_at` when the latest ones were (Unix
@@ -94,6 +94,7 @@ class State:
     position: int | None = None
     weight_pct: float = 0.0
     mirror_pct: float = 0.0
+    control: bool = False
     approved: bool = False
     waived: tuple[str, ...] = ()
     verifying: Verifying | None = None
@@ -110,6 +111,17 @@ class State:
     def planned(self) -> PlannedPhase | None:
         """The present phase as it was planned; None while preparing, baking or idle."""
         return self.chain[self.position] if self.position is not None else None
+
+    @property
+    def control_pct(self) -> float:
+        """The control arm's share of live requests: the candidate's own, as far as that leaves room."""
+        return min(self.weight_pct, 100.0 - self.weight_pct) if self.control else 0.0
+
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """The arms whose workers must be ready before the candidate goes its way."""
+        control = (arms.control_of(self.stable),) if self.control and self.chain and self.stable else ()
+        return (self.candidate, *control) if self.candidate else ()
 
     @property
     def last_phase(self) -> bool:

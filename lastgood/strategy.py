@@ -107,6 +107,17 @@ def check(chain: Chain) -> Chain:
     return chain
 
 
+def check_control(chain: Chain) -> None:
+    """Raise ValueError for a *chain* in which a control arm has no place."""
+    canaries = [phase for phase in chain if isinstance(phase, Canary)]
+    if not canaries:
+        raise ValueError("release.control_arm compares two shares of the users, but no phase is a canary; add one, or take it out")
+    if any(phase.mirror_pct for phase in canaries):
+        raise ValueError(
+            "release.control_arm compares answers to different users, mirror_pct in a canary answers to the same rows; take one of them out"
+        )
+
+
 def _chain(*phases: dict[str, Any]) -> Chain:
     return parse(list(phases))
 

@@ -18,7 +18,7 @@ def explain(text: str, error: pydantic.ValidationError) -> str:
 
 
 _REMEDIES = {"missing": "add it", "extra_forbidden": "take it out or correct its name", "union_tag_not_found": "add it"}
-_GATE = re.compile(r"gate '([^']+)'")
+_NAMED = re.compile(r"(?:gate '([^']+)'|(release)\.(\w+)) ")
 
 
 def _problem(root: yaml.Node | None, item: ErrorDetails) -> str:
@@ -28,8 +28,8 @@ def _problem(root: yaml.Node | None, item: ErrorDetails) -> str:
         message = f"{context['discriminator'].strip(chr(39))} {context['tag']!r} is not known; use one of {context['expected_tags']}"
     elif item["type"] == "union_tag_not_found":
         message = f"{context['discriminator']} is missing"
-    if not loc and (named := _GATE.match(message)):
-        loc = ("gates", named[1])  # a rule about the whole service that names the gate it is about
+    if not loc and (named := _NAMED.match(message)):  # a rule about the whole service that names what it is about
+        loc = ("gates", named[1]) if named[1] else (named[2], named[3])
     line, path = _find(root, loc)
     where = f"line {line}, {'.'.join(path)}" if path else f"line {line}"
     said = message[:1].lower() + message[1:]

@@ -67,6 +67,21 @@ def test_a_candidate_whose_workers_are_ready_begins_its_chain() -> None:
     assert decide(on_its_way(0), BAD) == expected
 
 
+def test_a_release_with_a_control_arm_waits_for_both() -> None:
+    """What is compared has to be there from the first request on; who is missing is said when time is up."""
+    state = after(released(A), rollout.Propose(bundle=B, verified=True, chain=CHAIN, control=True, ready_s=60.0), now=100.0)
+    control = f"{A}+control"
+    assert decide(state, ready=(A, B)) is None
+    assert decide(state, ready=(A, control)) is None
+    ready = decide(state, ready=(A, B, control))
+    assert ready is not None
+    assert ready.verb == "advance"
+    for there, whose in (((A, B), "control arm's"), ((A, control), "candidate's"), ((A,), "candidate's")):
+        late = decide(state, ready=there, now=160.0, trouble="no memory")
+        assert late is not None
+        assert (late.verb, late.reason) == ("abandon", f"the {whose} workers did not become ready in time: no memory")
+
+
 def test_a_candidate_without_a_chain_is_cut_over_when_ready() -> None:
     """The bake is as long as its own configuration says."""
     state = after(released(A), rollout.Propose(bundle=B, verified=True))

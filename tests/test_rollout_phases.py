@@ -416,3 +416,65 @@ def test_any_chain_is_passed_phase_by_phase(chain: tuple[rollout.PlannedPhase, .
         state = after(state, rollout.Approve(bundle=B))
     done = after(state, rollout.CutOver(bundle=B, bake_s=1.0))
     assert (done.stable, done.candidate, done.weight_pct, done.mirror_pct, done.chain) == (B, None, 0.0, 0.0, ())
+
+
+# --- the control arm ---------------------------------------------------------------------------------------
+
+CONTROLLED = rollout.Propose(bundle=B, verified=True, chain=CHAIN, control=True)
+
+
+@pytest.mark.parametrize(("weight_pct", "control_pct"), [(0.5, 0.5), (5.0, 5.0), (50.0, 50.0), (75.0, 25.0)])
+def test_the_control_arm_is_as_large_as_the_candidate_as_far_as_there_is_room(weight_pct: float, control_pct: float) -> None:
+    """Both shares and the rest never make more than all requests."""
+    chain = (rollout.PlannedPhase(kind="canary", weight_pct=weight_pct),)
+    state = after(released(A), dataclasses.replace(CONTROLLED, chain=chain), rollout.Advance(bundle=B))
+    assert (state.control_pct, state.weight_pct) == (control_pct, weight_pct)
+    assert state.weight_pct + state.control_pct <= 100
+
+
+def test_without_being_asked_for_there_is_no_control_arm() -> None:
+    """Nothing is awaited but the candidate, and the rest of the requests is stable's."""
+    assert (canary().control, canary().control_pct, on_its_way(0).awaited) == (False, 0.0, (B,))
+    assert released(A).awaited == ()
+
+
+def test_the_control_arm_is_awaited_from_the_proposal_on_and_has_users_with_the_canary() -> None:
+    """In shadow its worker grows as old as the candidate's, and answers nobody."""
+    proposed = after(released(A), CONTROLLED)
+    assert (proposed.control, proposed.awaited, proposed.control_pct) == (True, (B, f"{A}+control"), 0.0)
+    shadow = after(proposed, rollout.Advance(bundle=B))
+    assert (shadow.phase, shadow.control_pct) == ("shadow", 0.0)
+    assert after(shadow, rollout.Advance(bundle=B)).control_pct == 5.0
+
+
+@pytest.mark.parametrize("start", [released(), released(A)], ids=["no stable", "no canary"])
+def test_a_control_arm_needs_stable_and_a_canary(start: rollout.State) -> None:
+    """With nothing to compare there is none, whatever was asked for."""
+    chain = CHAIN if start.stable is None else CHAIN[:1]
+    state = after(start, dataclasses.replace(CONTROLLED, chain=chain))
+    assert (state.control, state.awaited) == (False, (B,))
+
+
+def test_a_skip_does_not_wait_for_the_control_arm() -> None:
+    """Whoever is in a hurry compares nothing; its users stay with it until the cut-over."""
+    state = after(released(A), CONTROLLED, rollout.Advance(bundle=B), rollout.Advance(bundle=B), rollout.Skip(bundle=B, ready_s=5.0))
+    assert (state.awaited, state.control_pct) == ((B,), 5.0)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [rollout.Reject(bundle=B, reason="bad"), back(), rollout.Abandon(bundle=B, reason="slow")],
+    ids=lambda event: type(event).__name__,
+)
+def test_no_control_arm_outlives_its_release(event: rollout.Event) -> None:
+    """However it ends, stable's own workers answer everybody again."""
+    state = after(released(A), CONTROLLED, rollout.Advance(bundle=B), rollout.Advance(bundle=B), event)
+    assert (state.control, state.control_pct, state.awaited) == (False, 0.0, ())
+
+
+def test_a_control_arm_comes_back_from_the_ledger() -> None:
+    """It is part of the state that a revision keeps; a revision from before there were any has none."""
+    state = after(released(A), CONTROLLED)
+    kept = state.to_json()
+    assert rollout.from_json(kept, {}) == state
+    assert rollout.from_json({key: value for key, value in kept.items() if key != "control"}, {}).control is False

@@ -175,6 +175,25 @@ GATES = {
 }
 
 PHASES = {
+    "a control arm without a canary": (
+        """
+        release:
+          control_arm: true  # here
+          strategy: [{phase: shadow}]
+        """,
+        "release.control_arm: release.control_arm compares two shares of the users, but no phase is a canary; add one, or take it out",
+    ),
+    "a control arm and copies": (
+        """
+        release:
+          strategy: [{phase: canary, weight_pct: 5, mirror_pct: 10}]
+          control_arm: true  # here
+        """,
+        (
+            "release.control_arm: release.control_arm compares answers to different users, mirror_pct in a canary answers to the same rows; "
+            "take one of them out"
+        ),
+    ),
     "a weight over 100": (
         """
         release:

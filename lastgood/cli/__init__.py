@@ -108,5 +108,7 @@ def _say(error: errors.LastgoodError, *, as_json: bool) -> int:
         }
         click.echo(json.dumps(body))
     else:
-        click.echo(f"lastgood: {error}", err=True)
+        from lastgood.cli import common
+
+        common.say(f"lastgood: {error}")
     return error.exit_code

@@ -101,12 +101,21 @@ def confirm(question: str, *, yes: bool) -> bool:
 
 def emit(value: Any, *, as_json: bool, text: Callable[[], str]) -> None:
     """Print *value* as JSON, or its text for people."""
-    click.echo(json.dumps(value, default=str) if as_json else text())
+    click.echo(json.dumps(value, default=str) if as_json else plain(text()))
 
 
 def say(message: str) -> None:
     """Talk: to stderr, so that stdout stays data."""
-    click.echo(message, err=True)
+    click.echo(plain(message), err=True)
+
+
+def plain(text: str) -> str:
+    """*text*, lines kept, without anything else that could steer a terminal: reasons come from people."""
+    return "\n".join("".join(map(_harmless, line)) for line in text.split("\n"))
+
+
+def _harmless(char: str) -> str:
+    return char if char.isprintable() else " " if char.isspace() else "?"
 
 
 def moment(at: float | None) -> str:

@@ -35,7 +35,7 @@ def finish(outcome: converge.Outcome, *, as_json: bool, waited: bool = False) ->
     if as_json:
         click.echo(json.dumps(outcome.to_json(), default=str))
     else:
-        click.echo(text(outcome))
+        click.echo(common.plain(text(outcome)))
     unfinished = waited and outcome.verb == "promote" and outcome.under_way
     return 0 if outcome.converged and not unfinished else PartlyConverged.exit_code
 

@@ -120,8 +120,8 @@ def _page(seen: Glance) -> Iterator[str]:
 
 
 def _clean(text: str) -> str:
-    """*text* without anything that could steer a terminal: reasons come from people."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+    """*text* on one line, without anything that could steer a terminal."""
+    return common.plain(text.replace("\n", " "))
 
 
 def _head(seen: Glance) -> str:
@@ -200,19 +200,23 @@ def _live(watcher: glance.Watcher, *, interval_s: float) -> int:
 
 
 def _view(seen: Glance) -> Group:
-    """The page as rich draws it; every text goes in as text, never as markup."""
+    """The page as rich draws it; every text goes in as text, never as markup, and without what could steer a terminal."""
     from rich.console import Group
     from rich.text import Text
 
     tone = {"released": "bold green", "taken out": "bold red", "rolled back": "bold red"}.get(seen.episode.outcome, "bold")
-    parts: list[RenderableType] = [Text(_head(seen), style=tone), _chain_text(seen), Text(f"{_phase(seen)}: {_shares(seen)}")]
+    parts: list[RenderableType] = [
+        Text(_clean(_head(seen)), style=tone),
+        _chain_text(seen),
+        Text(_clean(f"{_phase(seen)}: {_shares(seen)}")),
+    ]
     if seen.state.phase == "approval" and not seen.state.approved:
         parts.append(Text(f"waits for approval: lastgood approve {seen.state.service} --reason …", style="yellow"))
     if seen.verdicts:
         parts.append(_gates_table(seen))
     parts += [_revisions_table(seen), _layers_text(seen)]
     if seen.trouble:
-        parts.append(Text(seen.trouble, style="red"))
+        parts.append(Text(_clean(seen.trouble), style="red"))
     if seen.ended:
         parts.append(Text(f"Next: lastgood report {seen.state.service} --rollout {seen.episode.number}"))
     return Group(*parts)
@@ -245,7 +249,7 @@ def _gates_table(seen: Glance) -> Table:
             else f"{verdict.needs:,}" + (f", {common.ago(verdict.needs_s)}" if verdict.needs_s is not None else "")
         )
         cells = (verdict.gate, WORDS[verdict.outcome], f"{verdict.n:,}", _figures(verdict), _bar(verdict), needs, verdict.why)
-        made.add_row(*(Text(cell, style=style if place == 1 else "") for place, cell in enumerate(cells)))
+        made.add_row(*(Text(_clean(cell), style=style if place == 1 else "") for place, cell in enumerate(cells)))
     return made
 
 
@@ -256,7 +260,7 @@ def _revisions_table(seen: Glance) -> Table:
     made = Table(box=None, pad_edge=False, show_header=False)
     for revision in seen.revisions:
         cells = (str(revision.number), f"{common.ago(seen.at - revision.at)} ago", revision.verb, revision.actor, revision.reason)
-        made.add_row(*(Text(cell, style="dim") for cell in cells))
+        made.add_row(*(Text(_clean(cell), style="dim") for cell in cells))
     return made
 
 

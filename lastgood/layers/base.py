@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
+from lastgood import arms, errors
 from lastgood import bundle as bundles
-from lastgood import errors
 from lastgood import service as services
 
 
@@ -36,8 +36,9 @@ class Rejected(LayerError):
 class Desired:
     """What the ledger says about one service, in the form layers consume.
 
-    `weights` maps bundle id to its share of live traffic in percent and sums to 100, or is empty when
-    nothing may serve; the newest bundle stands first, so that a user who is in at 5 % is still in at 20 %.
+    `weights` maps arm to its share of live traffic in percent and sums to 100, or is empty when nothing may serve (an
+    arm is a bundle id or the control arm of one, see `arms`); the newest bundle stands first, so that a user who is in at
+    5 % is still in at 20 %. `control` says that the workers of stable's control arm are needed, with a share already or not.
     `mirror` is (bundle id, percent of requests copied to it) or None. `bundles` holds every bundle named.
     `service` is the configuration frozen in the stable bundle (the folder's own before the first release).
     """
@@ -49,6 +50,7 @@ class Desired:
     previous: str | None = None
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     mirror: tuple[str, float] | None = None
+    control: bool = False
     bundles: Mapping[str, bundles.Bundle] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -68,12 +70,15 @@ class Desired:
 
     @property
     def warm(self) -> tuple[str, ...]:
-        """Bundles whose workers must be ready, most important first, without repeats."""
-        return tuple(dict.fromkeys(d for d in (self.stable, self.candidate, self.previous) if d is not None))
+        """Arms whose workers must be ready, most important first, without repeats."""
+        control = arms.control_of(self.stable) if self.control and self.stable else None
+        return tuple(dict.fromkeys(d for d in (self.stable, self.candidate, control, self.previous) if d is not None))
 
-    def arm(self, bundle_id: str) -> Literal["stable", "candidate"]:
-        """The value of `x-lastgood-arm` for answers of *bundle_id*."""
-        return "candidate" if bundle_id == self.candidate and bundle_id != self.stable else "stable"
+    def arm(self, arm: str) -> Literal["stable", "candidate", "control"]:
+        """The value of `x-lastgood-arm` for answers of *arm*."""
+        if arm != arms.bundle_of(arm):
+            return "control"
+        return "candidate" if arm == self.candidate and arm != self.stable else "stable"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +124,7 @@ class Processes(Layer):
 
     @abc.abstractmethod
     def endpoints(self) -> Mapping[str, tuple[Endpoint, ...]]:
-        """Ready workers by bundle id; only ones that passed their readiness check just now."""
+        """Ready workers by arm; only ones that passed their readiness check just now."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lastgood import errors
+from lastgood import arms, errors
 from lastgood import service as services
 from lastgood.layers import base, catalog, receipts
 
@@ -22,7 +22,10 @@ def desired(state: rollout.State, *, bundles: Mapping[str, bundle.Bundle], servi
     weights = {state.stable: 100.0} if state.stable else {}
     if state.stable and state.candidate and state.weight_pct > 0:
         # The newest bundle stands first, so that a user who is in at 5 % is still in at 20 %.
-        weights = {state.candidate: state.weight_pct, state.stable: 100.0 - state.weight_pct}
+        weights = {state.candidate: state.weight_pct}
+        if state.control_pct > 0:
+            weights[arms.control_of(state.stable)] = state.control_pct
+        weights[state.stable] = 100.0 - state.weight_pct - state.control_pct
     return base.Desired(
         service=service,
         revision=state.revision,
@@ -31,6 +34,7 @@ def desired(state: rollout.State, *, bundles: Mapping[str, bundle.Bundle], servi
         previous=state.previous,
         weights=weights,
         mirror=(state.candidate, state.mirror_pct) if state.candidate and state.mirror_pct > 0 else None,
+        control=state.control and state.candidate is not None,
         bundles=bundles,
     )
 

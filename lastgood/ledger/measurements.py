@@ -50,12 +50,15 @@ class Measurements(Session):
                 return
             after = page[-1]["seq"]
 
-    def forget_measurements(self, service: str, *, before: float) -> int:
-        """Remove the measurements made before Unix time *before*; how many that were. Done in many small transactions."""
+    def forget_measurements(self, service: str, *, before: float, at_most: int | None = None) -> int:
+        """Remove the measurements made before Unix time *before*; how many that were. Done in many small transactions.
+
+        With *at_most* it ends after about so many; the oldest go first.
+        """
         gone = 0
         while True:
             with self._writing(f"measurement/{service}"):
                 removed = len(self.dialect.fetch(queries.FORGET_MEASUREMENTS, service=service, before=before, limit=_REMOVE))
             gone += removed
-            if removed < _REMOVE:
+            if removed < _REMOVE or (at_most is not None and gone >= at_most):
                 return gone

@@ -219,7 +219,7 @@ def _asked(ctx: release.Context, found: episode.Episode, *, until: float, missin
             if f"gates: {error}" not in missing:
                 missing.append(f"gates: {error}")
             continue
-        for question in judge.questions(state, service, proposed_at=found.revisions[0].at):
+        for question in judge.questions(state, service, proposed_at=found.revisions[0].at, now=end):
             earlier = asked.get(question.key)
             gates = {**(earlier[0].gates if earlier else {}), **question.gates}
             asked[question.key] = dataclasses.replace(question, gates=gates), _kind(question.key), end
@@ -230,7 +230,7 @@ def _kind(key: str) -> trails.Kind:
     if key.startswith("verify/"):
         return "verify"
     phase = key.rpartition("/")[2]
-    return next(kind for kind in ("shadow", "canary", "bake", "watch") if kind == phase)
+    return next(kind for kind in ("shadow", "canary", "bake", "watch") if phase.startswith(kind))
 
 
 def _decided(found: episode.Episode, analyses: tuple[trails.Analysis, ...], missing: list[str]) -> tuple[base.Verdict, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import textwrap
 import time
 from typing import Any
 
@@ -18,6 +19,11 @@ class Claim:
     value: Any
     unit: str = ""
     detail: str = ""
+
+
+def brief(text: str, width: int = 240) -> str:
+    """*text* cut between two words where it is longer than *width* characters."""
+    return textwrap.shorten(text, width, placeholder=" …")
 
 
 class Story:
@@ -37,7 +43,7 @@ class Story:
         """Record and tell one checked statement; returns *ok*."""
         self.claims.append(Claim(name=name, ok=ok, value=value, unit=unit, detail=detail))
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        self.tell(f"{'  ok  ' if ok else ' FAIL '} {name}: {shown} {unit}".rstrip() + (f"  ({detail})" if detail else ""))
+        self.tell(f"{'  ok  ' if ok else ' FAIL '} {name}: {shown} {unit}".rstrip() + (f"  ({brief(detail)})" if detail else ""))
         return ok
 
     def end(self) -> int:

@@ -119,7 +119,7 @@ class Watcher:
     def look(self, now: float) -> Glance:
         """The rollout at Unix time *now*. Reads what is new since the last look."""
         if self._ctx.ledger.newest(self._service) != self._seen:
-            self._catch_up()
+            self._catch_up(now)
         return Glance(
             at=now,
             state=self._state,
@@ -130,7 +130,7 @@ class Watcher:
             trouble=self._trouble,
         )
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, now: float) -> None:
         ctx, service = self._ctx, self._service
         self._state = ctx.ledger.state(service)
         self._episode = episode.find(ctx.ledger, service, self._rollout)
@@ -141,7 +141,7 @@ class Watcher:
             self._trouble = f"the gates cannot be read: {error}"
         else:
             proposed_at = ctx.ledger.revision(service, self._state.rollout).at if self._state.rollout else 0.0
-            self._questions = judge.questions(self._state, judged, proposed_at=proposed_at)
+            self._questions = judge.questions(self._state, judged, proposed_at=proposed_at, now=now)
         self._seen = self._state.revision
 
     def _verdicts(self, now: float) -> dict[str, base.Verdict]:

@@ -304,7 +304,7 @@ def _sentence(problem: Mapping[str, Any]) -> str:
 
 def _arm(request: fastapi.Request) -> str | None:
     arm = request.headers.get("x-lastgood-arm")
-    return arm if arm in ("stable", "candidate", "debug") else None
+    return arm if arm in ("stable", "candidate", "control", "debug") else None
 
 
 def _json(status: int, value: Any) -> responses.Response:

@@ -24,7 +24,8 @@ class Asked:
 
     `watched` and `beside` are bundle ids; `beside` is None if nothing serves at the same time. `mirrored` says that the
     watched bundle answers copies of requests instead of users. `share` is the watched arm's configured share of both
-    arms' live traffic, 0 to 1, None where there is no split. `since` is when the analysis began (Unix seconds).
+    arms' live traffic, 0 to 1, None where there is no split. `control` says that `beside` stands for its control arm alone,
+    and not for all that this bundle answers. `since` is when the analysis began (Unix seconds).
     """
 
     gate: conditions.AnyGate
@@ -32,6 +33,7 @@ class Asked:
     beside: str | None
     mirrored: bool = False
     share: float | None = None
+    control: bool = False
     since: float = 0.0
 
 

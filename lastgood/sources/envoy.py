@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lastgood import conditions
+from lastgood import arms, conditions
 from lastgood import settings as settings_
 from lastgood.gates.base import Observation, Tally
 from lastgood.layers import base as layers
@@ -95,17 +95,18 @@ def _counted(asked: base.Asked, clusters: Clusters, *, now: float, before: base.
     watched, watched_now = _arm(asked, clusters, asked.watched, mirrored=asked.mirrored, before=before.get("watched"))
     beside, beside_now = None, None
     if asked.beside is not None:
-        beside, beside_now = _arm(asked, clusters, asked.beside, mirrored=False, before=before.get("beside"))
+        other = arms.control_of(asked.beside) if asked.control else asked.beside
+        beside, beside_now = _arm(asked, clusters, other, mirrored=False, before=before.get("beside"))
     seen = Observation(at=now, watched=watched, beside=beside, share=asked.share)
     cursor = {"watched": watched_now, **({} if beside_now is None else {"beside": beside_now})}
     return base.Answer(observations=[seen] if before else [], cursor=cursor)
 
 
 def _arm(
-    asked: base.Asked, clusters: Clusters, bundle: str, *, mirrored: bool, before: Mapping[str, Any] | None
+    asked: base.Asked, clusters: Clusters, arm: str, *, mirrored: bool, before: Mapping[str, Any] | None
 ) -> tuple[Tally, dict[str, Any]]:
-    own = clusters.get(envoy_config.cluster_name(bundle), envoy_stats.NOTHING)
-    route = clusters.get(envoy_config.safe_name(bundle), envoy_stats.NOTHING)
+    own = clusters.get(envoy_config.cluster_name(arm), envoy_stats.NOTHING)
+    route = clusters.get(envoy_config.safe_name(arm), envoy_stats.NOTHING)
     if isinstance(asked.gate, conditions.LatencyP99):
         return _slow(own if mirrored else route, before, limit_ms=asked.gate.max_ms)
     if isinstance(asked.gate, conditions.SampleRatio):

@@ -173,6 +173,8 @@ def _arm(asked: base.Asked, bundle: str, *, shadow: bool, arm: str | None) -> Ar
         if shadow:
             return "mirror"
         return None if asked.mirrored or arm == "debug" else "live"
+    if asked.control and arm != "control":
+        return None
     return None if shadow or arm == "debug" else "beside"
 
 

@@ -19,7 +19,7 @@ _NO_URL = "no Prometheus is configured; set 'prometheus_url' under [metrics] in 
 
 
 class PrometheusSource(base.Source):
-    """The Prometheus at *url*. In a query `$bundle` is the first 12 hex digits of a bundle, `$arm` candidate or stable."""
+    """The Prometheus at *url*. In a query `$bundle` is the first 12 hex digits of a bundle, `$arm` candidate, stable or control."""
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
@@ -38,17 +38,17 @@ class PrometheusSource(base.Source):
             watched = self._value(_filled(gate.query, asked.watched, arm="stable" if asked.beside is None else "candidate"), end=end)
             beside = None
             if asked.beside is not None and isinstance(gate, conditions.Query) and _NAME.search(gate.query):
-                beside = self._beside(gate, asked.beside, end=end)
+                beside = self._beside(gate, asked.beside, arm="control" if asked.control else "stable", end=end)
         except web.Failed as error:
             seen = Observation(at=now, down=True, detail=str(error))
         else:
             seen = Observation(at=now, watched=watched, beside=beside, share=asked.share)
         return base.Answer(observations=[seen], cursor={})
 
-    def _beside(self, gate: conditions.Query, bundle: str, *, end: float) -> Tally | None:
+    def _beside(self, gate: conditions.Query, bundle: str, *, arm: str, end: float) -> Tally | None:
         """Stable's value; without a margin it is only shown, so nothing is lost if there is none."""
         try:
-            return self._value(_filled(gate.query, bundle, arm="stable"), end=end)
+            return self._value(_filled(gate.query, bundle, arm=arm), end=end)
         except web.Failed:
             if gate.margin is not None:
                 raise

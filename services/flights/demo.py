@@ -125,7 +125,9 @@ class Demo:
                 told = revision["revision"]
                 share = f", {revision['weight_pct']:g} % live" if revision["weight_pct"] else ""
                 share += f", {revision['mirror_pct']:g} % mirrored" if revision["mirror_pct"] else ""
-                self.story.tell(f"      revision {told}: {revision['verb']} -> {revision['phase']}{share}: {revision['reason'][:300]}")
+                self.story.tell(
+                    f"      revision {told}: {revision['verb']} -> {revision['phase']}{share}: {claims.brief(revision['reason'])}"
+                )
                 if revision["candidate"] != self.ids[name]:
                     return revision
             time.sleep(1.0)
@@ -147,7 +149,7 @@ class Demo:
             ok=by_itself and "gate 'quality'" in ended["reason"],
             value=round(ended["at"] - canary, 1),
             unit="s after the canary began",
-            detail=ended["reason"][:400],
+            detail=ended["reason"],
         )
         time.sleep(1.5)
         mine = [a for a in self._answers() if a.bundle == self.ids[name] and a.sent > canary - 1]
@@ -207,7 +209,7 @@ class Demo:
             ok=len(found) == 1,
             value=len(found),
             unit="page",
-            detail=(found or [{"summary": "none"}])[0]["summary"][:300],
+            detail=(found or [{"summary": "none"}])[0]["summary"],
         )
 
     def _recovered(self) -> None:
@@ -220,7 +222,7 @@ class Demo:
             time.sleep(1.0)
         reason = revision["reason"] if revision else "no verdict came"
         self.story.claim(
-            "the verdict after it is: recovered", ok=reason.startswith("recovered"), value=reason.partition(":")[0], detail=reason[:300]
+            "the verdict after it is: recovered", ok=reason.startswith("recovered"), value=reason.partition(":")[0], detail=reason
         )
         out = self.settings.home / "demo" / "report.html"
         self._cli("report", SERVICE, "--rollout", str(self.rollout), "--out", str(out))
@@ -232,7 +234,7 @@ class Demo:
     def _passes_its_gates(self, name: str) -> None:
         ended = self._until_ended(name)
         ok = ended["verb"] == "cut-over" and ended["stable"] == self.ids[name]
-        self.story.claim(f"{name} passed every gate and is stable, by itself", ok=ok, value=ended["verb"], detail=ended["reason"][:300])
+        self.story.claim(f"{name} passed every gate and is stable, by itself", ok=ok, value=ended["verb"], detail=ended["reason"])
 
     def _quality_is_back(self) -> None:
         since = max((a.received for a in self._answers() if a.bundle == self.ids["B"]), default=0.0)

@@ -43,12 +43,14 @@ def in_canary(story: Story) -> tuple[str, str]:
 
 
 def released(story: Story) -> None:
+    """A second bundle was cut over and has proved itself."""
     story.first()
     story.propose(2.0, chain=())
     story.go_on(until="bake-ended")
 
 
 def given_up(story: Story) -> None:
+    """The workers never got ready."""
     story.first()
     story.propose(2.0)
     story.now += 100
@@ -65,6 +67,7 @@ def called_off(story: Story) -> None:
 
 
 def taken_out(story: Story) -> None:
+    """A gate took the candidate out."""
     stories.taken_out(story)
 
 
@@ -81,16 +84,13 @@ def test_one_look_shows_the_chain_the_shares_and_every_gate_with_its_figures(run
     assert "cannot tell" in errors
     assert f"n {json.loads(run('watch', SERVICE, '--once', '--json').out)['gates'][0]['n']:>8,}" in errors
     assert " of 10^" in errors
-    assert "needs about" in done.out
 
 
 @pytest.mark.parametrize(
     ("end", "code", "outcome"),
     [(released, 0, "released"), (taken_out, 5, "taken out"), (given_up, 1, "given up"), (called_off, 3, "called off")],
 )
-def test_the_exit_code_says_how_the_release_ended(
-    run: Run, story: Story, end: Callable[[Story], None], code: int, outcome: str
-) -> None:
+def test_the_exit_code_says_how_the_release_ended(run: Run, story: Story, end: Callable[[Story], None], code: int, outcome: str) -> None:
     """So that a script can wait for a release and go by its end; a line of JSON says the same."""
     end(story)
     done = run("watch", SERVICE)
@@ -100,8 +100,9 @@ def test_the_exit_code_says_how_the_release_ended(
     assert (told.json["schema"], told.json["outcome"], told.json["exit_code"]) == (glance.SCHEMA, outcome, code)
 
 
-def test_a_service_that_was_never_released_has_nothing_to_watch(run: Run) -> None:
+def test_a_service_that_was_never_released_has_nothing_to_watch(run: Run, story: Story) -> None:
     """Exit code 2, as for every name that is not there."""
+    story.first()
     for verb in ("watch", "report"):
         done = run(verb, "nobody")
         assert (done.code, "has never been released" in done.err) == (2, True), done
@@ -154,6 +155,8 @@ def test_words_of_people_steer_no_terminal(run: Run, story: Story) -> None:
     done = run("watch", SERVICE, "--once")
     assert "\x1b" not in done.out
     assert "\u202e" not in done.out
+    for verb in ("status", "history"):
+        assert "\x1b" not in run(verb, SERVICE).out, verb
     assert "?[2J[red]gone[/red]?" in done.out
     console = rich.console.Console(width=160, record=True, file=None, force_terminal=False)
     with console.capture() as shown:
@@ -176,9 +179,7 @@ def test_the_live_view_shows_gates_revisions_and_what_to_do_next(story: Story) -
     assert "no layer has answered" in text
 
 
-def test_a_report_is_written_here_or_where_it_is_asked_for(
-    run: Run, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_is_written_here_or_where_it_is_asked_for(run: Run, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The path is printed, the same as JSON with the incident's figures; an unknown rollout is refused and nothing is written."""
     monkeypatch.chdir(tmp_path)
     _, bad = stories.taken_out(story)

@@ -43,14 +43,17 @@ RETRIED = {"timeout_s": 5, "per_try_timeout_s": 1}
 
 @contextlib.contextmanager
 def running(
-    root: Path, *phases: Mapping[str, Any], traffic: Mapping[str, Any] = TRAFFIC, mlflow: Path | None = None
+    root: Path, *phases: Mapping[str, Any], traffic: Mapping[str, Any] = TRAFFIC, control: bool = False, mlflow: Path | None = None
 ) -> Iterator[tuple[Live, Faulty]]:
-    """A stack with stable traffic on release 1, and release 2, whose strategy are *phases*. *mlflow* is an empty database of it."""
+    """A stack with stable traffic on release 1, and release 2, whose strategy are *phases*, with a *control* arm or without.
+
+    *mlflow* is an empty database of it.
+    """
     settings = live_project.make(root / "live", registry="mlflow" if mlflow else "", controller={"resync_s": 2.0})
     if mlflow:
         settings.home.mkdir()
         shutil.copyfile(mlflow, settings.home / "mlflow.db")
-    release = {"bake_s": 1, "recovery": {"within_s": 30, "min_samples": 50}}
+    release = {"bake_s": 1, "control_arm": control, "recovery": {"within_s": 30, "min_samples": 50}}
     live_project.configure(settings, port=project.free_port(), strategy=phases, gates=GATES, release=release, traffic=traffic)
     with live_stack.up(settings) as live:
         yield live, live_project.build(live.ctx, 2)
@@ -104,7 +107,7 @@ def judged_again(live: Live, candidate: Faulty, ended: ledger.Revision) -> Mappi
     proposed = live.ctx.ledger.revision(SERVICE, before.rollout or 0)
     service = proceed.judged_by(live.ctx, before)
     assert before.candidate == candidate.bundle
-    (question,) = judge.questions(before, service, proposed_at=proposed.at)
+    (question,) = judge.questions(before, service, proposed_at=proposed.at, now=ended.at)
     return judge.Analysis(question, book=live.ctx.ledger, service=SERVICE).verdicts(ended.evidence["verdicts"][0]["at"])
 
 

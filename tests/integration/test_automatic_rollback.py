@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +53,32 @@ def test_a_bad_candidate_is_taken_out_of_its_canary(tmp_path: Path, fault: dict[
         assert live_load.failed([shot for shot in shots if shot.revision >= ended.number]) == []
         with pytest.raises(errors.NotAllowed, match="quarantined"):
             release.propose(live.ctx, SERVICE, candidate.bundle, reason="again", actor="test")
+
+
+def test_a_control_arm_of_equal_size_stands_beside_the_candidate(tmp_path: Path):
+    """Both get a quarter of the users; a fault of both arms blames nobody, one of the candidate takes it out; then the arm is gone."""
+    with running(tmp_path, {**CANARY, **ENDLESS}, control=True) as (live, candidate), live.load(rate=RATE) as load:
+        proposed = live.propose(candidate)
+        live.until_phase("canary")
+        live.until(lambda: len(looks(live, after=proposed, phase="canary")) >= 8, what="eight looks at both arms")
+        told = looks(live, after=proposed, phase="canary")
+        seen = [one for row in told for one in row["body"]["observations"].get("split", ())]
+        watched, beside = (sum(one[side]["n"] for one in seen) for side in ("watched", "beside"))
+        assert 0.6 < watched / max(beside, 1) < 1.6
+        candidate.begin(**FAILS)
+        ended = taken_out(live, candidate, after=proposed)
+        assert once(live, after=proposed).reason.startswith("recovered")
+        shots = load.end()
+        assert helpers.lost(shots, candidate) == []
+        arms = Counter(shot.arm for shot in shots if shot.revision == ended.number - 1)
+        assert {"candidate", "control", "stable"} <= set(arms)
+        assert {shot.bundle for shot in shots if shot.arm == "control"} == {live.stable.bundle}
+        live.until(lambda: set(_workers(live)) == {live.stable.bundle}, what="only stable's own worker is left")
+
+
+def _workers(live: Live) -> dict[str, Any]:
+    facts: dict[str, Any] = reconcile.build(live.settings, SERVICE)["infrastructure"].observe().facts["workers"]
+    return facts
 
 
 def test_a_candidate_that_fails_in_the_shadow_never_has_a_user(tmp_path: Path):

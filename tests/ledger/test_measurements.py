@@ -62,6 +62,15 @@ def test_old_measurements_are_forgotten(ledger: Ledger, monkeypatch: pytest.Monk
     assert numbers(ledger, after=5) == [6]
 
 
+def test_forgetting_can_end_early_with_the_oldest_gone(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
+    """Whoever has something more urgent to do asks for a part of it."""
+    monkeypatch.setattr(measurements, "_REMOVE", 2)
+    for number in range(1, 8):
+        ledger.record(SERVICE, CANARY, {}, now=float(number))
+    assert ledger.forget_measurements(SERVICE, before=7.0, at_most=3) == 4
+    assert numbers(ledger) == [5, 6, 7]
+
+
 def test_measurements_are_no_history(ledger: Ledger, keys: Path):
     """Recording and forgetting leave revisions and audit chain as they were."""
     register(ledger, 1)

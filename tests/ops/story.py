@@ -120,7 +120,7 @@ class Story:
         if self.bench is None:
             self.bench = judge.Judge(self.ctx.ledger, SERVICE, self.traffic)
         proposed_at = self.ctx.ledger.revision(SERVICE, state.rollout).at if state.rollout else 0.0
-        asked = judge.questions(state, proceed.judged_by(self.ctx, state), proposed_at=proposed_at)
+        asked = judge.questions(state, proceed.judged_by(self.ctx, state), proposed_at=proposed_at, now=self.now)
         self.bench.measure(asked, now=self.now)
         verdicts, afterwards = self.bench.verdicts(self.now)
         told: Mapping[str, Any] = {"verdicts": verdicts, "judged_at": state.revision, "actor": "controller", "clock": self.clock}

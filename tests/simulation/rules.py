@@ -65,7 +65,7 @@ def a_phase_is_passed_only_with_every_guardrail(world: World, before: rollout.St
     """All gates that are asked in the phase say pass, by the evidence, after the least time, and none of them is missing."""
     if revision.verb not in ("advance", "cut-over") or before.phase not in ("shadow", "canary"):
         return
-    asked = judge.questions(before, config(world, before), proposed_at=0.0)
+    asked = judge.questions(before, config(world, before), proposed_at=0.0, now=revision.at)
     wanted = {
         name for question in asked for name, gate in question.gates.items() if "verify/" not in question.key and gate.kind != "observe"
     }

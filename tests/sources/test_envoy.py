@@ -6,15 +6,17 @@ import concurrent.futures
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from lastgood import conditions, daemon
+from lastgood import arms, conditions, daemon
+from lastgood.gates.base import Observation
 from lastgood.layers.traffic import envoy_files, envoy_stats
 from lastgood.sources import envoy as source_
-from tests.layers.traffic.world import SERVICE, A, B, C, World, until
+from tests.layers.traffic.world import SERVICE, A, B, C, Upstream, World, until
 from tests.sources.looking import Looker
 
 ERRORS = conditions.ErrorRate(metric="error_rate")
@@ -322,3 +324,27 @@ def test_an_ejection_that_nobody_watched_is_found_afterwards(world: World, sourc
     assert again.one().watched.value == 1
     again.source.close()
     assert Looker(source, EJECTIONS, B.id, A.id, since=began).one().watched.value == 1
+
+
+def test_with_a_control_arm_only_its_workers_stand_beside(world: World, source: source_.EnvoySource) -> None:
+    """Errors, times and the split of the control arm; what stable's own workers answer counts for nothing."""
+    control = arms.control_of(A.id)
+    upstream = Upstream(A.id)
+    world.upstreams[control] = upstream
+    world.ready[control] = (upstream.endpoint,)
+    split(world, 2, control=True, weights={B.id: 20.0, control: 20.0, A.id: 60.0})
+    lookers = [Looker(source, gate, B.id, A.id, share=0.5, control=True) for gate in (ERRORS, SPLIT, latency(1000))]
+    for looker in lookers:
+        looker.look()
+    answers = [world.get(x_user_id=f"user-{number}") for number in range(200)]
+    by_arm = Counter(answer.headers["x-lastgood-arm"] for answer in answers)
+    assert set(by_arm) == {"candidate", "control", "stable"}
+    assert by_arm["control"] == served(world, control)
+    for looker in lookers:
+        found: list[Observation] = []
+        until(lambda looker=looker, found=found: found.extend(looker.look()) or _beside(found) == by_arm["control"], what="counted")
+        assert sum(seen.watched.n for seen in found) == by_arm["candidate"]
+
+
+def _beside(found: list[Observation]) -> int:
+    return sum(seen.beside.n for seen in found if seen.beside is not None)

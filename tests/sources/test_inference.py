@@ -411,3 +411,13 @@ def test_a_damaged_log_is_down_and_goes_on_when_it_is_mended(logs: Logs) -> None
     damaged.unlink()
     (seen,) = look(one, 31)
     assert (seen.down, seen.watched.n) == (False, 1)
+
+
+def test_with_a_control_arm_only_its_rows_stand_beside(logs: Logs) -> None:
+    """Stable's other rows came from an older process with more to do, and are left out."""
+    one = looker(logs, gate(), share=0.5, control=True)
+    for number, arm in enumerate(["candidate", "control", "stable", "stable", "debug"]):
+        logs.answered(f"r{number}", NEW if arm == "candidate" else STABLE, number / 10, 0.3 if arm != "control" else 0.8, arm=arm)
+        logs.happened(f"r{number}", 2, 1.0)
+    (seen,) = look(one, 30)
+    assert (seen.watched.n, seen.beside) == (1, Tally(n=1, total=pytest.approx(0.04)))

@@ -7,8 +7,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from lastgood import bundle as bundles
-from lastgood import daemon
+from lastgood import arms, daemon
 from lastgood import settings as settings_
 from lastgood.layers import base
 
@@ -20,7 +19,7 @@ _TAIL_BYTES = 8192
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """`<run>/workers/<hex12>.json` holds a worker, `retired/` those asked to end, `<hex12>.ready` when one was seen ready."""
+    """`<run>/workers/<label of its arm>.json` holds a worker, `retired/` those asked to end, `<hex12>.ready` when one was seen ready."""
 
     workers: Path
     logs: Path
@@ -37,28 +36,28 @@ class Folder:
     def retired(self) -> Path:
         return self.workers / "retired"
 
-    def record(self, digest: str) -> Path:
-        return self.workers / f"{bundles.short(digest)}.json"
+    def record(self, arm: str) -> Path:
+        return self.workers / f"{arms.label(arm)}.json"
 
-    def log(self, digest: str) -> Path:
-        return self.logs / f"worker-{bundles.short(digest)}.log"
+    def log(self, arm: str) -> Path:
+        return self.logs / f"worker-{arms.label(arm)}.log"
 
-    def _ready(self, digest: str) -> Path:
-        return self.workers / f"{bundles.short(digest)}.ready"
+    def _ready(self, arm: str) -> Path:
+        return self.workers / f"{arms.label(arm)}.ready"
 
     def recorded(self) -> dict[str, daemon.Record]:
-        """Live workers by bundle, from their records alone; leaving ones are not among them."""
+        """Live workers by arm, from their records alone; leaving ones are not among them."""
         found = (daemon.read(path) for path in sorted(self.workers.glob("*.json")))
-        return {record.facts["bundle"]: record for record in found if record and "bundle" in record.facts and daemon.alive(record)}
+        return {arm_of(record): record for record in found if record and "bundle" in record.facts and daemon.alive(record)}
 
     def adopt(self) -> dict[str, daemon.Record]:
-        """Write the records of live workers whose record was lost, and return these by bundle."""
+        """Write the records of live workers whose record was lost, and return these by arm."""
         leaving = {record.pid for record in self.leaving().values()}
         adopted = {}
         for path, record in daemon.running(self.workers).items():
             if record.pid not in leaving and daemon.read(path) != record:
                 daemon.write(path, record)
-                adopted[record.facts["bundle"]] = record
+                adopted[arm_of(record)] = record
         return adopted
 
     def leaving(self) -> dict[Path, daemon.Record]:
@@ -66,31 +65,31 @@ class Folder:
         found = {path: daemon.read(path) for path in self.retired.glob("*.json")}
         return {path: record for path, record in found.items() if record is not None and daemon.alive(record)}
 
-    def saw_ready(self, digest: str, *, now: float) -> None:
+    def saw_ready(self, arm: str, *, now: float) -> None:
         """Remember that the worker was ready at *now*; on a full disk it is as ready as before."""
         with contextlib.suppress(OSError):
-            path = self._ready(digest)
+            path = self._ready(arm)
             path.touch()
             os.utime(path, (now, now))
 
-    def last_ready(self, digest: str) -> float:
+    def last_ready(self, arm: str) -> float:
         """When the worker was last seen ready, in Unix seconds; 0 if never."""
         try:
-            return self._ready(digest).stat().st_mtime
+            return self._ready(arm).stat().st_mtime
         except OSError:
             return 0.0
 
-    def retire(self, digest: str, record: daemon.Record, *, now: float) -> None:
-        """Ask the worker to end. From now on its bundle has no worker, whoever looks."""
+    def retire(self, arm: str, record: daemon.Record, *, now: float) -> None:
+        """Ask the worker to end. From now on its arm has no worker, whoever looks."""
         self.retired.mkdir(exist_ok=True)
-        self.forget(digest)
+        self.forget(arm)
         asked = dataclasses.replace(record, facts={**record.facts, "asked": now})
-        daemon.write(self.retired / f"{bundles.short(digest)}-{record.pid}.json", asked)
+        daemon.write(self.retired / f"{arms.label(arm)}-{record.pid}.json", asked)
         daemon.ask(record)
 
-    def forget(self, digest: str) -> None:
-        self.record(digest).unlink(missing_ok=True)
-        self._ready(digest).unlink(missing_ok=True)
+    def forget(self, arm: str) -> None:
+        self.record(arm).unlink(missing_ok=True)
+        self._ready(arm).unlink(missing_ok=True)
 
     def overdue(self, *, now: float) -> list[daemon.Record]:
         """Live workers that were asked to end too long ago."""
@@ -117,6 +116,17 @@ class Folder:
 def of(settings: settings_.Settings, service: str) -> Folder:
     """The folder of *service*; it need not exist yet."""
     return Folder(workers=settings.run(service) / "workers", logs=settings.logs(service))
+
+
+def facts(arm: str, *, host: str, port: int) -> dict[str, str | int]:
+    """What the record of a worker says besides the process; the arm only if that is not the bundle."""
+    bundle_id = arms.bundle_of(arm)
+    return {"bundle": bundle_id, **({} if arm == bundle_id else {"arm": arm}), "host": host, "port": port}
+
+
+def arm_of(record: daemon.Record) -> str:
+    """The arm that the worker of *record* answers as."""
+    return str(record.facts.get("arm", record.facts["bundle"]))
 
 
 def endpoint(record: daemon.Record) -> base.Endpoint:

@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lastgood import arms, daemon, errors
 from lastgood import bundle as bundles
-from lastgood import daemon, errors
 from lastgood import settings as settings_
 from lastgood.layers import base
 from lastgood.layers.infrastructure import folder, readiness, step
@@ -72,11 +72,11 @@ class Workers(base.Processes):
     def endpoints(self) -> Mapping[str, tuple[base.Endpoint, ...]]:
         """Workers that said just now that they are ready for their bundle. Takes half a second at most."""
         live = self._where.recorded()
-        answers = readiness.check_all({digest: folder.endpoint(record) for digest, record in live.items()})
-        return {digest: (folder.endpoint(record),) for digest, record in live.items() if answers[digest].ready(digest)}
+        answers = readiness.check_all({arm: folder.endpoint(record) for arm, record in live.items()})
+        return {arm: (folder.endpoint(record),) for arm, record in live.items() if answers[arm].ready(arms.bundle_of(arm))}
 
     def observe(self) -> base.Observed:
-        """The revision last taken over; per bundle: pid, port, ready, restarts, failures, oom_kills; and uptime and memory of the live ones.
+        """The revision last taken over; per arm: pid, port, ready, restarts, failures, oom_kills; and uptime and memory of the live ones.
 
         Remembers when a worker was seen ready, so that a slow moment later is not taken for a start that never ended.
         """
@@ -85,25 +85,25 @@ class Workers(base.Processes):
         except OSError as error:
             raise base.LayerError(f"cannot read {self._where.notes}: {error}; check the disk under {self._settings.home}") from error
         live = self._where.recorded()
-        answers = readiness.check_all({digest: folder.endpoint(record) for digest, record in live.items()})
-        for digest in live:
-            if answers[digest].ready(digest):
-                self._where.saw_ready(digest, now=self._clock())
+        answers = readiness.check_all({arm: folder.endpoint(record) for arm, record in live.items()})
+        for arm in live:
+            if answers[arm].ready(arms.bundle_of(arm)):
+                self._where.saw_ready(arm, now=self._clock())
         known = sorted({*live, *notes.bundles})
         facts = {
-            "workers": {digest: self._facts(digest, live.get(digest), notes, answers.get(digest)) for digest in known},
+            "workers": {arm: self._facts(arm, live.get(arm), notes, answers.get(arm)) for arm in known},
             "to_kill": len(self._where.overdue(now=self._clock())),
-            "uptime_s": {digest: daemon.age_s(record) for digest, record in live.items()},
-            "rss_bytes": {digest: daemon.rss_bytes(record) for digest, record in live.items()},
+            "uptime_s": {arm: daemon.age_s(record) for arm, record in live.items()},
+            "rss_bytes": {arm: daemon.rss_bytes(record) for arm, record in live.items()},
         }
         return base.Observed(revision=notes.revision, facts=facts)
 
-    def _facts(self, digest: str, record: daemon.Record | None, notes: notes_.Notes, answer: readiness.Answer | None) -> dict[str, Any]:
-        note = notes.bundles.get(digest, notes_.Note())
+    def _facts(self, arm: str, record: daemon.Record | None, notes: notes_.Notes, answer: readiness.Answer | None) -> dict[str, Any]:
+        note = notes.bundles.get(arm, notes_.Note())
         return {
             "pid": record.pid if record else None,
             "port": record.facts.get("port") if record else note.port,
-            "ready": answer is not None and answer.ready(digest),
+            "ready": answer is not None and answer.ready(arms.bundle_of(arm)),
             "restarts": note.restarts,
             "failures": note.failures,
             "oom_kills": note.oom_kills,
@@ -113,15 +113,15 @@ class Workers(base.Processes):
         }
 
     def verify(self, desired: base.Desired, observed: base.Observed) -> bool | None:
-        """True if every bundle that must be warm is ready and nothing waits to be stopped."""
+        """True if every arm that must be warm is ready and nothing waits to be stopped."""
         workers = observed.facts.get("workers")
         if workers is None:
             return None
         if observed.revision != desired.revision or observed.facts.get("to_kill"):
             return False
-        if not all(workers.get(digest, {}).get("ready") for digest in desired.warm):
+        if not all(workers.get(arm, {}).get("ready") for arm in desired.warm):
             return False
-        others = [facts for digest, facts in workers.items() if digest not in desired.warm]
+        others = [facts for arm, facts in workers.items() if arm not in desired.warm]
         return not any(facts["drained"] or not facts["leaving"] for facts in others)
 
     # --- acting --------------------------------------------------------------------------------------------
@@ -145,15 +145,15 @@ class Workers(base.Processes):
             if left_s <= 0 or all(note.begun is None and note.not_before > self._clock() + left_s for note in waiting.values()):
                 break
             time.sleep(_LOOK_EVERY_S)
-        self._complain(desired, {digest: note for digest, note in waiting.items() if note.failures})
+        self._complain(desired, {arm: note for arm, note in waiting.items() if note.failures})
 
     def _complain(self, desired: base.Desired, failed: Mapping[str, notes_.Note]) -> None:
         if not failed:
             return
-        named = {digest: alias for alias, digest in reversed(desired.aliases.items())}
+        named = {arm: alias for alias, arm in reversed(desired.aliases.items())}
         told = [
-            f"worker of {named[digest]} {bundles.short(digest)!r} {note.trouble} (failed {note.failures} times, tried again with back-off)"
-            for digest, note in failed.items()
+            f"worker of {named.get(arm, 'the control arm')} {bundles.short(arm)!r} {note.trouble} (failed {note.failures} times, tried again with back-off)"
+            for arm, note in failed.items()
         ]
         raise base.LayerError(f"{'; '.join(told)}; see {self._settings.logs(self._service)}")
 

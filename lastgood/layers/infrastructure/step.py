@@ -6,8 +6,8 @@ import dataclasses
 import secrets
 from collections.abc import Callable, Mapping
 
+from lastgood import arms, daemon, errors
 from lastgood import bundle as bundles
-from lastgood import daemon, errors
 from lastgood.layers import base
 from lastgood.layers.infrastructure import folder, readiness
 from lastgood.layers.infrastructure import notes as notes_
@@ -43,7 +43,7 @@ class Step:
         self._now = now
 
     def run(self, *, thorough: bool) -> dict[str, notes_.Note]:
-        """The wanted bundles that are not ready after this round; empty if a newer revision was taken over meanwhile.
+        """The wanted arms that are not ready after this round; empty if a newer revision was taken over meanwhile.
 
         A *thorough* round also looks for workers whose record was lost.
         """
@@ -52,8 +52,8 @@ class Step:
             return {}
         self._all.revision = self._desired.revision
         if thorough:
-            for digest, record in self._where.adopt().items():
-                self._all.of(digest).port = record.facts["port"]
+            for arm, record in self._where.adopt().items():
+                self._all.of(arm).port = record.facts["port"]
         try:
             return self._look_after_all()
         finally:
@@ -61,59 +61,59 @@ class Step:
 
     def _look_after_all(self) -> dict[str, notes_.Note]:
         live = self._where.recorded()
-        answers = readiness.check_all({digest: folder.endpoint(record) for digest, record in live.items()})
-        ready = {digest for digest in live if answers[digest].ready(digest)}
-        for digest in self._desired.warm:
-            note = self._all.of(digest)
+        answers = readiness.check_all({arm: folder.endpoint(record) for arm, record in live.items()})
+        ready = {arm for arm in live if answers[arm].ready(arms.bundle_of(arm))}
+        for arm in self._desired.warm:
+            note = self._all.of(arm)
             note.left = None
-            note.forgive(self._where.last_ready(digest), steady_s=STEADY_S)
-            if digest in ready:
-                self._where.saw_ready(digest, now=self._now)
-            elif digest in live:
-                self._is_not_ready(digest, live[digest], answers[digest])
+            note.forgive(self._where.last_ready(arm), steady_s=STEADY_S)
+            if arm in ready:
+                self._where.saw_ready(arm, now=self._now)
+            elif arm in live:
+                self._is_not_ready(arm, live[arm], answers[arm])
             else:
-                self._is_missing(digest)
+                self._is_missing(arm)
         self._drain({d: r for d, r in live.items() if d not in self._desired.warm}, ready)
         self._where.finish_retired(now=self._now)
-        return {digest: self._all.of(digest) for digest in self._desired.warm if digest not in ready}
+        return {arm: self._all.of(arm) for arm in self._desired.warm if arm not in ready}
 
-    def _is_not_ready(self, digest: str, record: daemon.Record, answer: readiness.Answer) -> None:
-        note = self._all.of(digest)
+    def _is_not_ready(self, arm: str, record: daemon.Record, answer: readiness.Answer) -> None:
+        note = self._all.of(arm)
         note.begun = self._now if note.begun is None else note.begun
         limit = self._desired.service.serving.ready_timeout_s
-        if answer.wrong(digest):
-            self._where.retire(digest, record, now=self._now)
+        if answer.wrong(arms.bundle_of(arm)):
+            self._where.retire(arm, record, now=self._now)
             self._failed(note, f"says that it serves {bundles.short(answer.bundle or '')!r}; it was stopped")
-        elif self._now - note.waiting_since(self._where.last_ready(digest), now=self._now) >= limit:
-            self._where.retire(digest, record, now=self._now)
-            self._failed(note, f"was not ready within {limit:g} s{self._last_words(digest, note)}")
+        elif self._now - note.waiting_since(self._where.last_ready(arm), now=self._now) >= limit:
+            self._where.retire(arm, record, now=self._now)
+            self._failed(note, f"was not ready within {limit:g} s{self._last_words(arm, note)}")
 
-    def _is_missing(self, digest: str) -> None:
-        note = self._all.of(digest)
-        path = self._where.record(digest)
+    def _is_missing(self, arm: str) -> None:
+        note = self._all.of(arm)
+        path = self._where.record(arm)
         dead = daemon.read(path)
         if dead is not None:
             note.last_exit = daemon.reap(dead)
             note.oom_kills += note.last_exit in OUT_OF_MEMORY
-            self._failed(note, f"{_ended(note.last_exit)}{self._last_words(digest, note)}")
+            self._failed(note, f"{_ended(note.last_exit)}{self._last_words(arm, note)}")
             path.unlink()
         if self._now >= note.not_before:
-            self._start(digest, note)
+            self._start(arm, note)
 
-    def _start(self, digest: str, note: notes_.Note) -> None:
-        taken = {other.port for d, other in self._all.bundles.items() if d != digest and other.port}
+    def _start(self, arm: str, note: notes_.Note) -> None:
+        taken = {other.port for d, other in self._all.bundles.items() if d != arm and other.port}
         note.restarts += 1 if note.port is not None else 0
         note.port = notes_.choose_port(note.port, taken={*taken, self._desired.service.traffic.port})
         note.begun = self._now
-        log = self._where.log(digest)
+        log = self._where.log(arm)
         note.log_from = folder.turn_log(log)
         try:
             daemon.start(
-                self._rules.command(digest, notes_.HOST, note.port),
-                record=self._where.record(digest),
+                self._rules.command(arms.bundle_of(arm), notes_.HOST, note.port),
+                record=self._where.record(arm),
                 log=log,
                 env=self._rules.environment,
-                facts={"bundle": digest, "host": notes_.HOST, "port": note.port},
+                facts=folder.facts(arm, host=notes_.HOST, port=note.port),
             )
         except errors.Unavailable as error:
             self._failed(note, f"could not be started: {error}")
@@ -121,24 +121,24 @@ class Step:
     def _failed(self, note: notes_.Note, trouble: str) -> None:
         note.failed(trouble, now=self._now, longest_s=self._rules.backoff_max_s, jitter=secrets.randbelow(1000) / 1000)
 
-    def _last_words(self, digest: str, note: notes_.Note) -> str:
-        line = folder.last_error(self._where.log(digest), since=note.log_from)
+    def _last_words(self, arm: str, note: notes_.Note) -> str:
+        line = folder.last_error(self._where.log(arm), since=note.log_from)
         return f": {line}" if line else ""
 
     def _drain(self, leaving: Mapping[str, daemon.Record], ready: set[str]) -> None:
         """Stop workers that nobody wants any more once their time is over, keeping the last ready one for a broken stable."""
         stable = self._desired.stable
-        for digest, record in leaving.items():
-            note = self._all.of(digest)
+        for arm, record in leaving.items():
+            note = self._all.of(arm)
             note.left = self._now if note.left is None else note.left
-            last = digest in ready and len(ready) == 1
+            last = arm in ready and len(ready) == 1
             if self._now - note.left >= self._rules.drain_s and not (last and stable is not None):
-                self._where.retire(digest, record, now=self._now)
-                ready.discard(digest)
-                del self._all.bundles[digest]
-        for digest in [d for d in self._all.bundles if d not in self._desired.warm and d not in leaving]:
-            self._where.forget(digest)
-            del self._all.bundles[digest]
+                self._where.retire(arm, record, now=self._now)
+                ready.discard(arm)
+                del self._all.bundles[arm]
+        for arm in [d for d in self._all.bundles if d not in self._desired.warm and d not in leaving]:
+            self._where.forget(arm)
+            del self._all.bundles[arm]
 
 
 def _ended(status: int | None) -> str:

@@ -1,7 +1,7 @@
 """What Envoy is told, as plain JSON values: routes and clusters from a desired state. Pure.
 
-Per bundle there are two clusters: `b-<hex12>` with its workers, and `b-<hex12>.safe`, an aggregate that falls over
-to the fallback bundle when those workers are gone. Routes give weight to the `.safe` one. A cluster is rendered the
+Per arm there are two clusters: `b-<hex12>` with its workers (`b-<hex12>-control` for a control arm), and `b-<hex12>.safe`,
+an aggregate that falls over to the fallback bundle when those workers are gone. Routes give weight to the `.safe` one. A cluster is rendered the
 same as long as nothing about it changes, so that Envoy leaves it, its connections and its ejections alone; that is
 why `previous` looks exactly as it will look as stable, and a rollback changes routes only.
 
@@ -15,6 +15,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from lastgood import arms
 from lastgood.bundle import short
 from lastgood.layers import base
 from lastgood.layers.traffic import envoy_documents
@@ -27,7 +28,7 @@ TOTAL = 10_000
 ROUTES = "edge"
 FEEDBACK = "/feedback"
 MARK = "lastgood"
-"""Key of the cluster metadata that holds the full bundle id and a hash of the cluster's own definition."""
+"""Key of the cluster metadata that holds the arm (a full bundle id) and a hash of the cluster's own definition."""
 
 Endpoints = Mapping[str, tuple[base.Endpoint, ...]]
 
@@ -38,14 +39,14 @@ _EXTENSIONS = _TYPE + "envoy.extensions."
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
-def cluster_name(bundle_id: str) -> str:
-    """The cluster with the bundle's own workers."""
-    return f"b-{short(bundle_id)}"
+def cluster_name(arm: str) -> str:
+    """The cluster with the arm's own workers."""
+    return f"b-{arms.label(arm)}"
 
 
-def safe_name(bundle_id: str) -> str:
-    """The cluster that routes point to: the bundle's workers, then those of its fallback."""
-    return f"{cluster_name(bundle_id)}.safe"
+def safe_name(arm: str) -> str:
+    """The cluster that routes point to: the arm's workers, then those of its fallback."""
+    return f"{cluster_name(arm)}.safe"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +102,11 @@ def clusters(desired: base.Desired, *, endpoints: Endpoints) -> dict[str, Json]:
     named = dict.fromkeys((*desired.weights, *desired.warm, *((desired.mirror[0],) if desired.mirror else ())))
     found: dict[str, Json] = {}
     for digest in (digest for digest in named if endpoints.get(digest)):
-        trial = digest != desired.stable and desired.weights.get(digest, 0) > 0
+        own_bundle = arms.bundle_of(digest)
+        trial = own_bundle != desired.stable and desired.weights.get(digest, 0) > 0
         fallback = {desired.candidate: desired.stable, desired.stable: desired.previous}.get(digest)
+        if digest != own_bundle:
+            fallback = own_bundle
         members = [digest, *([fallback] if fallback and fallback != digest and endpoints.get(fallback) else [])]
         own = _marked(_bundle_cluster(digest, endpoints[digest], trial=trial), digest)
         safe = _marked(_aggregate(safe_name(digest), [cluster_name(member) for member in members]), digest)
@@ -146,7 +150,7 @@ def _bundle_cluster(digest: str, endpoints: Sequence[base.Endpoint], *, trial: b
                 "no_traffic_interval": "2s",
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
-                "http_health_check": {"path": "/healthz", "receive": [{"text": digest.encode().hex()}]},
+                "http_health_check": {"path": "/healthz", "receive": [{"text": arms.bundle_of(digest).encode().hex()}]},
             }
         ],
         "outlier_detection": _ejection(trial=trial),
@@ -311,7 +315,7 @@ def _debug(desired: base.Desired, *, known: Collection[str], token: str) -> list
     """With the token a caller picks a bundle, without fallback; answers carry the arm `debug`, so that no gate counts them."""
     key = {"name": "x-lastgood-debug-token", "string_match": {"exact": token}}
     rules = []
-    for digest in sorted(desired.warm):
+    for digest in sorted(set(map(arms.bundle_of, desired.warm))):
         if digest in known:
             names = {"regex": f"{re.escape(digest)}|{short(digest)}"}
             match = {"prefix": "/", "headers": [key, {"name": "x-lastgood-bundle", "string_match": {"safe_regex": names}}]}

@@ -22,7 +22,7 @@ from typing import Any
 from lastgood.layers.traffic import envoy_admin
 
 PATTERN = (
-    r"^cluster[.]b-[0-9a-f]{12}([.]safe)?[.]"
+    r"^cluster[.]b-[0-9a-f]{12}(-control)?([.]safe)?[.]"
     r"(endpoint[.].*[.]rq_(success|error)|upstream_rq_(time|timeout|completed)|outlier_detection[.]ejections_enforced_total)$"
 )
 """What is asked for: some 2 kB for each cluster, whatever else Envoy counts."""
@@ -30,7 +30,7 @@ PATTERN = (
 KEPT_EJECTIONS = 1000
 """Ejections remembered for each cluster; one is reason enough."""
 
-_NAME = re.compile(r"cluster[.](?P<cluster>b-[0-9a-f]{12}(?:[.]safe)?)[.](?P<rest>.*)")
+_NAME = re.compile(r"cluster[.](?P<cluster>b-[0-9a-f]{12}(?:-control)?(?:[.]safe)?)[.](?P<rest>.*)")
 _ENDPOINT = re.compile(r"endpoint[.](?P<place>.*)[.]rq_(?P<kind>success|error)")
 
 

@@ -51,7 +51,7 @@ class World:
         """The argv of the fake worker."""
         return [sys.executable, str(FAKE), "--service", SERVICE, "--bundle", digest, "--host", host, "--port", str(port)]
 
-    def desired(self, stable=None, candidate=None, previous=None, *, revision=None):
+    def desired(self, stable=None, candidate=None, previous=None, *, control=False, revision=None):
         """What a ledger would say."""
         return base.Desired(
             service=service.Service.model_validate(
@@ -68,6 +68,7 @@ class World:
             stable=stable,
             candidate=candidate,
             previous=previous,
+            control=control,
             weights={stable: 100.0} if stable else {},
         )
 

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from lastgood import bundle, daemon
+from lastgood import arms, bundle, daemon
 from lastgood.layers import base
 from lastgood.layers.infrastructure import processes
 from tests.layers.infrastructure.conftest import SERVICE, A, B, C, D
@@ -412,3 +412,31 @@ def test_a_busy_lock_is_a_layer_error_in_bounded_time(world, monkeypatch):
 def test_cannot_tell_is_not_agreement(world):
     """An observation without workers in it is neither true nor false."""
     assert world.layer.verify(world.desired(), base.Observed(revision=1)) is None
+
+
+def test_a_control_arm_is_a_second_worker_of_stable_and_goes_with_the_release(world):
+    """It is another process with another port, restarted and counted by itself; stable's own is left alone throughout."""
+    world.layer.apply(world.desired(stable=A))
+    own = world.worker(A)["pid"]
+    control = arms.control_of(A)
+    both = world.desired(stable=A, candidate=B, control=True)
+    world.layer.apply(both)
+    assert world.converged(both) is True
+    assert set(world.layer.endpoints()) == {A, B, control}
+    second = world.worker(control)
+    assert second["pid"] not in (own, world.worker(B)["pid"])
+    assert second["port"] != world.worker(A)["port"]
+    os.kill(second["pid"], signal.SIGKILL)
+    world.until(lambda: world.converged(both) is False)
+    world.layer.apply(both)
+    assert world.worker(control)["restarts"] == 1
+    assert (world.worker(A)["pid"], world.worker(A)["restarts"]) == (own, 0)
+    (world.settings.run(SERVICE) / "workers" / f"{bundle.short(A)}-control.json").unlink()
+    world.layer.apply(both)
+    assert world.worker(control)["pid"], "a lost record is written again"
+    back = world.desired(stable=A)
+    world.layer.apply(back)
+    world.offset_s += 60
+    world.layer.apply(back)
+    assert set(world.layer.endpoints()) == {A}
+    assert world.worker(A)["pid"] == own

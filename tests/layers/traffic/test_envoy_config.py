@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lastgood import errors
+from lastgood import arms, errors
 from lastgood import service as services
 from lastgood.layers import base
 from lastgood.layers.traffic import envoy_config, envoy_documents
@@ -215,3 +215,28 @@ def test_shapes_tell_what_has_to_be_tried_out() -> None:
     assert same(one, two)
     assert not same(two, slow)
     assert not same(two, trial)
+
+
+def test_a_control_arm_has_a_cluster_and_a_share_of_its_own() -> None:
+    """Its workers name stable's bundle, whoever falls back goes to stable, and answers say by whom they were given."""
+    control = arms.control_of(A.id)
+    weights = {B.id: 5.0, control: 5.0, A.id: 90.0}
+    desired = state(stable=A.id, candidate=B.id, previous=C.id, weights=weights, control=True)
+    plan = planned(desired, ready={**PLACES, control: (base.Endpoint("127.0.0.1", 9100),)}, token="secret")
+    own, safe = (plan.clusters[f"{envoy_config.cluster_name(A.id)}-control{ending}"] for ending in ("", ".safe"))
+    assert envoy_config.mark_of(own)["bundle"] == control
+    assert own["health_checks"][0]["http_health_check"]["receive"] == [{"text": A.id.encode().hex()}]
+    assert own["outlier_detection"] == plan.clusters[envoy_config.cluster_name(A.id)]["outlier_detection"]
+    assert safe["cluster_type"]["typed_config"]["clusters"] == [own["name"], envoy_config.cluster_name(A.id)]
+    entries = main_route(plan)["weighted_clusters"]["clusters"]
+    assert [(entry["name"], entry["weight"]) for entry in entries] == [
+        (envoy_config.safe_name(B.id), 500),
+        (safe["name"], 500),
+        (envoy_config.safe_name(A.id), 9000),
+    ]
+    arm = [entry["response_headers_to_add"][0]["header"]["value"] for entry in entries]
+    assert arm == ["candidate", "control", "stable"]
+    assert own["name"] in plan.needed
+    assert planned(desired).unready == (control,)
+    again = planned(desired, ready=None, now=plan.clusters, token="secret")
+    assert again == plan

@@ -170,6 +170,7 @@ class World:
             stable=stable.id if stable else None,
             weights=weights,
             mirror=more.get("mirror"),
+            control=more.get("control", False),
             bundles=BY_ID,
             **aliases,
         )

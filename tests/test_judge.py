@@ -1,0 +1,117 @@
+"""What is asked of which bundle and since when, and which measurements are kept for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lastgood import gatekeeper, judge, proceed, release
+from lastgood.judge import WATCH_S
+from tests.ops import story as stories
+from tests.ops.story import SERVICE, Story
+
+ALWAYS = """\
+gates:
+  errors: {metric: error_rate, window_s: 10, min_samples: 100, watch: always, max: 0.1}
+"""
+DAY = int(stories.START // WATCH_S)
+FOREVER_S = 400 * WATCH_S
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Iterator[Story]:
+    """A project with one stable bundle that is always watched."""
+    with stories.begun(tmp_path, gates=ALWAYS) as begun:
+        begun.first()
+        yield begun
+
+
+def asked(story: Story, now: float) -> list[judge.Question]:
+    """What is to be measured at *now*."""
+    state = story.state()
+    at = story.ctx.ledger.revision(SERVICE, state.rollout).at if state.rollout else 0.0
+    return judge.questions(state, proceed.judged_by(story.ctx, state), proposed_at=at, now=now)
+
+
+def test_on_watch_the_evidence_begins_anew_each_day(story: Story) -> None:
+    """So that a restart has a day to read at most; the first day begins with the revision, not before."""
+    revision = story.state().revision
+    (first,) = asked(story, story.now)
+    (last,) = asked(story, (DAY + 1) * WATCH_S - 0.001)
+    (next_day,) = asked(story, (DAY + 1) * WATCH_S)
+    assert (first.key, last) == (f"{revision}/watch-{DAY}", first)
+    assert (next_day.key, next_day.began) == (f"{revision}/watch-{DAY + 1}", (DAY + 1) * WATCH_S)
+    since = [judge.Analysis(one, book=story.ctx.ledger, service=SERVICE).question.began for one in (first, next_day)]
+    assert since == [story.ctx.ledger.revision(SERVICE, revision).at, (DAY + 1) * WATCH_S]
+
+
+def test_a_trigger_that_fails_on_a_later_day_takes_stable_back(story: Story) -> None:
+    """Nothing of the days before is needed for it."""
+    good = story.state().stable
+    bad = story.propose(2.0, chain=())
+    story.go_on(until="bake-ended")
+    story.now = (DAY + 3) * WATCH_S + 100
+    story.go_on(seconds=30)
+    story.traffic.bad = {bad: 0.5}
+    story.go_on(until="rollback")
+    assert story.state().stable == good
+
+
+def test_a_bundle_is_watched_over_midnight_without_a_gap(story: Story) -> None:
+    """The fault began just before the day did; the evidence of the new day is enough."""
+    bad = story.propose(2.0, chain=())
+    story.go_on(until="bake-ended")
+    story.now = (DAY + 1) * WATCH_S - 3
+    story.traffic.bad = {bad: 0.5}
+    story.go_on(until="rollback", seconds=60)
+
+
+def test_old_measurements_go_and_those_that_are_needed_stay(story: Story) -> None:
+    """Thirty days are kept; of a release on its way everything is, however long that has been."""
+    book, clock = story.ctx.ledger, story.now
+    keeper = gatekeeper.Gatekeeper(story.ctx.settings, SERVICE, holder="me", moved=lambda *_: None)
+
+    def forget(days: float) -> None:
+        now = clock + days * WATCH_S
+        keeper._forgot_at = float("-inf")
+        keeper._forget(story.ctx, story.state(), asked(story, now), now=now)
+
+    def kept(key: str) -> int:
+        return sum(1 for _ in book.recorded(SERVICE, key))
+
+    book.record(SERVICE, "1/watch-0", {}, now=clock)
+    forget(29)
+    assert kept("1/watch-0") == 1
+    story.propose(2.0)
+    while story.state().weight_pct == 0:
+        story.look()
+    story.go_on(seconds=3)
+    shadow, canary = (f"{story.state().rollout}/{phase}" for phase in ("shadow", "canary"))
+    measured = kept(shadow), kept(canary)
+    assert min(measured) > 0
+    forget(60)
+    assert (kept("1/watch-0"), kept(shadow), kept(canary)) == (0, *measured)
+    release.roll_back(story.ctx, SERVICE, to=story.state().stable, reason="enough", actor="ann", clock=story.clock)
+    forget(61)
+    assert (kept(shadow), kept(canary)) == measured, "the time after the step back is held against them"
+    story.now += FOREVER_S
+    proceed.verify(story.ctx, SERVICE, verdicts={}, actor="test", clock=story.clock)
+    forget(62)
+    assert (kept(shadow), kept(canary)) == (0, 0)
+
+
+def test_forgetting_is_done_now_and_then(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at every look, and never so much at once that a look would be missed."""
+    keeper = gatekeeper.Gatekeeper(story.ctx.settings, SERVICE, holder="me", moved=lambda *_: None)
+    monkeypatch.setattr(gatekeeper, "FORGET_AT_MOST", 1)
+    monkeypatch.setattr("lastgood.ledger.measurements._REMOVE", 1)
+    for _ in range(3):
+        story.ctx.ledger.record(SERVICE, "1/watch-0", {}, now=1.0)
+    gone = []
+    for seconds in (0.0, 1.0, gatekeeper.FORGET_EVERY_S - 1, gatekeeper.FORGET_EVERY_S):
+        before = sum(1 for _ in story.ctx.ledger.recorded(SERVICE, "1/watch-0"))
+        keeper._forget(story.ctx, story.state(), [], now=story.now + seconds)
+        gone.append(before - sum(1 for _ in story.ctx.ledger.recorded(SERVICE, "1/watch-0")))
+    assert gone == [1, 0, 0, 1]
