@@ -128,6 +128,10 @@ class _Book:
         self.behind = False
         self._batch = batch
 
+    def revision(self, service: str, number: int) -> "Revision":
+        """As `Ledger.revision`."""
+        return self.ledger.revision(service, number)
+
     def recorded(self, service: str, analysis: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
         """As `Ledger.recorded`; what other analyses left behind is read to its end."""
         rows = self.ledger.recorded(service, analysis, after=after)

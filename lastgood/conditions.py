@@ -246,3 +246,10 @@ def check(gates: Mapping[str, AnyGate], *, mirrored: bool) -> None:
             )
         if isinstance(gate, Agreement | Ejections | SampleRatio) and gate.watch == "always":
             raise ValueError(f"gate {name!r} needs a candidate, but has 'watch: {gate.watch}'; leave it out")
+
+
+def check_control(gates: Mapping[str, AnyGate]) -> None:
+    """Raise ValueError for a gate that would compare the candidate with all of stable, where a control arm is asked for."""
+    for name, gate in gates.items():
+        if isinstance(gate, Query) and gate.margin is not None and "$arm" not in gate.query:
+            raise ValueError(f"gate {name!r} cannot tell the control arm from the rest of stable; put $arm into its query")

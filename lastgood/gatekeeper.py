@@ -96,7 +96,6 @@ class Gatekeeper(threading.Thread):
         state = ctx.ledger.state(self._service)
         asked = self._questions(ctx, state)
         bench.measure(asked, now=time.time())
-        self._forget(ctx, state, asked, now=time.time())
         verdicts, afterwards = bench.verdicts(time.time())
         done = None
         if verdicts or state.phase == "approval":
@@ -107,6 +106,8 @@ class Gatekeeper(threading.Thread):
         if done is not None:
             log.info("%s: revision %s: %s: %s", self._service, done.revision.number, done.revision.verb, done.revision.reason)
             self._moved(ctx, done)
+        else:
+            self._forget(ctx, state, asked, now=time.time())
         busy = state.phase != "idle" or state.verifying is not None
         return limits.measure_s if busy or done else limits.watch_s if asked else limits.measure_s
 
@@ -124,8 +125,9 @@ class Gatekeeper(threading.Thread):
         needed = filter(None, (state.rollout, state.verifying.rollout if state.verifying else None))
         began = [*(ctx.ledger.revision(self._service, number).at for number in needed), *(question.began for question in asked)]
         oldest = min([now - ctx.settings.controller.keep_measurements_days * 86_400, *began])
-        gone = ctx.ledger.forget_measurements(self._service, before=oldest, at_most=FORGET_AT_MOST)
-        log.info("%s: %s measurements were removed", self._service, gone)
+        with contextlib.suppress(errors.Unavailable):  # the next time will do
+            gone = ctx.ledger.forget_measurements(self._service, before=oldest, at_most=FORGET_AT_MOST)
+            log.info("%s: %s measurements were removed", self._service, gone)
 
     def _ready(self, state: rollout.State) -> Collection[str]:
         if not isinstance(self._processes, base.Processes):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
@@ -24,7 +25,9 @@ log = logging.getLogger("lastgood.judge")
 
 WATCH_S = 86_400.0
 """On watch the evidence begins anew each day (UTC): a trigger blames a healthy service with its share of `alpha` a day, and
-whoever takes over has a day to read at most. What creeps in over weeks is a matter of drift, not of gates."""
+whoever takes over has a day to read at most. What creeps in over weeks is a matter of drift, not of gates. Where a gate needs long
+for one verdict (WATCH_TIMES that), it is so many days."""
+WATCH_TIMES = 24
 
 RECOVERY_ALPHA = 0.01
 """Chance that the measurement after a step back calls a healthy service not recovered."""
@@ -108,18 +111,29 @@ def _serving(state: rollout.State, service: services.Service, *, now: float) -> 
         return None
     baking = state.phase == "baking"
     watch = ("bake", "always") if baking else ("always",)
-    day = int(now // WATCH_S)
+    gates = _alone({name: gate for name, gate in service.gates.items() if gate.watch in watch})
+    stretch_s = _watch_s(gates)
+    stretch = int(now // stretch_s)
     return Question(
-        key=f"{state.rollout}/bake" if baking else f"{state.revision}/watch-{day}",
+        key=f"{state.rollout}/bake" if baking else f"{state.revision}/watch-{stretch}",
         mode="alone",
         watched=state.stable,
         beside=None,
-        gates=_alone({name: gate for name, gate in service.gates.items() if gate.watch in watch}),
+        gates=gates,
         phase_since=state.phase_since or 0.0,
         alpha=service.release.alpha / (len({phase.phase for phase in service.chain} - {"approval"}) + 1),
-        began=(state.phase_since or 0.0) if baking else day * WATCH_S,
+        began=(state.phase_since or 0.0) if baking else stretch * stretch_s,
         reference=state.rollout,
     )
+
+
+def _watch_s(gates: Mapping[str, conditions.AnyGate]) -> float:
+    """How long one stretch of watching is: whole days, in which each gate can come to many verdicts."""
+    longest = max(
+        (max(getattr(gate, "persistence", 0) * gate.window_s, getattr(gate, "block_s", 0.0), gate.patience_s) for gate in gates.values()),
+        default=0.0,
+    )
+    return WATCH_S * max(1, math.ceil(WATCH_TIMES * longest / WATCH_S))
 
 
 def _afterwards(state: rollout.State, service: services.Service) -> Question | None:
@@ -148,14 +162,19 @@ def _alone(gates: Mapping[str, conditions.AnyGate]) -> dict[str, conditions.AnyG
     return {name: gate for name, gate in gates.items() if not isinstance(gate, needs_two)}
 
 
+def since(question: Question, *, book: ledger.Ledger, service: str) -> Question:
+    """*question*, on watch not before the revision that its key names: then the bundle began to serve alone."""
+    number, _, kind = question.key.partition("/")
+    if not kind.startswith("watch"):
+        return question
+    return dataclasses.replace(question, began=max(question.began, book.revision(service, int(number)).at))
+
+
 class Analysis:
     """The evidence on one question so far; begins with what the ledger has of it."""
 
     def __init__(self, question: Question, *, book: ledger.Ledger, service: str) -> None:
-        since, _, kind = question.key.partition("/")
-        if kind.startswith("watch"):  # a bundle is looked at since the revision that the key names
-            question = dataclasses.replace(question, began=max(question.began, book.revision(service, int(since)).at))
-        self.question = question
+        self.question = question = since(question, book=book, service=service)
         self._book = book
         self._service = service
         self._cursors: dict[str, sources.Cursor] = {}
@@ -173,7 +192,7 @@ class Analysis:
     def catch_up(self) -> None:
         """Take over what the ledger has by now and this object has not seen; for whoever only looks on."""
         for row in self._book.recorded(self._service, self.question.key, after=self._seq):
-            self._take(row["seq"], row["body"])
+            self._take(row["seq"], row["body"], at=row["at"])
 
     def go_on(self, question: Question) -> None:
         """The same analysis in the next step of a canary."""
@@ -199,7 +218,7 @@ class Analysis:
         if body["observations"] or body["cursors"]:
             seq = self._book.record(self._service, self.question.key, body, now=now)
             if seq == self._seq + 1:
-                self._take(seq, body)
+                self._take(seq, body, at=now)
             else:
                 self.catch_up()
 
@@ -219,7 +238,10 @@ class Analysis:
             since=question.began,
         )
 
-    def _take(self, seq: int, body: Mapping[str, Any]) -> None:
+    def _take(self, seq: int, body: Mapping[str, Any], *, at: float) -> None:
+        if not self._seq:
+            for one in self._tracks.values():
+                one.looked(at)
         self._seq = seq
         if not _follows(seq, body):
             return

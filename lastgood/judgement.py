@@ -112,7 +112,8 @@ def _question(service: Service, verdicts: Verdicts, *, now: float, over: bool) -
 
 def _forward(state: rollout.State, service: Service, verdicts: Verdicts, *, ready: Collection[str], now: float) -> Decision | None:
     """The next phase, or the cut-over, if this one is passed."""
-    if state.candidate not in ready:
+    needed = state.awaited[:1] if state.last_phase else state.awaited  # at the cut-over nothing is left to compare with
+    if any(arm not in ready for arm in needed):
         return None
     if state.phase == "approval":
         return _next_phase(state, service, why="a person approved it") if state.approved else None

@@ -257,9 +257,10 @@ def _check_not_the_same_alarm(ctx: Context, state: rollout.State, *, now: float)
             return
         limit_s = SAME_PAGE_S if last.evidence.get("verdicts") else SAME_ALARM_S
         if last.verb in WAYS_BACK and now - last.at < limit_s:
+            only = f"to call off only the release under way, 'lastgood rollback {state.service} stable'; " if state.candidate else ""
             raise errors.NothingToDo(
                 f"{state.service!r} was rolled back {max(now - last.at, 0):.0f} s ago by {last.actor} (revision {last.number}); "
-                f"to go back one further, run it again with --expect {state.revision}"
+                f"{only}to go back one further, run it again with --expect {state.revision}"
             )
 
 

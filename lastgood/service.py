@@ -160,6 +160,7 @@ class Service(_Group):
     def _agree(self) -> Service:
         if self.release.control_arm:
             strategies.check_control(self.chain)
+            conditions.check_control(self.gates)
         conditions.check(self.gates, mirrored=any(getattr(phase, "mirror_pct", 0.0) for phase in self.chain))
         return self
 

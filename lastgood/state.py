@@ -114,8 +114,11 @@ class State:
 
     @property
     def control_pct(self) -> float:
-        """The control arm's share of live requests: the candidate's own, as far as that leaves room."""
-        return min(self.weight_pct, 100.0 - self.weight_pct) if self.control else 0.0
+        """The control arm's share of live requests: as large as the candidate's, but half of what that leaves at most.
+
+        Stable's own workers stay in use, so that all users can come back to them at once.
+        """
+        return min(self.weight_pct, (100.0 - self.weight_pct) / 2) if self.control else 0.0
 
     @property
     def awaited(self) -> tuple[str, ...]:

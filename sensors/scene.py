@@ -60,7 +60,11 @@ class Scene:
     @property
     def answers(self) -> verdicts.Answers:
         """What each gate says. What has just been decided goes first: it is told once, the rest again and again."""
-        return {**({} if self.look.behind else self.look.answers), **self.decided}
+        looked = {} if self.look.behind else self.look.answers
+        if not self.busy:
+            # On watch the evidence begins anew each day; until there is enough of it the last answer stands.
+            looked = {gate: said for gate, said in looked.items() if said.verdict.cause != "too_few"}
+        return {**looked, **self.decided}
 
     @property
     def changed(self) -> list[verdicts.Said]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,48 @@ def test_on_watch_the_evidence_begins_anew_each_day(story: Story) -> None:
     assert (next_day.key, next_day.began) == (f"{revision}/watch-{DAY + 1}", (DAY + 1) * WATCH_S)
     since = [judge.Analysis(one, book=story.ctx.ledger, service=SERVICE).question.began for one in (first, next_day)]
     assert since == [story.ctx.ledger.revision(SERVICE, revision).at, (DAY + 1) * WATCH_S]
+
+
+def test_a_gate_that_needs_long_has_a_stretch_that_is_longer(tmp_path: Path) -> None:
+    """A row of windows, a block or a patience of hours fits many times into one stretch, so each gate can come to a verdict."""
+    slow = """\
+gates:
+  errors: {metric: error_rate, watch: always, window_s: 3600, persistence: 2}
+  bought: {metric: score, score: outcome.bought, better: higher, margin: 0.01, watch: always, block_s: 14400, patience_s: 100000}
+"""
+    with stories.begun(tmp_path, gates=slow) as begun:
+        begun.first()
+        service = proceed.judged_by(begun.ctx, begun.state())
+        for wanted, days in (({"errors"}, 2), ({"errors", "bought"}, 28)):
+            gates = {name: gate if name in wanted else gate.model_copy(update={"watch": "bake"}) for name, gate in service.gates.items()}
+            told = service.model_copy(update={"gates": gates})
+            (question,) = judge.questions(begun.state(), told, proposed_at=0.0, now=begun.now)
+            assert set(question.gates) == wanted
+            assert question.key.rpartition("-")[2] == str(int(begun.now // (days * WATCH_S)))
+            assert question.began == begun.now // (days * WATCH_S) * days * WATCH_S
+
+
+def test_nobody_can_have_seen_traffic_before_the_first_look(story: Story) -> None:
+    """A controller that was away for longer than a gate's patience does not take stable back for want of traffic."""
+    story.now = (DAY + 1) * WATCH_S + 9 * 3600
+    (question,) = asked(story, story.now)
+    patient = question.gates["errors"].model_copy(update={"patience_s": 900.0})
+    question = dataclasses.replace(question, gates={"errors": patient})
+    analysis = judge.Analysis(question, book=story.ctx.ledger, service=SERVICE)
+    story.traffic.per_s = 0.0
+
+    def causes(seconds: int) -> set[str]:
+        found = set()
+        for _ in range(seconds // 10):
+            analysis.measure(story.now, story.traffic)
+            found.add(analysis.verdicts(story.now)["errors"].cause)
+            story.now += 10
+        return found
+
+    assert causes(900) == {"too_few"}
+    assert causes(20) == {"no_traffic"}
+    again = judge.Analysis(question, book=story.ctx.ledger, service=SERVICE).verdicts(story.now)
+    assert again == analysis.verdicts(story.now)
 
 
 def test_a_trigger_that_fails_on_a_later_day_takes_stable_back(story: Story) -> None:

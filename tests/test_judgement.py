@@ -82,6 +82,22 @@ def test_a_release_with_a_control_arm_waits_for_both() -> None:
         assert (late.verb, late.reason) == ("abandon", f"the {whose} workers did not become ready in time: no memory")
 
 
+def test_a_lost_control_arm_stops_the_way_to_more_users_but_not_the_cut_over() -> None:
+    """With nothing to compare there is no next phase; at the end of the chain nothing is compared any more."""
+    control = f"{A}+control"
+    start = after(released(A), rollout.Propose(bundle=B, verified=True, chain=CHAIN, control=True))
+    for phases in (1, 2, 3):
+        state = after(start, *[ADVANCE] * phases)
+        assert decide(state, GOOD, now=500.0, ready=(A, B)) is None
+        found = decide(state, GOOD, now=500.0, ready=(A, B, control))
+        assert found is not None
+        assert found.event == ADVANCE
+    approved = after(start, *[ADVANCE] * 4, rollout.Approve(bundle=B))
+    last = decide(approved, GOOD, now=500.0, ready=(A, B))
+    assert last is not None
+    assert last.verb == "cut-over"
+
+
 def test_a_candidate_without_a_chain_is_cut_over_when_ready() -> None:
     """The bake is as long as its own configuration says."""
     state = after(released(A), rollout.Propose(bundle=B, verified=True))

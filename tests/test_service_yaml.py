@@ -175,6 +175,14 @@ GATES = {
 }
 
 PHASES = {
+    "a query that cannot tell the control arm": (
+        """
+        release: {control_arm: true}
+        gates:
+          queue: {metric: promql, query: "depth{bundle='$bundle'}", margin: 1}  # here
+        """,
+        "gates.queue: gate 'queue' cannot tell the control arm from the rest of stable; put $arm into its query",
+    ),
     "a control arm without a canary": (
         """
         release:

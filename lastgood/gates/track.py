@@ -41,6 +41,10 @@ class Track:
         self._down_detail = ""
         self._both_since: float | None = None
 
+    def looked(self, at: float) -> None:
+        """The first look was at Unix time *at*: nobody can have seen traffic before, so the patience without any begins then."""
+        self._traffic_at = max(self._traffic_at, at)
+
     def take(self, observation: Observation, *, step: int = 0) -> None:
         """Take in what a source saw; *step* is the number of the phase (it grows with the share of traffic).
 

@@ -208,6 +208,9 @@ def _segments(found: episode.Episode, *, until: float) -> tuple[Segment, ...]:
 
 _Asked = tuple[judge.Question, trails.Kind, float]
 
+_MEASURED_S = 1.0
+"""A step back rests on what was measured some moments before: on watch, perhaps, at the end of the day before."""
+
 
 def _asked(ctx: release.Context, found: episode.Episode, *, until: float, missing: list[str]) -> list[_Asked]:
     """The analyses of the rollout: the question in its last form, its phase, and when it ended."""
@@ -219,7 +222,7 @@ def _asked(ctx: release.Context, found: episode.Episode, *, until: float, missin
             if f"gates: {error}" not in missing:
                 missing.append(f"gates: {error}")
             continue
-        for question in judge.questions(state, service, proposed_at=found.revisions[0].at, now=end):
+        for question in judge.questions(state, service, proposed_at=found.revisions[0].at, now=end - _MEASURED_S):
             earlier = asked.get(question.key)
             gates = {**(earlier[0].gates if earlier else {}), **question.gates}
             asked[question.key] = dataclasses.replace(question, gates=gates), _kind(question.key), end

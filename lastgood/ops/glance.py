@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lastgood import errors, judge, ledger, proceed, release, rollout
+from lastgood import service as services
 from lastgood.gates import base
 from lastgood.layers import receipts
 from lastgood.ops import episode
@@ -113,13 +114,14 @@ class Watcher:
         self._seen = -1
         self._state = rollout.State(service=service)
         self._episode = episode.find(ctx.ledger, service, self._rollout)
-        self._questions: list[judge.Question] = []
+        self._judged: services.Service | None = None
+        self._proposed_at = 0.0
         self._trouble = ""
 
     def look(self, now: float) -> Glance:
         """The rollout at Unix time *now*. Reads what is new since the last look."""
         if self._ctx.ledger.newest(self._service) != self._seen:
-            self._catch_up(now)
+            self._catch_up()
         return Glance(
             at=now,
             state=self._state,
@@ -130,23 +132,22 @@ class Watcher:
             trouble=self._trouble,
         )
 
-    def _catch_up(self, now: float) -> None:
+    def _catch_up(self) -> None:
         ctx, service = self._ctx, self._service
         self._state = ctx.ledger.state(service)
         self._episode = episode.find(ctx.ledger, service, self._rollout)
-        self._questions, self._trouble = [], ""
+        self._judged, self._trouble = None, ""
+        self._proposed_at = ctx.ledger.revision(service, self._state.rollout).at if self._state.rollout else 0.0
         try:
-            judged = proceed.judged_by(ctx, self._state)
+            self._judged = proceed.judged_by(ctx, self._state)
         except errors.LastgoodError as error:
             self._trouble = f"the gates cannot be read: {error}"
-        else:
-            proposed_at = ctx.ledger.revision(service, self._state.rollout).at if self._state.rollout else 0.0
-            self._questions = judge.questions(self._state, judged, proposed_at=proposed_at, now=now)
         self._seen = self._state.revision
 
     def _verdicts(self, now: float) -> dict[str, base.Verdict]:
         """What the gates say; a measurement after a way back comes last and takes the place of others."""
-        wanted = {question.key: question for question in self._questions}
+        asked = judge.questions(self._state, self._judged, proposed_at=self._proposed_at, now=now) if self._judged else []
+        wanted = {question.key: question for question in asked}
         self._analyses = {
             key: one for key, one in self._analyses.items() if key in wanted and set(one.question.gates) == set(wanted[key].gates)
         }

@@ -92,8 +92,7 @@ class Analysis:
 
 def replay(book: ledger.Ledger, service: str, question: judge.Question, *, kind: Kind, until: float) -> Analysis:
     """The analysis of *question* as it stood at *until* (Unix seconds). Reads each measurement once."""
-    if not question.began:  # on watch: since the revision that the key names
-        question = dataclasses.replace(question, began=book.revision(service, int(question.key.partition("/")[0])).at)
+    question = judge.since(question, book=book, service=service)
     return _Replay(question, book=book, service=service, until=until).told(kind)
 
 
@@ -110,12 +109,12 @@ class _Replay(judge.Analysis):
         self._times = {name: (_Times(), _Times()) for name, gate in question.gates.items() if gate.metric == "latency_p99"}
         super().__init__(question, book=book, service=service)
 
-    def _take(self, seq: int, body: Mapping[str, Any]) -> None:
+    def _take(self, seq: int, body: Mapping[str, Any], *, at: float) -> None:
         seen = [(name, base.observation(one)) for name, found in body["observations"].items() for one in found]
-        at = max((one.at for _, one in seen if math.isfinite(one.at)), default=None)
-        if at is not None and at > self._until:
+        newest = max((one.at for _, one in seen if math.isfinite(one.at)), default=None)
+        if newest is not None and newest > self._until:
             return
-        super()._take(seq, body)
+        super()._take(seq, body, at=at)
         if not judge._follows(seq, body):  # a second controller saw the same requests
             return
         self._rows += 1
@@ -126,8 +125,8 @@ class _Replay(judge.Analysis):
             if name in body["cursors"]:
                 for arm, times in zip(("watched", "beside"), arms, strict=True):
                     times.take((body["cursors"][name] or {}).get(arm))
-        if at is not None and at >= self._due:
-            self._ask(at)
+        if newest is not None and newest >= self._due:
+            self._ask(newest)
 
     def _ask(self, at: float) -> None:
         self._due = at + self._step_s

@@ -6,6 +6,8 @@
     sample_ratio    requests routed to it       -                          b-<hex12>.safe
     ejections       ejections of its workers    -                          b-<hex12>, and the log of ejections
 
+With a control arm `beside` is `b-<hex12>-control.safe`, and for errors, which need no equal arms, both clusters of the bundle.
+
 An error is counted where it was made: a try that failed and was then answered by the fallback bundle is a failure of the
 bundle that was tried first, though no user saw it. Health checks are not counted.
 
@@ -18,6 +20,7 @@ What does not belong here: how Envoy names its counters (`layers.traffic.envoy_s
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,17 +98,24 @@ def _counted(asked: base.Asked, clusters: Clusters, *, now: float, before: base.
     watched, watched_now = _arm(asked, clusters, asked.watched, mirrored=asked.mirrored, before=before.get("watched"))
     beside, beside_now = None, None
     if asked.beside is not None:
-        other = arms.control_of(asked.beside) if asked.control else asked.beside
-        beside, beside_now = _arm(asked, clusters, other, mirrored=False, before=before.get("beside"))
+        beside, beside_now = _arm(asked, clusters, asked.beside, mirrored=False, control=asked.control, before=before.get("beside"))
     seen = Observation(at=now, watched=watched, beside=beside, share=asked.share)
     cursor = {"watched": watched_now, **({} if beside_now is None else {"beside": beside_now})}
     return base.Answer(observations=[seen] if before else [], cursor=cursor)
 
 
 def _arm(
-    asked: base.Asked, clusters: Clusters, arm: str, *, mirrored: bool, before: Mapping[str, Any] | None
+    asked: base.Asked,
+    clusters: Clusters,
+    bundle: str,
+    *,
+    mirrored: bool,
+    control: bool = False,
+    before: Mapping[str, Any] | None,
 ) -> tuple[Tally, dict[str, Any]]:
-    own = clusters.get(envoy_config.cluster_name(arm), envoy_stats.NOTHING)
+    """What the workers of *bundle* did; with *control* those of its control arm, or both where equal arms are not needed."""
+    arm = arms.control_of(bundle) if control else bundle
+    own = clusters.get(envoy_config.cluster_name(bundle), envoy_stats.NOTHING)
     route = clusters.get(envoy_config.safe_name(arm), envoy_stats.NOTHING)
     if isinstance(asked.gate, conditions.LatencyP99):
         return _slow(own if mirrored else route, before, limit_ms=asked.gate.max_ms)
@@ -113,6 +123,10 @@ def _arm(
         # By route, not by worker: a request that was tried again elsewhere was routed once, and an ejection moves no user.
         n = 0 if before is None else _since(route.completed, before["n"])
         return Tally(n=n), {"n": route.completed}
+    if control:
+        # By worker: a control arm whose worker is gone would leave nothing to compare with.
+        second = clusters.get(envoy_config.cluster_name(arm), envoy_stats.NOTHING)
+        own = dataclasses.replace(own, answers={**own.answers, **second.answers})
     return _failed(own, before)
 
 

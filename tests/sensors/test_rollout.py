@@ -15,6 +15,7 @@ from lastgood import judge, proceed, release, rollout
 from lastgood.gates import base
 from sensors import pictures
 from sensors import rollout as sensor
+from tests.ops import story as stories
 from tests.pipelines import world
 
 KEY = assets.release_key("flights")
@@ -367,3 +368,24 @@ def test_pictures_that_did_take_longer_are_not_tried_again(watched):
     number = taken_back(watched)
     pictures.of(watched.ctx, "flights", number)
     assert "left out: drawing them took too long" in observation(watched.tick())["pictures"]
+
+
+def test_what_always_watches_a_proven_bundle_is_told_once_it_can_be(tmp_path, monkeypatch):
+    """On an idle service a trigger's answer comes with its evidence; at the turn of a day, while there is none yet, the last one stands."""
+    monkeypatch.setattr(sensor, "EVIDENCE", verdicts.Evidence())
+    monkeypatch.setattr(assets, "names", lambda: [stories.SERVICE])
+    always = "gates:\n  errors: {metric: error_rate, window_s: 10, min_samples: 100, watch: always, max: 0.1}\n"
+    with stories.begun(tmp_path, gates=always) as story, dg.DagsterInstance.ephemeral() as instance:
+        story.now = time.time() - 300
+        story.first()
+        watched = Watched(home=tmp_path, ctx=story.ctx, instance=instance)
+        assert "errors" not in _checked(watched)
+        story.go_on(seconds=60)
+        assert _checked(watched)["errors"].passed
+        monkeypatch.setattr(judge, "WATCH_S", 1e9)  # another stretch, without any evidence
+        assert "errors" not in _checked(watched)
+
+
+def _checked(watched: Watched) -> dict[str, dg.AssetCheckEvaluation]:
+    result = watched.tick()
+    return checks(result) if isinstance(result, dg.SensorResult) else {}

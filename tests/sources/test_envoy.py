@@ -327,7 +327,7 @@ def test_an_ejection_that_nobody_watched_is_found_afterwards(world: World, sourc
 
 
 def test_with_a_control_arm_only_its_workers_stand_beside(world: World, source: source_.EnvoySource) -> None:
-    """Errors, times and the split of the control arm; what stable's own workers answer counts for nothing."""
+    """Times and the split are those of the control arm; errors, which need no equal arms, those of all workers of stable."""
     control = arms.control_of(A.id)
     upstream = Upstream(A.id)
     world.upstreams[control] = upstream
@@ -342,8 +342,29 @@ def test_with_a_control_arm_only_its_workers_stand_beside(world: World, source: 
     assert by_arm["control"] == served(world, control)
     for looker in lookers:
         found: list[Observation] = []
-        until(lambda looker=looker, found=found: found.extend(looker.look()) or _beside(found) == by_arm["control"], what="counted")
+        wanted = by_arm["control"] + (by_arm["stable"] if looker.asked.gate is ERRORS else 0)
+        until(lambda looker=looker, found=found, wanted=wanted: found.extend(looker.look()) or _beside(found) == wanted, what="counted")  # type: ignore[misc]
         assert sum(seen.watched.n for seen in found) == by_arm["candidate"]
+
+
+def test_errors_are_still_compared_when_the_control_arm_is_gone(world: World, source: source_.EnvoySource) -> None:
+    """Its users are answered by stable's own workers, and a candidate that fails meanwhile is no less to blame."""
+    control = arms.control_of(A.id)
+    upstream = Upstream(A.id)
+    world.ready[control] = (upstream.endpoint,)
+    split(world, 2, control=True, weights={B.id: 20.0, control: 20.0, A.id: 60.0})
+    looker = Looker(source, ERRORS, B.id, A.id, share=0.5, control=True)
+    looker.look()
+    upstream.crash()
+    del world.ready[control]
+    world.upstreams[B.id].failing = True
+    split(world, 3, control=True, weights={B.id: 20.0, control: 20.0, A.id: 60.0})
+    answers = [world.get(x_user_id=f"user-{number}") for number in range(60)]
+    assert {answer.status for answer in answers} == {200}
+    seen = looker.one()
+    assert seen.watched.bad > 0
+    assert seen.beside is not None
+    assert seen.beside.n >= 60
 
 
 def _beside(found: list[Observation]) -> int:

@@ -90,10 +90,9 @@ class EnvoyTraffic(base.Layer):
             return False
         plan = self._plan(desired, fresh=False)
         tags = {name: found["tag"] for name, found in observed.facts["clusters"].items()}
-        weights = {digest: share / 100 for digest, share in envoy_config.shares(desired.weights).items() if share}
         return (
             observed.facts["version"] == plan.routes["version_info"]
-            and observed.facts["weights"] == weights
+            and observed.facts["weights"] == plan.weights
             and all(tags.get(name) == _tag(cluster) for name, cluster in plan.clusters.items())
             and self._files.read_routes() == plan.routes
             and {**self._files.read_clusters(), **plan.clusters} == self._files.read_clusters()

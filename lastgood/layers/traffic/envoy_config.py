@@ -53,12 +53,13 @@ def safe_name(arm: str) -> str:
 class Plan:
     """Everything Envoy should have for one desired state.
 
-    `clusters` by name; `routes` is the whole RDS document; `needed` are the clusters that must be able to answer before
+    `clusters` by name; `routes` is the whole RDS document; `weights` what it says of each arm, in percent; `needed` are the clusters that must be able to answer before
     the routes may change; `unready` are the bundles that should get traffic and have no worker at all.
     """
 
     clusters: Mapping[str, Json]
     routes: Json
+    weights: Mapping[str, float]
     needed: tuple[str, ...]
     unready: tuple[str, ...]
 
@@ -73,13 +74,26 @@ def plan(desired: base.Desired, *, ready: Endpoints | None, now: Mapping[str, Js
     known = _addresses(now)
     ready = known if ready is None else ready
     where = {**known, **{digest: tuple(sorted(found)) for digest, found in ready.items() if found}}
-    weighted = [digest for digest, share in shares(desired.weights).items() if share]
+    desired = dataclasses.replace(desired, weights=_without_lost_controls(desired.weights, known=where))
+    split = {arm: share for arm, share in shares(desired.weights).items() if share}
+    # Nobody waits for a control arm: its fallback is the bundle's own workers.
+    weighted = [arm for arm in split if arm == arms.bundle_of(arm)]
     return Plan(
         clusters=clusters(desired, endpoints=where),
         routes=envoy_documents.make([routes(desired, known=where, token=token)], revision=desired.revision),
-        needed=tuple(cluster_name(digest) for digest in weighted),
-        unready=tuple(digest for digest in weighted if not ready.get(digest)),
+        weights={arm: share * 100 / TOTAL for arm, share in split.items()},
+        needed=tuple(cluster_name(arm) for arm in weighted),
+        unready=tuple(arm for arm in weighted if not ready.get(arm)),
     )
+
+
+def _without_lost_controls(weights: Mapping[str, float], *, known: Collection[str]) -> dict[str, float]:
+    """*weights* with the share of a control arm that has no worker given to its bundle."""
+    kept: dict[str, float] = {}
+    for arm, share in weights.items():
+        answering = arm if arm in known else arms.bundle_of(arm)
+        kept[answering] = kept.get(answering, 0.0) + share
+    return kept
 
 
 def shares(weights: Mapping[str, float]) -> dict[str, int]:
@@ -102,16 +116,20 @@ def clusters(desired: base.Desired, *, endpoints: Endpoints) -> dict[str, Json]:
     named = dict.fromkeys((*desired.weights, *desired.warm, *((desired.mirror[0],) if desired.mirror else ())))
     found: dict[str, Json] = {}
     for digest in (digest for digest in named if endpoints.get(digest)):
-        own_bundle = arms.bundle_of(digest)
-        trial = own_bundle != desired.stable and desired.weights.get(digest, 0) > 0
-        fallback = {desired.candidate: desired.stable, desired.stable: desired.previous}.get(digest)
-        if digest != own_bundle:
-            fallback = own_bundle
-        members = [digest, *([fallback] if fallback and fallback != digest and endpoints.get(fallback) else [])]
+        trial = arms.bundle_of(digest) != desired.stable and desired.weights.get(digest, 0) > 0
+        members = [arm for arm in _fall_over(digest, desired) if endpoints.get(arm)]
         own = _marked(_bundle_cluster(digest, endpoints[digest], trial=trial), digest)
         safe = _marked(_aggregate(safe_name(digest), [cluster_name(member) for member in members]), digest)
         found |= {own["name"]: own, safe["name"]: safe}
     return found
+
+
+def _fall_over(arm: str, desired: base.Desired) -> tuple[str, ...]:
+    """Who answers as *arm*: its own workers, and whoever does if they are gone."""
+    if arm != arms.bundle_of(arm):
+        return (arm, *_fall_over(arms.bundle_of(arm), desired))
+    fallback = {desired.candidate: desired.stable, desired.stable: desired.previous}.get(arm)
+    return (arm, fallback) if fallback and fallback != arm else (arm,)
 
 
 def mark_of(cluster: Mapping[str, Any]) -> Mapping[str, str]:
@@ -352,8 +370,19 @@ def _action(desired: base.Desired, *, known: Collection[str], feedback: bool) ->
     if desired.mirror and desired.mirror[0] in known and not feedback:
         digest, percent = desired.mirror
         fraction = {"numerator": round(percent * TOTAL), "denominator": "MILLION"}
-        action["request_mirror_policies"] = [{"cluster": cluster_name(digest), "runtime_fraction": {"default_value": fraction}}]
+        copied = [digest, *_warming(desired, known=known)]
+        action["request_mirror_policies"] = [
+            {"cluster": cluster_name(arm), "runtime_fraction": {"default_value": fraction}} for arm in copied
+        ]
     return action
+
+
+def _warming(desired: base.Desired, *, known: Collection[str]) -> list[str]:
+    """The control arm, while it has no users: it gets as many copies as the candidate, so that neither begins colder than the other."""
+    if not desired.control or desired.stable is None:
+        return []
+    control = arms.control_of(desired.stable)
+    return [control] if control in known and not desired.weights.get(control) else []
 
 
 def _retry(traffic: Traffic, *, again: bool) -> Json:

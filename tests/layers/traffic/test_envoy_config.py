@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -227,7 +228,7 @@ def test_a_control_arm_has_a_cluster_and_a_share_of_its_own() -> None:
     assert envoy_config.mark_of(own)["bundle"] == control
     assert own["health_checks"][0]["http_health_check"]["receive"] == [{"text": A.id.encode().hex()}]
     assert own["outlier_detection"] == plan.clusters[envoy_config.cluster_name(A.id)]["outlier_detection"]
-    assert safe["cluster_type"]["typed_config"]["clusters"] == [own["name"], envoy_config.cluster_name(A.id)]
+    assert safe["cluster_type"]["typed_config"]["clusters"] == [own["name"], *map(envoy_config.cluster_name, (A.id, C.id))]
     entries = main_route(plan)["weighted_clusters"]["clusters"]
     assert [(entry["name"], entry["weight"]) for entry in entries] == [
         (envoy_config.safe_name(B.id), 500),
@@ -236,7 +237,36 @@ def test_a_control_arm_has_a_cluster_and_a_share_of_its_own() -> None:
     ]
     arm = [entry["response_headers_to_add"][0]["header"]["value"] for entry in entries]
     assert arm == ["candidate", "control", "stable"]
-    assert own["name"] in plan.needed
-    assert planned(desired).unready == (control,)
-    again = planned(desired, ready=None, now=plan.clusters, token="secret")
-    assert again == plan
+    assert dict(plan.weights) == weights
+    assert planned(desired, ready=None, now=plan.clusters, token="secret") == plan
+
+
+def test_nobody_waits_for_a_control_arm() -> None:
+    """One whose worker is gone keeps its users, whom its fallback answers; one that never had any leaves them to stable."""
+    control = arms.control_of(A.id)
+    desired = state(stable=A.id, candidate=B.id, weights={B.id: 5.0, control: 5.0, A.id: 90.0}, control=True)
+    never = planned(desired)
+    assert (dict(never.weights), never.unready) == ({B.id: 5.0, A.id: 95.0}, ())
+    assert not [name for name in never.clusters if "control" in name]
+    there = planned(desired, ready={**PLACES, control: (base.Endpoint("127.0.0.1", 9100),)})
+    gone = planned(desired, now=there.clusters)
+    assert (gone.clusters, gone.routes, gone.unready) == (there.clusters, there.routes, ())
+    assert gone.needed == there.needed == (envoy_config.cluster_name(B.id), envoy_config.cluster_name(A.id))
+
+
+def test_while_it_has_no_users_a_control_arm_gets_copies_as_well() -> None:
+    """Else it would begin the canary colder than the candidate that it is compared with."""
+    control = arms.control_of(A.id)
+    places = {**PLACES, control: (base.Endpoint("127.0.0.1", 9100),)}
+    shadow = state(stable=A.id, candidate=B.id, weights={A.id: 100.0}, mirror=(B.id, 40.0), control=True)
+
+    def copied(desired: base.Desired, ready: dict[str, Any]) -> list[tuple[str, int]]:
+        found = main_route(planned(desired, ready=ready))["request_mirror_policies"]
+        return [(one["cluster"], one["runtime_fraction"]["default_value"]["numerator"]) for one in found]
+
+    both = [(envoy_config.cluster_name(arm), 400_000) for arm in (B.id, control)]
+    assert copied(shadow, places) == both
+    assert copied(shadow, PLACES) == both[:1]
+    assert copied(dataclasses.replace(shadow, control=False), places) == both[:1]
+    live = dataclasses.replace(shadow, weights={B.id: 5.0, control: 5.0, A.id: 90.0})
+    assert copied(live, places) == both[:1]
