@@ -6,6 +6,7 @@ Whatever is written goes through JSON here too, for a value that JSON cannot hol
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -27,7 +28,7 @@ class Book:
         self._log: list[rows.Revision] = []
         self._marks: dict[str, rollout.Mark] = {}
         self._was_stable: set[str] = set()
-        self._measured: dict[str, list[tuple[float, str]]] = {}
+        self._measured: dict[str, list[tuple[int, float, str]]] = {}
         self._leases: dict[str, tuple[str, float]] = {}
         self._pages: dict[tuple[int, str], rows.Page] = {}
         self.notes: list[tuple[str, Mapping[str, Any]]] = []
@@ -150,12 +151,22 @@ class Book:
         except ValueError as error:
             raise errors.Damaged(f"{analysis!r} holds what JSON cannot: {error}; this is a fault in the caller") from error
         kept = self._measured.setdefault(analysis, [])
-        kept.append((rows.check_time(now), text))
-        return len(kept)
+        seq = kept[-1][0] + 1 if kept else 1
+        kept.append((seq, rows.check_time(now), text))
+        return seq
 
     def recorded(self, service: str, analysis: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
-        for seq, (at, text) in enumerate(self._measured.get(analysis, [])[after:], after + 1):
+        kept = self._measured.get(analysis, [])
+        first = bisect.bisect_right(kept, after, key=lambda row: row[0])
+        for seq, at, text in kept[first:]:
             yield {"seq": seq, "at": at, "body": json.loads(text)}
+
+    def forget_measurements(self, service: str, *, before: float, at_most: int | None = None) -> int:
+        old = sorted((at, analysis, seq) for analysis, kept in self._measured.items() for seq, at, _ in kept if at < before)[:at_most]
+        gone = {(analysis, seq) for _, analysis, seq in old}
+        for analysis, kept in self._measured.items() if gone else ():
+            kept[:] = [row for row in kept if (analysis, row[0]) not in gone]
+        return len(gone)
 
     def page(
         self,

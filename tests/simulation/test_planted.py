@@ -110,15 +110,14 @@ def silence_counts_from_the_epoch(patch: pytest.MonkeyPatch) -> None:
         real(self, *args, **{**asked, "since": 0.0})
 
     patch.setattr(track.Track, "__init__", begin)
+    patch.setattr(track.Track, "looked", lambda self, at: None)
 
 
 def a_rollback_is_rolled_back(patch: pytest.MonkeyPatch) -> None:
     """Nobody remembers that a step back is being measured: neither whoever asks the gates, nor whoever decides."""
     forget = {"verifying": None}
     ask, go_back, serving = judge.questions, setback.roll_back, judgement._serving
-    patch.setattr(
-        judge, "questions", lambda state, service, proposed_at: ask(dataclasses.replace(state, **forget), service, proposed_at=proposed_at)
-    )
+    patch.setattr(judge, "questions", lambda state, service, **asked: ask(dataclasses.replace(state, **forget), service, **asked))
     patch.setattr(judgement, "_serving", lambda state, *args, **asked: serving(dataclasses.replace(state, **forget), *args, **asked))
     patch.setattr(setback, "roll_back", lambda state, event, now: go_back(dataclasses.replace(state, **forget), event, now))
 
