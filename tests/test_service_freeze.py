@@ -228,3 +228,42 @@ def test_loading_says_what_is_wrong_with_the_folder(tmp_path: Path) -> None:
     (tmp_path / "planes" / "service.yaml").write_bytes(b"owner: \xff\n")
     with pytest.raises(errors.UsageError, match=r"is not UTF-8: .*; save it as UTF-8"):
         services.load(tmp_path / "planes")
+
+
+def test_an_overlay_takes_the_place_of_whole_keys(tmp_path: Path) -> None:
+    """What it does not name stays as the file says; options are laid over the service's own, key by key."""
+    made = folder(tmp_path, "release: {bake_s: 7}\noptions: {a: 1, b: 2}\ngates:\n  slow: {metric: latency_p99, max_ms: 5}\n")
+    overlay = {"release": {"strategy": [{"phase": "approval"}]}}
+    back = frozen(services.freeze(made, tmp_path / "out", options={"b": 3, "c": "é"}, overlay=overlay))
+    assert back.release == services.Release(strategy=(strategies.Approval(phase="approval"),))
+    assert back.options == {"a": 1, "b": 3, "c": "é"}
+    assert set(back.gates) == {*conditions.DEFAULTS, "slow"}
+
+
+def test_an_overlay_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
+    """It says that the file alone is not to blame."""
+    made = folder(tmp_path)
+    with pytest.raises(errors.UsageError, match=r"service.yaml with release, gates replaced is wrong: line \d+, release"):
+        services.freeze(made, tmp_path / "out", overlay={"release": {"bake_s": -1}, "gates": {}})
+
+
+def test_code_in_folders_is_frozen_with_its_folders(tmp_path: Path) -> None:
+    """As deep as it is named."""
+    made = folder(tmp_path, "code: [runtime.py, a/b/part.py]\n")
+    (made / "a" / "b").mkdir(parents=True)
+    (made / "a" / "b" / "part.py").write_text("x = 1\n", "utf-8")
+    assert (services.freeze(made, tmp_path / "out") / "a" / "b" / "part.py").read_text("utf-8") == "x = 1\n"
+
+
+def test_a_missing_service_is_said_with_those_that_are_there(tmp_path: Path) -> None:
+    """And a file that is wrong is named."""
+    with pytest.raises(errors.NotFound, match="services here: none"):
+        services.load(tmp_path / "nobody")
+    made = folder(tmp_path, "tier_: x\n")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "service.yaml").write_text(HEAD.replace("flights", "other"), "utf-8")
+    with pytest.raises(errors.NotFound, match="services here: flights, other"):
+        services.load(tmp_path / "nobody")
+    with pytest.raises(errors.UsageError) as caught:
+        services.load(made)
+    assert str(caught.value).startswith(f"{made / 'service.yaml'} is wrong: line ")

@@ -159,3 +159,53 @@ def test_exactly_the_chains_that_make_sense_are_taken(chain: strategy.Chain) -> 
     else:
         with pytest.raises(ValueError, match=r"; (sort|name|raise)"):
             strategy.check(chain)
+
+
+# --- on one line -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "chain"),
+    [
+        ("none", []),
+        (" none ", []),
+        ("shadow", [{"phase": "shadow"}]),
+        ("shadow:50, canary:5 ,canary:25.5,approval", [
+            {"phase": "shadow", "mirror_pct": 50}, {"phase": "canary", "weight_pct": 5}, {"phase": "canary", "weight_pct": 25.5},
+            {"phase": "approval"},
+        ]),
+    ],
+)  # fmt: skip
+def test_a_chain_can_be_written_on_one_line(text: str, chain: list[dict[str, object]]) -> None:
+    """As on the command line and in a job; everything else is the default."""
+    assert strategy.from_text(text) == strategy.parse(chain)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("canary:5,canary:x", "phase 2, canary, weight_pct: Input should be a valid number, unable to parse string as a number"),
+        ("shadow,canary", "phase 2, canary, weight_pct: Field required"),
+        ("approval:5", "phase 1, approval, percentage: Extra inputs are not permitted"),
+        ("canary:0,canary:200", (
+            "phase 1, canary, weight_pct: Input should be greater than 0; phase 2, canary, weight_pct: Input should be less than 100"
+        )),
+        ("canary:5,shadow", "phases come in the order shadow, canary, approval, not canary, shadow; sort them"),
+    ],
+)  # fmt: skip
+def test_a_line_that_is_no_chain_is_refused_with_its_phase(text: str, why: str) -> None:
+    """One line, which ends with how to write it."""
+    with pytest.raises(ValueError, match="is no strategy") as caught:
+        strategy.from_text(text)
+    assert str(caught.value) == f"{text!r} is no strategy: {why}; write it like 'shadow,canary:5,canary:25,approval', or 'none'"
+
+
+def test_a_control_arm_needs_a_canary_without_copies() -> None:
+    """Every other chain with a canary takes one, a shadow before it as well."""
+    strategy.check_control(strategy.from_text("shadow,canary:5,approval"))
+    for text in ("none", "shadow", "approval"):
+        with pytest.raises(ValueError, match="no phase is a canary"):
+            strategy.check_control(strategy.from_text(text))
+    mirrored = strategy.parse([{"phase": "canary", "weight_pct": 5}, {"phase": "canary", "weight_pct": 6, "mirror_pct": 1}])
+    with pytest.raises(ValueError, match="take one of them out"):
+        strategy.check_control(mirrored)

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from lastgood import converge, daemon, proceed, release, strategy
+from lastgood import converge, daemon, proceed, release
 from lastgood.layers.receipts import Receipt
 from pipelines import jobs
 from pipelines.definitions import build_definitions
@@ -191,19 +191,6 @@ def test_a_way_that_makes_no_sense_is_refused(home, config, said):
     result = run(home, "promote", "promote", service="flights", bundle=registered(home, "b"), **config)
     assert said in failure(result)
     assert world.stable(home) == only
-
-
-def test_a_strategy_as_text_is_the_chain_that_it_names():
-    """The same text as on the command line."""
-    chain = strategy.from_text("shadow:50, canary:5,canary:25,approval")
-    assert [(phase.phase, getattr(phase, "mirror_pct", None), getattr(phase, "weight_pct", None)) for phase in chain] == [
-        ("shadow", 50.0, None),
-        ("canary", 0.0, 5.0),
-        ("canary", 0.0, 25.0),
-        ("approval", None, None),
-    ]
-    assert strategy.from_text("shadow")[0].mirror_pct == 100.0
-    assert strategy.from_text("none") == ()
 
 
 def test_approve_lets_the_candidate_through(home):
