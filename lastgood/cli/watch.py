@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ Show = Callable[[Glance], None]
 
 COLOURS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
 WORDS = {"pass": "passed", "fail": "FAILED", "inconclusive": "cannot tell"}
+REASON = 200
+"""Characters of a reason that are shown."""
 BAR = 12
 """Characters of the bar that shows how near the evidence has come to its boundary."""
 
@@ -112,7 +115,9 @@ def _page(seen: Glance) -> Iterator[str]:
         yield _clean(f"  {figures.rstrip()}")
         yield _clean(f"      {verdict.why}")
     for revision in seen.revisions:
-        yield _clean(f"  {revision.number:>5}  {common.moment(revision.at)}  {revision.verb:<12} {revision.actor}: {revision.reason}")
+        yield _clean(
+            f"  {revision.number:>5}  {common.moment(revision.at)}  {revision.verb:<12} {revision.actor}: {_brief(revision.reason)}"
+        )
     for receipt in seen.layers.values():
         yield _clean(f"  {receipt.layer:<15} {receipt.status:<10} {receipt.detail}").rstrip()
     if seen.trouble:
@@ -122,6 +127,11 @@ def _page(seen: Glance) -> Iterator[str]:
 def _clean(text: str) -> str:
     """*text* on one line, without anything that could steer a terminal."""
     return common.plain(text.replace("\n", " "))
+
+
+def _brief(reason: str) -> str:
+    """At a glance; 'lastgood history' and the report have it whole."""
+    return textwrap.shorten(reason, REASON, placeholder=" …")
 
 
 def _head(seen: Glance) -> str:
@@ -259,7 +269,7 @@ def _revisions_table(seen: Glance) -> Table:
 
     made = Table(box=None, pad_edge=False, show_header=False)
     for revision in seen.revisions:
-        cells = (str(revision.number), f"{common.ago(seen.at - revision.at)} ago", revision.verb, revision.actor, revision.reason)
+        cells = (str(revision.number), f"{common.ago(seen.at - revision.at)} ago", revision.verb, revision.actor, _brief(revision.reason))
         made.add_row(*(Text(_clean(cell), style="dim") for cell in cells))
     return made
 
