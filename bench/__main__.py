@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", dest="as_json", help="print one JSON object instead of tables")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file that 'all' writes (default: bench/RESULTS.md)")
     call = parser.parse_args(argv)
+    # An end like any other, so that what was started is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     reports = []
     for name in NAMES if call.name == "all" else (call.name,):
         print(f"measuring {name} ...", file=sys.stderr)
