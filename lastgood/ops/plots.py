@@ -94,7 +94,8 @@ def latency(chronicle: Chronicle) -> Figure | None:
     with canvas.drawing(2.8) as (figure, axes):
         for digest in sorted(chronicle.times, key=lambda one: one == chronicle.candidate):
             curve = chronicle.times[digest]
-            label = f"{_name(chronicle, digest)}, {curve.n:,} answers"
+            arm = ", control arm" if digest == chronicle.stable and any(one.state.control for one in chronicle.revisions) else ""
+            label = f"{_name(chronicle, digest)}{arm}, {curve.n:,} answers"
             # Before the first bucket nothing was ready.
             axes.step([curve.ms[0] * 0.8, *curve.ms], [0.0, *(100 * share for share in curve.share)], where="post", label=_plain(label),
                       color=_colour(chronicle, digest), linestyle=_style(chronicle, digest), linewidth=1.8)  # fmt: skip

@@ -209,3 +209,18 @@ def test_a_file_that_cannot_be_written_is_said(told: chronicle.Chronicle, tmp_pa
     (tmp_path / "file").write_text("x")
     with pytest.raises(errors.Unavailable, match="--out"):
         report.write(told, tmp_path / "file" / "page.html")
+
+
+def test_the_times_of_a_control_arm_are_called_so(told: chronicle.Chronicle) -> None:
+    """They are not those of all of stable's answers."""
+
+    def legend(one: chronicle.Chronicle) -> list[str]:
+        figure = plots.latency(one)
+        assert figure is not None
+        return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+    assert not any("control arm" in text for text in legend(told))
+    states = [dataclasses.replace(one, state=dataclasses.replace(one.state, control=True)) for one in told.revisions]
+    named = [text for text in legend(dataclasses.replace(told, revisions=tuple(states))) if "control arm" in text]
+    assert len(named) == 1
+    assert named[0].startswith("stable ")
