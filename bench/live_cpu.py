@@ -37,6 +37,7 @@ def measure_cpu(live: Live, *, seconds: float, number: int) -> Cpu:
     with live.load(rate=RATE, label_delay_s=1.0, name="cpu"):
         time.sleep(SETTLE_S)
         idle = _per_second(live, seconds)
+        live.release_hold()
         live.propose(candidate, strategy[1])
         live.until_phase("canary")
         time.sleep(SETTLE_S)

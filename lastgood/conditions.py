@@ -94,6 +94,11 @@ class Score(_Gate):
     """What a failure does: `guardrail` rolls back, `signal` (default) holds the release, `observe` only shows it."""
 
     @property
+    def of_users(self) -> bool:
+        """Whether it is what came of an answer, which only an answer that somebody got can have."""
+        return self.score.startswith("outcome.")
+
+    @property
     def lower_is_better(self) -> bool:
         """Whether a lower mean is the better one."""
         if self.better is not None:

@@ -143,6 +143,8 @@ class ServiceLoop:
         if not isinstance(processes, base.Processes):
             proceed.advance(self._ctx, self._service, ready=state.awaited, actor=ACTOR)
             return
+        if state.phase == "baking":
+            return  # the gatekeeper's: whoever has measured nothing does not say that a release is good
         if state.phase == "idle" and state.revision == self._proven:
             return
         ready = {digest for digest, where in processes.endpoints().items() if where}

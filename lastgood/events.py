@@ -17,7 +17,8 @@ class Propose:
     """Somebody asks to release *bundle*. `verified` says that its bytes were checked just now.
 
     `ready_s` is how many seconds its workers may take to become ready. `chain` is the way it is to take, with a control arm
-    beside it if `control` says so; without a stable bundle to compare with neither is used. `override` gives the reason for which a person lifts the bundle's
+    beside it if `control` says so; without a stable bundle to compare with neither is used. `skipped` says that a
+    person passes over the phases that the bundle's own configuration names. `override` gives the reason for which a person lifts the bundle's
     quarantine in the same revision.
     """
 
@@ -26,6 +27,7 @@ class Propose:
     ready_s: float = 60.0
     chain: tuple[PlannedPhase, ...] = ()
     control: bool = False
+    skipped: bool = False
     override: str | None = None
 
 

@@ -98,7 +98,7 @@ class Gatekeeper(threading.Thread):
         bench.measure(asked, now=time.time())
         verdicts, afterwards = bench.verdicts(time.time())
         done = None
-        if verdicts or state.phase == "approval":
+        if verdicts or state.phase in ("approval", "baking"):
             ready = self._ready(state)
             done = proceed.advance(ctx, self._service, ready=ready, verdicts=verdicts, judged_at=state.revision, actor=ACTOR)
         if done is None and state.verifying is not None:

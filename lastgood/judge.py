@@ -83,6 +83,7 @@ def _on_the_way(state: rollout.State, service: services.Service, *, proposed_at:
         if phase in gate.during
         and not (isinstance(gate, conditions.Agreement) and not state.mirror_pct)
         and not (isinstance(gate, conditions.SampleRatio | conditions.Ejections) and not live)
+        and not (isinstance(gate, conditions.Score) and gate.of_users and not live)
     }
     return Question(
         key=f"{state.rollout}/{phase}",

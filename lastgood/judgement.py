@@ -172,9 +172,19 @@ def _serving(state: rollout.State, service: Service, verdicts: Verdicts, *, now:
     asked = None if state.hold else _question(service, verdicts, now=now, over=False)
     if asked:
         return asked
-    if over:
-        return Decision(event=rollout.BakeEnded(), verb="bake-ended", reason="the release stayed good for the time it was watched")
-    return None
+    return _proven(state, verdicts, now=now) if over else None
+
+
+def _proven(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision:
+    """The end of a bake: nobody took the release back. What did not pass, or could not be told, is said with it."""
+    told = tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
+    open_ = "; ".join(f"{verdict.gate}: {verdict.why}" for verdict in told if verdict.outcome != "pass")
+    reason = "the release stayed good for the time it was watched"
+    if open_:
+        reason = (
+            f"no guardrail failed in the {now - (state.phase_since or now):.0f} s for which it was watched; not shown to be good: {open_}"
+        )
+    return Decision(event=rollout.BakeEnded(), verb="bake-ended", reason=reason, verdicts=told)
 
 
 # --- what a verdict asks for -------------------------------------------------------------------------------

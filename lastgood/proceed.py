@@ -15,6 +15,7 @@ from typing import Any
 
 from lastgood import errors, failpoints, judgement, release, rollout
 from lastgood import service as services
+from lastgood.bundle import short
 from lastgood.layers import reconcile
 
 
@@ -42,7 +43,9 @@ def advance(
             return None
     if state.phase in ("shadow", "canary") and judged_at is None:
         return None  # whoever has measured nothing decides nothing
-    decision = judgement.decide(state, judged_by(ctx, state), ready=ready, verdicts=verdicts, now=clock(), trouble=trouble)
+    service_ = judged_by(ctx, state)
+    decision = judgement.decide(state, service_, ready=ready, verdicts=verdicts, now=clock(), trouble=trouble)
+    _tell_signals(ctx, state, service_, verdicts, now=clock())
     if decision is None:
         return None
     failpoints.failpoint("release.before_cutover")
@@ -129,6 +132,20 @@ def _tell_stranded(
     page: dict[str, Any] = {"severity": "critical", "summary": f"{state.service}: {decision.reason}; {error}"}
     body = {"verdicts": [verdict.to_json() for verdict in decision.verdicts]}
     ctx.ledger.page(state.service, revision=state.revision, key="stranded", **page, body=body, now=now)
+
+
+def _tell_signals(
+    ctx: release.Context, state: rollout.State, service: services.Service, verdicts: judgement.Verdicts, *, now: float
+) -> None:
+    """Page a failed signal that puts no hold on the release: once for each rollout, or for what serves."""
+    for name, verdict in verdicts.items():
+        gate = service.gates.get(name)
+        if gate is None or verdict.kind != "signal" or verdict.outcome != "fail" or gate.resume == "person" or name in state.waived:
+            continue
+        waits = f"{short(state.candidate)} goes no further until it passes" if state.candidate else f"{short(state.stable or '')} serves on"
+        summary = f"{state.service}: gate {name!r} failed, {waits}: {verdict.why}"
+        page: dict[str, Any] = {"severity": "warning", "summary": summary, "body": {"verdicts": [verdict.to_json()]}}
+        ctx.ledger.page(state.service, revision=state.rollout or state.revision, key=f"signal-{name}", **page, now=now)
 
 
 def _evidence(decision: judgement.Decision, *, ready: Collection[str], trouble: str) -> dict[str, Any]:

@@ -145,14 +145,16 @@ OWN = Way()
 
 def plan_propose(ctx: Context, state: rollout.State, digest: str, *, override: str | None = None, way: Way = OWN) -> rollout.Propose:
     """The event of proposing *digest*, with its bytes and its offline evaluation checked. Raises NotAllowed."""
-    ready_s, control = 0.0, False
+    ready_s, control, skipped = 0.0, False, False
     chain: tuple[rollout.PlannedPhase, ...] = ()
     if digest not in state.marks or override is not None:
         frozen = _check_evaluated(ctx, digest)
         ready_s, control = frozen.serving.ready_timeout_s, frozen.release.control_arm
         chain = chain_of(state, digest, frozen, way=way)
+        skipped = bool(chain_of(state, digest, frozen)) and not chain
     verified = _verifies(ctx, digest)
-    return rollout.Propose(bundle=digest, verified=verified, ready_s=ready_s, chain=chain, control=control, override=override)
+    asked: dict[str, Any] = {"chain": chain, "control": control, "skipped": skipped, "override": override}
+    return rollout.Propose(bundle=digest, verified=verified, ready_s=ready_s, **asked)
 
 
 def chain_of(state: rollout.State, digest: str, frozen: services.Service, *, way: Way = OWN) -> tuple[rollout.PlannedPhase, ...]:
@@ -186,6 +188,7 @@ def propose(
     """
     state = ctx.ledger.state(service, about=(digest,))
     if state.candidate == digest and not (way.skip and state.chain):
+        _check_same_way(state, digest, way)
         return None
     check_planned(ctx, state, planned)
     with _refusals_noted(ctx, service, verb="promote", digest=digest, actor=actor, clock=clock):
@@ -196,6 +199,15 @@ def propose(
         event = plan_propose(ctx, state, digest, override=override, way=way)
         evidence = {"chain": [dataclasses.asdict(phase) for phase in event.chain], "skipped": way.skip}
         return commit(ctx, state, event, verb="promote", evidence=evidence, **asked)
+
+
+def _check_same_way(state: rollout.State, digest: str, way: Way) -> None:
+    """Raise NotAllowed if *digest* is on another way already than the one asked for: a way is chosen once."""
+    if way.strategy is not None and strategies.planned(way.strategy) != state.chain:
+        raise errors.NotAllowed(
+            f"{bundles.short(digest)!r} is on its way with another strategy; call that off with 'lastgood rollback {state.service} stable' "
+            f"and promote it again with --override-quarantine, or let it go on without --strategy"
+        )
 
 
 def approve(ctx: Context, service: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = time.time) -> Committed:

@@ -126,7 +126,13 @@ def _propose(state: State, event: Propose, now: float) -> Step:
         chain=event.chain if state.stable is not None else (),
         control=event.control and state.stable is not None and any(phase.kind == "canary" for phase in event.chain),
     )
-    return after, lifted
+    told = (_skipped(state, event.bundle),) if event.skipped and state.stable is not None else ()
+    return after, (*lifted, *told)
+
+
+def _skipped(state: State, bundle: str) -> Paged:
+    summary = f"{state.service}: the analysis of {short(bundle)} was skipped by a person"
+    return Paged(summary=summary, key="skip", severity="warning")
 
 
 def _advance(state: State, event: Advance, now: float) -> Step:
@@ -168,9 +174,7 @@ def _skip(state: State, event: Skip, now: float) -> Step:
         raise errors.NothingToDo(f"the release of {short(event.bundle)!r} has no phase to skip; see 'lastgood status {state.service}'")
     # The share stays as it is: until the cut-over nobody who is on the candidate changes sides.
     after = dataclasses.replace(state, chain=(), position=None, phase="preparing", phase_since=now, phase_until=now + event.ready_s)
-    return after, (
-        Paged(summary=f"{state.service}: the analysis of {short(event.bundle)} was skipped by a person", key="skip", severity="warning"),
-    )
+    return after, (_skipped(state, event.bundle),)
 
 
 def _cut_over(state: State, event: CutOver, now: float) -> Step:

@@ -82,7 +82,7 @@ class Release(_Group):
     high_stakes: bool = False
     """With no strategy named: shadow, canary and an approval, whatever the tier."""
     control_arm: bool = False
-    """A second worker of stable, started with the candidate's, answers as large a share, and gates compare with it alone."""
+    """A second worker of stable, started with the candidate's, answers as large a share; times and scores are compared with it alone."""
     bake_s: float = pydantic.Field(default=600.0, ge=0)
     """Seconds after the cut-over during which the release counts as unproven; previous stays warm meanwhile and after."""
     alpha: float = pydantic.Field(default=0.01, gt=0, le=0.2)

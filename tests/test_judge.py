@@ -158,3 +158,51 @@ def test_forgetting_is_done_now_and_then(story: Story, monkeypatch: pytest.Monke
         keeper._forget(story.ctx, story.state(), [], now=story.now + seconds)
         gone.append(before - sum(1 for _ in story.ctx.ledger.recorded(SERVICE, "1/watch-0")))
     assert gone == [1, 0, 0, 1]
+
+
+# --- outcomes ----------------------------------------------------------------------------------------------
+
+
+def test_what_came_of_an_answer_is_no_matter_of_a_shadow(tmp_path: Path) -> None:
+    """Nobody got the copy's answer; in the canary and afterwards the gate is asked."""
+    bought = "gates:\n  bought: {metric: score, score: outcome.bought, better: higher, margin: 0.01, kind: guardrail}\n"
+    with stories.begun(tmp_path, gates=bought) as begun:
+        begun.first()
+        begun.propose(2.0)
+        seen = {}
+        while begun.state().weight_pct < 5:
+            begun.look()
+            seen[begun.state().phase] = {name for question in asked(begun, begun.now) for name in question.gates}
+        assert "bought" not in seen["shadow"]
+        assert "bought" in seen["canary"]
+
+
+def test_the_end_of_a_bake_says_what_could_not_be_told(tmp_path: Path) -> None:
+    """Without requests nothing was shown; with them it stayed good."""
+    reasons = []
+    for number, per_s in enumerate((0.0, 200.0)):
+        with stories.begun(tmp_path / str(number), gates=ALWAYS) as begun:
+            begun.first()
+            begun.traffic.per_s = per_s
+            begun.propose(2.0, chain=())
+            begun.now += 1
+            begun.go_on(until="bake-ended")
+            reasons.append(begun.ctx.ledger.history(SERVICE, limit=1)[0].reason)
+    assert reasons[0].startswith("no guardrail failed in the ")
+    assert "not shown to be good: errors: " in reasons[0]
+
+
+def test_a_signal_that_holds_nothing_is_paged_once(tmp_path: Path) -> None:
+    """The release stands, and somebody knows; the same failure a second later is no second page."""
+    signal = "gates:\n  slow: {metric: latency_p99, max_ms: 100, window_s: 10, min_samples: 100, settle_s: 0, kind: signal}\n"
+    with stories.begun(tmp_path, gates=signal) as begun:
+        begun.first()
+        new = begun.propose(2.0)
+        begun.traffic.slow = {new: 0.5}
+        begun.go_on(seconds=120)
+        told = [page for page in begun.ctx.ledger.pages(SERVICE) if page.key == "signal-slow"]
+        assert len(told) == 1
+        assert told[0].severity == "warning"
+        assert told[0].summary.startswith(f"toy: gate 'slow' failed, {new[7:19]} goes no further until it passes: share slower than 100 ms")
+        assert begun.state().phase == "shadow"
+        assert begun.state().hold is None

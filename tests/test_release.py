@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lastgood import bundle as bundles
-from lastgood import errors, proceed, release
+from lastgood import errors, proceed, release, strategy
 from lastgood import settings as settings_
 from lastgood.ledger import audit
 from tests import factory
@@ -153,6 +154,42 @@ def test_what_was_released_after_a_rollback_can_be_taken_back_at_once(settings: 
         proceed.advance(ctx, "toy", ready={repair}, actor="test")
         back = release.roll_back(ctx, "toy", reason="the repair is worse", actor="ann").revision
         assert (back.state.stable, repair in back.state.marks) == (b, True)
+
+
+def _in_canary(ctx: release.Context) -> str:
+    """A bundle whose own configuration names a canary, on its way."""
+    file = ctx.settings.services / "toy" / "service.yaml"
+    file.write_text(file.read_text().replace("strategy: []", "strategy: [{phase: canary, weight_pct: 5}]"))
+    shutil.rmtree(ctx.settings.home / "work" / "7", ignore_errors=True)
+    return factory.build(ctx, 7)
+
+
+@pytest.mark.parametrize("way", [release.Way(skip=True), release.Way(strategy=())], ids=["skipped", "none"])
+def test_whoever_passes_over_a_bundles_own_phases_is_paged(settings: settings_.Settings, way: release.Way) -> None:
+    """By --skip-analysis and by --strategy none alike; one whose configuration names none is not."""
+    with factory.opened(settings) as ctx:
+        factory.released(ctx, 1)
+        digest = _in_canary(ctx)
+        done = release.propose(ctx, "toy", digest, reason="now", actor="ann", way=way)
+        assert done is not None
+        assert [page.key for page in ctx.ledger.pages("toy")] == ["skip"]
+        assert done.revision.state.chain == ()
+
+
+def test_a_way_is_chosen_once(settings: settings_.Settings) -> None:
+    """The same command once more waits; another strategy for a release that is under way is refused, and not ignored."""
+    with factory.opened(settings) as ctx:
+        factory.released(ctx, 1)
+        digest = _in_canary(ctx)
+        mine = release.Way(strategy=strategy.from_text("canary:20"))
+        asked = {"reason": "now", "actor": "ann"}
+        assert release.propose(ctx, "toy", digest, way=mine, **asked) is not None
+        assert release.propose(ctx, "toy", digest, way=mine, **asked) is None
+        assert release.propose(ctx, "toy", digest, **asked) is None
+        before = ctx.ledger.newest("toy")
+        with pytest.raises(errors.NotAllowed, match="rollback toy stable"):
+            release.propose(ctx, "toy", digest, way=release.Way(strategy=strategy.from_text("canary:50")), **asked)
+        assert ctx.ledger.newest("toy") == before
 
 
 def test_a_home_that_lost_its_ledger_is_not_given_an_empty_one(settings: settings_.Settings) -> None:

@@ -478,3 +478,17 @@ def test_a_control_arm_comes_back_from_the_ledger() -> None:
     kept = state.to_json()
     assert rollout.from_json(kept, {}) == state
     assert rollout.from_json({key: value for key, value in kept.items() if key != "control"}, {}).control is False
+
+
+# --- skipping at the proposal ------------------------------------------------------------------------------
+
+
+def test_a_proposal_that_passes_over_its_phases_is_paged() -> None:
+    """As a skip on the way is; the first release has nothing to skip."""
+    skips = rollout.Propose(bundle=B, verified=True, skipped=True)
+    _, effects = step(released(A), skips)
+    (page,) = pages(effects)
+    assert (page.key, page.severity) == ("skip", "warning")
+    assert page.summary == f"flights: the analysis of {'b' * 12} was skipped by a person"
+    assert pages(step(released(), skips)[1]) == []
+    assert pages(step(released(A), dataclasses.replace(skips, skipped=False))[1]) == []

@@ -37,6 +37,7 @@ _VERBS = {
     "up": "stack",
     "down": "stack",
     "doctor": "doctor",
+    "test-page": "page",
     "demo": "stack",
 }
 

@@ -37,7 +37,7 @@ def promote(service: str, bundle: str, override_quarantine: bool, strategy: str 
         state = ctx.ledger.state(service, about=(digest,))
         release.check_expected(ctx, state, options["expected"])
         if options["dry_run"]:
-            plans.check_promotion(ctx, state, digest, override=override)
+            plans.check_promotion(ctx, state, digest, override=override, way=way)
         plan = plans.promotion(ctx, state, digest, way=way)
         if _only_shown(plan, options):
             return 0

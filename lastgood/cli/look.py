@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -53,8 +54,10 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
         "converged": all(receipt.covers(state.revision) for receipt in seen),
         "layers": [receipt.to_json() for receipt in seen],
         "controller": {"running": controller is not None, "pid": controller.pid if controller else None},
+        "undelivered": undelivered(ctx.ledger, service),
     }
-    common.emit(value, as_json=as_json, text=lambda: _status_text(state, last, seen, running=controller is not None))
+    running = controller is not None
+    common.emit(value, as_json=as_json, text=lambda: _status_text(state, last, seen, running=running, undelivered=value["undelivered"]))
     return 0
 
 
@@ -113,7 +116,20 @@ def _look_at_layers(ctx: release.Context, state: rollout.State) -> list[Receipt]
     return seen
 
 
-def _status_text(state: rollout.State, last: ledger.Revision, seen: list[Receipt], *, running: bool) -> str:
+def undelivered(book: ledger.Ledger, service: str) -> list[dict[str, Any]]:
+    """The newest pages that a channel could not deliver yet: what they say, over which channel, how often it was tried, and why not."""
+    return [
+        {"summary": page.summary, "channel": name, "tries": one.tries, "error": one.error}
+        for page in book.pages(service)
+        if page.delivered_at is None
+        for name, one in page.deliveries.items()
+        if one.delivered_at is None
+    ]
+
+
+def _status_text(
+    state: rollout.State, last: ledger.Revision, seen: list[Receipt], *, running: bool, undelivered: Sequence[Mapping[str, Any]] = ()
+) -> str:
     now = time.time()
     held = f"  held by {state.hold.actor}: {state.hold.reason}" if state.hold else ""
     lines = [f"{state.service}  revision {state.revision}  {_phase(state, now)}{held}"]
@@ -129,6 +145,7 @@ def _status_text(state: rollout.State, last: ledger.Revision, seen: list[Receipt
     for receipt in seen:
         behind = "" if receipt.covers(state.revision) else "  (behind)" if receipt.status == "converged" else ""
         lines.append(f"  {receipt.layer:<15} {receipt.status}{behind}{'  ' + receipt.detail if receipt.detail else ''}")
+    lines += [f"  ! page not delivered by {one['channel']} ({one['tries']} tries): {one['error']}: {one['summary']}" for one in undelivered]
     if not running:
         lines.append("  ! the controller is not running: what serves keeps serving, but nothing is repaired; start it with 'lastgood up'")
     return "\n".join(lines)

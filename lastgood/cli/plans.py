@@ -100,8 +100,13 @@ def phase_text(phase: rollout.PlannedPhase) -> str:
     return phase.kind if phase.kind == "approval" else f"{phase.kind} {percent:g} %"
 
 
-def check_promotion(ctx: release.Context, state: rollout.State, digest: str, *, override: str | None) -> None:
+def check_promotion(
+    ctx: release.Context, state: rollout.State, digest: str, *, override: str | None, way: release.Way = release.OWN
+) -> None:
     """Raise what promoting *digest* would raise; changes nothing."""
+    if way.skip and state.candidate == digest:
+        rollout.step(state, rollout.Skip(bundle=digest), time.time())
+        return
     rollout.step(state, release.plan_propose(ctx, state, digest, override=override), time.time())
 
 

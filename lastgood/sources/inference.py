@@ -243,11 +243,11 @@ def _alike(one: tuple[float | None, Any], other: tuple[float | None, Any], *, to
 
 
 def _score(gate: conditions.Score, asked: base.Asked, rows: Sequence[Row]) -> tuple[Tally, Tally | None]:
-    """Both arms of one block, paired as soon as there is one answer to a copy."""
+    """Both arms of one block, paired as soon as there is one answer to a copy; what came of an answer is never that of a copy."""
     scored = [_scored(gate, row) for row in rows]
     if asked.beside is None:
         return _sum([mirror if asked.mirrored else live for live, mirror, _ in scored]), None
-    if asked.mirrored or any(row.mirror for row in rows):
+    if not gate.of_users and (asked.mirrored or any(row.mirror for row in rows)):
         pairs = [(mirror, beside) for _, mirror, beside in scored if mirror is not None and beside is not None]
         return _sum([mirror for mirror, _ in pairs]), _sum([beside for _, beside in pairs])
     return _sum([live for live, _, _ in scored]), _sum([beside for _, _, beside in scored])
@@ -266,7 +266,7 @@ def _value(gate: conditions.Score, said: Timed | None, label: Timed | None) -> f
         return found
     if label is None:
         return None
-    if gate.score.startswith("outcome."):
+    if gate.of_users:
         return float(label[1])
     return None if found is None else SCORES[gate.score](found, label[1])
 

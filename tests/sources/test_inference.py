@@ -123,6 +123,19 @@ def test_a_canary_that_is_mirrored_uses_the_pairs(logs: Logs) -> None:
     assert seen.share == 0.5
 
 
+def test_what_came_of_an_answer_is_that_of_whoever_gave_it(logs: Logs) -> None:
+    """Copies were answered too, by nobody's leave: pairing them would hold each outcome against itself."""
+    one = looker(logs, gate("outcome.bought", better="higher", margin=0.01), share=0.5)
+    for number in range(10):
+        live = NEW if number % 2 else STABLE
+        logs.answered(f"r{number}", live, number / 10, 0.3, arm="candidate" if number % 2 else "stable")
+        if live == STABLE:
+            logs.answered(f"r{number}", NEW, number / 10, 0.8, shadow=True)
+        logs.happened(f"r{number}", 2, None, bought=int(live == STABLE))
+    (seen,) = look(one, 30)
+    assert (seen.watched, seen.beside) == (Tally(n=5), Tally(n=5, total=5.0))
+
+
 def test_a_bundle_alone_has_nothing_beside_it(logs: Logs) -> None:
     """After the cut-over the rows of others are not its matter."""
     one = looker(logs, gate(), watched=STABLE, beside=None)
