@@ -34,13 +34,24 @@ def test_a_trigger_on_stable_rolls_back_long_after_the_bake() -> None:
 
 
 def test_a_bake_ends_with_its_time() -> None:
-    """Also if a gate could not tell, or a signal that resumes by itself failed: only a guardrail speaks against it."""
-    reason = "the release stayed good for the time it was watched"
-    expected = judgement.Decision(event=rollout.BakeEnded(), verb="bake-ended", reason=reason)
+    """Also if a gate could not tell, or a signal that resumes by itself failed: only a guardrail speaks against it. The reason says which."""
+
+    def ended(reason: str, *said: base.Verdict) -> judgement.Decision:
+        return judgement.Decision(event=rollout.BakeEnded(), verb="bake-ended", reason=reason, verdicts=said)
+
+    good = "the release stayed good for the time it was watched"
     assert decide(baking(A, B), GOOD, now=109.99) is None
-    for said in (GOOD, UNTOLD, says("slow", "inconclusive"), says("careful", "inconclusive"), says("conversion", "fail")):
-        assert decide(baking(A, B), said, now=110.0) == expected
-    assert decide(held(baking(A, B)), says("search", "fail"), now=110.0) == expected
+    assert decide(baking(A, B), GOOD, now=110.0) == ended(good, GOOD)
+    assert decide(baking(A, B), says("shown", "fail"), now=110.0) == ended(good)
+    assert decide(baking(A, B), now=110.0) == ended(good)
+    untold = "no guardrail failed in the 10 s for which it was watched; not shown to be good: "
+    for said in (UNTOLD, says("slow", "inconclusive"), says("careful", "inconclusive"), says("conversion", "fail")):
+        assert decide(baking(A, B), said, now=110.0) == ended(f"{untold}{said.gate}: {said.why}", said)
+    both = UNTOLD, says("search", "fail")
+    assert decide(held(baking(A, B)), GOOD, *both, now=130.0) == ended(
+        "no guardrail failed in the 30 s for which it was watched; not shown to be good: "
+        "errors: errors says inconclusive; search: search says fail", *both
+    )  # fmt: skip
 
 
 def test_only_a_bake_ends() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def released(settings: settings_.Settings) -> None:
 @pytest.fixture
 def delivering(settings: settings_.Settings, released: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A controller's loop that delivers, with a pager beside the file that nobody answers."""
-    monkeypatch.setattr(converge, "controller_record", lambda _: object())
+    monkeypatch.setattr(converge, "controller_record", lambda _: types.SimpleNamespace(pid=1))
     loop = paging.PageLoop(settings_.load(settings.project, environ=DEAD_PAGER), pause_s=0.05)
     loop.start()
     yield
