@@ -11,7 +11,7 @@ import pytest
 from lastgood import conditions
 from lastgood.gates import base, bounds, counts, gauges, scores, sequential, split, track, windows
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.family import Reading, Setup, Unset
+from lastgood.gates.family import Reading, Setup, Unset, of
 from tests.gates.paths import GATES, START
 
 QUERY = conditions.Query(metric="promql", query="queue{arm='$arm'}", max=50.0, margin=5.0, persistence=2, window_s=10, min_samples=3)
@@ -290,3 +290,47 @@ def test_what_is_kept_has_nothing_empty_in_it() -> None:
     assert Observation(at=5.0, down=True, detail="no").to_json() == {"at": 5.0, "watched": {}, "down": True, "detail": "no"}
     said = base.Verdict(gate="g", metric="m", kind="signal", outcome="pass", cause="within", why="w", at=1.0, needs=2)
     assert base.Verdict(**said.to_json()) == said
+
+
+@pytest.mark.parametrize(("n", "bad"), [(0, 0), (100, 0), (100, 5), (3000, 3)])
+def test_a_reading_of_a_ceiling_has_all_of_it(n: int, bad: int) -> None:
+    """Before the first request, while it cannot tell, above the limit, and once harm is excluded."""
+    made = counts.latency(GATES["latency"], setup())  # type: ignore[arg-type]
+    made.take(Observation(at=START + 1, watched=Tally(n=n, bad=bad), beside=Tally(n=2 * n)), step=0)
+    low, high = bounds.proportion(bad, n)
+    over, within = bad > 0.01 * n, n == 3000
+    beside = f", 0.0 % (0 of {2 * n:,}) of stable" if n else ""
+    assert made.read() == Reading(
+        story=f"share slower than 250 ms {of(bad, n)} where 1.0 % is allowed{beside}",
+        harm="more than 2.0 %",
+        lacks="above 1.0 %, though not yet beyond doubt" if over else "",
+        passes="excluded" if within else None,
+        estimate=bad / n if n else None,
+        reference=0.01,
+        interval=(low - 0.01, high - 0.01) if n else None,
+        evidence=made._watched.log_e,  # type: ignore[attr-defined]
+        boundary=setup().boundary,
+        persistence=3,
+        needs=made._needs(bad, n) if n and not within else None,  # type: ignore[attr-defined]
+    )
+    assert (made.read().needs is None) == (within or over or not n)
+
+
+@pytest.mark.parametrize(("watched", "beside"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_one_request_of_each_arm_is_something_to_compare(watched: int, beside: int) -> None:
+    """And nothing of either is nothing."""
+    made = counts.errors(GATES["errors"], setup())  # type: ignore[arg-type]
+    made.take(Observation(at=START + 1, watched=Tally(n=watched), beside=Tally(n=beside)), step=0)
+    found = made.read()
+    both = bool(watched and beside)
+    assert (found.estimate, found.reference) == ((0.0, 0.0) if both else (None, None))
+    assert (found.interval is not None, found.needs is not None) == (both, both)
+    assert found.lacks == ("no requests of stable beside it" if watched and not beside else "")
+
+
+def test_an_error_rate_at_its_margin_is_within() -> None:
+    """Exactly as much above stable as is allowed: no window is over."""
+    gate = conditions.ErrorRate(metric="error_rate", margin=0.25)
+    made = counts.errors(gate, setup())
+    assert made._over(Tally(n=10_000, bad=5_000), Tally(n=10_000, bad=2_500)) is False  # type: ignore[attr-defined]
+    assert made._over(Tally(n=10_000, bad=5_001), Tally(n=10_000, bad=2_500)) is True  # type: ignore[attr-defined]
