@@ -117,8 +117,9 @@ class Watch:
         if state.verifying is not None and now >= state.verifying.until:
             raise Violation("after a step back a Verified follows in time", f"open since {now - state.verifying.until:g} s")
         late = state.phase in ("shadow", "canary", "approval", "baking") and state.phase_until is not None and now >= state.phase_until
-        # With nothing left to go back to, a bundle whose guardrail fails is held, and its bake does not end as if it were good.
-        if late and state.hold is None:
+        # Where automation has stopped, or nothing is left to go back to, a bake does not end as if the bundle were good.
+        stopped = state.hold is not None and (state.hold.actor == "lastgood" or state.previous is None)
+        if late and (state.hold is None or (state.phase == "baking" and not stopped)):
             raise Violation("no phase outlasts its limit", f"{state.phase} is over since {now - (state.phase_until or 0):g} s")
 
     def one_pair(self, controller: Controller) -> None:
