@@ -89,7 +89,9 @@ class Evidence:
 
     def look(self, ctx: "Context", state: "State", *, now: float) -> Look:
         """What the gates say in *state* at Unix time *now*. A candidate's own verdict goes before one on what serves."""
-        asked = {self._name(ctx, state, question): question for question in _questions(ctx, state, now=now)}
+        from lastgood import judge
+
+        asked = {self._name(ctx, state, question): question for question in judge.open_questions(ctx, state, now=now)}
         mine = (ctx.settings.ledger_url, state.service)
         self._kept = {name: kept for name, kept in self._kept.items() if name in asked or name[:2] != mine}
         answers: dict[str, Said] = {}
@@ -142,12 +144,3 @@ class _Book:
             self.seq = row["seq"]
             yield row
         self.behind = next(rows, None) is not None
-
-
-def _questions(ctx: "Context", state: "State", *, now: float) -> "list[Question]":
-    from lastgood import judge, proceed
-
-    if state.revision == 0 or (state.phase == "preparing" and state.verifying is None):
-        return []
-    proposed_at = ctx.ledger.revision(state.service, state.rollout).at if state.rollout else 0.0
-    return judge.questions(state, proceed.judged_by(ctx, state), proposed_at=proposed_at, now=now)

@@ -94,7 +94,7 @@ class Gatekeeper(threading.Thread):
             bench.forget()
             return limits.measure_s
         state = ctx.ledger.state(self._service)
-        asked = self._questions(ctx, state)
+        asked = judge.open_questions(ctx, state, now=time.time())
         bench.measure(asked, now=time.time())
         verdicts, afterwards = bench.verdicts(time.time())
         done = None
@@ -110,12 +110,6 @@ class Gatekeeper(threading.Thread):
             self._forget(ctx, state, asked, now=time.time())
         busy = state.phase != "idle" or state.verifying is not None
         return limits.measure_s if busy or done else limits.watch_s if asked else limits.measure_s
-
-    def _questions(self, ctx: release.Context, state: rollout.State) -> list[judge.Question]:
-        if state.revision == 0 or (state.phase == "preparing" and state.verifying is None):
-            return []
-        proposed_at = ctx.ledger.revision(self._service, state.rollout).at if state.rollout else 0.0
-        return judge.questions(state, proceed.judged_by(ctx, state), proposed_at=proposed_at, now=time.time())
 
     def _forget(self, ctx: release.Context, state: rollout.State, asked: Collection[judge.Question], *, now: float) -> None:
         """Now and then, remove the measurements that are old; not those of a rollout that is still judged, or was just taken back."""

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from lastgood import conditions, ledger, rollout
+from lastgood import conditions, ledger, proceed, release, rollout
 from lastgood import service as services
 from lastgood.gates import base, sequential, track
 from lastgood.sources import base as sources
@@ -70,6 +70,17 @@ def questions(state: rollout.State, service: services.Service, *, proposed_at: f
     """
     asked = [_on_the_way(state, service, proposed_at=proposed_at), _serving(state, service, now=now), _afterwards(state, service)]
     return [question for question in asked if question is not None and question.gates]
+
+
+def open_questions(ctx: release.Context, state: rollout.State, *, now: float) -> list[Question]:
+    """As `questions`, with the configuration and the time of the proposal looked up; nothing while workers are made ready.
+
+    Raises NotFound or Unavailable if they cannot be read.
+    """
+    if state.revision == 0 or (state.phase == "preparing" and state.verifying is None):
+        return []
+    proposed_at = ctx.ledger.revision(state.service, state.rollout).at if state.rollout else 0.0
+    return questions(state, proceed.judged_by(ctx, state), proposed_at=proposed_at, now=now)
 
 
 def _on_the_way(state: rollout.State, service: services.Service, *, proposed_at: float) -> Question | None:
