@@ -49,6 +49,10 @@ FAILPOINTS = (
     "traffic.before_rds",
     "traffic.after_rds",
     "transfer.before_register",
+    "index.before_check",
+    "index.before_rename",
+    "index.after_rename",
+    "index.before_retire",
 )
 
 _RULE = re.compile(r"(?P<name>[a-z_.]+)=(?P<action>kill|raise|delay)(:(?P<argument>[A-Za-z0-9.]+))?(@(?P<first>[1-9][0-9]*)(?P<on>\+)?)?")

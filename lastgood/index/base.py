@@ -1,0 +1,127 @@
+"""The contract of a vector index: immutable snapshots, named by what they hold.
+
+An engine knows no aliases that anyone reads by: which bundle serves stands in the ledger, the bundle names its snapshot,
+and a worker opens that one. So a rollback moves nothing here; both replicas lie open side by side.
+
+Every engine passes the suite in `lastgood.conformance.index`; `lastgood.testing` ships a twin in memory.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lastgood import errors
+from lastgood.index import snapshot as snapshots
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Vector = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A row that was found. `score` is the cosine similarity, or the engine's own measure for words; higher is nearer."""
+
+    row: snapshots.Row
+    score: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """A snapshot as an engine holds it. `bytes` on disk and `built_at` (Unix seconds) are None where the engine cannot tell."""
+
+    name: str
+    snapshot: snapshots.Snapshot
+    bytes: int | None = None
+    built_at: float | None = None
+
+
+class Reader(abc.ABC):
+    """One snapshot, open. It goes on answering while others are built, opened and retired. Safe for several threads.
+
+    Methods raise Unavailable if the engine is away.
+    """
+
+    snapshot: snapshots.Snapshot
+
+    @abc.abstractmethod
+    def search(self, vector: Vector, *, k: int) -> list[Hit]:
+        """The *k* rows nearest to *vector* (dim,), nearest first. Raises UsageError for a vector that does not fit."""
+
+    @abc.abstractmethod
+    def search_text(self, words: str, *, k: int) -> list[Hit]:
+        """Up to *k* rows in which *words* occur, best first; none if there are none, or nothing to look for."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Let go of it, so that it may be retired; done already is fine."""
+
+
+class VectorIndex(abc.ABC):
+    """An engine. Every method raises Unavailable if the engine is away or full; nothing half-made is ever visible."""
+
+    @abc.abstractmethod
+    def build(self, part: Path) -> Replica:
+        """The replica of the index part in folder *part*, made now unless it is there. Any number may call it at once.
+
+        What it holds is checked against the part before it becomes visible. Raises Damaged if that fails.
+        """
+
+    @abc.abstractmethod
+    def open(self, name: str) -> Reader:
+        """A reader of the replica *name*. Raises NotFound, or Damaged for one that is not whole at first sight."""
+
+    @abc.abstractmethod
+    def verify(self, name: str, *, deep: bool) -> None:
+        """Return if the replica is whole: at first sight, or *deep*, every byte and row. Raises NotFound or Damaged."""
+
+    @abc.abstractmethod
+    def replicas(self) -> list[Replica]:
+        """All that are whole enough to be named, by name. Ones that are being built, or were never finished, are not there."""
+
+    @abc.abstractmethod
+    def retire(self, name: str) -> None:
+        """Remove a replica and what dead builders left; gone already is fine. Raises NotAllowed while a reader has it open.
+
+        Whether anybody still needs it is not known here: see `retention`.
+        """
+
+    @abc.abstractmethod
+    def point(self, alias: str, name: str) -> None:
+        """Make *alias* stand for the replica *name*, for people and other programs; nothing of ours reads by it.
+
+        Raises NotFound if there is no such replica.
+        """
+
+    def close(self) -> None:  # noqa: B027  # an engine of files holds nothing
+        """Let go of connections."""
+
+
+def check_query(vector: Vector, snapshot: snapshots.Snapshot) -> Vector:
+    """*vector* as float32, if it has the dimension of *snapshot* and is finite. Raises UsageError."""
+    import numpy as np
+
+    found = np.ascontiguousarray(vector, dtype=np.float32)
+    if found.shape != (snapshot.dim,):
+        raise errors.UsageError(
+            f"the query has the shape {np.shape(vector)}, the index ({snapshot.dim},); use the embedder that the index was built with"
+        )
+    if not np.isfinite(found).all():
+        raise errors.UsageError("the query vector is not finite; embed the question again")
+    return found
+
+
+def check_rows(found: Sequence[snapshots.Packed], snapshot: snapshots.Snapshot, *, what: str) -> None:
+    """Raise Damaged unless the rows read back, in any order, are those of *snapshot*; *what* names the replica."""
+    digest = snapshots.rows_digest(sorted(found, key=lambda row: row.id), count=len(found))
+    if digest != snapshot.rows_digest:
+        raise errors.Damaged(
+            f"{what} holds {len(found)} rows with digest {digest}, not {snapshot.rows} with {snapshot.rows_digest}; "
+            "it is replaced when it is built again"
+        )
