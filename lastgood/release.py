@@ -119,11 +119,28 @@ def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, A
         raise errors.NotAllowed(
             f"bundle of {bundle.service!r} lacks {', '.join(missing)}; build the missing parts or change 'parts' in service.yaml"
         )
+    check_embedder(bundle)
     # The manifest's bytes hash to the bundle's id, so a worker can load a bundle with nothing but the store.
     ctx.store.put_bytes(bundles.canonical(bundle.manifest()), name="manifest.json")
     new = ctx.ledger.register(bundle, provenance=provenance, actor=actor, now=now)
     audit.checkpoint(ctx.ledger, bundle.service, ctx.settings.keys)
     return new
+
+
+def check_embedder(bundle: bundles.Bundle) -> None:
+    """Raise NotAllowed if the index part was built with another embedder than the one in the model part.
+
+    Their vectors have nothing to do with each other, and nothing else would show it: the answers are merely bad.
+    """
+    if "index" not in bundle.parts:
+        return
+    built_with = bundle.parts["index"].meta.get("embedder")
+    model = bundle.parts["model"].meta.get("embedder") if "model" in bundle.parts else None
+    if built_with is None or built_with != model:
+        raise errors.NotAllowed(
+            f"the index of this bundle of {bundle.service!r} was built with embedder {built_with}, its model part has {model}; "
+            "build the index again with that model"
+        )
 
 
 # --- releasing ---------------------------------------------------------------------------------------------

@@ -100,6 +100,21 @@ class LayersSettings(_Group):
     infrastructure: str = "processes"
     traffic: str = "envoy"
     registry: str = "mlflow"
+    index: str = "index"
+    """Builds the replicas of indexes; only for services whose bundles have one."""
+    prompts: str = "mlflow"
+    """Mirrors prompts; only for services whose bundles have one."""
+
+
+class IndexSettings(_Group):
+    """The engine that holds replicas of vector indexes. What a bundle's index is stands in the store, so a replica may be lost."""
+
+    url: str = ""
+    """`lancedb:///absolute/path`, `postgresql://…` (pgvector) or `pinecone://HOST`; empty means LanceDB in `index/` of the home folder."""
+    keep_days: float = pydantic.Field(default=7.0, ge=0)
+    """Days for which a replica stays after it was built, whether a bundle needs it or not."""
+    keep_stable: int = pydantic.Field(default=3, ge=1, le=16)
+    """So many bundles of each service that were stable last keep their replicas, for a rollback that needs no building."""
 
 
 class Settings(_Group):
@@ -113,12 +128,17 @@ class Settings(_Group):
     controller: ControllerSettings = ControllerSettings()
     registry: RegistrySettings = RegistrySettings()
     layers: LayersSettings = LayersSettings()
+    index: IndexSettings = IndexSettings()
     metrics: MetricsSettings = MetricsSettings()
     paging: PagingSettings = PagingSettings()
 
     @property
     def ledger_url(self) -> str:
         return self.ledger.url or f"sqlite:///{self.home / 'ledger.db'}"
+
+    @property
+    def index_url(self) -> str:
+        return self.index.url or f"lancedb://{self.home / 'index'}"
 
     @property
     def tracking_uri(self) -> str:

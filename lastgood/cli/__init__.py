@@ -34,6 +34,7 @@ _VERBS = {
     "revoke": "change",
     "audit": "audit",
     "bundle": "bundles",
+    "index": "index",
     "up": "stack",
     "down": "stack",
     "doctor": "doctor",

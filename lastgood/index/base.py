@@ -34,10 +34,14 @@ class Hit:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
-    """A snapshot as an engine holds it. `bytes` on disk and `built_at` (Unix seconds) are None where the engine cannot tell."""
+    """A snapshot as an engine holds it, with the aliases that stand for it.
+
+    `bytes` on disk and `built_at` (Unix seconds) are None where the engine cannot tell.
+    """
 
     name: str
     snapshot: snapshots.Snapshot
+    aliases: tuple[str, ...] = ()
     bytes: int | None = None
     built_at: float | None = None
 
@@ -93,8 +97,8 @@ class VectorIndex(abc.ABC):
         """
 
     @abc.abstractmethod
-    def point(self, alias: str, name: str) -> None:
-        """Make *alias* stand for the replica *name*, for people and other programs; nothing of ours reads by it.
+    def point(self, alias: str, name: str | None) -> None:
+        """Make *alias* stand for the replica *name*, None for nothing; for people and other programs, nothing of ours reads by it.
 
         Raises NotFound if there is no such replica.
         """

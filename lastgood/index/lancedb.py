@@ -155,7 +155,8 @@ class LanceIndex(base.VectorIndex):
         folder = self.root / name
         snapshot = self._described(name)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return base.Replica(name=name, snapshot=snapshot, bytes=size, built_at=(folder / _FILES).stat().st_mtime)
+        aliases = tuple(sorted(alias for alias, pointed in self._pointed().items() if pointed == name))
+        return base.Replica(name=name, snapshot=snapshot, aliases=aliases, bytes=size, built_at=(folder / _FILES).stat().st_mtime)
 
     def _described(self, name: str) -> snapshots.Snapshot:
         file = self.root / name / snapshots.FILE
@@ -185,15 +186,21 @@ class LanceIndex(base.VectorIndex):
             finally:
                 os.close(lease)
 
-    def point(self, alias: str, name: str) -> None:
+    def point(self, alias: str, name: str | None) -> None:
+        link, fresh = self.root / alias, self.root / f".{alias}.{os.getpid()}"
         with self._disk_errors():
+            if name is None:
+                link.unlink(missing_ok=True)
+                return
             self._described(name)
-            link, fresh = self.root / alias, self.root / f".{alias}.{os.getpid()}"
-            if link.is_symlink() and link.readlink() == Path(name):
+            if self._pointed().get(alias) == name:
                 return
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(name)
             fresh.rename(link)
+
+    def _pointed(self) -> dict[str, str]:
+        return {link.name: link.readlink().name for link in self.root.iterdir() if link.is_symlink() and not link.name.startswith(".")}
 
     def _lease(self, name: str, *, exclusive: bool = False) -> int:
         folder = self.root / ".leases"
@@ -232,11 +239,12 @@ class _Reader(base.Reader):
         return _hits(found, score=lambda row: 1.0 - row["_distance"])
 
     def search_text(self, words: str, *, k: int) -> list[base.Hit]:
-        from lancedb.query import MatchQuery
+        from lancedb import query
 
         if not words.strip():
             return []
-        found = self._table.search(MatchQuery(words, "text"), query_type="fts").select(["id", "text", "meta", "_score"]).limit(k).to_arrow()
+        match: Any = query.MatchQuery  # its types ask for what has a default
+        found = self._table.search(match(words, "text"), query_type="fts").select(["id", "text", "meta", "_score"]).limit(k).to_arrow()
         return _hits(found, score=lambda row: row["_score"])
 
     def close(self) -> None:

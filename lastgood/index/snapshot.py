@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -80,12 +81,17 @@ class Snapshot:
 
     @property
     def name(self) -> str:
-        """What a replica is called in an engine: 16 hex digits of the id, with a letter in front."""
-        return f"idx{self.id[7:23]}"
+        """What a replica is called in an engine."""
+        return name_of(self.id)
 
     def meta(self) -> dict[str, Any]:
         """What the manifest of a bundle says of its index part; `embedder` must be that of its model part."""
         return {"snapshot": self.id, "rows": self.rows, "dim": self.dim, "embedder": self.embedder}
+
+
+def name_of(snapshot_id: str) -> str:
+    """What a replica of the snapshot of this id is called in an engine: `idx` and 16 of its hex digits."""
+    return f"idx{snapshot_id[7:23]}"
 
 
 # --- writing -----------------------------------------------------------------------------------
@@ -123,7 +129,7 @@ def _order(rows: Sequence[Row]) -> list[int]:
         raise errors.UsageError("an index needs rows, and there are none; check the corpus that it is built from")
     ids = [_checked_id(row) for row in rows]
     order = sorted(range(len(ids)), key=ids.__getitem__)
-    for one, other in zip(order, order[1:], strict=False):
+    for one, other in itertools.pairwise(order):
         if ids[one] == ids[other]:
             raise errors.UsageError(f"the id {rows[one].id!r} is there twice; give every row an id of its own")
     return order
@@ -167,7 +173,7 @@ def pack(row: Row, vector: bytes) -> Packed:
     return Packed(row.id.encode("utf-8"), row.text.encode("utf-8"), canonical_meta(row.meta), vector)
 
 
-def canonical_meta(meta: Meta) -> bytes:
+def canonical_meta(meta: Mapping[Any, Any]) -> bytes:
     """RFC 8785 bytes of *meta*. Raises UsageError for what is no such mapping.
 
     With names and values so limited, the standard library writes the same bytes as the canonical form, thirty times faster.

@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 from lastgood import errors
 
-Kind = Literal["infrastructure", "traffic", "registry"]
+Kind = Literal["infrastructure", "traffic", "registry", "index", "prompts"]
 
 KNOWN: dict[str, dict[str, str]] = {
     "infrastructure": {"processes": "lastgood.layers.infrastructure.processes"},
     "traffic": {"envoy": "lastgood.layers.traffic.envoy"},
     "registry": {"mlflow": "lastgood.layers.registry"},
+    "index": {"index": "lastgood.layers.index"},
+    "prompts": {"mlflow": "lastgood.layers.prompts"},
 }
 
 

@@ -90,7 +90,20 @@ def build(settings: settings.Settings, service: str) -> dict[str, base.Layer]:
             layers["traffic"] = catalog.load("traffic", chosen.traffic)(settings, service, processes.endpoints)
     if chosen.registry:
         layers["registry"] = catalog.load("registry", chosen.registry)(settings, service)
+    parts = _parts(settings, service)
+    if chosen.index and "index" in parts:
+        layers["index"] = catalog.load("index", chosen.index)(settings, service)
+    if chosen.prompts and "prompt" in parts:
+        layers["prompts"] = catalog.load("prompts", chosen.prompts)(settings, service)
     return layers
+
+
+def _parts(settings: settings.Settings, service: str) -> tuple[str, ...]:
+    """The parts that bundles of *service* have; none if its folder cannot be read, for the layers that serve do not need it."""
+    try:
+        return services.load(settings.services / service).parts
+    except (errors.LastgoodError, OSError):
+        return ()
 
 
 _JUDGED: dict[bool | None, tuple[receipts.Status, str]] = {

@@ -309,6 +309,12 @@ class Ledger(Leases, Measurements, Outbox):
         with self._writing(service):
             self._audit(service, kind="note", subject=kind, body=note, actor=actor, now=now)
 
+    def notes(self, service: str, *, kind: str) -> list[dict[str, Any]]:
+        """The bodies of all notes of this kind, oldest first."""
+        with self.reading():
+            found = self.dialect.fetch(queries.NOTES, service=service, subject=kind)
+        return [dict(rows.parse(row["body"], f"note {kind!r} of {service!r}")["note"]) for row in found]
+
     def _audit(self, service: str, *, kind: str, subject: str, body: Mapping[str, Any], actor: str, now: float) -> None:
         head = self.dialect.fetch(queries.AUDIT_HEAD, service=service)
         entry: dict[str, Any] = {

@@ -54,6 +54,7 @@ _AUDIT = "service, seq, kind, subject, body, actor, at, prev_hash, hash"
 ADD_AUDIT = f"INSERT INTO audit ({_AUDIT}) VALUES (:service, :seq, :kind, :subject, :body, :actor, :at, :prev_hash, :hash)"
 AUDIT_HEAD = "SELECT seq, hash FROM audit WHERE service = :service ORDER BY seq DESC LIMIT 1"
 AUDIT_ENTRY = "SELECT seq, hash FROM audit WHERE service = :service AND seq = :seq"
+NOTES = "SELECT body FROM audit WHERE service = :service AND kind = 'note' AND subject = :subject ORDER BY seq"
 AUDIT_HASHES = "SELECT subject, hash FROM audit WHERE service = :service AND kind = :kind AND subject IN ({values})"
 AUDIT_PAGE = f"SELECT {_AUDIT} FROM audit WHERE service = :service AND seq > :after ORDER BY seq LIMIT :limit"
 

@@ -1,0 +1,60 @@
+"""Engines by URL, and the way from a bundle's index part to an open reader. Nothing is imported until it is asked for.
+
+(empty)                       LanceDB, in `index/` of the home folder
+lancedb:///PATH               LanceDB, in the folder PATH
+postgresql://HOST/DATABASE    pgvector
+pinecone://HOST               Pinecone; the key comes from PINECONE_API_KEY
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lastgood import errors
+from lastgood.index import base
+from lastgood.index import snapshot as snapshots
+
+if TYPE_CHECKING:
+    from lastgood import settings as settings_
+
+
+def connect(settings: settings_.Settings) -> base.VectorIndex:
+    """The engine that *settings* name. Raises UsageError for an address that is none."""
+    url = settings.index_url
+    kind, _, rest = url.partition("://")
+    if kind == "lancedb" and rest.startswith("/"):
+        from lastgood.index import lancedb
+
+        return lancedb.LanceIndex(Path(rest))
+    if kind in ("postgresql", "postgres"):
+        from lastgood.index import pgvector
+
+        return pgvector.PgvectorIndex(url)
+    if kind == "pinecone" and rest:
+        from lastgood.index import pinecone
+
+        return pinecone.PineconeIndex(f"https://{rest}")
+    raise errors.UsageError(f"index.url {url!r} is no address of an engine; use lancedb:///PATH, postgresql://… or pinecone://HOST")
+
+
+def open_replica(part: Path, *, embedder: str, settings: settings_.Settings | None = None) -> base.Reader:
+    """The index part in folder *part*, open for questions; its replica is built first where the engine has none, or a damaged one.
+
+    *embedder* is the digest of the embedder that will make the queries: an index of another one is refused (NotAllowed), for
+    its answers would be noise. What *settings* leave out comes from the environment, as in a worker.
+    """
+    from lastgood import settings as settings_
+
+    snapshot = snapshots.read(part)
+    check_embedder(snapshot, embedder)
+    engine = connect(settings or settings_.load())
+    return engine.open(engine.build(part).name)
+
+
+def check_embedder(snapshot: snapshots.Snapshot, embedder: str) -> None:
+    """Raise NotAllowed unless *snapshot* was built with the embedder of digest *embedder*."""
+    if snapshot.embedder != embedder:
+        raise errors.NotAllowed(
+            f"index {snapshot.name!r} was built with embedder {snapshot.embedder}, the bundle has {embedder}; build the index again with it"
+        )
