@@ -59,6 +59,10 @@ class Serving(_Group):
     """Rows after which a new Parquet segment is begun."""
     log_keep_days: float = pydantic.Field(default=30.0, gt=0)
     """Days after which a segment is removed."""
+    cache_s: float = pydantic.Field(default=0.0, ge=0, le=30 * 86_400)
+    """Seconds for which the answer to a row is kept and given again to an equal row; 0 keeps none."""
+    cache_rows: int = pydantic.Field(default=10_000, ge=1)
+    """Most answers that a worker keeps in its own memory; a Redis has limits of its own."""
 
 
 class Recovery(_Group):

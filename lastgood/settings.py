@@ -104,6 +104,8 @@ class LayersSettings(_Group):
     """Builds the replicas of indexes; only for services whose bundles have one."""
     prompts: str = "mlflow"
     """Mirrors prompts; only for services whose bundles have one."""
+    answers: str = "redis"
+    """Fences the shared cache of answers; only where `cache.url` is set."""
 
 
 class IndexSettings(_Group):
@@ -115,6 +117,13 @@ class IndexSettings(_Group):
     """Days for which a replica stays after it was built, whether a bundle needs it or not."""
     keep_stable: int = pydantic.Field(default=3, ge=1, le=16)
     """So many bundles of each service that were stable last keep their replicas, for a rollback that needs no building."""
+
+
+class CacheSettings(_Group):
+    """Where answers are kept that a service says may be cached (`serving.cache_s`)."""
+
+    url: str = ""
+    """`redis://HOST:PORT/0`, shared by all workers; empty: each worker keeps them in its own memory. It may hold a password."""
 
 
 class Settings(_Group):
@@ -129,6 +138,7 @@ class Settings(_Group):
     registry: RegistrySettings = RegistrySettings()
     layers: LayersSettings = LayersSettings()
     index: IndexSettings = IndexSettings()
+    cache: CacheSettings = CacheSettings()
     metrics: MetricsSettings = MetricsSettings()
     paging: PagingSettings = PagingSettings()
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     Vectors = npt.NDArray[np.float32]
 
-SCHEMA = "lastgood.embedder/v1"
 FILE, TOKENIZER = "embedder.json", "tokenizer.json"
 WEIGHTS = {"static": "weights.safetensors", "onnx": "model.onnx"}
 FORMATS = frozenset({".json", ".safetensors", ".onnx"})
@@ -41,7 +40,7 @@ class Description(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
-    schema_: Literal["lastgood.embedder/v1"] = pydantic.Field(alias="schema", default=SCHEMA)
+    schema_: Literal["lastgood.embedder/v1"] = pydantic.Field(alias="schema", default="lastgood.embedder/v1")
     kind: Literal["static", "onnx"]
     """static: mean of a table's rows, one for each token. onnx: mean of a transformer's last layer."""
     name: str

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from lastgood import errors
 
-Kind = Literal["infrastructure", "traffic", "registry", "index", "prompts"]
+Kind = Literal["infrastructure", "traffic", "registry", "index", "prompts", "answers"]
 
 KNOWN: dict[str, dict[str, str]] = {
     "infrastructure": {"processes": "lastgood.layers.infrastructure.processes"},
@@ -19,6 +19,7 @@ KNOWN: dict[str, dict[str, str]] = {
     "registry": {"mlflow": "lastgood.layers.registry"},
     "index": {"index": "lastgood.layers.index"},
     "prompts": {"mlflow": "lastgood.layers.prompts"},
+    "answers": {"redis": "lastgood.layers.answers"},
 }
 
 

@@ -95,6 +95,8 @@ def build(settings: settings.Settings, service: str) -> dict[str, base.Layer]:
         layers["index"] = catalog.load("index", chosen.index)(settings, service)
     if chosen.prompts and "prompt" in parts:
         layers["prompts"] = catalog.load("prompts", chosen.prompts)(settings, service)
+    if chosen.answers and settings.cache.url:
+        layers["answers"] = catalog.load("answers", chosen.answers)(settings, service)
     return layers
 
 

@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
 import re
@@ -26,6 +27,7 @@ from starlette import requests
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lastgood import bundle as bundles
+from lastgood import cache
 from lastgood import service as services
 from lastgood.serving import feedback, inference_log, metrics, openapi, runtime, segments
 
@@ -65,6 +67,7 @@ class _Worker:
     clock: Callable[[], float]
     threads: concurrent.futures.ThreadPoolExecutor
     out_of_memory: Callable[[], None]
+    cache: cache.Cache | None = None
     ready: bool = False
 
 
@@ -83,11 +86,12 @@ def create(
     *,
     predictions_log: segments.SegmentLog,
     feedback_log: segments.SegmentLog,
+    answers: cache.Cache | None = None,
     clock: Callable[[], float] = time.time,
     on_failed_warm_up: Callable[[], None] = lambda: None,
     on_out_of_memory: Callable[[], None] = lambda: None,
 ) -> ASGIApp:
-    """The ASGI application of *loaded*. It starts and closes the two logs with its lifespan.
+    """The ASGI application of *loaded*. It starts and closes the two logs with its lifespan, and closes the cache of *answers*.
 
     Ready after the warm-up was answered; if that fails, *on_failed_warm_up* is called and it never gets ready. A request
     that memory does not suffice for is answered 500, and *on_out_of_memory* is called: the process should begin afresh.
@@ -104,6 +108,7 @@ def create(
         clock=clock,
         threads=concurrent.futures.ThreadPoolExecutor(loaded.runtime.concurrency, thread_name_prefix="predict"),
         out_of_memory=on_out_of_memory,
+        cache=answers,
     )
 
     @contextlib.asynccontextmanager
@@ -118,6 +123,8 @@ def create(
             worker.threads.shutdown()
             for log in logs.values():
                 log.close()
+            if answers is not None:
+                answers.close()
 
     app = fastapi.FastAPI(title=loaded.service.service, description=loaded.service.description, version=bundles.short(loaded.bundle.id),
                           lifespan=lifespan, docs_url=None, redoc_url=None)  # fmt: skip
@@ -182,13 +189,32 @@ async def _predict(worker: _Worker, request: fastapi.Request) -> responses.Respo
     )  # fmt: skip
     worker.predictions_log.append(answered.as_rows())
     worker.metrics.predictions(len(rows), shadow=shadow)
-    return responses.Response(answer, media_type="application/json")
+    # A cache on the way knows nothing of bundles: it would go on giving the answers of one that was rolled back.
+    return responses.Response(answer, media_type="application/json", headers={"cache-control": "no-store"})
 
 
 def _answer(worker: _Worker, rows: list[Any], *, shadow: bool) -> list[dict[str, Any]]:
     """What the runtime says, in the thread that calls it: it is told there whether the request is a copy."""
     with runtime.shadow(on=shadow):
-        return worker.loaded.runtime.predict(rows)
+        if shadow or worker.cache is None:  # a copy is there to be measured
+            return worker.loaded.runtime.predict(rows)
+        return _cached(worker, worker.cache, rows)
+
+
+def _cached(worker: _Worker, kept: cache.Cache, rows: list[Any]) -> list[dict[str, Any]]:
+    """The answer that an equal row had before, where it is still kept; the runtime's own for the others."""
+    keys = [hashlib.sha256(row.model_dump_json().encode()).digest() for row in rows]
+    found: list[dict[str, Any] | None] = [json.loads(answer) if answer is not None else None for answer in kept.get(keys)]
+    missing = [number for number, answer in enumerate(found) if answer is None]
+    worker.metrics.cached(hits=len(rows) - len(missing), misses=len(missing))
+    if missing:
+        fresh = worker.loaded.runtime.predict([rows[number] for number in missing])
+        if len(fresh) != len(missing):
+            return fresh  # the caller says what is wrong with that
+        kept.put({keys[number]: json.dumps(answer, allow_nan=False).encode() for number, answer in zip(missing, fresh, strict=True)})
+        for number, answer in zip(missing, fresh, strict=True):
+            found[number] = answer
+    return [answer for answer in found if answer is not None]
 
 
 async def _take_feedback(worker: _Worker, request: fastapi.Request) -> responses.Response:

@@ -30,6 +30,9 @@ class Metrics:
             buckets=_BUCKETS_S, registry=self._registry,
         )  # fmt: skip
         self._predictions = prometheus.Counter("lastgood_predictions", "Predicted rows.", ["shadow"], registry=self._registry)
+        self._cached = prometheus.Counter(
+            "lastgood_cached_rows", "Rows looked for in the cache of answers.", ["hit"], registry=self._registry
+        )
         self._ready = prometheus.Gauge("lastgood_ready", "1 once the warm-up was answered.", registry=self._registry)
         build = prometheus.Gauge(
             "lastgood_build_info", "Always 1; what this worker serves.", ["service", "bundle", "version"], registry=self._registry
@@ -46,6 +49,11 @@ class Metrics:
     def predictions(self, rows: int, *, shadow: bool) -> None:
         """Count predicted rows."""
         self._predictions.labels(str(shadow).lower()).inc(rows)
+
+    def cached(self, *, hits: int, misses: int) -> None:
+        """Count rows that were looked for in the cache."""
+        self._cached.labels("true").inc(hits)
+        self._cached.labels("false").inc(misses)
 
     def ready(self) -> None:
         """The warm-up was answered."""

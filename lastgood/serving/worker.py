@@ -21,7 +21,7 @@ from typing import Any
 
 import uvicorn
 
-from lastgood import artifacts, environment, errors
+from lastgood import artifacts, cache, environment, errors
 from lastgood import bundle as bundles
 from lastgood import settings as settings_
 from lastgood.layers import reconcile
@@ -93,6 +93,15 @@ def logs(settings: settings_.Settings, loaded: app.Loaded) -> tuple[segments.Seg
     )
 
 
+def answers(settings: settings_.Settings, loaded: app.Loaded) -> cache.Cache | None:
+    """The cache of answers, where the service wants one. Raises UsageError for a wrong `cache.url`."""
+    serving = loaded.service.serving
+    if serving.cache_s <= 0:
+        return None
+    names = {"service": loaded.service.service, "bundle": loaded.bundle.id}
+    return cache.connect(settings, **names, ttl_s=serving.cache_s, entries=serving.cache_rows)
+
+
 def serve(settings: settings_.Settings, loaded: app.Loaded, listener: socket.socket) -> int:
     """Answer on *listener* until SIGTERM, SIGINT or the end of memory, finish what is in flight, write the logs. Returns the exit code."""
     predictions_log, feedback_log = logs(settings, loaded)
@@ -107,6 +116,7 @@ def serve(settings: settings_.Settings, loaded: app.Loaded, listener: socket.soc
         loaded,
         predictions_log=predictions_log,
         feedback_log=feedback_log,
+        answers=answers(settings, loaded),
         on_failed_warm_up=lambda: give_up(1),
         on_out_of_memory=lambda: give_up(OUT_OF_MEMORY),
     )
