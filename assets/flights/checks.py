@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets import parts, show
-from assets.flights import bundle, data, expectations, model
+from assets import common, parts, show
+from assets.flights import data, expectations
 from lastgood import settings as settings_
 
 ERROR = dg.AssetCheckSeverity.ERROR
@@ -43,32 +43,4 @@ def data_checks(context: dg.AssetCheckExecutionContext, settings: dg.ResourcePar
         )
 
 
-@dg.asset_check(asset=model.KEY, blocking=True, description="The model keeps the floors and ceilings of service.yaml.")
-def limits(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.AssetCheckResult:
-    """The rule that a promotion applies too, told before anything is bundled."""
-    from lastgood import release, service
-
-    wanted = service.load(settings.services / "flights").evaluation
-    metrics = parts.made(context, "flights", "model").metadata[parts.REPORT].value["metrics"]
-    missed = release.missed_limits(wanted, metrics)
-    rows = [{"metric": m, "value": metrics.get(m), "limit": f"at least {low}"} for m, low in sorted(wanted.floors.items())]
-    rows += [{"metric": m, "value": metrics.get(m), "limit": f"at most {high}"} for m, high in sorted(wanted.ceilings.items())]
-    metadata = {"limits": show.table(rows), "missed": "; ".join(missed) or "none"}
-    return dg.AssetCheckResult(passed=not missed, severity=ERROR, metadata=metadata)
-
-
-@dg.asset_check(asset=bundle.KEY, blocking=True, description="Every byte of every part is in the store as the manifest says.")
-def verifies(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.AssetCheckResult:
-    """Hash the parts of the bundle that this run registered."""
-    from lastgood import errors, release
-
-    digest = parts.bundle_id(context, "flights")
-    with release.open_context(settings, read_only=True) as ctx:
-        try:
-            ctx.store.verify_bundle(ctx.ledger.bundle(digest), deep=True)
-        except (errors.Damaged, errors.NotFound) as error:
-            return dg.AssetCheckResult(passed=False, severity=ERROR, metadata={"bundle": digest, "found": str(error)})
-    return dg.AssetCheckResult(passed=True, severity=ERROR, metadata={"bundle": digest})
-
-
-ALL = [data_checks, limits, verifies]
+ALL = [data_checks, common.limits("flights", of="model"), common.verifies("flights")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from assets import parts, show
+from assets import common, parts, show
 from assets.flights import data
 from lastgood import settings as settings_
 
@@ -94,17 +94,10 @@ def train(settings: settings_.Settings, data_digest: str, params: Mapping[str, A
     later = pandas.read_parquet(folder / "evaluate.parquet")
     late, forecast = later["late"].to_numpy(dtype=bool), fitted.probability(features.columns_of(later))
     pngs = {"calibration": figures.calibration_png(late, forecast), "roc": figures.roc_png(late, forecast)}
-    report = evaluate.evaluate(store.path(stored.digest), folder / "evaluate.parquet", against=stable_model(settings))
+    report = evaluate.evaluate(
+        store.path(stored.digest), folder / "evaluate.parquet", against=common.stable_part(settings, "flights", "model")
+    )
     return Trained(fitted=fitted, stored=stored, report=report, pngs=pngs)
-
-
-def stable_model(settings: settings_.Settings) -> Path | None:
-    """The stored model folder of the bundle that is stable now, None before the first release."""
-    from lastgood import release
-
-    with release.open_context(settings) as ctx:
-        stable = ctx.ledger.state("flights").stable
-        return ctx.store.path(ctx.ledger.bundle(stable).parts["model"].digest) if stable else None
 
 
 def track(mlflow: Any, trained: Trained, source: parts.Made, params: Mapping[str, Any]) -> dict[str, str]:

@@ -92,12 +92,12 @@ def symmetric(z: float) -> Bets:
 
 def damped(bets: Bets, factor: float) -> Bets:
     """*bets* to the power of 1/*factor*, which was known before they were made: what clumps by that much counts once."""
-    return bets if factor == 1 else tuple(bet / factor for bet in bets)
+    return tuple(bet / factor for bet in bets)
 
 
 def _log_logistic(y: float) -> float:
     """log(2 / (1 + exp(-y))), without overflow."""
-    return math.log(2) - math.log1p(math.exp(-y)) if y > 0 else math.log(2) + y - math.log1p(math.exp(y))
+    return math.log(2) + min(y, 0.0) - math.log1p(math.exp(-abs(y)))
 
 
 WHOLE = 0.88

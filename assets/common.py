@@ -1,0 +1,208 @@
+"""The assets that are the same for every service: configuration, environment, bundle, release, and their checks.
+
+Each function makes one for a service. What a part of its own kind is (data, model, prompt, index) stands in the service's folder.
+"""
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+import assets
+from assets import parts, show
+from lastgood import settings as settings_
+
+if TYPE_CHECKING:
+    from lastgood.bundle import Bundle
+    from lastgood.release import Context
+
+ERROR = dg.AssetCheckSeverity.ERROR
+
+
+class Options(dg.Config):
+    """What to change of service.yaml for this bundle."""
+
+    options: dict[str, Any] = Field(default={}, description='Options to replace, for example {"departure_clock": "utc"}.')
+    overlay: dict[str, Any] = Field(
+        default={}, description='Whole keys of service.yaml to replace, for example {"release": {"strategy": []}}.'
+    )
+
+
+def config(service: str, *, owners: Sequence[str], code: Sequence[str]) -> dg.AssetsDefinition:
+    """The configuration part: service.yaml with the code it names. *code* are files whose change makes it stale."""
+
+    @dg.asset(
+        key=parts.key(service, "config"),
+        group_name=service,
+        kinds={"yaml", "python"},
+        owners=list(owners),
+        code_version=parts.code_version(*code),
+        description="service.yaml and the code that serves, frozen together; a rollback brings both back.",
+    )
+    def config(context: dg.AssetExecutionContext, config: Options, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
+        """Freeze the service folder with the options asked for."""
+        from lastgood import artifacts
+        from lastgood import service as services
+
+        store = artifacts.Store(settings.store)
+        asked = {"options": config.options, "overlay": config.overlay}
+        with tempfile.TemporaryDirectory() as scratch:
+            frozen = services.freeze(settings.services / service, Path(scratch) / "config", **asked)
+            described = services.parse((frozen / services.FILE).read_text("utf-8"), where="the frozen service.yaml")
+            stored = store.put(frozen, allow=artifacts.CONFIG_FORMATS)
+        part = artifacts.part(stored, name="config", media_type="application/yaml", meta={"options": described.options})
+        files = [{"file": entry.path, "bytes": entry.size, "sha256": entry.sha256} for entry in store.listing(stored.digest).entries]
+        metadata = {"options": dg.MetadataValue.json(described.options), "files": show.table(files)}
+        return parts.result(context, part, provenance={"overrides": {**config.options, **config.overlay}}, metadata=metadata)
+
+    return config
+
+
+def environment(service: str, *, owners: Sequence[str]) -> dg.AssetsDefinition:
+    """The environment part: which locked packages, interpreter and platform a bundle was built with."""
+
+    @dg.asset(
+        key=parts.key(service, "environment"),
+        group_name=service,
+        kinds={"python"},
+        owners=list(owners),
+        code_version=parts.code_version("requirements.lock"),
+        description="Digest of requirements.lock with the interpreter and the platform.",
+    )
+    def environment(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
+        """Describe the environment this process runs in."""
+        from lastgood import artifacts
+        from lastgood import environment as environments
+
+        described = environments.describe(settings.project / "requirements.lock")
+        stored = artifacts.Store(settings.store).put_bytes(environments.encode(described), name="environment.json")
+        part = artifacts.part(stored, name="environment", media_type="application/json", meta=described)
+        return parts.result(context, part, provenance={}, metadata={"environment": dg.MetadataValue.json(described)})
+
+    return environment
+
+
+def release(service: str, *, owners: Sequence[str]) -> dg.AssetSpec:
+    """The release: which bundle is stable, and what the gates say of the one on its way.
+
+    Nobody materializes it here: the sensors `release_mirror` and `rollout_mirror` report it from the ledger.
+    """
+    return dg.AssetSpec(
+        assets.release_key(service),
+        deps=[parts.key(service, "bundle")],
+        group_name=service,
+        kinds={"lastgood"},
+        owners=list(owners),
+        description="One materialization per revision of the release ledger; the data version is the stable bundle's id. "
+        "Unsynced means: a newer bundle was built and is not released.",
+    )
+
+
+# --- the bundle ----------------------------------------------------------------------------------------------
+
+
+def registered(
+    context: dg.AssetExecutionContext, service: str, names: Sequence[str], *, report: Mapping[str, Any], settings: settings_.Settings
+) -> "tuple[Bundle, Bundle | None, dict[str, Any]]":
+    """The bundle of the parts *names* that this run made, registered with *report* as its offline evaluation.
+
+    With it the bundle that is stable now, and what the UI is to show of both.
+    """
+    from lastgood import bundle as bundles
+    from lastgood import release
+
+    made = {name: parts.made(context, service, name) for name in names}
+    built = bundles.of(service, *(item.part for item in made.values()))
+    provenance = parts.provenance(context, made, now=time.time(), project=settings.project)
+    with release.open_context(settings) as ctx:
+        new = release.register(ctx, built, provenance=provenance, actor="dagster", now=time.time())
+        ctx.ledger.evaluate(built.id, kind="offline", report=report, actor="dagster", now=time.time())
+        before = _stable(ctx, service)
+    changes = [
+        {"part": c.name, "against stable": c.change, "digest": built.parts[c.name].digest} for c in bundles.diff(before, built) if c.after
+    ]
+    metadata: dict[str, Any] = {
+        "lastgood/bundle": built.id,
+        "registered": "now" if new else "was known already",
+        "parts": show.table(changes),
+        "promote": dg.MetadataValue.md(f"`lastgood promote {service} {bundles.short(built.id)}`"),
+        "manifest": dg.MetadataValue.json(built.manifest()),
+        "provenance": dg.MetadataValue.json(provenance),
+    }
+    return built, before, metadata
+
+
+def _stable(ctx: "Context", service: str) -> "Bundle | None":
+    stable = ctx.ledger.state(service).stable
+    return ctx.ledger.bundle(stable) if stable else None
+
+
+def stable_part(settings: settings_.Settings, service: str, name: str) -> Path | None:
+    """The stored part *name* of the bundle that is stable now; None before the first release, or if it has none."""
+    from lastgood import release
+
+    with release.open_context(settings) as ctx:
+        stable = _stable(ctx, service)
+        return ctx.store.path(stable.parts[name].digest) if stable and name in stable.parts else None
+
+
+def show_in_mlflow(settings: settings_.Settings, built: "Bundle", *, tags: Mapping[str, str]) -> str:
+    """Make the bundle's version in MLflow's registry and tag it; says so if the registry is turned off."""
+    if settings.layers.registry != "mlflow":
+        return "the registry layer is turned off"
+    from lastgood.layers import registry
+
+    return registry.register_bundle(settings, built, tags=tags)
+
+
+# --- checks --------------------------------------------------------------------------------------------------
+
+
+def limits(service: str, *, of: str) -> dg.AssetChecksDefinition:
+    """The floors and ceilings of service.yaml as a check on the part *of*, whose materialization holds the evaluation."""
+
+    @dg.asset_check(
+        asset=parts.key(service, of), name="limits", blocking=True, description="Keeps the floors and ceilings of service.yaml."
+    )
+    def limits(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.AssetCheckResult:
+        """The rule that a promotion applies too, told before anything is bundled."""
+        from lastgood import release
+        from lastgood import service as services
+
+        wanted = services.load(settings.services / service).evaluation
+        metrics = parts.made(context, service, of).metadata[parts.REPORT].value["metrics"]
+        missed = release.missed_limits(wanted, metrics)
+        rows = [{"metric": m, "value": metrics.get(m), "limit": f"at least {low}"} for m, low in sorted(wanted.floors.items())]
+        rows += [{"metric": m, "value": metrics.get(m), "limit": f"at most {high}"} for m, high in sorted(wanted.ceilings.items())]
+        metadata = {"limits": show.table(rows), "missed": "; ".join(missed) or "none"}
+        return dg.AssetCheckResult(passed=not missed, severity=ERROR, metadata=metadata)
+
+    return limits
+
+
+def verifies(service: str) -> dg.AssetChecksDefinition:
+    """Every byte of every part of the bundle that this run registered, as a check."""
+
+    @dg.asset_check(
+        asset=parts.key(service, "bundle"),
+        name="verifies",
+        blocking=True,
+        description="Every byte of every part is in the store as the manifest says.",
+    )
+    def verifies(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.AssetCheckResult:
+        """Hash the parts of the bundle that this run registered."""
+        from lastgood import errors, release
+
+        digest = parts.bundle_id(context, service)
+        with release.open_context(settings, read_only=True) as ctx:
+            try:
+                ctx.store.verify_bundle(ctx.ledger.bundle(digest), deep=True)
+            except (errors.Damaged, errors.NotFound) as error:
+                return dg.AssetCheckResult(passed=False, severity=ERROR, metadata={"bundle": digest, "found": str(error)})
+        return dg.AssetCheckResult(passed=True, severity=ERROR, metadata={"bundle": digest})
+
+    return verifies
