@@ -150,6 +150,17 @@ def stable_part(settings: settings_.Settings, service: str, name: str) -> Path |
         return ctx.store.path(stable.parts[name].digest) if stable and name in stable.parts else None
 
 
+def newest_metrics(settings: settings_.Settings, of: "Bundle | None") -> Mapping[str, float]:
+    """The metrics of the newest offline evaluation of bundle *of*; empty without one."""
+    from lastgood import release
+
+    if of is None:
+        return {}
+    with release.open_context(settings) as ctx:
+        found = [one.report.get("metrics", {}) for one in ctx.ledger.evaluations(of.id) if one.kind == "offline"]
+    return found[-1] if found else {}
+
+
 def show_in_mlflow(settings: settings_.Settings, built: "Bundle", *, tags: Mapping[str, str]) -> str:
     """Make the bundle's version in MLflow's registry and tag it; says so if the registry is turned off."""
     if settings.layers.registry != "mlflow":
@@ -174,7 +185,7 @@ def limits(service: str, *, of: str) -> dg.AssetChecksDefinition:
         from lastgood import service as services
 
         wanted = services.load(settings.services / service).evaluation
-        metrics = parts.made(context, service, of).metadata[parts.REPORT].value["metrics"]
+        metrics = parts.metadata(context, service, of)[parts.REPORT].value["metrics"]
         missed = release.missed_limits(wanted, metrics)
         rows = [{"metric": m, "value": metrics.get(m), "limit": f"at least {low}"} for m, low in sorted(wanted.floors.items())]
         rows += [{"metric": m, "value": metrics.get(m), "limit": f"at most {high}"} for m, high in sorted(wanted.ceilings.items())]

@@ -61,6 +61,13 @@ def made(context: Context, service: str, name: str) -> Made:
     raise dg.Failure(f"{service}/{name} was never made; materialize it first, or launch the job 'build'", allow_retries=False)
 
 
+def metadata(context: Context, service: str, name: str) -> Mapping[str, dg.MetadataValue]:
+    """What the materialization of an asset holds, found as `made` finds parts; for one that is no part. Raises Failure."""
+    for found in _materializations(context, key(service, name)):
+        return found
+    raise dg.Failure(f"{service}/{name} was never made; materialize it first", allow_retries=False)
+
+
 def _materializations(context: Context, wanted: dg.AssetKey) -> Iterator[Mapping[str, dg.MetadataValue]]:
     run = context.run
     for run_id in filter(None, (run.run_id, run.parent_run_id, run.root_run_id)):

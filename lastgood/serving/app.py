@@ -48,8 +48,8 @@ class Loaded:
     notes: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, str]:
-        """What every prediction names: the bundle, and the digests of its model and configuration where it has them."""
-        parts = {name: part.digest for name, part in self.bundle.parts.items() if name in ("model", "config")}
+        """What every prediction names: the bundle, and the digests of what made the answer, where it has them."""
+        parts = {name: part.digest for name, part in self.bundle.parts.items() if name in ("model", "prompt", "index", "config")}
         return {"bundle": self.bundle.id, **parts}
 
 

