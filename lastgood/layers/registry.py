@@ -7,24 +7,17 @@ versions they point to) and leaves everything else alone.
 The version's source is `lastgood://bundle/<digest>`: MLflow takes any scheme, one call creates the version with all
 its tags, and no setting of the whole process is touched (a `models:/` source is looked up at the process-wide address).
 
-MLflow takes seconds to import and has no deadline of its own, so every piece of work runs beside the caller, who
-waits `timeout_s` at most. What takes longer goes on and is done once; until then the layer says that it is not there.
-
 What does not belong here: training runs and their metrics (the pipeline writes them), which bundle serves (`rollout`).
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from lastgood import bundle as bundles
-from lastgood import daemon, errors
 from lastgood import settings as settings_
-from lastgood.layers import base
+from lastgood.layers import base, mlflow_layer
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,14 +30,8 @@ REVISION_TAG = "lastgood.revision"
 MANIFEST_TAG = "lastgood.manifest"
 FOREIGN = "foreign"
 
-BUSY_S = 3.0
-"""Seconds to wait for another writer of MLflow's SQLite file. MLflow itself would wait 20, and try again ten times."""
-HTTP_TIMEOUT_S = 5
-"""Seconds for one answer of an MLflow server, in place of MLflow's 120; it is tried once more."""
 _MAX_TAG = 100_000
 _ABOUT = "Mirror of lastgood's ledger. The aliases stable, candidate and previous are put back when edited here."
-
-T = TypeVar("T")
 
 
 def build(settings: settings_.Settings, service: str) -> Registry:
@@ -62,24 +49,18 @@ def register_bundle(
     return Registry(settings, bundle.service, timeout_s=timeout_s).register(bundle, tags=tags or {})
 
 
-class Registry(base.Layer):
+class Registry(mlflow_layer.MlflowLayer):
     """See the module. *timeout_s*: how long a caller waits, in seconds; a new MLflow database takes ten of them."""
 
     name = "registry"
 
     def __init__(self, settings: settings_.Settings, service: str, *, timeout_s: float = 25.0) -> None:
-        self._uri = settings.tracking_uri
+        super().__init__(settings.tracking_uri, lock=settings.run(service) / "registry.lock", timeout_s=timeout_s)
         self._service = bundles.check_service_name(service)
-        self._lock = settings.run(service) / "registry.lock"
-        self._timeout_s = timeout_s
-        self._at_work: threading.Thread | None = None
-        self._client: MlflowClient | None = None
-        self._inode: tuple[int, int] | None = None
 
     def observe(self) -> base.Observed:
         """Aliases by the bundle they name, "foreign" where it is none of ours; and the revision last taken over."""
-        file = _sqlite_file(self._uri)
-        if file is not None and not file.exists():
+        if self._has_no_file():
             return base.Observed(revision=None, facts={"model": self._service, "aliases": {}, "versions": {}})
         return self._within_time(lambda: self._look(self._connect(write=False)))
 
@@ -112,10 +93,6 @@ class Registry(base.Layer):
 
         return self._within_time(lambda: self._locked(work))
 
-    def close(self) -> None:
-        """Let go of the client; work that is still under way ends by itself."""
-        self._client = None
-
     # --- the work ------------------------------------------------------------------------------------------
 
     def _look(self, client: MlflowClient) -> base.Observed:
@@ -147,7 +124,7 @@ class Registry(base.Layer):
             client.set_registered_model_tag(self._service, REVISION_TAG, str(desired.revision))
 
     def _find_model(self, client: MlflowClient) -> RegisteredModel | None:
-        return _or_none(lambda: client.get_registered_model(self._service))
+        return mlflow_layer.or_none(lambda: client.get_registered_model(self._service))
 
     def _model(self, client: MlflowClient) -> RegisteredModel:
         """The service's registered model, created if it is missing; another creator at the same moment does no harm."""
@@ -188,67 +165,6 @@ class Registry(base.Layer):
         found = client.search_model_versions(f"name='{self._service}' and tags.`{BUNDLE_TAG}`='{digest}'")
         return min(found, key=lambda version: int(version.version), default=None)
 
-    # --- time, locks and connections -----------------------------------------------------------------------
-
-    def _locked(self, work: Callable[[], T]) -> T:
-        with daemon.locked(self._lock, wait_s=self._timeout_s / 2):
-            return work()
-
-    def _within_time(self, work: Callable[[], T]) -> T:
-        """What *work* returns, if it comes within the time; every trouble with MLflow as LayerError."""
-        if self._at_work is not None and self._at_work.is_alive():
-            raise base.LayerError(f"MLflow at {self._uri} still has not answered an earlier call; check that server or file")
-        _import()
-        results: list[T] = []
-        raised: list[Exception] = []
-
-        def run() -> None:
-            try:
-                results.append(work())
-            except Exception as error:  # noqa: BLE001  # handed over to the caller below
-                raised.append(error)
-
-        self._at_work = threading.Thread(target=run, name=f"registry-{self._service}", daemon=True)
-        self._at_work.start()
-        self._at_work.join(self._timeout_s)
-        if self._at_work.is_alive():
-            raise base.LayerError(f"MLflow at {self._uri} has not answered within {self._timeout_s:g} s; check that server or file")
-        if raised:
-            raise self._told(raised[0]) from raised[0]
-        return results[0]
-
-    def _told(self, error: Exception) -> Exception:
-        import sqlalchemy.exc
-        from mlflow.exceptions import MlflowException
-
-        if isinstance(error, base.LayerError) or not isinstance(
-            error, MlflowException | sqlalchemy.exc.SQLAlchemyError | OSError | errors.Unavailable
-        ):
-            return error
-        cause = getattr(error, "orig", None) or error
-        line = (str(cause).splitlines() or [type(cause).__name__])[0]
-        return base.LayerError(f"MLflow at {self._uri} cannot be used: {line[:300]}; check that server or file")
-
-    def _connect(self, *, write: bool) -> MlflowClient:
-        from mlflow import MlflowClient
-
-        file = _sqlite_file(self._uri)
-        if file is not None:
-            self._check_file(file, write=write)
-        if self._client is None:
-            self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
-        return self._client
-
-    def _check_file(self, file: Path, *, write: bool) -> None:
-        """Find out at once, with a clear message, what MLflow would try for minutes: locked, damaged, read-only, replaced."""
-        inode = _inode(file)
-        if self._inode is not None and self._inode != inode:
-            raise base.LayerError(f"{file} was replaced while in use; restart the controller with 'lastgood down' and 'lastgood up'")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if inode is not None:
-            _try_sqlite(self._uri, write=write)
-        self._inode = inode
-
 
 def version_tags(digest: str, bundle: bundles.Bundle | None) -> dict[str, str]:
     """The tags of a bundle's version: its id, each part's digest, the manifest, and the model's own ids in MLflow."""
@@ -281,7 +197,7 @@ def _training_run(client: MlflowClient, bundle: bundles.Bundle | None) -> str | 
     if bundle is None or "model" not in bundle.parts:
         return None
     named = _model_meta(bundle).get("mlflow_run_id")
-    if named and _or_none(lambda: client.get_run(str(named))) is not None:
+    if named and mlflow_layer.or_none(lambda: client.get_run(str(named))) is not None:
         return str(named)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     wanted = f"tags.`{PART_TAG}model` = '{bundle.parts['model'].digest}'"
@@ -289,57 +205,6 @@ def _training_run(client: MlflowClient, bundle: bundles.Bundle | None) -> str | 
     return str(runs[0].info.run_id) if runs else None
 
 
-def _or_none(call: Callable[[], T]) -> T | None:
-    """What *call* returns, None if MLflow says that there is no such thing."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return call()
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
-
-
 def _revision(model: RegisteredModel) -> int | None:
     text = model.tags.get(REVISION_TAG, "")
     return int(text) if text.isascii() and text.isdigit() else None
-
-
-def _import() -> None:
-    """Load MLflow, with small time limits and without its reports to its makers; what a user has set stays."""
-    for name, value in {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(HTTP_TIMEOUT_S),
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    }.items():
-        os.environ.setdefault(name, value)
-    try:
-        import mlflow  # noqa: F401  # loaded here so that it does not count as MLflow's answering time
-    except ImportError as error:
-        raise base.Rejected(f"MLflow is not installed ({error}); install 'lastgood[mlflow]', or set layers.registry to \"\"") from error
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    """The file of an SQLite address, None for a server or another database."""
-    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
-
-
-def _inode(file: Path) -> tuple[int, int] | None:
-    try:
-        status = file.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _try_sqlite(uri: str, *, write: bool) -> None:
-    import sqlalchemy
-
-    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.pool.NullPool, connect_args={"timeout": BUSY_S})
-    with engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA schema_version")
-        if write:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-            connection.exec_driver_sql("ROLLBACK")

@@ -49,12 +49,12 @@ class Extractive(base.Model):
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of *text*; lines of code are none, and neither is what has hardly a word."""
+    """The sentences of *text*; lines of code and headings are none, and neither is what has hardly a word."""
     prose: list[str] = []
     for block in text.split("\n\n"):
         lines = [line.strip() for line in block.split("\n") if not _CODE.match(line)]
         prose += _END.split(" ".join(lines))
-    return [sentence.strip() for sentence in prose if len(sentence.split()) >= MIN_WORDS]
+    return [sentence.strip() for sentence in prose if len(sentence.split()) >= MIN_WORDS and sentence.rstrip()[-1] in ".!?:)"]
 
 
 def by_words(question: str, texts: Sequence[str]) -> list[float]:

@@ -23,6 +23,7 @@ _SIGNATURE = re.compile(
 _VERSION = re.compile(r"\.\. version(added|changed)::\s*")
 _ROLE = re.compile(r":[a-zA-Z][\w:+.-]*:`([^`]*)`")
 _LINK = re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{1,2}")
+_REFERENCE = re.compile(r"`([^`]+)`_{1,2}(?!\w)|(?<![\w`])([A-Za-z][A-Za-z0-9]*)_(?![\w`])")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +57,9 @@ def sections(documents: Mapping[str, str]) -> list[Section]:
     found = []
     for path, text in sorted(documents.items()):
         seen: Counter[str] = Counter()
-        title = ""
-        for heading, lines in _split(text.splitlines()):
-            title = title or heading or path
+        found_in = _split(text.splitlines())
+        title = next((heading for heading, _ in found_in if heading), path)
+        for heading, lines in found_in:
             paragraphs = tuple(_paragraphs(lines))
             if paragraphs:
                 slug = _slug(heading)
@@ -68,20 +69,20 @@ def sections(documents: Mapping[str, str]) -> list[Section]:
     return found
 
 
-def _split(lines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+def _split(lines: Sequence[str]) -> list[tuple[str, list[str]]]:
     """(heading, lines below it) in order; what stands before the first heading has an empty one."""
-    heading, body, place = "", list[str](), 0
+    found, body, heading, place = list[tuple[str, list[str]]](), list[str](), "", 0
     while place < len(lines):
         line = lines[place]
         over = place + 2 < len(lines) and _UNDERLINE.match(line) and _is_heading(lines[place + 1].strip(), lines[place + 2])
         if over or (place + 1 < len(lines) and _is_heading(line, lines[place + 1])):
-            yield heading, body
+            found.append((heading, body))
             heading, body = plain(lines[place + 1] if over else line).strip(), []
             place += 3 if over else 2
         else:
             body.append(line)
             place += 1
-    yield heading, body
+    return [*found, (heading, body)]
 
 
 def _is_heading(line: str, below: str) -> bool:
@@ -120,6 +121,7 @@ def plain(text: str) -> str:
     """*text* without the marks of roles and literals: what a reader sees."""
     text = _ROLE.sub(lambda found: _shown(found[1]), text)
     text = _LINK.sub(lambda found: found[1], text)
+    text = _REFERENCE.sub(lambda found: found[1] or found[2], text)
     return text.replace("``", "`").replace("\\ ", "").rstrip()
 
 
@@ -133,10 +135,10 @@ def chunk(section: Section, *, withheld: bool) -> list[Chunk]:
     """The chunks of *section*, each with its headings on top; *withheld* leaves out the section's own, which is asked for."""
     names = [section.title] if withheld else list(dict.fromkeys((section.title, section.heading)))
     head = " / ".join(names)
-    parts = list(_packed(section.paragraphs, room=MAX_CHARS - len(head) - 1))
+    parts = list(_packed(section.paragraphs, room=MAX_CHARS - len(head) - 2))
     ids = [section.id if number == 1 else f"{section.id}~{number}" for number in range(1, len(parts) + 1)]
     return [
-        Chunk(id=name, text=f"{head}\n{text}", section=section, part=number)
+        Chunk(id=name, text=f"{head}\n\n{text}", section=section, part=number)
         for number, (name, text) in enumerate(zip(ids, parts, strict=True), 1)
     ]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,8 +84,8 @@ def answer_metrics(runtime: runtimes.Runtime, golden: Sequence[Mapping[str, Any]
 
 
 def groundedness(answer: str, passages: str) -> float:
-    """Share of the answer's words that stand in the passages; an answer of no word is grounded."""
-    words = _words(answer)
+    """Share of the answer's words that stand in the passages, the names of sources aside; an answer of no word is grounded."""
+    words = _words(re.sub(r"\[[^\]]*\]", " ", answer))
     there = set(_words(passages))
     return sum(word in there for word in words) / len(words) if words else 1.0
 

@@ -15,7 +15,7 @@ import pytest
 
 from lastgood import daemon, settings
 from lastgood.conformance import layers
-from lastgood.layers import base, registry
+from lastgood.layers import base, mlflow_layer, registry
 from tests.layers.registry.conftest import SERVICE, A, B, C, make_bundle, make_desired
 
 
@@ -197,7 +197,7 @@ def exclusive(db):
 
 def test_a_locked_database_is_told_and_recovers(world, monkeypatch):
     """Somebody holds the file: LayerError that says locked, and the next apply works."""
-    monkeypatch.setattr(registry, "BUSY_S", 0.1)
+    monkeypatch.setattr(mlflow_layer, "BUSY_S", 0.1)
     world.layer.apply(make_desired(1, stable=A))
     with exclusive(world.db):
         for call in (world.layer.observe, lambda: world.layer.apply(make_desired(2, stable=B))):

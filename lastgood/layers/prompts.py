@@ -1,0 +1,134 @@
+"""Prompts in MLflow, as a mirror of the ledger: whoever looks there sees which texts stable, candidate and previous ask with.
+
+One prompt per service, `<service>-prompt`; one version per prompt part, found by its tag. Nothing of ours reads it: a worker
+renders the templates of its own bundle, for an alias that is read through MLflow's cache is up to a minute old.
+
+What does not belong here: what a prompt is (`lastgood.prompts`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lastgood import artifacts, errors
+from lastgood import bundle as bundles
+from lastgood import settings as settings_
+from lastgood.layers import base, mlflow_layer
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+ALIASES = ("stable", "candidate", "previous")
+PART_TAG = "lastgood.part.prompt"
+REVISION_TAG = "lastgood.revision"
+FOREIGN = "foreign"
+_MAX_TEXT = 90_000
+"""Longest template that MLflow's tables hold, in characters."""
+
+
+def build(settings: settings_.Settings, service: str) -> Prompts:
+    """The mirror of the prompts of *service*."""
+    return Prompts(settings, service)
+
+
+class Prompts(mlflow_layer.MlflowLayer):
+    """See the module."""
+
+    name = "prompts"
+
+    def __init__(self, settings: settings_.Settings, service: str, *, timeout_s: float = 25.0) -> None:
+        super().__init__(settings.tracking_uri, lock=settings.run(service) / "prompts.lock", timeout_s=timeout_s)
+        self._prompt = f"{bundles.check_service_name(service)}-prompt"
+        self._store = artifacts.Store(settings.store)
+
+    def observe(self) -> base.Observed:
+        """Aliases by the prompt part that they name, "foreign" where it is none of ours; and the revision last taken over."""
+        if self._has_no_file():
+            return base.Observed(revision=None, facts={"prompt": self._prompt, "aliases": {}})
+        return self._within_time(lambda: self._look(self._connect(write=False)))
+
+    def verify(self, desired: base.Desired, observed: base.Observed) -> bool | None:
+        """True if exactly the aliases of bundles with a prompt are set, each to the version of its part, under this revision."""
+        aliases = observed.facts.get("aliases")
+        if aliases is None:
+            return None
+        return bool(observed.revision == desired.revision and aliases == wanted_of(desired))
+
+    def apply(self, desired: base.Desired) -> None:
+        """Make versions for the prompt parts, set the aliases that are named, delete those that are not, note the revision."""
+        self._within_time(lambda: self._locked(lambda: self._follow(self._connect(write=True), desired)))
+
+    # --- the work ------------------------------------------------------------------------------------------
+
+    def _look(self, client: MlflowClient) -> base.Observed:
+        found = mlflow_layer.or_none(lambda: client.get_prompt(self._prompt))
+        revision = (found.tags if found else {}).get(REVISION_TAG, "")
+        aliases = {alias: digest for alias in ALIASES if (digest := self._named(client, alias)) is not None} if found else {}
+        return base.Observed(revision=int(revision) if revision.isdecimal() else None, facts={"prompt": self._prompt, "aliases": aliases})
+
+    def _named(self, client: MlflowClient, alias: str) -> str | None:
+        version = mlflow_layer.or_none(lambda: client.get_prompt_version_by_alias(self._prompt, alias))
+        return None if version is None else str(version.tags.get(PART_TAG, FOREIGN))
+
+    def _follow(self, client: MlflowClient, desired: base.Desired) -> None:
+        found = mlflow_layer.or_none(lambda: client.get_prompt(self._prompt))
+        if found is None:
+            client.create_prompt(self._prompt, description="Mirror of lastgood's ledger. The aliases are put back when edited here.")
+        last = (found.tags if found else {}).get(REVISION_TAG, "")
+        if last.isdecimal() and int(last) > desired.revision:
+            return
+        wanted = wanted_of(desired)
+        versions = self._versions(client)
+        for digest in dict.fromkeys(wanted.values()):
+            if digest not in versions:
+                versions[digest] = self._create(client, digest)
+        for alias in ALIASES:
+            if alias not in wanted:
+                mlflow_layer.or_none(lambda alias=alias: client.delete_prompt_alias(self._prompt, alias))  # type: ignore[misc]
+            elif self._named(client, alias) != wanted[alias]:
+                client.set_prompt_alias(self._prompt, alias, versions[wanted[alias]])
+        client.set_prompt_tag(self._prompt, REVISION_TAG, str(desired.revision))
+
+    def _versions(self, client: MlflowClient) -> dict[str, int]:
+        """Digest of the prompt part to the number of its oldest version."""
+        found: dict[str, int] = {}
+        for version in self._all(client):
+            digest = client.get_prompt_version(self._prompt, str(version.version)).tags.get(PART_TAG)
+            if digest is not None:
+                found[digest] = min(int(version.version), found.get(digest, int(version.version)))
+        return found
+
+    def _all(self, client: MlflowClient) -> list[Any]:
+        found, token = [], None
+        while True:
+            page = client.search_prompt_versions(self._prompt, max_results=200, page_token=token)
+            found += list(page)
+            token = getattr(page, "token", None)
+            if not token:
+                return found
+
+    def _create(self, client: MlflowClient, digest: str) -> int:
+        made = client.create_prompt_version(
+            self._prompt,
+            shown(self._store, digest),
+            description=f"Prompt part {bundles.short(digest)}",
+            tags={PART_TAG: digest},
+        )
+        return int(made.version)
+
+
+def wanted_of(desired: base.Desired) -> dict[str, str]:
+    """Alias to the digest of its bundle's prompt part; without those that have none."""
+    parts = {alias: desired.bundles[digest].parts for alias, digest in desired.aliases.items() if digest in desired.bundles}
+    return {alias: named["prompt"].digest for alias, named in parts.items() if "prompt" in named}
+
+
+def shown(store: artifacts.Store, digest: str) -> str:
+    """All templates of a prompt part as one text, each under its name. Raises LayerError."""
+    try:
+        folder = store.path(digest)
+        texts = {path.name: path.read_text("utf-8") for path in sorted(folder.iterdir())}
+    except (errors.LastgoodError, OSError, UnicodeDecodeError) as error:
+        raise base.LayerError(f"prompt part {bundles.short(digest)} cannot be read: {error}; build the bundle again") from error
+    text = "\n".join(f"--- {name}\n{text}" for name, text in texts.items())
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}\n… cut off; the whole text is in the bundle"

@@ -1,0 +1,238 @@
+"""Gates that count at their edges: whole readings, rates on equal terms worked out by hand, and each limit from both sides."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lastgood import conditions
+from lastgood.gates import base, bounds, counts, sequential, windows
+from lastgood.gates.base import Observation, Tally
+from lastgood.gates.dispersion import Dispersion
+from lastgood.gates.family import Family, Reading, Setup
+from tests.gates.paths import START
+
+ERRORS = conditions.ErrorRate(metric="error_rate", margin=0.5, persistence=4, window_min=1)
+MAX = conditions.ErrorRate(metric="error_rate", margin=0.5, max=0.25, persistence=2, window_min=1)
+BOUNDARY = -math.log(0.01 * 0.98)
+
+
+def setup(mode: base.Mode = "compare", *, reference: Tally | None = None) -> Setup:
+    """A gate that began at START."""
+    return Setup(mode=mode, alpha=0.01, since=START, reference=reference)
+
+
+def look(found: Family, watched: Tally, beside: Tally | None = None, *, at: float = 1.0, step: int = 0) -> None:
+    """Let *found* take in one observation, *at* seconds after START."""
+    found.take(Observation(at=START + at, watched=watched, beside=beside), step=step)
+
+
+# --- against stable ----------------------------------------------------------------------------------------
+
+
+def test_a_reading_of_errors_has_all_of_it() -> None:
+    """Before the first request; with half of the requests that a pass takes; with all but one of them; and with all."""
+    rest = {"harm": "more than 50 points above stable", "evidence": 0.0, "boundary": BOUNDARY, "persistence": 4}
+    start = counts.Errors(ERRORS, setup())
+    assert start.read() == Reading(story="error rate unknown (none yet) against unknown (none yet) of stable", **rest)  # type: ignore[arg-type]
+    for n, needs in ((100, 100), (199, 2), (200, None)):
+        found = counts.Errors(ERRORS, setup())
+        look(found, Tally(n=n, bad=1), Tally(n=1000, bad=50))
+        bad = counts.percent(1 / n)
+        rest["evidence"] = found._arms.wealth.log_e
+        assert found.read() == Reading(
+            story=f"error rate {bad} (1 of {n}) against 5.0 % (50 of 1,000) of stable",
+            passes=None if needs else "excluded",
+            estimate=1 / n,
+            reference=0.05,
+            interval=bounds.difference(1, n, 50, 1000),
+            needs=needs,
+            **rest,  # type: ignore[arg-type]
+        )
+
+
+def test_a_bound_at_the_margin_excludes_more_than_it() -> None:
+    """The margin itself is allowed; the next smaller one is not excluded, and it says what that takes."""
+    high = bounds.difference(0, 400, 0, 4000)[1]
+    for margin, passes in ((high, "excluded"), (math.nextafter(high, 0), None)):
+        found = counts.Errors(ERRORS.model_copy(update={"margin": margin}), setup())
+        look(found, Tally(n=400), Tally(n=4000))
+        reading = found.read()
+        assert (reading.passes, reading.needs) == (passes, None if passes else 4)
+
+
+def test_requests_of_one_arm_in_one_phase_and_of_the_other_in_another_are_no_comparison() -> None:
+    """They served at different times."""
+    found = counts.Errors(ERRORS, setup())
+    look(found, Tally(n=9), Tally())
+    look(found, Tally(), Tally(n=9), step=1)
+    assert found.read().lacks == "no requests of stable beside it"
+    look(found, Tally(n=1), Tally(n=1), at=2, step=2)
+    assert (found.read().lacks, found.read().estimate, found.read().reference) == ("", 0.0, 0.0)
+
+
+def test_stables_rate_is_that_of_each_phase_weighted_with_the_watched_arms_requests() -> None:
+    """A quarter of them in a phase of 5 % and three quarters in one of 1 % make 2 %, whatever stable's own traffic was.
+
+    Its size is that of a Poisson number with the rate's variance, of half an error more in each phase.
+    """
+    arms = counts.Arms(setup())
+    for step, watched, beside in ((0, Tally(n=100, bad=10), Tally(n=100, bad=5)), (1, Tally(n=300, bad=15), Tally(n=900, bad=9))):
+        arms.take(Observation(at=START + step, watched=watched, beside=beside), step=step)
+    bad, n, bad_beside, n_beside = arms.rates()
+    assert (bad, n) == (25, 400)
+    assert bad_beside / n_beside == pytest.approx(0.02)
+    variance = 5.5 / 400**2 + 9.5 / 1200**2
+    assert n_beside == pytest.approx((0.02 + 0.5 / 400 + 0.5 / 1200) / variance)
+
+
+@pytest.mark.parametrize(("steps", "apart"), [((0, 1), True), ((6, 7), True), ((7, 8), False), ((8, 30), False)])
+def test_the_eighth_phase_and_all_later_ones_are_one(steps: tuple[int, int], apart: bool) -> None:
+    """Together their plain rates count; apart they are weighted."""
+    arms = counts.Arms(setup())
+    for step, beside in zip(steps, (Tally(n=100, bad=50), Tally(n=900)), strict=True):
+        arms.take(Observation(at=START + 1, watched=Tally(n=100), beside=beside), step=step)
+    *_, bad_beside, n_beside = arms.rates()
+    assert bad_beside / n_beside == pytest.approx(0.25 if apart else 0.05)
+
+
+def test_a_phase_without_either_arm_has_no_weight() -> None:
+    """Neither one in which stable had no request, nor one in which the watched arm had none."""
+    arms = counts.Arms(setup())
+    seen = ((Tally(n=10, bad=1), Tally(n=90, bad=2)), (Tally(n=50, bad=50), Tally()), (Tally(), Tally(n=70, bad=70)))
+    for step, (watched, beside) in enumerate(seen):
+        arms.take(Observation(at=START + step, watched=watched, beside=beside), step=step)
+    assert arms.rates() == (1, 10, 2, 90)
+
+
+def test_bets_are_damped_by_what_was_known_when_their_pool_was_opened() -> None:
+    """What clumping comes to light while a pool fills must not weigh on its own bets, or the guarantee is gone."""
+    arms, clumping, wealth = counts.Arms(setup()), Dispersion(since=START), sequential.Wealth(sequential.RATIO_PRIOR, since=START)
+    for minute in range(12):
+        beside = Tally(n=400, bad=40 if minute % 2 else 0)
+        for half in (0, 1):
+            at = START + 60 * minute + 30 * half + 20
+            arms.take(Observation(at=at, watched=Tally(n=2, bad=1), beside=beside), step=0)
+            clumping.take(at, 400, beside.bad)
+            # the second half of a minute opens a pool, the first half of the next one fills it
+            if half == 0 and minute:
+                both = Tally(n=4, bad=2), Tally(n=800, bad=40)
+                wealth.grow(sequential.damped(sequential.two_arms(*both), factor), at=at, step=0)
+            elif half == 0:
+                arms._pool = sequential.Pool(4)
+            factor = clumping.factor
+    assert factor > 10
+    assert arms.wealth.log_e == pytest.approx(wealth.log_e, rel=1e-9)
+
+
+def test_the_same_arms_with_no_more_than_chance_are_not_over() -> None:
+    """As improbable as a window must be, and a hair less than that."""
+    found = counts.Errors(ERRORS.model_copy(update={"margin": 0.25}), setup())
+    chance = windows.tail(9, 10, 0.5)
+    for level, over in ((chance, True), (math.nextafter(chance, 0), False)):
+        found._level = level
+        assert found._over(Tally(n=10, bad=9), Tally(n=10, bad=1)) is over
+
+
+@pytest.mark.parametrize(("watched", "beside"), [(Tally(), Tally(n=5)), (Tally(n=5, bad=5), Tally()), (Tally(n=5, bad=5), None)])
+def test_a_window_of_one_arm_cannot_be_told(watched: Tally, beside: Tally | None) -> None:
+    """Whichever is missing."""
+    assert counts.Errors(ERRORS, setup())._over(watched, beside) is None
+
+
+# --- against a limit ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("bad", "over"), [(25, False), (26, True)])
+def test_a_rate_at_its_limit_is_within(bad: int, over: bool) -> None:
+    """For the plain rate, for a window, and for stable beside it."""
+    found = counts.Ceiling(MAX, setup(), limit=0.25, noun="error rate")
+    found._level = 0.9
+    look(found, Tally(n=100, bad=bad), Tally(n=100, bad=bad))
+    assert (found._watched.over, found._beside.over) == (over, over)
+    assert found._over(Tally(n=100, bad=bad), None) is over
+    assert found._beside_over(Tally(n=1), Tally(n=100, bad=bad)) is over
+    assert found._beside_over(Tally(n=1), None) is False
+    assert found.read().lacks == ("above 25.0 %, though not yet beyond doubt" if over else "")
+
+
+def test_a_window_of_a_rate_at_its_level_is_over() -> None:
+    """As improbable as it must be, and a hair less than that."""
+    found = counts.Ceiling(MAX, setup("alone"), limit=0.25, noun="error rate")
+    chance = windows.tail(9, 10, 0.25)
+    for level, over in ((chance, True), (math.nextafter(chance, 0), False)):
+        found._level = level
+        assert found._over(Tally(n=10, bad=9), None) is over
+
+
+def test_a_rate_whose_bound_is_at_the_limit_passes() -> None:
+    """What is not excluded is more than it; with a limit a hair below, it is told what that takes."""
+    high = bounds.proportion(0, 300)[1]
+    for limit, passes in ((high, "excluded"), (math.nextafter(high, 0), None)):
+        found = counts.Ceiling(MAX, setup("alone"), limit=limit, noun="error rate")
+        look(found, Tally(n=300))
+        reading = found.read()
+        assert (reading.passes, reading.needs) == (passes, None if passes else 3)
+
+
+@pytest.mark.parametrize(("n", "passes", "needs"), [(100, None, 100), (199, None, 2), (200, "excluded", None)])
+def test_a_rate_passes_with_the_requests_that_are_asked_for(n: int, passes: base.Cause | None, needs: int | None) -> None:
+    """Of one request in a hundred no doubt is left much sooner."""
+    found = counts.Ceiling(MAX, setup("alone"), limit=0.25, noun="error rate")
+    look(found, Tally(n=n, bad=1))
+    assert (found.read().passes, found.read().needs) == (passes, needs)
+
+
+def test_evidence_at_its_boundary_fails_and_excuses() -> None:
+    """The guarantee holds there already: for the watched arm, and for what is said of it and stable."""
+    found = counts.Errors(ERRORS, setup())
+    look(found, Tally(n=40, bad=20), Tally(n=400, bad=4))
+    reached = found._arms.wealth.log_e
+    for boundary, cause in ((reached, "sequential"), (math.nextafter(reached, math.inf), None)):
+        found._arms._boundary = boundary
+        assert found.fails() == cause
+
+
+def test_five_bad_windows_are_a_row_in_the_reading() -> None:
+    """Of errors and of a limit alike."""
+    for found in (counts.Errors(ERRORS, setup()), counts.Ceiling(MAX, setup(), limit=0.25, noun="error rate")):
+        for minute in range(6):
+            look(found, Tally(n=40, bad=38), Tally(n=400, bad=4), at=60 * minute + 30)
+        assert found.read().streak == 5
+        assert found._windows.failing
+
+
+def test_with_a_limit_of_its_own_stable_may_be_over_it_as_well() -> None:
+    """Nobody is blamed then; without that limit nothing is shared; and a clearly worse arm is blamed all the same."""
+    for gate, share, found in ((MAX, 0.6, (None, True)), (ERRORS, 0.6, (None, False)), (MAX, 0.9, ("sequential", False))):
+        made = counts.Errors(gate, setup())
+        for place in range(30):
+            look(made, Tally(n=10, bad=round(10 * share)), Tally(n=100, bad=60), at=place)
+        assert (made.fails(), made.both()) == found
+
+
+# --- which limit -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gate", "reference", "limit"),
+    [(MAX, None, 0.25), (MAX, Tally(n=4, bad=1), 0.25), (ERRORS, Tally(n=1, bad=0), 0.5), (ERRORS, Tally(n=4, bad=1), 0.75)],
+)
+def test_alone_an_error_rate_has_its_limit_from_the_gate_or_from_before(
+    gate: conditions.ErrorRate, reference: Tally | None, limit: float
+) -> None:
+    """What the gate says, or else what stable had and the margin; nothing beside it excuses anything."""
+    made = counts.errors(gate, setup("alone", reference=reference))
+    look(made, Tally(n=200), Tally(n=200, bad=200))
+    assert made.read() == Reading(
+        story=f"error rate 0.0 % (0 of 200) where {100 * limit:.1f} % is allowed",
+        harm=f"more than {100 * limit:.1f} %",
+        passes="excluded",
+        estimate=0.0,
+        reference=limit,
+        interval=(-limit, bounds.proportion(0, 200)[1] - limit),
+        evidence=made._watched.log_e,  # type: ignore[attr-defined]
+        boundary=BOUNDARY,
+        persistence=gate.persistence,
+    )
