@@ -16,6 +16,9 @@ from lastgood.cli import common, plans
 from lastgood.layers import base, reconcile
 from lastgood.layers.receipts import Receipt, read
 
+DIFF_LINES = 40
+"""Most lines of changed prompts that `diff` shows."""
+
 
 @click.command()
 @common.service_argument
@@ -274,16 +277,34 @@ def diff(service: str, before: str, after: str, as_json: bool) -> int:
     with common.context(read_only=True) as ctx:
         old, new = (ctx.ledger.bundle(_bundle_or_revision(ctx, service, text)) for text in (before, after))
         changes = bundles.diff(old, new)
+        texts = _prompt_texts(ctx, changes)
         value = {
             "schema": "lastgood.diff/v1",
             "service": service,
             "from": old.id,
             "to": new.id,
             "parts": [{"part": c.name, "change": c.change, "meta": {key: list(pair) for key, pair in c.meta.items()}} for c in changes],
+            "prompt": [{"file": file, "diff": lines} for file, lines in texts],
         }
         head = f"{bundles.short(old.id)} -> {bundles.short(new.id)}"
-        common.emit(value, as_json=as_json, text=lambda: "\n".join([head, *plans.diff_lines(changes)]))
+        common.emit(value, as_json=as_json, text=lambda: "\n".join([head, *plans.diff_lines(changes), *_shown(texts)]))
         return 0
+
+
+def _prompt_texts(ctx: release.Context, changes: list[bundles.PartChange]) -> list[tuple[str, list[str]]]:
+    """What changed in the words of the prompt: (file, lines of a unified diff)."""
+    from lastgood import prompts
+
+    changed = next((one for one in changes if one.name == "prompt" and one.change == "changed"), None)
+    if changed is None or changed.before is None or changed.after is None:
+        return []
+    return prompts.text_diff(ctx.store.path(changed.before.digest), ctx.store.path(changed.after.digest))
+
+
+def _shown(texts: list[tuple[str, list[str]]]) -> list[str]:
+    lines = [line for file, diff in texts for line in (f"    prompt/{file}", *(f"      {one}" for one in diff if not one.startswith("@@")))]
+    left = len(lines) - DIFF_LINES
+    return [*lines[:DIFF_LINES], *([f"      … {left} more lines; --json has them all"] if left > 0 else [])]
 
 
 def _bundle_or_revision(ctx: release.Context, service: str, text: str) -> str:

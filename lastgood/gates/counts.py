@@ -31,7 +31,7 @@ class Arms:
         self._pool = Pool(POOLED)
         self._dispersion = Dispersion(since=setup.since)
         self._factor = 1.0
-        self._strata: list[tuple[Tally, Tally]] = []
+        self._strata = [(EMPTY, EMPTY)] * STRATA
         self._seen = 0
         self.wealth = Wealth(sequential.RATIO_PRIOR, since=setup.since)
 
@@ -48,7 +48,6 @@ class Arms:
         if full is not None:
             self.wealth.grow(sequential.damped(sequential.two_arms(*full), self._factor), at=seen.at, step=step)
         place = min(step, STRATA - 1)
-        self._strata += [(EMPTY, EMPTY)] * (place + 1 - len(self._strata))
         watched, beside = self._strata[place]
         self._strata[place] = sequential.joined(watched, seen.watched), sequential.joined(beside, seen.beside)
 
@@ -113,7 +112,7 @@ class Errors(Family):
 
     def read(self) -> Reading:
         bad, n, bad_beside, n_beside = self._arms.rates()
-        margin, seen = self._gate.margin, n > 0 and n_beside > 0
+        margin, seen = self._gate.margin, n > 0  # then stable has some too, see `rates`
         interval = bounds.difference(bad, n, bad_beside, n_beside) if seen else None
         within = interval is not None and n >= self._gate.min_samples and interval[1] <= margin
         return Reading(
@@ -243,7 +242,7 @@ class Ceiling(Family):
 
 
 def _more(n: float, factor: float | None) -> int | None:
-    return None if factor is None else max(round(n * factor - n), 0)
+    return None if factor is None else round(n * factor - n)
 
 
 def errors(gate: conditions.ErrorRate, setup: Setup) -> Family:

@@ -121,7 +121,7 @@ class Scores(Family):
             return blocks.mean + blocks.half_width(times=times) <= self._margin and self._watched.n * times >= self._gate.min_samples
 
         times = bounds.factor(enough)
-        return None if times is None else max(round(self._watched.n * (times - 1)), 0)
+        return None if times is None else round(self._watched.n * (times - 1))
 
 
 def _mean(tally: Tally) -> float | None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from lastgood import errors
 from lastgood.index import snapshot as snapshots
@@ -53,6 +54,8 @@ class Reader(abc.ABC):
     """
 
     snapshot: snapshots.Snapshot
+    text_search: ClassVar[bool] = True
+    """Whether the engine can look for words; one that cannot refuses `search_text` (NotAllowed)."""
 
     @abc.abstractmethod
     def search(self, vector: Vector, *, k: int) -> list[Hit]:
@@ -105,6 +108,13 @@ class VectorIndex(abc.ABC):
 
     def close(self) -> None:  # noqa: B027  # an engine of files holds nothing
         """Let go of connections."""
+
+
+def check_name(name: str) -> str:
+    """*name* if it can be a replica's. Raises NotFound: names end up in paths and statements."""
+    if re.fullmatch(r"idx[0-9a-f]{16}", name) is None:
+        raise errors.NotFound(f"no index is called {name[:80]!r}; see 'lastgood index list'")
+    return name
 
 
 def check_query(vector: Vector, snapshot: snapshots.Snapshot) -> Vector:

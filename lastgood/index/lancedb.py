@@ -145,10 +145,11 @@ class LanceIndex(base.VectorIndex):
     def replicas(self) -> list[base.Replica]:
         found = []
         with self._disk_errors():
-            for folder in sorted(self.root.glob("idx*")) if self.root.is_dir() else ():
-                if not folder.is_symlink():
+            names = sorted(os.listdir(self.root)) if self.root.exists() else []
+            for name in names:
+                if name.startswith("idx") and not (self.root / name).is_symlink():
                     with contextlib.suppress(errors.Damaged, errors.NotFound):
-                        found.append(self._replica(folder.name))
+                        found.append(self._replica(name))
         return found
 
     def _replica(self, name: str) -> base.Replica:
@@ -159,7 +160,7 @@ class LanceIndex(base.VectorIndex):
         return base.Replica(name=name, snapshot=snapshot, aliases=aliases, bytes=size, built_at=(folder / _FILES).stat().st_mtime)
 
     def _described(self, name: str) -> snapshots.Snapshot:
-        file = self.root / name / snapshots.FILE
+        file = self.root / base.check_name(name) / snapshots.FILE
         try:
             snapshot = snapshots.parse(file.read_bytes(), where=str(file))
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -203,6 +204,7 @@ class LanceIndex(base.VectorIndex):
         return {link.name: link.readlink().name for link in self.root.iterdir() if link.is_symlink() and not link.name.startswith(".")}
 
     def _lease(self, name: str, *, exclusive: bool = False) -> int:
+        base.check_name(name)
         folder = self.root / ".leases"
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -232,6 +234,7 @@ class _Reader(base.Reader):
         self._table = _connect(folder / "lance").open_table(_TABLE, version=None)
 
     def search(self, vector: base.Vector, *, k: int) -> list[base.Hit]:
+        self._check_open()
         query = self._table.search(base.check_query(vector, self.snapshot), vector_column_name="vector").distance_type("cosine")
         if self.snapshot.rows > FLAT_ROWS:
             query = query.nprobes(NPROBES).refine_factor(REFINE)
@@ -241,11 +244,16 @@ class _Reader(base.Reader):
     def search_text(self, words: str, *, k: int) -> list[base.Hit]:
         from lancedb import query
 
+        self._check_open()
         if not words.strip():
             return []
         match: Any = query.MatchQuery  # its types ask for what has a default
         found = self._table.search(match(words, "text"), query_type="fts").select(["id", "text", "meta", "_score"]).limit(k).to_arrow()
         return _hits(found, score=lambda row: row["_score"])
+
+    def _check_open(self) -> None:
+        if self._lease is None:
+            raise errors.UsageError(f"the reader of index {self.snapshot.name!r} is closed; open it again")
 
     def close(self) -> None:
         if self._lease is not None:

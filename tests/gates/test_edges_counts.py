@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 
 import pytest
 
@@ -10,7 +11,7 @@ from lastgood import conditions
 from lastgood.gates import base, bounds, counts, sequential, windows
 from lastgood.gates.base import Observation, Tally
 from lastgood.gates.dispersion import Dispersion
-from lastgood.gates.family import Family, Reading, Setup
+from lastgood.gates.family import Family, Reading, Setup, percent
 from tests.gates.paths import START
 
 ERRORS = conditions.ErrorRate(metric="error_rate", margin=0.5, persistence=4, window_min=1)
@@ -39,7 +40,7 @@ def test_a_reading_of_errors_has_all_of_it() -> None:
     for n, needs in ((100, 100), (199, 2), (200, None)):
         found = counts.Errors(ERRORS, setup())
         look(found, Tally(n=n, bad=1), Tally(n=1000, bad=50))
-        bad = counts.percent(1 / n)
+        bad = percent(1 / n)
         rest["evidence"] = found._arms.wealth.log_e
         assert found.read() == Reading(
             story=f"error rate {bad} (1 of {n}) against 5.0 % (50 of 1,000) of stable",
@@ -60,6 +61,31 @@ def test_a_bound_at_the_margin_excludes_more_than_it() -> None:
         look(found, Tally(n=400), Tally(n=4000))
         reading = found.read()
         assert (reading.passes, reading.needs) == (passes, None if passes else 4)
+
+
+def test_what_is_needed_to_exclude_a_difference_is_so_many_requests_more() -> None:
+    """With the errors of both arms all along: enough of them exclude it, a fiftieth less would not; a doubling is told exactly."""
+    gate = ERRORS.model_copy(update={"margin": 0.02})
+    found = counts.Errors(gate, setup())
+    look(found, Tally(n=400, bad=4), Tally(n=4000, bad=40))
+    needs = found.read().needs
+    assert needs is not None
+    more, fewer = (400 + needs) / 400, (400 + needs) / 400 / 1.03
+    high, less = (bounds.difference(4 * times, 400 * times, 40 * times, 4000 * times)[1] for times in (more, fewer))
+    assert high <= 0.02 < less
+    double = counts.Errors(gate.model_copy(update={"margin": bounds.difference(8, 800, 80, 8000)[1]}), setup())
+    look(double, Tally(n=400, bad=4), Tally(n=4000, bad=40))
+    assert double.read().needs == 400
+
+
+@pytest.mark.parametrize(("step", "evidence"), [(0, True), (1, False)])
+def test_requests_of_two_phases_are_never_one_observation(step: int, evidence: bool) -> None:
+    """Two and two make the four of a pool, unless the share of traffic has grown in between."""
+    arms = counts.Arms(setup())
+    for place, phase in enumerate((0, step)):
+        arms.take(Observation(at=START + place, watched=Tally(n=2, bad=2), beside=Tally(n=40)), step=phase)
+    assert (arms.wealth.log_e > 0.1) == evidence
+    assert arms.wealth.log_e >= 0
 
 
 def test_requests_of_one_arm_in_one_phase_and_of_the_other_in_another_are_no_comparison() -> None:
@@ -110,19 +136,16 @@ def test_bets_are_damped_by_what_was_known_when_their_pool_was_opened() -> None:
     """What clumping comes to light while a pool fills must not weigh on its own bets, or the guarantee is gone."""
     arms, clumping, wealth = counts.Arms(setup()), Dispersion(since=START), sequential.Wealth(sequential.RATIO_PRIOR, since=START)
     for minute in range(12):
-        beside = Tally(n=400, bad=40 if minute % 2 else 0)
-        for half in (0, 1):
-            at = START + 60 * minute + 30 * half + 20
-            arms.take(Observation(at=at, watched=Tally(n=2, bad=1), beside=beside), step=0)
-            clumping.take(at, 400, beside.bad)
-            # the second half of a minute opens a pool, the first half of the next one fills it
-            if half == 0 and minute:
-                both = Tally(n=4, bad=2), Tally(n=800, bad=40)
-                wealth.grow(sequential.damped(sequential.two_arms(*both), factor), at=at, step=0)
-            elif half == 0:
-                arms._pool = sequential.Pool(4)
-            factor = clumping.factor
-    assert factor > 10
+        opened = 1.0
+        # late in one minute a pool is opened, early in the next one, which has other errors, it is full
+        for second, bad in ((50, 40 * (minute % 2)), (80, 40 * (1 - minute % 2))):
+            at = START + 60 * minute + second
+            arms.take(Observation(at=at, watched=Tally(n=2, bad=1), beside=Tally(n=400, bad=bad)), step=0)
+            clumping.take(at, 400, bad)
+            opened = clumping.factor if second == 50 else opened
+        bets = sequential.two_arms(Tally(n=4, bad=2), Tally(n=800, bad=40))
+        wealth.grow(sequential.damped(bets, opened), at=at, step=0)
+    assert clumping.factor > 10
     assert arms.wealth.log_e == pytest.approx(wealth.log_e, rel=1e-9)
 
 
@@ -184,8 +207,36 @@ def test_a_rate_passes_with_the_requests_that_are_asked_for(n: int, passes: base
     assert (found.read().passes, found.read().needs) == (passes, needs)
 
 
-def test_evidence_at_its_boundary_fails_and_excuses() -> None:
-    """The guarantee holds there already: for the watched arm, and for what is said of it and stable."""
+def test_what_is_needed_to_exclude_a_rate_is_so_many_requests_more() -> None:
+    """With one bad in two hundred all along: enough of them exclude it, a fiftieth less would not; a doubling is told exactly."""
+    found = counts.Ceiling(MAX, setup("alone"), limit=0.02, noun="error rate")
+    look(found, Tally(n=400, bad=2))
+    needs = found.read().needs
+    assert needs is not None
+    high, less = (bounds.proportion(total / 200, total)[1] for total in (400 + needs, (400 + needs) / 1.03))
+    assert high <= 0.02 < less
+    double = counts.Ceiling(MAX, setup("alone"), limit=bounds.proportion(4, 800)[1], noun="error rate")
+    look(double, Tally(n=400, bad=2))
+    assert double.read().needs == 400
+
+
+def test_a_rate_above_the_limit_is_not_told_to_wait() -> None:
+    """Fifteen slow ones of a thousand: two percent could be excluded in time, but one is allowed."""
+    latency = conditions.LatencyP99(metric="latency_p99", max_ms=100)
+    for bad, told in ((10, True), (15, False)):
+        found = counts.latency(latency, setup())
+        look(found, Tally(n=1000, bad=bad))
+        assert (found.read().needs is not None) == told
+
+
+def test_evidence_at_its_boundary_fails_a_limit_and_a_comparison() -> None:
+    """The guarantee holds there already; a hair below it does not."""
+    ceiling = counts.Ceiling(MAX, setup("alone"), limit=0.25, noun="error rate")
+    look(ceiling, Tally(n=40, bad=20))
+    reached = ceiling._watched.log_e
+    for boundary, cause in ((reached, "sequential"), (math.nextafter(reached, math.inf), None)):
+        ceiling._setup = types.SimpleNamespace(boundary=boundary)  # type: ignore[assignment]
+        assert ceiling.fails() == cause
     found = counts.Errors(ERRORS, setup())
     look(found, Tally(n=40, bad=20), Tally(n=400, bad=4))
     reached = found._arms.wealth.log_e
@@ -201,6 +252,18 @@ def test_five_bad_windows_are_a_row_in_the_reading() -> None:
             look(found, Tally(n=40, bad=38), Tally(n=400, bad=4), at=60 * minute + 30)
         assert found.read().streak == 5
         assert found._windows.failing
+
+
+@pytest.mark.parametrize(("beside", "shared"), [(Tally(n=400, bad=300), True), (Tally(n=400, bad=100), False), (None, False)])
+def test_windows_in_which_stable_is_over_as_well_excuse(beside: Tally | None, shared: bool) -> None:
+    """By themselves, where neither its rate nor its evidence would; at its limit it is not over."""
+    found = counts.Ceiling(MAX, setup(), limit=0.25, noun="error rate")
+    for minute in range(4):
+        look(found, Tally(n=40, bad=38), beside, at=60 * minute + 30)
+    found._beside = types.SimpleNamespace(over=False, log_e=0.0)  # type: ignore[assignment]
+    found._arms = types.SimpleNamespace(worse=False)  # type: ignore[assignment]
+    assert found.both() is shared
+    assert found._windows.shared == (3 if shared else 0)
 
 
 def test_with_a_limit_of_its_own_stable_may_be_over_it_as_well() -> None:

@@ -41,7 +41,9 @@ def test_before_the_first_row_there_is_nothing_to_say() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gate", "mean", "interval"), [(BRIER, 0.75, (0.25, 0.25)), (ACCURACY, 0.25, (-0.25, -0.25))], ids=["lower is better", "higher is better"]
+    ("gate", "mean", "interval"),
+    [(BRIER, 0.75, (0.25, 0.25)), (ACCURACY, 0.25, (-0.25, -0.25))],
+    ids=["lower is better", "higher is better"],
 )
 def test_a_reading_beside_stable_has_all_of_it(gate: conditions.Score, mean: float, interval: tuple[float, float]) -> None:
     """Exactly as much worse as is allowed, in blocks without any spread: a pass from the tenth block on, not before."""

@@ -1,0 +1,362 @@
+"""pgvector: one table per snapshot, in a Postgres that is there anyway.
+
+    <schema>.snapshots     (name, described): a replica is there once its row is, written last in the same transaction
+    <schema>.idx<16 hex>   (id, text, meta, words, embedding), written once
+    <schema>.aliases       (alias, name), for people and other programs
+
+A table, and not rows of one shared table: a graph index over all snapshots would change the answers of an old one whenever a new
+one is written. Up to FLAT_ROWS rows every vector is compared; above there is an HNSW index, whose answers are nearly always
+the nearest. A reader holds a shared advisory lock for as long as it is open, and only without one a table is dropped.
+
+What does not belong here: the ledger's own tables, which may stand in the same database under another schema.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lastgood import bundle as bundles
+from lastgood import errors
+from lastgood.failpoints import failpoint
+from lastgood.index import base
+from lastgood.index import snapshot as snapshots
+
+if TYPE_CHECKING:
+    import psycopg
+
+FLAT_ROWS = 50_000
+"""Up to here comparing every vector takes some 20 ms, and finds all."""
+EF_SEARCH = 100
+"""Candidates that an HNSW search keeps: recall@10 is .98 with 100,000 rows."""
+MAX_INDEXED = 2000
+"""Dimensions that pgvector can index; with more of them every vector is compared, however many rows."""
+LOCK_MS, PATIENT_MS = 2_000, 600_000
+_LOCKS = 0x1A57
+"""Class of the advisory locks, so that they meet nobody else's."""
+
+
+class PgvectorIndex(base.VectorIndex):
+    """See the module. *url* is a libpq address; *schema* is made if it is not there."""
+
+    def __init__(self, url: str, *, schema: str = "lastgood_index") -> None:
+        self._url = url
+        self._schema = schema
+        self._ready = False
+
+    # --- building --------------------------------------------------------------------------------------------
+
+    def build(self, part: Path) -> base.Replica:
+        snapshot = snapshots.read(part)
+        with self._connection() as connection:
+            connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (_LOCKS + 1, snapshot.name))  # one builder at a time
+            try:
+                self._verify(connection, snapshot.name, deep=True)
+            except errors.NotFound:
+                self._make(connection, part, snapshot)
+            except errors.Damaged:
+                with connection.transaction():
+                    self._drop(connection, snapshot.name)
+                self._make(connection, part, snapshot)
+            return self._replica(connection, snapshot.name, snapshot)
+
+    def _make(self, connection: psycopg.Connection[Any], part: Path, snapshot: snapshots.Snapshot) -> None:
+        """All in one transaction: a builder that dies leaves nothing."""
+        table = self._named(snapshot.name)
+        rows = snapshots.read_packed(part)
+        with connection.transaction():
+            connection.execute(f"DROP TABLE IF EXISTS {table}")
+            connection.execute(
+                f'CREATE TABLE {table} (id text COLLATE "C" PRIMARY KEY, text text NOT NULL, meta text NOT NULL, '
+                "words tsvector GENERATED ALWAYS AS (to_tsvector('english', text)) STORED, "
+                f"embedding vector({snapshot.dim}) NOT NULL)"
+            )
+            self._copy(connection, table, rows)
+            connection.execute(f"CREATE INDEX ON {table} USING gin (words)")
+            if _indexed(snapshot):
+                connection.execute(f"CREATE INDEX ON {table} USING hnsw (embedding vector_cosine_ops)")
+            failpoint("index.before_check")
+            base.check_rows(_read_back(connection, table), snapshot, what=f"the new replica {snapshot.name!r}")
+            described = bundles.canonical(snapshot.to_json()).decode()
+            connection.execute(f"INSERT INTO {self._named('snapshots')} (name, described) VALUES (%s, %s)", (snapshot.name, described))
+            failpoint("index.before_rename")
+        failpoint("index.after_rename")
+        connection.execute(f"ANALYZE {table}")
+
+    def _copy(self, connection: psycopg.Connection[Any], table: str, rows: Sequence[snapshots.Packed]) -> None:
+        import numpy as np
+        import pgvector.psycopg
+
+        pgvector.psycopg.register_vector(connection)
+        with connection.cursor().copy(f"COPY {table} (id, text, meta, embedding) FROM STDIN WITH (FORMAT BINARY)") as copy:
+            copy.set_types(["text", "text", "text", "vector"])
+            for row in rows:
+                copy.write_row((row.id.decode(), row.text.decode(), row.meta.decode(), np.frombuffer(row.vector, dtype="<f4")))
+
+    # --- reading ---------------------------------------------------------------------------------------------
+
+    def open(self, name: str) -> base.Reader:
+        with self._connection() as connection:
+            snapshot = self._verify(connection, name, deep=False)
+        return _Reader(self, name, snapshot)
+
+    def verify(self, name: str, *, deep: bool) -> None:
+        with self._connection() as connection:
+            self._verify(connection, name, deep=deep)
+
+    def _verify(self, connection: psycopg.Connection[Any], name: str, *, deep: bool) -> snapshots.Snapshot:
+        """At first sight: the catalogue, the table and its indexes are there and valid. Deep: every row, and the graph against all vectors."""
+        snapshot = self._described(connection, name)
+        table = self._named(name)
+        found = connection.execute(
+            "SELECT count(*) FILTER (WHERE i.indisvalid), bool_or(a.amname = 'hnsw') FROM pg_index i "
+            "JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam WHERE i.indrelid = to_regclass(%s)",
+            (table,),
+        ).fetchone()
+        valid, graph = found or (0, None)
+        if valid < (3 if _indexed(snapshot) else 2) or bool(graph) != _indexed(snapshot):
+            raise _damaged(name, "its table or an index of it is not there")
+        if deep:
+            base.check_rows(_read_back(connection, table), snapshot, what=f"replica {name!r}")
+            if _indexed(snapshot):
+                self._check_graph(connection, name)
+        return snapshot
+
+    def _check_graph(self, connection: psycopg.Connection[Any], name: str) -> None:
+        """Rows look for themselves: a graph that no longer leads to them is broken."""
+        table = self._named(name)
+        connection.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(EF_SEARCH),))
+        sample = connection.execute(f"SELECT id, embedding::text FROM {table} ORDER BY md5(id) LIMIT 20").fetchall()
+        asked = f"SELECT id FROM {table} ORDER BY embedding <=> %s::vector LIMIT 10"
+        lost = [one for one, vector in sample if one not in {row[0] for row in connection.execute(asked, (vector,))}]
+        if len(lost) > 2:
+            raise _damaged(name, f"its graph does not lead to {len(lost)} of {len(sample)} rows")
+
+    def _described(self, connection: psycopg.Connection[Any], name: str) -> snapshots.Snapshot:
+        base.check_name(name)
+        row = connection.execute(f"SELECT described FROM {self._named('snapshots')} WHERE name = %s", (name,)).fetchone()
+        if row is None:
+            raise errors.NotFound(f"no index {name!r} in schema {self._schema!r}; it is built from the bundle's index part")
+        snapshot = snapshots.parse(row[0].encode(), where=f"the catalogue's row {name!r}")
+        if snapshot.name != name:
+            raise _damaged(name, f"the catalogue describes {snapshot.name!r}")
+        return snapshot
+
+    def replicas(self) -> list[base.Replica]:
+        with self._connection() as connection:
+            names = [row[0] for row in connection.execute(f"SELECT name FROM {self._named('snapshots')} ORDER BY name")]
+            found = []
+            for name in names:
+                with contextlib.suppress(errors.Damaged):
+                    found.append(self._replica(connection, name, self._described(connection, name)))
+            return found
+
+    def _replica(self, connection: psycopg.Connection[Any], name: str, snapshot: snapshots.Snapshot) -> base.Replica:
+        row = connection.execute(
+            f"SELECT pg_total_relation_size(to_regclass(%s)), extract(epoch FROM built_at)::float8 FROM {self._named('snapshots')} WHERE name = %s",
+            (self._named(name), name),
+        ).fetchone()
+        aliases = connection.execute(f"SELECT alias FROM {self._named('aliases')} WHERE name = %s ORDER BY alias", (name,)).fetchall()
+        size, built_at = row or (None, None)
+        return base.Replica(name=name, snapshot=snapshot, aliases=tuple(alias for (alias,) in aliases), bytes=size, built_at=built_at)
+
+    # --- names and ends --------------------------------------------------------------------------------------
+
+    def retire(self, name: str) -> None:
+        with self._connection() as connection, connection.transaction():
+            free = connection.execute("SELECT pg_try_advisory_xact_lock(%s, hashtext(%s))", (_LOCKS, name)).fetchone()
+            if not free or not free[0]:
+                raise errors.NotAllowed(f"index {name!r} is open in a process that serves it; end that first")
+            failpoint("index.before_retire")
+            self._drop(connection, name)
+
+    def _drop(self, connection: psycopg.Connection[Any], name: str) -> None:
+        connection.execute(f"DELETE FROM {self._named('aliases')} WHERE name = %s", (name,))
+        connection.execute(f"DELETE FROM {self._named('snapshots')} WHERE name = %s", (name,))
+        connection.execute(f"DROP TABLE IF EXISTS {self._named(name)}")
+
+    def point(self, alias: str, name: str | None) -> None:
+        with self._connection() as connection:
+            if name is None:
+                connection.execute(f"DELETE FROM {self._named('aliases')} WHERE alias = %s", (alias,))
+                return
+            self._described(connection, name)
+            connection.execute(
+                f"INSERT INTO {self._named('aliases')} (alias, name) VALUES (%s, %s) ON CONFLICT (alias) DO UPDATE SET name = excluded.name",
+                (alias, name),
+            )
+
+    def _named(self, name: str) -> str:
+        """*name* with its schema, safe to stand in a statement."""
+        if not name.isidentifier() or not self._schema.isidentifier():
+            raise errors.NotFound(f"no index {name!r}; see 'lastgood index list'")
+        return f'"{self._schema}"."{name}"'
+
+    # --- connections -----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[psycopg.Connection[Any]]:
+        """A connection of its own for one piece of work, with the schema in place."""
+        connection = connect(self._url)
+        try:
+            with told(self._url):
+                if not self._ready:
+                    self._prepare(connection)
+                    self._ready = True
+                yield connection
+        finally:
+            connection.close()
+
+    def _prepare(self, connection: psycopg.Connection[Any]) -> None:
+        """Make what is missing. Whoever may only read finds it there already."""
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", (_LOCKS + 1,))
+            there = connection.execute("SELECT to_regclass(%s)", (self._named("aliases"),)).fetchone()
+            if there and there[0]:
+                return
+            connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._schema}"')
+            connection.execute(
+                f"CREATE TABLE IF NOT EXISTS {self._named('snapshots')} "
+                "(name text PRIMARY KEY, described text NOT NULL, built_at timestamptz NOT NULL DEFAULT now())"
+            )
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {self._named('aliases')} (alias text PRIMARY KEY, name text NOT NULL)")
+
+
+class _Reader(base.Reader):
+    """One connection, shared by its threads, with the shared lock on it; made again when the server was away."""
+
+    def __init__(self, index: PgvectorIndex, name: str, snapshot: snapshots.Snapshot) -> None:
+        self.snapshot = snapshot
+        self._index = index
+        self._name = name
+        self._table = index._named(name)
+        self._alone = threading.Lock()
+        self._kept: psycopg.Connection[Any] | None = None
+        self._closed = False
+        with self._alone:
+            self._connected()
+
+    def search(self, vector: base.Vector, *, k: int) -> list[base.Hit]:
+        query = "[" + ",".join(map(repr, base.check_query(vector, self.snapshot).tolist())) + "]"
+        # Exact where there is no graph; with one, equal distances come in the graph's order, so they are sorted again.
+        return self._ask(
+            f"SELECT id, text, meta, 1 - (embedding <=> %(q)s::vector) FROM {self._table} ORDER BY embedding <=> %(q)s::vector LIMIT %(k)s",
+            {"q": query, "k": k},
+        )
+
+    def search_text(self, words: str, *, k: int) -> list[base.Hit]:
+        """Rows with any of the words: a question has many, and a passage seldom all of them."""
+        # The tokens are taken from the parsed text, so that nothing a user types is read as an operator.
+        return self._ask(
+            "WITH asked AS (SELECT to_tsquery('english', string_agg(quote_literal(lexeme), ' | ')) AS q "
+            "FROM unnest(to_tsvector('english', %(words)s))) "
+            f"SELECT id, text, meta, ts_rank_cd(words, q, 1) AS score FROM {self._table}, asked WHERE words @@ q "
+            "ORDER BY score DESC, id LIMIT %(k)s",
+            {"words": words.replace("\0", " "), "k": k},
+        )
+
+    def _ask(self, statement: str, values: dict[str, Any]) -> list[base.Hit]:
+        import psycopg
+
+        with self._alone, told(self._index._url):
+            connection = self._connected()
+            try:
+                found = connection.execute(statement, values).fetchall()
+            except psycopg.errors.UndefinedTable as error:
+                raise errors.NotFound(f"index {self._name!r} is gone; it is built from the bundle's index part") from error
+        hits = [
+            base.Hit(row=snapshots.Row(id=one, text=text, meta=json.loads(meta)), score=float(score)) for one, text, meta, score in found
+        ]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.row.id))
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        if self._closed:
+            raise errors.UsageError(f"the reader of index {self._name!r} is closed; open it again")
+        if self._kept is None or self._kept.closed:
+            fresh = connect(self._index._url)
+            with told(self._index._url):
+                free = fresh.execute("SELECT pg_try_advisory_lock_shared(%s, hashtext(%s))", (_LOCKS, self._name)).fetchone()
+                if not free or not free[0]:
+                    fresh.close()
+                    raise errors.NotFound(f"index {self._name!r} is being retired; it is built again from the bundle's index part")
+                fresh.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(EF_SEARCH),))
+            self._kept = fresh
+        return self._kept
+
+    def close(self) -> None:
+        with self._alone:
+            self._closed = True
+            if self._kept is not None:
+                self._kept.close()
+
+
+def connect(url: str) -> psycopg.Connection[Any]:
+    """A connection that waits for no lock for long. Raises Unavailable, or UsageError without the packages."""
+    try:
+        import psycopg
+    except ImportError as error:
+        raise errors.UsageError(
+            f"index.url names a Postgres, but psycopg is not installed ({error}); install 'lastgood[pgvector]'"
+        ) from error
+    with told(url):
+        made = psycopg.connect(url, autocommit=True, connect_timeout=5, client_encoding="UTF8", application_name="lastgood-index")
+        # hnsw.* is known only once the extension's library is loaded.
+        made.execute(
+            f"SET lock_timeout = {LOCK_MS}; SET statement_timeout = {PATIENT_MS}; SET idle_in_transaction_session_timeout = {PATIENT_MS}"
+        )
+        return made
+
+
+@contextlib.contextmanager
+def told(url: str) -> Iterator[None]:
+    """Turn Postgres's errors into ours; no message holds a password."""
+    import psycopg
+
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise errors.Unavailable(
+            f"the index's Postgres at {_plain(url)} cannot be used: {_line(error)}; start it, or correct index.url"
+        ) from error
+    except psycopg.Error as error:
+        raise errors.Unavailable(
+            f"the index's Postgres at {_plain(url)} refuses: {_line(error)}; check its rights and the extension 'vector'"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _plain(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+def _indexed(snapshot: snapshots.Snapshot) -> bool:
+    return snapshot.rows > FLAT_ROWS and snapshot.dim <= MAX_INDEXED
+
+
+def _read_back(connection: psycopg.Connection[Any], table: str) -> list[snapshots.Packed]:
+    import numpy as np
+    import pgvector.psycopg
+
+    pgvector.psycopg.register_vector(connection)
+    found = connection.execute(f"SELECT id, text, meta, embedding FROM {table}", binary=True)
+    return [
+        snapshots.Packed(one.encode(), text.encode(), meta.encode(), np.asarray(_values(vector), dtype="<f4").tobytes())
+        for one, text, meta, vector in found
+    ]
+
+
+def _values(vector: Any) -> Any:
+    return vector.to_numpy() if hasattr(vector, "to_numpy") else vector
+
+
+def _damaged(name: str, what: str) -> errors.Damaged:
+    return errors.Damaged(f"index {name!r} is damaged: {what}; it is replaced when it is built again")

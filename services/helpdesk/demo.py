@@ -1,0 +1,190 @@
+"""A change of documentation and prompt that is fine offline and bad for users, caught and taken back with its index.
+
+    ./demo --service helpdesk [--json] [--down]
+
+A answers from Django 5.2. B brings the documentation of 6.0 and a prompt that puts two words in front of every search: the
+golden questions, which are long, hardly notice; users, who type two or three words, do. C is B with the old prompt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lastgood import bundle as bundles
+from lastgood import errors, release
+from lastgood import settings as settings_
+from lastgood.ops import claims, stack
+from services import stage
+
+SERVICE = "helpdesk"
+RATE = 25.0
+"""Requests per second; a search takes some 10 ms of one core, and while a release is on its way both bundles search."""
+LABEL_DELAY_S = 2.0
+"""Seconds from an answer to what its user says of it."""
+ENOUGH = 200
+PREFIX = "Django documentation: {{ question }}"
+
+
+class Demo(stage.Stage):
+    """The story, step by step; each step stands on the one before."""
+
+    service = SERVICE
+
+    def __init__(self, settings: settings_.Settings, story: claims.Story) -> None:
+        super().__init__(settings, story)
+        self.overlay = stage.overlay(settings.project, SERVICE)
+
+    def run(self) -> None:
+        self.start()
+        self._build_bundle("A", "the documentation of Django 5.2, searched for what is asked", version="5.2")
+        self.first_release("A")
+        with self._traffic():
+            self.wait_for_answers("A", enough=ENOUGH)
+            self._build_bundle("B", "the documentation of Django 6.0, and a prompt that says what it is about", version="6.0", query=PREFIX)
+            self._what_changed()
+            self.propose("B")
+            self.gate_takes_out("B", gate="helpful", good="A", evidence="what users said")
+            self._users_noticed()
+            self.somebody_was_told("B")
+            self.recovered()
+            self._nothing_of_it_is_left()
+            self.refused_again("B")
+            self.control_plane_dies("A")
+            self._build_bundle("C", "the documentation of Django 6.0 with the old prompt", version="6.0")
+            self.propose("C")
+            self.passes_its_gates("C")
+            self.wait_for_answers("C", enough=50)
+            self._back_by_hand()
+        parts = ("model", "prompt", "index", "config")
+        self.no_request_lost(told="3 releases, 2 rollbacks", parts=parts, also=self._made_of_its_own)
+        self.audited("A")
+
+    # --- steps -------------------------------------------------------------------------------------------------
+
+    def _build_bundle(self, name: str, what: str, *, version: str, query: str | None = None) -> None:
+        self.story.tell(f"building bundle {name} with Dagster: {what}")
+        ops: dict[str, Any] = {
+            "helpdesk__corpus": {"config": {"version": version}},
+            "helpdesk__config": {"config": {"overlay": self.overlay}},
+        }
+        if query is not None:
+            ops["helpdesk__prompt"] = {"config": {"replace": {"query": query}}}
+        self.ids[name] = self.run_job("build_helpdesk", ops)
+        metrics = self.cli("show", SERVICE, self.ids[name])["evaluations"][-1]["report"]["metrics"]
+        shown = ", ".join(f"{word} {metrics[key]:.3f}" for word, key in (("recall@10", "recall_at_10"), ("nDCG@10", "ndcg_at_10")))
+        self.story.tell(f"bundle {name} is {bundles.short(self.ids[name])}; offline, {metrics['questions']:.0f} golden questions: {shown}")
+
+    def _what_changed(self) -> None:
+        told = self.cli("diff", SERVICE, self.ids["A"], self.ids["B"])
+        names = [part["part"] for part in told["parts"] if part["change"] == "changed"]
+        words = " ".join(line for one in told["prompt"] for line in one["diff"] if line[0] in "+-")
+        self.story.claim(
+            "`lastgood diff` shows the three parts that changed",
+            ok=names == ["data", "prompt", "index"],
+            value=", ".join(names),
+            detail=words,
+        )
+
+    def _users_noticed(self) -> None:
+        rate = {name: self._helpful(self.ids[name]) for name in ("A", "B")}
+        self.story.claim(
+            "counted again from the load's own book: B helped fewer users than A",
+            ok=rate["A"][0] > rate["B"][0] and rate["B"][1] >= 30,
+            value=f"{100 * rate['B'][0]:.0f} % against {100 * rate['A'][0]:.0f} %",
+            unit="helped",
+            detail=f"{rate['B'][1]} answers of B, {rate['A'][1]} of A",
+        )
+
+    def _helpful(self, bundle: str) -> tuple[float, int]:
+        from services.helpdesk import load
+
+        mine = [one for one in self.lines() if one.get("bundle") == bundle and one["status"] == 200]
+        helped = [bool({load.section(s["id"]) for s in one["answer"]["predictions"][0]["sources"]} & set(one["right"])) for one in mine]
+        return sum(helped) / max(len(helped), 1), len(helped)
+
+    def _nothing_of_it_is_left(self) -> None:
+        """After the way back every answer is one that A gives now, asked anew: no answer, passage or word of B is kept anywhere."""
+        began = max((one["received"] for one in self.lines() if one.get("bundle") == self.ids["B"]), default=0.0)
+        self.wait_for_answers("A", enough=ENOUGH)
+        served = {one["question"]: one for one in self.lines() if one["sent"] > began and one["status"] == 200}
+        same = sum(one["answer"]["predictions"] == self._ask("A", question) for question, one in served.items())
+        self.story.claim(
+            "quality is restored, and no cached byte of B is served: live answers are exactly those of A",
+            ok=bool(served) and same == len(served),
+            value=f"{same} of {len(served)}",
+            unit="questions",
+        )
+
+    def _ask(self, name: str, question: str) -> list[dict[str, Any]]:
+        """What bundle *name* answers now, past every cache: as a copy would be asked, by debug token."""
+        import http.client
+
+        token = (self.settings.keys / "debug.token").read_text().strip()
+        headers = {"content-type": "application/json", "x-lastgood-debug-token": token, "x-lastgood-bundle": self.ids[name]}
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        # A blank more is another question for a cache by bytes, and the same one for whoever reads it.
+        connection.request("POST", "/predict", body=json.dumps({"question": question}), headers=headers)
+        response = connection.getresponse()
+        body = json.loads(response.read())
+        connection.close()
+        if response.headers.get("x-lastgood-bundle") != self.ids[name]:
+            raise errors.LastgoodError(f"asked bundle {name}, another one answered: {body}")
+        answered: list[dict[str, Any]] = body["predictions"]
+        return answered
+
+    def _back_by_hand(self) -> None:
+        """`dagster job launch` takes the whole bundle back, as an engineer would at night."""
+        self.story.tell("$ dagster job launch -w workspace.yaml -j rollback --config-json '…'")
+        config = {"ops": {"roll_back": {"config": {"service": SERVICE, "reason": "demo: by hand", "actor": "demo"}}}}
+        dagster = shutil.which("dagster", path=stack.environment(self.settings).get("PATH", os.defpath)) or "dagster"
+        began = time.time()
+        argv = [dagster, "job", "launch", "-w", "workspace.yaml", "-j", "rollback", "--config-json", json.dumps(config)]
+        env = {**stack.environment(self.settings), "DAGSTER_HOME": os.environ["DAGSTER_HOME"]}
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env, cwd=self.settings.project)
+        end = time.monotonic() + 60
+        while self.cli("status", SERVICE)["stable"] != self.ids["A"] and time.monotonic() < end:
+            time.sleep(0.5)
+        self.wait_for_answers("A", enough=20)
+        last = max((one["received"] for one in self.lines() if one.get("bundle") == self.ids["C"]), default=began)
+        self.story.claim(
+            "the job rollback takes corpus, prompt, index and configuration back as one",
+            ok=done.returncode == 0 and self.cli("status", SERVICE)["stable"] == self.ids["A"],
+            value=round(last - began, 1),
+            unit="s from the command to the last answer of C",
+            detail=done.stderr.strip().splitlines()[-1][:200] if done.returncode else "",
+        )
+
+    def _made_of_its_own(self, line: stage.Line) -> bool:
+        """Whether index and prompt, as the code that answered saw them, are those of the bundle in the header."""
+        if not hasattr(self, "_seen"):
+            with release.open_context(self.settings, read_only=True) as ctx:
+                parts = {i: ctx.ledger.bundle(i).parts for i in self.ids.values()}
+            self._seen = {i: {"index": found["index"].meta["snapshot"], "prompt": found["prompt"].digest} for i, found in parts.items()}
+        return all(row["made_of"] == self._seen[line["bundle"]] for row in line["answer"]["predictions"])
+
+    # --- tools -------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _traffic(self) -> Iterator[None]:
+        self.story.tell(f"real headings of the documentation as questions, {RATE:.0f} a second, each followed by what the user says")
+        with release.open_context(self.settings, read_only=True) as ctx:
+            corpus = ctx.store.path(ctx.ledger.bundle(self.ids["A"]).parts["data"].digest)
+        args: dict[str, float | Path] = {"--corpus": corpus, "--rate": RATE, "--label-delay": LABEL_DELAY_S}
+        with self.load("services.helpdesk.load", *(str(word) for pair in args.items() for word in pair)):
+            yield
+
+
+if __name__ == "__main__":
+    stage.main(
+        SERVICE,
+        "Release bad documentation and prompt, and roll them back with their index, under load.",
+        lambda here, story: Demo(here, story).run(),
+    )

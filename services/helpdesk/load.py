@@ -1,0 +1,60 @@
+"""Questions as traffic, each followed by what the user says of the answer: helpful if it named the right section.
+
+    python -m services.helpdesk.load --port 8381 --corpus DIR --rate 30 --out FILE --stop FILE
+
+Users ask what they look for by its name, in two words or five; the documentation's own headings are such names, and each
+section knows its own. The headings that are asked were withheld from what is searched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from services import traffic
+from services.helpdesk import evaluate
+
+
+def requests(questions: Sequence[Mapping[str, Any]], *, seed: int = 1) -> Iterator[traffic.Request]:
+    """The questions over and over, each round in another order."""
+    draw = random.Random(seed)  # noqa: S311  # the order is no secret
+    for number in itertools.count():
+        for one in draw.sample(list(questions), k=len(questions)):
+            yield request(one, number)
+
+
+def request(one: Mapping[str, Any], number: int) -> traffic.Request:
+    """One question, asked in round *number*."""
+    right = {section(name) for name in one["answers"]}
+
+    def helpful(answer: Mapping[str, Any]) -> dict[str, Any]:
+        named = {section(source["id"]) for source in answer["predictions"][0]["sources"]}
+        return {"helpful": bool(named & right)}
+
+    body = json.dumps({"question": one["question"]}).encode()
+    return traffic.Request(body=body, facts={"question": one["question"], "right": sorted(right), "round": number}, outcome=helpful)
+
+
+def section(chunk: str) -> str:
+    """The section that a chunk is a part of."""
+    return chunk.partition("~")[0]
+
+
+def main() -> None:
+    """Send questions until told to stop."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    traffic.options(parser)
+    parser.add_argument("--corpus", type=Path, required=True, help="folder with questions.jsonl")
+    parser.add_argument("--kind", default="title", choices=["title", "golden"])
+    call = parser.parse_args()
+    asked = [one for one in evaluate.read_questions(call.corpus / "questions.jsonl") if one["kind"] == call.kind]
+    traffic.run(call, requests(asked))
+
+
+if __name__ == "__main__":
+    main()
