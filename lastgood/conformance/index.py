@@ -280,7 +280,7 @@ class IndexSuite:
     def test_names_that_are_none_are_not_found(self, subject: Subject) -> None:
         """Whatever is in them."""
         for name in ("idx1234567890abcdef", "nothing", "../etc", 'a"; DROP TABLE x; --', ""):
-            fails(errors.NotFound, lambda name=name: subject.engine.open(name))  # type: ignore[misc]
+            fails(errors.NotFound, lambda name=name: subject.engine.open(name))
 
     def test_many_threads_may_ask_one_reader(self, subject: Subject) -> None:
         """Each gets the answer to its own question."""

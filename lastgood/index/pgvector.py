@@ -264,11 +264,14 @@ class _Reader(base.Reader):
         import psycopg
 
         with self._alone, told(self._index._url):
-            connection = self._connected()
             try:
-                found = connection.execute(statement, values).fetchall()
+                found = self._connected().execute(statement, values).fetchall()
             except psycopg.errors.UndefinedTable as error:
                 raise errors.NotFound(f"index {self._name!r} is gone; it is built from the bundle's index part") from error
+            except psycopg.OperationalError:
+                if self._kept is None or not self._kept.closed:
+                    raise
+                found = self._connected().execute(statement, values).fetchall()  # the server was away, and may be back
         hits = [
             base.Hit(row=snapshots.Row(id=one, text=text, meta=json.loads(meta)), score=float(score)) for one, text, meta, score in found
         ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from typing import Any
 
 from lastgood import bundle as bundles
 from lastgood import cache, durable, errors
@@ -32,26 +33,29 @@ class Answers(base.Layer):
         self._noted = settings.run(service) / "answers.json"
 
     def observe(self) -> base.Observed:
-        """The bundles that may have answers in the cache, and the revision last taken over."""
-        return base.Observed(revision=self._revision(), facts={"bundles": sorted(self._known())})
+        """The bundles that may have answers in the cache, those that may at all, and the revision last taken over."""
+        noted = self._note()
+        return base.Observed(revision=noted.get("revision"), facts={"bundles": sorted(self._known()), "allowed": noted.get("allowed", [])})
 
     def verify(self, desired: base.Desired, observed: base.Observed) -> bool | None:
         """True if only bundles that an alias names have answers."""
         known = observed.facts.get("bundles")
         if known is None:
             return None
-        return observed.revision == desired.revision and set(known) <= set(desired.aliases.values())
+        named = sorted(set(desired.aliases.values()))
+        return observed.revision == desired.revision and observed.facts.get("allowed") == named and set(known) <= set(named)
 
     def apply(self, desired: base.Desired) -> None:
         """Fence off what bundles answered that no alias names. An older revision than the one last taken over changes nothing."""
-        if (self._revision() or 0) > desired.revision:
+        if (self._note().get("revision") or 0) > desired.revision:
             return
-        leaving = self._known() - set(desired.aliases.values())
+        named = sorted(set(desired.aliases.values()))
+        leaving = self._known() - set(named)
         try:
             if leaving:
                 cache.forget(self._url, self._service, leaving)
             self._noted.parent.mkdir(parents=True, exist_ok=True)
-            durable.write(self._noted, json.dumps({"revision": desired.revision}).encode())
+            durable.write(self._noted, json.dumps({"revision": desired.revision, "allowed": named}).encode())
         except (errors.LastgoodError, OSError) as error:
             raise base.LayerError(str(error)) from error
 
@@ -61,7 +65,10 @@ class Answers(base.Layer):
         except errors.LastgoodError as error:
             raise base.LayerError(str(error)) from error
 
-    def _revision(self) -> int | None:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return int(json.loads(self._noted.read_bytes())["revision"])
-        return None
+    def _note(self) -> dict[str, Any]:
+        """What was taken over last; empty if nothing was, or if it cannot be read, which costs one more look."""
+        with contextlib.suppress(OSError, ValueError):
+            noted = json.loads(self._noted.read_bytes())
+            if isinstance(noted, dict) and isinstance(noted.get("revision"), int):
+                return noted
+        return {}

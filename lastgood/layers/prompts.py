@@ -67,7 +67,15 @@ class Prompts(mlflow_layer.MlflowLayer):
         return base.Observed(revision=int(revision) if revision.isdecimal() else None, facts={"prompt": self._prompt, "aliases": aliases})
 
     def _named(self, client: MlflowClient, alias: str) -> str | None:
-        version = mlflow_layer.or_none(lambda: client.get_prompt_version_by_alias(self._prompt, alias))
+        from mlflow.exceptions import MlflowException
+
+        try:
+            version = client.get_prompt_version_by_alias(self._prompt, alias)
+        except MlflowException as error:
+            # An alias that is not there is an invalid parameter to MLflow, and its text is all that tells it from a real one.
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST" or ("alias" in str(error).lower() and "not found" in str(error)):
+                return None
+            raise
         return None if version is None else str(version.tags.get(PART_TAG, FOREIGN))
 
     def _follow(self, client: MlflowClient, desired: base.Desired) -> None:
@@ -84,7 +92,7 @@ class Prompts(mlflow_layer.MlflowLayer):
                 versions[digest] = self._create(client, digest)
         for alias in ALIASES:
             if alias not in wanted:
-                mlflow_layer.or_none(lambda alias=alias: client.delete_prompt_alias(self._prompt, alias))  # type: ignore[misc]
+                client.delete_prompt_alias(self._prompt, alias)
             elif self._named(client, alias) != wanted[alias]:
                 client.set_prompt_alias(self._prompt, alias, versions[wanted[alias]])
         client.set_prompt_tag(self._prompt, REVISION_TAG, str(desired.revision))

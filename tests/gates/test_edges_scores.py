@@ -8,7 +8,7 @@ import types
 import pytest
 
 from lastgood import conditions
-from lastgood.gates import base, scores, windows
+from lastgood.gates import base, scores, sequential, windows
 from lastgood.gates.base import Observation, Tally
 from lastgood.gates.family import Reading, Setup
 from tests.gates.paths import START
@@ -146,3 +146,40 @@ def test_a_window_at_its_level_is_over() -> None:
     for level, over in ((chance, True), (math.nextafter(chance, 0), False)):
         found._level = level
         assert found._over(watched, beside) is over
+
+
+@pytest.mark.parametrize("beside", [None, Tally()])
+def test_a_window_without_stable_cannot_be_told(beside: Tally | None) -> None:
+    """Though there are blocks enough from before."""
+    found = fed(made(BRIER), 12, mean=1.0, beside=0.5)
+    assert found._over(Tally(n=16, total=16.0), Tally(n=16, total=8.0)) is True
+    assert found._over(Tally(n=16, total=16.0), beside) is None
+
+
+def test_three_bad_windows_fail_where_the_evidence_may_not_speak() -> None:
+    """The ten blocks before the first of them are those from which their spread is known."""
+    for blocks, cause in ((12, None), (13, "persistence")):
+        found = fed(made(BRIER), blocks, mean=1.0, beside=0.5)
+        found._setup = types.SimpleNamespace(boundary=math.inf)  # type: ignore[assignment]
+        assert found.fails() == cause
+
+
+@pytest.mark.parametrize(("step", "blocks"), [(0, 1), (1, 0)])
+def test_rows_of_two_phases_are_never_one_block(step: int, blocks: int) -> None:
+    """Five and five make the ten of a block, unless the share of traffic has grown in between."""
+    found = made(BRIER)
+    for place, phase in enumerate((0, step)):
+        found.take(Observation(at=START + place, watched=Tally(n=5, total=2.0), beside=Tally(n=50, total=25.0)), step=phase)
+    assert found.read().story == f"mean brier 0.4 (10 rows in {blocks} blocks) against 0.5 (100 rows) of stable"
+
+
+def test_a_block_is_measured_by_all_blocks_so_far_and_itself() -> None:
+    """Each worth eight rows, beyond the margin by a quarter and then by a half.
+
+    The first is its own unit, so it counts 1. The second is in units of the root of the mean square of both.
+    """
+    found = fed(fed(made(BRIER), 1, mean=1.0, beside=0.5), 1, mean=1.25, beside=0.5)
+    wealth = sequential.Wealth(sequential.EFFECT_PRIOR, since=START)
+    for z in (1.0, 0.5 / math.sqrt((0.25**2 + 0.5**2) / 2)):
+        wealth.grow(sequential.symmetric(z), at=START, step=0)
+    assert found._wealth.log_e == pytest.approx(wealth.log_e, rel=1e-12)

@@ -82,7 +82,7 @@ class PostgresSubject(suite.Subject):
         """One number of one vector."""
         with psycopg.connect(self.server.url("postgres"), autocommit=True) as connection:
             table = f'"{self.schema}"."{name}"'
-            connection.execute(f"UPDATE {table} SET embedding = embedding * 2 WHERE id = (SELECT min(id) FROM {table})")
+            connection.execute(f"UPDATE {table} SET embedding = embedding + embedding WHERE id = (SELECT min(id) FROM {table})")
 
     def take_down(self) -> None:
         """Kill the server."""

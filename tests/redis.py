@@ -1,0 +1,63 @@
+"""A real Redis for tests, from the distribution's package, on loopback, that keeps nothing on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+
+import redis
+
+START_DEADLINE_S = 20.0
+
+
+class Server:
+    """One Redis; `start` and `kill` may be repeated."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        program = shutil.which("redis-server")
+        assert program, "redis-server is not installed; apt-get install redis-server (.ci/run does)"
+        argv = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        end = time.monotonic() + START_DEADLINE_S
+        while True:
+            try:
+                self.client().ping()
+            except redis.RedisError:
+                assert time.monotonic() < end, "Redis did not start"
+                time.sleep(0.02)
+            else:
+                return
+
+    def kill(self) -> None:
+        """SIGKILL; what it held is gone."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
+
+    def client(self) -> redis.Redis:
+        """A client of the test's own."""
+        return redis.Redis.from_url(self.url)
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Server]:
+    """A started server, ended at the end."""
+    server = Server()
+    server.start()
+    try:
+        yield server
+    finally:
+        with contextlib.suppress(Exception):
+            server.kill()
