@@ -190,7 +190,7 @@ def _problems(tree: Any, described: Described) -> Iterator[tuple[int, str]]:
     for node in _walk(tree):
         if not isinstance(node, allowed):
             yield (
-                node.lineno,
+                node.lineno or 1,
                 f"{type(node).__name__} is not allowed in a prompt; use variables, if, for and the filters {', '.join(FILTERS)}",
             )
         if isinstance(node, nodes.For) and any(

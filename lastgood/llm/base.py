@@ -88,7 +88,7 @@ class Pin(pydantic.BaseModel):
         return _DATED.match(self.model) is not None
 
 
-_EXAMPLE = {"openai": "gpt-5-2025-08-07", "anthropic": "claude-sonnet-4-5-20250929"}
+_EXAMPLE = {"openai": "gpt-5-2025-08-07", "anthropic": "claude-opus-4-5-20251101"}
 
 
 def parse(value: Mapping[str, Any]) -> Pin:

@@ -64,7 +64,8 @@ def told(sdk: ModuleType, pin: base.Pin, *, key_name: str) -> Iterator[None]:
         if error.status_code >= 500 or error.status_code in (408, 409):
             raise Later(f"{name} failed with {error.status_code}; it is tried again", after_s=_after(error)) from error
         raise errors.UsageError(f"{name} refuses the request with {error.status_code}; check 'params' of its pin") from error
-    except sdk.APIError as error:
+    except (sdk.APIError, ValueError, AttributeError, TypeError) as error:
+        # A body that is no JSON, or JSON of another form, goes through the clients as it is.
         raise errors.Damaged(f"{name} gave an answer that is none; try again, or look at what stands between") from error
 
 
