@@ -24,6 +24,9 @@ import yaml
 
 from lastgood import errors
 
+STAGES = ("prepare", "split")
+"""Those of dvc.yaml that make this service's data."""
+
 OUTPUTS = ("train.parquet", "evaluate.parquet", "reference.json")
 
 _CONFIG = """[core]
@@ -72,12 +75,12 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 def _lay_out(workspace: Path, project: Path, windows: Mapping[str, Any]) -> None:
-    pipeline = (project / "dvc.yaml").read_text("utf-8")
-    stages = yaml.safe_load(pipeline)["stages"].values()
-    code = {dep for stage in stages for dep in stage["deps"] if not dep.startswith("data/")}
+    pipeline = yaml.safe_load((project / "dvc.yaml").read_text("utf-8"))
+    stages = {name: pipeline["stages"][name] for name in STAGES}
+    code = {dep for stage in stages.values() for dep in stage["deps"] if not dep.startswith("data/")}
     params = yaml.safe_load((project / "params.yaml").read_text("utf-8"))
     files = {name: (project / name).read_text("utf-8") for name in sorted(code)}
-    files["dvc.yaml"] = pipeline
+    files["dvc.yaml"] = yaml.safe_dump({"stages": stages}, sort_keys=False)
     files["params.yaml"] = yaml.safe_dump({**params, "split": dict(windows)}, sort_keys=True)
     files[".dvc/config"] = _CONFIG
     for name, text in files.items():
