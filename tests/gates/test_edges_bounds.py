@@ -26,6 +26,16 @@ def test_part_of_a_request_tells_something_too() -> None:
     assert bounds.proportion(0, 0) == (0.0, 1.0)
 
 
+def test_neither_end_is_possible_once_both_kinds_were_seen() -> None:
+    """However little doubt is asked for; a bound that no number separates from an end is that end, and never beyond it."""
+    assert not bounds._possible(1, 10, 0.0, 0.05)
+    assert not bounds._possible(1, 10, 1.0, 0.05)
+    assert bounds.proportion(1, 2, alpha=1e-300) == (0.0, 1.0)
+    low, high = bounds.proportion(99, 100, alpha=1e-300)
+    assert 0 < low < 1e-3
+    assert high == 1.0
+
+
 def test_a_difference_holds_with_half_the_doubt_in_either_arm() -> None:
     """Each arm's own bound at half of alpha, so that both hold together at alpha."""
     high, low = 1 - ONE_GOOD / 40, ONE_BAD / 40
@@ -38,6 +48,7 @@ def test_a_difference_holds_with_half_the_doubt_in_either_arm() -> None:
 
 def test_what_is_enough_already_needs_no_more() -> None:
     """And a search ends where its answer is known: within 2 % above it, at most a thousandfold."""
+    assert bounds.factor(lambda times: times >= 1) == 1.0
     assert bounds.factor(lambda times: times >= 2) == 2.0
     assert bounds.factor(lambda times: times >= 1024) == 1024.0
     assert bounds.factor(lambda times: times > 1024) is None

@@ -28,10 +28,20 @@ def test_its_names_are_the_ones_that_people_and_scripts_use():
         "flights/environment",
         "flights/model",
         "flights/release",
+        "helpdesk/bundle",
+        "helpdesk/config",
+        "helpdesk/corpus",
+        "helpdesk/environment",
+        "helpdesk/evaluation",
+        "helpdesk/index",
+        "helpdesk/model",
+        "helpdesk/prompt",
+        "helpdesk/release",
     ]
     assert sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")) == [
         "approve",
         "build",
+        "build_helpdesk",
         "promote",
         "rollback",
     ]
@@ -51,14 +61,43 @@ def test_its_names_are_the_ones_that_people_and_scripts_use():
         "flights/release:oom",
         "flights/release:quality",
         "flights/release:split",
+        "helpdesk/bundle:verifies",
+        "helpdesk/corpus:duplicate",
+        "helpdesk/corpus:empty",
+        "helpdesk/corpus:oversized",
+        "helpdesk/corpus:secrets",
+        "helpdesk/evaluation:limits",
+        "helpdesk/index:replica",
+        "helpdesk/release:alike",
+        "helpdesk/release:ejections",
+        "helpdesk/release:errors",
+        "helpdesk/release:helpful",
+        "helpdesk/release:latency",
+        "helpdesk/release:oom",
+        "helpdesk/release:refusals",
+        "helpdesk/release:split",
     ]
 
 
 def test_the_lineage_leads_from_data_to_release():
-    """data -> model -> bundle -> release, with config and environment joining at the bundle."""
+    """data -> model -> bundle -> release, with config and environment joining at the bundle; of helpdesk by way of index and evaluation."""
     graph = defs.resolve_asset_graph()
-    parents = {key.path[-1]: {parent.path[-1] for parent in graph.get(key).parent_keys} for key in graph.get_all_asset_keys()}
-    assert parents == {
+    parents = {key.path[0]: {} for key in graph.get_all_asset_keys()}
+    for key in graph.get_all_asset_keys():
+        assert {parent.path[0] for parent in graph.get(key).parent_keys} <= {key.path[0]}
+        parents[key.path[0]][key.path[-1]] = {parent.path[-1] for parent in graph.get(key).parent_keys}
+    assert parents["helpdesk"] == {
+        "corpus": set(),
+        "model": set(),
+        "prompt": set(),
+        "config": set(),
+        "environment": set(),
+        "index": {"corpus", "model"},
+        "evaluation": {"corpus", "model", "prompt", "index", "config"},
+        "bundle": {"corpus", "model", "prompt", "index", "config", "environment", "evaluation"},
+        "release": {"bundle"},
+    }
+    assert parents["flights"] == {
         "data": set(),
         "config": set(),
         "environment": set(),
@@ -72,8 +111,8 @@ def test_every_asset_says_what_it_is_whose_it_is_and_which_code_makes_it():
     """Without a code version, Dagster would call every asset stale after every run."""
     for spec in defs.resolve_all_asset_specs():
         assert spec.description
-        assert spec.owners == ["team:flights-on-call"]
-        assert spec.group_name == "flights"
+        assert spec.group_name == spec.key.path[0]
+        assert spec.owners == [f"team:{spec.group_name}-on-call"]
         assert spec.code_version or spec.key.path[-1] == "release"
 
 
@@ -81,7 +120,7 @@ def test_every_check_of_a_build_blocks_what_follows_it():
     """A failed check stops its run before the next part is made. Nothing follows a gate: the controller acts on it."""
     specs = [spec for checks in defs.asset_checks for spec in checks.check_specs]
     assert {spec.key.asset_key.path[-1] for spec in specs if not spec.blocking} == {"release"}
-    assert {spec.key.asset_key.path[-1] for spec in specs if spec.blocking} == {"data", "model", "bundle"}
+    assert {spec.key.asset_key.path[-1] for spec in specs if spec.blocking} == {"data", "model", "bundle", "corpus", "index", "evaluation"}
 
 
 def test_a_rollback_waits_for_nothing_and_is_never_started_twice():

@@ -1,0 +1,37 @@
+"""The application in a folder of its own, on free ports: a stack that runs in the clone is not disturbed."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("assets", "pipelines", "sensors", "services")
+FILES = ("dagster.yaml", "dvc.lock", "dvc.yaml", "lastgood.toml", "params.yaml", "requirements.lock", "workspace.yaml")
+PORTS = {"flights": 8380, "helpdesk": 8381}
+
+
+def copy(to: Path) -> dict[str, int]:
+    """Copy it into the new folder *to*; the port of each service there."""
+    to.mkdir()
+    for name in PARTS:
+        shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copyfile(ROOT / name, to / name)
+    shutil.copytree(ROOT / ".dvc", to / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    found = {}
+    for service, port in PORTS.items():
+        manifest = to / "services" / service / "service.yaml"
+        text = manifest.read_text("utf-8")
+        assert f"port: {port}" in text
+        found[service] = _free_port()
+        manifest.write_text(text.replace(f"port: {port}", f"port: {found[service]}"), "utf-8")
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
