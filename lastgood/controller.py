@@ -200,7 +200,10 @@ def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], ob
         try:
             while not stop.is_set():
                 for name in _services(ctx):
-                    _look_after(ctx, services, name, woken=woken)
+                    if settings.parked(name).exists():
+                        _let_go(services, name)
+                    else:
+                        _look_after(ctx, services, name, woken=woken)
                 pause(settings.controller.poll_s)
         finally:
             for loop in services.values():
@@ -219,6 +222,14 @@ def _look_after(ctx: release.Context, services: dict[str, ServiceLoop], name: st
     except Exception:
         # The border of the loop.
         log.exception("%s: unexpected fault; other services go on", name)
+
+
+def _let_go(services: dict[str, ServiceLoop], name: str) -> None:
+    """Leave a service alone that somebody took down on purpose."""
+    loop = services.pop(name, None)
+    if loop is not None:
+        log.info("%s was taken down", name)
+        loop.end()
 
 
 @contextlib.contextmanager

@@ -178,6 +178,10 @@ class Settings(_Group):
         """Process records (pid, port) and layer reports of one service; safe to lose."""
         return self.home / "run" / service
 
+    def parked(self, service: str) -> Path:
+        """A file that is there while the service is down on purpose, so that the controller leaves it alone."""
+        return self.run(service) / "down"
+
     def logs(self, service: str) -> Path:
         return self.home / "logs" / service
 

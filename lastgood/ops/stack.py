@@ -46,6 +46,10 @@ def environment(settings: Settings) -> dict[str, str]:
     return {**os.environ, **QUIET, "LASTGOOD_PROJECT": str(settings.project), "LASTGOOD_HOME": str(settings.home)}
 
 
+LEAVES_S = 2.0
+"""Seconds in which a controller that goes on for others lets go of a service that is taken down."""
+
+
 def known_services(settings: Settings) -> list[str]:
     """The services of the project folder, by name."""
     return sorted(file.parent.name for file in settings.services.glob(f"*/{services.FILE}"))
@@ -58,6 +62,8 @@ def up(settings: Settings, *, names: list[str], say: Say) -> list[Receipt]:
     """
     receipts: list[Receipt] = []
     troubles: list[errors.LastgoodError] = []
+    for name in names:
+        settings.parked(name).unlink(missing_ok=True)
     try:
         with release.open_context(settings) as ctx:
             for name in names:
@@ -93,8 +99,8 @@ def start_controller(settings: Settings) -> daemon.Record:
 
 
 def down(settings: Settings, *, names: list[str], keep_serving: bool, say: Say) -> None:
-    """Stop the proxies and workers of *names*, unless *keep_serving*; and the controller and pages if that is every service."""
-    others = set(known_services(settings)) - set(names)
+    """Stop the proxies and workers of *names*, unless *keep_serving*; and the controller and pages if no other service is up."""
+    others = [name for name in known_services(settings) if name not in names and _is_up(settings, name)]
     for name in ("controller", "dagster", "mlflow") if not others else ():
         record = daemon.find(settings.home / "run" / f"{name}.json")
         if record is not None:
@@ -103,11 +109,21 @@ def down(settings: Settings, *, names: list[str], keep_serving: bool, say: Say) 
     if keep_serving:
         return
     for service in names:
+        settings.parked(service).parent.mkdir(parents=True, exist_ok=True)
+        settings.parked(service).touch()
+    if others:
+        time.sleep(LEAVES_S)
+    for service in names:
         layers = reconcile.build(settings, service)
         for name in ("traffic", "infrastructure"):
             if name in layers:
                 layers[name].shut_down()
                 say(f"  {service + ' ' + name:<15} stopped")
+
+
+def _is_up(settings: Settings, service: str) -> bool:
+    """Whether *service* was brought up here and not down since."""
+    return settings.run(service).is_dir() and not settings.parked(service).exists()
 
 
 def open_pages(settings: Settings, *, dagster_port: int, mlflow_port: int, say: Say) -> dict[str, str]:

@@ -6,6 +6,7 @@ import dataclasses
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -229,3 +230,30 @@ def test_with_the_ledger_gone_the_proxy_still_comes_up(stack: Stack) -> None:
     assert stack.ask()[1]["x-lastgood-bundle"] == a
     for file in stack.settings.home.glob("away.ledger.db*"):
         file.rename(file.with_name(file.name.removeprefix("away.")))
+
+
+def test_one_service_can_be_taken_down_while_another_serves(stack: Stack) -> None:
+    """The controller goes on for the other and does not start the first again; `up` does."""
+    with factory.opened(stack.settings) as ctx:
+        digest = factory.build(ctx, 1)
+    assert stack.cli("promote", "toy", digest[7:19], "--yes").returncode == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    other = stack.settings.services / "other"
+    shutil.copytree(stack.settings.services / "toy", other)
+    text = (other / "service.yaml").read_text("utf-8")
+    (other / "service.yaml").write_text(text.replace("service: toy", "service: other").replace(str(stack.port), str(port)), "utf-8")
+    assert stack.cli("up", "other").returncode == 0
+    before = stack.pids()["controller"]
+    assert stack.cli("down", "toy", "--yes").returncode == 0
+    threading.Event().wait(3.0)
+    with pytest.raises(OSError, match="refused"):
+        stack.ask()
+    running = daemon.find(stack.settings.home / "run" / "controller.json")
+    assert running is not None
+    assert running.pid == before
+    assert stack.cli("up", "toy").returncode == 0
+    until(lambda: stack.ask()[0] == 200, what="toy serves again")
+    assert stack.cli("down", "other", "--yes").returncode == 0
+    assert stack.ask()[0] == 200
