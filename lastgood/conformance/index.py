@@ -139,6 +139,19 @@ class IndexSuite:
         self.repair(subject, snapshot.name)
         subject.engine.verify(snapshot.name, deep=True)
 
+    def test_a_reader_goes_on_when_its_replica_is_replaced(self, subject: Subject) -> None:
+        """Whoever mends what is damaged does not break what serves; for moments it may say that it is away."""
+        snapshot = make_part(subject.folder / "part")
+        reader = subject.engine.open(subject.engine.build(subject.folder / "part").name)
+        query = make_vectors(1, seed=9)[0]
+        before = reader.search(query, k=5)
+        subject.tamper(snapshot.name)
+        self.repair(subject, snapshot.name)
+        assert reader.search(query, k=5) == before
+        if reader.text_search:
+            assert reader.search_text("visitor sessions", k=3)
+        reader.close()
+
     def repair(self, subject: Subject, name: str) -> None:
         """Building is also how one repairs; an engine that only counts when it builds needs the replica gone first."""
         subject.engine.build(subject.folder / "part")

@@ -13,11 +13,12 @@ same rows (HNSW and IVF_PQ do not). LanceDB checks no bytes when it reads, so `f
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,41 +70,44 @@ class LanceIndex(base.VectorIndex):
             failpoint("index.before_check")
             base.check_rows(_read_back(folder / "lance", snapshot), snapshot, what=f"the new replica {snapshot.name!r}")
             (folder / snapshots.FILE).write_bytes(bundles.canonical(snapshot.to_json()))
-            (folder / _FILES).write_bytes(_listing(folder).canonical())
+            (folder / _FILES).write_bytes(artifacts.digest_tree(folder).canonical())
             names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
             durable.seal(folder, names)
             failpoint("index.before_rename")
-            with contextlib.suppress(FileExistsError, OSError):
-                folder.rename(self.root / snapshot.name)  # somebody else may have been faster with the same
+            try:
+                folder.rename(self.root / snapshot.name)
+            except OSError as error:  # somebody else may have been faster with the same
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
             failpoint("index.after_rename")
             durable.sync(self.root)
             (self.root / snapshot.name).chmod(0o555)
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Path]:
-        """A private folder that nobody sees, gone when the block ends; what dead builders left goes as well."""
+        """A private folder that nobody sees, gone when the block ends; what dead builders left goes as well.
+
+        The lock on it dies with its builder. Folders are made and swept under one lock, so that none is swept between the two.
+        """
         parent = self.root / ".staging"
         parent.mkdir(parents=True, exist_ok=True)
-        self.sweep()
-        folder = Path(tempfile.mkdtemp(dir=parent))
-        with (parent / f"{folder.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            try:
-                yield folder
-            finally:
-                durable.discard(folder)
-                Path(lock.name).unlink(missing_ok=True)
+        with _locked(parent):
+            _sweep(parent)
+            folder = Path(tempfile.mkdtemp(dir=parent))
+            held = _lock(folder)
+        try:
+            yield folder
+        finally:
+            durable.discard(folder)
+            os.close(held)
 
     def sweep(self) -> int:
         """Remove what builders left that no longer live; how many there were."""
         parent = self.root / ".staging"
-        swept = 0
-        for folder in parent.iterdir() if parent.is_dir() else ():
-            if folder.is_dir() and _lock_is_free(parent / f"{folder.name}.lock"):
-                durable.discard(folder)
-                (parent / f"{folder.name}.lock").unlink(missing_ok=True)
-                swept += 1
-        return swept
+        if not parent.is_dir():
+            return 0
+        with _locked(parent):
+            return _sweep(parent)
 
     def _set_aside(self, name: str) -> None:
         """Keep a damaged replica as evidence where nobody opens it."""
@@ -228,32 +232,53 @@ class LanceIndex(base.VectorIndex):
 
 
 class _Reader(base.Reader):
+    """Files are opened as they are needed, so a replica that is replaced under a reader is opened anew by its next question."""
+
     def __init__(self, folder: Path, lease: int) -> None:
         self.snapshot = snapshots.read(folder)
+        self._folder = folder
         self._lease: int | None = lease
-        self._table = _connect(folder / "lance").open_table(_TABLE, version=None)
+        self._table = self._opened()
+
+    def _opened(self) -> Any:
+        return _connect(self._folder / "lance").open_table(_TABLE)
 
     def search(self, vector: base.Vector, *, k: int) -> list[base.Hit]:
-        self._check_open()
-        query = self._table.search(base.check_query(vector, self.snapshot), vector_column_name="vector").distance_type("cosine")
-        if self.snapshot.rows > FLAT_ROWS:
-            query = query.nprobes(NPROBES).refine_factor(REFINE)
-        found = query.select(["id", "text", "meta", "_distance"]).limit(k).to_arrow()
-        return _hits(found, score=lambda row: 1.0 - row["_distance"])
+        query = base.check_query(vector, self.snapshot)
+
+        def ask(table: Any) -> pa.Table:
+            asked = table.search(query, vector_column_name="vector").distance_type("cosine")
+            if self.snapshot.rows > FLAT_ROWS:
+                asked = asked.nprobes(NPROBES).refine_factor(REFINE)
+            return asked.select(["id", "text", "meta", "_distance"]).limit(k).to_arrow()
+
+        return _hits(self._ask(ask), score=lambda row: 1.0 - row["_distance"])
 
     def search_text(self, words: str, *, k: int) -> list[base.Hit]:
         from lancedb import query
 
-        self._check_open()
         if not words.strip():
             return []
         match: Any = query.MatchQuery  # its types ask for what has a default
-        found = self._table.search(match(words, "text"), query_type="fts").select(["id", "text", "meta", "_score"]).limit(k).to_arrow()
-        return _hits(found, score=lambda row: row["_score"])
 
-    def _check_open(self) -> None:
+        def ask(table: Any) -> pa.Table:
+            return table.search(match(words, "text"), query_type="fts").select(["id", "text", "meta", "_score"]).limit(k).to_arrow()
+
+        return _hits(self._ask(ask), score=lambda row: row["_score"])
+
+    def _ask(self, ask: Callable[[Any], pa.Table]) -> pa.Table:
         if self._lease is None:
             raise errors.UsageError(f"the reader of index {self.snapshot.name!r} is closed; open it again")
+        try:
+            return ask(self._table)
+        except (RuntimeError, OSError):
+            try:
+                self._table = self._opened()
+                return ask(self._table)
+            except (RuntimeError, ValueError, OSError) as error:
+                raise errors.Unavailable(
+                    f"index {self.snapshot.name!r} cannot be read: {error}; it is built again from the bundle's index part"
+                ) from error
 
     def close(self) -> None:
         if self._lease is not None:
@@ -312,17 +337,35 @@ def _read_back(folder: Path, snapshot: snapshots.Snapshot) -> list[snapshots.Pac
     return [snapshots.Packed(i.encode(), t.encode(), m.encode(), v.tobytes()) for i, t, m, v in zip(*columns, block, strict=True)]
 
 
-def _listing(folder: Path) -> artifacts.Listing:
-    return artifacts.digest_tree(folder)
-
-
-def _lock_is_free(file: Path) -> bool:
+def _lock(folder: Path, *, wait: bool = True) -> int:
+    """An exclusive lock on *folder* itself, gone when the handle is closed. Raises BlockingIOError if it is held and not to be waited for."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with file.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    handle = _lock(folder)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sweep(parent: Path) -> int:
+    swept = 0
+    for folder in parent.iterdir():
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):  # its builder lives, or has just ended
+            handle = _lock(folder, wait=False)
+            durable.discard(folder)
+            os.close(handle)
+            swept += 1
+    return swept
 
 
 def _damaged(name: str, what: str) -> errors.Damaged:

@@ -53,7 +53,10 @@ class PgvectorIndex(base.VectorIndex):
     def build(self, part: Path) -> base.Replica:
         snapshot = snapshots.read(part)
         with self._connection() as connection:
-            connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (_LOCKS + 1, snapshot.name))  # one builder at a time
+            # One builder at a time; the others wait for as long as it takes, which is minutes for a large graph.
+            connection.execute("SET lock_timeout = 0")
+            connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (_LOCKS + 1, snapshot.name))
+            connection.execute(f"SET lock_timeout = {LOCK_MS}")
             try:
                 self._verify(connection, snapshot.name, deep=True)
             except errors.NotFound:
