@@ -159,6 +159,22 @@ def _checked_entry(name: str, entry: object) -> dict[str, Any]:
     return entry
 
 
+def check_embedder(bundle: Bundle) -> None:
+    """Raise NotAllowed if the index part was built with another embedder than the one in the model part.
+
+    Their vectors have nothing to do with each other, and nothing else would show it: the answers are merely bad.
+    """
+    if "index" not in bundle.parts:
+        return
+    built_with = bundle.parts["index"].meta.get("embedder")
+    model = bundle.parts["model"].meta.get("embedder") if "model" in bundle.parts else None
+    if built_with is None or built_with != model:
+        raise errors.NotAllowed(
+            f"the index of this bundle of {bundle.service!r} was built with embedder {built_with}, its model part has {model}; "
+            "build the index again with that model"
+        )
+
+
 Change = Literal["same", "changed", "added", "removed"]
 
 

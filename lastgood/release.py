@@ -108,7 +108,7 @@ def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, A
     """Make *bundle* known: every part is in the store and verified byte by byte, then the ledger row is written.
 
     Returns False if it was known already. Raises Damaged, NotFound (a part is missing) or NotAllowed (a part that
-    the service requires is missing, or the frozen configuration is of another service).
+    the service requires is missing, the frozen configuration is of another service, or model and index do not fit).
     """
     ctx.store.verify_bundle(bundle, deep=True)
     service = reconcile.frozen_service(bundle, store=ctx.store)
@@ -119,28 +119,12 @@ def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, A
         raise errors.NotAllowed(
             f"bundle of {bundle.service!r} lacks {', '.join(missing)}; build the missing parts or change 'parts' in service.yaml"
         )
-    check_embedder(bundle)
+    bundles.check_embedder(bundle)
     # The manifest's bytes hash to the bundle's id, so a worker can load a bundle with nothing but the store.
     ctx.store.put_bytes(bundles.canonical(bundle.manifest()), name="manifest.json")
     new = ctx.ledger.register(bundle, provenance=provenance, actor=actor, now=now)
     audit.checkpoint(ctx.ledger, bundle.service, ctx.settings.keys)
     return new
-
-
-def check_embedder(bundle: bundles.Bundle) -> None:
-    """Raise NotAllowed if the index part was built with another embedder than the one in the model part.
-
-    Their vectors have nothing to do with each other, and nothing else would show it: the answers are merely bad.
-    """
-    if "index" not in bundle.parts:
-        return
-    built_with = bundle.parts["index"].meta.get("embedder")
-    model = bundle.parts["model"].meta.get("embedder") if "model" in bundle.parts else None
-    if built_with is None or built_with != model:
-        raise errors.NotAllowed(
-            f"the index of this bundle of {bundle.service!r} was built with embedder {built_with}, its model part has {model}; "
-            "build the index again with that model"
-        )
 
 
 # --- releasing ---------------------------------------------------------------------------------------------

@@ -9,18 +9,13 @@ from lastgood.llm import base
 
 if TYPE_CHECKING:
     from lastgood.llm.base import Embed
+    from lastgood.llm.hosted import Hosted
 
 
 def build(pin: base.Pin, *, environ: Mapping[str, str], embed: Embed | None = None) -> base.Model:
     """The model of *pin*; keys of hosted ones come from *environ*. Raises UsageError, NotFound or Damaged if it cannot be had."""
-    if pin.provider == "openai":
-        from lastgood.llm import openai_compatible
-
-        return openai_compatible.OpenAICompatible(pin, key=environ.get("OPENAI_API_KEY"))
-    if pin.provider == "anthropic":
-        from lastgood.llm import anthropic
-
-        return anthropic.Anthropic(pin, key=environ.get("ANTHROPIC_API_KEY"))
+    if pin.provider in ("openai", "anthropic"):
+        return hosted(pin, environ=environ)
     if pin.provider == "local":
         from lastgood.llm import local
 
@@ -28,3 +23,14 @@ def build(pin: base.Pin, *, environ: Mapping[str, str], embed: Embed | None = No
     from lastgood.llm import extractive
 
     return extractive.Extractive(pin, embed=embed)
+
+
+def hosted(pin: base.Pin, *, environ: Mapping[str, str]) -> Hosted:
+    """As `build`, for a pin of a hosted model: `openai` or `anthropic`."""
+    if pin.provider == "openai":
+        from lastgood.llm import openai_compatible
+
+        return openai_compatible.OpenAICompatible(pin, key=environ.get(openai_compatible.OpenAICompatible.key_name))
+    from lastgood.llm import anthropic
+
+    return anthropic.Anthropic(pin, key=environ.get(anthropic.Anthropic.key_name))

@@ -6,11 +6,13 @@ all attempts together; so they are told not to, and it is done here.
 
 from __future__ import annotations
 
+import abc
 import contextlib
+import importlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from lastgood import errors
 from lastgood.llm import base
@@ -25,6 +27,52 @@ class Later(errors.Unavailable):
     def __init__(self, message: str, *, after_s: float | None = None) -> None:
         super().__init__(message)
         self.after_s = after_s
+
+
+class Hosted(base.Model):
+    """A model that an official client asks. A subclass names its provider and makes one attempt.
+
+    *key* may be missing for a server of one's own.
+    """
+
+    package: ClassVar[str]
+    client: ClassVar[str]
+    key_name: ClassVar[str]
+    address: ClassVar[str]
+
+    def __init__(self, pin: base.Pin, *, key: str | None) -> None:
+        super().__init__(pin)
+        if key is None and pin.base_url is None:
+            raise errors.NotAllowed(f"{self.key_name} is not set, so {pin.provider} cannot be asked; set it where the workers run")
+        try:
+            self._sdk = importlib.import_module(self.package)
+        except ImportError as error:
+            raise errors.UsageError(
+                f"the bundle pins a model of {pin.provider}, but its client is not installed ({error}); install 'lastgood[{self.package}]'"
+            ) from error
+        self._client = getattr(self._sdk, self.client)(api_key=key or "none", base_url=pin.base_url or self.address, max_retries=0)
+
+    def answer(self, messages: Sequence[base.Message], *, passages: Sequence[base.Passage], question: str) -> base.Answer:
+        return ask(lambda seconds: self._once(messages, seconds), self.pin.params)
+
+    @abc.abstractmethod
+    def _once(self, messages: Sequence[base.Message], seconds: float) -> base.Answer:
+        """One attempt, of at most so many seconds, within `_told`."""
+
+    def describe(self, *, timeout_s: float) -> Mapping[str, Any] | None:
+        """What the provider says of the model, in its own fields; None if it has none of that name."""
+        try:
+            with self._told():
+                found: Mapping[str, Any] = self._client.models.retrieve(self.pin.model, timeout=timeout_s).model_dump(mode="json")
+                return found
+        except errors.NotFound:
+            return None
+
+    def _told(self) -> contextlib.AbstractContextManager[None]:
+        return told(self._sdk, self.pin, key_name=self.key_name)
+
+    def close(self) -> None:
+        self._client.close()
 
 
 def ask(call: Callable[[float], T], params: base.Params, *, sleep: Callable[[float], None] = time.sleep) -> T:

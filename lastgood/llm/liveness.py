@@ -7,6 +7,7 @@ What does not belong here: telling anybody (`lastgood.ops`), choosing a target (
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -126,18 +127,7 @@ def at_risk(targets: Iterable[tuple[str, Liveness]]) -> str | None:
 
 def ask_provider(pin: base.Pin, *, environ: Mapping[str, str], timeout_s: float = 10.0) -> Mapping[str, Any] | None:
     """What the provider says of the model of *pin*, None if it has none of that name. Raises LastgoodError if it cannot be asked."""
-    from lastgood.llm import anthropic, hosted, openai_compatible
+    from lastgood.llm import catalog
 
-    module: Any = openai_compatible if pin.provider == "openai" else anthropic
-    key = environ.get(module.KEY)
-    if key is None and pin.base_url is None:
-        raise errors.NotAllowed(f"{module.KEY} is not set, so {pin.provider} was not asked; set it")
-    sdk, client = module.client(pin, key=key)
-    try:
-        with hosted.told(sdk, pin, key_name=module.KEY):
-            found: Mapping[str, Any] = client.models.retrieve(pin.model, timeout=timeout_s).model_dump(mode="json")
-            return found
-    except errors.NotFound:
-        return None
-    finally:
-        client.close()
+    with contextlib.closing(catalog.hosted(pin, environ=environ)) as model:
+        return model.describe(timeout_s=timeout_s)
