@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from assets import judged
+
 KNOWN = {"plane_year": 0.7, "seats": 0.7, "pressure": 0.7, "tailnum": 0.99, "arr_delay": 1.0, "late": 1.0}
 WEATHER_KNOWN = 0.9
 GIVEAWAY = 0.45
@@ -41,18 +43,7 @@ def validate(tables: Mapping[str, Path]) -> list[dict[str, Any]]:
 
 def expected(frame: Any) -> list[dict[str, Any]]:
     """What Great Expectations says of *frame* (a pandas DataFrame): {"check", "expectation", "column", "passed", "found"}."""
-    import os
-
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    import great_expectations as gx
-    from great_expectations.data_context.types.base import ProgressBarsConfig
-
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    suite = context.suites.add_or_update(gx.ExpectationSuite(name="flights", expectations=suite_of()))
-    batch = context.data_sources.add_pandas("frames").add_dataframe_asset("flights").add_batch_definition_whole_dataframe("whole")
-    validated = batch.get_batch(batch_parameters={"dataframe": frame}).validate(suite, result_format="SUMMARY")
-    return [_row(result) for result in validated.results]
+    return judged.table(frame, suite_of())
 
 
 def suite_of() -> list[Any]:
@@ -76,19 +67,6 @@ def suite_of() -> list[Any]:
         gxe.ExpectColumnUniqueValueCountToBeBetween(column="carrier", min_value=5, max_value=40, meta={"check": "categories"}),
         gxe.ExpectColumnUniqueValueCountToBeBetween(column="dest", min_value=50, max_value=200, meta={"check": "categories"}),
     ]
-
-
-def _row(result: Any) -> dict[str, Any]:
-    config = result.expectation_config
-    raised = {str(info.get("exception_message")) for info in (result.exception_info or {}).values() if isinstance(info, dict)}
-    seen = {key: result.result[key] for key in ("observed_value", "unexpected_percent", "partial_unexpected_list") if key in result.result}
-    return {
-        "check": config.meta["check"],
-        "expectation": config.type,
-        "column": str(config.kwargs.get("column", "")),
-        "passed": bool(result.success),
-        "found": "; ".join(sorted(raised)) if raised else str(seen)[:300],
-    }
 
 
 def giveaways(frame: Any) -> list[dict[str, Any]]:

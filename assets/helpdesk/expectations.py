@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from assets import judged
+
 MAX_CHARS = 1700
 MIN_CHARS = 20
 SAME_TEXT = 0.97
@@ -23,23 +25,7 @@ def validate(chunks: Path) -> list[dict[str, Any]]:
     frame = pandas.DataFrame({"id": [row["id"] for row in rows], "text": [row["text"] for row in rows]})
     frame["folded"] = frame["text"].str.split().str.join(" ")
     frame["chars"] = frame["text"].str.len()
-    return [*expected(frame), *leaks(rows)]
-
-
-def expected(frame: Any) -> list[dict[str, Any]]:
-    """What Great Expectations says of *frame* (a pandas DataFrame with id, text, folded, chars)."""
-    import os
-
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    import great_expectations as gx
-    from great_expectations.data_context.types.base import ProgressBarsConfig
-
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    suite = context.suites.add_or_update(gx.ExpectationSuite(name="chunks", expectations=suite_of()))
-    batch = context.data_sources.add_pandas("frames").add_dataframe_asset("chunks").add_batch_definition_whole_dataframe("whole")
-    validated = batch.get_batch(batch_parameters={"dataframe": frame}).validate(suite, result_format="SUMMARY")
-    return [_row(result) for result in validated.results]
+    return [*judged.table(frame, suite_of()), *leaks(rows)]
 
 
 def suite_of() -> list[Any]:
@@ -58,18 +44,6 @@ def suite_of() -> list[Any]:
         gxe.ExpectColumnProportionOfUniqueValuesToBeBetween(column="folded", min_value=SAME_TEXT, **of("duplicate")),
         gxe.ExpectColumnValuesToBeBetween(column="chars", max_value=MAX_CHARS, **of("oversized")),
     ]
-
-
-def _row(result: Any) -> dict[str, Any]:
-    config, found = result.expectation_config, result.result
-    told = found.get("observed_value", found.get("partial_unexpected_list", ""))
-    return {
-        "check": config.meta["check"],
-        "expectation": config.type,
-        "column": str(config.kwargs.get("column", "")),
-        "passed": bool(result.success),
-        "found": str(told)[:300],
-    }
 
 
 def leaks(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,62 @@
+"""A bundle whose index and model do not fit each other never gets into the ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lastgood import artifacts, errors, release
+from lastgood import bundle as bundles
+from lastgood.conformance import index as engines
+from tests import factory
+
+OTHER = "sha256:" + "f" * 64
+
+
+def part(name: str, **meta: Any) -> bundles.Part:
+    """A part that says this of itself."""
+    return bundles.Part(name=name, digest=bundles.sha256(name.encode()), size=1, media_type="x/y", uri="store:x", meta=meta)
+
+
+def test_model_and_index_name_one_embedder() -> None:
+    """The same one fits; a bundle without an index has nothing to fit."""
+    bundles.check_embedder(bundles.of("demo", part("model", embedder=OTHER), part("index", embedder=OTHER)))
+    bundles.check_embedder(bundles.of("demo", part("model")))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [part("model", embedder=OTHER), part("index", embedder=engines.EMBEDDER)],
+        [part("model"), part("index", embedder=OTHER)],
+        [part("model", embedder=OTHER), part("index")],
+        [part("model"), part("index")],
+        [part("index", embedder=OTHER)],
+    ],
+)
+def test_whatever_does_not_name_the_same_one_is_refused(parts: list[bundles.Part]) -> None:
+    """Also what names none: not knowing is no fit."""
+    with pytest.raises(errors.NotAllowed, match="build the index again"):
+        bundles.check_embedder(bundles.of("demo", *parts))
+
+
+def test_registration_refuses_it_and_leaves_nothing(tmp_path: Path) -> None:
+    """With real parts in a real store; the one that fits is taken."""
+    settings = factory.project(tmp_path)
+    snapshot = engines.make_part(tmp_path / "part", count=5)
+    with factory.opened(settings) as ctx:
+        known = ctx.ledger.bundle(factory.build(ctx, 1.0))
+        index = artifacts.part(ctx.store.put(tmp_path / "part"), name="index", media_type="x/y", meta=snapshot.meta())
+        model = known.parts["model"]
+        for embedder, fits in ((OTHER, False), (snapshot.embedder, True)):
+            told = bundles.Part(name="model", **{**model.entry(), "meta": {"embedder": embedder}})
+            made = bundles.of("toy", told, index, known.parts["config"], known.parts["environment"])
+            if fits:
+                assert release.register(ctx, made, provenance={}, actor="test", now=5.0)
+                continue
+            with pytest.raises(errors.NotAllowed, match="build the index again"):
+                release.register(ctx, made, provenance={}, actor="test", now=5.0)
+            with pytest.raises(errors.NotFound):
+                ctx.ledger.bundle(made.id)
