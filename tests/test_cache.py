@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from lastgood import bundle as bundles
-from lastgood import cache, errors, service, settings
+from lastgood import cache, errors, settings
 from lastgood.conformance import layers
 from lastgood.layers import answers, base
 from tests import redis
+from tests.layers import wanted
 
 A, B = (
     bundles.of("demo", bundles.Part(name="model", digest=bundles.sha256(n), size=1, media_type="x/y", uri="store:x")) for n in (b"a", b"b")
 )
-CONFIGURATION = {"schema": service.SCHEMA, "service": "demo", "tier": "rag", "owner": "nobody", "traffic": {"port": 18084}}
 KEY, OTHER = b"k" * 32, b"o" * 32
 
 
@@ -145,13 +145,7 @@ class AnswersSubject(layers.Subject):
 
     def desired(self, revision: int, *, stable: bundles.Bundle | None, previous: bundles.Bundle | None = None) -> base.Desired:
         """What a ledger would say."""
-        return base.Desired(
-            service=service.Service.model_validate(CONFIGURATION),
-            revision=revision,
-            stable=stable.id if stable else None,
-            previous=previous.id if previous else None,
-            bundles={one.id: one for one in self.bundles},
-        )
+        return wanted.desired(self.bundles, revision, stable=stable, previous=previous)
 
     def reopen(self) -> base.Layer:
         """Another object on the same Redis."""

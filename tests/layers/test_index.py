@@ -13,9 +13,9 @@ from lastgood.conformance import index as engines
 from lastgood.conformance import layers
 from lastgood.index import lancedb
 from lastgood.layers import base, index, reconcile
+from tests.layers import wanted
 
-SERVICE = "demo"
-CONFIGURATION = {"schema": service.SCHEMA, "service": SERVICE, "tier": "rag", "owner": "nobody", "traffic": {"port": 18082}}
+SERVICE = wanted.SERVICE
 
 
 def make_bundle(store: artifacts.Store, folder: Path, *, seed: int) -> bundles.Bundle:
@@ -38,13 +38,7 @@ class IndexSubject(layers.Subject):
 
     def desired(self, revision: int, *, stable: bundles.Bundle | None, previous: bundles.Bundle | None = None) -> base.Desired:
         """What a ledger would say."""
-        return base.Desired(
-            service=service.Service.model_validate(CONFIGURATION),
-            revision=revision,
-            stable=stable.id if stable else None,
-            previous=previous.id if previous else None,
-            bundles={one.id: one for one in self.bundles},
-        )
+        return wanted.desired(self.bundles, revision, stable=stable, previous=previous)
 
     def reopen(self) -> base.Layer:
         """Another object on the same folders."""
@@ -86,14 +80,14 @@ class TestIndex(layers.LayerSuite):
 def test_a_damaged_replica_is_replaced_before_a_worker_needs_it(tmp_path: Path) -> None:
     """The layer sees it at its next look, and builds it from the store."""
     subject = IndexSubject(tmp_path)
-    wanted = subject.desired(1, stable=subject.bundles[0])
-    subject.settled(subject.layer, wanted)
-    file = next((subject.root / next(iter(index.wanted_of(wanted).values()))).rglob("data/*.lance"))
+    state = subject.desired(1, stable=subject.bundles[0])
+    subject.settled(subject.layer, state)
+    file = next((subject.root / next(iter(index.wanted_of(state).values()))).rglob("data/*.lance"))
     file.chmod(0o644)
     file.write_bytes(file.read_bytes()[:-1])
-    assert subject.layer.verify(wanted, subject.layer.observe()) is False
-    subject.settled(subject.layer, wanted)
-    lancedb.LanceIndex(subject.root).verify(next(iter(index.wanted_of(wanted).values())), deep=True)
+    assert subject.layer.verify(state, subject.layer.observe()) is False
+    subject.settled(subject.layer, state)
+    lancedb.LanceIndex(subject.root).verify(next(iter(index.wanted_of(state).values())), deep=True)
 
 
 def test_a_part_that_is_not_in_the_store_is_told(tmp_path: Path) -> None:

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from lastgood import artifacts, service, settings
+from lastgood import artifacts, settings
 from lastgood import bundle as bundles
 from lastgood.conformance import layers
 from lastgood.layers import base, mlflow_layer, prompts
+from tests.layers import wanted
 from tests.layers.registry.test_registry import exclusive
 from tests.mlflow_template import mlflow_db, mlflow_template
 
 __all__ = ["mlflow_db", "mlflow_template"]
 
-SERVICE = "demo"
-CONFIGURATION = {"schema": service.SCHEMA, "service": SERVICE, "tier": "rag", "owner": "nobody", "traffic": {"port": 18083}}
+SERVICE = wanted.SERVICE
 
 
 class PromptsSubject(layers.Subject):
@@ -45,13 +45,7 @@ class PromptsSubject(layers.Subject):
 
     def desired(self, revision: int, *, stable: bundles.Bundle | None, previous: bundles.Bundle | None = None) -> base.Desired:
         """What a ledger would say."""
-        return base.Desired(
-            service=service.Service.model_validate(CONFIGURATION),
-            revision=revision,
-            stable=stable.id if stable else None,
-            previous=previous.id if previous else None,
-            bundles={one.id: one for one in self.bundles},
-        )
+        return wanted.desired(self.bundles, revision, stable=stable, previous=previous)
 
     def reopen(self) -> base.Layer:
         """Another object on the same database."""
