@@ -26,7 +26,7 @@ class Models(dg.Config):
 @dg.asset(
     key=KEY,
     group_name="helpdesk",
-    kinds={"huggingface"},
+    kinds={"safetensors"},
     owners=["team:helpdesk-on-call"],
     code_version=parts.code_version("services/helpdesk/models.py", "services/helpdesk/pins.py"),
     description="Embedder (weights and tokenizer) and the pinned language model.",
