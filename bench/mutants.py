@@ -3,6 +3,7 @@
     python -m bench.mutants                  the decision core, the gates and service.yaml; minutes, on one core
     python -m bench.mutants core             one group
     python -m bench.mutants core --quick     every tenth mutant
+    python -m bench.mutants gates --file track   one file: the others stay as they are, so its tests run faster
 
 mutmut makes the mutants (comparisons, constants, boolean words, arguments, strings, cases) and runs the tests of a group
 against each, in a copy, so that nothing here changes. A mutant that no test can notice is *equivalent*: it is listed with
@@ -33,6 +34,9 @@ PROMISED = 95.0
 
 NOTICED = {1, 3, 24, -24, 36, 152, 255}
 """Exit codes: a test failed (1), pytest itself did (3), or the tests no longer came to an end (the rest)."""
+
+ENDLESS_S = 120
+"""Seconds for one test, of which the slowest takes a quarter even while mutmut looks on: some mutants loop for ever."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +95,16 @@ def run(group: Group, *, pattern: str = "*", say: bool = True) -> list[Mutant]:
         return [mutant for file in _files(group.files, work) for mutant in _read(work, file)]
 
 
+def narrowed(group: Group, file: str | None) -> Group:
+    """*group* with only the file of the name *file*; None leaves it as it is."""
+    if file is None:
+        return group
+    found = tuple(path for path in _files(group.files, ROOT) if Path(path).stem == file)
+    if not found:
+        raise SystemExit(f"no file of this group is called {file!r}; leave --file out, or name one of {', '.join(group.files)}")
+    return dataclasses.replace(group, files=found)
+
+
 def _files(patterns: Sequence[str], root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for pattern in patterns for path in root.glob(pattern) if path.name != "__init__.py")
 
@@ -103,6 +117,7 @@ def _copy(group: Group, work: Path) -> None:
         (work / file).write_text(plain_properties((work / file).read_text("utf-8")), "utf-8")
     lists = {"source_paths": ["lastgood"], "only_mutate": _files(group.files, work)}
     lists["pytest_add_cli_args_test_selection"] = _files(group.tests, work)
+    lists["pytest_add_cli_args"] = [f"--timeout={ENDLESS_S}"]
     settings = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lists.items())
     pytest_settings = '[tool.pytest.ini_options]\npythonpath = ["."]\n'
     (work / "pyproject.toml").write_text(f"{pytest_settings}\n[tool.mutmut]\n{settings}")
@@ -208,13 +223,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.mutants", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], help="which; default: all")
     parser.add_argument("--quick", action="store_true", help="every tenth mutant")
+    parser.add_argument("--file", help="only the file of this name, for example 'track'")
     parser.add_argument("--match", default="*", help="only mutants whose name matches this pattern, for example '*setback*verified*'")
     call = parser.parse_args(argv)
     os.nice(10)
     excused, missed = equivalents(), False
     for name in call.groups or GROUPS:
         began = time.monotonic()
-        tried = run(GROUPS[name], pattern=f"{call.match}__mutmut_*{'7' if call.quick else ''}")
+        tried = run(narrowed(GROUPS[name], call.file), pattern=f"{call.match}__mutmut_*{'7' if call.quick else ''}")
         print(report(tried, excused, whole=not call.quick and call.match == "*"))
         print(f"{name}: {len(tried)} mutants in {time.monotonic() - began:.0f} s", file=sys.stderr)
         missed = missed or any(one.percent < PROMISED for one in scores(tried, excused))

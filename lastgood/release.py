@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lastgood import artifacts, errors, failpoints, keys, ledger, rollout
+from lastgood import artifacts, errors, failpoints, keys, ledger, lifetimes, rollout
 from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood import settings as settings_
@@ -153,6 +153,7 @@ def plan_propose(ctx: Context, state: rollout.State, digest: str, *, override: s
         ready_s, control = frozen.serving.ready_timeout_s, frozen.release.control_arm
         chain = chain_of(state, digest, frozen, way=way)
         skipped = bool(chain_of(state, digest, frozen)) and not chain
+        _check_lives(ctx, digest)
     verified = _verifies(ctx, digest)
     asked: dict[str, Any] = {"chain": chain, "control": control, "skipped": skipped, "override": override}
     return rollout.Propose(bundle=digest, verified=verified, ready_s=ready_s, **asked)
@@ -310,6 +311,8 @@ def plan_roll_back(
     unready: bool = False,
 ) -> rollout.RollBack:
     """The event of a rollback from *state*, with the possible targets checked."""
+    if to is not None and to not in state.marks:
+        _check_lives(ctx, to)
     wanted = (to,) if to else state.lineage
     skip = {state.stable, seen or state.stable} if to is None else set()
     verified: dict[str, bool] = {}
@@ -424,7 +427,21 @@ def _what_changed(ctx: Context, service: str, *, since: int) -> str:
     return f"{service!r} has moved on since revision {since}: {lines}; look at 'lastgood status {service}' and decide again"
 
 
+def _check_lives(ctx: Context, digest: str) -> None:
+    """Raise NotAllowed if a model that *digest* asks is known to be gone."""
+    why = lifetimes.gone(ctx.ledger, digest, now=time.time())
+    if why is not None:
+        bundle = ctx.ledger.bundle(digest)
+        raise errors.NotAllowed(
+            f"bundle {bundles.short(digest)!r} answers no more, {why}; name a bundle with another model, "
+            f"or ask again with 'lastgood liveness {bundle.service}'"
+        )
+
+
 def _verifies(ctx: Context, digest: str) -> bool:
+    """Whether *digest* could serve now: its bytes are whole, and no model that it asks is known to be gone."""
+    if lifetimes.gone(ctx.ledger, digest, now=time.time()) is not None:
+        return False
     bundle = ctx.ledger.bundle(digest)
     deep = sum(part.size for part in bundle.parts.values()) <= DEEP_VERIFY_BYTES
     try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-from lastgood import artifacts, environment, proceed, release
+from lastgood import artifacts, environment, lifetimes, proceed, release
 from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood import settings as settings_
@@ -75,8 +77,8 @@ def opened(settings: settings_.Settings) -> Iterator[release.Context]:
         yield ctx
 
 
-def build(ctx: release.Context, answer: float, *, service: str = "toy", now: float = 1000.0) -> str:
-    """Register a bundle whose model answers *answer*; returns its id."""
+def build(ctx: release.Context, answer: float, *, service: str = "toy", now: float = 1000.0, llms: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Register a bundle whose model answers *answer* and that names the hosted models *llms*; returns its id."""
     work = ctx.settings.home / "work" / str(answer)
     work.mkdir(parents=True, exist_ok=True)
     (work / "model.json").write_text(str(answer))
@@ -84,8 +86,9 @@ def build(ctx: release.Context, answer: float, *, service: str = "toy", now: flo
     if not frozen.exists():
         services.freeze(ctx.settings.services / service, frozen)
     env = environment.encode(environment.describe(ctx.settings.project / "requirements.lock"))
+    meta = {"answer": answer, **({lifetimes.META: list(llms)} if llms else {})}
     parts = (
-        artifacts.part(ctx.store.put(work / "model.json"), name="model", media_type="application/json", meta={"answer": answer}),
+        artifacts.part(ctx.store.put(work / "model.json"), name="model", media_type="application/json", meta=meta),
         artifacts.part(ctx.store.put(frozen), name="config", media_type="application/vnd.lastgood.tree", meta={}),
         artifacts.part(ctx.store.put_bytes(env, name="environment.json"), name="environment", media_type="application/json", meta={}),
     )
@@ -94,11 +97,13 @@ def build(ctx: release.Context, answer: float, *, service: str = "toy", now: flo
     return made.id
 
 
-def released(ctx: release.Context, *answers: float, service: str = "toy") -> list[str]:
-    """Build and release one bundle per answer, in order, each proven; returns their ids."""
+def released(
+    ctx: release.Context, *answers: float, service: str = "toy", llms: Mapping[float, Sequence[Mapping[str, Any]]] = MappingProxyType({})
+) -> list[str]:
+    """Build and release one bundle per answer, in order, each proven; returns their ids. *llms* are the hosted models by answer."""
     digests = []
     for answer in answers:
-        digest = build(ctx, answer, service=service)
+        digest = build(ctx, answer, service=service, llms=llms.get(answer, ()))
         release.propose(ctx, service, digest, reason="test", actor="test")
         proceed.advance(ctx, service, ready={digest}, actor="test")
         proceed.advance(ctx, service, ready={digest}, actor="test", clock=lambda: time.time() + 5)

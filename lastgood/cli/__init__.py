@@ -35,6 +35,7 @@ _VERBS = {
     "audit": "audit",
     "bundle": "bundles",
     "index": "index",
+    "liveness": "liveness",
     "up": "stack",
     "down": "stack",
     "doctor": "doctor",

@@ -17,7 +17,7 @@ import click
 from lastgood import errors
 
 if TYPE_CHECKING:
-    from lastgood import release
+    from lastgood import release, rollout
 
 Command = Callable[..., Any]
 
@@ -87,6 +87,15 @@ def actor(given: str | None) -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"uid-{os.getuid()}"
+
+
+def known_state(ctx: release.Context, service: str) -> rollout.State:
+    """The state of a service that has been released. Raises NotFound."""
+    state = ctx.ledger.state(service)
+    if state.revision == 0:
+        known = ", ".join(ctx.ledger.services()) or "none yet"
+        raise errors.NotFound(f"{service!r} has never been released; services in this ledger: {known}")
+    return state
 
 
 def confirm(question: str, *, yes: bool) -> bool:

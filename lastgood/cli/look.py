@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from lastgood import bundle as bundles
-from lastgood import converge, errors, ledger, release, rollout, settings
+from lastgood import converge, errors, ledger, lifetimes, release, rollout, settings
 from lastgood.cli import common, plans
 from lastgood.layers import base, reconcile
 from lastgood.layers.receipts import Receipt, read
@@ -33,10 +33,11 @@ def status(service: str, as_json: bool) -> int:
 
 
 def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
-    state = _known_state(ctx, service)
+    state = common.known_state(ctx, service)
     seen = _look_at_layers(ctx, state)
     controller = converge.controller_record(ctx.settings)
     last = ctx.ledger.revision(service, state.revision)
+    ending = _ending(ctx, state)
     value = {
         "schema": "lastgood.status/v1",
         "service": service,
@@ -54,14 +55,27 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
         "verifying": state.to_json()["verifying"],
         "hold": state.to_json()["hold"],
         "last": _revision_json(last),
+        "ending": ending,
         "converged": all(receipt.covers(state.revision) for receipt in seen),
         "layers": [receipt.to_json() for receipt in seen],
         "controller": {"running": controller is not None, "pid": controller.pid if controller else None},
         "undelivered": undelivered(ctx.ledger, service),
     }
     running = controller is not None
-    common.emit(value, as_json=as_json, text=lambda: _status_text(state, last, seen, running=running, undelivered=value["undelivered"]))
+    told = {"ending": ending, "undelivered": value["undelivered"]}
+    common.emit(value, as_json=as_json, text=lambda: _status_text(state, last, seen, running=running, **told))
     return 0
+
+
+def _ending(ctx: release.Context, state: rollout.State) -> dict[str, dict[str, Any]]:
+    """Bundles with an alias whose hosted model is known to end, or to be gone."""
+    found = {}
+    for alias in ("stable", "candidate", "previous"):
+        digest = getattr(state, alias)
+        known = lifetimes.newest(ctx.ledger, digest, now=time.time()) if digest else None
+        if known is not None and known.status in ("dying", "gone"):
+            found[alias] = {"bundle": digest, **known.to_json()}
+    return found
 
 
 def _status_without_ledger(service: str, error: errors.LastgoodError, *, as_json: bool) -> int:
@@ -131,7 +145,13 @@ def undelivered(book: ledger.Ledger, service: str) -> list[dict[str, Any]]:
 
 
 def _status_text(
-    state: rollout.State, last: ledger.Revision, seen: list[Receipt], *, running: bool, undelivered: Sequence[Mapping[str, Any]] = ()
+    state: rollout.State,
+    last: ledger.Revision,
+    seen: list[Receipt],
+    *,
+    running: bool,
+    ending: Mapping[str, Mapping[str, Any]],
+    undelivered: Sequence[Mapping[str, Any]],
 ) -> str:
     now = time.time()
     held = f"  held by {state.hold.actor}: {state.hold.reason}" if state.hold else ""
@@ -148,6 +168,7 @@ def _status_text(
     for receipt in seen:
         behind = "" if receipt.covers(state.revision) else "  (behind)" if receipt.status == "converged" else ""
         lines.append(f"  {receipt.layer:<15} {receipt.status}{behind}{'  ' + receipt.detail if receipt.detail else ''}")
+    lines += [f"  ! {alias} asks a model that is {one['status']}: {one['why']}" for alias, one in ending.items()]
     lines += [f"  ! page not delivered by {one['channel']} ({one['tries']} tries): {one['error']}: {one['summary']}" for one in undelivered]
     if not running:
         lines.append("  ! the controller is not running: what serves keeps serving, but nothing is repaired; start it with 'lastgood up'")
@@ -174,7 +195,7 @@ def _phase(state: rollout.State, now: float) -> str:
 def history(service: str, at_text: str | None, limit: int, as_json: bool) -> int:
     """Every change, the newest first; or with --at, what served at that time."""
     with common.context(read_only=True) as ctx:
-        _known_state(ctx, service)
+        common.known_state(ctx, service)
         if at_text is not None:
             found = ctx.ledger.at(service, parse_time(at_text))
             if found is None:
@@ -339,7 +360,7 @@ def plan(service: str, bundle: str | None, as_json: bool) -> int:
 def verify(service: str, bundle: str | None, as_json: bool) -> int:
     """Hash every byte of BUNDLE's parts again (default: stable, candidate and previous)."""
     with common.context(read_only=True) as ctx:
-        state = _known_state(ctx, service)
+        state = common.known_state(ctx, service)
         named = [ctx.ledger.resolve(service, bundle)] if bundle else [d for d in (state.stable, state.candidate, state.previous) if d]
         results = []
         for digest in named:
@@ -352,11 +373,3 @@ def verify(service: str, bundle: str | None, as_json: bool) -> int:
         lines = [f"  {bundles.short(str(r['bundle']))} {'ok' if r['ok'] else 'DAMAGED: ' + str(r['why'])}" for r in results]
         common.emit(value, as_json=as_json, text=lambda: "\n".join(lines))
         return 0 if value["ok"] else 1
-
-
-def _known_state(ctx: release.Context, service: str) -> rollout.State:
-    state = ctx.ledger.state(service)
-    if state.revision == 0:
-        known = ", ".join(ctx.ledger.services()) or "none yet"
-        raise errors.NotFound(f"{service!r} has never been released; services in this ledger: {known}")
-    return state

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from lastgood import bundle as bundles
-from lastgood import errors, release, rollout
+from lastgood import errors, lifetimes, release, rollout
 from lastgood.cli import common
 from lastgood.layers import reconcile
 
@@ -81,6 +81,7 @@ def promotion(ctx: release.Context, state: rollout.State, digest: str, *, way: r
     facts += _way(ctx, state, digest, way=way)
     if state.stable:
         facts.append(f"{bundles.short(state.stable)} stays warm as previous; 'lastgood rollback {state.service}' goes back to it")
+        facts += _ends(ctx, state.stable)
     return _plan(ctx, state, verb="promote", after=digest, quarantines=(), facts=tuple(facts))
 
 
@@ -118,12 +119,20 @@ def rollback(ctx: release.Context, state: rollout.State, *, to: str | None, reas
     facts = []
     if after.stable is not None and after.stable != state.stable:
         facts.append(f"{bundles.short(after.stable)} was {_last_stable(ctx, state.service, after.stable)}, verified just now")
+        facts += _ends(ctx, after.stable)
     if state.candidate is not None:
         share = f"which has {state.weight_pct:g} % of the traffic" if state.weight_pct else "which has no traffic yet"
         facts.append(f"the release of {bundles.short(state.candidate)}, {share}, is called off")
         if after.stable != state.stable:
             facts.append(f"to call off only that release: lastgood rollback {state.service} stable")
     return _plan(ctx, state, verb="rollback", after=after.stable, quarantines=marked, facts=tuple(facts))
+
+
+def _ends(ctx: release.Context, digest: str) -> list[str]:
+    """That a bundle to go back to answers only for a while, if that is known."""
+    known = lifetimes.newest(ctx.ledger, digest, now=time.time())
+    ending = known is not None and known.status in ("dying", "gone")
+    return [f"! {bundles.short(digest)} asks a model that is {known.status}: {known.why}"] if known and ending else []
 
 
 def _last_stable(ctx: release.Context, service: str, digest: str) -> str:

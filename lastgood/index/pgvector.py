@@ -53,8 +53,8 @@ class PgvectorIndex(base.VectorIndex):
     def build(self, part: Path) -> base.Replica:
         snapshot = snapshots.read(part)
         with self._connection() as connection:
-            # One builder at a time; the others wait for as long as it takes, which is minutes for a large graph.
-            connection.execute("SET lock_timeout = 0")
+            # One builder at a time; the others wait for as long as it takes, and a large graph takes more than PATIENT_MS.
+            connection.execute("SET lock_timeout = 0; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")
             connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (_LOCKS + 1, snapshot.name))
             connection.execute(f"SET lock_timeout = {LOCK_MS}")
             try:

@@ -76,6 +76,9 @@ def _likely(page: Page) -> Iterator[str]:
     elif kind == "stranded":
         yield f"lastgood bundle list {service}"
         yield f"lastgood promote {service} BUNDLE"
+    elif kind == "liveness":
+        yield f"lastgood liveness {service}"
+        yield f"lastgood promote {service} BUNDLE"
     elif left := _left(page):
         yield f"lastgood history {service}"
         yield f"lastgood promote {service} {_short(left)} --override-quarantine --reason WHY"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from lastgood import errors
+from lastgood import errors, lifetimes
 from lastgood.index import embedders
 from lastgood.llm import base as llm
 
@@ -34,7 +34,8 @@ def write(part: Path, *, embedder: Name, answerer: Mapping[str, Any] = EXTRACTIV
     about, tokenizer, weights = _files(embedder)
     digest = embedders.freeze(part / pins.EMBEDDER, about=about, tokenizer=tokenizer, weights=weights)
     pins.write(part, answerer=answerer)
-    return {"embedder": digest, "embedder_name": about.name, "dim": about.dim, "llm": f"{pin.provider}/{pin.model}", "llm_pin": pin.digest}
+    named = {"llm": f"{pin.provider}/{pin.model}", lifetimes.META: [pin.model_dump(mode="json", exclude_none=True)]}
+    return {"embedder": digest, "embedder_name": about.name, "dim": about.dim, **named}
 
 
 def _files(name: Name) -> tuple[embedders.Description, Path, Path]:

@@ -45,7 +45,7 @@ def test_its_names_are_the_ones_that_people_and_scripts_use():
         "promote",
         "rollback",
     ]
-    assert [sensor.name for sensor in defs.sensors] == ["release_mirror", "rollout_mirror"]
+    assert [sensor.name for sensor in defs.sensors] == ["release_mirror", "rollout_mirror", "model_liveness"]
     assert sorted(f"{check.asset_key.to_user_string()}:{check.name}" for check in defs.resolve_asset_graph().asset_check_keys) == [
         "flights/bundle:verifies",
         "flights/data:categories",

@@ -1,0 +1,67 @@
+"""`lastgood liveness`: whether the hosted models of a service's bundles still live, and until when."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import os
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from lastgood import bundle as bundles
+from lastgood.cli import common
+
+if TYPE_CHECKING:
+    from lastgood.ops.liveness import Report
+
+WARN_DAYS = 30.0
+"""As `lastgood.llm.liveness` has it, which is not imported before it is needed."""
+
+
+@click.command()
+@common.service_argument
+@click.option("--offline", is_flag=True, help="Ask no provider; only look up the dates that came with this version.")
+@click.option(
+    "--warn-days", type=float, default=WARN_DAYS, show_default=True, help="Days before its end from which a model counts as dying."
+)
+@click.option("--actor", default=None, help="Who is asking. Default: LASTGOOD_ACTOR or your user name.")
+@common.json_option
+def liveness(service: str, offline: bool, warn_days: float, actor: str | None, as_json: bool) -> int:
+    """Ask the providers of the models that SERVICE's bundles use whether they are still there, and until when.
+
+    What is found out is written down: a bundle whose model is gone is no target of a rollback. Exit code 1 if what serves
+    asks a model that ends, or if nothing safe is left to go back to; somebody is paged then, once.
+    """
+    from lastgood.llm import liveness as models
+    from lastgood.ops import liveness as checks
+
+    ask = None if offline else functools.partial(models.ask_provider, environ=os.environ)
+    with common.context() as ctx:
+        common.known_state(ctx, service)
+        report = checks.check(ctx, service, ask=ask, now=time.time(), warn_days=warn_days, actor=common.actor(actor))
+    value = {
+        "schema": "lastgood.liveness/v1",
+        "service": service,
+        "ok": report.ok,
+        "risk": report.risk,
+        "bundles": [one.to_json() for one in report.checked],
+    }
+    common.emit(value, as_json=as_json, text=lambda: _text(report))
+    return 0 if report.ok else 1
+
+
+def _text(report: Report) -> str:
+    rows = [
+        (bundles.short(one.bundle), one.role, ", ".join(one.models), one.lifetime.status, _day(one.lifetime.ends_at), one.lifetime.why)
+        for one in report.checked
+    ]
+    if not rows:
+        return "no bundle that serves or may be gone back to asks a hosted model"
+    told = common.table(("BUNDLE", "ROLE", "MODELS", "STATUS", "ENDS", "WHY"), rows)
+    return told if report.risk is None else f"{told}\n! nothing safe is left to go back to; release a bundle with a model that lives"
+
+
+def _day(at: float | None) -> str:
+    return "-" if at is None else datetime.datetime.fromtimestamp(at, datetime.UTC).date().isoformat()

@@ -1,0 +1,34 @@
+"""Hosted models end: several times a day the providers are asked, for what serves and for what may be gone back to."""
+
+import functools
+import os
+import time
+
+import dagster as dg
+
+import assets
+from lastgood import settings as settings_
+
+
+@dg.sensor(
+    minimum_interval_seconds=6 * 3600,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Asks the providers whether the pinned models still live; writes it down, and pages what ends.",
+)
+def model_liveness(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SkipReason:
+    """One sentence for each service: what was found out."""
+    from lastgood import errors, release
+    from lastgood.llm import liveness as models
+    from lastgood.ops import liveness
+
+    ask = functools.partial(models.ask_provider, environ=os.environ)
+    told = []
+    try:
+        with release.open_context(settings) as ctx:
+            for service in assets.names():
+                if ctx.ledger.newest(service):
+                    report = liveness.check(ctx, service, ask=ask, now=time.time(), actor="dagster")
+                    told += [f"{service}: {one.role} {', '.join(one.models)} is {one.lifetime.status}" for one in report.checked]
+    except errors.LastgoodError as error:
+        return dg.SkipReason(f"the models could not be asked about: {error}")
+    return dg.SkipReason("; ".join(told) or "no bundle asks a hosted model")

@@ -1,0 +1,53 @@
+"""The sensor that asks whether hosted models still live, on a ledger with a release."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+import assets
+from lastgood import lifetimes
+from lastgood import settings as settings_
+from sensors import liveness
+from tests import factory
+
+PIN = {"provider": "anthropic", "model": "claude-opus-4-5-20251101"}
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch: pytest.MonkeyPatch) -> settings_.Settings:
+    """A project whose only service is `toy`, and no key of any provider."""
+    monkeypatch.setattr(assets, "names", lambda: ["toy"])
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    return factory.project(tmp_path)
+
+
+def tick(settings: settings_.Settings) -> str:
+    """What the sensor says."""
+    with dg.build_sensor_context(resources={"settings": settings}) as context:
+        return liveness.model_liveness(context).skip_message
+
+
+def test_nothing_is_asked_before_the_first_release(settings: settings_.Settings) -> None:
+    """Nor for a bundle that asks no hosted model."""
+    assert tick(settings) == "no bundle asks a hosted model"
+
+
+def test_each_bundle_is_told_and_written_down(settings: settings_.Settings) -> None:
+    """One sentence with the model; the same stands in the ledger, where a rollback finds it."""
+    with factory.opened(settings) as ctx:
+        (digest,) = factory.released(ctx, 1, llms={1: [PIN]})
+    said = tick(settings)
+    assert said.startswith("toy: stable anthropic/claude-opus-4-5-20251101 is ")
+    with factory.opened(settings) as ctx:
+        (found,) = ctx.ledger.evaluations(digest)
+    assert found.kind == lifetimes.KIND
+    assert said.endswith(found.report["status"])
+
+
+def test_a_ledger_that_cannot_be_read_is_a_reason(settings: settings_.Settings) -> None:
+    """The tick fails readably, and the next one tries again."""
+    with factory.opened(settings) as ctx:
+        factory.released(ctx, 1)
+    (settings.home / "ledger.db").write_bytes(b"no database")
+    assert tick(settings).startswith("the models could not be asked about: ")
