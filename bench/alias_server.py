@@ -39,13 +39,18 @@ def switch(client: MlflowClient, version: str) -> None:
     client.set_prompt_alias(PROMPT, ALIAS, int(version))
 
 
-def application(client: MlflowClient, *, cache_s: float) -> fastapi.FastAPI:
-    """Answers every request with the versions that the two aliases name."""
+def application(client: MlflowClient, *, cache_s: float, by_load_prompt: bool = False) -> fastapi.FastAPI:
+    """Answers every request with the versions that the two aliases name.
+
+    *by_load_prompt*: the prompt is read as MLflow's documentation has it, by `load_prompt`, which remembers an alias by itself.
+    """
     import fastapi
 
     app = fastapi.FastAPI()
     model = remembered(lambda: str(client.get_model_version_by_alias(NAME, ALIAS).version), cache_s=cache_s)
     prompt = remembered(lambda: str(client.get_prompt_version_by_alias(PROMPT, ALIAS).version), cache_s=cache_s)
+    if by_load_prompt:
+        prompt = loaded_prompt
 
     @app.post("/predict")
     def predict() -> dict[str, str]:
@@ -73,11 +78,20 @@ def remembered(read: Callable[[], str], *, cache_s: float) -> Callable[[], str]:
     return look
 
 
+def loaded_prompt() -> str:
+    """The version that `load_prompt` gives."""
+    import mlflow.genai
+
+    return str(mlflow.genai.load_prompt(f"prompts:/{PROMPT}@{ALIAS}").version)
+
+
 def serve(options: argparse.Namespace) -> None:
     """Answer until SIGTERM; say `ready` once the port is open."""
+    import mlflow
     import uvicorn
 
-    app = application(open_client(options.uri), cache_s=options.cache_s)
+    mlflow.set_tracking_uri(options.uri)
+    app = application(open_client(options.uri), cache_s=options.cache_s, by_load_prompt=options.load_prompt)
     app.router.on_startup.append(lambda: print("ready", flush=True))
     uvicorn.run(app, host="127.0.0.1", port=options.port, loop="uvloop", http="httptools", access_log=False, log_level="warning")
 
@@ -101,6 +115,7 @@ def main() -> None:
     serving = verbs.add_parser("serve")
     serving.add_argument("--port", type=int, required=True)
     serving.add_argument("--cache-s", type=float, required=True)
+    serving.add_argument("--load-prompt", action="store_true")
     serving.set_defaults(verb=serve)
     switching = verbs.add_parser("switch")
     switching.add_argument("--count", type=int, required=True)

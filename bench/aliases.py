@@ -51,17 +51,30 @@ def measure_aliases(folder: Path, *, count: int) -> list[Control]:
     return [fresh, cached]  # fmt: skip
 
 
-def _control(folder: Path, uri: str, *, name: str, cache_s: float, count: int, pause_s: float) -> Control:
+def measure_load_prompt(folder: Path, *, count: int) -> Control:
+    """*count* switches with the model's alias read for every request, and the prompt by `load_prompt`, which remembers its alias for 60 s."""
+    folder.mkdir()
+    name = "MLflow: model by alias, prompt by load_prompt"
+    return _control(folder, f"sqlite:///{folder / 'mlflow.db'}", name=name, cache_s=0.0, count=count, pause_s=PAUSE_S, load_prompt=True)
+
+
+def _control(folder: Path, uri: str, *, name: str, cache_s: float, count: int, pause_s: float, load_prompt: bool = False) -> Control:
     port, log, out = project.free_port(), folder / "server.log", folder / f"cache-{cache_s:g}.jsonl"
-    with _serving(port=port, uri=uri, cache_s=cache_s, log=log), load.running(port=port, out=out, log=log, rate=RATE):
+    with (
+        _serving(port=port, uri=uri, cache_s=cache_s, log=log, load_prompt=load_prompt),
+        load.running(port=port, out=out, log=log, rate=RATE),
+    ):
         began = _switch(uri, count=count, pause_s=pause_s, log=log)
-    return _summed_up(shots.read(out), began, name=name, cache_s=cache_s, count=count, pause_s=pause_s)
+    how = "both aliases read from MLflow for every request" if not cache_s else f"each alias remembered for {cache_s:g} s on its own"
+    how = "the model's alias read for every request, the prompt by mlflow.genai.load_prompt" if load_prompt else how
+    return _summed_up(shots.read(out), began, name=name, how=how, count=count, pause_s=pause_s)
 
 
 @contextlib.contextmanager
-def _serving(*, port: int, uri: str, cache_s: float, log: Path) -> Iterator[None]:
+def _serving(*, port: int, uri: str, cache_s: float, log: Path, load_prompt: bool) -> Iterator[None]:
     """The server, answering."""
     argv = [sys.executable, "-m", "bench.alias_server", "serve", "--uri", uri, "--port", str(port), "--cache-s", str(cache_s)]
+    argv += ["--load-prompt"] if load_prompt else []
     with log.open("ab") as talk:
         process: Any = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=talk)
     try:
@@ -89,14 +102,13 @@ def _is_mixed(shot: Shot) -> bool:
     return shot.status == 200 and value.get("model") != value.get("prompt")
 
 
-def _summed_up(fired: Sequence[Shot], began: Sequence[float], *, name: str, cache_s: float, count: int, pause_s: float) -> Control:
+def _summed_up(fired: Sequence[Shot], began: Sequence[float], *, name: str, how: str, count: int, pause_s: float) -> Control:
     mixed = sorted(shot.received for shot in fired if _is_mixed(shot))
     lasted = []
     for start, end in zip(began, [*began[1:], float("inf")], strict=True):
         within = [moment for moment in mixed if start <= moment < end]
         if within:
             lasted.append((within[-1] - start) * 1000)
-    how = "both aliases read from MLflow for every request" if not cache_s else f"each alias remembered for {cache_s:g} s on its own"
     return Control(
         name=name,
         flips=count,

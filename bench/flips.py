@@ -18,6 +18,10 @@ from lastgood.ops import stack as stacks
 
 RATE = 400.0
 PAUSE_S = 0.05
+ASKED = (
+    f"{RATE:.0f} requests/s over 8 connections. "
+    "Mixed: bundle id, model digest, configuration digest or computed result is not that of the bundle in the header."
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +43,18 @@ class Measured:
     mixed: Sequence[Shot]
 
 
-def measure_flips(stack: Stack, *, count: int, out: Path) -> Measured:
-    """Go back and forth between two releases through the traffic layer, under load.
+def measure_flips(stack: Stack, *, count: int, out: Path, rate: float = RATE, bodies: Sequence[bytes] = (project.BODY,)) -> Measured:
+    """Go back and forth between two releases through the traffic layer, while *bodies* are asked at *rate* requests per second.
 
     The controller is stopped first: the ledger knows of none of it.
     """
     stack.promote(stack.bad)
-    stacks.down(stack.settings, names=[project.SERVICE], keep_serving=True, say=lambda _: None)
+    stacks.down(stack.settings, names=[stack.service], keep_serving=True, say=lambda _: None)
     with release.open_context(stack.settings, read_only=True) as ctx:
-        wanted = reconcile.read_desired(ctx.ledger.state(project.SERVICE), ledger=ctx.ledger, store=ctx.store, settings=stack.settings)
-    layer = reconcile.build(stack.settings, project.SERVICE)["traffic"]
+        wanted = reconcile.read_desired(ctx.ledger.state(stack.service), ledger=ctx.ledger, store=ctx.store, settings=stack.settings)
+    layer = reconcile.build(stack.settings, stack.service)["traffic"]
     found = []
-    with load.running(port=stack.port, out=out, log=stack.log, rate=RATE):
+    with load.running(port=stack.port, out=out, log=stack.log, rate=rate, bodies=bodies):
         for number in range(count):
             found.append(_flip(layer, _next(wanted, stack, revision=wanted.revision + 1 + number, back=number % 2 == 0)))
             time.sleep(PAUSE_S)
@@ -70,8 +74,8 @@ def _flip(layer: base.Layer, desired: base.Desired) -> Flip:
     return Flip(revision=desired.revision, acknowledged=time.time(), ms=ms, back=desired.previous is None)
 
 
-def table(found: Measured, controls: Sequence[Control]) -> Table:
-    """Ours beside the controls."""
+def table(found: Measured, controls: Sequence[Control], *, title: str = "flips under load", asked: str = ASKED) -> Table:
+    """Ours beside the controls; *asked* says for the note what was asked and what counts as mixed."""
     last = [shots.last_under(found.shots, before_revision=flip.revision) for flip in found.flips]
     pairs = list(zip(found.flips, last, strict=True))
     after = measure.spread([max(0.0, received - flip.acknowledged) * 1000 for flip, (_, received) in pairs])
@@ -85,11 +89,8 @@ def table(found: Measured, controls: Sequence[Control]) -> Table:
         _took("one rollback of traffic: look, write, acknowledged by Envoy", back),
         _took("one cut-over of traffic: the same", forth),
     ]
-    note = (
-        f"Ours: the traffic layer alone, {PAUSE_S * 1000:.0f} ms between flips, controller stopped; {RATE:.0f} requests/s over 8 connections. "
-        "Mixed: bundle id, model digest, configuration digest or computed result is not that of the bundle in the header."
-    )
-    return Table(title=f"{len(found.flips)} flips under load", rows=rows, notes=[note, *(one.note for one in controls)])
+    note = f"Ours: the traffic layer alone, {PAUSE_S * 1000:.0f} ms between flips, controller stopped; {asked}"
+    return Table(title=f"{len(found.flips)} {title}", rows=rows, notes=[note, *(one.note for one in controls)])
 
 
 def _beside(found: Measured, controls: Sequence[Control]) -> list[Row]:

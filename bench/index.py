@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import index_build, index_lance, index_postgres, index_qdrant, index_rows, index_ways, postgres, processes
+from bench import (
+    index_build,
+    index_flips,
+    index_lance,
+    index_postgres,
+    index_qdrant,
+    index_quality,
+    index_rows,
+    index_ways,
+    postgres,
+    processes,
+)
 from bench.index_ways import Figures, Way
 from bench.table import Row, Table
 from lastgood import durable
@@ -38,6 +50,7 @@ FULL = (
 
 def run(*, quick: bool) -> list[Table]:
     """Every table."""
+    importlib.import_module("lancedb")  # seconds, that no figure is to hold
     tables = []
     with processes.scratch() as folder, postgres.serving(folder / "postgres") as url:
         for size in QUICK if quick else FULL:
@@ -46,7 +59,10 @@ def run(*, quick: bool) -> list[Table]:
             tables.append(_beside("LanceDB", _lance(size), data, folder / f"lance-{size.rows}", words=size.words))
             if size.postgres:
                 tables.append(_beside("pgvector", _postgres(url), data, folder / f"pgvector-{size.rows}", words=size.words))
-    return [*tables, index_build.incremental(quick=quick)]
+        tables += [index_build.incremental(quick=quick), index_quality.table(quick=quick)]
+        (folder / "flips").mkdir()
+        tables.append(index_flips.measured(folder / "flips", count=10 if quick else 200, control=0 if quick else 200))
+    return tables
 
 
 Make = Callable[[index_rows.Data, Path], Way]

@@ -1,6 +1,6 @@
 """Steady requests from a process of their own: `python -m bench.load --port P --out FILE`.
 
-A few kept-alive connections share one schedule, or ask as fast as they are answered. Every request is written down
+A few kept-alive connections share one schedule, or ask as fast as they are answered; what they ask is taken in turn. Every request is written down
 with the moments it was sent and answered (Unix seconds), its status, what the answer's headers name, and its body.
 It says `ready` on stdout once every connection has had an answer, and ends at SIGTERM or after `--seconds`.
 """
@@ -11,13 +11,14 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import itertools
 import json
 import math
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,13 @@ TIMEOUT_S = 10.0
 class Load:
     """Connections to one port. With *rate* 0 each asks again as soon as it is answered."""
 
-    def __init__(self, *, port: int, path: str, connections: int, rate: float) -> None:
+    def __init__(self, *, port: int, path: str, connections: int, rate: float, bodies: Sequence[bytes] = (project.BODY,)) -> None:
         self._port = port
         self._connections = connections
         self._every_s = connections / rate if rate else 0.0
-        self._request = (
-            f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(project.BODY)}\r\n\r\n"
-        ).encode() + project.BODY
+        head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        requests = [f"{head}content-length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
+        self._requests = itertools.cycle(requests)
         self._stop = asyncio.Event()
         self._answered: set[int] = set()
         self.shots: list[tuple[int, float, float, int, dict[bytes, bytes], bytes]] = []
@@ -62,7 +63,7 @@ class Load:
                     if streams is None:
                         streams = await asyncio.open_connection("127.0.0.1", self._port)
                         sent = time.time()
-                    streams[1].write(self._request)
+                    streams[1].write(next(self._requests))
                     status, headers, body = await _answer(streams[0])
             except (OSError, EOFError, ValueError, TimeoutError) as error:
                 body = repr(error).encode()
@@ -98,12 +99,25 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, dict[bytes, bytes]
 
 
 @contextlib.contextmanager
-def running(*, port: int, out: Path, log: Path, connections: int = 8, rate: float = 0.0, seconds: float = 600.0) -> Iterator[int]:
+def running(
+    *,
+    port: int,
+    out: Path,
+    log: Path,
+    connections: int = 8,
+    rate: float = 0.0,
+    seconds: float = 600.0,
+    bodies: Sequence[bytes] = (project.BODY,),
+) -> Iterator[int]:
     """Load from a process of its own while the block runs; its pid. *out* is complete when the block has ended."""
     argv = [sys.executable, "-m", "bench.load", "--port", port, "--connections", connections, "--rate", rate, "--seconds", seconds]
+    asked = out.with_suffix(".bodies")
+    asked.write_bytes(b"\n".join(bodies))
     root = Path(__file__).resolve().parent.parent
     with log.open("ab") as talk:
-        process: Any = subprocess.Popen([*map(str, argv), "--out", str(out)], stdout=subprocess.PIPE, stderr=talk, cwd=root)
+        process: Any = subprocess.Popen(
+            [*map(str, argv), "--bodies", str(asked), "--out", str(out)], stdout=subprocess.PIPE, stderr=talk, cwd=root
+        )
     try:
         if process.stdout.readline().strip() != b"ready":
             raise RuntimeError(f"the load did not start; read {log}")
@@ -122,6 +136,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--rate", type=float, default=0.0, help="requests per second over all connections; 0: as fast as they are answered")
     parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--bodies", type=Path, help="what to ask, one JSON object a line, in turn; default: the small project's")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     gc.disable()  # a collection over a hundred thousand kept answers would look like a slow one
@@ -133,7 +148,8 @@ def main() -> None:
 
 
 async def _run(options: argparse.Namespace) -> None:
-    load = Load(port=options.port, path=options.path, connections=options.connections, rate=options.rate)
+    bodies = options.bodies.read_bytes().splitlines() if options.bodies else (project.BODY,)
+    load = Load(port=options.port, path=options.path, connections=options.connections, rate=options.rate, bodies=bodies)
     await load.run(options.seconds)
     load.write(options.out)
 

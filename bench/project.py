@@ -100,9 +100,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def port(settings: settings_.Settings) -> int:
+def port(settings: settings_.Settings, service: str = SERVICE) -> int:
     """The port on which the proxy of the service listens."""
-    return services.load(settings.services / SERVICE).traffic.port
+    return services.load(settings.services / service).traffic.port
 
 
 def build(ctx: release.Context, number: int) -> Release:
