@@ -281,10 +281,11 @@ def _check_not_the_same_alarm(ctx: Context, state: rollout.State, *, now: float)
 def last_move(ctx: Context, state: rollout.State) -> ledger.Revision:
     """The revision by which the present stable bundle became stable; what came after it (a hold, say) moved nothing."""
     moved = ctx.ledger.revision(state.service, state.revision)
-    for revision in ctx.ledger.history(state.service, limit=50):
-        if revision.state.stable != state.stable:
-            break
-        moved = revision
+    while older := ctx.ledger.history(state.service, limit=50, before=moved.number):
+        for revision in older:
+            if revision.state.stable != state.stable:
+                return moved
+            moved = revision
     return moved
 
 

@@ -28,7 +28,7 @@ from typing import Any, BinaryIO
 
 from lastgood import errors
 
-MODEL_FORMATS = frozenset({".skops", ".safetensors", ".onnx", ".json", ".txt", ".model", ".ubj"})
+MODEL_FORMATS = frozenset({".skops", ".safetensors", ".onnx", ".json", ".txt", ".model", ".ubj", ".parquet"})
 """Suffixes of a model part; `.model`, `.ubj` and `.txt` are the native formats of gradient boosting libraries."""
 DATA_FORMATS = frozenset({".parquet", ".csv", ".json", ".jsonl", ".arrow", ".npy"})
 CONFIG_FORMATS = frozenset({".yaml", ".yml", ".json", ".toml", ".py", ".txt", ".md", ".lock"})

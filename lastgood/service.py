@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pydantic
 import yaml
 
-from lastgood import bundle, conditions, errors, yaml_lines
+from lastgood import bundle, conditions, drift_rules, errors, yaml_lines
 from lastgood import strategy as strategies
 
 FILE = "service.yaml"
@@ -131,6 +131,8 @@ class Service(_Group):
     evaluation: Evaluation = Evaluation()
     gates: dict[str, conditions.Gate] = pydantic.Field(default={}, validate_default=True)
     """Name to gate; the gates `errors`, `oom`, `ejections` and `split` are always there and can be set by these names."""
+    drift: drift_rules.Drift | None = None
+    """What is watched on the bundle that serves; without it nothing is. The bundle's data part must then bring a reference."""
     options: dict[str, Any] = {}
     """Settings of the service's own code; lastgood only freezes them."""
 

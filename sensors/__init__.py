@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from sensors import liveness, release, rollout
+from sensors import drift, liveness, release, rollout
 
 
 def all_sensors() -> list[dg.SensorDefinition]:
     """Every sensor of the code location."""
-    return [release.release_mirror, rollout.rollout_mirror, liveness.model_liveness]
+    return [release.release_mirror, rollout.rollout_mirror, liveness.model_liveness, drift.drift_watch]

@@ -27,16 +27,26 @@ class Windows(dg.Config):
 def data(context: dg.AssetExecutionContext, config: Windows, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
     """Run the DVC stages for the windows asked for and store the result."""
     import json
+    import shutil
+    import tempfile
+    from pathlib import Path
 
+    import pyarrow.parquet as pq
     import yaml
 
     from lastgood import artifacts
+    from lastgood.drift import reference as references
     from services.flights import data as source
+    from services.flights import drift
 
     windows = yaml.safe_load((settings.project / "params.yaml").read_text("utf-8"))["split"] | config.model_dump(exclude_none=True)
     built = source.build(**windows, workspace=settings.home / "dvc" / "flights", project=settings.project)
     store = artifacts.Store(settings.store)
-    stored = store.put(built.folder, allow=artifacts.DATA_FORMATS)
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(shutil.copytree(built.folder, Path(scratch) / "data"))
+        whole.chmod(0o755)
+        references.write(drift.reference(pq.read_table(whole / "evaluate.parquet")), whole / references.FILE, at=drift.TIME)
+        stored = store.put(whole, allow=artifacts.DATA_FORMATS)
     profile = json.loads((built.folder / "reference.json").read_text("utf-8"))
     meta = {"train": sorted(windows["train"]), "evaluate": sorted(windows["evaluate"]), "rows": profile["rows"]}
     part = artifacts.part(stored, name="data", media_type="application/vnd.apache.parquet", meta=meta)

@@ -83,15 +83,19 @@ def train(settings: settings_.Settings, data_digest: str, params: Mapping[str, A
     import pandas
 
     from lastgood import artifacts
-    from services.flights import evaluate, features, figures
+    from lastgood.drift import reference as references
+    from services.flights import drift, evaluate, features, figures
     from services.flights import train as training
 
     store = artifacts.Store(settings.store)
     folder = store.path(data_digest)
     fitted = training.fit(pandas.read_parquet(folder / "train.parquet"), params)
-    with tempfile.TemporaryDirectory() as scratch:
-        stored = store.put(training.save(fitted, Path(scratch) / "model"), allow=artifacts.MODEL_FORMATS)
     later = pandas.read_parquet(folder / "evaluate.parquet")
+    with tempfile.TemporaryDirectory() as scratch:
+        saved = training.save(fitted, Path(scratch) / "model")
+        made = drift.made_features(later, categories=fitted.categories)
+        references.write(made, saved / references.FEATURES, at=drift.TIME)
+        stored = store.put(saved, allow=artifacts.MODEL_FORMATS)
     late, forecast = later["late"].to_numpy(dtype=bool), fitted.probability(features.columns_of(later))
     pngs = {"calibration": figures.calibration_png(late, forecast), "roc": figures.roc_png(late, forecast)}
     report = evaluate.evaluate(

@@ -36,6 +36,7 @@ _VERBS = {
     "bundle": "bundles",
     "index": "index",
     "liveness": "liveness",
+    "drift": "drift",
     "up": "stack",
     "down": "stack",
     "doctor": "doctor",

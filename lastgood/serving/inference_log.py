@@ -109,6 +109,31 @@ def read_predictions(folder: Path, *, since: float, until: float, columns: Colle
     return segments.read(folder / PREDICTIONS, since=since, until=until, columns=columns)
 
 
+def requests(table: pa.Table, request: type[pydantic.BaseModel]) -> list[pydantic.BaseModel | None]:
+    """The rows of a table of predictions as they were asked; None for one that *request* does not take.
+
+    Columns are named as in the log, or by the fields alone.
+    """
+    import pyarrow as pa
+
+    columns = {}
+    for name, field in request.model_fields.items():
+        found = next((one for one in (FEATURE + name, name) if one in table.column_names), None)
+        if found is not None:
+            values = table[found].to_pylist()
+            as_json = arrow_type(field.annotation) is None and pa.types.is_string(table[found].type)
+            columns[name] = [None if value is None else json.loads(value) for value in values] if as_json else values
+    rows = zip(*columns.values(), strict=True) if columns else ()
+    return [_request(request, dict(zip(columns, row, strict=True))) for row in rows]
+
+
+def _request(request: type[pydantic.BaseModel], row: Mapping[str, Any]) -> pydantic.BaseModel | None:
+    try:
+        return request.model_validate(row)
+    except pydantic.ValidationError:
+        return None
+
+
 def read_feedback(folder: Path, *, since: float = -math.inf, until: float = math.inf) -> pa.Table | None:
     """Feedback that arrived in the window: at, request_id, row, label (or null), outcome (JSON); None if there is none."""
     return segments.read(folder / FEEDBACK, since=since, until=until)

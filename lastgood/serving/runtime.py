@@ -70,6 +70,13 @@ class Runtime(abc.ABC):
     def warm_up(self) -> list[dict[str, Any]]:
         """JSON-able rows to answer before the worker reports ready, so that no user waits for lazy loading."""
 
+    def features(self, rows: Sequence[pydantic.BaseModel]) -> Mapping[str, Sequence[float]] | None:
+        """What the model is really fed for *rows*: numbers by name, NaN for missing; None if nobody is to look at them.
+
+        By this a bundle whose own code makes something else of the rows than it was trained on is told from a world that has changed.
+        """
+        return None
+
     def label(self, outcome: Mapping[str, Any]) -> float | None:
         """What really happened, on the scale of `probability`, if *outcome* (fields of a feedback, scalars) says it; else None.
 

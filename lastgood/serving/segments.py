@@ -21,6 +21,7 @@ import functools
 import io
 import itertools
 import logging
+import math
 import os
 import re
 import secrets
@@ -386,8 +387,8 @@ def _reach(known: Sequence[_Known], *, first: int, last: int) -> tuple[int, int 
     return reach, rows
 
 
-def load_segment(path: Path, *, since: float, columns: Collection[str]) -> pa.Table | None:
-    """The rows of one segment; None, after a look at its statistics alone, if all of them are older than *since* (Unix seconds).
+def load_segment(path: Path, *, since: float, columns: Collection[str], until: float = math.inf) -> pa.Table | None:
+    """The rows of one segment; None, after a look at its statistics alone, if none is of *since* <= `at` < *until* (Unix seconds).
 
     Raises FileNotFoundError, or Damaged.
     """
@@ -395,19 +396,19 @@ def load_segment(path: Path, *, since: float, columns: Collection[str]) -> pa.Ta
 
     with path.open("rb") as file, _damage_named(path):
         segment = pq.ParquetFile(file)
-        newest = [_newest(segment.metadata.row_group(number)) for number in range(segment.metadata.num_row_groups)]
-        if newest and all(moment is not None and moment < since for moment in newest):
+        spans = [_span(segment.metadata.row_group(number)) for number in range(segment.metadata.num_row_groups)]
+        if spans and all(span is not None and (span[1] < since or span[0] >= until) for span in spans):
             return None
         return segment.read(columns=[name for name in segment.schema_arrow.names if name in columns or name == "at"])
 
 
-def _newest(group: Any) -> float | None:
-    """The highest `at` of a row group in Unix seconds; None if its statistics do not say."""
+def _span(group: Any) -> tuple[float, float] | None:
+    """The lowest and highest `at` of a row group in Unix seconds; None if its statistics do not say."""
     for number in range(group.num_columns):
         column = group.column(number)
         if column.path_in_schema == "at":
             found = column.statistics
-            return float(found.max.timestamp()) if found is not None and found.has_min_max else None
+            return (found.min.timestamp(), found.max.timestamp()) if found is not None and found.has_min_max else None
     return None
 
 

@@ -92,6 +92,12 @@ class Runtime(runtime.Runtime):
         probability = self._model.probability(columns, departure_clock=self._options.departure_clock).tolist()
         return [{"probability": value, "late": value >= self._options.late_from} for value in probability]
 
+    def features(self, rows: Sequence[pydantic.BaseModel]) -> dict[str, list[float]]:
+        """The numbers that the model sees, by name: with another clock, the departure is another one."""
+        columns = {name: [getattr(row, name) for row in rows] for name in features.FIELDS}
+        matrix = features.matrix(columns, categories=self._model.categories, departure_clock=self._options.departure_clock)
+        return {name: matrix[:, place].tolist() for place, name in enumerate(features.FEATURES)}
+
     def label(self, outcome: Mapping[str, Any]) -> float | None:
         """1.0 for late, 0.0 for not: from `late` (true or false) or `arr_delay_min` (minutes, negative if early)."""
         late, delay = outcome.get("late"), outcome.get("arr_delay_min")

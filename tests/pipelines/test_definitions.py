@@ -25,6 +25,7 @@ def test_its_names_are_the_ones_that_people_and_scripts_use():
         "flights/bundle",
         "flights/config",
         "flights/data",
+        "flights/drift",
         "flights/environment",
         "flights/model",
         "flights/release",
@@ -42,10 +43,11 @@ def test_its_names_are_the_ones_that_people_and_scripts_use():
         "approve",
         "build",
         "build_helpdesk",
+        "evaluate_rollback",
         "promote",
         "rollback",
     ]
-    assert [sensor.name for sensor in defs.sensors] == ["release_mirror", "rollout_mirror", "model_liveness"]
+    assert [sensor.name for sensor in defs.sensors] == ["release_mirror", "rollout_mirror", "model_liveness", "drift_watch"]
     assert sorted(f"{check.asset_key.to_user_string()}:{check.name}" for check in defs.resolve_asset_graph().asset_check_keys) == [
         "flights/bundle:verifies",
         "flights/data:categories",
@@ -104,6 +106,7 @@ def test_the_lineage_leads_from_data_to_release():
         "model": {"data"},
         "bundle": {"data", "model", "config", "environment"},
         "release": {"bundle"},
+        "drift": {"release"},
     }
 
 
@@ -113,7 +116,7 @@ def test_every_asset_says_what_it_is_whose_it_is_and_which_code_makes_it():
         assert spec.description
         assert spec.group_name == spec.key.path[0]
         assert spec.owners == [f"team:{spec.group_name}-on-call"]
-        assert spec.code_version or spec.key.path[-1] == "release"
+        assert spec.code_version or spec.key.path[-1] in ("release", "drift")
 
 
 def test_every_check_of_a_build_blocks_what_follows_it():
@@ -146,7 +149,7 @@ def test_loading_imports_no_heavy_library():
 def test_string_selections_work():
     """With the antlr runtime that DVC used to force, every string selection died in `ord()`; the lock keeps a newer one."""
     graph = defs.resolve_asset_graph()
-    assert len(dg.AssetSelection.from_string('key:"flights/data"+').resolve(graph)) == 4
+    assert len(dg.AssetSelection.from_string('key:"flights/data"+').resolve(graph)) == 5
 
 
 def test_a_prepared_home_starts_runs_at_once_and_keeps_what_was_changed_in_it(tmp_path, capsys):

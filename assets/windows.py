@@ -1,0 +1,80 @@
+"""`<service>/drift`: each window of what came in, as the UI shows it. One partition is one window, named by its bundle and its beginning."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from assets import parts, show
+
+if TYPE_CHECKING:
+    from lastgood.ops.drift_watch import Looked, Watched
+
+SHOWN = 12
+"""Columns whose distance the UI plots and the picture shows, the worst first."""
+
+
+def key(service: str) -> dg.AssetKey:
+    """The asset of the windows of *service*."""
+    return parts.key(service, "drift")
+
+
+def partitions(service: str) -> dg.DynamicPartitionsDefinition:
+    """The windows of *service* that were looked at."""
+    return dg.DynamicPartitionsDefinition(name=f"{service}_windows")
+
+
+def drift(service: str, *, owners: Sequence[str]) -> dg.AssetSpec:
+    """The asset. Nobody materializes it here: the sensor `drift_watch` reports it from the ledger."""
+    return dg.AssetSpec(
+        key(service),
+        deps=[parts.key(service, "release")],
+        partitions_def=partitions(service),
+        group_name=service,
+        kinds={"lastgood"},
+        owners=list(owners),
+        description="Whether what came in looked like what the stable bundle was made for: one materialization for each window.",
+    )
+
+
+def name_of(what: "Watched", one: "Looked") -> str:
+    """The partition of a window: its bundle and when it began (UTC)."""
+    began = datetime.datetime.fromtimestamp(one.begin, datetime.UTC)
+    return f"{what.bundle[7:15]} {began.strftime('%Y-%m-%d %H:%M:%S')}"
+
+
+def materialization(what: "Watched", one: "Looked") -> dg.AssetMaterialization:
+    """A window as an event, with numbers."""
+    columns = [column for column in one.verdict["columns"] if column["distance"] is not None]
+    numbers = {f"distance/{column['name']}": float(column["distance"]) for column in columns[:SHOWN]}
+    metadata: dict[str, Any] = {
+        "outcome": one.verdict["outcome"],
+        "why": one.verdict["why"],
+        "rows": one.seen,
+        "columns that failed": sum(column["outcome"] in ("fail", "broken") for column in one.verdict["columns"]),
+        "alarm": {"opened": "begins", "closed": "ends", "worse": "the data is broken now"}.get(one.change, "open" if one.alarm else "none"),
+        "lastgood/bundle": what.bundle,
+        **numbers,
+        "columns": show.table([_row(column) for column in one.verdict["columns"]]),
+        "report": dg.MetadataValue.md(f"`lastgood drift {what.service} --report drift.html`"),
+    }
+    if columns:
+        metadata["drift by feature"] = show.pictures({"drift by feature": bars(columns[:SHOWN])})
+    return dg.AssetMaterialization(key(what.service), partition=name_of(what, one), metadata=metadata)
+
+
+def _row(column: Mapping[str, Any]) -> dict[str, show.Cell]:
+    named = {name: column[name] for name in ("name", "outcome", "measure")}
+    return {
+        **named,
+        **{name: None if column[name] is None else float(column[name]) for name in ("distance", "threshold", "p", "missing", "strange")},
+        "why": column["why"],
+    }
+
+
+def bars(columns: Sequence[Mapping[str, Any]]) -> bytes:
+    """The distance of each column beside what is usual for it, as PNG."""
+    from lastgood.ops import drift_plots, plots
+
+    return plots.png(drift_plots.by_feature(columns))

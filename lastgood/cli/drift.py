@@ -1,0 +1,84 @@
+"""`lastgood drift`: look at the windows that are over, show what they came to, and decide what an alarm comes to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lastgood import bundle as bundles
+from lastgood import errors
+from lastgood.cli import common
+
+if TYPE_CHECKING:
+    from lastgood.ops.drift_decision import Decision
+    from lastgood.ops.drift_watch import Looked, Watched
+
+SHOWN = 14
+
+
+@click.command()
+@common.service_argument
+@click.option("--since", "since_text", default=None, help="Show windows from this time on (ISO 8601; without a zone it is UTC).")
+@click.option(
+    "--report", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Write Evidently's report of these windows to FILE."
+)
+@click.option("--decide", is_flag=True, help="If a look at an alarm is due: compare the bundles and do what comes of it.")
+@click.option("--dry-run", is_flag=True, help="Look at nothing new and decide nothing; with --decide, show what would be decided.")
+@click.option("--actor", default=None, help="Who is asking. Default: LASTGOOD_ACTOR or your user name.")
+@common.json_option
+def drift(service: str, since_text: str | None, report: Path | None, decide: bool, dry_run: bool, actor: str | None, as_json: bool) -> int:
+    """Whether what comes in to SERVICE still looks like what its bundle was made for.
+
+    Looks at each window that is over, once; Dagster's sensor does the same. An alarm moves nothing by itself.
+    """
+    from lastgood.cli.look import parse_time
+    from lastgood.ops import drift_decision, drift_watch
+
+    now = time.time()
+    since = parse_time(since_text) if since_text is not None else None
+    decision: Decision | None = None
+    with common.context(read_only=dry_run) as ctx:
+        common.known_state(ctx, service)
+        what = drift_watch.watched(ctx, service)
+        if what is None:
+            raise errors.NothingToDo(
+                f"nothing is watched on {service!r}: its stable bundle has no 'drift' in service.yaml; add it and release"
+            )
+        while not dry_run and drift_watch.tick(ctx, what, now=now):
+            pass
+        found = [one for one in drift_watch.looked(ctx, what) if since is None or one.end > since]
+        look = drift_decision.due(ctx, what, now=now) if decide else None
+        if look is not None:
+            decision = drift_decision.decide(ctx, what, look)
+            if not dry_run:
+                drift_decision.carry_out(ctx, what, decision, now=now, actor=common.actor(actor))
+        if report is not None:
+            from lastgood.ops import drift_report
+
+            drift_report.write(ctx, what, since=found[0].begin if found else what.since, until=found[-1].end if found else now, file=report)
+        decided = [one.report for one in ctx.ledger.evaluations(what.bundle) if one.kind == drift_decision.KIND]
+    value = {
+        "schema": "lastgood.drift/v1",
+        "service": service,
+        "bundle": what.bundle,
+        "windows": [one.to_json() for one in found],
+        "decisions": decided,
+        "decision": drift_watch.plain(decision.to_json()) if decision else None,
+        "report": str(report) if report else None,
+    }
+    common.emit(value, as_json=as_json, text=lambda: _text(what, found, decided, decision))
+    return 0
+
+
+def _text(what: Watched, found: Sequence[Looked], decided: Sequence[Mapping[str, Any]], decision: Decision | None) -> str:
+    open_since = found[-1].episode.alarm if found else None
+    head = f"{what.service}  {bundles.short(what.bundle)}  " + (f"alarm since {common.moment(open_since)}" if open_since else "no alarm")
+    rows = [(common.moment(one.begin), f"{one.seen:,}", str(one.verdict["outcome"]), str(one.verdict["why"])) for one in found[-SHOWN:]]
+    lines = [head, common.table(("WINDOW", "ROWS", "OUTCOME", "WHY"), rows) if rows else "  no window is over yet"]
+    lines += [f"  decided at look {one['look']['number']}: {one['outcome']}: {one['why']}" for one in decided]
+    lines += [f"  ! {decision.outcome}: {decision.why}"] if decision and decision.to_json() not in decided else []
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""The reference: rows in the order of time that a bundle was made for, which travel in its data part as `drift.parquet`.
+
+The file has the fields of a request as they are, and `label` where it is known. Its metadata name the column that says when a
+row was. For statistics numbers and true/false become float64 (NaN is missing), everything else text (None is missing).
+
+Of more than MAX_ROWS rows stretches of STRETCH rows are kept, evenly spread, for rows that follow each other depend on each
+other, and what is usual for a stretch can only be seen on stretches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lastgood import errors
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    Values = npt.NDArray[Any]
+    """float64 with NaN for missing, or text with None."""
+
+FILE = "drift.parquet"
+FEATURES = "features.parquet"
+"""In a model part: what the training made of such rows, the numbers that the model is fed; written in the same way."""
+PROBABILITY, LABEL = "probability", "label"
+"""Columns that are no field of a request: what was answered, and what really happened, where that is known by now."""
+_AT = "lastgood.at"
+MAX_ROWS = 40_000
+STRETCH = 1000
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Rows in the order of time. `at` are Unix seconds, `columns` values by name, all of one length."""
+
+    at: npt.NDArray[np.float64]
+    columns: Mapping[str, Values]
+
+    @property
+    def rows(self) -> int:
+        return len(self.at)
+
+    def take(self, which: Any) -> Sample:
+        """The rows of a slice or of an array of numbers."""
+        return Sample(at=self.at[which], columns={name: values[which] for name, values in self.columns.items()})
+
+
+def empty() -> Sample:
+    """No rows, no columns."""
+    import numpy as np
+
+    return Sample(at=np.zeros(0), columns={})
+
+
+def is_numeric(values: Values) -> bool:
+    """Whether a column holds numbers; else it holds categories."""
+    return values.dtype.kind == "f"
+
+
+def from_arrow(table: pa.Table, *, at: str) -> Sample:
+    """The columns of *table* besides *at* (a time, or Unix seconds), in the order of time.
+
+    Times are left out: they never repeat. Raises UsageError if there is no column *at*.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    if at not in table.column_names:
+        raise errors.UsageError(f"the rows have no column {at!r}; name the one that says when a row was")
+    moments = _seconds(table[at])
+    order = np.argsort(moments, kind="stable")
+    columns = {name: values(table[name])[order] for name in table.column_names if name != at and not pa.types.is_temporal(table[name].type)}
+    return Sample(at=moments[order], columns=columns)
+
+
+def values(column: pa.ChunkedArray) -> Values:
+    """A column as float64 (numbers, true and false) or as text; missing is NaN or None."""
+    import numpy as np
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
+        found: Values = column.cast(pa.int8() if pa.types.is_boolean(kind) else pa.float64()).cast(pa.float64()).to_numpy()
+        return found
+    if pa.types.is_null(kind):
+        return np.full(len(column), np.nan)
+    text: Values = column.cast(pa.string()).to_numpy(zero_copy_only=False)
+    return text
+
+
+def _seconds(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(column.type):
+        unit: npt.NDArray[np.float64] = column.cast(pa.timestamp("us", tz=column.type.tz)).cast(pa.int64()).to_numpy() / 1e6
+        return unit
+    found: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+    return found
+
+
+def write(table: pa.Table, file: Path, *, at: str) -> None:
+    """Write the rows of *table*, in the order of their time *at*, thinned, to *file*; the same rows give the same bytes.
+
+    Raises UsageError if there are no rows, or no column *at*.
+    """
+    import pyarrow.parquet as pq
+
+    if at not in table.column_names or not table.num_rows:
+        raise errors.UsageError(f"a reference needs rows with a column {at!r}; give the ones that the bundle is made for")
+    ordered = table.sort_by(at)
+    kept = ordered.take(_kept(ordered.num_rows)).replace_schema_metadata({_AT: at})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(kept, file, compression="zstd", version="2.6", row_group_size=MAX_ROWS)
+
+
+def _kept(rows: int) -> npt.NDArray[Any]:
+    """The numbers of the rows to keep."""
+    import numpy as np
+
+    if rows <= MAX_ROWS:
+        return np.arange(rows)
+    starts = np.linspace(0, rows - STRETCH, MAX_ROWS // STRETCH).astype(int)
+    return np.unique(np.concatenate([np.arange(start, start + STRETCH) for start in starts]))
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """The rows as they are, and as a sample for statistics; both in the order of time."""
+
+    table: pa.Table
+    sample: Sample
+
+
+def read(file: Path) -> Reference:
+    """The reference in *file*. Raises NotFound or Damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(file)
+        at = (table.schema.metadata or {})[_AT.encode()].decode()
+        return Reference(table=table, sample=from_arrow(table, at=at))
+    except FileNotFoundError as error:
+        raise errors.NotFound(f"{str(file)!r} does not exist; build the bundle again with a reference for drift") from error
+    except (pa.ArrowException, OSError, KeyError, errors.UsageError) as error:
+        raise errors.Damaged(f"{str(file)!r} holds no reference for drift: {error!r}; build the bundle again") from error

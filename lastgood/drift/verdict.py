@@ -1,0 +1,181 @@
+"""What one window comes to: pass, fail, inconclusive, or broken data, column by column, with the numbers.
+
+broken          no rows; a column that is not there, nearly all missing, never seen before, or outside everything seen
+fail            a distance that is large and unusual, or many more missing or never-seen values than in the reference
+inconclusive    too few rows, or a reference too short to know what is usual for such a window
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from lastgood.drift import distances
+from lastgood.drift import reference as references
+from lastgood.drift.calibration import Calibration
+from lastgood.drift.reference import Sample
+from lastgood.drift_rules import Drift
+
+Outcome = Literal["pass", "fail", "inconclusive", "broken"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """What a column of the window is, beside the reference. Shares are of all rows; `measure` is empty without a distance.
+
+    `p` is corrected for all columns and for rows that depend on each other, `p_rows` is the test's own, as for independent rows.
+    """
+
+    name: str
+    outcome: Outcome
+    why: str
+    measure: str = ""
+    distance: float | None = None
+    threshold: float | None = None
+    p: float | None = None
+    p_rows: float | None = None
+    missing: float = 0.0
+    missing_before: float = 0.0
+    strange: float = 0.0
+    """Share of rows whose value the reference has never seen: another category, or outside its range."""
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the window comes to, in one sentence and by column; the worst first."""
+
+    outcome: Outcome
+    why: str
+    rows: int
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The columns that have drifted or are broken."""
+        return tuple(sorted(one.name for one in self.columns if one.outcome in ("fail", "broken")))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"outcome": self.outcome, "why": self.why, "rows": self.rows, "columns": [one.to_json() for one in self.columns]}
+
+
+def of_window(window: Sample, reference: Sample, usual: Calibration | None, rules: Drift, *, trouble: Sequence[str] = ()) -> Verdict:
+    """The verdict on *window* beside *reference* and what is *usual* for it. *trouble* says which part of the log cannot be read."""
+    if trouble:
+        return Verdict(outcome="broken", why="; ".join(trouble), rows=window.rows)
+    if not window.rows:
+        return Verdict(outcome="broken", why="not a single row in the window; look whether requests arrive and are logged", rows=0)
+    columns = [_column(name, window, reference, usual, rules) for name in reference.columns if name not in rules.ignore]
+    return _summed_up(columns, rows=window.rows, rules=rules)
+
+
+def _summed_up(columns: Sequence[Column], *, rows: int, rules: Drift) -> Verdict:
+    order: Mapping[Outcome, int] = {"broken": 0, "fail": 1, "inconclusive": 2, "pass": 3}
+    ordered = tuple(sorted(columns, key=lambda one: (order[one.outcome], -_excess(one), one.name)))
+    by_outcome = {outcome: [one for one in ordered if one.outcome == outcome] for outcome in order}
+    if broken := by_outcome["broken"]:
+        return Verdict(outcome="broken", why=_told(broken), rows=rows, columns=ordered)
+    if rows < rules.min_rows:
+        why = f"{rows} rows, {rules.min_rows} are needed to tell; make windows longer, or lower drift.min_rows"
+        return Verdict(outcome="inconclusive", why=why, rows=rows, columns=ordered)
+    if failed := by_outcome["fail"]:
+        return Verdict(outcome="fail", why=_told(failed), rows=rows, columns=ordered)
+    if by_outcome["inconclusive"] and not by_outcome["pass"]:
+        return Verdict(outcome="inconclusive", why=_told(by_outcome["inconclusive"]), rows=rows, columns=ordered)
+    return Verdict(outcome="pass", why=f"{len(by_outcome['pass'])} columns as usual over {rows:,} rows", rows=rows, columns=ordered)
+
+
+def _excess(column: Column) -> float:
+    if column.distance is None or not column.threshold:
+        return 0.0
+    return column.distance / column.threshold
+
+
+def _told(columns: Sequence[Column], *, most: int = 3) -> str:
+    more = f" and {len(columns) - most} more columns" if len(columns) > most else ""
+    return "; ".join(f"{one.name}: {one.why}" for one in columns[:most]) + more
+
+
+def _column(name: str, window: Sample, reference: Sample, usual: Calibration | None, rules: Drift) -> Column:
+    old = reference.columns[name]
+    if name == references.LABEL:
+        # Labels come late, or never; which ones are there is no property of what came in.
+        old, window = distances.present(old), Sample(at=window.at, columns={name: distances.present(window.columns.get(name, old[:0]))})
+    if name not in window.columns:
+        return Column(name=name, outcome="broken", why="the column is not in the log", missing=1.0, missing_before=_missing(old))
+    new = window.columns[name]
+    shares = {"missing": _missing(new), "missing_before": _missing(old), "strange": _strange(old, new)}
+    facts: dict[str, Any] = {**shares}
+    hard = _hard(old, new, shares, rules)
+    if hard is not None:
+        return Column(name=name, outcome="broken", why=hard, **facts)
+    distance = distances.between(old, new)
+    if distance is not None:
+        facts |= {"measure": distance.measure, "distance": distance.value, "p_rows": distance.p}
+    if distance is not None and usual is not None and name in usual.usual:
+        facts |= {"threshold": max(rules.min_effect, usual.threshold(name, rules.alpha)), "p": usual.p(name, distance.value)}
+    outcome, why = _soft(facts, rules)
+    return Column(name=name, outcome=outcome, why=why, **facts)
+
+
+def _soft(facts: Mapping[str, Any], rules: Drift) -> tuple[Outcome, str]:
+    """What the numbers of a column that is not broken come to."""
+    if "threshold" in facts and facts["distance"] > facts["threshold"]:
+        return "fail", _how_far(facts)
+    if facts["missing"] - facts["missing_before"] >= rules.missing or facts["strange"] >= rules.missing:
+        return "fail", _what_is_odd(facts)
+    if "distance" not in facts:
+        return "inconclusive", "no value in the reference or in the window"
+    if "threshold" not in facts:
+        return "inconclusive", "the reference is too short to know what is usual for such a window"
+    return "pass", "as usual"
+
+
+def _hard(old: references.Values, new: references.Values, shares: Mapping[str, float], rules: Drift) -> str | None:
+    """Why the column is broken, if it is."""
+    if shares["missing"] >= rules.broken > shares["missing_before"]:
+        return f"{100 * shares['missing']:.0f} % of the values are missing, in the reference {100 * shares['missing_before']:.0f} %"
+    if references.is_numeric(old) != references.is_numeric(new) and len(distances.present(old)) and len(distances.present(new)):
+        kinds = ["numbers" if references.is_numeric(values) else "text" for values in (new, old)]
+        return f"it holds {kinds[0]}, in the reference {kinds[1]}"
+    if shares["strange"] >= rules.broken:
+        return f"{100 * shares['strange']:.0f} % of the values are {_of_what_kind(old)}; was a unit or a code changed?"
+    return None
+
+
+def _of_what_kind(old: references.Values) -> str:
+    return "outside everything in the reference" if references.is_numeric(old) else "never seen in the reference"
+
+
+def _how_far(facts: Mapping[str, Any]) -> str:
+    unit = "standard deviations" if facts["measure"] == "wasserstein" else "Jensen-Shannon"
+    return f"{facts['distance']:.3g} {unit} from the reference, usual is at most {facts['threshold']:.3g} (p {facts['p']:.2g})"
+
+
+def _what_is_odd(shares: Mapping[str, float]) -> str:
+    return (
+        f"{100 * shares['missing']:.1f} % of the values are missing (in the reference {100 * shares['missing_before']:.1f} %), "
+        f"{100 * shares['strange']:.1f} % were never seen there"
+    )
+
+
+def _missing(values: references.Values) -> float:
+    return 1.0 - len(distances.present(values)) / len(values) if len(values) else 0.0
+
+
+def _strange(old: references.Values, new: references.Values) -> float:
+    """Share of all rows whose value lies outside the reference's range, or is a category that it does not have."""
+    import numpy as np
+
+    known, given = distances.present(old), distances.present(new)
+    if not len(known) or not len(given) or references.is_numeric(old) != references.is_numeric(new):
+        return 0.0
+    if references.is_numeric(old):
+        outside = int(np.sum((given < known.min()) | (given > known.max())))
+    else:
+        seen = set(known)
+        outside = sum(one not in seen for one in given)
+    return outside / len(new)

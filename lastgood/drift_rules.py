@@ -1,0 +1,71 @@
+"""What a service declares about drift: which windows are looked at, what counts as an alarm, and how an alarm is decided.
+
+What does not belong here: statistics (`drift`), reading the log (`sources.windows`), what follows from an alarm (`ops.drift_decision`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+
+DAY_S = 86_400.0
+Score = Literal["brier", "log_loss", "absolute_error", "squared_error", "accuracy"]
+
+
+class _Group(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Decide(_Group):
+    """How the bundle that serves is compared with the one that would be gone back to: both whole, on the same labelled rows."""
+
+    score: Score = "brier"
+    """What is compared, row by row."""
+    margin: float = pydantic.Field(default=0.002, ge=0)
+    """How much worse than the other the serving bundle must be, on the scale of the score, before it is left."""
+    alpha: float = pydantic.Field(default=0.05, gt=0, le=0.2)
+    """Chance, over all looks of one alarm, that a bundle is left which is not worse by the margin."""
+    looks_s: tuple[float, ...] = tuple(days * DAY_S for days in (3, 5, 7, 14, 28))
+    """Seconds of labelled rows after the alarm began at which it is looked; alpha is split evenly over them."""
+    cluster_s: float = pydantic.Field(default=DAY_S, gt=0)
+    """Rows of one stretch of so many seconds depend on each other, and count as one observation."""
+    min_rows: int = pydantic.Field(default=200, ge=2)
+    """Fewest labelled rows for a look."""
+    label_delay_s: float = pydantic.Field(default=0.0, ge=0)
+    """Seconds until a label is there; younger rows are left out, as only the quick labels of those are known."""
+
+    @pydantic.field_validator("looks_s")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or list(value) != sorted(set(value)) or value[0] <= 0:
+            raise ValueError("looks_s must be one or more rising numbers of seconds above 0, for example [259200, 604800]")
+        return value
+
+
+class Drift(_Group):
+    """What is watched. Windows follow each other without gaps, from the moment that a bundle became stable."""
+
+    window_s: float = pydantic.Field(default=DAY_S, gt=0)
+    """Length of a window in seconds."""
+    time: str = ""
+    """Field of the request that says when its row is, where that is not when it is asked, as in a replay; a time with a zone."""
+    settle_s: float = pydantic.Field(default=5.0, ge=0)
+    """Seconds after the end of a window before it is read: the log is on disk then."""
+    min_rows: int = pydantic.Field(default=100, ge=2)
+    """A window of fewer rows says nothing."""
+    max_rows: int = pydantic.Field(default=50_000, ge=1000)
+    """Rows of a window that are kept in memory; of more, every second, fourth, ... request counts."""
+    persistence: int = pydantic.Field(default=3, ge=1, le=1000)
+    """Windows in a row that must fail before there is an alarm."""
+    alpha: float = pydantic.Field(default=0.05, gt=0, le=0.5)
+    """Chance that a window in which nothing changed fails, over all columns together."""
+    min_effect: float = pydantic.Field(default=0.1, ge=0)
+    """A distance below this is no drift, however sure it is: standard deviations, or Jensen-Shannon distance."""
+    missing: float = pydantic.Field(default=0.05, gt=0, le=1)
+    """A column whose missing or never-seen values are a larger share than in the reference by this much has drifted."""
+    broken: float = pydantic.Field(default=0.95, gt=0, le=1)
+    """A column of which so large a share is missing, never seen, or outside everything seen in the reference, is broken."""
+    ignore: tuple[str, ...] = ()
+    """Fields of the request that may change as they like."""
+    decide: Decide = Decide()

@@ -1,0 +1,301 @@
+"""What an alarm comes to: the bundle that serves and the one behind it, both whole, on the same recent rows.
+
+    roll_back   the one behind is better by more than the margin on labelled rows, whatever day they are from; or the code that
+                serves makes other features of the rows than it was trained on, and that of the one behind does not
+    retrain     neither: but the one that serves is not as good as on its reference, so one that knows the new rows is worth building
+    keep        neither: what comes in has changed, and it is as good as it was
+    ask         nobody can tell: no labels, nothing behind, rows that the one behind does not take
+
+Drift alone never moves anything: on a year of flights going back at every alarm was wrong more often than right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from lastgood import converge, errors, release, rollout
+from lastgood.bundle import short
+from lastgood.drift import comparison, verdict
+from lastgood.drift import reference as references
+from lastgood.drift.reference import Sample
+from lastgood.ops import drift_reference, drift_watch
+from lastgood.serving import inference_log
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    from lastgood.serving.app import Loaded
+
+Outcome = Literal["roll_back", "retrain", "keep", "ask"]
+KIND = "drift-decision"
+REFUSED = 0.01
+"""If the bundle behind does not take a larger share of the rows than this, the two cannot be compared."""
+SKEWED, BESIDE = 0.5, 3.0
+"""Standard deviations from which a feature is another one than in training, if the other bundle's is at least so many times nearer to its own."""
+FEATURE_ROWS = 20_000
+"""Rows, the newest ones, whose features are looked at."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One of the set times at which an alarm is decided. `number` counts from 1, `until` is Unix seconds."""
+
+    alarm: float
+    number: int
+    of: int
+    until: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What was decided about stable, beside `target`, and why; `compared` are the numbers, None without labels."""
+
+    outcome: Outcome
+    why: str
+    bundle: str
+    target: str | None
+    look: Look
+    compared: comparison.Comparison | None = None
+    features: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """By bundle: what its code makes of the rows beside what it made of its reference."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **dataclasses.asdict(self),
+            "compared": self.compared.to_json() if self.compared else None,
+            "features": dict(self.features),
+        }
+
+
+def due(ctx: release.Context, what: drift_watch.Watched, *, now: float) -> Look | None:
+    """The look at the open alarm that has come and was not decided; None if there is none. Of several the newest.
+
+    While a release is on its way its gates decide, and nothing is due.
+    """
+    newest = list(drift_watch.looked(ctx, what))[-1:]
+    if not newest or newest[0].episode.alarm is None or ctx.ledger.state(what.service).candidate is not None:
+        return None
+    rules, alarm = what.rules.decide, newest[0].episode.alarm
+    if newest[0].episode.broken and not _decided(ctx, what, alarm):
+        return Look(alarm=alarm, number=1, of=len(rules.looks_s), until=newest[0].end)
+    passed = [n for n, after in enumerate(rules.looks_s, start=1) if alarm + after + rules.label_delay_s <= now]
+    if not passed or passed[-1] in _decided(ctx, what, alarm):
+        return None
+    return Look(alarm=alarm, number=passed[-1], of=len(rules.looks_s), until=alarm + rules.looks_s[passed[-1] - 1])
+
+
+def _decided(ctx: release.Context, what: drift_watch.Watched, alarm: float) -> set[int]:
+    """The numbers of the looks at this alarm that were decided."""
+    found = [one.report["look"] for one in ctx.ledger.evaluations(what.bundle) if one.kind == KIND]
+    return {look["number"] for look in found if look["alarm"] == alarm}
+
+
+def decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decision:
+    """Compare stable with the bundle that a rollback would go back to, on what was answered since the alarm. Changes nothing."""
+    state = ctx.ledger.state(what.service)
+    target = way_back(ctx, state)
+    rows = _rows(ctx, what, look)
+    if rows is None:
+        return Decision(outcome="ask", why="nothing was answered since the alarm", bundle=what.bundle, target=target, look=look)
+    if target is None:
+        why = "there is no other bundle that was stable, verifies and is not quarantined; a new one has to be built"
+        return Decision(outcome="retrain", why=why, bundle=what.bundle, target=None, look=look)
+    both = {digest: drift_reference.load(ctx.settings, ctx.ledger.bundle(digest)) for digest in (what.bundle, target)}
+    features = {digest: _features(ctx, loaded, rows, what) for digest, loaded in both.items()}
+    facts: dict[str, Any] = {
+        "bundle": what.bundle,
+        "target": target,
+        "look": look,
+        "features": {short(digest): said.to_json() for digest, said in features.items() if said is not None},
+    }
+    hard = _hard_break(features[what.bundle], features[target])
+    if hard is not None:
+        return Decision(outcome="roll_back", why=f"{hard}; the code of {short(target)} makes the usual ones", **facts)
+    return _by_labels(ctx, both, rows, what, target=target, facts=facts)
+
+
+def way_back(ctx: release.Context, state: rollout.State) -> str | None:
+    """The bundle that a rollback would go back to now, None if there is none."""
+    event = release.plan_roll_back(ctx, state, reason="drift", seen=state.stable, automatic=True)
+    return next((digest for digest, whole in event.verified.items() if whole), None)
+
+
+def _rows(ctx: release.Context, what: drift_watch.Watched, look: Look) -> pa.Table | None:
+    """The rows that users got from stable since the alarm, with `label` where it is known."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    folder = ctx.settings.inference(what.service)
+    table = inference_log.read_predictions(folder, since=look.alarm, until=look.until)
+    if table is None:
+        return None
+    mine = pc.and_(pc.equal(table["bundle"], what.bundle), pc.invert(pc.fill_null(table["shadow"], fill_value=False)))
+    table = table.filter(mine)
+    if not table.num_rows:
+        return None
+    known = inference_log.labelled(folder, since=look.alarm, until=look.until, columns=["bundle"])
+    labels: dict[tuple[str, int], float] = {}
+    if known is not None:
+        labels = {(one["request_id"], one["row"]): one["label"] for one in known.select(["request_id", "row", "label"]).to_pylist()}
+    keys = zip(table["request_id"].to_pylist(), table["row"].to_pylist(), strict=True)
+    return table.append_column("label", pa.array([labels.get(key) for key in keys], pa.float64()))
+
+
+def _features(ctx: release.Context, loaded: Loaded, rows: pa.Table, what: drift_watch.Watched) -> verdict.Verdict | None:
+    """What the bundle's own code makes of the rows, beside what its training made; None if one of the two is not told."""
+    import numpy as np
+
+    part = loaded.bundle.parts.get("model")
+    file = ctx.store.path(part.digest) / references.FEATURES if part else None
+    asked = inference_log.requests(rows.slice(max(0, rows.num_rows - FEATURE_ROWS)), loaded.runtime.Request)
+    taken = [row for row in asked if row is not None]
+    if file is None or not file.is_file() or not taken:
+        return None
+    made = loaded.runtime.features(taken)
+    if made is None:
+        return None
+    columns = {name: np.asarray(values, dtype=np.float64) for name, values in made.items()}
+    now = Sample(at=np.arange(len(taken), dtype=np.float64), columns=columns)
+    return verdict.of_window(now, references.read(file).sample, None, what.rules)
+
+
+def _hard_break(mine: verdict.Verdict | None, others: verdict.Verdict | None) -> str | None:
+    """Why the code that serves is broken, if it is and that of the other is not: both were asked about the same rows."""
+    if mine is None or others is None:
+        return None
+    beside = {one.name: one for one in others.columns}
+    found = [f"feature {one.name}: {why}" for one in mine.columns if one.name in beside and (why := _skewed(one, beside[one.name]))]
+    return "; ".join(found) or None
+
+
+def _skewed(mine: verdict.Column, other: verdict.Column) -> str:
+    """Why a feature is not what the model was trained on, where the other bundle's is; empty if it is, or if the world has changed for both."""
+    if mine.outcome == "broken" and other.outcome != "broken":
+        return mine.why
+    if mine.distance is None or other.distance is None or mine.distance < SKEWED or other.distance > mine.distance / BESIDE:
+        return ""
+    return f"{mine.distance:.2g} standard deviations from what the model was trained on, in the other bundle {other.distance:.2g}"
+
+
+def _by_labels(
+    ctx: release.Context, both: Mapping[str, Loaded], rows: pa.Table, what: drift_watch.Watched, *, target: str, facts: Mapping[str, Any]
+) -> Decision:
+    import pyarrow.compute as pc
+
+    rules = what.rules.decide
+    known = rows.filter(pc.is_valid(rows["label"]))
+    if known.num_rows < rules.min_rows:
+        why = f"{known.num_rows} labelled rows since the alarm, {rules.min_rows} are needed to compare; without labels nothing is switched"
+        return Decision(outcome="ask", why=why, **facts)
+    mine, others = (
+        drift_reference.forecast(both[digest], inference_log.requests(known, both[digest].runtime.Request))
+        for digest in (what.bundle, target)
+    )
+    usable = [number for number, pair in enumerate(zip(mine, others, strict=True)) if None not in pair]
+    if len(usable) < (1 - REFUSED) * known.num_rows:
+        why = f"{short(target)} or {short(what.bundle)} does not take {known.num_rows - len(usable)} of {known.num_rows} rows"
+        return Decision(outcome="ask", why=why, **facts)
+    compared = _compared(mine, others, usable, known, what, alpha=rules.alpha / facts["look"].of)
+    return _judged(compared, what, target=target, expected=_expected(ctx, what), facts=facts)
+
+
+def _expected(ctx: release.Context, what: drift_watch.Watched) -> float | None:
+    """The mean score of the serving bundle on its own reference, where that has labels: how good it was made."""
+    import numpy as np
+
+    found = drift_reference.of_bundle(ctx.settings, ctx.ledger.bundle(what.bundle)).columns
+    if references.LABEL not in found or references.PROBABILITY not in found:
+        return None
+    label, forecast = found[references.LABEL], found[references.PROBABILITY]
+    known = np.isfinite(label) & np.isfinite(forecast)
+    return float(comparison.losses(what.rules.decide.score, forecast[known], label[known]).mean()) if known.any() else None
+
+
+def _compared(
+    mine: list[float | None], others: list[float | None], usable: list[int], known: pa.Table, what: drift_watch.Watched, *, alpha: float
+) -> comparison.Comparison:
+    import numpy as np
+
+    def column(values: list[Any]) -> npt.NDArray[np.float64]:
+        return np.array([values[number] for number in usable], dtype=np.float64)
+
+    label = column(known["label"].to_pylist())
+    losses = [comparison.losses(what.rules.decide.score, column(list(one)), label) for one in (mine, others)]
+    clusters = np.floor(column(_moments(known, what.rules.time)) / what.rules.decide.cluster_s)
+    return comparison.paired(losses[0], losses[1], clusters, alpha=alpha)
+
+
+def _moments(table: pa.Table, time: str) -> list[float]:
+    """Unix seconds of each row, on its own clock if it has one."""
+    return [one.timestamp() for one in table[f"{inference_log.FEATURE}{time}" if time else "at"].to_pylist()]
+
+
+def _judged(
+    compared: comparison.Comparison, what: drift_watch.Watched, *, target: str, expected: float | None, facts: Mapping[str, Any]
+) -> Decision:
+    rules = what.rules.decide
+    if compared.low is None or compared.high is None or not math.isfinite(compared.difference):
+        why = f"all {compared.rows} labelled rows are of one stretch of {rules.cluster_s:g} s; wait for more of them"
+        return Decision(outcome="ask", why=why, compared=compared, **facts)
+    told = (
+        f"{rules.score} of {short(what.bundle)} is {compared.first:.4f}, of {short(target)} {compared.second:.4f} on the same {compared.rows:,} rows "
+        f"of {compared.clusters} stretches; the difference is between {compared.low:+.4f} and {compared.high:+.4f}"
+    )
+    if compared.low > rules.margin:
+        return Decision(outcome="roll_back", why=f"{told}, above the margin {rules.margin:g}", compared=compared, **facts)
+    told += f": going back would not help by more than {rules.margin:g}"
+    if expected is not None and compared.first <= expected + rules.margin:
+        return Decision(outcome="keep", why=f"{told}, and it is as good as on its reference ({expected:.4f})", compared=compared, **facts)
+    return Decision(outcome="retrain", why=told, compared=compared, **facts)
+
+
+def carry_out(
+    ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, now: float, actor: str, wait_s: float = 10.0
+) -> converge.Outcome | None:
+    """Write the decision down and, if it says so, go back and move the traffic. None if nothing moved, or the service has moved on.
+
+    Raises nothing for a rollback that a rule forbids: then a person is told.
+    """
+    state = ctx.ledger.state(what.service)
+    ctx.ledger.evaluate(what.bundle, kind=KIND, report=drift_watch.plain(decision.to_json()), actor=actor, now=now)
+    outcome: converge.Outcome | None = None
+    trouble = ""
+    if decision.outcome == "roll_back" and state.stable == what.bundle:
+        try:
+            outcome = _go_back(ctx, what, decision, now=now, actor=actor, wait_s=wait_s)
+        except (errors.NotAllowed, errors.Conflict, errors.NothingToDo) as error:
+            trouble = f"; it could not be done: {error}"
+    _page(ctx, what, decision, trouble=trouble, now=now)
+    return outcome
+
+
+def _go_back(
+    ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, now: float, actor: str, wait_s: float
+) -> converge.Outcome:
+    began = time.perf_counter()
+    evidence = {"drift": drift_watch.plain(decision.to_json()), "verdicts": []}
+    asked: dict[str, Any] = {"reason": f"drift: {decision.why}", "actor": actor, "automatic": True, "evidence": evidence}
+    with converge.layers_of(ctx, what.service) as layers:
+        committed = release.roll_back(ctx, what.service, clock=lambda: now, **asked)
+        return converge.settle(ctx, committed, layers=layers, verb="rollback", began=began, wait_s=wait_s, actor=actor)
+
+
+def _page(ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, trouble: str, now: float) -> None:
+    if decision.outcome == "roll_back" and not trouble:
+        return  # the rollback pages by itself
+    said = {"roll_back": "should be rolled back", "retrain": "should be trained anew", "keep": "may stay", "ask": "cannot be judged"}
+    ctx.ledger.page(
+        what.service,
+        revision=ctx.ledger.state(what.service).revision,
+        key=f"drift-decision-{short(what.bundle)}-{int(decision.look.alarm)}-{decision.look.number}",
+        severity="critical" if trouble else "warning",
+        summary=f"{what.service}: after the drift alarm {short(what.bundle)} {said[decision.outcome]}: {decision.why}{trouble}",
+        body={"decision": drift_watch.plain(decision.to_json())},
+        now=now,
+    )

@@ -1,0 +1,127 @@
+"""The reference of a bundle, ready to be held beside a window: the rows that it brings, what it answers to them, and what is usual.
+
+The last two take seconds and are kept under `drift/` of the home folder, named by what they were made of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lastgood import artifacts, errors
+from lastgood import bundle as bundles
+from lastgood.drift import calibration
+from lastgood.drift import reference as references
+from lastgood.drift.reference import PROBABILITY, Sample
+from lastgood.serving import inference_log
+
+if TYPE_CHECKING:
+    import pydantic
+
+    from lastgood.serving.app import Loaded
+    from lastgood.settings import Settings
+
+BATCH = 1000
+
+
+def of_bundle(settings: Settings, bundle: bundles.Bundle) -> Sample:
+    """The reference that *bundle* brings, with a column `probability` if it answers with one. Raises NotFound or Damaged.
+
+    For that its own code runs in this process, once.
+    """
+    import numpy as np
+
+    brought = references.read(find(settings, bundle))
+    kept = settings.home / "drift" / f"{bundles.short(bundle.id)}.json"
+    values = _read(kept)
+    if not isinstance(values, list) or len(values) != brought.sample.rows:
+        loaded = load(settings, bundle)
+        values = forecast(loaded, inference_log.requests(brought.table, loaded.runtime.Request))
+        _write(kept, values)
+    known = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    if not np.isfinite(known).any():
+        return brought.sample
+    return dataclasses.replace(brought.sample, columns={**brought.sample.columns, PROBABILITY: known})
+
+
+def find(settings: Settings, bundle: bundles.Bundle) -> Path:
+    """The file with the reference. Raises NotFound, with the remedy."""
+    part = bundle.parts.get("data")
+    file = artifacts.Store(settings.store).path(part.digest) / references.FILE if part else None
+    if file is None or not file.is_file():
+        raise errors.NotFound(
+            f"bundle {bundles.short(bundle.id)!r} brings no {references.FILE} in its data part, so nobody knows what is usual; "
+            "write one with lastgood.drift.reference when the data is built, or take 'drift' out of service.yaml"
+        )
+    return file
+
+
+def load(settings: Settings, bundle: bundles.Bundle) -> Loaded:
+    """The bundle's own code and parts, verified, in this process. Raises what loading a worker raises."""
+    from lastgood.serving import worker
+
+    return worker.load(settings, service=bundle.service, bundle=bundle.id, now=time.time())
+
+
+def forecast(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> list[float | None]:
+    """The probability that the bundle answers each row with; None for a row that it does not take, or an answer without one."""
+    from lastgood.serving import runtime
+
+    def answered(asked: list[pydantic.BaseModel]) -> list[float | None]:
+        try:
+            values = [answer.get("probability") for answer in loaded.runtime.predict(asked)]
+        except Exception:  # noqa: BLE001  # a team's code may raise anything about a row; the others still have an answer
+            if len(asked) == 1:
+                return [None]
+            half = len(asked) // 2
+            return [*answered(asked[:half]), *answered(asked[half:])]
+        return [float(value) if isinstance(value, int | float) else None for value in values]
+
+    known = [number for number, row in enumerate(rows) if row is not None]
+    found: list[float | None] = [None] * len(rows)
+    with runtime.shadow(on=True):
+        for start in range(0, len(known), BATCH):
+            batch = known[start : start + BATCH]
+            for number, value in zip(batch, answered([row for row in (rows[number] for number in batch) if row is not None]), strict=True):
+                found[number] = value
+    return found
+
+
+def usual(settings: Settings, bundle: bundles.Bundle, reference: Sample, *, rows: int, span_s: float) -> calibration.Calibration | None:
+    """What is usual for windows about as large as this one; None if the reference is too short to tell."""
+    size, span = _rounded(rows), _rounded(span_s)
+    kept = settings.home / "drift" / f"{bundles.short(bundle.id)}-{size:g}-{span:g}.json"
+    known = _read(kept)
+    if isinstance(known, dict):
+        return calibration.from_json(known) if known else None
+    found = calibration.calibrate(reference, rows=int(size), span_s=span)
+    _write(kept, found.to_json() if found else {})
+    return found
+
+
+def _rounded(value: float) -> float:
+    """To a step of a quarter, so that windows of nearly one size share what is usual."""
+    return float(round(1.25 ** round(math.log(max(value, 1.0), 1.25))))
+
+
+def _read(file: Path) -> object:
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _write(file: Path, value: object) -> None:
+    """Whole or not at all. A disk that refuses costs the next tick its seconds again, and nothing else."""
+    staged = file.with_name(f".{file.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_text(json.dumps(value), "utf-8")
+        staged.replace(file)

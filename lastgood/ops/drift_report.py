@@ -1,0 +1,90 @@
+"""Evidently's report on a stretch of time beside the bundle's reference, as one HTML file or as plain JSON.
+
+Evidently compares rows as if they did not depend on each other; what counts as an alarm here is `lastgood.drift`'s matter, and
+stands beside it in the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lastgood import errors, release
+from lastgood.drift import reference as references
+from lastgood.drift.reference import LABEL, PROBABILITY, Sample
+from lastgood.ops import drift_reference, drift_watch
+from lastgood.sources import windows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST = 20_000
+"""Rows of either side: Evidently takes seconds for them, and minutes for a million."""
+
+
+def write(ctx: release.Context, what: drift_watch.Watched, *, since: float, until: float, file: Path) -> None:
+    """Write the report on *since* to *until* (Unix seconds) to *file*, HTML or, if its name ends so, JSON.
+
+    Raises NothingToDo if nothing was answered then, UsageError without Evidently.
+    """
+    snapshot = run(ctx, what, since=since, until=until)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".json":
+        file.write_text(json.dumps(snapshot.dict(), default=float), "utf-8")
+    else:
+        snapshot.save_html(str(file))
+
+
+def run(ctx: release.Context, what: drift_watch.Watched, *, since: float, until: float) -> Any:
+    """Evidently's snapshot: drift of every column, and the quality of the answers where labels are known on both sides."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    try:
+        from evidently import BinaryClassification, DataDefinition, Dataset, Report
+        from evidently.presets import ClassificationPreset, DataDriftPreset
+    except ImportError as error:
+        raise errors.UsageError(f"the report needs Evidently, which is not installed ({error}); install 'lastgood[drift]'") from error
+    old = drift_reference.of_bundle(ctx.settings, ctx.ledger.bundle(what.bundle))
+    new = windows.read(
+        ctx.settings.inference(what.service),
+        bundle=what.bundle, since=since, until=until, columns=old.columns, time=what.rules.time, most=MOST,
+    ).sample  # fmt: skip
+    if not new.rows:
+        raise errors.NothingToDo(f"{what.service!r} answered nothing in that time; name another one with --since")
+    names = _comparable(old, new, ignore=what.rules.ignore)
+    quality = all(_is_binary(sample) for sample in (old, new))
+    definition = DataDefinition(
+        numerical_columns=[name for name in names if references.is_numeric(old.columns[name]) and name != LABEL],
+        categorical_columns=[name for name in names if not references.is_numeric(old.columns[name]) or name == LABEL],
+        classification=[BinaryClassification(target=LABEL, prediction_probas=PROBABILITY)] if quality else None,
+    )
+    current, before = (Dataset.from_pandas(_frame(one, names, quality=quality), data_definition=definition) for one in (new, old))
+    return Report([DataDriftPreset(columns=names), *([ClassificationPreset()] if quality else [])]).run(
+        current_data=current, reference_data=before
+    )
+
+
+def _comparable(old: Sample, new: Sample, *, ignore: tuple[str, ...]) -> list[str]:
+    """The columns that have values of one kind on both sides: Evidently gives up on any other."""
+    from lastgood.drift import distances
+
+    found = [name for name in old.columns if name in new.columns and name not in ignore]
+    return [name for name in found if distances.value(old.columns[name], new.columns[name]) is not None]
+
+
+def _is_binary(sample: Sample) -> bool:
+    """Whether there are probabilities and labels 0 and 1, both of them."""
+    import numpy as np
+
+    if LABEL not in sample.columns or PROBABILITY not in sample.columns:
+        return False
+    known = sample.columns[LABEL][np.isfinite(sample.columns[LABEL])]
+    return set(np.unique(known)) == {0.0, 1.0}
+
+
+def _frame(sample: Sample, names: list[str], *, quality: bool) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = pd.DataFrame({name: sample.columns[name] for name in names})
+    return frame.dropna(subset=[LABEL, PROBABILITY]) if quality else frame

@@ -1,0 +1,149 @@
+"""A window of what came in and was answered, as a sample to be held beside a reference: read in a stream, in bounded memory.
+
+Counted are the answers that users of one bundle got; copies for a candidate in shadow and requests by debug token are not.
+A segment that cannot be read is told, and the rest is read all the same.
+
+What does not belong here: what is made of a window (`drift`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lastgood import errors
+from lastgood.drift import reference as references
+from lastgood.drift.reference import LABEL, PROBABILITY, Sample
+from lastgood.serving import inference_log, segments
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """The sample, how many rows there were in all, and what could not be read, in words."""
+
+    sample: Sample
+    rows: int
+    trouble: tuple[str, ...]
+
+
+def read(folder: Path, *, bundle: str, since: float, until: float, columns: Collection[str], time: str = "", most: int = 50_000) -> Window:
+    """The rows that *bundle* answered with *since* <= `at` < *until* (Unix seconds), of more than *most* an even part.
+
+    *folder* is `settings.inference(service)`. *columns* are fields of the request, `probability` and `label` (what is known by
+    now); one that no segment has is left out. *time* names the field that says when a row is.
+    """
+    fields = [name for name in columns if name not in (PROBABILITY, LABEL)]
+    wanted = {f"{inference_log.FEATURE}{name}" for name in [*fields, *([time] if time else [])]}
+    labels = {"request_id", "row"} if LABEL in columns else set()
+    trouble: list[str] = []
+    kept = _Kept(most=most)
+    for table in _segments(
+        folder / inference_log.PREDICTIONS, since, until, {*wanted, *labels, PROBABILITY, "bundle", "shadow", "arm"}, trouble
+    ):
+        kept.take(_answered(table, bundle=bundle, since=since, until=until))
+    whole = kept.whole()
+    if whole is None:
+        return Window(sample=references.empty(), rows=0, trouble=tuple(trouble))
+    if labels:
+        whole = _labelled(whole, folder, since=since, trouble=trouble)
+    return Window(sample=_sample(whole, time=time), rows=kept.rows, trouble=tuple(trouble))
+
+
+def _segments(folder: Path, since: float, until: float, columns: Collection[str], trouble: list[str]) -> Iterator[pa.Table]:
+    """Each segment with rows of the window once, also while writers merge theirs."""
+
+    def load(path: Path, *, since: float, columns: Collection[str]) -> pa.Table | None:
+        try:
+            return segments.load_segment(path, since=since, columns=columns, until=until)
+        except errors.Damaged as error:
+            trouble.append(str(error))
+            return None
+
+    tail = segments.Tail(folder, since=since, columns=columns, load=load)
+    for _ in range(2):  # what was merged away during the first look is found by the second
+        yield from tail.read(now=min(until, 2e11))
+
+
+def _answered(table: pa.Table, *, bundle: str, since: float, until: float) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    at = pc.divide(table["at"].cast(pa.int64()).cast(pa.float64()), 1e6)
+    wanted = pc.and_(pc.and_(pc.greater_equal(at, since), pc.less(at, until)), pc.equal(table["bundle"], bundle))
+    if "shadow" in table.column_names:
+        wanted = pc.and_(wanted, pc.invert(pc.fill_null(table["shadow"], fill_value=False)))
+    if "arm" in table.column_names:
+        wanted = pc.and_(wanted, pc.not_equal(pc.fill_null(table["arm"], ""), "debug"))
+    return table.filter(wanted).drop_columns([name for name in ("bundle", "shadow", "arm") if name in table.column_names])
+
+
+class _Kept:
+    """Rows that go on being thinned evenly once there are too many: every row, every second, every fourth ..."""
+
+    def __init__(self, *, most: int) -> None:
+        self._most = most
+        self._tables: list[pa.Table] = []
+        self._held = 0
+        self._step = 1
+        self.rows = 0
+
+    def take(self, table: pa.Table) -> None:
+        first = -self.rows % self._step
+        self.rows += table.num_rows
+        self._tables.append(_every(table, first, self._step))
+        self._held += self._tables[-1].num_rows
+        while self._held > self._most:
+            self._halve()
+
+    def _halve(self) -> None:
+        self._step *= 2
+        place, tables = 0, []
+        for table in self._tables:
+            tables.append(_every(table, place % 2, 2))
+            place += table.num_rows
+        self._tables, self._held = tables, sum(table.num_rows for table in tables)
+
+    def whole(self) -> pa.Table | None:
+        """All that was kept as one table; None if that is nothing."""
+        import pyarrow as pa
+
+        found = [table for table in self._tables if table.num_rows]
+        return pa.concat_tables(found, promote_options="permissive") if found else None
+
+
+def _every(table: pa.Table, first: int, step: int) -> pa.Table:
+    if step == 1:
+        return table
+    return table.take(list(range(first, table.num_rows, step)))
+
+
+def _labelled(table: pa.Table, folder: Path, *, since: float, trouble: list[str]) -> pa.Table:
+    """*table* with the column `label`: the last one that was told for each row, null where there is none yet."""
+    import pyarrow as pa
+
+    labels: dict[tuple[str, int], float] = {}
+    for told in _segments(folder / inference_log.FEEDBACK, since, math.inf, {"request_id", "row", "label"}, trouble):
+        for request_id, row, label in zip(*(told[name].to_pylist() for name in ("request_id", "row", "label")), strict=True):
+            if label is not None:
+                labels[request_id, row] = label
+    keys = zip(table["request_id"].to_pylist(), table["row"].to_pylist(), strict=True)
+    return table.append_column(LABEL, pa.array([labels.get(key) for key in keys], pa.float64()))
+
+
+def _sample(table: pa.Table, *, time: str) -> Sample:
+    names = {name: name.removeprefix(inference_log.FEATURE) for name in table.column_names if name not in ("request_id", "row")}
+    clock = f"{inference_log.FEATURE}{time}" if time else "at"
+    if clock not in table.column_names:
+        raise errors.UsageError(f"the log has no field {time!r}; correct drift.time in service.yaml")
+    return references.from_arrow(table.select(list(names)).rename_columns(list(names.values())), at=time or "at")
+
+
+def span_s(sample: Sample) -> float:
+    """Seconds that the rows of a window span on their own clock; 0 for fewer than two."""
+    return float(sample.at[-1] - sample.at[0]) if sample.rows > 1 else 0.0

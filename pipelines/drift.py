@@ -1,0 +1,93 @@
+"""The job `evaluate_rollback`: what a drift alarm comes to. The bundle that serves and the one behind it are compared on the same rows."""
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from assets import show
+from lastgood import settings as settings_
+from pipelines.jobs import NEVER_AGAIN
+
+if TYPE_CHECKING:
+    from lastgood.ops.drift_decision import Decision, Look
+    from lastgood.ops.drift_watch import Watched
+
+
+class Evaluate(dg.Config):
+    """Which look at which alarm. Left to itself, the one that is due."""
+
+    service: str = Field(description="Service whose drift alarm is to be decided.")
+    actor: str = Field(default="dagster", description="Who asks; it stands in the release history.")
+    dry_run: bool = Field(default=False, description="Compare, show, and change nothing.")
+
+
+@dg.op(description="Compare stable with the bundle behind it on what was answered since the alarm; roll back if that is clearly better.")
+def evaluate(context: dg.OpExecutionContext, config: Evaluate, settings: dg.ResourceParam[settings_.Settings]) -> None:
+    """Report what was decided and done."""
+    import time
+
+    from lastgood import errors, release
+    from lastgood.ops import drift_decision, drift_watch
+
+    now = time.time()
+    with release.open_context(settings) as ctx:
+        what = drift_watch.watched(ctx, config.service)
+        look = drift_decision.due(ctx, what, now=now) if what else None
+        if what is None or look is None:
+            context.log.info("nothing is due: no alarm is open, it was decided already, or a release is on its way")
+            context.add_output_metadata({"outcome": "nothing is due"})
+            return
+        try:
+            decision = drift_decision.decide(ctx, what, look)
+            moved = None if config.dry_run else drift_decision.carry_out(ctx, what, decision, now=now, actor=config.actor)
+        except errors.LastgoodError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+        metadata = {**described(decision), "moved": f"revision {moved.revision.number}" if moved else "nothing"}
+        metadata |= _report(context, ctx, what, look, settings=settings)
+    context.log.info(f"{decision.outcome}: {decision.why}")
+    context.add_output_metadata(metadata)
+
+
+def described(decision: "Decision") -> dict[str, Any]:
+    """The decision as the UI shows it."""
+    compared = decision.compared
+    found: dict[str, Any] = {
+        "outcome": decision.outcome,
+        "why": decision.why,
+        "lastgood/bundle": decision.bundle,
+        "way back": decision.target or "none",
+        "look": f"{decision.look.number} of {decision.look.of}",
+        "features": dg.MetadataValue.json(dict(decision.features)),
+    }
+    if compared is not None:
+        found |= {"difference": compared.difference, "rows": compared.rows, "stretches": compared.clusters}
+        rows = [{"bundle": "stable", "score": compared.first}, {"bundle": "way back", "score": compared.second}]
+        found["compared"] = show.table(rows)
+        if compared.low is not None and compared.high is not None:
+            found |= {"difference at least": compared.low, "difference at most": compared.high}
+    return found
+
+
+def _report(context: dg.OpExecutionContext, ctx: Any, what: "Watched", look: "Look", *, settings: settings_.Settings) -> dict[str, Any]:
+    """Evidently's report beside it; a missing or failing report costs the decision nothing."""
+    try:
+        from lastgood.ops import drift_report
+
+        file = settings.home / "drift" / "reports" / f"{what.service}-{int(look.alarm)}-{look.number}.html"
+        drift_report.write(ctx, what, since=look.alarm, until=look.until, file=file)
+    except Exception as error:  # noqa: BLE001  # a library of others, on data that is odd by definition
+        context.log.warning(f"no report: {error}")
+        return {"evidently": f"left out: {error}"}
+    return {"evidently": dg.MetadataValue.path(file)}
+
+
+@dg.job(
+    name="evaluate_rollback",
+    executor_def=dg.in_process_executor,
+    tags=NEVER_AGAIN,
+    description='Decide a drift alarm: {"ops": {"evaluate": {"config": {"service": "flights"}}}}.',
+)
+def evaluate_rollback_job() -> None:
+    """Compare the bundle that serves with the one behind it, and do what comes of it."""
+    evaluate()

@@ -1,0 +1,201 @@
+"""A small service that is watched for drift: its bundles, their reference, and a log of what they answered, written as workers write it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pydantic
+
+from lastgood import artifacts, environment, proceed, release
+from lastgood import bundle as bundles
+from lastgood import service as services
+from lastgood import settings as settings_
+from lastgood.drift import reference as references
+from lastgood.serving import feedback, inference_log, segments
+
+SERVICE = "toy"
+HOUR_S = 3600.0
+START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).timestamp()
+"""When the first bundle becomes stable; windows are hours."""
+
+RUNTIME = '''
+"""Says how likely it is that y is 1: by the size of x, bent by the bundle's own model. Its feature is x in the unit that options say."""
+
+from typing import Any
+
+import math
+import pydantic
+
+from lastgood.serving import runtime
+
+
+class Row(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+    x: float | None
+    kind: str
+
+
+class Runtime(runtime.Runtime):
+    Request = Row
+
+    def __init__(self, bias: float, unit: float) -> None:
+        self._bias, self._unit = bias, unit
+
+    @classmethod
+    def load(cls, parts: Any, options: Any) -> "Runtime":
+        return cls(float((parts["model"] / "model.json").read_text()), float(options.get("unit", 1.0)))
+
+    def predict(self, rows: Any) -> list[dict[str, Any]]:
+        return [{"probability": 1 / (1 + math.exp(-(self._unit * (row.x or 0.0) + self._bias)))} for row in rows]
+
+    def features(self, rows: Any) -> dict[str, list[float]]:
+        return {"x": [math.nan if row.x is None else self._unit * row.x for row in rows]}
+
+    def warm_up(self) -> list[dict[str, Any]]:
+        return [{"x": 0.0, "kind": "a"}]
+'''
+
+
+class Row(pydantic.BaseModel):
+    """As in RUNTIME."""
+
+    x: float | None
+    kind: str
+
+
+def make(root: Path, *, drift: str = "") -> settings_.Settings:
+    """A project in *root* without layers; *drift* are further lines of its group."""
+    folder = root / "services" / SERVICE
+    folder.mkdir(parents=True)
+    (folder / "runtime.py").write_text(RUNTIME)
+    text = """\
+        schema: lastgood.service/v1
+        service: toy
+        tier: real-time-api
+        owner: tests
+        parts: [data, model, config, environment]
+        traffic: {port: 8399}
+        release: {strategy: [], bake_s: 2}
+        drift:
+          window_s: 3600
+          persistence: 2
+          decide: {looks_s: [7200, 21600], cluster_s: 600, margin: 0.002, min_rows: 50}
+        """
+    (folder / services.FILE).write_text(textwrap.dedent(text) + textwrap.indent(textwrap.dedent(drift), "  "))
+    (root / "requirements.lock").write_text("toy==1\n")
+    (root / "lastgood.toml").write_text('[layers]\ninfrastructure = ""\ntraffic = ""\nregistry = ""\n')
+    return settings_.load(root, environ={})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What comes in: `x` is drawn around `mean`, and y is 1 as often as x says, plus `bias`."""
+
+    mean: float = 0.0
+    bias: float = 0.0
+    kinds: Sequence[str] = ("a", "b")
+
+    def rows(self, count: int, *, seed: int) -> tuple[list[Row], list[float]]:
+        """Rows, and what really happened."""
+        draw = np.random.default_rng(seed)
+        x = draw.normal(self.mean, 1.0, count)
+        y = draw.random(count) < 1 / (1 + np.exp(-(x + self.bias)))
+        kinds = draw.choice(list(self.kinds), count)
+        return [Row(x=float(a), kind=str(b)) for a, b in zip(x, kinds, strict=True)], [float(one) for one in y]
+
+
+USUAL = World()
+
+
+def build(ctx: release.Context, bias: float, *, world: World = USUAL, unit: float = 1.0) -> str:
+    """Register a bundle whose model adds *bias*, made for *world*. Its code multiplies x by *unit*, which its training did not."""
+    work = ctx.settings.home / "work" / f"{bias}-{unit}-{world.mean}"
+    (work / "model").mkdir(parents=True)
+    (work / "model" / "model.json").write_text(str(bias))
+    rows, labels = world.rows(6000, seed=99)
+    when = pa.array([START - 200 * HOUR_S + 108.0 * n for n in range(len(rows))], pa.float64())
+    x = [row.x for row in rows]
+    references.write(
+        pa.table({"when": when, "x": x, "kind": [row.kind for row in rows], "label": labels}), work / "data" / references.FILE, at="when"
+    )
+    references.write(pa.table({"when": when, "x": x}), work / "model" / references.FEATURES, at="when")
+    frozen = services.freeze(ctx.settings.services / SERVICE, work / "config", options={"unit": unit})
+    stored = {
+        "data": ctx.store.put(work / "data", allow=artifacts.DATA_FORMATS),
+        "model": ctx.store.put(work / "model"),
+        "config": ctx.store.put(frozen, allow=artifacts.CONFIG_FORMATS),
+        "environment": ctx.store.put_bytes(
+            environment.encode(environment.describe(ctx.settings.project / "requirements.lock")), name=environment.FILE
+        ),
+    }
+    parts = [artifacts.part(found, name=name, media_type="application/octet-stream", meta={}) for name, found in stored.items()]
+    made = bundles.of(SERVICE, *parts)
+    release.register(ctx, made, provenance={}, actor="test", now=START - 10)
+    return made.id
+
+
+def promote(ctx: release.Context, digest: str, *, at: float) -> None:
+    """Make *digest* stable at Unix time *at*, proven three seconds later."""
+    release.propose(ctx, SERVICE, digest, reason="test", actor="test", clock=lambda: at)
+    proceed.advance(ctx, SERVICE, ready={digest}, actor="test", clock=lambda: at)
+    proceed.advance(ctx, SERVICE, ready={digest}, actor="test", clock=lambda: at + 3)
+
+
+class Traffic:
+    """Writes what a bundle answered into the log, as its worker would have, and what really happened."""
+
+    def __init__(self, settings: settings_.Settings, bundle: str, *, bias: float = 0.0) -> None:
+        self._folder = settings.inference(SERVICE)
+        self._bundle = bundle
+        self._bias = bias
+        self._number = 0
+
+    def hour(
+        self,
+        number: int,
+        world: World = USUAL,
+        *,
+        rows: int = 120,
+        labels: bool = True,
+        shadow: bool = False,
+        broken: str = "",
+        arm: str = "stable",
+    ) -> None:
+        """The *number*th hour after START. *broken* `x` loses the values of x."""
+        asked, happened = world.rows(rows, seed=1000 + number)
+        begin = START + number * HOUR_S
+        answers, told = [], []
+        asked = [Row(x=None, kind=row.kind) for row in asked] if broken == "x" else asked
+        for place, (row, label) in enumerate(zip(asked, happened, strict=True)):
+            self._number += 1
+            at, request_id = begin + place * HOUR_S / rows, f"r{number}-{self._number}-{self._bundle[7:11]}"
+            probability = float(1 / (1 + np.exp(-((row.x or 0.0) + self._bias))))
+            answers += inference_log.Answered(
+                request_id=request_id, at=at, bundle=self._bundle, arm=arm, shadow=shadow, latency_us=900,
+                rows=[row], outputs=[{"probability": probability}],
+            ).as_rows()  # fmt: skip
+            told.append(feedback.Feedback(request_id=request_id, y=label).as_row(at=at + 1, label=label))
+        self.write(inference_log.PREDICTIONS, inference_log.table_maker(Row)(answers), begin)
+        if labels:
+            self.write(inference_log.FEEDBACK, feedback.to_table(told), begin)
+
+    def write(self, log: str, table: pa.Table, at: float) -> Path:
+        """One segment of its own."""
+        self._number += 1
+        folder, name = self._folder / log / segments.day_name(at), segments.segment_name("worker-1-abcd", self._number, self._number)
+        segments.write_segment(table, folder, name=name)
+        os.utime(folder / name, (at + HOUR_S / 2, at + HOUR_S / 2))
+        return folder / name
+
+
+def evidence(ctx: release.Context, digest: str, kind: str) -> list[dict[str, object]]:
+    """What was written down about a bundle."""
+    return [json.loads(json.dumps(dict(one.report))) for one in ctx.ledger.evaluations(digest) if one.kind == kind]
