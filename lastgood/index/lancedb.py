@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 FLAT_ROWS = 50_000
 """Up to here looking at every vector takes a few milliseconds, and finds all."""
-NPROBES = 20
+NPROBES = 80
+"""Lists that are looked at: of 100,000 rows a quarter, of a million a twelfth. With 20 of them recall@10 of a million is .80, with 80 .99."""
 REFINE = 5
 """IVF_SQ answers from rounded vectors: so many times the wanted rows are compared exactly, which brings recall@10 from .97 to 1.0."""
 

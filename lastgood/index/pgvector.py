@@ -33,6 +33,8 @@ FLAT_ROWS = 50_000
 """Up to here comparing every vector takes some 20 ms, and finds all."""
 EF_SEARCH = 100
 """Candidates that an HNSW search keeps: recall@10 is .98 with 100,000 rows."""
+GRAPH_MB, GRAPH_BYTES = 1024, 400
+"""Most memory for building a graph, and what a row needs there besides its vector: neighbours on every level."""
 MAX_INDEXED = 2000
 """Dimensions that pgvector can index; with more of them every vector is compared, however many rows."""
 LOCK_MS, PATIENT_MS = 2_000, 600_000
@@ -81,6 +83,7 @@ class PgvectorIndex(base.VectorIndex):
             self._copy(connection, table, rows)
             connection.execute(f"CREATE INDEX ON {table} USING gin (words)")
             if _indexed(snapshot):
+                _give_memory(connection, snapshot)
                 connection.execute(f"CREATE INDEX ON {table} USING hnsw (embedding vector_cosine_ops)")
             failpoint("index.before_check")
             base.check_rows(_read_back(connection, table), snapshot, what=f"the new replica {snapshot.name!r}")
@@ -346,6 +349,14 @@ def _plain(url: str) -> str:
 
 def _indexed(snapshot: snapshots.Snapshot) -> bool:
     return snapshot.rows > FLAT_ROWS and snapshot.dim <= MAX_INDEXED
+
+
+def _give_memory(connection: psycopg.Connection[Any], snapshot: snapshots.Snapshot) -> None:
+    """As much memory as the graph needs, at most GRAPH_MB, for this transaction: one that does not fit takes five times as long."""
+    needed = min(GRAPH_MB, snapshot.rows * (4 * snapshot.dim + GRAPH_BYTES) // 1_000_000 + 1)
+    row = connection.execute("SELECT setting::bigint / 1024 FROM pg_settings WHERE name = 'maintenance_work_mem'").fetchone()
+    if row and row[0] < needed:
+        connection.execute(f"SET LOCAL maintenance_work_mem = '{needed}MB'")
 
 
 def _read_back(connection: psycopg.Connection[Any], table: str) -> list[snapshots.Packed]:

@@ -151,18 +151,12 @@ def _features(ctx: release.Context, loaded: Loaded, rows: pa.Table, what: drift_
     """What the bundle's own code makes of the rows, beside what its training made; None if one of the two is not told."""
     import numpy as np
 
-    part = loaded.bundle.parts.get("model")
-    file = ctx.store.path(part.digest) / references.FEATURES if part else None
+    trained = drift_reference.features_of_training(ctx.settings, loaded.bundle)
     asked = inference_log.requests(rows.slice(max(0, rows.num_rows - FEATURE_ROWS)), loaded.runtime.Request)
-    taken = [row for row in asked if row is not None]
-    if file is None or not file.is_file() or not taken:
+    made = drift_reference.features(loaded, asked)
+    if trained is None or made is None:
         return None
-    made = loaded.runtime.features(taken)
-    if made is None:
-        return None
-    columns = {name: np.asarray(values, dtype=np.float64) for name, values in made.items()}
-    now = Sample(at=np.arange(len(taken), dtype=np.float64), columns=columns)
-    return verdict.of_window(now, references.read(file).sample, None, what.rules)
+    return verdict.of_window(Sample(at=np.arange(len(asked), dtype=np.float64), columns=made), trained, None, what.rules)
 
 
 def _hard_break(mine: verdict.Verdict | None, others: verdict.Verdict | None) -> str | None:

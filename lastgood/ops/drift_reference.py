@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -21,24 +22,33 @@ from lastgood.drift import calibration
 from lastgood.drift import reference as references
 from lastgood.drift.reference import PROBABILITY, Sample
 from lastgood.serving import inference_log
+from lastgood.sources import windows
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pydantic
 
     from lastgood.serving.app import Loaded
     from lastgood.settings import Settings
 
+    Floats = npt.NDArray[np.float64]
+
 BATCH = 1000
+MADE = "made "
+"""Prefix of the columns with features that are no field of a request."""
 
 
 def of_bundle(settings: Settings, bundle: bundles.Bundle) -> Sample:
-    """The reference that *bundle* brings, with a column `probability` if it answers with one. Raises NotFound or Damaged.
+    """The reference that *bundle* brings. Raises NotFound or Damaged.
 
-    For that its own code runs in this process, once.
+    With a column `probability` if it answers with one, for which its own code runs in this process, once; and with a column
+    `made NAME` for each feature that training made of the same rows and that is no field of a request.
     """
     import numpy as np
 
     brought = references.read(find(settings, bundle))
+    brought = dataclasses.replace(brought, sample=_with_features(settings, bundle, brought.sample))
     kept = settings.home / "drift" / f"{bundles.short(bundle.id)}.json"
     values = _read(kept)
     if not isinstance(values, list) or len(values) != brought.sample.rows:
@@ -63,11 +73,58 @@ def find(settings: Settings, bundle: bundles.Bundle) -> Path:
     return file
 
 
+def _with_features(settings: Settings, bundle: bundles.Bundle, sample: Sample) -> Sample:
+    made = features_of_training(settings, bundle)
+    if made is None or made.rows != sample.rows:
+        return sample
+    fresh = {f"{MADE}{name}": values for name, values in made.columns.items() if name not in sample.columns}
+    return dataclasses.replace(sample, columns={**sample.columns, **fresh})
+
+
+def features_of_training(settings: Settings, bundle: bundles.Bundle) -> Sample | None:
+    """What training made of the rows of the reference; None if the bundle does not say. Raises Damaged."""
+    part = bundle.parts.get("model")
+    file = artifacts.Store(settings.store).path(part.digest) / references.FEATURES if part else None
+    return references.read(file).sample if file is not None and file.is_file() else None
+
+
+def with_features(settings: Settings, bundle: bundles.Bundle, reference: Sample, window: windows.Window) -> Sample:
+    """The sample of *window*, with what the bundle's own code makes of its rows where the *reference* has that."""
+    names = [name for name in reference.columns if name.startswith(MADE)]
+    if not names or window.table is None:
+        return window.sample
+    loaded = load(settings, bundle)
+    made = features(loaded, inference_log.requests(window.table, loaded.runtime.Request))
+    fresh = {} if made is None else {name: made[name.removeprefix(MADE)] for name in names if name.removeprefix(MADE) in made}
+    return dataclasses.replace(window.sample, columns={**window.sample.columns, **fresh})
+
+
+def features(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> dict[str, Floats] | None:
+    """What the bundle's own code makes of *rows*, by name, NaN for a row that it does not take; None if it does not say."""
+    import numpy as np
+
+    taken = [row for row in rows if row is not None]
+    made = loaded.runtime.features(taken) if taken else None
+    if made is None:
+        return None
+    places = [number for number, row in enumerate(rows) if row is not None]
+    found = {}
+    for name, values in made.items():
+        found[name] = np.full(len(rows), np.nan)
+        found[name][places] = np.asarray(values, dtype=np.float64)
+    return found
+
+
 def load(settings: Settings, bundle: bundles.Bundle) -> Loaded:
-    """The bundle's own code and parts, verified, in this process. Raises what loading a worker raises."""
+    """The bundle's own code and parts, verified, in this process, which keeps the last few. Raises what loading a worker raises."""
+    return _load(settings, bundle.service, bundle.id)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(settings: Settings, service: str, bundle: str) -> Loaded:
     from lastgood.serving import worker
 
-    return worker.load(settings, service=bundle.service, bundle=bundle.id, now=time.time())
+    return worker.load(settings, service=service, bundle=bundle, now=time.time())
 
 
 def forecast(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> list[float | None]:

@@ -60,7 +60,7 @@ def run(ctx: release.Context, what: drift_watch.Watched, *, since: float, until:
         classification=[BinaryClassification(target=LABEL, prediction_probas=PROBABILITY)] if quality else None,
     )
     current, before = (Dataset.from_pandas(_frame(one, names, quality=quality), data_definition=definition) for one in (new, old))
-    return Report([DataDriftPreset(columns=names), *([ClassificationPreset()] if quality else [])]).run(
+    return Report([DataDriftPreset(columns=names), *([ClassificationPreset(probas_threshold=0.5)] if quality else [])]).run(
         current_data=current, reference_data=before
     )
 
@@ -87,4 +87,7 @@ def _frame(sample: Sample, names: list[str], *, quality: bool) -> pd.DataFrame:
     import pandas as pd
 
     frame = pd.DataFrame({name: sample.columns[name] for name in names})
-    return frame.dropna(subset=[LABEL, PROBABILITY]) if quality else frame
+    if not quality:
+        return frame
+    known = frame.dropna(subset=[LABEL, PROBABILITY])
+    return known.assign(**{LABEL: known[LABEL].astype(int)})

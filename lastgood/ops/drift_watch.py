@@ -143,7 +143,8 @@ def _look(ctx: release.Context, what: Watched, bundle: bundles.Bundle, *, number
     span = windows.span_s(window.sample) if rules.time else rules.window_s
     enough = window.sample.rows >= rules.min_rows
     usual = drift_reference.usual(ctx.settings, bundle, reference, rows=window.sample.rows, span_s=span) if enough else None
-    said = verdict.of_window(window.sample, reference, usual, rules, trouble=window.trouble)
+    sample = drift_reference.with_features(ctx.settings, bundle, reference, window)
+    said = verdict.of_window(sample, reference, usual, rules, trouble=window.trouble)
     after, change = alarm.follow(episode, said, begin=since, persistence=rules.persistence)
     begun = episode.alarm if after.alarm is None else after.alarm
     return Looked(

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """The sample, how many rows there were in all, and what could not be read, in words."""
+    """The sample and its rows as the log has them, in one order; how many there were in all; what could not be read, in words."""
 
     sample: Sample
+    table: pa.Table | None
     rows: int
     trouble: tuple[str, ...]
 
@@ -49,10 +50,14 @@ def read(folder: Path, *, bundle: str, since: float, until: float, columns: Coll
         kept.take(_answered(table, bundle=bundle, since=since, until=until))
     whole = kept.whole()
     if whole is None:
-        return Window(sample=references.empty(), rows=0, trouble=tuple(trouble))
+        return Window(sample=references.empty(), table=None, rows=0, trouble=tuple(trouble))
     if labels:
         whole = _labelled(whole, folder, since=since, trouble=trouble)
-    return Window(sample=_sample(whole, time=time), rows=kept.rows, trouble=tuple(trouble))
+    clock = f"{inference_log.FEATURE}{time}" if time else "at"
+    if clock not in whole.column_names:
+        raise errors.UsageError(f"the log has no field {time!r}; correct drift.time in service.yaml")
+    whole = whole.sort_by(clock)
+    return Window(sample=_sample(whole, clock=clock), table=whole, rows=kept.rows, trouble=tuple(trouble))
 
 
 def _segments(folder: Path, since: float, until: float, columns: Collection[str], trouble: list[str]) -> Iterator[pa.Table]:
@@ -136,12 +141,10 @@ def _labelled(table: pa.Table, folder: Path, *, since: float, trouble: list[str]
     return table.append_column(LABEL, pa.array([labels.get(key) for key in keys], pa.float64()))
 
 
-def _sample(table: pa.Table, *, time: str) -> Sample:
-    names = {name: name.removeprefix(inference_log.FEATURE) for name in table.column_names if name not in ("request_id", "row")}
-    clock = f"{inference_log.FEATURE}{time}" if time else "at"
-    if clock not in table.column_names:
-        raise errors.UsageError(f"the log has no field {time!r}; correct drift.time in service.yaml")
-    return references.from_arrow(table.select(list(names)).rename_columns(list(names.values())), at=time or "at")
+def _sample(table: pa.Table, *, clock: str) -> Sample:
+    kept = [name for name in table.column_names if name not in ("request_id", "row")]
+    named = table.select(kept).rename_columns([name if name == clock else name.removeprefix(inference_log.FEATURE) for name in kept])
+    return references.from_arrow(named, at=clock)
 
 
 def span_s(sample: Sample) -> float:

@@ -1,0 +1,226 @@
+"""A year of real flights as a service would see it: bundles trained on two months each, the log of what they answered, and a virtual clock.
+
+Month by month the stable bundle is trained on the two months before and the one behind it on the two before those, as in a
+team that trains monthly. A fault may be laid over what the stable bundle's own code does, or over what comes in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from lastgood import artifacts, environment, proceed, release
+from lastgood import bundle as bundles
+from lastgood import service as services
+from lastgood import settings as settings_
+from lastgood.drift import reference as references
+from lastgood.ops import drift_decision, drift_watch
+from lastgood.serving import inference_log, segments
+from services.flights import drift, features, prepare, tables, train
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVICE = "flights"
+DAY_S = 86_400.0
+LANDED_S = 6 * 3600.0
+Change = Callable[[pa.Table], pa.Table]
+"""What a fault does to the flights that come in."""
+
+
+def prepared(out: Path) -> Path:
+    """The twelve monthly files, made by the pipeline's first stage."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))["prepare"]
+    prepare.prepare(**params, out=out)
+    return out
+
+
+def make(root: Path) -> settings_.Settings:
+    """A project in *root* with the flights' own code and settings, without layers."""
+    folder = root / "services" / SERVICE
+    folder.mkdir(parents=True)
+    for name in ("runtime.py", "model.py", "features.py"):
+        (folder / name).write_bytes((ROOT / "services" / SERVICE / name).read_bytes())
+    said = yaml.safe_load((ROOT / "services" / SERVICE / services.FILE).read_text("utf-8"))
+    said["release"] = {"strategy": [], "bake_s": 2}
+    said["evaluation"], said["gates"] = {}, {}
+    (folder / services.FILE).write_text(yaml.safe_dump(said), "utf-8")
+    (root / "requirements.lock").write_text("flights==1\n", "utf-8")
+    (root / "lastgood.toml").write_text('[layers]\ninfrastructure = ""\ntraffic = ""\nregistry = ""\n', "utf-8")
+    return settings_.load(root, environ={})
+
+
+def flights(months: Path, *which: int) -> pa.Table:
+    """The labelled flights of these months, in the order of their departure."""
+    whole = pa.concat_tables(pq.read_table(tables.month_file(months, month)) for month in which)
+    return whole.filter(pa.compute.is_valid(whole["late"])).sort_by(drift.TIME)
+
+
+def build(ctx: release.Context, months: Path, *, trained: tuple[int, ...], later: int, clock: str = "local", now: float) -> str:
+    """Register a bundle trained on the months *trained*; what live flights are held beside are those of month *later*."""
+    work = ctx.settings.home / "work" / f"{'-'.join(map(str, trained))}-{later}-{clock}"
+    work.mkdir(parents=True)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))["train"]
+    fitted = train.fit(flights(months, *trained).to_pandas(), params)
+    beside = flights(months, later)
+    references.write(drift.reference(beside), work / "data" / references.FILE, at=drift.TIME)
+    saved = train.save(fitted, work / "model")
+    made = drift.made_features(beside.to_pandas(), categories=fitted.categories)
+    references.write(made, saved / references.FEATURES, at=drift.TIME)
+    frozen = services.freeze(ctx.settings.services / SERVICE, work / "config", options={"departure_clock": clock})
+    described = environment.encode(environment.describe(ctx.settings.project / "requirements.lock"))
+    stored = {
+        "data": ctx.store.put(work / "data", allow=artifacts.DATA_FORMATS),
+        "model": ctx.store.put(saved, allow=artifacts.MODEL_FORMATS),
+        "config": ctx.store.put(frozen, allow=artifacts.CONFIG_FORMATS),
+        "environment": ctx.store.put_bytes(described, name=environment.FILE),
+    }
+    parts = [artifacts.part(found, name=name, media_type="application/octet-stream", meta={}) for name, found in stored.items()]
+    bundle = bundles.of(SERVICE, *parts)
+    release.register(ctx, bundle, provenance={"trained": list(trained)}, actor="bench", now=now)
+    return bundle.id
+
+
+def promote(ctx: release.Context, digest: str, *, at: float) -> None:
+    """Make *digest* stable at Unix time *at*."""
+    release.propose(ctx, SERVICE, digest, reason="trained", actor="bench", clock=lambda: at)
+    proceed.advance(ctx, SERVICE, ready={digest}, actor="bench", clock=lambda: at)
+    proceed.advance(ctx, SERVICE, ready={digest}, actor="bench", clock=lambda: at + 3)
+
+
+def answer(ctx: release.Context, digest: str, table: pa.Table) -> None:
+    """Write what the bundle answers to the flights of *table* into the log, at their departure, and how they turned out."""
+    from lastgood.ops import drift_reference
+
+    loaded = drift_reference.load(ctx.settings, ctx.ledger.bundle(digest))
+    probability = _forecast(loaded.runtime, table)
+    at = table[drift.TIME].cast(pa.timestamp("us", tz="UTC"))
+    count = table.num_rows
+    ids = [f"{digest[7:15]}-{moment}-{number}" for number, moment in enumerate(at.cast(pa.int64()).to_pylist())]
+    request = {f"{inference_log.FEATURE}{name}": column for name, column in _fields(table).items()}
+    predictions = pa.table(
+        {
+            "at": at, "request_id": ids, "row": pa.array([0] * count, pa.int32()), "bundle": [digest] * count, "arm": ["stable"] * count,
+            "shadow": [False] * count, "latency_us": pa.array([900] * count, pa.int64()), "probability": probability,
+            "output": [json.dumps({"probability": float(one)}) for one in probability], **request,
+        }
+    )  # fmt: skip
+    late = table["late"].cast(pa.float64())
+    told = pa.array((np.asarray(at.cast(pa.int64())) + int(LANDED_S * 1e6)), pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    feedback = pa.table({"at": told, "request_id": ids, "row": pa.array([0] * count, pa.int32()), "label": late, "outcome": ["{}"] * count})
+    folder = ctx.settings.inference(SERVICE)
+    for log, rows in ((inference_log.PREDICTIONS, predictions), (inference_log.FEEDBACK, feedback)):
+        _write(folder / log, rows, writer=f"bench-{digest[7:15]}")
+
+
+def _fields(table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    asked = drift.reference(table)
+    return {name: asked[name] for name in features.FIELDS}
+
+
+def _forecast(runtime: Any, table: pa.Table) -> np.ndarray:
+    columns = features.columns_of(table.to_pandas())
+    found: np.ndarray = runtime._model.probability(columns, departure_clock=runtime._options.departure_clock)
+    return found
+
+
+def _write(folder: Path, rows: pa.Table, *, writer: str) -> None:
+    """One segment for each day, dated by it."""
+    days = np.asarray(rows["at"].cast(pa.int64())) // int(DAY_S * 1e6)
+    for number, day in enumerate(np.unique(days), start=1):
+        name, place = segments.segment_name(writer, number, number), folder / segments.day_name(float(day) * DAY_S)
+        segments.write_segment(rows.filter(pa.array(days == day)), place, name=name)
+        os.utime(place / name, (float(day + 1) * DAY_S,) * 2)
+
+
+def first_of(month: int) -> float:
+    """Unix seconds of the beginning of a month of 2013 (13 is the next January), on the airports' clock."""
+    year, month = (2013, month) if month <= 12 else (2014, month - 12)
+    return datetime.datetime(year, month, 1, 5, tzinfo=datetime.UTC).timestamp()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Month:
+    """What came of one month: when the alarm was open first (days into it), the decisions by look, and both bundles' scores."""
+
+    month: int
+    alarm_day: float | None
+    decisions: tuple[drift_decision.Decision, ...]
+    stable: float
+    behind: float
+
+    @property
+    def outcome(self) -> str:
+        """The last word on the month: what a person would have found done."""
+        return next(
+            (one.outcome for one in self.decisions if one.outcome == "roll_back"),
+            self.decisions[-1].outcome if self.decisions else "no alarm",
+        )
+
+
+def live_through(settings: settings_.Settings, months: Path, month: int, *, clock: str = "local", change: Change | None = None) -> Month:
+    """Serve one month with the bundle that was trained for it, look at every day, and decide every alarm as it becomes due."""
+    start, end = first_of(month), first_of(month + 1)
+    came = flights(months, month)
+    came = change(came) if change else came
+    with release.open_context(settings) as ctx:
+        behind = build(ctx, months, trained=(month - 3, month - 2), later=month - 1, now=start - 3000)
+        stable = build(ctx, months, trained=(month - 2, month - 1), later=month - 1, clock=clock, now=start - 2000)
+        promote(ctx, behind, at=start - 1000)
+        promote(ctx, stable, at=start)
+        answer(ctx, stable, came)
+        what = drift_watch.watched(ctx, SERVICE)
+        assert what is not None
+        decisions: list[drift_decision.Decision] = []
+        alarm: float | None = None
+        for day in range(1, int((end - start) / DAY_S) + 1):
+            now = start + day * DAY_S + 60
+            for one in drift_watch.tick(ctx, what, now=now):
+                alarm = one.end if alarm is None and one.change == "opened" else alarm
+            look = drift_decision.due(ctx, what, now=now)
+            if look is not None:
+                decisions.append(drift_decision.decide(ctx, what, look))
+                # Written down and not carried out: the month is lived through to its end, to see what was right.
+                report = drift_watch.plain(decisions[-1].to_json())
+                ctx.ledger.evaluate(what.bundle, kind=drift_decision.KIND, report=report, actor="bench", now=now)
+        scores = [_brier(ctx, digest, came) for digest in (stable, behind)]
+    day_of_alarm = None if alarm is None else (alarm - start) / DAY_S
+    return Month(month=month, alarm_day=day_of_alarm, decisions=tuple(decisions), stable=scores[0], behind=scores[1])
+
+
+def _brier(ctx: release.Context, digest: str, table: pa.Table) -> float:
+    from lastgood.ops import drift_reference
+
+    loaded = drift_reference.load(ctx.settings, ctx.ledger.bundle(digest))
+    return float(np.mean((_forecast(loaded.runtime, table) - table["late"].to_numpy(zero_copy_only=False).astype(float)) ** 2))
+
+
+def weather_late(table: pa.Table) -> pa.Table:
+    """The weather of the day before: a feed that stands still."""
+    return _replaced(table, lambda frame: {name: frame[name].shift(1000).to_numpy() for name in prepare.WEATHER})
+
+
+def weather_gone(table: pa.Table) -> pa.Table:
+    """Zeros for the weather, and no pressure: a zero of that would be refused."""
+    gone = {**dict.fromkeys(prepare.WEATHER, 0.0), "pressure": np.nan}
+    return _replaced(table, lambda frame: {name: np.full(len(frame), value) for name, value in gone.items()})
+
+
+def celsius(table: pa.Table) -> pa.Table:
+    """Another unit of temperature."""
+    return _replaced(table, lambda frame: {"temp": (frame["temp"].to_numpy() - 32) / 1.8})
+
+
+def _replaced(table: pa.Table, columns: Callable[[pd.DataFrame], Mapping[str, Any]]) -> pa.Table:
+    for name, values in columns(table.to_pandas()).items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, pa.float64(), from_pandas=True))
+    return table
