@@ -197,6 +197,25 @@ def live_through(settings: settings_.Settings, months: Path, month: int, *, cloc
     return Month(month=month, alarm_day=day_of_alarm, decisions=tuple(decisions), stable=scores[0], behind=scores[1])
 
 
+def data_set_drifts(months: Path, month: int, *, change: Change | None = None) -> bool:
+    """Whether Evidently's preset, as it comes, calls the first week of a month drifted, beside the month before."""
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    came = flights(months, month)
+    came = change(came) if change else came
+    first = came.filter(pa.compute.less(came[drift.TIME].cast(pa.int64()), int((first_of(month) + 7 * DAY_S) * 1e6)))
+    names = [name for name in features.FIELDS if name != drift.TIME]
+    # A column without a single value would end Evidently with an error; it is as drifted as can be.
+    usable = [name for name in names if first[name].null_count < first.num_rows]
+    categories = [name for name in usable if name in features.CATEGORICAL]
+    definition = DataDefinition(numerical_columns=[name for name in usable if name not in categories], categorical_columns=categories)
+    tables_ = (first, flights(months, month - 1))
+    new, old = (Dataset.from_pandas(table.select(usable).to_pandas(), data_definition=definition) for table in tables_)
+    found = Report([DataDriftPreset()]).run(current_data=new, reference_data=old).dict()["metrics"][0]["value"]
+    return bool((found["count"] + len(names) - len(usable)) / len(names) >= 0.5)
+
+
 def _brier(ctx: release.Context, digest: str, table: pa.Table) -> float:
     from lastgood.ops import drift_reference
 

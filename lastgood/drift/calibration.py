@@ -3,7 +3,7 @@
 Rows of one day share their weather and their users, so two windows differ by more than independent rows would, without
 any drift. The distances of the reference's own stretches know that. Thresholds hold for all columns together: the largest
 distance of a stretch, in units of what is usual for its column, is what a window's largest is compared with (Westfall and
-Young 1993).
+Young 1993). Stretches overlap by half, so half as many are independent.
 """
 
 from __future__ import annotations
@@ -11,13 +11,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lastgood.drift import distances
 from lastgood.drift.reference import Sample
 
-MIN_BLOCKS = 19
-"""With fewer stretches no window could be told to be unusual at 5 %."""
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+MIN_BLOCKS = 37
+"""Nineteen that do not overlap, and those between them: with fewer no window could be told to be unusual at 5 %."""
 MAX_BLOCKS = 120
 FLAT = 1e-6
 """A column that never differs at all still needs a unit."""
@@ -72,15 +76,25 @@ def calibrate(reference: Sample, *, rows: int, span_s: float) -> Calibration | N
     found = list(_distances(reference, rows=rows, span_s=span_s))
     if len(found) < MIN_BLOCKS:
         return None
-    usual = {}
-    for name in reference.columns:
-        values = [value for value in (block[name] for block in found) if value is not None]
-        if len(values) == len(found):  # a column that is missing for whole stretches has no usual distance
-            usual[name] = Usual(mean=float(np.mean(values)), std=float(np.std(values, ddof=1)))
-    if not usual:
+    values = {name: np.array([block[name] for block in found], dtype=np.float64) for name in reference.columns}
+    # A column that is missing for whole stretches has no usual distance.
+    whole = {name: column for name, column in values.items() if np.isfinite(column).all()}
+    if not whole:
         return None
-    largest = sorted(max(usual[name].units(block[name] or 0.0) for name in usual) for block in found)
+    usual = {name: Usual(mean=float(column.mean()), std=float(column.std(ddof=1))) for name, column in whole.items()}
+    largest = sorted(np.max([_units(column) for column in whole.values()], axis=0).tolist())
     return Calibration(usual=usual, largest=tuple(largest))
+
+
+def _units(column: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Each stretch in units of what is usual for the others, as a window is: one's own distance, or a neighbour's that shares rows, would hide it."""
+    import numpy as np
+
+    found = np.empty_like(column)
+    for place, value in enumerate(column):
+        others = np.delete(column, slice(max(0, place - 1), place + 2))
+        found[place] = Usual(mean=float(others.mean()), std=float(others.std(ddof=1))).units(float(value))
+    return found
 
 
 def _distances(reference: Sample, *, rows: int, span_s: float) -> Iterator[dict[str, float | None]]:

@@ -23,7 +23,7 @@ from lastgood.ops import drift_reference
 from lastgood.sources import windows
 
 NOTE = "drift"
-PARTS = 10
+PARTS = 20
 """A window holds at most one part in so many of the reference's rows, so that there are enough stretches that overlap by half."""
 TOLD = 1000
 """So many pages back it is looked whether somebody was told already."""

@@ -1,0 +1,116 @@
+"""`lastgood drift`: windows, alarms, decisions and Evidently's report, from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lastgood import release
+from lastgood import settings as settings_
+from lastgood.bundle import short
+from tests.cli.conftest import Run
+from tests.ops import drift_project as toy
+from tests.ops.drift_project import HOUR_S, START
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> settings_.Settings:
+    """The small service that is watched."""
+    return toy.make(tmp_path)
+
+
+@pytest.fixture
+def released(settings: settings_.Settings) -> list[str]:
+    """The bundle behind, which knows the turned world, and the one that serves from START on."""
+    with release.open_context(settings) as ctx:
+        found = [toy.build(ctx, -2.0), toy.build(ctx, 0.0)]
+        for at, digest in ((START - 1000, found[0]), (START, found[1])):
+            toy.promote(ctx, digest, at=at)
+    return found
+
+
+def at(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
+    """It is so many hours after START."""
+    monkeypatch.setattr("time.time", lambda: START + hours * HOUR_S + 10)
+
+
+def test_windows_are_looked_at_and_shown(
+    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table for people, everything for scripts; `--since` leaves out what is older."""
+    traffic = toy.Traffic(settings, released[1])
+    for hour in range(3):
+        traffic.hour(hour)
+    at(monkeypatch, 3)
+    shown = run("drift", "toy")
+    assert shown.code == 0
+    assert f"toy  {short(released[1])}  no alarm" in shown.out
+    assert shown.out.count("pass") == 3
+    value = run("drift", "toy", "--json").json
+    assert (value["schema"], value["bundle"], len(value["windows"]), value["decisions"]) == ("lastgood.drift/v1", released[1], 3, [])
+    assert len(run("drift", "toy", "--since", "2026-01-01T02:30:00", "--json").json["windows"]) == 1
+
+
+def test_an_alarm_is_decided_when_asked(
+    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --dry-run it is shown and nothing moves; without, the service goes back; asked again, there is nothing more to do."""
+    traffic = toy.Traffic(settings, released[1])
+    for hour in range(4):
+        traffic.hour(hour, toy.World(mean=1.2, bias=-2.0))
+    at(monkeypatch, 4)
+    assert "alarm since" in run("drift", "toy").out
+    dry = run("drift", "toy", "--decide", "--dry-run")
+    assert "! roll_back: brier of " in dry.out
+    assert run("status", "toy", "--json").json["stable"] == released[1]
+    done = run("drift", "toy", "--decide", "--json").json
+    assert (done["decision"]["outcome"], len(done["decisions"])) == ("roll_back", 1)
+    assert run("status", "toy", "--json").json["stable"] == released[0]
+
+
+def test_a_dry_run_looks_at_nothing(run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger is opened read-only."""
+    toy.Traffic(settings, released[1]).hour(0)
+    at(monkeypatch, 1)
+    assert run("drift", "toy", "--dry-run", "--json").json["windows"] == []
+
+
+def test_evidentlys_report_is_written(
+    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One page, or JSON by the name of the file: drift of each column, and the quality of the answers."""
+    traffic = toy.Traffic(settings, released[1])
+    for hour in range(2):
+        traffic.hour(hour, toy.World(mean=1.0))
+    at(monkeypatch, 2)
+    assert run("drift", "toy", "--report", str(tmp_path / "a" / "drift.json")).code == 0
+    metrics = json.loads((tmp_path / "a" / "drift.json").read_text())["metrics"]
+    named = {one["metric_name"].partition("(")[0] for one in metrics}
+    assert {"ValueDrift", "Accuracy"} <= named
+    (drifted,) = [one["value"]["count"] for one in metrics if one["metric_name"].startswith("DriftedColumnsCount")]
+    assert drifted >= 2
+    assert run("drift", "toy", "--report", str(tmp_path / "drift.html")).code == 0
+    assert (tmp_path / "drift.html").stat().st_size > 100_000
+
+
+def test_a_report_of_nothing_is_refused(
+    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the exit code for nothing to do."""
+    at(monkeypatch, 1)
+    done = run("drift", "toy", "--report", str(tmp_path / "drift.html"))
+    assert done.code == 7
+    assert "answered nothing in that time" in done.err
+
+
+def test_a_service_that_is_not_watched_says_how(run: Run, settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the group of service.yaml that is missing from its bundle."""
+    file = settings.services / toy.SERVICE / "service.yaml"
+    file.write_text(file.read_text().partition("drift:")[0])
+    with release.open_context(settings) as ctx:
+        toy.promote(ctx, toy.build(ctx, 0.0), at=START)
+    done = run("drift", "toy")
+    assert done.code == 7
+    assert "has no 'drift' in service.yaml" in done.err
