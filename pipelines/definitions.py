@@ -10,7 +10,7 @@ import dagster as dg
 
 import assets
 import sensors
-from pipelines import drift, home, hooks, jobs, resources
+from pipelines import drift, home, hooks, jobs, resources, retrain
 
 
 def build_definitions(resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
@@ -19,7 +19,7 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
     return dg.Definitions(
         assets=[hooks.closing_mlflow_run(asset) for asset in services.assets or ()],
         asset_checks=services.asset_checks,
-        jobs=[*(services.jobs or ()), *jobs.all_jobs(), drift.evaluate_rollback_job],
+        jobs=[*(services.jobs or ()), *jobs.all_jobs(), drift.evaluate_rollback_job, retrain.retrain_job],
         sensors=sensors.all_sensors(),
         resources={**resources.all_resources(), **(resource_overrides or {})},
         executor=dg.in_process_executor,

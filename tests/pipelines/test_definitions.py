@@ -45,6 +45,7 @@ def test_its_names_are_the_ones_that_people_and_scripts_use():
         "build_helpdesk",
         "evaluate_rollback",
         "promote",
+        "retrain",
         "rollback",
     ]
     assert [sensor.name for sensor in defs.sensors] == ["release_mirror", "rollout_mirror", "model_liveness", "drift_watch"]

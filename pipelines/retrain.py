@@ -1,0 +1,73 @@
+"""The job `retrain`: build a new bundle with the service's own build job and hand it to the normal rollout. Never straight to stable."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from assets import parts
+from lastgood import settings as settings_
+from pipelines import jobs
+
+if TYPE_CHECKING:
+    from lastgood.converge import Outcome
+
+
+class Retrain(dg.Config):
+    """Which service, and what its build is to be told."""
+
+    service: str = Field(description="Service that is to be built anew.")
+    reason: str = Field(description="Why; it stands in the release history.")
+    ops: dict[str, Any] = Field(
+        default={}, description='Config of the build by op, for example {"flights__data": {"config": {"train": [4, 5], "evaluate": [6]}}}.'
+    )
+    actor: str = Field(default="dagster", description="Who asks; it stands in the release history.")
+    expected: int | None = Field(default=None, description="Refuse to release if the service is no longer at this revision.")
+    wait_s: float = Field(default=60.0, ge=0, description="Seconds to wait for the phases; the controller goes on by itself.")
+
+
+@dg.op(description="Run the service's build job, and propose the bundle that comes of it: its phases and gates decide.")
+def retrain(context: dg.OpExecutionContext, config: Retrain, settings: dg.ResourceParam[settings_.Settings]) -> None:
+    """Report the outcome of the verb `promote` on the new bundle; a build that fails changes nothing."""
+    from lastgood import converge, release
+
+    digest = build(context, config)
+
+    def verb() -> "Outcome":
+        with release.open_context(settings) as ctx:
+            asked = {"reason": config.reason, "actor": config.actor, "wait_s": config.wait_s, "expected": config.expected}
+            return converge.promote(ctx, config.service, digest, **asked)
+
+    jobs.report(context, verb)
+
+
+def build(context: dg.OpExecutionContext, config: Retrain) -> str:
+    """The bundle that the service's build job makes, as a run of its own. Raises Failure."""
+    from pipelines.definitions import defs
+
+    try:
+        name = importlib.import_module(f"assets.{config.service}").build.name
+    except (ImportError, AttributeError) as error:
+        raise dg.Failure(
+            f"service {config.service!r} has no build job: {error}; give assets/{config.service} one, called 'build'", allow_retries=False
+        ) from error
+    done = defs.resolve_job_def(name).execute_in_process({"ops": config.ops}, instance=context.instance, raise_on_error=False)
+    if not done.success:
+        raise dg.Failure(f"the build failed in run {done.run_id}; nothing was released", allow_retries=False)
+    wanted = parts.key(config.service, "bundle")
+    made = [event.materialization for event in done.get_asset_materialization_events() if event.materialization.asset_key == wanted]
+    return str(made[-1].metadata["lastgood/bundle"].value)
+
+
+@dg.graph(name="retraining")
+def _retraining() -> None:
+    retrain()
+
+
+# By way of a graph: a job made of an op of its own name is refused.
+retrain_job = _retraining.to_job(
+    name="retrain",
+    executor_def=dg.in_process_executor,
+    description='Build and release as a candidate: {"ops": {"retrain": {"config": {"service": "flights", "reason": "drift"}}}}.',
+)

@@ -1,0 +1,64 @@
+"""The job `retrain`: a new bundle is built by the service's own job and goes through the normal rollout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from lastgood import release
+from pipelines import retrain
+from tests.pipelines import world
+from tests.pipelines.test_jobs import controller, failure, home, metadata, run  # noqa: F401  # a fixture
+
+ASKED = {"service": "flights", "reason": "drift", "wait_s": 0.0}
+
+
+def test_what_is_built_becomes_the_candidate(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Never stable at once: its phases and gates decide, and the controller goes on with it."""
+    (stable,) = world.released(home, "a")
+    with release.open_context(world.settings(home)) as ctx:
+        fresh = world.register(ctx, "b", home / "scratch")
+    monkeypatch.setattr(retrain, "build", lambda context, config: fresh)
+    with controller(home):
+        result = run(home, "retrain", "retrain", **ASKED)
+    assert result.success, failure(result)
+    with release.open_context(world.settings(home), read_only=True) as ctx:
+        state = ctx.ledger.state("flights")
+        newest = ctx.ledger.history("flights", limit=5)
+    assert (state.stable, state.candidate) == (stable, fresh)
+    assert any(revision.reason == "drift" for revision in newest)
+    assert metadata(result)["lastgood/bundle"] == stable
+
+
+def test_a_build_that_fails_releases_nothing(home: Path) -> None:  # noqa: F811
+    """Months that overlap are refused by the first stage; the run says which build it was."""
+    (stable,) = world.released(home, "a")
+    ops = {"flights__data": {"config": {"train": [13], "evaluate": [1]}}}
+    result = run(home, "retrain", "retrain", **ASKED, ops=ops)
+    assert not result.success
+    assert "the build failed in run" in failure(result)
+    assert world.stable(home) == stable
+
+
+def test_a_service_without_a_build_job_is_refused(home: Path) -> None:  # noqa: F811
+    """With what is missing."""
+    result = run(home, "retrain", "retrain", **{**ASKED, "service": "nothing"})
+    assert not result.success
+    assert "has no build job" in failure(result)
+
+
+def test_the_newest_bundle_of_the_build_is_released(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """The id is read from the materialization of the run itself."""
+
+    @dg.asset(key=["flights", "bundle"])
+    def bundle() -> dg.MaterializeResult:
+        return dg.MaterializeResult(metadata={"lastgood/bundle": "sha256:made"})
+
+    import pipelines.definitions as definitions
+
+    defs = dg.Definitions(assets=[bundle], jobs=[dg.define_asset_job("build", selection=[bundle], executor_def=dg.in_process_executor)])
+    monkeypatch.setattr(definitions, "defs", defs)
+    with dg.DagsterInstance.ephemeral() as instance, dg.build_op_context(instance=instance) as context:
+        assert retrain.build(context, retrain.Retrain(service="flights", reason="drift")) == "sha256:made"
