@@ -24,6 +24,7 @@ from lastgood.drift import reference as references
 from lastgood.drift.reference import Sample
 from lastgood.ops import drift_reference, drift_watch
 from lastgood.serving import inference_log
+from lastgood.sources import windows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +39,8 @@ REFUSED = 0.01
 """If the bundle behind does not take a larger share of the rows than this, the two cannot be compared."""
 SKEWED, BESIDE = 0.5, 3.0
 """Standard deviations from which a feature is another one than in training, if the other bundle's is at least so many times nearer to its own."""
+MOST = 200_000
+"""Rows that are compared; of more, every second, fourth, ... request counts."""
 FEATURE_ROWS = 20_000
 """Rows, the newest ones, whose features are looked at."""
 
@@ -98,15 +101,14 @@ def _decided(ctx: release.Context, what: drift_watch.Watched, alarm: float) -> s
 
 def decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decision:
     """Compare stable with the bundle that a rollback would go back to, on what was answered since the alarm. Changes nothing."""
-    state = ctx.ledger.state(what.service)
-    target = way_back(ctx, state)
-    rows = _rows(ctx, what, look)
-    if rows is None:
-        return Decision(outcome="ask", why="nothing was answered since the alarm", bundle=what.bundle, target=target, look=look)
+    target = way_back(ctx, ctx.ledger.state(what.service))
     if target is None:
         why = "there is no other bundle that was stable, verifies and is not quarantined; a new one has to be built"
         return Decision(outcome="retrain", why=why, bundle=what.bundle, target=None, look=look)
     both = {digest: drift_reference.load(ctx.settings, ctx.ledger.bundle(digest)) for digest in (what.bundle, target)}
+    rows = _rows(ctx, what, look, fields=[*both[what.bundle].runtime.Request.model_fields])
+    if rows is None:
+        return Decision(outcome="ask", why="nothing was answered since the alarm", bundle=what.bundle, target=target, look=look)
     features = {digest: _features(ctx, loaded, rows, what) for digest, loaded in both.items()}
     facts: dict[str, Any] = {
         "bundle": what.bundle,
@@ -126,25 +128,11 @@ def way_back(ctx: release.Context, state: rollout.State) -> str | None:
     return next((digest for digest, whole in event.verified.items() if whole), None)
 
 
-def _rows(ctx: release.Context, what: drift_watch.Watched, look: Look) -> pa.Table | None:
-    """The rows that users got from stable since the alarm, with `label` where it is known."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
+def _rows(ctx: release.Context, what: drift_watch.Watched, look: Look, *, fields: list[str]) -> pa.Table | None:
+    """What users were answered by stable since the alarm, with `label` where it is known; of too much an even part."""
     folder = ctx.settings.inference(what.service)
-    table = inference_log.read_predictions(folder, since=look.alarm, until=look.until)
-    if table is None:
-        return None
-    mine = pc.and_(pc.equal(table["bundle"], what.bundle), pc.invert(pc.fill_null(table["shadow"], fill_value=False)))
-    table = table.filter(mine)
-    if not table.num_rows:
-        return None
-    known = inference_log.labelled(folder, since=look.alarm, until=look.until, columns=["bundle"])
-    labels: dict[tuple[str, int], float] = {}
-    if known is not None:
-        labels = {(one["request_id"], one["row"]): one["label"] for one in known.select(["request_id", "row", "label"]).to_pylist()}
-    keys = zip(table["request_id"].to_pylist(), table["row"].to_pylist(), strict=True)
-    return table.append_column("label", pa.array([labels.get(key) for key in keys], pa.float64()))
+    asked: dict[str, Any] = {"since": look.alarm, "until": look.until, "columns": [*fields, references.LABEL], "time": what.rules.time, "most": MOST}
+    return windows.read(folder, bundle=what.bundle, **asked).table
 
 
 def _features(ctx: release.Context, loaded: Loaded, rows: pa.Table, what: drift_watch.Watched) -> verdict.Verdict | None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 BATCH = 1000
+VERSION = 1
+"""Of how what is usual is found out; another one does not trust what was kept."""
 MADE = "made "
 """Prefix of the columns with features that are no field of a request."""
 
@@ -154,7 +156,7 @@ def forecast(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> list[
 def usual(settings: Settings, bundle: bundles.Bundle, reference: Sample, *, rows: int, span_s: float) -> calibration.Calibration | None:
     """What is usual for windows about as large as this one; None if the reference is too short to tell."""
     size, span = _rounded(rows), _rounded(span_s)
-    kept = settings.home / "drift" / f"{bundles.short(bundle.id)}-{size:g}-{span:g}.json"
+    kept = settings.home / "drift" / f"{bundles.short(bundle.id)}-{size:g}-{span:g}.v{VERSION}.json"
     known = _read(kept)
     if isinstance(known, dict):
         return calibration.from_json(known) if known else None
