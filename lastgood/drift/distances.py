@@ -9,8 +9,9 @@ compares two samples. Missing values are left out here; `verdict` looks at them 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lastgood.drift import reference as references
 
@@ -46,7 +47,7 @@ def value(reference: references.Values, current: references.Values) -> float | N
     old, new = present(reference), present(current)
     if references.is_numeric(reference) != references.is_numeric(current) or not len(old) or not len(new):
         return None
-    return wasserstein(old, new) if references.is_numeric(reference) else jensen_shannon(*shares(old, new))
+    return wasserstein(old, new) if references.is_numeric(reference) else jensen_shannon(counted(old, new))
 
 
 def present(values: references.Values) -> references.Values:
@@ -71,33 +72,24 @@ def wasserstein(old: npt.NDArray[np.float64], new: npt.NDArray[np.float64]) -> f
 
 
 def _categories(old: references.Values, new: references.Values) -> Distance:
-    import numpy as np
     from scipy import stats
 
-    counts = np.array([row for row in counted(old, new).T if row.any()]).T
+    counts = counted(old, new)
     p = float(stats.chi2_contingency(counts, correction=False).pvalue) if counts.shape[1] > 1 else 1.0
-    return Distance(measure="jensenshannon", value=jensen_shannon(*shares(old, new)), p=p)
+    return Distance(measure="jensenshannon", value=jensen_shannon(counts), p=p)
 
 
 def counted(old: references.Values, new: references.Values) -> npt.NDArray[np.float64]:
     """How often each category that occurs stands in either, (2, categories)."""
     import numpy as np
 
-    names = {name: number for number, name in enumerate(dict.fromkeys([*old, *new]))}
-    found = np.zeros((2, len(names)))
-    for row, values in enumerate((old, new)):
-        np.add.at(found[row], [names[one] for one in values], 1)
-    return found
+    both = collections.Counter(old), collections.Counter(new)
+    names = dict.fromkeys([*both[0], *both[1]])
+    return np.array([[one[name] for name in names] for one in both], dtype=np.float64)
 
 
-def shares(old: references.Values, new: references.Values) -> tuple[Any, Any]:
-    """The same as shares of each."""
-    counts = counted(old, new)
-    return counts[0] / len(old), counts[1] / len(new)
-
-
-def jensen_shannon(old: npt.NDArray[np.float64], new: npt.NDArray[np.float64]) -> float:
-    """Distance of two distributions, 0 to 0.83."""
+def jensen_shannon(counts: npt.NDArray[np.float64]) -> float:
+    """Distance of the shares in two rows of counts, 0 to 0.83."""
     from scipy.spatial import distance
 
-    return float(distance.jensenshannon(old, new))
+    return float(distance.jensenshannon(*counts))

@@ -131,7 +131,13 @@ def way_back(ctx: release.Context, state: rollout.State) -> str | None:
 def _rows(ctx: release.Context, what: drift_watch.Watched, look: Look, *, fields: list[str]) -> pa.Table | None:
     """What users were answered by stable since the alarm, with `label` where it is known; of too much an even part."""
     folder = ctx.settings.inference(what.service)
-    asked: dict[str, Any] = {"since": look.alarm, "until": look.until, "columns": [*fields, references.LABEL], "time": what.rules.time, "most": MOST}
+    asked: dict[str, Any] = {
+        "since": look.alarm,
+        "until": look.until,
+        "columns": [*fields, references.LABEL],
+        "time": what.rules.time,
+        "most": MOST,
+    }
     return windows.read(folder, bundle=what.bundle, **asked).table
 
 
