@@ -21,5 +21,5 @@ def by_feature(columns: Sequence[Mapping[str, Any]]) -> Figure:
             if column["threshold"] is not None:
                 axes.plot([column["threshold"]] * 2, [place - 0.42, place + 0.42], color=canvas.INK, linewidth=1.5)
         axes.set_yticks(places, [f"{column['name']}{' *' if column['outcome'] in ('fail', 'broken') else ''}" for column in columns])
-        axes.set(xlabel="distance from the reference (standard deviations, or Jensen-Shannon); line: what is usual at most; *: drifted")
+        axes.set(xlabel="distance (standard deviations, or Jensen-Shannon); line: usual at most; *: drifted")
     return figure
