@@ -4,7 +4,6 @@ The watch itself is the library's, and may be called from elsewhere as well (`la
 ledger has, and asks for the job `evaluate_rollback` when a decision is due. It decides nothing.
 """
 
-import json
 import time
 from typing import TYPE_CHECKING
 
@@ -30,10 +29,9 @@ AT_ONCE = 3
     description="Looks at each window of what came in, once; shows it as <service>/drift, and has an alarm decided.",
 )
 def drift_watch(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
-    """Report the windows that Dagster does not have yet, and the looks that are due; the cursor says what each service was last at."""
+    """Report the windows that Dagster has no partition for yet, and the looks that are due. Where it stands, ledger and partitions say."""
     from lastgood import errors, release
 
-    told: dict[str, str] = json.loads(context.cursor or "{}")
     events: list[dg.AssetMaterialization] = []
     asked: list[dg.RunRequest] = []
     words = []
@@ -44,14 +42,13 @@ def drift_watch(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[
                     said = _service(context, ctx, service, events=events, asked=asked)
                 except (errors.Damaged, errors.NotFound, errors.UsageError) as error:
                     said = str(error)  # the other services go on
-                told[service] = said
                 words.append(f"{service}: {said}")
     except errors.LastgoodError as error:
         return dg.SkipReason(f"the ledger cannot be read: {error}")
     if not events and not asked:
         return dg.SkipReason("; ".join(words))
     partitions = [windows.partitions(event.asset_key.path[0]).build_add_request([str(event.partition)]) for event in events]
-    return dg.SensorResult(asset_events=events, run_requests=asked, dynamic_partitions_requests=partitions, cursor=json.dumps(told))
+    return dg.SensorResult(asset_events=events, run_requests=asked, dynamic_partitions_requests=partitions)
 
 
 def _service(

@@ -246,31 +246,32 @@ def _judged(
 def carry_out(
     ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, now: float, actor: str, wait_s: float = 10.0
 ) -> converge.Outcome | None:
-    """Write the decision down and, if it says so, go back and move the traffic. None if nothing moved, or the service has moved on.
+    """If the decision says so, go back and move the traffic; then write it down. None if nothing moved, or the service has moved on.
 
-    Raises nothing for a rollback that a rule forbids: then a person is told.
+    Written down last, so that a look whose process died on the way is still due. Raises nothing for a rollback that a rule forbids, or
+    if another change was faster: then a person is told.
     """
     state = ctx.ledger.state(what.service)
-    ctx.ledger.evaluate(what.bundle, kind=KIND, report=drift_watch.plain(decision.to_json()), actor=actor, now=now)
     outcome: converge.Outcome | None = None
     trouble = ""
     if decision.outcome == "roll_back" and state.stable == what.bundle:
         try:
-            outcome = _go_back(ctx, what, decision, now=now, actor=actor, wait_s=wait_s)
+            outcome = _go_back(ctx, what, decision, expected=state.revision, now=now, actor=actor, wait_s=wait_s)
         except (errors.NotAllowed, errors.Conflict, errors.NothingToDo) as error:
             trouble = f"; it could not be done: {error}"
     _page(ctx, what, decision, trouble=trouble, now=now)
+    ctx.ledger.evaluate(what.bundle, kind=KIND, report=drift_watch.plain(decision.to_json()), actor=actor, now=now)
     return outcome
 
 
 def _go_back(
-    ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, now: float, actor: str, wait_s: float
+    ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, expected: int, now: float, actor: str, wait_s: float
 ) -> converge.Outcome:
     began = time.perf_counter()
     evidence = {"drift": drift_watch.plain(decision.to_json()), "verdicts": []}
     asked: dict[str, Any] = {"reason": f"drift: {decision.why}", "actor": actor, "automatic": True, "evidence": evidence}
     with converge.layers_of(ctx, what.service) as layers:
-        committed = release.roll_back(ctx, what.service, clock=lambda: now, **asked)
+        committed = release.roll_back(ctx, what.service, expected=expected, clock=lambda: now, **asked)
         return converge.settle(ctx, committed, layers=layers, verb="rollback", began=began, wait_s=wait_s, actor=actor)
 
 

@@ -190,3 +190,39 @@ def test_a_rollback_that_a_rule_forbids_is_told(ctx: release.Context, monkeypatc
     assert drift_decision.carry_out(ctx, what, decision, now=START + 7 * HOUR_S, actor="test") is None
     assert "should be rolled back" in pages(ctx)[0]
     assert pages(ctx)[0].endswith("; it could not be done: it is forbidden; ask a person")
+
+
+def test_a_look_whose_process_died_is_still_due(ctx: release.Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before the rollback was committed: nothing says that it was decided, so the next one does it."""
+    before, stable = released(ctx, -2.0, 0.0)
+    what = serve(ctx, stable, toy.USUAL, *[TURNED] * 6, bias=0.0)
+    decision = decided(ctx, what, hours=7)
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(release, "roll_back", die)
+        with pytest.raises(KeyboardInterrupt):
+            drift_decision.carry_out(ctx, what, decision, now=START + 7 * HOUR_S, actor="test")
+    again = decided(ctx, what, hours=7)
+    outcome = drift_decision.carry_out(ctx, what, again, now=START + 7 * HOUR_S, actor="test")
+    assert outcome is not None
+    assert outcome.revision.state.stable == before
+
+
+def test_whoever_was_faster_is_not_blamed(ctx: release.Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change between the look at the service and the rollback: nothing moves, and a person is told."""
+    _, stable = released(ctx, -2.0, 0.0)
+    what = serve(ctx, stable, toy.USUAL, *[TURNED] * 6, bias=0.0)
+    decision = decided(ctx, what, hours=7)
+    real = release.roll_back
+
+    def overtaken(*args: object, **options: object) -> object:
+        toy.promote(ctx, toy.build(ctx, 0.9), at=START + 7 * HOUR_S)
+        return real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(release, "roll_back", overtaken)
+    assert drift_decision.carry_out(ctx, what, decision, now=START + 7.1 * HOUR_S, actor="test") is None
+    assert ctx.ledger.state(toy.SERVICE).stable != stable
+    assert "it could not be done: " in pages(ctx)[0]
