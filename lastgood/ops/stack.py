@@ -69,8 +69,7 @@ def up(settings: Settings, *, names: list[str], say: Say) -> list[Receipt]:
             for name in names:
                 # One service that cannot be brought up keeps no other one down.
                 try:
-                    wanted = reconcile.read_desired(ctx.ledger.state(name), ledger=ctx.ledger, store=ctx.store, settings=settings)
-                    receipts += [_report(say, receipt) for receipt in _bring_up(settings, wanted)]
+                    receipts += [_report(say, receipt) for receipt in _newest(ctx, name)]
                 except errors.LastgoodError as error:
                     say(f"  ! {name}: {error}")
                     troubles.append(error)
@@ -157,6 +156,20 @@ def _make_dagster_tables(script: str, env: Mapping[str, str]) -> None:
     done = subprocess.run([script, "instance", "migrate"], env=dict(env), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise errors.Unavailable(f"Dagster cannot prepare {env['DAGSTER_HOME']}: {done.stderr.strip()[-400:]}; correct its dagster.yaml")
+
+
+def _newest(ctx: release.Context, name: str) -> list[Receipt]:
+    """Bring *name* up as the ledger has it, once more for each change that a running controller commits meanwhile."""
+    receipts: list[Receipt] = []
+    revision = -1
+    while True:
+        wanted = reconcile.read_desired(ctx.ledger.state(name), ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
+        if wanted.revision == revision:
+            return receipts
+        revision = wanted.revision
+        receipts = list(_bring_up(ctx.settings, wanted))
+        if all((receipt.observed_revision or 0) <= revision for receipt in receipts):
+            return receipts
 
 
 def _bring_up(settings: Settings, wanted: base.Desired) -> Iterator[Receipt]:
