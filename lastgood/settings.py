@@ -126,6 +126,17 @@ class CacheSettings(_Group):
     """`redis://HOST:PORT/0`, shared by all workers; empty: each worker keeps them in its own memory. It may hold a password."""
 
 
+class DriftSettings(_Group):
+    """When Dagster looks at what comes in; what counts as drift stands in each service.yaml."""
+
+    tick_s: float = pydantic.Field(default=30.0, ge=1)
+    """Seconds between two ticks of the sensor `drift_watch`, read when the code location loads. A window is looked at when it is over."""
+    report_cron: str = "0 6 * * *"
+    """When the schedules write Evidently's reports, as a cron line in UTC."""
+    report_hours: float = pydantic.Field(default=24.0, gt=0)
+    """So many hours back a scheduled report reaches."""
+
+
 class Settings(_Group):
     """Everything the commands need to know. Build it with `load`."""
 
@@ -141,6 +152,7 @@ class Settings(_Group):
     cache: CacheSettings = CacheSettings()
     metrics: MetricsSettings = MetricsSettings()
     paging: PagingSettings = PagingSettings()
+    drift: DriftSettings = DriftSettings()
 
     @property
     def ledger_url(self) -> str:

@@ -10,7 +10,7 @@ import dagster as dg
 
 import assets
 import sensors
-from pipelines import drift, home, hooks, jobs, resources, retrain
+from pipelines import drift, drift_report, home, hooks, jobs, resources, retrain
 
 
 def build_definitions(resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
@@ -19,8 +19,9 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
     return dg.Definitions(
         assets=[hooks.closing_mlflow_run(asset) for asset in services.assets or ()],
         asset_checks=services.asset_checks,
-        jobs=[*(services.jobs or ()), *jobs.all_jobs(), drift.evaluate_rollback_job, retrain.retrain_job],
-        sensors=sensors.all_sensors(),
+        jobs=[*(services.jobs or ()), *jobs.all_jobs(), drift.evaluate_rollback_job, drift_report.drift_report_job, retrain.retrain_job],
+        sensors=sensors.all_sensors(drift_jobs=[drift.evaluate_rollback_job, drift_report.drift_report_job]),
+        schedules=drift_report.schedules(),
         resources={**resources.all_resources(), **(resource_overrides or {})},
         executor=dg.in_process_executor,
     )

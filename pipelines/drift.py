@@ -7,6 +7,7 @@ from pydantic import Field
 
 from assets import show
 from lastgood import settings as settings_
+from pipelines import drift_report, hooks
 from pipelines.jobs import NEVER_AGAIN
 
 if TYPE_CHECKING:
@@ -22,8 +23,12 @@ class Evaluate(dg.Config):
     dry_run: bool = Field(default=False, description="Compare, show, and change nothing.")
 
 
-@dg.op(description="Compare stable with the bundle behind it on what was answered since the alarm; roll back if that is clearly better.")
-def evaluate(context: dg.OpExecutionContext, config: Evaluate, settings: dg.ResourceParam[settings_.Settings]) -> None:
+@dg.op(
+    description="Compare stable with the bundle behind it on what was answered since the alarm; roll back if that is clearly better.",
+)
+def evaluate(
+    context: dg.OpExecutionContext, config: Evaluate, settings: dg.ResourceParam[settings_.Settings], mlflow: dg.ResourceParam[Any]
+) -> None:
     """Report what was decided and done."""
     import time
 
@@ -44,7 +49,7 @@ def evaluate(context: dg.OpExecutionContext, config: Evaluate, settings: dg.Reso
         except errors.LastgoodError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         metadata = {**described(decision), "moved": f"revision {moved.revision.number}" if moved else "nothing"}
-        metadata |= _report(context, ctx, what, look, settings=settings)
+        metadata |= _report(context, ctx, what, look, settings=settings, mlflow=mlflow)
     context.log.info(f"{decision.outcome}: {decision.why}")
     context.add_output_metadata(metadata)
 
@@ -69,23 +74,22 @@ def described(decision: "Decision") -> dict[str, Any]:
     return found
 
 
-def _report(context: dg.OpExecutionContext, ctx: Any, what: "Watched", look: "Look", *, settings: settings_.Settings) -> dict[str, Any]:
+def _report(
+    context: dg.OpExecutionContext, ctx: Any, what: "Watched", look: "Look", *, settings: settings_.Settings, mlflow: Any
+) -> dict[str, Any]:
     """Evidently's report beside it; a missing or failing report costs the decision nothing."""
     try:
-        from lastgood.ops import drift_report
-
-        file = settings.home / "drift" / "reports" / f"{what.service}-{int(look.alarm)}-{look.number}.html"
-        drift_report.write(ctx, what, since=look.alarm, until=look.until, file=file)
+        return drift_report.written(ctx, what, since=look.alarm, until=look.until, settings=settings, mlflow=mlflow)
     except Exception as error:  # noqa: BLE001  # a library of others, on data that is odd by definition
         context.log.warning(f"no report: {error}")
         return {"evidently": f"left out: {error}"}
-    return {"evidently": dg.MetadataValue.path(file)}
 
 
 @dg.job(
     name="evaluate_rollback",
     executor_def=dg.in_process_executor,
     tags=NEVER_AGAIN,
+    hooks={hooks.finish_mlflow_run, hooks.fail_mlflow_run},
     description='Decide a drift alarm: {"ops": {"evaluate": {"config": {"service": "flights"}}}}.',
 )
 def evaluate_rollback_job() -> None:

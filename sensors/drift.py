@@ -1,16 +1,18 @@
-"""What comes in, window by window: materializations of `<service>/drift` with numbers that the UI plots, and a job for each look at an alarm.
+"""What comes in, window by window: materializations of `<service>/drift` with numbers that the UI plots, checks, and a job for each look at an alarm.
 
 The watch itself is the library's, and may be called from elsewhere as well (`lastgood drift`); this calls it, shows what the
-ledger has, and asks for the job `evaluate_rollback` when a decision is due. It decides nothing.
+ledger has, and asks for a job: `evaluate_rollback` when a decision is due, `drift_report` when an alarm begins. It decides nothing.
 """
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 import assets
-from assets import windows
+from assets import live, windows
+from lastgood import errors
 from lastgood import settings as settings_
 
 if TYPE_CHECKING:
@@ -18,58 +20,95 @@ if TYPE_CHECKING:
     from lastgood.ops.drift_watch import Looked, Watched
     from lastgood.release import Context
 
-AT_ONCE = 3
-"""Windows that a tick looks at: the first of a bundle takes seconds, and a tick may take 60 s."""
+DECIDE, REPORT = "evaluate_rollback", "drift_report"
+"""The jobs that a tick asks for."""
+BUDGET_S = 20.0
+"""Seconds after which a tick begins no other window: the first of a bundle takes seconds, and a tick may take 60 s. The next goes on."""
 
 
-@dg.sensor(
-    job_name="evaluate_rollback",
-    minimum_interval_seconds=30,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Looks at each window of what came in, once; shows it as <service>/drift, and has an alarm decided.",
-)
-def drift_watch(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
+def _tick_s() -> int:
+    """Seconds between two ticks. A wrong lastgood.toml is told by whoever uses it; here it must not keep `rollback` from loading."""
+    try:
+        return round(settings_.load(assets.PROJECT).drift.tick_s)
+    except errors.LastgoodError:
+        return round(settings_.DriftSettings().tick_s)
+
+
+def drift_watch(jobs: Sequence[dg.JobDefinition]) -> dg.SensorDefinition:
+    """The sensor; *jobs* are those that it may ask for, DECIDE and REPORT."""
+    return dg.sensor(
+        name="drift_watch",
+        jobs=jobs,
+        minimum_interval_seconds=_tick_s(),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Looks at each window of what came in, once; shows it as <service>/drift, and has an alarm decided.",
+    )(watch)
+
+
+def watch(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
     """Report the windows that Dagster has no partition for yet, and the looks that are due. Where it stands, ledger and partitions say."""
-    from lastgood import errors, release
+    from lastgood import release
 
-    events: list[dg.AssetMaterialization] = []
-    asked: list[dg.RunRequest] = []
+    until = time.monotonic() + BUDGET_S
+    news = _News()
     words = []
     try:
         with release.open_context(settings) as ctx:
             for service in assets.names():
                 try:
-                    said = _service(context, ctx, service, events=events, asked=asked)
+                    said = _service(context, ctx, service, news=news, until=until)
                 except (errors.Damaged, errors.NotFound, errors.UsageError) as error:
                     said = str(error)  # the other services go on
                 words.append(f"{service}: {said}")
     except errors.LastgoodError as error:
         return dg.SkipReason(f"the ledger cannot be read: {error}")
-    if not events and not asked:
+    if not news.shown and not news.asked:
         return dg.SkipReason("; ".join(words))
-    partitions = [windows.partitions(event.asset_key.path[0]).build_add_request([str(event.partition)]) for event in events]
-    return dg.SensorResult(asset_events=events, run_requests=asked, dynamic_partitions_requests=partitions)
+    partitions = [windows.partitions(event.asset_key.path[0]).build_add_request([str(event.partition)]) for event in news.shown]
+    return dg.SensorResult(asset_events=[*news.shown, *news.judged], run_requests=news.asked, dynamic_partitions_requests=partitions)
 
 
-def _service(
-    context: dg.SensorEvaluationContext, ctx: "Context", service: str, *, events: list[dg.AssetMaterialization], asked: list[dg.RunRequest]
-) -> str:
+class _News:
+    """What a tick found: materializations, checks that belong to them, and runs to be launched."""
+
+    def __init__(self) -> None:
+        self.shown: list[dg.AssetMaterialization] = []
+        self.judged: list[dg.AssetCheckEvaluation] = []
+        self.asked: list[dg.RunRequest] = []
+
+
+def _service(context: dg.SensorEvaluationContext, ctx: "Context", service: str, *, news: _News, until: float) -> str:
     """What there is to say of one service."""
     from lastgood.ops import drift_decision, drift_watch
 
-    now = time.time()
     what = drift_watch.watched(ctx, service) if ctx.ledger.newest(service) else None
     if what is None:
         return "nothing is watched"
-    drift_watch.tick(ctx, what, now=now, at_once=AT_ONCE)
+    while drift_watch.tick(ctx, what, now=time.time(), at_once=1) and time.monotonic() < until:
+        pass
     found = list(drift_watch.looked(ctx, what))
     known = set(context.instance.get_dynamic_partitions(windows.partitions(service).name or ""))
     fresh = [one for one in found if windows.name_of(what, one) not in known]
-    events += [windows.materialization(what, one) for one in fresh[:AT_ONCE]]
-    look = drift_decision.due(ctx, what, now=now)
+    for one in fresh:
+        news.shown.append(windows.materialization(what, one))
+        news.judged += _judged(context, ctx, what, one)
+        if one.change in ("opened", "worse"):
+            news.asked.append(report(what, one))
+        if time.monotonic() > until:
+            break
+    look = drift_decision.due(ctx, what, now=time.time())
     if look is not None:
-        asked.append(request(what, look))
+        news.asked.append(request(what, look))
     return _words(what, found)
+
+
+def _judged(context: dg.SensorEvaluationContext, ctx: "Context", what: "Watched", one: "Looked") -> list[dg.AssetCheckEvaluation]:
+    """What Great Expectations says of the window. It costs the window nothing if that fails: a library of others, on data that is odd."""
+    try:
+        return live.evaluations(ctx, what, one)
+    except Exception as error:  # noqa: BLE001
+        context.log.warning(f"{what.service}: no expectations on the window of {windows.name_of(what, one)}: {error!r}")
+        return []
 
 
 def _words(what: "Watched", found: "list[Looked]") -> str:
@@ -84,7 +123,18 @@ def request(what: "Watched", look: "Look") -> dg.RunRequest:
     """The run that decides *look*; the same look has the same key, so a repeated tick launches nothing twice."""
     return dg.RunRequest(
         run_key=f"{what.service}/{what.bundle[7:19]}/{what.revision}/{int(look.alarm)}/{look.number}",
-        job_name="evaluate_rollback",
+        job_name=DECIDE,
         run_config={"ops": {"evaluate": {"config": {"service": what.service}}}},
         tags={"lastgood/service": what.service, "lastgood/alarm": str(int(look.alarm))},
+    )
+
+
+def report(what: "Watched", one: "Looked") -> dg.RunRequest:
+    """The run that writes Evidently's report on the windows which made the alarm."""
+    asked = {"service": what.service, "since": one.alarm, "until": one.end}
+    return dg.RunRequest(
+        run_key=f"{what.service}/{what.bundle[7:19]}/{what.revision}/{int(one.alarm or 0)}/{one.change}",
+        job_name=REPORT,
+        run_config={"ops": {"report": {"config": asked}}},
+        tags={"lastgood/service": what.service, "lastgood/alarm": str(int(one.alarm or 0))},
     )

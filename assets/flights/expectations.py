@@ -69,6 +69,24 @@ def suite_of() -> list[Any]:
     ]
 
 
+def live() -> list[Any]:
+    """What is expected of requests as they come in: the same of every field, and nothing that is known only later or of a whole month."""
+    from services.flights import features
+
+    fields = set(features.FIELDS)
+    kept = ("expect_column_values", "expect_column_distinct_values")
+    return [
+        _columns(sorted(fields)),
+        *(one for one in suite_of() if getattr(one, "column", None) in fields and one.expectation_type.startswith(kept)),
+    ]
+
+
+def _columns(names: list[str]) -> Any:
+    import great_expectations.expectations as gxe
+
+    return gxe.ExpectTableColumnsToMatchSet(column_set=names, exact_match=True, meta={"check": "schema"})
+
+
 def giveaways(frame: Any) -> list[dict[str, Any]]:
     """Whether a feature tells the label by itself: {"check": "leakage", ...}, one row per feature, and one for their names."""
     from services.flights import features, tables

@@ -24,7 +24,6 @@ from lastgood.drift import reference as references
 from lastgood.drift.reference import Sample
 from lastgood.ops import drift_reference, drift_watch
 from lastgood.serving import inference_log
-from lastgood.sources import windows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,15 +129,7 @@ def way_back(ctx: release.Context, state: rollout.State) -> str | None:
 
 def _rows(ctx: release.Context, what: drift_watch.Watched, look: Look, *, fields: list[str]) -> pa.Table | None:
     """What users were answered by stable since the alarm, with `label` where it is known; of too much an even part."""
-    folder = ctx.settings.inference(what.service)
-    asked: dict[str, Any] = {
-        "since": look.alarm,
-        "until": look.until,
-        "columns": [*fields, references.LABEL],
-        "time": what.rules.time,
-        "most": MOST,
-    }
-    return windows.read(folder, bundle=what.bundle, **asked).table
+    return drift_watch.read(ctx, what, since=look.alarm, until=look.until, columns=[*fields, references.LABEL], most=MOST).table
 
 
 def _features(ctx: release.Context, loaded: Loaded, rows: pa.Table, what: drift_watch.Watched) -> verdict.Verdict | None:

@@ -15,7 +15,6 @@ from lastgood import errors, release
 from lastgood.drift import reference as references
 from lastgood.drift.reference import LABEL, PROBABILITY, Sample
 from lastgood.ops import drift_reference, drift_watch
-from lastgood.sources import windows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +28,11 @@ def write(ctx: release.Context, what: drift_watch.Watched, *, since: float, unti
 
     Raises NothingToDo if nothing was answered then, UsageError without Evidently.
     """
-    snapshot = run(ctx, what, since=since, until=until)
+    save(run(ctx, what, since=since, until=until), file)
+
+
+def save(snapshot: Any, file: Path) -> None:
+    """Write what `run` gave to *file*, HTML or, if its name ends so, JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".json":
         file.write_text(json.dumps(snapshot.dict(), default=float), "utf-8")
@@ -46,10 +49,8 @@ def run(ctx: release.Context, what: drift_watch.Watched, *, since: float, until:
     except ImportError as error:
         raise errors.UsageError(f"the report needs Evidently, which is not installed ({error}); install 'lastgood[drift]'") from error
     old = drift_reference.of_bundle(ctx.settings, ctx.ledger.bundle(what.bundle))
-    new = windows.read(
-        ctx.settings.inference(what.service),
-        bundle=what.bundle, since=since, until=until, columns=old.columns, time=what.rules.time, most=MOST,
-    ).sample  # fmt: skip
+    window = drift_watch.read(ctx, what, since=since, until=until, columns=old.columns, most=MOST)
+    new = drift_reference.with_features(ctx.settings, ctx.ledger.bundle(what.bundle), old, window)
     if not new.rows:
         raise errors.NothingToDo(f"{what.service!r} answered nothing in that time; name another one with --since")
     names = _comparable(old, new, ignore=what.rules.ignore)
@@ -63,6 +64,21 @@ def run(ctx: release.Context, what: drift_watch.Watched, *, since: float, until:
     return Report([DataDriftPreset(columns=names), *([ClassificationPreset(probas_threshold=0.5)] if quality else [])]).run(
         current_data=current, reference_data=before
     )
+
+
+def values(snapshot: Any) -> dict[str, Any]:
+    """What `run` gave, as numbers: {"drifted": columns, "distances": by column, the largest first, "quality": by name, where labels are known}."""
+    found: dict[str, Any] = {"drifted": 0, "distances": {}, "quality": {}}
+    for metric in snapshot.dict()["metrics"]:
+        kind, value = str(metric["metric_name"]), metric["value"]
+        if kind.startswith("DriftedColumnsCount"):
+            found["drifted"] = int(value["count"])
+        elif kind.startswith("ValueDrift"):
+            found["distances"][metric["config"]["column"]] = float(value)
+        elif isinstance(value, int | float):
+            found["quality"][kind.partition("(")[0].lower()] = float(value)
+    found["distances"] = dict(sorted(found["distances"].items(), key=lambda item: -item[1]))
+    return found
 
 
 def _comparable(old: Sample, new: Sample, *, ignore: tuple[str, ...]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from lastgood import bundle as bundles
@@ -128,18 +128,11 @@ def _recorded(ctx: release.Context, what: Watched) -> int:
 
 
 def _look(ctx: release.Context, what: Watched, bundle: bundles.Bundle, *, number: int, episode: alarm.Episode) -> Looked:
-    rules, since, until = what.rules, what.begin(number), what.begin(number + 1)
+    rules, since = what.rules, what.begin(number)
     reference = drift_reference.of_bundle(ctx.settings, bundle)
-    window = windows.read(
-        ctx.settings.inference(what.service),
-        bundle=what.bundle,
-        since=since,
-        until=until,
-        columns=reference.columns,
-        time=rules.time,
-        # Of more rows than this the reference has too few stretches to know what is usual.
-        most=max(rules.min_rows, min(rules.max_rows, reference.rows // PARTS)),
-    )
+    # Of more rows than this the reference has too few stretches to know what is usual.
+    most = max(rules.min_rows, min(rules.max_rows, reference.rows // PARTS))
+    window = read(ctx, what, since=since, until=what.begin(number + 1), columns=reference.columns, most=most)
     span = windows.span_s(window.sample) if rules.time else rules.window_s
     enough = window.sample.rows >= rules.min_rows
     usual = drift_reference.usual(ctx.settings, bundle, reference, rows=window.sample.rows, span_s=span) if enough else None
@@ -148,8 +141,21 @@ def _look(ctx: release.Context, what: Watched, bundle: bundles.Bundle, *, number
     after, change = alarm.follow(episode, said, begin=since, persistence=rules.persistence)
     begun = episode.alarm if after.alarm is None else after.alarm
     return Looked(
-        number=number, begin=since, end=until, seen=window.rows, verdict=plain(said.to_json()), episode=after, change=change, alarm=begun
+        number=number,
+        begin=since,
+        end=what.begin(number + 1),
+        seen=window.rows,
+        verdict=plain(said.to_json()),
+        episode=after,
+        change=change,
+        alarm=begun,
     )
+
+
+def read(ctx: release.Context, what: Watched, *, since: float, until: float, columns: Collection[str], most: int) -> windows.Window:
+    """What users were answered by the watched bundle with *since* <= `at` < *until* (Unix seconds); see `windows.read`."""
+    folder = ctx.settings.inference(what.service)
+    return windows.read(folder, bundle=what.bundle, since=since, until=until, columns=columns, time=what.rules.time, most=most)
 
 
 def plain(value: Any) -> Any:

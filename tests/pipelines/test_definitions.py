@@ -43,11 +43,13 @@ def test_its_names_are_the_ones_that_people_and_scripts_use():
         "approve",
         "build",
         "build_helpdesk",
+        "drift_report",
         "evaluate_rollback",
         "promote",
         "retrain",
         "rollback",
     ]
+    assert [schedule.name for schedule in defs.schedules] == ["flights_drift_report", "helpdesk_drift_report"]
     assert [sensor.name for sensor in defs.sensors] == ["release_mirror", "rollout_mirror", "model_liveness", "drift_watch"]
     assert sorted(f"{check.asset_key.to_user_string()}:{check.name}" for check in defs.resolve_asset_graph().asset_check_keys) == [
         "flights/bundle:verifies",
@@ -56,6 +58,10 @@ def test_its_names_are_the_ones_that_people_and_scripts_use():
         "flights/data:nulls",
         "flights/data:ranges",
         "flights/data:schema",
+        "flights/drift:categories",
+        "flights/drift:nulls",
+        "flights/drift:ranges",
+        "flights/drift:schema",
         "flights/model:limits",
         "flights/release:alike",
         "flights/release:ejections",
@@ -121,9 +127,9 @@ def test_every_asset_says_what_it_is_whose_it_is_and_which_code_makes_it():
 
 
 def test_every_check_of_a_build_blocks_what_follows_it():
-    """A failed check stops its run before the next part is made. Nothing follows a gate: the controller acts on it."""
+    """A failed check stops its run before the next part is made. Nothing follows a gate or a window: the controller acts on it."""
     specs = [spec for checks in defs.asset_checks for spec in checks.check_specs]
-    assert {spec.key.asset_key.path[-1] for spec in specs if not spec.blocking} == {"release"}
+    assert {spec.key.asset_key.path[-1] for spec in specs if not spec.blocking} == {"release", "drift"}
     assert {spec.key.asset_key.path[-1] for spec in specs if spec.blocking} == {"data", "model", "bundle", "corpus", "index", "evaluation"}
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import datetime
+import json
+import sys
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 import assets
-from assets import windows
+from assets import live, windows
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.ops import drift_decision
+from lastgood.ops import drift_decision, drift_watch
 from pipelines import drift as jobs
+from pipelines import drift_report, resources
 from sensors import drift as sensor
 from tests.ops import drift_project as toy
 from tests.ops.drift_project import HOUR_S, START
+
+SENSOR = sensor.drift_watch([jobs.evaluate_rollback_job, drift_report.drift_report_job])
 
 
 @pytest.fixture
@@ -50,7 +57,7 @@ def tick(
     """What the sensor answers so many hours after START; its events and partitions are stored, as the daemon does."""
     monkeypatch.setattr("time.time", lambda: START + hours * HOUR_S + 10)
     with dg.build_sensor_context(instance=instance, cursor=cursor, resources={"settings": settings}) as context:
-        answer = sensor.drift_watch(context)
+        answer = SENSOR(context)
     if isinstance(answer, dg.SensorResult):
         for asked in answer.dynamic_partitions_requests or ():
             instance.add_dynamic_partitions(asked.partitions_def_name, list(asked.partition_keys))
@@ -103,20 +110,140 @@ def test_an_alarm_asks_for_its_decision_once_and_the_job_rolls_back(
     for hour in range(3):
         traffic.hour(hour, turned)
     answer = tick(settings, instance, monkeypatch, hours=3)
-    (asked,) = answer.run_requests
+    reported, asked = answer.run_requests
+    assert (reported.job_name, reported.run_key) == ("drift_report", f"toy/{stable[7:19]}/5/{int(START)}/opened")
     assert (asked.job_name, asked.run_key) == ("evaluate_rollback", f"toy/{stable[7:19]}/5/{int(START)}/1")
     assert [event.metadata["alarm"].value for event in answer.asset_events] == ["none", "begins", "open"]
     assert tick(settings, instance, monkeypatch, hours=3, cursor=answer.cursor).run_requests[0].run_key == asked.run_key
-    done = jobs.evaluate_rollback_job.execute_in_process(run_config=asked.run_config, resources={"settings": settings}, instance=instance)
+    done = jobs.evaluate_rollback_job.execute_in_process(
+        run_config=asked.run_config, resources={"settings": settings, "mlflow": resources.mlflow}, instance=instance
+    )
     (output,) = [event for event in done.all_events if event.event_type_value == "STEP_OUTPUT"]
     metadata = output.step_output_data.metadata
     assert metadata["outcome"].value == "roll_back"
     assert metadata["difference at least"].value > 0.002
     assert metadata["moved"].value.startswith("revision ")
     assert Path(str(metadata["evidently"].value)).stat().st_size > 100_000
+    assert metadata["columns that Evidently calls drifted"].value >= 1
     with release.open_context(settings, read_only=True) as ctx:
         assert ctx.ledger.state(toy.SERVICE).stable != stable
         assert [one["outcome"] for one in toy.evidence(ctx, stable, drift_decision.KIND)] == ["roll_back"]
+
+
+def test_an_alarm_is_reported_by_evidently_in_files_dagster_and_mlflow(
+    settings: settings_.Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run that a tick asks for: HTML and JSON, an observation with a bar for each column, and an MLflow run that holds both."""
+    import mlflow
+
+    traffic = toy.Traffic(settings, stable)
+    for hour in range(2):
+        traffic.hour(hour, toy.World(mean=1.2))
+    (asked, _) = tick(settings, instance, monkeypatch, hours=2).run_requests
+    report(settings, instance, asked.run_config)
+    (seen,) = instance.fetch_observations(windows.key(toy.SERVICE), limit=5).records
+    metadata = seen.asset_observation.metadata
+    assert metadata["columns that Evidently calls drifted"].value >= 1
+    assert "data:image/png;base64," in metadata["drift by feature"].value
+    html, told = (Path(str(metadata[name].value)) for name in ("evidently", "evidently as JSON"))
+    assert html.stat().st_size > 100_000
+    assert json.loads(told.read_text("utf-8"))["metrics"]
+    client = mlflow.MlflowClient(tracking_uri=settings.tracking_uri)
+    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["lastgood.bundle"] == stable
+    assert run.data.metrics["distance.x"] > 0.5
+    assert run.data.metrics["rocauc"] > 0.5
+    assert {one.path for one in client.list_artifacts(run.info.run_id, "drift")} == {f"drift/{html.name}", f"drift/{told.name}"}
+
+
+def test_a_report_on_nothing_is_a_result(settings: settings_.Settings, stable: str, instance: dg.DagsterInstance) -> None:
+    """No rows, and a service that is not watched: the run succeeds and says why it has nothing."""
+    for service, why in ((toy.SERVICE, "answered nothing"), ("other", "nothing is watched")):
+        done = report(settings, instance, {"ops": {"report": {"config": {"service": service}}}})
+        (output,) = [event for event in done.all_events if event.event_type_value == "STEP_OUTPUT"]
+        assert why in output.step_output_data.metadata["evidently"].value
+
+
+def report(settings: settings_.Settings, instance: dg.DagsterInstance, config: dict) -> dg.ExecuteInProcessResult:
+    """A run of the job `drift_report`, which succeeds."""
+    replaced = {"settings": settings, "mlflow": resources.mlflow}
+    done = drift_report.drift_report_job.execute_in_process(run_config=config, resources=replaced, instance=instance)
+    assert done.success
+    return done
+
+
+def test_reports_are_scheduled_where_something_is_watched(
+    settings: settings_.Settings, stable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One schedule for each service, running; its run is named by its time."""
+    monkeypatch.setattr(assets, "names", lambda: [toy.SERVICE, "other"])
+    monkeypatch.setenv("LASTGOOD_PROJECT", str(settings.project))
+    first, second = drift_report.schedules()
+    assert (first.name, first.cron_schedule, first.default_status) == ("toy_drift_report", "0 6 * * *", dg.DefaultScheduleStatus.RUNNING)
+    when = datetime.datetime(2026, 1, 2, 6, tzinfo=datetime.UTC)
+    (asked,) = first.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=when)).run_requests
+    assert (asked.run_key, asked.run_config) == (when.isoformat(), {"ops": {"report": {"config": {"service": "toy"}}}})
+    assert second.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=when)).skip_message == "nothing is watched on 'other'"
+
+
+def test_what_came_in_is_judged_by_the_services_own_expectations(
+    settings: settings_.Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Great Expectations on each window, as checks of its partition; a check by hand judges the newest."""
+    expected(monkeypatch, lambda: suite(low=-6))
+    traffic = toy.Traffic(settings, stable)
+    traffic.hour(0)
+    traffic.hour(1, toy.World(mean=20.0, kinds=("a", "z")))
+    answer = tick(settings, instance, monkeypatch, hours=2)
+    said = [event for event in answer.asset_events if isinstance(event, dg.AssetCheckEvaluation)]
+    begun = [f"{stable[7:15]} 2026-01-01 0{hour}:00:00" for hour in (0, 1)]
+    assert [(one.partition, one.check_name, one.passed) for one in said] == [
+        (begun[0], "schema", True),
+        (begun[0], "ranges", True),
+        (begun[0], "categories", True),
+        (begun[1], "schema", True),
+        (begun[1], "ranges", False),
+        (begun[1], "categories", False),
+    ]
+    assert said[4].description == "x: expect_column_values_to_be_between"
+    assert said[4].severity == dg.AssetCheckSeverity.WARN
+    with release.open_context(settings, read_only=True) as ctx:
+        what = drift_watch.watched(ctx, toy.SERVICE)
+        assert set(live.rows(ctx, what, list(drift_watch.looked(ctx, what))[1])["kind"]) == {"a", "z"}
+    check = live.checks(toy.SERVICE, {"schema": "", "ranges": "", "categories": ""})
+    by_hand = list(check(dg.build_asset_check_context(instance=instance), settings=settings))
+    assert [(one.check_name, one.passed) for one in by_hand] == [("schema", True), ("ranges", False), ("categories", False)]
+
+
+def suite(*, low: float) -> list:
+    """Fields, numbers and kinds."""
+    import great_expectations.expectations as gxe
+
+    return [
+        gxe.ExpectTableColumnsToMatchSet(column_set=["x", "kind"], exact_match=True, meta={"check": "schema"}),
+        gxe.ExpectColumnValuesToBeBetween(column="x", min_value=low, max_value=6, meta={"check": "ranges"}),
+        gxe.ExpectColumnDistinctValuesToBeInSet(column="kind", value_set=["a", "b"], meta={"check": "categories"}),
+    ]
+
+
+def expected(monkeypatch: pytest.MonkeyPatch, live_suite: Callable[[], list]) -> None:
+    """What `assets/toy/expectations.py` of the service would say."""
+    module = types.ModuleType("assets.toy.expectations")
+    module.live = live_suite
+    monkeypatch.setitem(sys.modules, "assets.toy", types.ModuleType("assets.toy"))
+    monkeypatch.setitem(sys.modules, "assets.toy.expectations", module)
+
+
+def test_an_empty_window_breaks_its_expectations_and_one_that_raises_costs_no_window(
+    settings: settings_.Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No rows have no columns; and a suite that cannot be made is a warning in the log."""
+    expected(monkeypatch, lambda: suite(low=-6))
+    said = tick(settings, instance, monkeypatch, hours=1).asset_events
+    assert [one.passed for one in said if isinstance(one, dg.AssetCheckEvaluation)] == [False, False, False]
+    expected(monkeypatch, lambda: [1 / 0])
+    assert [type(one) for one in tick(settings, instance, monkeypatch, hours=2).asset_events] == [dg.AssetMaterialization]
 
 
 def test_a_job_with_nothing_due_changes_nothing(
@@ -126,7 +253,9 @@ def test_a_job_with_nothing_due_changes_nothing(
     toy.Traffic(settings, stable).hour(0)
     tick(settings, instance, monkeypatch, hours=1)
     config = {"ops": {"evaluate": {"config": {"service": toy.SERVICE}}}}
-    done = jobs.evaluate_rollback_job.execute_in_process(run_config=config, resources={"settings": settings}, instance=instance)
+    done = jobs.evaluate_rollback_job.execute_in_process(
+        run_config=config, resources={"settings": settings, "mlflow": resources.mlflow}, instance=instance
+    )
     assert done.success
     with release.open_context(settings, read_only=True) as ctx:
         assert ctx.ledger.state(toy.SERVICE).stable == stable

@@ -1,0 +1,153 @@
+"""The job `drift_report`: Evidently's report on a stretch of time, as a file, in Dagster and in MLflow. It changes nothing that serves.
+
+A schedule for each service launches it once a day, the sensor `drift_watch` when an alarm begins.
+"""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+import assets
+from assets import show, windows
+from lastgood import errors
+from lastgood import settings as settings_
+from pipelines import hooks
+
+if TYPE_CHECKING:
+    from lastgood.ops.drift_watch import Watched
+    from lastgood.release import Context
+
+NAME = "drift_report"
+
+
+class Stretch(dg.Config):
+    """What is reported on."""
+
+    service: str = Field(description="Service whose stable bundle's rows are reported on.")
+    since: float | None = Field(
+        default=None, description="Beginning, Unix seconds; left out: so far back as settings say (drift.report_hours)."
+    )
+    until: float | None = Field(default=None, description="End, Unix seconds; left out: now.")
+
+
+@dg.op(
+    description="Evidently on what came in, beside the stable bundle's reference; logged to MLflow and shown on <service>/drift.",
+)
+def report(
+    context: dg.OpExecutionContext, config: Stretch, settings: dg.ResourceParam[settings_.Settings], mlflow: dg.ResourceParam[Any]
+) -> None:
+    """Write the report, and say where it is. Nothing answered, or nothing watched, is a result and no error."""
+    from lastgood import release
+    from lastgood.ops import drift_watch
+
+    until = time.time() if config.until is None else config.until
+    since = until - settings.drift.report_hours * 3600 if config.since is None else config.since
+    with release.open_context(settings, read_only=True) as ctx:
+        what = drift_watch.watched(ctx, config.service)
+        if what is None:
+            context.add_output_metadata({"evidently": f"left out: nothing is watched on {config.service!r}"})
+            return
+        try:
+            found = written(ctx, what, since=max(since, what.since), until=until, settings=settings, mlflow=mlflow)
+        except errors.NothingToDo as error:
+            context.add_output_metadata({"evidently": f"left out: {error}"})
+            return
+        except errors.LastgoodError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
+    context.add_output_metadata(found)
+    context.log_event(dg.AssetObservation(windows.key(config.service), metadata=found, description="Evidently's report"))
+
+
+def written(ctx: "Context", what: "Watched", *, since: float, until: float, settings: settings_.Settings, mlflow: Any) -> dict[str, Any]:
+    """Metadata of the report on *since* to *until* (Unix seconds), which lies in the home folder and in MLflow then. Raises LastgoodError."""
+    from lastgood.ops import drift_report as evidently
+
+    snapshot = evidently.run(ctx, what, since=since, until=until)
+    files = [settings.home / "drift" / "reports" / f"{what.service}-{int(since)}-{int(until)}{suffix}" for suffix in (".html", ".json")]
+    for file in files:
+        evidently.save(snapshot, file)
+    values = evidently.values(snapshot)
+    distances = values["distances"]
+    metadata: dict[str, Any] = {
+        "evidently": dg.MetadataValue.path(files[0]),
+        "evidently as JSON": dg.MetadataValue.path(files[1]),
+        "lastgood/bundle": what.bundle,
+        "columns that Evidently calls drifted": values["drifted"],
+        **{f"quality/{name}": value for name, value in values["quality"].items()},
+        "mlflow run": _logged(mlflow, what, files=files, values=values, settings=settings),
+    }
+    if distances:
+        columns = [{"name": name, "distance": value, "threshold": None, "outcome": "pass"} for name, value in distances.items()]
+        metadata["drift by feature"] = show.pictures({"drift by feature": windows.bars(columns[: windows.SHOWN])})
+    return metadata
+
+
+def _logged(
+    mlflow: Any, what: "Watched", *, files: list[Path], values: dict[str, Any], settings: settings_.Settings
+) -> dg.MetadataValue | str:
+    """The link to the MLflow run that has the report. An MLflow that is away costs the report nothing else."""
+    try:
+        mlflow.set_tags({"lastgood.kind": "drift report", "lastgood.service": what.service, "lastgood.bundle": what.bundle})
+        named = {f"distance.{name}": value for name, value in values["distances"].items()}
+        mlflow.log_metrics({"drifted_columns": values["drifted"], **values["quality"], **{_metric(n): v for n, v in named.items()}})
+        for file in files:
+            mlflow.log_artifact(str(file), "drift")
+        run = mlflow.active_run().info
+    except Exception as error:  # noqa: BLE001  # MLflow raises what its store raises
+        return f"left out: {error}"
+    return show.mlflow_run(settings.tracking_uri, experiment_id=run.experiment_id, run_id=run.run_id)
+
+
+def _metric(name: str) -> str:
+    """*name* with what MLflow takes in the name of a metric."""
+    return "".join(letter if letter.isalnum() or letter in "_-./ " else "_" for letter in name)
+
+
+@dg.job(
+    name=NAME,
+    executor_def=dg.in_process_executor,
+    hooks={hooks.finish_mlflow_run, hooks.fail_mlflow_run},
+    description='Evidently on what came in: {"ops": {"report": {"config": {"service": "flights"}}}}.',
+)
+def drift_report_job() -> None:
+    """Report on a stretch of time."""
+    report()
+
+
+def schedules() -> list[dg.ScheduleDefinition]:
+    """One for each service, running; it skips where nothing is watched. A wrong lastgood.toml must not keep `rollback` from loading."""
+    try:
+        cron = settings_.load(assets.PROJECT).drift.report_cron
+    except errors.LastgoodError:
+        cron = settings_.DriftSettings().report_cron
+    return [_schedule(service, cron) for service in assets.names()]
+
+
+def _schedule(service: str, cron: str) -> dg.ScheduleDefinition:
+    def asked(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        from lastgood import release
+        from lastgood.ops import drift_watch
+
+        try:
+            with release.open_context(settings_.load(), read_only=True) as ctx:
+                watched = ctx.ledger.newest(service) is not None and drift_watch.watched(ctx, service) is not None
+        except errors.LastgoodError as error:
+            return dg.SkipReason(str(error))
+        if not watched:
+            return dg.SkipReason(f"nothing is watched on {service!r}")
+        key = context.scheduled_execution_time.isoformat()
+        return dg.RunRequest(
+            run_key=key, run_config={"ops": {"report": {"config": {"service": service}}}}, tags={"lastgood/service": service}
+        )
+
+    return dg.ScheduleDefinition(
+        name=f"{service}_{NAME}",
+        cron_schedule=cron,
+        job=drift_report_job,
+        execution_fn=asked,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Evidently's report on what came in to {service}.",
+    )
