@@ -25,4 +25,6 @@ build = dg.define_asset_job(
 
 def definitions() -> dg.Definitions:
     """All that Dagster is to know of this service."""
-    return dg.Definitions(assets=[*PARTS, release.release], asset_checks=[*checks.ALL, release.checks], jobs=[build])
+    return dg.Definitions(
+        assets=[*PARTS, release.release, release.drift], asset_checks=[*checks.ALL, release.checks, release.live_checks], jobs=[build]
+    )

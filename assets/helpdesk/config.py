@@ -7,5 +7,5 @@ KEY = parts.key("helpdesk", "config")
 config = common.config(
     "helpdesk",
     owners=["team:helpdesk-on-call"],
-    code=[f"services/helpdesk/{name}" for name in ("service.yaml", "runtime.py", "retrieval.py", "pins.py")],
+    code=[f"services/helpdesk/{name}" for name in ("service.yaml", "runtime.py", "retrieval.py", "pins.py", "signals.py")],
 )

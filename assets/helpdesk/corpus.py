@@ -20,7 +20,7 @@ class Version(dg.Config):
     group_name="helpdesk",
     kinds={"dvc", "text"},
     owners=["team:helpdesk-on-call"],
-    code_version=parts.code_version(*(f"services/helpdesk/{name}.py" for name in ("prepare", "sources", "chunks", "questions"))),
+    code_version=parts.code_version(*(f"services/helpdesk/{name}.py" for name in ("prepare", "sources", "chunks", "questions", "drift"))),
     description="Sections of Django's documentation; headings that are questions are withheld and become the golden questions.",
 )
 def corpus(context: dg.AssetExecutionContext, config: Version, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
@@ -29,11 +29,14 @@ def corpus(context: dg.AssetExecutionContext, config: Version, settings: dg.Reso
     from pathlib import Path
 
     from lastgood import artifacts
-    from services.helpdesk import prepare
+    from lastgood.drift import reference as references
+    from services.helpdesk import drift, prepare
 
     store = artifacts.Store(settings.store)
     with tempfile.TemporaryDirectory() as scratch:
         described = prepare.slice_of(config.version, out=Path(scratch) / "corpus", project=settings.project)
+        asked = drift.reference(Path(scratch) / "corpus" / prepare.QUESTIONS)
+        references.write(asked, Path(scratch) / "corpus" / references.FILE, at=drift.TIME)
         stored = store.put(Path(scratch) / "corpus", allow=artifacts.DATA_FORMATS)
     meta = {name: described[name] for name in ("name", "version", "documents", "chunks")}
     part = artifacts.part(stored, name="data", media_type="application/jsonl", meta=meta)

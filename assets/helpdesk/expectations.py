@@ -46,6 +46,20 @@ def suite_of() -> list[Any]:
     ]
 
 
+def live() -> list[Any]:
+    """What is expected of questions as they come in; what they are about is the matter of drift."""
+    import great_expectations.expectations as gxe
+
+    return [
+        gxe.ExpectTableColumnsToMatchSet(column_set=["question"], exact_match=True, meta={"check": "schema"}),
+        gxe.ExpectColumnValuesToNotBeNull(column="question", meta={"check": "schema"}),
+        gxe.ExpectColumnValueLengthsToBeBetween(column="question", min_value=2, max_value=500, mostly=0.99, meta={"check": "questions"}),
+        gxe.ExpectColumnValuesToMatchRegex(column="question", regex=r"\w", mostly=0.99, meta={"check": "questions"}),
+        # One question over and over is a client that is stuck, or a probe.
+        gxe.ExpectColumnProportionOfUniqueValuesToBeBetween(column="question", min_value=0.02, meta={"check": "questions"}),
+    ]
+
+
 def leaks(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Whether a chunk holds a secret; where, and never what."""
     from lastgood import secrets

@@ -176,6 +176,10 @@ def _by_labels(
         drift_reference.forecast(both[digest], inference_log.requests(known, both[digest].runtime.Request))
         for digest in (what.bundle, target)
     )
+    if all(value is None for value in (*mine, *others)):
+        why = "its answers are no probabilities, and what users said of one bundle's answers says nothing of another's; to compare them, release "
+        why += f"{short(target)} as a candidate, whose gates do"
+        return Decision(outcome="ask", why=why, **facts)
     usable = [number for number, pair in enumerate(zip(mine, others, strict=True)) if None not in pair]
     if len(usable) < (1 - REFUSED) * known.num_rows:
         why = f"{short(target)} or {short(what.bundle)} does not take {known.num_rows - len(usable)} of {known.num_rows} rows"

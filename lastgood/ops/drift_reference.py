@@ -27,6 +27,7 @@ from lastgood.sources import windows
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import pyarrow as pa
     import pydantic
 
     from lastgood.serving.app import Loaded
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 BATCH = 1000
+PROBES = 5
 VERSION = 1
 """Of how what is usual is found out; another one does not trust what was kept."""
 MADE = "made "
@@ -45,12 +47,13 @@ def of_bundle(settings: Settings, bundle: bundles.Bundle) -> Sample:
     """The reference that *bundle* brings. Raises NotFound or Damaged.
 
     With a column `probability` if it answers with one, for which its own code runs in this process, once; and with a column
-    `made NAME` for each feature that training made of the same rows and that is no field of a request.
+    `made NAME` for each feature that training made of the same rows, or, where the bundle does not say, that its own code makes of
+    them, and that is no field of a request.
     """
     import numpy as np
 
     brought = references.read(find(settings, bundle))
-    brought = dataclasses.replace(brought, sample=_with_features(settings, bundle, brought.sample))
+    brought = dataclasses.replace(brought, sample=_with_features(settings, bundle, brought))
     kept = settings.home / "drift" / f"{bundles.short(bundle.id)}.json"
     values = _read(kept)
     if not isinstance(values, list) or len(values) != brought.sample.rows:
@@ -75,12 +78,26 @@ def find(settings: Settings, bundle: bundles.Bundle) -> Path:
     return file
 
 
-def _with_features(settings: Settings, bundle: bundles.Bundle, sample: Sample) -> Sample:
-    made = features_of_training(settings, bundle)
-    if made is None or made.rows != sample.rows:
-        return sample
-    fresh = {f"{MADE}{name}": values for name, values in made.columns.items() if name not in sample.columns}
+def _with_features(settings: Settings, bundle: bundles.Bundle, brought: references.Reference) -> Sample:
+    sample = brought.sample
+    trained = features_of_training(settings, bundle)
+    made = trained.columns if trained is not None else _own_features(settings, bundle, brought.table)
+    fresh = {f"{MADE}{name}": values for name, values in made.items() if name not in sample.columns and len(values) == sample.rows}
     return dataclasses.replace(sample, columns={**sample.columns, **fresh})
+
+
+def _own_features(settings: Settings, bundle: bundles.Bundle, table: pa.Table) -> dict[str, Floats]:
+    """What the bundle's own code makes of the rows of *table*, found out once; nothing if it does not say."""
+    import numpy as np
+
+    kept = settings.home / "drift" / f"{bundles.short(bundle.id)}.made.json"
+    known = _read(kept)
+    if not isinstance(known, dict):
+        loaded = load(settings, bundle)
+        made = features(loaded, inference_log.requests(table, loaded.runtime.Request)) or {}
+        known = {name: [None if math.isnan(value) else value for value in values.tolist()] for name, values in made.items()}
+        _write(kept, known)
+    return {name: np.array([math.nan if value is None else value for value in values]) for name, values in known.items()}
 
 
 def features_of_training(settings: Settings, bundle: bundles.Bundle) -> Sample | None:
@@ -146,11 +163,26 @@ def forecast(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> list[
     known = [number for number, row in enumerate(rows) if row is not None]
     found: list[float | None] = [None] * len(rows)
     with runtime.shadow(on=True):
+        if not _forecasts(loaded, [rows[number] for number in known]):
+            return found
         for start in range(0, len(known), BATCH):
             batch = known[start : start + BATCH]
             for number, value in zip(batch, answered([row for row in (rows[number] for number in batch) if row is not None]), strict=True):
                 found[number] = value
     return found
+
+
+def _forecasts(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> bool:
+    """Whether the bundle answers with a probability, by its first answer: thousands of others may be asked of a hosted model, for money."""
+    for row in rows[:PROBES]:
+        if row is None:
+            continue
+        try:
+            (answer,) = loaded.runtime.predict([row])
+        except Exception:  # noqa: BLE001, S112  # a team's code may raise anything about a row; the next one may do
+            continue
+        return isinstance(answer.get("probability"), int | float)
+    return True
 
 
 def usual(settings: Settings, bundle: bundles.Bundle, reference: Sample, *, rows: int, span_s: float) -> calibration.Calibration | None:

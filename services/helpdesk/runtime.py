@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -16,7 +17,7 @@ from lastgood.llm import base as llm
 from lastgood.llm import catalog as llms
 from lastgood.serving import runtime
 
-from . import pins, retrieval
+from . import pins, retrieval, signals
 
 if TYPE_CHECKING:
     from lastgood.settings import Settings
@@ -47,12 +48,14 @@ class Runtime(runtime.Runtime):
         prompt_digest: str,
         model: llm.Model,
         options: retrieval.Options,
+        directions: Callable[[], signals.Directions],
     ) -> None:
         self._reader = reader
         self._embedder = embedder
         self._prompt = prompt
         self._model = model
         self._options = options
+        self._directions = functools.cache(directions)
         self._made_of = {"index": reader.snapshot.id, "prompt": prompt_digest}
 
     @classmethod
@@ -76,6 +79,7 @@ class Runtime(runtime.Runtime):
             prompt_digest=artifacts.digest_tree(parts["prompt"]).digest,
             model=llms.build(llm.parse(pinned.answerer), environ=os.environ, embed=embedder.embed),
             options=checked,
+            directions=functools.partial(signals.directions, parts["index"]),
         )
 
     def predict(self, rows: Sequence[pydantic.BaseModel]) -> list[dict[str, Any]]:
@@ -91,6 +95,16 @@ class Runtime(runtime.Runtime):
         said = self._model.answer(messages, passages=passages, question=question)
         sources = [{"id": hit.row.id, "title": _title(hit), "path": hit.row.meta.get("path")} for hit in found]
         return {"answer": said.text, "refused": said.refused, "sources": sources, "made_of": self._made_of}
+
+    def features(self, rows: Sequence[pydantic.BaseModel]) -> dict[str, list[float]]:
+        """Where the questions point and how near the index is to them, by name; see `signals`. Nothing is asked of the language model."""
+        questions = [str(getattr(row, "question")) for row in rows]  # noqa: B009  # the contract knows no fields
+        queries = {question: self._prompt.render("query", question=question) for question in dict.fromkeys(questions)}
+        made = signals.of(
+            list(queries.values()), reader=self._reader, embedder=self._embedder, directions=self._directions(), k=self._options.find
+        )
+        places = {question: place for place, question in enumerate(queries)}
+        return {name: [values[places[question]] for question in questions] for name, values in made.items()}
 
     def find(self, question: str) -> list[base.Hit]:
         """The passages for *question*, best first."""

@@ -144,9 +144,14 @@ def build(ctx: release.Context, bias: float, *, world: World = USUAL, unit: floa
 
 def promote(ctx: release.Context, digest: str, *, at: float) -> None:
     """Make *digest* stable at Unix time *at*, proven three seconds later."""
-    release.propose(ctx, SERVICE, digest, reason="test", actor="test", clock=lambda: at)
-    proceed.advance(ctx, SERVICE, ready={digest}, actor="test", clock=lambda: at)
-    proceed.advance(ctx, SERVICE, ready={digest}, actor="test", clock=lambda: at + 3)
+    promote_service(ctx, SERVICE, digest, at=at)
+
+
+def promote_service(ctx: release.Context, service: str, digest: str, *, at: float) -> None:
+    """As `promote`, of another service."""
+    release.propose(ctx, service, digest, reason="test", actor="test", clock=lambda: at)
+    proceed.advance(ctx, service, ready={digest}, actor="test", clock=lambda: at)
+    proceed.advance(ctx, service, ready={digest}, actor="test", clock=lambda: at + 3)
 
 
 class Traffic:

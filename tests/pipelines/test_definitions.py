@@ -32,6 +32,7 @@ def test_its_names_are_the_ones_that_people_and_scripts_use():
         "helpdesk/bundle",
         "helpdesk/config",
         "helpdesk/corpus",
+        "helpdesk/drift",
         "helpdesk/environment",
         "helpdesk/evaluation",
         "helpdesk/index",
@@ -75,6 +76,8 @@ def test_its_names_are_the_ones_that_people_and_scripts_use():
         "helpdesk/corpus:empty",
         "helpdesk/corpus:oversized",
         "helpdesk/corpus:secrets",
+        "helpdesk/drift:questions",
+        "helpdesk/drift:schema",
         "helpdesk/evaluation:limits",
         "helpdesk/index:replica",
         "helpdesk/release:alike",
@@ -105,6 +108,7 @@ def test_the_lineage_leads_from_data_to_release():
         "evaluation": {"corpus", "model", "prompt", "index", "config"},
         "bundle": {"corpus", "model", "prompt", "index", "config", "environment", "evaluation"},
         "release": {"bundle"},
+        "drift": {"release"},
     }
     assert parents["flights"] == {
         "data": set(),
