@@ -20,7 +20,7 @@ def build_definitions(resource_overrides: Mapping[str, object] | None = None) ->
         assets=[hooks.closing_mlflow_run(asset) for asset in services.assets or ()],
         asset_checks=services.asset_checks,
         jobs=[*(services.jobs or ()), *jobs.all_jobs(), drift.evaluate_rollback_job, drift_report.drift_report_job, retrain.retrain_job],
-        sensors=sensors.all_sensors(drift_jobs=[drift.evaluate_rollback_job, drift_report.drift_report_job]),
+        sensors=sensors.all_sensors(drift_jobs=[drift.evaluate_rollback_job, drift_report.drift_report_job], promote=jobs.promote_job),
         schedules=drift_report.schedules(),
         resources={**resources.all_resources(), **(resource_overrides or {})},
         executor=dg.in_process_executor,

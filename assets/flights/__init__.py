@@ -2,9 +2,10 @@
 
 import dagster as dg
 
-from assets.flights import bundle, checks, config, data, environment, model, release
+from assets import automation
+from assets.flights import bundle, checks, config, data, environment, model, release, source
 
-PARTS = [data.data, model.model, config.config, environment.environment, bundle.bundle]
+PARTS = automation.rebuilt("flights", [data.data, model.model, config.config, environment.environment, bundle.bundle])
 
 build = dg.define_asset_job(
     "build",
@@ -17,5 +18,7 @@ build = dg.define_asset_job(
 def definitions() -> dg.Definitions:
     """All that Dagster is to know of this service."""
     return dg.Definitions(
-        assets=[*PARTS, release.release, release.drift], asset_checks=[*checks.ALL, release.checks, release.live_checks], jobs=[build]
+        assets=[source.source, *PARTS, release.release, release.drift],
+        asset_checks=[*checks.ALL, release.checks, release.live_checks],
+        jobs=[build],
     )

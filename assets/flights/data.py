@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from assets import parts, show
+from assets import automation, parts, show
 from lastgood import settings as settings_
 
 KEY = parts.key("flights", "data")
@@ -18,6 +18,7 @@ class Windows(dg.Config):
 
 @dg.asset(
     key=KEY,
+    deps=[automation.key("flights")],
     group_name="flights",
     kinds={"dvc", "parquet"},
     owners=["team:flights-on-call"],

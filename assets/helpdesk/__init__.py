@@ -2,18 +2,22 @@
 
 import dagster as dg
 
-from assets.helpdesk import bundle, checks, config, corpus, environment, evaluation, index, model, prompt, release
+from assets import automation
+from assets.helpdesk import bundle, checks, config, corpus, environment, evaluation, index, model, prompt, release, source
 
-PARTS = [
-    corpus.corpus,
-    model.model,
-    prompt.prompt,
-    index.index,
-    config.config,
-    environment.environment,
-    evaluation.evaluation,
-    bundle.bundle,
-]
+PARTS = automation.rebuilt(
+    "helpdesk",
+    [
+        corpus.corpus,
+        model.model,
+        prompt.prompt,
+        index.index,
+        config.config,
+        environment.environment,
+        evaluation.evaluation,
+        bundle.bundle,
+    ],
+)
 
 build = dg.define_asset_job(
     "build_helpdesk",
@@ -26,5 +30,7 @@ build = dg.define_asset_job(
 def definitions() -> dg.Definitions:
     """All that Dagster is to know of this service."""
     return dg.Definitions(
-        assets=[*PARTS, release.release, release.drift], asset_checks=[*checks.ALL, release.checks, release.live_checks], jobs=[build]
+        assets=[source.source, *PARTS, release.release, release.drift],
+        asset_checks=[*checks.ALL, release.checks, release.live_checks],
+        jobs=[build],
     )

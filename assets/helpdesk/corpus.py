@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from assets import parts, show
+from assets import automation, parts, show
 from lastgood import settings as settings_
 
 KEY = parts.key("helpdesk", "corpus")
@@ -17,6 +17,7 @@ class Version(dg.Config):
 
 @dg.asset(
     key=KEY,
+    deps=[automation.key("helpdesk")],
     group_name="helpdesk",
     kinds={"dvc", "text"},
     owners=["team:helpdesk-on-call"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -36,6 +37,13 @@ _CONFIG = """[core]
 [cache]
     type = copy
 """
+
+
+def version(project: Path) -> str:
+    """A name of what params.yaml asks for: the published files, by their digests, what is made of them, and the months."""
+    params = yaml.safe_load((project / "params.yaml").read_text("utf-8"))
+    asked = json.dumps({stage: params[stage] for stage in STAGES}, sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

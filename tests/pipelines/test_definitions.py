@@ -29,6 +29,7 @@ def test_its_names_are_the_ones_that_people_and_scripts_use():
         "flights/environment",
         "flights/model",
         "flights/release",
+        "flights/source",
         "helpdesk/bundle",
         "helpdesk/config",
         "helpdesk/corpus",
@@ -39,6 +40,7 @@ def test_its_names_are_the_ones_that_people_and_scripts_use():
         "helpdesk/model",
         "helpdesk/prompt",
         "helpdesk/release",
+        "helpdesk/source",
     ]
     assert sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")) == [
         "approve",
@@ -51,7 +53,14 @@ def test_its_names_are_the_ones_that_people_and_scripts_use():
         "rollback",
     ]
     assert [schedule.name for schedule in defs.schedules] == ["flights_drift_report", "helpdesk_drift_report"]
-    assert [sensor.name for sensor in defs.sensors] == ["release_mirror", "rollout_mirror", "model_liveness", "drift_watch"]
+    assert [sensor.name for sensor in defs.sensors] == [
+        "release_mirror",
+        "rollout_mirror",
+        "model_liveness",
+        "drift_watch",
+        "new_data",
+        "new_candidate",
+    ]
     assert sorted(f"{check.asset_key.to_user_string()}:{check.name}" for check in defs.resolve_asset_graph().asset_check_keys) == [
         "flights/bundle:verifies",
         "flights/data:categories",
@@ -99,7 +108,8 @@ def test_the_lineage_leads_from_data_to_release():
         assert {parent.path[0] for parent in graph.get(key).parent_keys} <= {key.path[0]}
         parents[key.path[0]][key.path[-1]] = {parent.path[-1] for parent in graph.get(key).parent_keys}
     assert parents["helpdesk"] == {
-        "corpus": set(),
+        "source": set(),
+        "corpus": {"source"},
         "model": set(),
         "prompt": set(),
         "config": set(),
@@ -111,7 +121,8 @@ def test_the_lineage_leads_from_data_to_release():
         "drift": {"release"},
     }
     assert parents["flights"] == {
-        "data": set(),
+        "source": set(),
+        "data": {"source"},
         "config": set(),
         "environment": set(),
         "model": {"data"},
@@ -127,7 +138,7 @@ def test_every_asset_says_what_it_is_whose_it_is_and_which_code_makes_it():
         assert spec.description
         assert spec.group_name == spec.key.path[0]
         assert spec.owners == [f"team:{spec.group_name}-on-call"]
-        assert spec.code_version or spec.key.path[-1] in ("release", "drift")
+        assert spec.code_version or spec.key.path[-1] in ("release", "drift", "source")
 
 
 def test_every_check_of_a_build_blocks_what_follows_it():

@@ -1,0 +1,67 @@
+"""New data makes a new bundle, and that becomes a candidate: a source that is looked at, and the conditions under which parts are made anew.
+
+The sensor `new_data` is off until somebody turns it on: it builds and releases with nobody at the keyboard. What it builds goes
+through the phases and gates of its service like any other bundle (sensor `new_candidate`), never straight to stable.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import dagster as dg
+
+import assets
+from assets import parts
+
+CANDIDATE = "lastgood/candidate"
+"""Tag of the runs whose bundle is to be proposed; its value is the reason."""
+NAME = "new_data"
+EVERY = "*/5 * * * *"
+"""When sources are looked at: every five minutes."""
+
+
+def key(service: str) -> dg.AssetKey:
+    """The asset of what *service* is built from."""
+    return parts.key(service, "source")
+
+
+def source(service: str, version: Callable[[Path], str], *, owners: Sequence[str], description: str) -> dg.AssetsDefinition:
+    """`<service>/source`: where the data come from. *version* names what is there now, of the project folder."""
+    spec = dg.AssetSpec(
+        key(service),
+        group_name=service,
+        owners=list(owners),
+        description=description,
+        automation_condition=dg.AutomationCondition.cron_tick_passed(EVERY) & ~dg.AutomationCondition.in_progress(),
+    )
+
+    @dg.multi_observable_source_asset(name=f"{service}__source", specs=[spec])
+    def source() -> dg.ObserveResult:
+        """The version that is there now."""
+        return dg.ObserveResult(spec.key, data_version=dg.DataVersion(version(assets.PROJECT)))
+
+    return source
+
+
+def rebuilt(service: str, made: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
+    """The parts *made* and their bundle, so that a new version of the source makes all of them anew, in one run."""
+    of_it = dg.AutomationCondition.asset_matches(key(service), dg.AutomationCondition.data_version_changed()).since_last_handled()
+    after_it = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.will_be_requested())
+    ours = {part.key for part in made}
+
+    def with_condition(spec: dg.AssetSpec) -> dg.AssetSpec:
+        built_on = any(dep.asset_key in ours for dep in spec.deps)
+        return spec.replace_attributes(automation_condition=after_it if built_on else of_it)
+
+    return [part for part in dg.map_asset_specs(with_condition, made) if isinstance(part, dg.AssetsDefinition)]
+
+
+def new_data() -> dg.AutomationConditionSensorDefinition:
+    """The sensor that looks at the sources and builds; turned on by hand."""
+    return dg.AutomationConditionSensorDefinition(
+        NAME,
+        target=dg.AssetSelection.all(),
+        run_tags={CANDIDATE: "built from new data"},
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Looks at the sources every five minutes; new data are built into a bundle, which becomes a candidate.",
+    )
