@@ -53,6 +53,11 @@ FAILPOINTS = (
     "index.before_rename",
     "index.after_rename",
     "index.before_retire",
+    "drift.before_record",
+    "drift.after_record",
+    "drift.after_page",
+    "drift.before_rollback",
+    "drift.after_rollback",
 )
 
 _RULE = re.compile(r"(?P<name>[a-z_.]+)=(?P<action>kill|raise|delay)(:(?P<argument>[A-Za-z0-9.]+))?(@(?P<first>[1-9][0-9]*)(?P<on>\+)?)?")

@@ -22,7 +22,8 @@ from lastgood.bundle import short
 from lastgood.drift import comparison, verdict
 from lastgood.drift import reference as references
 from lastgood.drift.reference import Sample
-from lastgood.ops import drift_reference, drift_watch
+from lastgood.failpoints import failpoint
+from lastgood.ops import drift_reference, drift_watch, telling
 from lastgood.serving import inference_log
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ SKEWED, BESIDE = 0.5, 3.0
 """Standard deviations from which a feature is another one than in training, if the other bundle's is at least so many times nearer to its own."""
 MOST = 200_000
 """Rows that are compared; of more, every second, fourth, ... request counts."""
+SHOWN = 8
+"""Features of each bundle that a decision writes down."""
 FEATURE_ROWS = 20_000
 """Rows, the newest ones, whose features are looked at."""
 
@@ -113,7 +116,7 @@ def decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decis
         "bundle": what.bundle,
         "target": target,
         "look": look,
-        "features": {short(digest): said.to_json() for digest, said in features.items() if said is not None},
+        "features": {short(digest): _brief(said) for digest, said in features.items() if said is not None},
     }
     hard = _hard_break(features[what.bundle], features[target])
     if hard is not None:
@@ -142,6 +145,13 @@ def _features(ctx: release.Context, loaded: Loaded, rows: pa.Table, what: drift_
     if trained is None or made is None:
         return None
     return verdict.of_window(Sample(at=np.arange(len(asked), dtype=np.float64), columns=made), trained, None, what.rules)
+
+
+def _brief(said: verdict.Verdict) -> dict[str, Any]:
+    """Of what a bundle makes of the rows as much as a report needs: the features that are not as in training, the farthest first."""
+    far = [column for column in said.columns if column.outcome in ("fail", "broken")] or list(said.columns[:1])
+    shown = [{"name": one.name, "outcome": one.outcome, "distance": one.distance, "why": one.why} for one in far[:SHOWN]]
+    return {"outcome": said.outcome, "rows": said.rows, "columns": shown, "others": len(said.columns) - len(shown)}
 
 
 def _hard_break(mine: verdict.Verdict | None, others: verdict.Verdict | None) -> str | None:
@@ -249,11 +259,13 @@ def carry_out(
     state = ctx.ledger.state(what.service)
     outcome: converge.Outcome | None = None
     trouble = ""
+    failpoint("drift.before_rollback")
     if decision.outcome == "roll_back" and state.stable == what.bundle:
         try:
             outcome = _go_back(ctx, what, decision, expected=state.revision, now=now, actor=actor, wait_s=wait_s)
         except (errors.NotAllowed, errors.Conflict, errors.NothingToDo) as error:
             trouble = f"; it could not be done: {error}"
+    failpoint("drift.after_rollback")
     _page(ctx, what, decision, trouble=trouble, now=now)
     ctx.ledger.evaluate(what.bundle, kind=KIND, report=drift_watch.plain(decision.to_json()), actor=actor, now=now)
     return outcome
@@ -274,12 +286,10 @@ def _page(ctx: release.Context, what: drift_watch.Watched, decision: Decision, *
     if decision.outcome == "roll_back" and not trouble:
         return  # the rollback pages by itself
     said = {"roll_back": "should be rolled back", "retrain": "should be trained anew", "keep": "may stay", "ask": "cannot be judged"}
-    ctx.ledger.page(
-        what.service,
-        revision=ctx.ledger.state(what.service).revision,
-        key=f"drift-decision-{short(what.bundle)}-{int(decision.look.alarm)}-{decision.look.number}",
+    telling.Teller(ctx, what.service).once(
+        f"drift-decision-{short(what.bundle)}-{int(decision.look.alarm)}-{decision.look.number}",
+        f"{what.service}: after the drift alarm {short(what.bundle)} {said[decision.outcome]}: {decision.why}{trouble}",
         severity="critical" if trouble else "warning",
-        summary=f"{what.service}: after the drift alarm {short(what.bundle)} {said[decision.outcome]}: {decision.why}{trouble}",
         body={"decision": drift_watch.plain(decision.to_json())},
         now=now,
     )

@@ -18,15 +18,14 @@ from lastgood import drift_rules, release, rollout
 from lastgood.bundle import short
 from lastgood.drift import alarm, verdict
 from lastgood.drift_rules import DAY_S
+from lastgood.failpoints import failpoint
 from lastgood.layers import reconcile
-from lastgood.ops import drift_reference
+from lastgood.ops import drift_reference, telling
 from lastgood.sources import windows
 
 NOTE = "drift"
 PARTS = 20
 """A window holds at most one part in so many of the reference's rows, so that there are enough stretches that overlap by half."""
-TOLD = 1000
-"""So many pages back it is looked whether somebody was told already."""
 AT_ONCE = 31
 """Windows that one tick looks at; the next goes on."""
 
@@ -97,8 +96,9 @@ def tick(ctx: release.Context, what: Watched, *, now: float, at_once: int = AT_O
     Raises NotFound or Damaged if the bundle brings no reference; a window that cannot be read is broken data, and no error.
     """
     before = list(looked(ctx, what))
+    teller = telling.Teller(ctx, what.service)
     for one in before:
-        _tell(ctx, what, one, now=now)  # whoever found it may have died before it was told
+        _tell(ctx, what, one, teller, now=now)  # whoever found it may have died before it was told
     known = _recorded(ctx, what)
     number, episode = (before[-1].number + 1, before[-1].episode) if before else (0, alarm.Episode())
     number = max(number, _oldest(ctx, what, now=now))
@@ -106,10 +106,13 @@ def tick(ctx: release.Context, what: Watched, *, now: float, at_once: int = AT_O
     bundle = ctx.ledger.bundle(what.bundle)
     while len(found) < at_once and what.begin(number + 1) + what.rules.settle_s <= now:
         one = _look(ctx, what, bundle, number=number, episode=episode)
+        failpoint("drift.before_record")
         seq = ctx.ledger.record(what.service, what.analysis, {"after": known, "looked": one.to_json()}, now=now)
         if seq != known + 1:
             break  # another tick is at work; its windows are found by the next one
-        _tell(ctx, what, one, now=now)
+        failpoint("drift.after_record")
+        _tell(ctx, what, one, teller, now=now)
+        failpoint("drift.after_page")
         found.append(one)
         known, number, episode = seq, number + 1, one.episode
     return found
@@ -167,18 +170,14 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _tell(ctx: release.Context, what: Watched, one: Looked, *, now: float) -> None:
+def _tell(ctx: release.Context, what: Watched, one: Looked, teller: telling.Teller, *, now: float) -> None:
     """Page an alarm that opens, becomes broken data, or ends, and write it into the audit trail; each once."""
-    key = f"drift-{short(what.bundle)}-{int(one.alarm or 0)}-{one.change}"
-    if not one.change or any(page.key == key for page in ctx.ledger.pages(what.service, limit=TOLD)):
+    if not one.change:
         return
-    state = ctx.ledger.state(what.service)
+    key = f"drift-{short(what.bundle)}-{int(one.alarm or 0)}-{one.change}"
     severity = "info" if one.change == "closed" else "critical" if one.episode.broken else "warning"
-    body = {"bundle": what.bundle, **one.to_json()}
-    ctx.ledger.page(
-        what.service, revision=state.revision, key=key, severity=severity, summary=_summary(what, one, state), body={"drift": body}, now=now
-    )
-    ctx.ledger.note(what.service, kind=NOTE, body=body, actor="lastgood", now=now)
+    summary = _summary(what, one, ctx.ledger.state(what.service))
+    teller.once(key, summary, severity=severity, body={"bundle": what.bundle, **one.to_json()}, now=now, note=NOTE)
 
 
 def _summary(what: Watched, one: Looked, state: rollout.State) -> str:

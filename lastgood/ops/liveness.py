@@ -14,12 +14,10 @@ from lastgood.bundle import short
 from lastgood.lifetimes import Lifetime
 from lastgood.llm import base
 from lastgood.llm import liveness as models
+from lastgood.ops import telling
 
 RENEWED_S = 7 * lifetimes.DAY_S
 """An answer that stays the same is written down again after this time, in seconds, so that it can be seen that somebody asks."""
-
-TOLD = 1000
-"""So many pages back it is looked whether somebody was told already."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,21 +105,14 @@ def _risk(state: rollout.State, found: list[Checked]) -> str | None:
 
 def _tell(ctx: release.Context, state: rollout.State, report: Report, *, now: float) -> None:
     """Once for each bundle and what becomes of it, and once for each stable bundle that has nothing behind it."""
+    teller = telling.Teller(ctx, state.service)
     for one in report.checked:
         status = one.lifetime.status
         if one.role != "way back" and status in ("dying", "gone"):
             summary = f"{state.service}: {one.role} {short(one.bundle)} asks a model that is {status}: {one.lifetime.why}; release another"
             severity = "critical" if status == "gone" else "warning"
-            _page(ctx, state, f"liveness-{short(one.bundle)}-{status}", summary, severity=severity, body=one.to_json(), now=now)
+            teller.once(f"liveness-{short(one.bundle)}-{status}", summary, severity=severity, body=one.to_json(), now=now)
     if report.risk is not None:
         summary = f"{state.service}: nothing safe is left to go back to; release a bundle with a model that lives: {report.risk}"
         body = {"way_back": [one.to_json() for one in report.checked if one.role == "way back"]}
-        _page(ctx, state, f"liveness-way-back-{short(state.stable or '')}", summary, severity="warning", body=body, now=now)
-
-
-def _page(
-    ctx: release.Context, state: rollout.State, key: str, summary: str, *, severity: str, body: Mapping[str, Any], now: float
-) -> None:
-    if any(page.key == key for page in ctx.ledger.pages(state.service, limit=TOLD)):
-        return
-    ctx.ledger.page(state.service, revision=state.revision, key=key, severity=severity, summary=summary, body=body, now=now)
+        teller.once(f"liveness-way-back-{short(state.stable or '')}", summary, severity="warning", body=body, now=now)

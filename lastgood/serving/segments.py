@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 """One row to be written; its first item is the time, in microseconds since 1970, UTC."""
 
-Load = Callable[..., "pa.Table | None"]
-"""Reads one segment, as `load_segment` does."""
-
 MERGE_EVERY_S = 60.0
 """Seconds between merges of the day's segments into one, until that one holds enough rows."""
 MAX_WAITING = 20_000
@@ -252,10 +249,10 @@ class SegmentLog:
 
     def _merge_dead(self, folder: Path, writer: str) -> None:
         names = {path.name for path in folder.iterdir() if path.name.lstrip(".").startswith(f"{writer}.")}
-        current = _current(names)
-        for name in names - current.keys():
+        whole = current(names)
+        for name in names - whole.keys():
             (folder / name).unlink(missing_ok=True)
-        segments = [_Segment(first, last, _rows(folder / name)) for first, last, name in sorted(current.values())]
+        segments = [_Segment(first, last, _rows(folder / name)) for first, last, name in sorted(whole.values())]
         # A merge covers a range without holes, so it takes everything from the first unfinished one on.
         unfinished = list(itertools.dropwhile(lambda segment: segment.rows >= self._segment_rows, segments))
         if unfinished:
@@ -315,78 +312,6 @@ def read(folder: Path, *, since: float, until: float, columns: Collection[str] |
     return whole.sort_by("at") if whole.num_rows else None
 
 
-class Tail:
-    """Reads a log on as it grows: each row with `at` >= *since* (Unix seconds) once, as a rule, however often it is asked.
-
-    What a file's name, its time of change or the statistics in it show to be old or known is not read, so a look costs
-    what is new, whatever the length of the log. Around midnight, where a writer's numbers have gaps, a row may come a second
-    time; one that is written more than a day late does not come. *load* reads one segment (default: `load_segment`). Not for several threads.
-    """
-
-    def __init__(self, folder: Path, *, since: float, columns: Collection[str], load: Load | None = None) -> None:
-        self._folder = folder
-        self._since = since
-        self._columns = columns
-        self._load = load or load_segment
-        self._from_day = day_name(since)
-        self._known: dict[tuple[str, str], list[_Known]] = defaultdict(list)
-
-    def read(self, *, now: float) -> Iterator[pa.Table]:
-        """The new rows, a table for each segment; a segment counts as read when the next table is asked for.
-
-        Raises Damaged or OSError for a segment that cannot be read; those before it have been handed out.
-        """
-        for day in sorted(self._folder.glob("dt=*")):
-            if day.name >= self._from_day:
-                yield from self._read_day(day)
-        self._from_day = max(self._from_day, day_name(now - 86_400))
-        self._known = defaultdict(list, {key: known for key, known in self._known.items() if key[0] >= self._from_day})
-
-    def _read_day(self, day: Path) -> Iterator[pa.Table]:
-        try:
-            names = [path.name for path in day.iterdir()]
-        except FileNotFoundError:  # expired
-            return
-        for first, last, name in sorted(_current(names).values()):
-            known = self._known[day.name, name.partition(".")[0]]
-            reach, skipped = _reach(known, first=first, last=last)
-            rows: int | None = skipped
-            if reach < last:
-                try:
-                    old = (day / name).stat().st_mtime < self._since - 1
-                    table = None if old else self._load(day / name, since=self._since, columns=self._columns)
-                except FileNotFoundError:  # merged since the folder was listed; the next look finds its rows in the merged one
-                    continue
-                if table is not None:
-                    yield table.slice(skipped or 0)
-                rows = None if table is None else table.num_rows
-            known[:] = [piece for piece in known if piece.first > last or piece.last < first] + [_Known(first, last, rows)]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Known:
-    """Numbers *first* to *last* of a writer were read, or need not be; *rows* is None if they were not counted."""
-
-    first: int
-    last: int
-    rows: int | None
-
-
-def _reach(known: Sequence[_Known], *, first: int, last: int) -> tuple[int, int | None]:
-    """Up to which number the segment *first* to *last* is known from its beginning on, and how many rows that is, if that is known.
-
-    What is known behind a gap does not count: rather twice than never.
-    """
-    reach = first - 1
-    rows: int | None = 0
-    for piece in sorted(known, key=lambda piece: piece.first):
-        if piece.first <= first and last <= piece.last:
-            return last, piece.rows
-        if piece.first == reach + 1 and piece.last <= last:
-            reach, rows = piece.last, None if rows is None or piece.rows is None else rows + piece.rows
-    return reach, rows
-
-
 def load_segment(path: Path, *, since: float, columns: Collection[str], until: float = math.inf) -> pa.Table | None:
     """The rows of one segment; None, after a look at its statistics alone, if none is of *since* <= `at` < *until* (Unix seconds).
 
@@ -430,7 +355,7 @@ def segment_name(writer: str, first: int, last: int) -> str:
 def _read_day(folder: Path, columns: Collection[str] | None) -> pa.Table | None:
     for attempt in range(_READ_ATTEMPTS):
         try:
-            files = sorted(folder / name for name in _current(path.name for path in folder.iterdir()))
+            files = sorted(folder / name for name in current(path.name for path in folder.iterdir()))
             return _read(files, columns) if files else None
         except FileNotFoundError:  # merged or expired since the folder was listed
             if attempt == _READ_ATTEMPTS - 1:
@@ -438,7 +363,7 @@ def _read_day(folder: Path, columns: Collection[str] | None) -> pa.Table | None:
     return None
 
 
-def _current(names: Iterable[str]) -> dict[str, tuple[int, int, str]]:
+def current(names: Iterable[str]) -> dict[str, tuple[int, int, str]]:
     """The segments among *names* that no other one contains: first and last number, and name, by name."""
     by_writer: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
     for found in map(_NAME.fullmatch, names):

@@ -27,6 +27,7 @@ from lastgood import conditions, errors
 from lastgood import settings as settings_
 from lastgood.gates.base import Observation, Tally
 from lastgood.serving import inference_log, segments
+from lastgood.serving import tail as tails
 from lastgood.sources import base
 from lastgood.sources.blocks import CAPACITY, Arm, Blocks, Row, Timed
 
@@ -64,8 +65,8 @@ class _Open:
     """What is in memory for one gate."""
 
     blocks: Blocks
-    answers: segments.Tail
-    feedback: segments.Tail | None
+    answers: tails.Tail
+    feedback: tails.Tail | None
     handed_out: int = -1
     """The last block of the cursor that came last; a lower one means that somebody begins anew."""
     asked_at: float = 0.0
@@ -124,8 +125,8 @@ class InferenceSource(base.Source):
         )
         blocks.late, blocks.dropped = cursor.get("late", 0), cursor.get("dropped", 0)
 
-        def tail(log: str, columns: Collection[str]) -> segments.Tail:
-            return segments.Tail(self._folder / log, since=blocks.open_since, columns=columns, load=self._load)
+        def tail(log: str, columns: Collection[str]) -> tails.Tail:
+            return tails.Tail(self._folder / log, since=blocks.open_since, columns=columns, load=self._load)
 
         return _Open(
             blocks=blocks,

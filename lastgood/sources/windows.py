@@ -12,12 +12,13 @@ import dataclasses
 import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lastgood import errors
 from lastgood.drift import reference as references
 from lastgood.drift.reference import LABEL, PROBABILITY, Sample
 from lastgood.serving import inference_log, segments
+from lastgood.serving import tail as tails
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,7 +71,7 @@ def _segments(folder: Path, since: float, until: float, columns: Collection[str]
             trouble.append(str(error))
             return None
 
-    tail = segments.Tail(folder, since=since, columns=columns, load=load)
+    tail = tails.Tail(folder, since=since, columns=columns, load=load)
     for _ in range(2):  # what was merged away during the first look is found by the second
         yield from tail.read(now=min(until, 2e11))
 
@@ -129,16 +130,21 @@ def _every(table: pa.Table, first: int, step: int) -> pa.Table:
 
 
 def _labelled(table: pa.Table, folder: Path, *, since: float, trouble: list[str]) -> pa.Table:
-    """*table* with the column `label`: the last one that was told for each row, null where there is none yet."""
+    """*table* with the column `label`: the last one that was told for each row, null where there is none yet.
+
+    Another replica with a clock of its own may have taken the feedback, so it may be a little older than what it is about.
+    """
     import pyarrow as pa
 
-    labels: dict[tuple[str, int], float] = {}
-    for told in _segments(folder / inference_log.FEEDBACK, since, math.inf, {"request_id", "row", "label"}, trouble):
-        for request_id, row, label in zip(*(told[name].to_pylist() for name in ("request_id", "row", "label")), strict=True):
-            if label is not None:
-                labels[request_id, row] = label
-    keys = zip(table["request_id"].to_pylist(), table["row"].to_pylist(), strict=True)
-    return table.append_column(LABEL, pa.array([labels.get(key) for key in keys], pa.float64()))
+    keys = list(zip(table["request_id"].to_pylist(), table["row"].to_pylist(), strict=True))
+    labels: dict[tuple[str, int], tuple[Any, float | None]] = dict.fromkeys(keys, (None, None))
+    names = ("request_id", "row", "at", "label")
+    for told in _segments(folder / inference_log.FEEDBACK, since - tails.SKEW_S, math.inf, set(names), trouble):
+        for request_id, row, at, label in zip(*(told[name].to_pylist() for name in names), strict=True):
+            known = labels.get((request_id, row))
+            if label is not None and known is not None and (known[0] is None or at >= known[0]):
+                labels[request_id, row] = (at, label)
+    return table.append_column(LABEL, pa.array([labels[key][1] for key in keys], pa.float64()))
 
 
 def _sample(table: pa.Table, *, clock: str) -> Sample:

@@ -7,7 +7,7 @@ import datetime
 import json
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +173,7 @@ class Traffic:
         shadow: bool = False,
         broken: str = "",
         arm: str = "stable",
+        told_after_s: float = 1.0,
     ) -> None:
         """The *number*th hour after START. *broken* `x` loses the values of x."""
         asked, happened = world.rows(rows, seed=1000 + number)
@@ -181,16 +182,26 @@ class Traffic:
         asked = [Row(x=None, kind=row.kind) for row in asked] if broken == "x" else asked
         for place, (row, label) in enumerate(zip(asked, happened, strict=True)):
             self._number += 1
-            at, request_id = begin + place * HOUR_S / rows, f"r{number}-{self._number}-{self._bundle[7:11]}"
+            at, request_id = begin + place * HOUR_S / rows, self._named(f"r{number}-{self._number}")
             probability = float(1 / (1 + np.exp(-((row.x or 0.0) + self._bias))))
             answers += inference_log.Answered(
                 request_id=request_id, at=at, bundle=self._bundle, arm=arm, shadow=shadow, latency_us=900,
                 rows=[row], outputs=[{"probability": probability}],
             ).as_rows()  # fmt: skip
-            told.append(feedback.Feedback(request_id=request_id, y=label).as_row(at=at + 1, label=label))
+            told.append(feedback.Feedback(request_id=request_id, y=label).as_row(at=at + told_after_s, label=label))
         self.write(inference_log.PREDICTIONS, inference_log.table_maker(Row)(answers), begin)
         if labels:
             self.write(inference_log.FEEDBACK, feedback.to_table(told), begin)
+
+    def tell(self, labels: Mapping[str, float], *, at: float, writer: str) -> None:
+        """Feedback on requests by name (without the bundle's tail), taken by *writer* at Unix time *at*."""
+        rows = [feedback.Feedback(request_id=self._named(name), y=label).as_row(at=at, label=label) for name, label in labels.items()]
+        folder = self._folder / inference_log.FEEDBACK / segments.day_name(at)
+        segments.write_segment(feedback.to_table(rows), folder, name=segments.segment_name(writer, 1, 1))
+        os.utime(folder / segments.segment_name(writer, 1, 1), (at, at))
+
+    def _named(self, request: str) -> str:
+        return f"{request}-{self._bundle[7:11]}"
 
     def write(self, log: str, table: pa.Table, at: float) -> Path:
         """One segment of its own."""

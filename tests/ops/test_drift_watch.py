@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -284,3 +287,72 @@ def test_nothing_is_watched_where_nothing_serves_or_nobody_asks(ctx: release.Con
     file.write_text(file.read_text().partition("drift:")[0])
     toy.promote(ctx, toy.build(ctx, 0.0), at=START)
     assert drift_watch.watched(ctx, toy.SERVICE) is None
+
+
+def labels_of(ctx: release.Context, hours: float = 1) -> list[float | None]:
+    """The labels of the first window's rows, in the order of time, as they are known then."""
+    what = drift_watch.watched(ctx, toy.SERVICE)
+    assert what is not None
+    window = drift_watch.read(ctx, what, since=START, until=START + hours * HOUR_S, columns=["x", "kind", "label"], most=1000)
+    return [] if window.table is None else list(window.table["label"].to_pylist())
+
+
+def test_feedback_of_a_replica_whose_clock_is_behind_comes_before_its_prediction_and_counts(ctx: release.Context, stable: str) -> None:
+    """Also for the first rows of a window, of which it is older than the window itself."""
+    toy.Traffic(ctx.settings, stable).hour(0, told_after_s=-60.0)
+    assert None not in labels_of(ctx)
+    assert tick(ctx, 1)[0].verdict["outcome"] == "pass"
+
+
+def test_feedback_that_comes_twice_counts_once_and_the_later_one(ctx: release.Context, stable: str) -> None:
+    """Whichever of two replicas took it, and whichever file is read first; one for no prediction at all is left out."""
+    traffic = toy.Traffic(ctx.settings, stable)
+    traffic.hour(0)
+    before = labels_of(ctx)
+    traffic.tell({"r0-1": 7.0, "r0-2": 7.0, "never-asked": 1.0}, at=START + 2 * HOUR_S, writer="worker-0-aaaa")
+    traffic.tell({"r0-1": 5.0}, at=START + 1.5 * HOUR_S, writer="worker-9-zzzz")
+    assert labels_of(ctx) == [7.0, 7.0, *before[2:]]
+
+
+def test_feedback_that_never_comes_is_no_label(ctx: release.Context, stable: str) -> None:
+    """Half of the rows have none: they are missing, and not 0."""
+    toy.Traffic(ctx.settings, stable).hour(0, labels=False)
+    assert labels_of(ctx) == [None] * 120
+
+
+def test_rows_of_replicas_with_clocks_of_their_own_count_once(ctx: release.Context, stable: str) -> None:
+    """One is two minutes ahead of the disk's clock: its files look older than what is in them. No row is lost, none comes twice."""
+    traffic = toy.Traffic(ctx.settings, stable)
+    for hour in range(2):
+        traffic.hour(hour)
+    folder = ctx.settings.inference(toy.SERVICE)
+    for file in folder.rglob("*.parquet"):
+        os.utime(file, (START + HOUR_S - 120,) * 2)
+    found = tick(ctx, 2)
+    assert [one.seen for one in found] == [120, 120]
+
+
+@pytest.mark.parametrize("place", ["drift.before_record", "drift.after_record", "drift.after_page"])
+def test_a_tick_that_is_killed_anywhere_loses_nothing_and_doubles_nothing(
+    ctx: release.Context, stable: str, settings: settings_.Settings, place: str
+) -> None:
+    """A real process, killed at each place in the window that opens an alarm; the next tick goes on."""
+    traffic = toy.Traffic(ctx.settings, stable)
+    for hour in range(3):
+        traffic.hour(hour, toy.World(mean=1.0))
+    code = f"""
+import sys
+from lastgood import release, settings
+from lastgood.ops import drift_watch
+with release.open_context(settings.load()) as ctx:
+    drift_watch.tick(ctx, drift_watch.watched(ctx, {toy.SERVICE!r}), now={START + 3 * HOUR_S + 10})
+"""
+    env = {**os.environ, "LASTGOOD_PROJECT": str(settings.project), "LASTGOOD_FAILPOINTS": f"{place}=kill@2"}
+    killed = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=100)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    tick(ctx, 3)
+    what = drift_watch.watched(ctx, toy.SERVICE)
+    assert what is not None
+    assert [one.number for one in drift_watch.looked(ctx, what)] == [0, 1, 2]
+    assert len(told(ctx)) == 1
+    assert [note["change"] for note in ctx.ledger.notes(toy.SERVICE, kind=drift_watch.NOTE)] == ["opened"]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lastgood import errors
 from lastgood.serving import segments
+from lastgood.serving import tail as tails
 from tests.serving.test_segments import DAY_S, NOON, log_in, row
 
 
@@ -21,7 +22,7 @@ class Reader:
 
     def __init__(self, folder: Path, *, since: float = 0.0) -> None:
         self.opened: list[str] = []
-        self.tail = segments.Tail(folder, since=since, columns=["number"], load=self._load)
+        self.tail = tails.Tail(folder, since=since, columns=["number"], load=self._load)
 
     def _load(self, path: Path, **asked: Any) -> pa.Table | None:
         self.opened.append(path.name)
@@ -82,12 +83,22 @@ def test_what_is_older_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         log.append([row(number, at)])
         log.flush()
     long_ago = next(path for path in tmp_path.glob("dt=2013-03-01/*.parquet") if "00000002" in path.name)
-    os.utime(long_ago, (NOON, NOON))
+    os.utime(long_ago, (NOON - 300, NOON - 300))
     reader = Reader(tmp_path, since=since)
     assert reader.read() == [3]
     assert [name.split(".")[1] for name in reader.opened] == ["00000003-00000003", "00000004-00000004"]
     path = next(path for path in tmp_path.glob("dt=2013-03-01/*.parquet") if "00000003" in path.name)
     assert segments.load_segment(path, since=since, columns=["number"]) is None
+
+
+def test_a_writer_whose_clock_is_ahead_of_the_disks_is_read(tmp_path: Path) -> None:
+    """Its file is older than the rows in it, by less than clocks may differ."""
+    log = log_in(tmp_path)
+    log.append([row(1, NOON + 110)])
+    log.flush()
+    (file,) = tmp_path.glob("dt=*/*.parquet")
+    os.utime(file, (NOON - 100, NOON - 100))
+    assert Reader(tmp_path, since=NOON + 100).read() == [1]
 
 
 def test_a_writer_that_died_is_read_to_its_end(tmp_path: Path) -> None:
