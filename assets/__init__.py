@@ -6,12 +6,15 @@ it depends on and what the UI shows of it; how a part is made stands in `service
 
 import importlib
 import pkgutil
+import warnings
 from pathlib import Path
 
 import dagster as dg
 
 # Steps import what is below when they run. By then Dagster has taken the folder that it loaded this code from off the path.
 import services  # noqa: F401
+
+warnings.filterwarnings("ignore", category=dg.BetaWarning)  # what of Dagster may change, the lock file holds still
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -334,10 +334,12 @@ def fresh_home(settings: settings_.Settings, *, service: str, story: claims.Stor
     marker.write_text(json.dumps({"schema": "lastgood.demo/v1", "service": service}))
 
 
-def main(service: str, description: str, tell: Callable[[settings_.Settings, claims.Story], None]) -> None:
-    """Tell the story of *service* and exit with 0 only if every claim holds."""
+def main(service: str, description: str, tell: Callable[[settings_.Settings, claims.Story], None], *, story: str = "") -> None:
+    """Tell the story of *service* (*story* names its switch where there are several) and exit with 0 only if every claim holds."""
     parser = argparse.ArgumentParser(prog="./demo", description=description)
     parser.add_argument("--service", default=service, choices=[service])
+    if story:
+        parser.add_argument(f"--{story}", action="store_true", help="this story")
     parser.add_argument("--json", action="store_true", help="print one JSON object with every claim")
     parser.add_argument("--down", action="store_true", help="stop everything at the end")
     options = parser.parse_args()
@@ -345,20 +347,20 @@ def main(service: str, description: str, tell: Callable[[settings_.Settings, cla
     os.environ.update(stack.environment(settings))
     os.chdir(settings.project)
     os.environ.setdefault("DAGSTER_HOME", str(settings.project))
-    story = claims.Story(as_json=options.json)
+    told = claims.Story(as_json=options.json)
     try:
-        fresh_home(settings, service=service, story=story)
-        tell(settings, story)
+        fresh_home(settings, service=service, story=told)
+        tell(settings, told)
     except (errors.LastgoodError, OSError, http.client.HTTPException) as error:
-        story.claim("the demo ran to its end", ok=False, value=type(error).__name__, detail=str(error))
+        told.claim("the demo ran to its end", ok=False, value=type(error).__name__, detail=str(error))
     finally:
         if options.down:
-            stack.down(settings, names=[service], keep_serving=False, say=story.tell)
+            stack.down(settings, names=[service], keep_serving=False, say=told.tell)
     if not options.down:
-        story.tell(f"look:  .venv/bin/lastgood status {service}      .venv/bin/lastgood history {service}")
-        story.tell("open:  .venv/bin/lastgood up --ui             Dagster on http://127.0.0.1:3000, MLflow on http://127.0.0.1:5000")
-        story.tell(f"try:   .venv/bin/lastgood rollback {service}    stop: .venv/bin/lastgood down")
-    sys.exit(story.end())
+        told.tell(f"look:  .venv/bin/lastgood status {service}      .venv/bin/lastgood history {service}")
+        told.tell("open:  .venv/bin/lastgood up --ui             Dagster on http://127.0.0.1:3000, MLflow on http://127.0.0.1:5000")
+        told.tell(f"try:   .venv/bin/lastgood rollback {service}    stop: .venv/bin/lastgood down")
+    sys.exit(told.end())
 
 
 def overlay(project: Path, service: str) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decis
         "bundle": what.bundle,
         "target": target,
         "look": look,
-        "features": {short(digest): _brief(said) for digest, said in features.items() if said is not None},
+        "features": {short(digest): _brief(made.beside_training) for digest, made in features.items() if made is not None},
     }
     hard = _hard_break(features[what.bundle], features[target])
     if hard is not None:
@@ -135,8 +135,16 @@ def _rows(ctx: release.Context, what: drift_watch.Watched, look: Look, *, fields
     return drift_watch.read(ctx, what, since=look.alarm, until=look.until, columns=[*fields, references.LABEL], most=MOST).table
 
 
-def _features(ctx: release.Context, loaded: Loaded, rows: pa.Table, what: drift_watch.Watched) -> verdict.Verdict | None:
-    """What the bundle's own code makes of the rows, beside what its training made; None if one of the two is not told."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a bundle's own code makes of the rows, by name, and how that looks beside what its training made."""
+
+    columns: Mapping[str, npt.NDArray[np.float64]]
+    beside_training: verdict.Verdict
+
+
+def _features(ctx: release.Context, loaded: Loaded, rows: pa.Table, what: drift_watch.Watched) -> Made | None:
+    """None if the bundle does not say what its code makes, or what its training made."""
     import numpy as np
 
     trained = drift_reference.features_of_training(ctx.settings, loaded.bundle)
@@ -144,7 +152,8 @@ def _features(ctx: release.Context, loaded: Loaded, rows: pa.Table, what: drift_
     made = drift_reference.features(loaded, asked)
     if trained is None or made is None:
         return None
-    return verdict.of_window(Sample(at=np.arange(len(asked), dtype=np.float64), columns=made), trained, None, what.rules)
+    window = Sample(at=np.arange(len(asked), dtype=np.float64), columns=made)
+    return Made(columns=made, beside_training=verdict.of_window(window, trained, None, what.rules))
 
 
 def _brief(said: verdict.Verdict) -> dict[str, Any]:
@@ -154,13 +163,27 @@ def _brief(said: verdict.Verdict) -> dict[str, Any]:
     return {"outcome": said.outcome, "rows": said.rows, "columns": shown, "others": len(said.columns) - len(shown)}
 
 
-def _hard_break(mine: verdict.Verdict | None, others: verdict.Verdict | None) -> str | None:
-    """Why the code that serves is broken, if it is and that of the other is not: both were asked about the same rows."""
+def _hard_break(mine: Made | None, others: Made | None) -> str | None:
+    """Why the code that serves is broken, if it is and that of the other is not: both were asked about the same rows.
+
+    Where both make the same of them it is not the code, whatever each was trained on: then it is the world, or the season.
+    """
     if mine is None or others is None:
         return None
-    beside = {one.name: one for one in others.columns}
-    found = [f"feature {one.name}: {why}" for one in mine.columns if one.name in beside and (why := _skewed(one, beside[one.name]))]
+    beside = {one.name: one for one in others.beside_training.columns if one.name in mine.columns}
+    found = [
+        f"feature {one.name}: {why}"
+        for one in mine.beside_training.columns
+        if one.name in beside and _differ(mine.columns[one.name], others.columns[one.name]) and (why := _skewed(one, beside[one.name]))
+    ]
     return "; ".join(found) or None
+
+
+def _differ(mine: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> bool:
+    """Whether two codes make something else of more than a few of the same rows."""
+    import numpy as np
+
+    return bool(np.mean(~np.isclose(mine, others, rtol=1e-6, atol=1e-9, equal_nan=True)) > REFUSED)
 
 
 def _skewed(mine: verdict.Column, other: verdict.Column) -> str:

@@ -4,7 +4,8 @@
 
 The month file holds the number of the month that is being lived through; whoever tells the story writes it. Within a
 month flights come in order of time, one in `STRIDE`, then again from the start with the next ones, so a few seconds
-already sample the whole month. A label follows its answer after `--label-delay` seconds, as a flight lands after it departs.
+already sample the whole month. With `--in-order 6,7 --every 3` instead, the flights of these months go by in the order of time,
+one in three, once. A label follows its answer after `--label-delay` seconds, as a flight lands after it departs.
 """
 
 from __future__ import annotations
@@ -54,9 +55,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     traffic.options(parser)
     parser.add_argument("--prepared", type=Path, required=True, help="folder of the monthly files")
-    parser.add_argument("--month", type=Path, required=True, help="file that holds the number of the current month")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--month", type=Path, help="file that holds the number of the current month")
+    which.add_argument("--in-order", type=lambda text: [int(word) for word in text.split(",")], help="months that go by, such as 6,7")
+    parser.add_argument("--every", type=int, default=1, help="with --in-order: one flight in so many")
     call = parser.parse_args()
-    traffic.run(call, map(request, Months(call.prepared, call.month)))
+    asked = Months(call.prepared, call.month) if call.month else replay.flights(call.prepared, call.in_order, every=call.every)
+    traffic.run(call, map(request, asked))
 
 
 if __name__ == "__main__":

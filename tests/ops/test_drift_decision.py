@@ -150,6 +150,20 @@ def test_a_broken_pipeline_is_rolled_back_without_labels(ctx: release.Context) -
     assert drift_decision.carry_out(ctx, what, decision, now=START + 7 * HOUR_S, actor="test") is not None
 
 
+def test_another_season_is_no_broken_code(ctx: release.Context) -> None:
+    """The rows look like those that the bundle behind was made for, and both codes make the same of them: without labels nothing moves."""
+    behind = toy.build(ctx, 0.0, world=SHIFTED)
+    toy.promote(ctx, behind, at=START - 1000)
+    stable = toy.build(ctx, 0.1)
+    toy.promote(ctx, stable, at=START)
+    what = serve(ctx, stable, *[SHIFTED] * 6, bias=0.1, labels=False)
+    decision = decided(ctx, what, hours=7)
+    assert decision.target == behind
+    assert decision.features[short(stable)]["columns"][0]["distance"] > 0.5
+    assert decision.features[short(behind)]["columns"][0]["distance"] < 0.2
+    assert decision.outcome == "ask"
+
+
 def test_with_nothing_behind_a_new_one_is_built(ctx: release.Context) -> None:
     """The first bundle has no other to go back to."""
     (stable,) = released(ctx, 0.0)
