@@ -61,7 +61,8 @@ def materialization(what: "Watched", one: "Looked") -> dg.AssetMaterialization:
     }
     if columns:
         metadata["drift by feature"] = show.pictures({"drift by feature": bars(columns[:SHOWN])})
-    return dg.AssetMaterialization(key(what.service), partition=name_of(what, one), metadata=metadata)
+    said = f"{one.verdict['outcome']}: {one.verdict['why']}"
+    return dg.AssetMaterialization(key(what.service), description=said, partition=name_of(what, one), metadata=metadata)
 
 
 def _row(column: Mapping[str, Any]) -> dict[str, show.Cell]:

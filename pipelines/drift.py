@@ -45,7 +45,7 @@ def evaluate(
             return
         try:
             decision = drift_decision.decide(ctx, what, look)
-            moved = None if config.dry_run else drift_decision.carry_out(ctx, what, decision, now=now, actor=config.actor)
+            moved = None if config.dry_run else drift_decision.carry_out(ctx, what, decision, now=time.time(), actor=config.actor)
         except errors.LastgoodError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         metadata = {**described(decision), "moved": f"revision {moved.revision.number}" if moved else "nothing"}

@@ -208,13 +208,13 @@ class Stage:
             unit="ms",
         )
 
-    def somebody_was_told(self, name: str) -> None:
-        """One page, with the reason in it."""
+    def somebody_was_told(self, name: str, words: str = "taken out") -> None:
+        """One page with *words* in it, and the reason."""
         short, end = bundles.short(self.ids[name]), time.monotonic() + 20
         found: list[dict[str, Any]] = []
         while not found and time.monotonic() < end:
             pages = [json.loads(file.read_text("utf-8")) for file in sorted((self.settings.home / "pages").glob("*.json"))]
-            found = [page for page in pages if short in page["summary"] and "taken out" in page["summary"]]
+            found = [page for page in pages if short in page["summary"] and words in page["summary"]]
             time.sleep(0.5)
         detail = (found or [{"summary": "none"}])[0]["summary"]
         self.story.claim("one page says what happened", ok=len(found) == 1, value=len(found), unit="page", detail=detail)

@@ -55,7 +55,7 @@ def drift(service: str, since_text: str | None, report: Path | None, decide: boo
         if look is not None:
             decision = drift_decision.decide(ctx, what, look)
             if not dry_run:
-                drift_decision.carry_out(ctx, what, decision, now=now, actor=common.actor(actor))
+                drift_decision.carry_out(ctx, what, decision, now=time.time(), actor=common.actor(actor))
         if report is not None:
             from lastgood.ops import drift_report
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from lastgood.drift.reference import Values
+
 MIN_BLOCKS = 37
 """Nineteen that do not overlap, and those between them: with fewer no window could be told to be unusual at 5 %."""
 MAX_BLOCKS = 120
@@ -29,10 +31,12 @@ FLAT = 1e-6
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Usual:
-    """Mean and standard deviation of a column's distances over the stretches."""
+    """Mean and standard deviation of a column's distances over the stretches, and the largest shares of odd values in one of them."""
 
     mean: float
     std: float
+    missing: float = 0.0
+    strange: float = 0.0
 
     def units(self, value: float) -> float:
         """How many standard deviations *value* lies above what is usual."""
@@ -73,15 +77,23 @@ def calibrate(reference: Sample, *, rows: int, span_s: float) -> Calibration | N
     """What is usual for windows of *rows* rows within *span_s* seconds; None if *reference* has too few such stretches."""
     import numpy as np
 
-    found = list(_distances(reference, rows=rows, span_s=span_s))
+    found = list(_stretches(reference, rows=rows, span_s=span_s))
     if len(found) < MIN_BLOCKS:
         return None
     values = {name: np.array([block[name] for block in found], dtype=np.float64) for name in reference.columns}
     # A column that is missing for whole stretches has no usual distance.
-    whole = {name: column for name, column in values.items() if np.isfinite(column).all()}
+    whole = {name: column[:, 0] for name, column in values.items() if np.isfinite(column[:, 0]).all()}
     if not whole:
         return None
-    usual = {name: Usual(mean=float(column.mean()), std=float(column.std(ddof=1))) for name, column in whole.items()}
+    usual = {
+        name: Usual(
+            mean=float(column.mean()),
+            std=float(column.std(ddof=1)),
+            missing=float(values[name][:, 1].max()),
+            strange=float(values[name][:, 2].max()),
+        )
+        for name, column in whole.items()
+    }
     largest = sorted(np.max([_units(column) for column in whole.values()], axis=0).tolist())
     return Calibration(usual=usual, largest=tuple(largest))
 
@@ -97,14 +109,18 @@ def _units(column: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return found
 
 
-def _distances(reference: Sample, *, rows: int, span_s: float) -> Iterator[dict[str, float | None]]:
-    """The distances of each stretch from all that lies outside it."""
+def _stretches(reference: Sample, *, rows: int, span_s: float) -> Iterator[dict[str, tuple[float | None, float, float]]]:
+    """Of each stretch and column: the distance from all that lies outside it, the share of missing values, and of those that occur nowhere else."""
     import numpy as np
 
     for inside, kept in blocks(reference, rows=rows, span_s=span_s):
         outside = np.ones(reference.rows, dtype=bool)
         outside[inside] = False
-        yield {name: distances.value(values[outside], values[kept]) for name, values in reference.columns.items()}
+        yield {name: _beside(values[outside], values[kept]) for name, values in reference.columns.items()}
+
+
+def _beside(others: Values, mine: Values) -> tuple[float | None, float, float]:
+    return distances.value(others, mine), distances.missing(mine), distances.strange(others, mine)
 
 
 def blocks(reference: Sample, *, rows: int, span_s: float) -> list[tuple[slice, Any]]:

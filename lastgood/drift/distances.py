@@ -58,6 +58,26 @@ def present(values: references.Values) -> references.Values:
     return found
 
 
+def missing(values: references.Values) -> float:
+    """Share of the values that are missing; 0 of none."""
+    return 1.0 - len(present(values)) / len(values) if len(values) else 0.0
+
+
+def strange(old: references.Values, new: references.Values) -> float:
+    """Share of all rows whose value lies outside the reference's range, or is a category that it does not have."""
+    import numpy as np
+
+    known, given = present(old), present(new)
+    if not len(known) or not len(given) or references.is_numeric(old) != references.is_numeric(new):
+        return 0.0
+    if references.is_numeric(old):
+        outside = int(np.sum((given < known.min()) | (given > known.max())))
+    else:
+        seen = set(known)
+        outside = sum(one not in seen for one in given)
+    return outside / len(new)
+
+
 def _numbers(old: references.Values, new: references.Values) -> Distance:
     from scipy import stats
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from lastgood.drift import distances
 from lastgood.drift import reference as references
-from lastgood.drift.calibration import Calibration
+from lastgood.drift.calibration import Calibration, Usual
 from lastgood.drift.reference import Sample
 from lastgood.drift_rules import Drift
 
@@ -105,9 +105,9 @@ def _column(name: str, window: Sample, reference: Sample, usual: Calibration | N
         # Labels come late, or never; which ones are there is no property of what came in.
         old, window = distances.present(old), Sample(at=window.at, columns={name: distances.present(window.columns.get(name, old[:0]))})
     if name not in window.columns:
-        return Column(name=name, outcome="broken", why="the column is not in the log", missing=1.0, missing_before=_missing(old))
+        return Column(name=name, outcome="broken", why="the column is not in the log", missing=1.0, missing_before=distances.missing(old))
     new = window.columns[name]
-    shares = {"missing": _missing(new), "missing_before": _missing(old), "strange": _strange(old, new)}
+    shares = {"missing": distances.missing(new), "missing_before": distances.missing(old), "strange": distances.strange(old, new)}
     facts: dict[str, Any] = {**shares}
     hard = _hard(old, new, shares, rules)
     if hard is not None:
@@ -117,15 +117,19 @@ def _column(name: str, window: Sample, reference: Sample, usual: Calibration | N
         facts |= {"measure": distance.measure, "distance": distance.value, "p_rows": distance.p}
     if distance is not None and usual is not None and name in usual.usual:
         facts |= {"threshold": max(rules.min_effect, usual.threshold(name, rules.alpha)), "p": usual.p(name, distance.value)}
-    outcome, why = _soft(facts, rules)
+    outcome, why = _soft(facts, usual.usual.get(name) if usual is not None else None, rules)
     return Column(name=name, outcome=outcome, why=why, **facts)
 
 
-def _soft(facts: Mapping[str, Any], rules: Drift) -> tuple[Outcome, str]:
+def _soft(facts: Mapping[str, Any], usual: Usual | None, rules: Drift) -> tuple[Outcome, str]:
     """What the numbers of a column that is not broken come to."""
+    most = (usual.missing, usual.strange) if usual is not None else (0.0, 0.0)
     if "threshold" in facts and facts["distance"] > facts["threshold"]:
         return "fail", _how_far(facts)
-    if facts["missing"] - facts["missing_before"] >= rules.missing or facts["strange"] >= rules.missing:
+    # Values that are missing come in stretches too: it takes more than there were in any.
+    if facts["missing"] >= facts["missing_before"] + rules.missing and facts["missing"] > most[0]:
+        return "fail", _what_is_odd(facts)
+    if facts["strange"] >= rules.missing and facts["strange"] > most[1]:
         return "fail", _what_is_odd(facts)
     if "distance" not in facts:
         return "inconclusive", "no value in the reference or in the window"
@@ -160,22 +164,3 @@ def _what_is_odd(shares: Mapping[str, float]) -> str:
         f"{100 * shares['missing']:.1f} % of the values are missing (in the reference {100 * shares['missing_before']:.1f} %), "
         f"{100 * shares['strange']:.1f} % were never seen there"
     )
-
-
-def _missing(values: references.Values) -> float:
-    return 1.0 - len(distances.present(values)) / len(values) if len(values) else 0.0
-
-
-def _strange(old: references.Values, new: references.Values) -> float:
-    """Share of all rows whose value lies outside the reference's range, or is a category that it does not have."""
-    import numpy as np
-
-    known, given = distances.present(old), distances.present(new)
-    if not len(known) or not len(given) or references.is_numeric(old) != references.is_numeric(new):
-        return 0.0
-    if references.is_numeric(old):
-        outside = int(np.sum((given < known.min()) | (given > known.max())))
-    else:
-        seen = set(known)
-        outside = sum(one not in seen for one in given)
-    return outside / len(new)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 BATCH = 1000
 PROBES = 5
-VERSION = 1
+VERSION = 2
 """Of how what is usual is found out; another one does not trust what was kept."""
 MADE = "made "
 """Prefix of the columns with features that are no field of a request."""

@@ -140,7 +140,7 @@ class Year(stage.Stage):
             value=max(0.0, round((last - ended["at"]) * 1000, 1)),
             unit="ms",
         )
-        self.somebody_was_told("C")
+        self.somebody_was_told("C", "rolled back from")
 
     def _after(self) -> None:
         reports = self._until(lambda: sorted((self.settings.home / "drift" / "reports").glob("*.html")), bool)

@@ -116,3 +116,22 @@ def test_a_column_without_values_in_the_reference_says_nothing() -> None:
     found = verdict.of_window(changed(WINDOW, extra=np.ones(200)), bare, USUAL, RULES)
     assert found.outcome == "pass"
     assert {one.name: one.outcome for one in found.columns}["extra"] == "inconclusive"
+
+
+def gappy(rows: int, *, seed: int, share: float | None = None) -> references.Sample:
+    """One column whose values are missing by the day: now none of them, now up to 40 %; or *share* of them."""
+    draw = np.random.default_rng(seed)
+    day = np.arange(rows) // 200
+    of_day = draw.choice([0.0, 0.05, 0.4], int(day[-1]) + 1)[day] if share is None else share
+    values = np.where(draw.random(rows) < of_day, np.nan, draw.normal(size=rows))
+    return references.Sample(at=day * DAY_S + (np.arange(rows) % 200) * DAY_S / 200, columns={"x": values})
+
+
+@pytest.mark.parametrize(("share", "outcome"), [(0.0, "pass"), (0.38, "pass"), (0.75, "fail")])
+def test_gaps_that_come_in_stretches_are_usual_up_to_the_largest(share: float, outcome: str) -> None:
+    """A day with as many gaps as the reference has seen in a day is no drift, though its share is far above the mean."""
+    reference = gappy(12_000, seed=1)
+    usual = calibration.calibrate(reference, rows=200, span_s=DAY_S)
+    found = verdict.of_window(gappy(200, seed=2, share=share), reference, usual, Drift(min_rows=50))
+    assert found.outcome == outcome
+    assert ("missing" in found.why) == (outcome == "fail")
