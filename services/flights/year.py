@@ -48,15 +48,15 @@ class Year(stage.Stage):
 
     def run(self) -> None:
         self.start()
-        self._build_bundle("A", "trained on January and February", train=(1, 2), evaluate=(3,))
-        self._build_bundle("B", "trained on March and April", train=(3, 4), evaluate=(5,))
-        self._build_bundle("C", "B, but serving reads departures in UTC", train=(3, 4), evaluate=(5,), clock="utc")
+        self.build_bundle("A", "trained on January and February", train=(1, 2), evaluate=(3,))
+        self.build_bundle("B", "trained on March and April", train=(3, 4), evaluate=(5,))
+        self.build_bundle("C", "B, but serving reads departures in UTC", train=(3, 4), evaluate=(5,), clock="utc")
         self.first_release("A")
-        self._open_dagster()
-        with self._traffic():
-            self._put_live("B", "trained on the spring")
+        self.open_dagster()
+        with self.traffic():
+            self.put_live("B", "trained on the spring")
             self._calm()
-            self._put_live("C", "a fix that could not wait for the gates")
+            self.put_live("C", "a fix that could not wait for the gates")
             self._slip()
             self._after()
         self.no_request_lost(told="3 releases, 1 automatic rollback", parts=("model", "config"))
@@ -64,30 +64,35 @@ class Year(stage.Stage):
 
     # --- steps -------------------------------------------------------------------------------------------------
 
-    def _build_bundle(self, name: str, what: str, *, train: Sequence[int], evaluate: Sequence[int], clock: str = "local") -> None:
+    def build_bundle(
+        self, name: str, what: str, *, train: Sequence[int], evaluate: Sequence[int], clock: str = "local", late_from: float = 0.4
+    ) -> None:
+        """Build *name* with Dagster. Bundles that differ in *late_from* alone have the same probabilities."""
         self.story.tell(f"building bundle {name} with Dagster: {what}")
         ops = {
             "flights__data": {"config": {"train": list(train), "evaluate": list(evaluate)}},
-            "flights__config": {"config": {"options": {"departure_clock": clock}, "overlay": self.overlay}},
+            "flights__config": {"config": {"options": {"departure_clock": clock, "late_from": late_from}, "overlay": self.overlay}},
         }
         self.ids[name] = self.run_job("build", ops)
         self.story.tell(f"bundle {name} is {bundles.short(self.ids[name])}")
 
-    def _open_dagster(self) -> None:
-        os.environ["LASTGOOD_DRIFT_TICK_S"] = f"{TICK_S:g}"
+    def open_dagster(self, *, tick_s: float = TICK_S) -> None:
+        """`dagster dev` and MLflow, on their usual ports where those are free."""
+        os.environ["LASTGOOD_DRIFT_TICK_S"] = f"{tick_s:g}"
         ports = [_free(3000), _free(5000)]
-        self.story.tell(f"dagster dev, which looks at a window every {TICK_S:g} s")
+        self.story.tell(f"dagster dev, which looks every {tick_s:g} s")
         stack.open_pages(self.settings, dagster_port=ports[0], mlflow_port=ports[1], say=self.story.tell)
 
-    def _put_live(self, name: str, why: str) -> None:
+    def put_live(self, name: str, why: str) -> None:
+        """Past all gates, as somebody in a hurry does."""
         self.story.tell(f"$ lastgood promote {SERVICE} {bundles.short(self.ids[name])} --skip-analysis --reason '{why}'")
         done = self.cli("promote", SERVICE, self.ids[name], "--yes", "--skip-analysis", "--reason", why, allowed=(0, 6))
         self.story.claim(f"{name} is stable", ok=done["to"] == self.ids[name], value=done["total_ms"], unit="ms to promote")
 
     def _calm(self) -> None:
         self.story.tell(f"{CALM_DAYS} days of June, a day every {DAY_S:g} s, {EVERY * 100 // EVERY // EVERY} % of the flights")
-        told = self._until(lambda: self._windows("B"), lambda found: len(found) >= CALM_DAYS)
-        self._until(lambda: self._shown("B"), lambda shown: len(shown) >= len(told))
+        told = self.until(lambda: self.windows("B"), lambda found: len(found) >= CALM_DAYS)
+        self.until(lambda: self._shown("B"), lambda shown: len(shown) >= len(told))
         shown = self._shown("B")
         self.story.claim(
             "every window that was looked at is a materialization of flights/drift with numbers",
@@ -110,10 +115,10 @@ class Year(stage.Stage):
         )
 
     def _slip(self) -> None:
-        cut = self._moved_at(self.ids["C"])
-        opened = self._until(
-            lambda: [one for one in self._windows("C") if one.change == "opened"],
-            lambda found: bool(found) or self._stable() != self.ids["C"],
+        cut = self.moved_at(self.ids["C"])
+        opened = self.until(
+            lambda: [one for one in self.windows("C") if one.change == "opened"],
+            lambda found: bool(found) or self.stable() != self.ids["C"],
         )
         self.story.claim(
             "what its code makes of the flights is not what it was trained on: an alarm",
@@ -122,7 +127,7 @@ class Year(stage.Stage):
             unit=f"s after it went live, days of {DAY_S:g} s",
             detail=opened[0].verdict["why"] if opened else "",
         )
-        self._until(self._stable, lambda stable: stable == self.ids["B"])
+        self.until(self.stable, lambda stable: stable == self.ids["B"])
         ended = next(r for r in self.cli("history", SERVICE, "--limit", "20")["revisions"] if r["verb"] == "rollback")
         self.story.claim(
             "the job evaluate_rollback took it back as a whole, without labels and with nobody at the keyboard",
@@ -143,8 +148,8 @@ class Year(stage.Stage):
         self.somebody_was_told("C", "rolled back from")
 
     def _after(self) -> None:
-        reports = self._until(lambda: sorted((self.settings.home / "drift" / "reports").glob("*.html")), bool)
-        runs = self._until(self._logged, bool)
+        reports = self.until(lambda: sorted((self.settings.home / "drift" / "reports").glob("*.html")), bool)
+        runs = self.until(self._logged, bool)
         self.story.claim(
             "Evidently's report on the alarm is a file, and in MLflow",
             ok=bool(reports) and bool(runs),
@@ -152,7 +157,7 @@ class Year(stage.Stage):
             unit="reports",
             detail=f"{reports[-1] if reports else 'none'}; {len(runs)} MLflow runs hold one",
         )
-        found = self._until(lambda: self._windows("B")[-AFTER_DAYS:], lambda found: len(found) >= AFTER_DAYS)
+        found = self.until(lambda: self.windows("B")[-AFTER_DAYS:], lambda found: len(found) >= AFTER_DAYS)
         made = [name for one in found for name in one.episode.columns if name.startswith("made ")]
         self.story.claim(
             "back with B its features are those of training again", ok=not made, value=len(found), unit="windows",
@@ -161,7 +166,7 @@ class Year(stage.Stage):
 
     # --- what the ledger, Dagster and MLflow say ----------------------------------------------------------------------
 
-    def _windows(self, name: str) -> list[drift_watch.Looked]:
+    def windows(self, name: str) -> list[drift_watch.Looked]:
         """The windows of *name* since it last became stable; none if it is not."""
         with release.open_context(self.settings, read_only=True) as ctx:
             what = drift_watch.watched(ctx, SERVICE)
@@ -190,7 +195,7 @@ class Year(stage.Stage):
             shown = self.cli("show", SERVICE, self.ids[name])["evaluations"]
             return [one["report"] for one in shown if one["kind"] == "drift-decision"]
 
-        return self._until(asked, lambda found: bool(found) or not wait)
+        return self.until(asked, lambda found: bool(found) or not wait)
 
     def _logged(self) -> list[Any]:
         import mlflow
@@ -199,17 +204,19 @@ class Year(stage.Stage):
         experiments = [one.experiment_id for one in client.search_experiments()]
         return list(client.search_runs(experiments, filter_string="tags.`lastgood.kind` = 'drift report'"))
 
-    def _stable(self) -> str:
+    def stable(self) -> str:
+        """The bundle that the ledger calls stable."""
         return str(self.cli("status", SERVICE)["stable"])
 
-    def _moved_at(self, digest: str) -> float:
+    def moved_at(self, digest: str) -> float:
+        """When *digest* first became stable, Unix seconds."""
         revisions = self.cli("history", SERVICE, "--limit", "20")["revisions"]
         return float(min(r["at"] for r in revisions if r["stable"] == digest))
 
     # --- tools -------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _until(ask: Any, enough: Any) -> Any:
+    def until(ask: Any, enough: Any) -> Any:
         """The first answer of *ask* that is *enough*, or the last one within LIMIT_S."""
         end = time.monotonic() + LIMIT_S
         while True:
@@ -219,7 +226,8 @@ class Year(stage.Stage):
             time.sleep(1.0)
 
     @contextlib.contextmanager
-    def _traffic(self) -> Iterator[None]:
+    def traffic(self) -> Iterator[None]:
+        """The flights of the summer, a day every DAY_S seconds, while the block runs."""
         from services.flights import data
 
         workspace = self.settings.home / "dvc" / SERVICE
