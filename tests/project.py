@@ -25,12 +25,13 @@ def copy(to: Path) -> dict[str, int]:
         manifest = to / "services" / service / "service.yaml"
         text = manifest.read_text("utf-8")
         assert f"port: {port}" in text
-        found[service] = _free_port()
+        found[service] = free_port()
         manifest.write_text(text.replace(f"port: {port}", f"port: {found[service]}"), "utf-8")
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]

@@ -24,7 +24,7 @@ from lastgood.ops import drift_reference, telling
 from lastgood.sources import windows
 
 NOTE = "drift"
-PARTS = 20
+PARTS = 22
 """A window holds at most one part in so many of the reference's rows, so that there are enough stretches that overlap by half."""
 AT_ONCE = 31
 """Windows that one tick looks at; the next goes on."""

@@ -90,7 +90,10 @@ def _answered(table: pa.Table, *, bundle: str, since: float, until: float) -> pa
 
 
 class _Kept:
-    """Rows that go on being thinned evenly once there are too many: every row, every second, every fourth ..."""
+    """Rows that go on being thinned evenly once there are too many: every row, every second, every fourth ...
+
+    While they come in up to twice as many are held, so that *most* of them are left in the end, and not half of that.
+    """
 
     def __init__(self, *, most: int) -> None:
         self._most = most
@@ -104,7 +107,7 @@ class _Kept:
         self.rows += table.num_rows
         self._tables.append(_every(table, first, self._step))
         self._held += self._tables[-1].num_rows
-        while self._held > self._most:
+        while self._held > 2 * self._most:
             self._halve()
 
     def _halve(self) -> None:
@@ -116,17 +119,25 @@ class _Kept:
         self._tables, self._held = tables, sum(table.num_rows for table in tables)
 
     def whole(self) -> pa.Table | None:
-        """All that was kept as one table; None if that is nothing."""
+        """What was kept as one table, *most* rows of it; None if that is nothing."""
+        import numpy as np
         import pyarrow as pa
 
         found = [table for table in self._tables if table.num_rows]
-        return pa.concat_tables(found, promote_options="permissive") if found else None
+        if not found:
+            return None
+        held = pa.concat_tables(found, promote_options="permissive")
+        if held.num_rows <= self._most:
+            return held
+        return held.take(pa.array(np.arange(self._most) * held.num_rows // self._most, pa.int64()))
 
 
 def _every(table: pa.Table, first: int, step: int) -> pa.Table:
     if step == 1:
         return table
-    return table.take(list(range(first, table.num_rows, step)))
+    import pyarrow as pa
+
+    return table.take(pa.array(range(first, table.num_rows, step), pa.int64()))
 
 
 def _labelled(table: pa.Table, folder: Path, *, since: float, trouble: list[str]) -> pa.Table:

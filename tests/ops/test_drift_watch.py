@@ -15,6 +15,7 @@ from lastgood import errors, release
 from lastgood import settings as settings_
 from lastgood.bundle import short
 from lastgood.ops import drift_watch
+from lastgood.serving import inference_log
 from tests.ops import drift_project as toy
 from tests.ops.drift_project import HOUR_S, START
 
@@ -159,6 +160,30 @@ def test_a_burst_is_thinned_and_counted(tmp_path: Path) -> None:
     assert found.seen == 2500
     assert 150 <= found.verdict["rows"] <= 300
     assert found.verdict["outcome"] == "pass"
+
+
+def test_small_segments_are_thinned_evenly_too(ctx: release.Context, stable: str) -> None:
+    """One row each: of some nothing is left."""
+    traffic = toy.Traffic(ctx.settings, stable)
+    rows, _ = toy.USUAL.rows(40, seed=1)
+    for place, row in enumerate(rows):
+        at = START + place
+        one = inference_log.Answered(
+            request_id=f"r{place}",
+            at=at,
+            bundle=stable,
+            arm="stable",
+            shadow=False,
+            latency_us=900,
+            rows=[row],
+            outputs=[{"probability": 0.5}],
+        )
+        traffic.write(inference_log.PREDICTIONS, inference_log.table_maker(toy.Row)(list(one.as_rows())), at)
+    what = drift_watch.watched(ctx, toy.SERVICE)
+    assert what is not None
+    window = drift_watch.read(ctx, what, since=START, until=START + HOUR_S, columns=["x", "kind"], most=10)
+    assert (window.rows, window.sample.rows) == (40, 10)
+    assert [one.timestamp() - START for one in window.table["at"].to_pylist()] == [4.0 * n for n in range(10)]
 
 
 def test_without_labels_the_rest_is_watched(ctx: release.Context, stable: str) -> None:
