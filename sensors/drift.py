@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 DECIDE, REPORT = "evaluate_rollback", "drift_report"
 """The jobs that a tick asks for."""
+FOR = "lastgood/for"
+"""Tag of a run: what it decides or reports, whichever attempt it is."""
+ATTEMPTS = 3
 BUDGET_S = 20.0
 """Seconds after which a tick begins no other window: the first of a bundle takes seconds, and a tick may take 60 s. The next goes on."""
 
@@ -65,7 +68,7 @@ def watch(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settin
     if not news.shown and not news.asked:
         return dg.SkipReason("; ".join(words))
     partitions = [windows.partitions(event.asset_key.path[0]).build_add_request([str(event.partition)]) for event in news.shown]
-    return dg.SensorResult(asset_events=[*news.shown, *news.judged], run_requests=news.asked, dynamic_partitions_requests=partitions)
+    return dg.SensorResult(asset_events=[*news.judged, *news.shown], run_requests=news.asked, dynamic_partitions_requests=partitions)
 
 
 class _News:
@@ -87,19 +90,30 @@ def _service(context: dg.SensorEvaluationContext, ctx: "Context", service: str, 
     while drift_watch.tick(ctx, what, now=time.time(), at_once=1) and time.monotonic() < until:
         pass
     found = list(drift_watch.looked(ctx, what))
-    known = set(context.instance.get_dynamic_partitions(windows.partitions(service).name or ""))
-    fresh = [one for one in found if windows.name_of(what, one) not in known]
-    for one in fresh:
-        news.shown.append(windows.materialization(what, one))
-        news.judged += _judged(context, ctx, what, one)
-        if one.change in ("opened", "worse"):
-            news.asked.append(report(what, one))
-        if time.monotonic() > until:
-            break
+    # Not by the partitions that there are: the daemon makes those first, and may die before it stores what they hold.
+    known = context.instance.get_materialized_partitions(windows.key(service))
+    for one in found:
+        if windows.name_of(what, one) not in known and time.monotonic() < until:
+            news.shown.append(windows.materialization(what, one))
+            news.judged += _judged(context, ctx, what, one)
+    alarm = found[-1].episode.alarm if found else None
+    asked = [report(what, one) for one in found if alarm is not None and one.alarm == alarm and one.change in ("opened", "worse")]
     look = drift_decision.due(ctx, what, now=time.time())
-    if look is not None:
-        news.asked.append(request(what, look))
+    asked += [request(what, look)] if look is not None else []
+    news.asked += [one for one in (_attempt(context.instance, run) for run in asked) if one is not None]
     return _words(what, found)
+
+
+def _attempt(instance: dg.DagsterInstance, wanted: dg.RunRequest) -> dg.RunRequest | None:
+    """*wanted*, under a key of its own if an earlier run for the same failed; None while one is at work, is done, or ATTEMPTS have failed."""
+    runs = instance.get_runs(filters=dg.RunsFilter(tags={FOR: str(wanted.run_key)}), limit=ATTEMPTS)
+    failed = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+    if len(runs) >= ATTEMPTS or any(run.status not in failed for run in runs):
+        return None
+    key = str(wanted.run_key) if not runs else f"{wanted.run_key}/again-{len(runs)}"
+    return dg.RunRequest(
+        run_key=key, job_name=wanted.job_name, run_config=wanted.run_config, tags={**wanted.tags, FOR: str(wanted.run_key)}
+    )
 
 
 def _judged(context: dg.SensorEvaluationContext, ctx: "Context", what: "Watched", one: "Looked") -> list[dg.AssetCheckEvaluation]:
@@ -120,7 +134,7 @@ def _words(what: "Watched", found: "list[Looked]") -> str:
 
 
 def request(what: "Watched", look: "Look") -> dg.RunRequest:
-    """The run that decides *look*; the same look has the same key, so a repeated tick launches nothing twice."""
+    """The run that decides *look*; the same look has the same key, so that a tick which is repeated launches nothing twice."""
     return dg.RunRequest(
         run_key=f"{what.service}/{what.bundle[7:19]}/{what.revision}/{int(look.alarm)}/{look.number}",
         job_name=DECIDE,

@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from lastgood.llm import base as llm
+from lastgood.llm import judge as judges
 
 from . import runtime as runtimes
 
@@ -21,8 +24,13 @@ if TYPE_CHECKING:
 K = 10
 
 
-def evaluate(parts: Mapping[str, Path], options: Mapping[str, Any], *, settings: Settings | None = None) -> dict[str, Any]:
-    """The report on the parts of a bundle (`data`, `model`, `prompt`, `index`), in plain JSON: {"metrics", "worst"}."""
+def evaluate(
+    parts: Mapping[str, Path], options: Mapping[str, Any], *, settings: Settings | None = None, judge: judges.Judge | None = None
+) -> dict[str, Any]:
+    """The report on the parts of a bundle (`data`, `model`, `prompt`, `index`), in plain JSON: {"metrics", "worst"}.
+
+    With a *judge* its metrics are among them, and `judged` says who it was and what it found worst.
+    """
     runtime = runtimes.Runtime.open(parts, options, settings=settings)
     try:
         questions = read_questions(parts["data"] / "questions.jsonl")
@@ -30,10 +38,22 @@ def evaluate(parts: Mapping[str, Path], options: Mapping[str, Any], *, settings:
         found = {one["question"]: runtime.find(one["question"]) for one in golden}
         ranks = {one["question"]: rank(found[one["question"]], one["answers"]) for one in golden}
         metrics = {**retrieval_metrics(found, golden), **answer_metrics(runtime, golden, unanswerable=_of(questions, "unanswerable"))}
+        judged = judges.report(judge, cases(runtime, golden)) if judge is not None else None
     finally:
         runtime.close()
     worst = [{"question": question, "rank": place} for question, place in sorted(ranks.items(), key=lambda pair: -(pair[1] or 1000))[:10]]
-    return {"metrics": metrics, "worst": worst}
+    if judged is None:
+        return {"metrics": metrics, "worst": worst}
+    return {"metrics": {**metrics, **judged["metrics"]}, "worst": worst, "judged": judged}
+
+
+def cases(runtime: runtimes.Runtime, golden: Sequence[Mapping[str, Any]]) -> Iterator[judges.Case]:
+    """The answers to the golden questions, for a judge."""
+    for one in golden:
+        said = runtime.answer(one["question"])
+        found = runtime.find(one["question"])[: len(said["sources"])]
+        passages = [llm.Passage(id=hit.row.id, text=hit.row.text, score=hit.score) for hit in found]
+        yield judges.Case(question=one["question"], answer=said["answer"], passages=passages)
 
 
 def read_questions(file: Path) -> list[dict[str, Any]]:

@@ -114,7 +114,8 @@ def test_an_alarm_asks_for_its_decision_once_and_the_job_rolls_back(
     assert (reported.job_name, reported.run_key) == ("drift_report", f"toy/{stable[7:19]}/5/{int(START)}/opened")
     assert (asked.job_name, asked.run_key) == ("evaluate_rollback", f"toy/{stable[7:19]}/5/{int(START)}/1")
     assert [event.metadata["alarm"].value for event in answer.asset_events] == ["none", "begins", "open"]
-    assert tick(settings, instance, monkeypatch, hours=3, cursor=answer.cursor).run_requests[0].run_key == asked.run_key
+    again = tick(settings, instance, monkeypatch, hours=3, cursor=answer.cursor).run_requests
+    assert [one.run_key for one in again] == [reported.run_key, asked.run_key]
     done = jobs.evaluate_rollback_job.execute_in_process(
         run_config=asked.run_config, resources={"settings": settings, "mlflow": resources.mlflow}, instance=instance
     )
@@ -244,6 +245,50 @@ def test_an_empty_window_breaks_its_expectations_and_one_that_raises_costs_no_wi
     assert [one.passed for one in said if isinstance(one, dg.AssetCheckEvaluation)] == [False, False, False]
     expected(monkeypatch, lambda: [1 / 0])
     assert [type(one) for one in tick(settings, instance, monkeypatch, hours=2).asset_events] == [dg.AssetMaterialization]
+
+
+def test_a_run_that_died_is_asked_for_again_and_one_that_did_not_is_not(
+    settings: settings_.Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a key of its own each time, for Dagster launches no key twice; three attempts, and a run that ended well ends it."""
+
+    @dg.op
+    def end(context) -> None:
+        if context.run.tags["ends"] == "badly":
+            raise ValueError
+
+    @dg.job
+    def run() -> None:
+        end()
+
+    def asked() -> list[str]:
+        answer = tick(settings, instance, monkeypatch, hours=3)
+        return [one.run_key for one in answer.run_requests] if isinstance(answer, dg.SensorResult) else []
+
+    def ran(key: str, ends: str) -> None:
+        run.execute_in_process(instance=instance, tags={sensor.FOR: key, "ends": ends}, raise_on_error=False)
+
+    traffic = toy.Traffic(settings, stable)
+    for hour in range(3):
+        traffic.hour(hour, toy.World(mean=1.2))
+    reported, decided = asked()
+    ran(decided, "badly")
+    assert asked() == [reported, f"{decided}/again-1"]
+    ran(reported, "well")
+    assert asked() == [f"{decided}/again-1"]
+    ran(decided, "badly")
+    ran(decided, "badly")
+    assert asked() == []
+
+
+def test_a_window_whose_materialization_was_lost_is_shown_again(
+    settings: settings_.Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon makes the partition first, and may die before it stores the event."""
+    toy.Traffic(settings, stable).hour(0)
+    instance.add_dynamic_partitions("toy_windows", [f"{stable[7:15]} 2026-01-01 00:00:00"])
+    assert len(tick(settings, instance, monkeypatch, hours=1).asset_events) == 1
+    assert isinstance(tick(settings, instance, monkeypatch, hours=1), dg.SkipReason)
 
 
 def test_a_job_with_nothing_due_changes_nothing(

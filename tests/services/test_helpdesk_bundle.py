@@ -15,6 +15,7 @@ from lastgood import errors
 from lastgood import settings as settings_
 from lastgood.index import embedders, lancedb
 from lastgood.index import snapshot as snapshots
+from lastgood.llm import judge
 from services.helpdesk import build, evaluate, load, models, pins, prepare, prompting, retrieval, runtime
 from tests.services import samples
 
@@ -187,6 +188,22 @@ def test_the_evaluation_measures_what_is_released(parts: Parts) -> None:
     )
     bad = evaluate.evaluate({**parts.folders, "prompt": drowned}, {}, settings=parts.settings)["metrics"]
     assert all(bad[name] < good[name] for name in ("recall_at_10", "ndcg_at_10", "mrr_at_10", "helpful"))
+
+
+def test_a_judge_is_asked_about_every_golden_answer_if_there_is_one(parts: Parts) -> None:
+    """With the passages that the answer was made of; its figures stand beside the others, and its name in the report."""
+
+    class Strict(judge.Judge):
+        name = "strict"
+
+        def judge(self, case: judge.Case) -> judge.Judged:
+            return judge.Judged(score=1.0 if case.answer[:20] in " ".join(one.text for one in case.passages) else 0.0, why="")
+
+    report = evaluate.evaluate(parts.folders, {}, settings=parts.settings, judge=Strict())
+    assert report["judged"]["judge"] == "strict"
+    assert report["metrics"]["judged_share"] == 1.0
+    assert report["metrics"]["judged_mean"] > 0.5
+    assert len(report["judged"]["worst"]) == 10
 
 
 def test_groundedness_is_the_share_of_words_that_are_there() -> None:
