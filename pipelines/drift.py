@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from assets import show
+from assets import show, windows
 from lastgood import settings as settings_
 from pipelines import drift_report, hooks
 from pipelines.jobs import NEVER_AGAIN
@@ -51,6 +51,8 @@ def evaluate(
         metadata = {**described(decision), "moved": f"revision {moved.revision.number}" if moved else "nothing"}
         metadata |= _report(context, ctx, what, look, settings=settings, mlflow=mlflow)
     context.log.info(f"{decision.outcome}: {decision.why}")
+    said = f"look {look.number} of {look.of}: {decision.outcome}: {decision.why}"
+    context.log_event(dg.AssetObservation(windows.key(config.service), description=said, metadata=metadata))
     context.add_output_metadata(metadata)
 
 

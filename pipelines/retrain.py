@@ -33,6 +33,7 @@ def retrain(context: dg.OpExecutionContext, config: Retrain, settings: dg.Resour
     from lastgood import converge, release
 
     digest = build(context, config)
+    hold_beside(context, config, digest, settings=settings)
 
     def verb() -> "Outcome":
         with release.open_context(settings) as ctx:
@@ -58,6 +59,32 @@ def build(context: dg.OpExecutionContext, config: Retrain) -> str:
     wanted = parts.key(config.service, "bundle")
     made = [event.materialization for event in done.get_asset_materialization_events() if event.materialization.asset_key == wanted]
     return str(made[-1].metadata["lastgood/bundle"].value)
+
+
+def hold_beside(context: dg.OpExecutionContext, config: Retrain, digest: str, *, settings: settings_.Settings) -> None:
+    """Write down how the new bundle and stable do on the labelled rows since the alarm. It decides nothing: the phases do.
+
+    The new one may have been trained on some of these rows, and is said to have been compared so.
+    """
+    import time
+
+    from lastgood import errors, release
+    from lastgood.ops import drift_compare, drift_watch
+
+    now = time.time()
+    try:
+        with release.open_context(settings) as ctx:
+            what = drift_watch.watched(ctx, config.service)
+            found = list(drift_watch.looked(ctx, what)) if what else []
+            alarm = found[-1].episode.alarm if found else None
+            if what is None or alarm is None:
+                return
+            said = drift_compare.beside(ctx, what, digest, since=alarm, until=now)
+            ctx.ledger.evaluate(digest, kind=drift_compare.KIND, report=said.to_json(), actor=config.actor, now=now)
+    except errors.LastgoodError as error:
+        context.log.warning(f"not compared with stable: {error}")
+        return
+    context.log.info(f"beside stable, on the rows since the alarm (some of which it may know): {said.why}")
 
 
 @dg.graph(name="retraining")

@@ -14,6 +14,7 @@ from lastgood import errors
 from lastgood.cli import common
 
 if TYPE_CHECKING:
+    from lastgood.ops.drift_compare import Beside
     from lastgood.ops.drift_decision import Decision
     from lastgood.ops.drift_watch import Looked, Watched
 
@@ -27,16 +28,26 @@ SHOWN = 14
     "--report", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Write Evidently's report of these windows to FILE."
 )
 @click.option("--decide", is_flag=True, help="If a look at an alarm is due: compare the bundles and do what comes of it.")
+@click.option("--beside", default=None, help="Also hold another bundle beside stable, on the labelled rows since the alarm (or --since).")
 @click.option("--dry-run", is_flag=True, help="Look at nothing new and decide nothing; with --decide, show what would be decided.")
 @click.option("--actor", default=None, help="Who is asking. Default: LASTGOOD_ACTOR or your user name.")
 @common.json_option
-def drift(service: str, since_text: str | None, report: Path | None, decide: bool, dry_run: bool, actor: str | None, as_json: bool) -> int:
+def drift(
+    service: str,
+    since_text: str | None,
+    report: Path | None,
+    decide: bool,
+    beside: str | None,
+    dry_run: bool,
+    actor: str | None,
+    as_json: bool,
+) -> int:
     """Whether what comes in to SERVICE still looks like what its bundle was made for.
 
     Looks at each window that is over, once; Dagster's sensor does the same. An alarm moves nothing by itself.
     """
     from lastgood.cli.look import parse_time
-    from lastgood.ops import drift_decision, drift_watch
+    from lastgood.ops import drift_compare, drift_decision, drift_watch
 
     now = time.time()
     since = parse_time(since_text) if since_text is not None else None
@@ -56,6 +67,11 @@ def drift(service: str, since_text: str | None, report: Path | None, decide: boo
             decision = drift_decision.decide(ctx, what, look)
             if not dry_run:
                 drift_decision.carry_out(ctx, what, decision, now=time.time(), actor=common.actor(actor))
+        compared: drift_compare.Beside | None = None
+        if beside is not None:
+            alarm = found[-1].episode.alarm if found else None
+            begin = next(moment for moment in (since, alarm, what.since) if moment is not None)
+            compared = drift_compare.beside(ctx, what, ctx.ledger.resolve(service, beside), since=begin, until=now)
         if report is not None:
             from lastgood.ops import drift_report
 
@@ -68,17 +84,21 @@ def drift(service: str, since_text: str | None, report: Path | None, decide: boo
         "windows": [one.to_json() for one in found],
         "decisions": decided,
         "decision": drift_watch.plain(decision.to_json()) if decision else None,
+        "beside": compared.to_json() if compared else None,
         "report": str(report) if report else None,
     }
-    common.emit(value, as_json=as_json, text=lambda: _text(what, found, decided, decision))
+    common.emit(value, as_json=as_json, text=lambda: _text(what, found, decided, decision, compared))
     return 0
 
 
-def _text(what: Watched, found: Sequence[Looked], decided: Sequence[Mapping[str, Any]], decision: Decision | None) -> str:
+def _text(
+    what: Watched, found: Sequence[Looked], decided: Sequence[Mapping[str, Any]], decision: Decision | None, compared: Beside | None
+) -> str:
     open_since = found[-1].episode.alarm if found else None
     head = f"{what.service}  {bundles.short(what.bundle)}  " + (f"alarm since {common.moment(open_since)}" if open_since else "no alarm")
     rows = [(common.moment(one.begin), f"{one.seen:,}", str(one.verdict["outcome"]), str(one.verdict["why"])) for one in found[-SHOWN:]]
     lines = [head, common.table(("WINDOW", "ROWS", "OUTCOME", "WHY"), rows) if rows else "  no window is over yet"]
     lines += [f"  decided at look {one['look']['number']}: {one['outcome']}: {one['why']}" for one in decided]
     lines += [f"  ! {decision.outcome}: {decision.why}"] if decision and decision.to_json() not in decided else []
+    lines += [f"  beside {bundles.short(compared.other)}: {compared.why}"] if compared else []
     return "\n".join(lines)

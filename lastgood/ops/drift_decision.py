@@ -12,7 +12,6 @@ Drift alone never moves anything: on a year of flights going back at every alarm
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +22,7 @@ from lastgood.drift import comparison, verdict
 from lastgood.drift import reference as references
 from lastgood.drift.reference import Sample
 from lastgood.failpoints import failpoint
-from lastgood.ops import drift_reference, drift_watch, telling
+from lastgood.ops import drift_compare, drift_reference, drift_watch, telling
 from lastgood.serving import inference_log
 
 if TYPE_CHECKING:
@@ -35,12 +34,8 @@ if TYPE_CHECKING:
 
 Outcome = Literal["roll_back", "retrain", "keep", "ask"]
 KIND = "drift-decision"
-REFUSED = 0.01
-"""If the bundle behind does not take a larger share of the rows than this, the two cannot be compared."""
 SKEWED, BESIDE = 0.5, 3.0
 """Standard deviations from which a feature is another one than in training, if the other bundle's is at least so many times nearer to its own."""
-MOST = 200_000
-"""Rows that are compared; of more, every second, fourth, ... request counts."""
 SHOWN = 8
 """Features of each bundle that a decision writes down."""
 FEATURE_ROWS = 20_000
@@ -108,7 +103,7 @@ def decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decis
         why = "there is no other bundle that was stable, verifies and is not quarantined; a new one has to be built"
         return Decision(outcome="retrain", why=why, bundle=what.bundle, target=None, look=look)
     both = {digest: drift_reference.load(ctx.settings, ctx.ledger.bundle(digest)) for digest in (what.bundle, target)}
-    rows = _rows(ctx, what, look, fields=[*both[what.bundle].runtime.Request.model_fields])
+    rows = drift_compare.rows(ctx, what, both[what.bundle], since=look.alarm, until=look.until)
     if rows is None:
         return Decision(outcome="ask", why="nothing was answered since the alarm", bundle=what.bundle, target=target, look=look)
     features = {digest: _features(ctx, loaded, rows, what) for digest, loaded in both.items()}
@@ -128,11 +123,6 @@ def way_back(ctx: release.Context, state: rollout.State) -> str | None:
     """The bundle that a rollback would go back to now, None if there is none."""
     event = release.plan_roll_back(ctx, state, reason="drift", seen=state.stable, automatic=True)
     return next((digest for digest, whole in event.verified.items() if whole), None)
-
-
-def _rows(ctx: release.Context, what: drift_watch.Watched, look: Look, *, fields: list[str]) -> pa.Table | None:
-    """What users were answered by stable since the alarm, with `label` where it is known; of too much an even part."""
-    return drift_watch.read(ctx, what, since=look.alarm, until=look.until, columns=[*fields, references.LABEL], most=MOST).table
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +173,7 @@ def _differ(mine: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> b
     """Whether two codes make something else of more than a few of the same rows."""
     import numpy as np
 
-    return bool(np.mean(~np.isclose(mine, others, rtol=1e-6, atol=1e-9, equal_nan=True)) > REFUSED)
+    return bool(np.mean(~np.isclose(mine, others, rtol=1e-6, atol=1e-9, equal_nan=True)) > drift_compare.REFUSED)
 
 
 def _skewed(mine: verdict.Column, other: verdict.Column) -> str:
@@ -198,26 +188,9 @@ def _skewed(mine: verdict.Column, other: verdict.Column) -> str:
 def _by_labels(
     ctx: release.Context, both: Mapping[str, Loaded], rows: pa.Table, what: drift_watch.Watched, *, target: str, facts: Mapping[str, Any]
 ) -> Decision:
-    import pyarrow.compute as pc
-
-    rules = what.rules.decide
-    known = rows.filter(pc.is_valid(rows["label"]))
-    if known.num_rows < rules.min_rows:
-        why = f"{known.num_rows} labelled rows since the alarm, {rules.min_rows} are needed to compare; without labels nothing is switched"
-        return Decision(outcome="ask", why=why, **facts)
-    mine, others = (
-        drift_reference.forecast(both[digest], inference_log.requests(known, both[digest].runtime.Request))
-        for digest in (what.bundle, target)
-    )
-    if all(value is None for value in (*mine, *others)):
-        why = "its answers are no probabilities, and what users said of one bundle's answers says nothing of another's; to compare them, release "
-        why += f"{short(target)} as a candidate, whose gates do"
-        return Decision(outcome="ask", why=why, **facts)
-    usable = [number for number, pair in enumerate(zip(mine, others, strict=True)) if None not in pair]
-    if len(usable) < (1 - REFUSED) * known.num_rows:
-        why = f"{short(target)} or {short(what.bundle)} does not take {known.num_rows - len(usable)} of {known.num_rows} rows"
-        return Decision(outcome="ask", why=why, **facts)
-    compared = _compared(mine, others, usable, known, what, alpha=rules.alpha / facts["look"].of)
+    compared = drift_compare.on_labels(both, rows, what, other=target, alpha=what.rules.decide.alpha / facts["look"].of)
+    if isinstance(compared, str):
+        return Decision(outcome="ask", why=compared, **facts)
     return _judged(compared, what, target=target, expected=_expected(ctx, what), facts=facts)
 
 
@@ -233,37 +206,12 @@ def _expected(ctx: release.Context, what: drift_watch.Watched) -> float | None:
     return float(comparison.losses(what.rules.decide.score, forecast[known], label[known]).mean()) if known.any() else None
 
 
-def _compared(
-    mine: list[float | None], others: list[float | None], usable: list[int], known: pa.Table, what: drift_watch.Watched, *, alpha: float
-) -> comparison.Comparison:
-    import numpy as np
-
-    def column(values: list[Any]) -> npt.NDArray[np.float64]:
-        return np.array([values[number] for number in usable], dtype=np.float64)
-
-    label = column(known["label"].to_pylist())
-    losses = [comparison.losses(what.rules.decide.score, column(list(one)), label) for one in (mine, others)]
-    clusters = np.floor(column(_moments(known, what.rules.time)) / what.rules.decide.cluster_s)
-    return comparison.paired(losses[0], losses[1], clusters, alpha=alpha)
-
-
-def _moments(table: pa.Table, time: str) -> list[float]:
-    """Unix seconds of each row, on its own clock if it has one."""
-    return [one.timestamp() for one in table[f"{inference_log.FEATURE}{time}" if time else "at"].to_pylist()]
-
-
 def _judged(
     compared: comparison.Comparison, what: drift_watch.Watched, *, target: str, expected: float | None, facts: Mapping[str, Any]
 ) -> Decision:
     rules = what.rules.decide
-    if compared.low is None or compared.high is None or not math.isfinite(compared.difference):
-        why = f"all {compared.rows} labelled rows are of one stretch of {rules.cluster_s:g} s; wait for more of them"
-        return Decision(outcome="ask", why=why, compared=compared, **facts)
-    told = (
-        f"{rules.score} of {short(what.bundle)} is {compared.first:.4f}, of {short(target)} {compared.second:.4f} on the same {compared.rows:,} rows "
-        f"of {compared.clusters} stretches; the difference is between {compared.low:+.4f} and {compared.high:+.4f}"
-    )
-    if compared.low > rules.margin:
+    told = drift_compare.told(compared, what, other=target)
+    if compared.low is not None and compared.low > rules.margin:
         return Decision(outcome="roll_back", why=f"{told}, above the margin {rules.margin:g}", compared=compared, **facts)
     told += f": going back would not help by more than {rules.margin:g}"
     if expected is not None and compared.first <= expected + rules.margin:

@@ -70,6 +70,27 @@ def test_an_alarm_is_decided_when_asked(
     assert run("status", "toy", "--json").json["stable"] == released[0]
 
 
+def test_another_bundle_is_held_beside_the_serving_one(
+    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the labelled rows since the alarm, or since what is said; nothing is changed by it."""
+    traffic = toy.Traffic(settings, released[1])
+    for hour in range(4):
+        traffic.hour(hour, toy.World(mean=1.2, bias=-2.0))
+    with release.open_context(settings) as ctx:
+        fresh = toy.build(ctx, -1.9)
+    at(monkeypatch, 4)
+    shown = run("drift", "toy", "--beside", fresh)
+    assert f"beside {short(fresh)}: brier of {short(released[1])} is" in shown.out
+    value = run("drift", "toy", "--beside", fresh, "--since", "2026-01-01T02:00:00", "--json").json["beside"]
+    assert (value["other"], value["since"], value["compared"]["rows"]) == (fresh, START + 2 * HOUR_S, 240)
+    assert value["compared"]["low"] > 0
+    assert run("status", "toy", "--json").json["stable"] == released[1]
+    with_itself = run("drift", "toy", "--beside", "stable", "--json").json["beside"]
+    assert with_itself["compared"]["difference"] == 0
+    assert run("drift", "toy", "--beside", "abcdef012345").code == 2
+
+
 def test_a_dry_run_looks_at_nothing(run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The ledger is opened read-only."""
     toy.Traffic(settings, released[1]).hour(0)

@@ -136,7 +136,7 @@ def test_without_labels_nothing_moves(ctx: release.Context) -> None:
     what = serve(ctx, stable, toy.USUAL, *[TURNED] * 6, bias=0.0, labels=False)
     decision = decided(ctx, what, hours=7)
     assert (decision.outcome, decision.compared) == ("ask", None)
-    assert decision.why.startswith("0 labelled rows since the alarm, 50 are needed to compare")
+    assert decision.why.startswith("0 labelled rows, 50 are needed to compare")
 
 
 def test_a_broken_pipeline_is_rolled_back_without_labels(ctx: release.Context) -> None:

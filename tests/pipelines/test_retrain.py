@@ -8,7 +8,9 @@ import dagster as dg
 import pytest
 
 from lastgood import release
+from lastgood.ops import drift_compare, drift_watch
 from pipelines import retrain
+from tests.ops import drift_project as toy
 from tests.pipelines import world
 from tests.pipelines.test_jobs import controller, failure, home, metadata, run  # noqa: F401  # a fixture
 
@@ -62,3 +64,26 @@ def test_the_newest_bundle_of_the_build_is_released(home: Path, monkeypatch: pyt
     monkeypatch.setattr(definitions, "defs", defs)
     with dg.DagsterInstance.ephemeral() as instance, dg.build_op_context(instance=instance) as context:
         assert retrain.build(context, retrain.Retrain(service="flights", reason="drift")) == "sha256:made"
+
+
+def test_what_is_built_is_held_beside_stable_on_the_rows_since_the_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written down with the new bundle; it decides nothing, and nothing to compare is no error."""
+    settings = toy.make(tmp_path)
+    with release.open_context(settings) as ctx:
+        stable = toy.build(ctx, 0.0)
+        toy.promote(ctx, stable, at=toy.START)
+        fresh = toy.build(ctx, -2.0)
+        monkeypatch.setattr("time.time", lambda: toy.START + 4 * toy.HOUR_S + 10)
+        asked = retrain.Retrain(service=toy.SERVICE, reason="drift")
+        with dg.build_op_context() as context:
+            retrain.hold_beside(context, asked, fresh, settings=settings)
+            assert toy.evidence(ctx, fresh, drift_compare.KIND) == []
+            traffic = toy.Traffic(settings, stable)
+            for hour in range(4):
+                traffic.hour(hour, toy.World(mean=1.2, bias=-2.0))
+            drift_watch.tick(ctx, drift_watch.watched(ctx, toy.SERVICE), now=toy.START + 4 * toy.HOUR_S + 10)
+            retrain.hold_beside(context, asked, fresh, settings=settings)
+        (said,) = toy.evidence(ctx, fresh, drift_compare.KIND)
+        assert (said["bundle"], said["other"]) == (stable, fresh)
+        assert said["compared"]["low"] > 0
+        assert ctx.ledger.state(toy.SERVICE).stable == stable

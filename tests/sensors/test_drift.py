@@ -126,6 +126,8 @@ def test_an_alarm_asks_for_its_decision_once_and_the_job_rolls_back(
     assert metadata["moved"].value.startswith("revision ")
     assert Path(str(metadata["evidently"].value)).stat().st_size > 100_000
     assert metadata["columns that Evidently calls drifted"].value >= 1
+    (logged,) = instance.fetch_observations(windows.key(toy.SERVICE), limit=5).records
+    assert logged.asset_observation.description.startswith("look 1 of 2: roll_back: brier of ")
     with release.open_context(settings, read_only=True) as ctx:
         assert ctx.ledger.state(toy.SERVICE).stable != stable
         assert [one["outcome"] for one in toy.evidence(ctx, stable, drift_decision.KIND)] == ["roll_back"]
