@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def _bare(old: Sample, new: Sample) -> None:
             stats.ks_2samp(values, new.columns[name])
             stats.wasserstein_distance(values, new.columns[name])
         else:
-            distances.jensen_shannon(distances.counted(values, new.columns[name]))
+            distances.jensen_shannon(distances.counted(Counter(values), Counter(new.columns[name])))
 
 
 def _cpu_ms(call: Callable[[], object], *, times: int) -> float:

@@ -111,15 +111,11 @@ def _units(column: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _stretches(reference: Sample, *, rows: int, span_s: float) -> Iterator[dict[str, tuple[float | None, float, float]]]:
     """Of each stretch and column: the distance from all that lies outside it, the share of missing values, and of those that occur nowhere else."""
-    import numpy as np
-
     for inside, kept in blocks(reference, rows=rows, span_s=span_s):
-        outside = np.ones(reference.rows, dtype=bool)
-        outside[inside] = False
-        yield {name: _beside(values[outside], values[kept]) for name, values in reference.columns.items()}
+        yield {name: _beside(reference.known(name).without(inside), values[kept]) for name, values in reference.columns.items()}
 
 
-def _beside(others: Values, mine: Values) -> tuple[float | None, float, float]:
+def _beside(others: distances.Known, mine: Values) -> tuple[float | None, float, float]:
     return distances.value(others, mine), distances.missing(mine), distances.strange(others, mine)
 
 

@@ -5,6 +5,10 @@
 
 Evidently's own chi-square takes the reference for the exact truth, which raises far too many alarms with a small one; ours
 compares two samples. Missing values are left out here; `verdict` looks at them by themselves.
+
+A reference is held beside many windows and stretches: `Known` sorts and counts it once. Both distances between numbers come
+from one walk over the two sorted samples, where SciPy sorts both again for each of them; SciPy's values are what the tests
+compare with, and the p-value of small samples, which is exact there, is left to SciPy.
 """
 
 from __future__ import annotations
@@ -19,8 +23,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    Floats = npt.NDArray[np.float64]
+
 SMALLEST_STD = 0.001
 """As in Evidently: a constant column would have no unit."""
+EXACT = 10_000
+"""Up to so many values on either side SciPy's p-value is exact, above it is that of the limiting distribution."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,22 +40,90 @@ class Distance:
     p: float
 
 
-def between(reference: references.Values, current: references.Values) -> Distance | None:
+class Known:
+    """A column that others are held beside, sorted or counted once."""
+
+    def __init__(self, values: references.Values) -> None:
+        self.values = values
+        self.numeric = references.is_numeric(values)
+        self.rows = len(values)
+        self._order: npt.NDArray[np.intp] | None = None
+        self._sorted: Floats | None = None
+        self._counts: collections.Counter[str] | None = None
+
+    @property
+    def sorted(self) -> Floats:
+        """The numbers that are not missing, rising."""
+        if self._sorted is None:
+            order = self._in_order()
+            self._sorted = self.values[order][: len(order) - self._missing()]
+        return self._sorted
+
+    @property
+    def counts(self) -> collections.Counter[str]:
+        """How often each category occurs."""
+        if self._counts is None:
+            self._counts = collections.Counter(present(self.values))
+        return self._counts
+
+    @property
+    def missing(self) -> float:
+        """Share of the values that are missing."""
+        there = len(self.sorted) if self.numeric else self.counts.total()
+        return 1.0 - there / self.rows if self.rows else 0.0
+
+    @property
+    def empty(self) -> bool:
+        """Whether no value is there at all."""
+        return not len(self.sorted) if self.numeric else not self.counts
+
+    def without(self, inside: slice) -> Known:
+        """The column without the rows *inside*, which costs no sorting."""
+        import numpy as np
+
+        outside = np.ones(self.rows, dtype=bool)
+        outside[inside] = False
+        found = Known(self.values[outside])
+        if self.numeric:
+            order = self._in_order()
+            kept = self.values[order[outside[order]]]
+            found._sorted = kept[np.isfinite(kept)]
+        else:
+            found._counts = self.counts - collections.Counter(present(self.values[inside]))
+        return found
+
+    def _in_order(self) -> npt.NDArray[np.intp]:
+        import numpy as np
+
+        if self._order is None:
+            self._order = np.argsort(np.where(np.isfinite(self.values), self.values, np.inf), kind="stable")
+        return self._order
+
+    def _missing(self) -> int:
+        import numpy as np
+
+        return int(np.count_nonzero(~np.isfinite(self.values)))
+
+
+def known(values: references.Values | Known) -> Known:
+    """*values*, ready to be held beside others."""
+    return values if isinstance(values, Known) else Known(values)
+
+
+def between(reference: references.Values | Known, current: references.Values) -> Distance | None:
     """The distance of *current* from *reference*; None if one of them has no value, or they hold different things."""
-    if references.is_numeric(reference) != references.is_numeric(current):
+    old, new = known(reference), known(current)
+    if old.numeric != new.numeric or old.empty or new.empty:
         return None
-    old, new = present(reference), present(current)
-    if not len(old) or not len(new):
-        return None
-    return _numbers(old, new) if references.is_numeric(reference) else _categories(old, new)
+    return _numbers(old.sorted, new.sorted) if old.numeric else _categories(old.counts, new.counts)
 
 
-def value(reference: references.Values, current: references.Values) -> float | None:
+def value(reference: references.Values | Known, current: references.Values) -> float | None:
     """The same without the test, for calibration."""
-    old, new = present(reference), present(current)
-    if references.is_numeric(reference) != references.is_numeric(current) or not len(old) or not len(new):
+    old, new = known(reference), known(current)
+    if old.numeric != new.numeric or old.empty or new.empty:
         return None
-    return wasserstein(old, new) if references.is_numeric(reference) else jensen_shannon(counted(old, new))
+    return _walked(old.sorted, new.sorted)[0] if old.numeric else jensen_shannon(counted(old.counts, new.counts))
 
 
 def present(values: references.Values) -> references.Values:
@@ -63,35 +139,46 @@ def missing(values: references.Values) -> float:
     return 1.0 - len(present(values)) / len(values) if len(values) else 0.0
 
 
-def strange(old: references.Values, new: references.Values) -> float:
+def strange(reference: references.Values | Known, new: references.Values) -> float:
     """Share of all rows whose value lies outside the reference's range, or is a category that it does not have."""
     import numpy as np
 
-    known, given = present(old), present(new)
-    if not len(known) or not len(given) or references.is_numeric(old) != references.is_numeric(new):
+    old, given = known(reference), present(new)
+    if old.numeric != references.is_numeric(new) or old.empty or not len(given):
         return 0.0
-    if references.is_numeric(old):
-        outside = int(np.sum((given < known.min()) | (given > known.max())))
+    if old.numeric:
+        outside = int(np.sum((given < old.sorted[0]) | (given > old.sorted[-1])))
     else:
-        seen = set(known)
-        outside = sum(one not in seen for one in given)
+        outside = sum(one not in old.counts for one in given)
     return outside / len(new)
 
 
-def _numbers(old: references.Values, new: references.Values) -> Distance:
+def _numbers(old: Floats, new: Floats) -> Distance:
     from scipy import stats
 
-    return Distance(measure="wasserstein", value=wasserstein(old, new), p=float(stats.ks_2samp(old, new).pvalue))
+    distance, largest = _walked(old, new)
+    if max(len(old), len(new)) <= EXACT:
+        p = float(stats.ks_2samp(old, new).pvalue)
+    else:
+        p = float(stats.kstwo.sf(largest, max(1, round(len(old) * len(new) / (len(old) + len(new))))))
+    return Distance(measure="wasserstein", value=distance, p=min(max(p, 0.0), 1.0))
 
 
-def wasserstein(old: npt.NDArray[np.float64], new: npt.NDArray[np.float64]) -> float:
-    """In standard deviations of *old*."""
-    from scipy import stats
+def _walked(old: Floats, new: Floats) -> tuple[float, float]:
+    """Wasserstein distance in standard deviations of *old*, and the largest distance of the two distribution functions; both are sorted."""
+    import numpy as np
 
-    return float(stats.wasserstein_distance(old, new)) / max(float(old.std()), SMALLEST_STD)
+    both = np.concatenate([old, new])
+    order = np.argsort(both, kind="stable")  # two rising runs, which are merged
+    from_new = np.cumsum(order >= len(old))
+    apart = np.abs((np.arange(1, len(both) + 1) - from_new) / len(old) - from_new / len(new))[:-1]
+    steps = np.diff(both[order])
+    # Within a run of equal values neither function has reached its value yet.
+    largest = float(apart[steps > 0].max(initial=0.0))
+    return float(apart @ steps) / max(float(old.std()), SMALLEST_STD), largest
 
 
-def _categories(old: references.Values, new: references.Values) -> Distance:
+def _categories(old: collections.Counter[str], new: collections.Counter[str]) -> Distance:
     from scipy import stats
 
     counts = counted(old, new)
@@ -99,16 +186,15 @@ def _categories(old: references.Values, new: references.Values) -> Distance:
     return Distance(measure="jensenshannon", value=jensen_shannon(counts), p=p)
 
 
-def counted(old: references.Values, new: references.Values) -> npt.NDArray[np.float64]:
+def counted(old: collections.Counter[str], new: collections.Counter[str]) -> Floats:
     """How often each category that occurs stands in either, (2, categories)."""
     import numpy as np
 
-    both = collections.Counter(old), collections.Counter(new)
-    names = dict.fromkeys([*both[0], *both[1]])
-    return np.array([[one[name] for name in names] for one in both], dtype=np.float64)
+    names = dict.fromkeys([*old, *new])
+    return np.array([[one[name] for name in names] for one in (old, new)], dtype=np.float64)
 
 
-def jensen_shannon(counts: npt.NDArray[np.float64]) -> float:
+def jensen_shannon(counts: Floats) -> float:
     """Distance of the shares in two rows of counts, 0 to 0.83."""
     from scipy.spatial import distance
 

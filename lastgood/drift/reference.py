@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from lastgood.drift.distances import Known
+
     Values = npt.NDArray[Any]
     """float64 with NaN for missing, or text with None."""
 
@@ -41,9 +43,20 @@ class Sample:
     at: npt.NDArray[np.float64]
     columns: Mapping[str, Values]
 
+    _known: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+
     @property
     def rows(self) -> int:
         return len(self.at)
+
+    def known(self, name: str) -> Known:
+        """A column, ready to be held beside many others; sorted or counted on first use."""
+        from lastgood.drift import distances
+
+        if name not in self._known:
+            self._known[name] = distances.Known(self.columns[name])
+        found: Known = self._known[name]
+        return found
 
     def take(self, which: Any) -> Sample:
         """The rows of a slice or of an array of numbers."""

@@ -100,14 +100,14 @@ def _told(columns: Sequence[Column], *, most: int = 3) -> str:
 
 
 def _column(name: str, window: Sample, reference: Sample, usual: Calibration | None, rules: Drift) -> Column:
-    old = reference.columns[name]
+    old, before = reference.known(name), reference.known(name).missing
     if name == references.LABEL:
         # Labels come late, or never; which ones are there is no property of what came in.
-        old, window = distances.present(old), Sample(at=window.at, columns={name: distances.present(window.columns.get(name, old[:0]))})
+        before, window = 0.0, Sample(at=window.at, columns={name: distances.present(window.columns.get(name, old.values[:0]))})
     if name not in window.columns:
-        return Column(name=name, outcome="broken", why="the column is not in the log", missing=1.0, missing_before=distances.missing(old))
+        return Column(name=name, outcome="broken", why="the column is not in the log", missing=1.0, missing_before=before)
     new = window.columns[name]
-    shares = {"missing": distances.missing(new), "missing_before": distances.missing(old), "strange": distances.strange(old, new)}
+    shares = {"missing": distances.missing(new), "missing_before": before, "strange": distances.strange(old, new)}
     facts: dict[str, Any] = {**shares}
     hard = _hard(old, new, shares, rules)
     if hard is not None:
@@ -138,20 +138,20 @@ def _soft(facts: Mapping[str, Any], usual: Usual | None, rules: Drift) -> tuple[
     return "pass", "as usual"
 
 
-def _hard(old: references.Values, new: references.Values, shares: Mapping[str, float], rules: Drift) -> str | None:
+def _hard(old: distances.Known, new: references.Values, shares: Mapping[str, float], rules: Drift) -> str | None:
     """Why the column is broken, if it is."""
     if shares["missing"] >= rules.broken > shares["missing_before"]:
         return f"{100 * shares['missing']:.0f} % of the values are missing, in the reference {100 * shares['missing_before']:.0f} %"
-    if references.is_numeric(old) != references.is_numeric(new) and len(distances.present(old)) and len(distances.present(new)):
-        kinds = ["numbers" if references.is_numeric(values) else "text" for values in (new, old)]
+    if old.numeric != references.is_numeric(new) and not old.empty and len(distances.present(new)):
+        kinds = ["numbers" if numeric else "text" for numeric in (references.is_numeric(new), old.numeric)]
         return f"it holds {kinds[0]}, in the reference {kinds[1]}"
     if shares["strange"] >= rules.broken:
         return f"{100 * shares['strange']:.0f} % of the values are {_of_what_kind(old)}; was a unit or a code changed?"
     return None
 
 
-def _of_what_kind(old: references.Values) -> str:
-    return "outside everything in the reference" if references.is_numeric(old) else "never seen in the reference"
+def _of_what_kind(old: distances.Known) -> str:
+    return "outside everything in the reference" if old.numeric else "never seen in the reference"
 
 
 def _how_far(facts: Mapping[str, Any]) -> str:

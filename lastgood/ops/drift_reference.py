@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.float64]
 
+KEPT = 4
+"""Bundles of which a process keeps the reference, sorted, and the code, loaded."""
 BATCH = 1000
 PROBES = 5
 VERSION = 2
@@ -44,15 +46,27 @@ MADE = "made "
 
 
 def of_bundle(settings: Settings, bundle: bundles.Bundle) -> Sample:
-    """The reference that *bundle* brings. Raises NotFound or Damaged.
+    """The reference that *bundle* brings; this process keeps the last few. Raises NotFound or Damaged.
 
     With a column `probability` if it answers with one, for which its own code runs in this process, once; and with a column
     `made NAME` for each feature that training made of the same rows, or, where the bundle does not say, that its own code makes of
     them, and that is no field of a request.
     """
+    file, key = find(settings, bundle), (settings.home, bundle.id)
+    if key not in _REFERENCES:
+        while len(_REFERENCES) >= KEPT:
+            _REFERENCES.pop(next(iter(_REFERENCES)), None)
+        _REFERENCES[key] = _of_bundle(settings, bundle, file)
+    return _REFERENCES[key]
+
+
+_REFERENCES: dict[tuple[Path, str], Sample] = {}
+
+
+def _of_bundle(settings: Settings, bundle: bundles.Bundle, file: Path) -> Sample:
     import numpy as np
 
-    brought = references.read(find(settings, bundle))
+    brought = references.read(file)
     brought = dataclasses.replace(brought, sample=_with_features(settings, bundle, brought))
     kept = settings.home / "drift" / f"{bundles.short(bundle.id)}.json"
     values = _read(kept)
@@ -139,7 +153,7 @@ def load(settings: Settings, bundle: bundles.Bundle) -> Loaded:
     return _load(settings, bundle.service, bundle.id)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=KEPT)
 def _load(settings: Settings, service: str, bundle: str) -> Loaded:
     from lastgood.serving import worker
 

@@ -59,6 +59,40 @@ def test_categories_are_as_far_apart_as_in_evidently(case: str) -> None:
     assert found.p == pytest.approx(stats.chi2_contingency(table, correction=False).pvalue)
 
 
+@pytest.mark.parametrize("rows", [200, 30_000])
+def test_one_walk_gives_what_scipy_gives(rows: int) -> None:
+    """With ties, with gaps, on either side of the size from which SciPy's p-value is that of the limit."""
+    from scipy import stats
+
+    draw = np.random.default_rng(rows)
+    for old, new in (
+        (draw.normal(size=rows), draw.normal(0.05, 1.1, size=rows // 3)),
+        (draw.integers(0, 5, rows).astype(float), draw.integers(0, 4, rows // 2).astype(float)),
+        (np.where(draw.random(rows) < 0.3, np.nan, draw.exponential(size=rows)), draw.exponential(size=150)),
+    ):
+        found = distances.between(old, new)
+        there = distances.present(old)
+        assert found is not None
+        assert found.value == pytest.approx(stats.wasserstein_distance(there, new) / there.std(), rel=1e-9)
+        assert found.p == pytest.approx(stats.ks_2samp(there, new).pvalue, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("column", ["numbers", "text"])
+def test_a_known_column_without_some_rows_is_the_column_of_the_others(column: str) -> None:
+    """Without sorting or counting it again; gaps among them too."""
+    values = np.where(DRAW.random(500) < 0.2, np.nan, DRAW.normal(size=500))
+    if column == "text":
+        values = np.where(np.isnan(values), None, np.round(values).astype(str)).astype(object)
+    inside = slice(100, 180)
+    others = np.concatenate([values[:100], values[180:]])
+    found, fresh = distances.Known(values).without(inside), distances.Known(others)
+    assert (found.rows, found.missing, found.empty) == (fresh.rows, fresh.missing, fresh.empty)
+    assert distances.value(found, values[inside]) == distances.value(fresh, values[inside])
+    assert distances.strange(found, values[inside]) == distances.strange(fresh, values[inside])
+    assert np.array_equal(found.sorted, fresh.sorted) if column == "numbers" else found.counts == fresh.counts
+    assert distances.Known(values[:0]).missing == 0.0
+
+
 def test_missing_values_are_left_out() -> None:
     """They are looked at by themselves."""
     old = np.array([1.0, np.nan, 2.0, 3.0])
