@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lastgood.release import Context
 
 NAME = "drift_report"
+KEPT = 60
+"""Reports of a service that stay in the home folder; one has some 4 MB."""
 
 
 class Stretch(dg.Config):
@@ -69,6 +71,7 @@ def written(ctx: "Context", what: "Watched", *, since: float, until: float, sett
     files = [settings.home / "drift" / "reports" / f"{what.service}-{int(since)}-{int(until)}{suffix}" for suffix in (".html", ".json")]
     for file in files:
         evidently.save(snapshot, file)
+    _forget(files[0].parent, what.service)
     values = evidently.values(snapshot)
     distances = values["distances"]
     metadata: dict[str, Any] = {
@@ -83,6 +86,14 @@ def written(ctx: "Context", what: "Watched", *, since: float, until: float, sett
         columns = [{"name": name, "distance": value, "threshold": None, "outcome": "pass"} for name, value in distances.items()]
         metadata["drift by feature"] = show.pictures({"drift by feature": windows.bars(columns[: windows.SHOWN])})
     return metadata
+
+
+def _forget(folder: Path, service: str) -> None:
+    """Keep the newest KEPT reports of a service here; MLflow has them all."""
+    found = sorted(folder.glob(f"{service}-*.html"), key=lambda file: file.stat().st_mtime)
+    for file in found[:-KEPT]:
+        for suffix in (".html", ".json"):
+            file.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _logged(
