@@ -32,7 +32,7 @@ class Size:
 
 
 QUICK = Size(ticks=(5.0,), faults=1)
-FULL = Size(ticks=(1.0, 10.0, 60.0), faults=4)
+FULL = Size(ticks=(1.0, 10.0, 60.0), faults=3)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

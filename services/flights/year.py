@@ -90,7 +90,7 @@ class Year(stage.Stage):
         self.story.claim(f"{name} is stable", ok=done["to"] == self.ids[name], value=done["total_ms"], unit="ms to promote")
 
     def _calm(self) -> None:
-        self.story.tell(f"{CALM_DAYS} days of June, a day every {DAY_S:g} s, {EVERY * 100 // EVERY // EVERY} % of the flights")
+        self.story.tell(f"{CALM_DAYS} days of June, a day every {DAY_S:g} s, {100 // EVERY} % of the flights")
         told = self.until(lambda: self.windows("B"), lambda found: len(found) >= CALM_DAYS)
         self.until(lambda: self._shown("B"), lambda shown: len(shown) >= len(told))
         shown = self._shown("B")
