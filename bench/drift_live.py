@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
 
-from bench import measure, processes
+from bench import application, measure, processes
 from bench.table import Row, Table
-from lastgood import daemon, release
+from lastgood import release
 from lastgood import settings as settings_
 from lastgood.ops import claims, stack
 from services.flights import year
 
-ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("assets", "pipelines", "sensors", "services")
-FILES = ("dagster.yaml", "dvc.lock", "dvc.yaml", "lastgood.toml", "params.yaml", "requirements.lock", "workspace.yaml")
 CALM_S = 20.0
 """Seconds between two faults, in which the good bundle serves."""
 
@@ -49,7 +45,7 @@ def run(*, quick: bool) -> list[Table]:
     size = QUICK if quick else FULL
     with processes.scratch() as folder:
         settings = _project(folder / "project")
-        found = {tick: _faults(settings, folder, tick, size.faults, first=place * size.faults) for place, tick in enumerate(size.ticks)}
+        found = {tick: _faults(settings, tick, size.faults, first=place * size.faults) for place, tick in enumerate(size.ticks)}
     rule = 3 * year.DAY_S
     rows = []
     for tick, faults in found.items():
@@ -69,19 +65,13 @@ def run(*, quick: bool) -> list[Table]:
 
 def _project(root: Path) -> settings_.Settings:
     """The project itself, in a folder of its own."""
-    root.mkdir()
-    for name in COPIED:
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in FILES:
-        shutil.copyfile(ROOT / name, root / name)
-    shutil.copytree(ROOT / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    application.copy(root)
     os.environ |= {"LASTGOOD_PROJECT": str(root), "DAGSTER_HOME": str(root)}
     return settings_.load(root)
 
 
-def _faults(settings: settings_.Settings, folder: Path, tick_s: float, count: int, *, first: int) -> list[Fault]:
+def _faults(settings: settings_.Settings, tick_s: float, count: int, *, first: int) -> list[Fault]:
     """*count* faults in a home of their own, with a sensor that looks every *tick_s* seconds."""
-    del folder
     own = settings_.load(settings.project, environ={**os.environ, "LASTGOOD_HOME": str(settings.project / f"home-{tick_s:g}")})
     os.environ["LASTGOOD_HOME"] = str(own.home)
     os.environ |= stack.environment(own)
@@ -102,10 +92,6 @@ def _faults(settings: settings_.Settings, folder: Path, tick_s: float, count: in
             return [_fault(told, name) for name in names]
     finally:
         stack.down(own, names=[year.SERVICE], keep_serving=False, say=lambda _line: None)
-        for name in ("dagster", "mlflow"):
-            record = daemon.find(own.home / "run" / f"{name}.json")
-            if record is not None:
-                daemon.stop(record, grace_s=10.0)
 
 
 def _fault(told: year.Year, name: str) -> Fault:

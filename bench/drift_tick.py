@@ -14,6 +14,7 @@ from bench import drift_samples
 from lastgood.drift import verdict
 from lastgood.drift.reference import Sample
 from lastgood.drift_rules import DAY_S, Drift
+from lastgood.ops import drift_watch
 from lastgood.serving import inference_log, segments
 from lastgood.sources import windows
 
@@ -75,7 +76,7 @@ def main() -> None:
 
 def _look(folder: Path, reference: Sample, days: int) -> tuple[windows.Window, verdict.Verdict]:
     since = (days - 1) * DAY_S
-    most = reference.rows // 20
+    most = reference.rows // drift_watch.PARTS
     window = windows.read(folder, bundle=BUNDLE, since=since, until=days * DAY_S, columns=reference.columns, most=most)
     return window, verdict.of_window(window.sample, reference, None, RULES)
 

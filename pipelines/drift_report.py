@@ -4,6 +4,7 @@ A schedule for each service launches it once a day, the sensor `drift_watch` whe
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from lastgood.release import Context
 
 NAME = "drift_report"
-KEPT = 60
-"""Reports of a service that stay in the home folder; one has some 4 MB."""
 
 
 class Stretch(dg.Config):
@@ -68,10 +67,7 @@ def written(ctx: "Context", what: "Watched", *, since: float, until: float, sett
     from lastgood.ops import drift_report as evidently
 
     snapshot = evidently.run(ctx, what, since=since, until=until)
-    files = [settings.home / "drift" / "reports" / f"{what.service}-{int(since)}-{int(until)}{suffix}" for suffix in (".html", ".json")]
-    for file in files:
-        evidently.save(snapshot, file)
-    _forget(files[0].parent, what.service)
+    files = evidently.archive(settings, what, snapshot, since=since, until=until)
     values = evidently.values(snapshot)
     distances = values["distances"]
     metadata: dict[str, Any] = {
@@ -88,16 +84,8 @@ def written(ctx: "Context", what: "Watched", *, since: float, until: float, sett
     return metadata
 
 
-def _forget(folder: Path, service: str) -> None:
-    """Keep the newest KEPT reports of a service here; MLflow has them all."""
-    found = sorted(folder.glob(f"{service}-*.html"), key=lambda file: file.stat().st_mtime)
-    for file in found[:-KEPT]:
-        for suffix in (".html", ".json"):
-            file.with_suffix(suffix).unlink(missing_ok=True)
-
-
 def _logged(
-    mlflow: Any, what: "Watched", *, files: list[Path], values: dict[str, Any], settings: settings_.Settings
+    mlflow: Any, what: "Watched", *, files: Sequence[Path], values: dict[str, Any], settings: settings_.Settings
 ) -> dg.MetadataValue | str:
     """The link to the MLflow run that has the report. An MLflow that is away costs the report nothing else."""
     try:

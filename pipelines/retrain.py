@@ -75,11 +75,10 @@ def hold_beside(context: dg.OpExecutionContext, config: Retrain, digest: str, *,
     try:
         with release.open_context(settings) as ctx:
             what = drift_watch.watched(ctx, config.service)
-            found = list(drift_watch.looked(ctx, what)) if what else []
-            alarm = found[-1].episode.alarm if found else None
+            alarm = drift_watch.open_alarm(list(drift_watch.looked(ctx, what))) if what else None
             if what is None or alarm is None:
                 return
-            said = drift_compare.beside(ctx, what, digest, since=alarm, until=now)
+            said = drift_compare.beside(ctx, what, digest, since=alarm, now=now)
             ctx.ledger.evaluate(digest, kind=drift_compare.KIND, report=said.to_json(), actor=config.actor, now=now)
     except errors.LastgoodError as error:
         context.log.warning(f"not compared with stable: {error}")

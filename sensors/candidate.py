@@ -1,14 +1,11 @@
 """A bundle that was built because there were new data is proposed: its phases and gates decide."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import dagster as dg
 
 from assets import automation
 from lastgood import settings as settings_
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PROMOTE = "promote"
 """The job that a tick asks for."""
@@ -40,7 +37,7 @@ def propose(context: dg.RunStatusSensorContext, settings: dg.ResourceParam[setti
     return dg.SensorResult(run_requests=asked)
 
 
-def _bundles(context: dg.RunStatusSensorContext) -> "Iterator[tuple[str, str]]":
+def _bundles(context: dg.RunStatusSensorContext) -> Iterator[tuple[str, str]]:
     """Service and bundle id of each bundle that the run registered."""
     for entry in context.instance.all_logs(context.dagster_run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
         event = entry.asset_materialization

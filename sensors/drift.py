@@ -49,7 +49,7 @@ def drift_watch(jobs: Sequence[dg.JobDefinition]) -> dg.SensorDefinition:
 
 
 def watch(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
-    """Report the windows that Dagster has no partition for yet, and the looks that are due. Where it stands, ledger and partitions say."""
+    """Report the windows that Dagster does not hold yet, and the looks that are due. Where it stands, ledger and materializations say."""
     from lastgood import release
 
     until = time.monotonic() + BUDGET_S
@@ -96,7 +96,7 @@ def _service(context: dg.SensorEvaluationContext, ctx: "Context", service: str, 
         if windows.name_of(what, one) not in known and time.monotonic() < until:
             news.shown.append(windows.materialization(what, one))
             news.judged += _judged(context, ctx, what, one)
-    alarm = found[-1].episode.alarm if found else None
+    alarm = drift_watch.open_alarm(found)
     asked = [report(what, one) for one in found if alarm is not None and one.alarm == alarm and one.change in ("opened", "worse")]
     look = drift_decision.due(ctx, what, now=time.time())
     asked += [request(what, look)] if look is not None else []

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("assets", "pipelines", "sensors", "services")
-FILES = ("dagster.yaml", "dvc.lock", "dvc.yaml", "lastgood.toml", "params.yaml", "requirements.lock", "workspace.yaml")
+from bench import application
+
 PORTS = {"flights": 8380, "helpdesk": 8381}
 
 
 def copy(to: Path) -> dict[str, int]:
     """Copy it into the new folder *to*; the port of each service there."""
-    to.mkdir()
-    for name in PARTS:
-        shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in FILES:
-        shutil.copyfile(ROOT / name, to / name)
-    shutil.copytree(ROOT / ".dvc", to / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    application.copy(to)
     found = {}
     for service, port in PORTS.items():
         manifest = to / "services" / service / "service.yaml"

@@ -69,9 +69,8 @@ def drift(
                 drift_decision.carry_out(ctx, what, decision, now=time.time(), actor=common.actor(actor))
         compared: drift_compare.Beside | None = None
         if beside is not None:
-            alarm = found[-1].episode.alarm if found else None
-            begin = next(moment for moment in (since, alarm, what.since) if moment is not None)
-            compared = drift_compare.beside(ctx, what, ctx.ledger.resolve(service, beside), since=begin, until=now)
+            begin = next(moment for moment in (since, drift_watch.open_alarm(found), what.since) if moment is not None)
+            compared = drift_compare.beside(ctx, what, ctx.ledger.resolve(service, beside), since=begin, now=now)
         if report is not None:
             from lastgood.ops import drift_report
 
@@ -94,7 +93,9 @@ def drift(
 def _text(
     what: Watched, found: Sequence[Looked], decided: Sequence[Mapping[str, Any]], decision: Decision | None, compared: Beside | None
 ) -> str:
-    open_since = found[-1].episode.alarm if found else None
+    from lastgood.ops import drift_watch
+
+    open_since = drift_watch.open_alarm(found)
     head = f"{what.service}  {bundles.short(what.bundle)}  " + (f"alarm since {common.moment(open_since)}" if open_since else "no alarm")
     rows = [(common.moment(one.begin), f"{one.seen:,}", str(one.verdict["outcome"]), str(one.verdict["why"])) for one in found[-SHOWN:]]
     lines = [head, common.table(("WINDOW", "ROWS", "OUTCOME", "WHY"), rows) if rows else "  no window is over yet"]

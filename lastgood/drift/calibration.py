@@ -31,12 +31,10 @@ FLAT = 1e-6
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Usual:
-    """Mean and standard deviation of a column's distances over the stretches, and the largest shares of odd values in one of them."""
+    """Mean and standard deviation of a column's distances over the stretches."""
 
     mean: float
     std: float
-    missing: float = 0.0
-    strange: float = 0.0
 
     def units(self, value: float) -> float:
         """How many standard deviations *value* lies above what is usual."""
@@ -44,10 +42,22 @@ class Usual:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Odd:
+    """The largest shares, in one stretch, of values that are missing, and of those that occur nowhere else."""
+
+    missing: float = 0.0
+    strange: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What is usual for each column, and the largest deviation of each stretch, rising."""
+    """What is usual for each column, and the largest deviation of each stretch, rising.
+
+    A column that is missing for whole stretches has no usual distance; `odd` has every column.
+    """
 
     usual: Mapping[str, Usual]
+    odd: Mapping[str, Odd]
     largest: Sequence[float]
 
     def p(self, column: str, value: float) -> float:
@@ -65,12 +75,15 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a cache."""
-        return {"usual": {name: dataclasses.asdict(one) for name, one in self.usual.items()}, "largest": list(self.largest)}
+        by_column = {part: {name: dataclasses.asdict(one) for name, one in getattr(self, part).items()} for part in ("usual", "odd")}
+        return {**by_column, "largest": list(self.largest)}
 
 
 def from_json(value: Mapping[str, Any]) -> Calibration:
     """The calibration that `to_json` wrote."""
-    return Calibration(usual={name: Usual(**one) for name, one in value["usual"].items()}, largest=tuple(value["largest"]))
+    usual = {name: Usual(**one) for name, one in value["usual"].items()}
+    odd = {name: Odd(**one) for name, one in value["odd"].items()}
+    return Calibration(usual=usual, odd=odd, largest=tuple(value["largest"]))
 
 
 def calibrate(reference: Sample, *, rows: int, span_s: float) -> Calibration | None:
@@ -81,21 +94,13 @@ def calibrate(reference: Sample, *, rows: int, span_s: float) -> Calibration | N
     if len(found) < MIN_BLOCKS:
         return None
     values = {name: np.array([block[name] for block in found], dtype=np.float64) for name in reference.columns}
-    # A column that is missing for whole stretches has no usual distance.
     whole = {name: column[:, 0] for name, column in values.items() if np.isfinite(column[:, 0]).all()}
     if not whole:
         return None
-    usual = {
-        name: Usual(
-            mean=float(column.mean()),
-            std=float(column.std(ddof=1)),
-            missing=float(values[name][:, 1].max()),
-            strange=float(values[name][:, 2].max()),
-        )
-        for name, column in whole.items()
-    }
+    usual = {name: Usual(mean=float(column.mean()), std=float(column.std(ddof=1))) for name, column in whole.items()}
+    odd = {name: Odd(missing=float(column[:, 1].max()), strange=float(column[:, 2].max())) for name, column in values.items()}
     largest = sorted(np.max([_units(column) for column in whole.values()], axis=0).tolist())
-    return Calibration(usual=usual, largest=tuple(largest))
+    return Calibration(usual=usual, odd=odd, largest=tuple(largest))
 
 
 def _units(column: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

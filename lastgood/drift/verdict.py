@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from lastgood.drift import distances
 from lastgood.drift import reference as references
-from lastgood.drift.calibration import Calibration, Usual
+from lastgood.drift.calibration import Calibration, Odd
 from lastgood.drift.reference import Sample
 from lastgood.drift_rules import Drift
 
@@ -117,19 +117,18 @@ def _column(name: str, window: Sample, reference: Sample, usual: Calibration | N
         facts |= {"measure": distance.measure, "distance": distance.value, "p_rows": distance.p}
     if distance is not None and usual is not None and name in usual.usual:
         facts |= {"threshold": max(rules.min_effect, usual.threshold(name, rules.alpha)), "p": usual.p(name, distance.value)}
-    outcome, why = _soft(facts, usual.usual.get(name) if usual is not None else None, rules)
+    outcome, why = _soft(facts, usual.odd.get(name, Odd()) if usual is not None else Odd(), rules)
     return Column(name=name, outcome=outcome, why=why, **facts)
 
 
-def _soft(facts: Mapping[str, Any], usual: Usual | None, rules: Drift) -> tuple[Outcome, str]:
+def _soft(facts: Mapping[str, Any], seen: Odd, rules: Drift) -> tuple[Outcome, str]:
     """What the numbers of a column that is not broken come to."""
-    most = (usual.missing, usual.strange) if usual is not None else (0.0, 0.0)
     if "threshold" in facts and facts["distance"] > facts["threshold"]:
         return "fail", _how_far(facts)
     # Values that are missing come in stretches too: it takes more than there were in any.
-    if facts["missing"] >= facts["missing_before"] + rules.missing and facts["missing"] > most[0]:
+    if facts["missing"] >= facts["missing_before"] + rules.missing and facts["missing"] > seen.missing:
         return "fail", _what_is_odd(facts)
-    if facts["strange"] >= rules.missing and facts["strange"] > most[1]:
+    if facts["strange"] >= rules.missing and facts["strange"] > seen.strange:
         return "fail", _what_is_odd(facts)
     if "distance" not in facts:
         return "inconclusive", "no value in the reference or in the window"

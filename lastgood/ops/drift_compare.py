@@ -46,12 +46,14 @@ class Beside:
         return {**dataclasses.asdict(self), "compared": self.compared.to_json() if self.compared else None}
 
 
-def beside(ctx: release.Context, what: drift_watch.Watched, other: str, *, since: float, until: float) -> Beside:
-    """The bundle *other* beside the serving one on what was answered from *since* to *until* (Unix seconds). Changes nothing.
+def beside(ctx: release.Context, what: drift_watch.Watched, other: str, *, since: float, now: float) -> Beside:
+    """The bundle *other* beside the serving one on what was answered since *since* and has its labels by *now* (Unix seconds).
 
-    One that was trained on these very rows knows their labels, and looks better than it is. Raises what loading a bundle raises.
+    Changes nothing. One that was trained on these very rows knows their labels, and looks better than it is. Raises
+    what loading a bundle raises.
     """
     both = {digest: drift_reference.load(ctx.settings, ctx.ledger.bundle(digest)) for digest in (what.bundle, other)}
+    until = now - what.rules.decide.label_delay_s  # of younger rows only the quick labels are known
     found = rows(ctx, what, both[what.bundle], since=since, until=until)
     facts: dict[str, Any] = {"bundle": what.bundle, "other": other, "since": since, "until": until}
     if found is None:

@@ -36,6 +36,8 @@ Outcome = Literal["roll_back", "retrain", "keep", "ask"]
 KIND = "drift-decision"
 SKEWED, BESIDE = 0.5, 3.0
 """Standard deviations from which a feature is another one than in training, if the other bundle's is at least so many times nearer to its own."""
+FEW = 0.01
+"""Two codes that make something else of no more than this share of the rows make the same of them."""
 SHOWN = 8
 """Features of each bundle that a decision writes down."""
 FEATURE_ROWS = 20_000
@@ -79,9 +81,9 @@ def due(ctx: release.Context, what: drift_watch.Watched, *, now: float) -> Look 
     While a release is on its way its gates decide, and nothing is due.
     """
     newest = list(drift_watch.looked(ctx, what))[-1:]
-    if not newest or newest[0].episode.alarm is None or ctx.ledger.state(what.service).candidate is not None:
+    rules, alarm = what.rules.decide, drift_watch.open_alarm(newest)
+    if alarm is None or ctx.ledger.state(what.service).candidate is not None:
         return None
-    rules, alarm = what.rules.decide, newest[0].episode.alarm
     if newest[0].episode.broken and not _decided(ctx, what, alarm):
         return Look(alarm=alarm, number=1, of=len(rules.looks_s), until=newest[0].end)
     passed = [n for n, after in enumerate(rules.looks_s, start=1) if alarm + after + rules.label_delay_s <= now]
@@ -173,7 +175,7 @@ def _differ(mine: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> b
     """Whether two codes make something else of more than a few of the same rows."""
     import numpy as np
 
-    return bool(np.mean(~np.isclose(mine, others, rtol=1e-6, atol=1e-9, equal_nan=True)) > drift_compare.REFUSED)
+    return bool(np.mean(~np.isclose(mine, others, rtol=1e-6, atol=1e-9, equal_nan=True)) > FEW)
 
 
 def _skewed(mine: verdict.Column, other: verdict.Column) -> str:

@@ -39,7 +39,8 @@ KEPT = 4
 """Bundles of which a process keeps the reference, sorted, and the code, loaded."""
 BATCH = 1000
 PROBES = 5
-VERSION = 2
+"""Rows that are asked until one is answered, to see whether a bundle answers with a probability."""
+VERSION = 3
 """Of how what is usual is found out; another one does not trust what was kept."""
 MADE = "made "
 """Prefix of the columns with features that are no field of a request."""

@@ -19,6 +19,11 @@ from lastgood.ops import drift_reference, drift_watch
 if TYPE_CHECKING:
     import pandas as pd
 
+    from lastgood.settings import Settings
+
+KEPT = 60
+"""Reports of a service that stay in the home folder; one has some 4 MB."""
+
 MOST = 20_000
 """Rows of either side: Evidently takes seconds for them, and minutes for a million."""
 
@@ -38,6 +43,18 @@ def save(snapshot: Any, file: Path) -> None:
         file.write_text(json.dumps(snapshot.dict(), default=float), "utf-8")
     else:
         snapshot.save_html(str(file))
+
+
+def archive(settings: Settings, what: drift_watch.Watched, snapshot: Any, *, since: float, until: float) -> tuple[Path, Path]:
+    """Keep the report on *since* to *until* in the home folder, as HTML and as JSON; of each service the newest KEPT stay."""
+    folder = settings.home / "drift" / "reports" / what.service
+    html, told = (folder / f"{int(since)}-{int(until)}{suffix}" for suffix in (".html", ".json"))
+    for file in (html, told):
+        save(snapshot, file)
+    for old in sorted(folder.glob("*.html"), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+        for suffix in (".html", ".json"):
+            old.with_suffix(suffix).unlink(missing_ok=True)
+    return html, told
 
 
 def run(ctx: release.Context, what: drift_watch.Watched, *, since: float, until: float) -> Any:

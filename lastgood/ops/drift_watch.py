@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from lastgood import bundle as bundles
@@ -88,6 +88,11 @@ def looked(ctx: release.Context, what: Watched) -> Iterator[Looked]:
         body = row["body"]
         if body["after"] == row["seq"] - 1:  # else somebody was faster with the same window
             yield Looked(**{**body["looked"], "episode": alarm.from_json(body["looked"]["episode"])})
+
+
+def open_alarm(found: Sequence[Looked]) -> float | None:
+    """When the alarm began (Unix seconds) that is open after the windows *found*, oldest first; None if there is none."""
+    return found[-1].episode.alarm if found else None
 
 
 def tick(ctx: release.Context, what: Watched, *, now: float, at_once: int = AT_ONCE) -> list[Looked]:

@@ -146,7 +146,7 @@ class Year(stage.Stage):
         self.somebody_was_told("C", "rolled back from")
 
     def _after(self) -> None:
-        reports = self.until(lambda: sorted((self.settings.home / "drift" / "reports").glob("*.html")), bool)
+        reports = self.until(lambda: sorted((self.settings.home / "drift" / "reports" / SERVICE).glob("*.html")), bool)
         runs = self.until(self._logged, bool)
         self.story.claim(
             "Evidently's report on the alarm is a file, and in MLflow",

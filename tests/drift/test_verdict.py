@@ -135,3 +135,17 @@ def test_gaps_that_come_in_stretches_are_usual_up_to_the_largest(share: float, o
     found = verdict.of_window(gappy(200, seed=2, share=share), reference, usual, Drift(min_rows=50))
     assert found.outcome == outcome
     assert ("missing" in found.why) == (outcome == "fail")
+
+
+def test_a_column_that_is_missing_for_whole_stretches_may_be_missing_for_most_of_a_window() -> None:
+    """It has no usual distance, and its gaps are usual all the same."""
+    day = np.arange(12_000) // 200
+    values = np.where(day % 10 == 0, np.nan, np.random.default_rng(1).normal(size=12_000))
+    at = day * DAY_S + (np.arange(12_000) % 200) * DAY_S / 200
+    reference = references.Sample(at=at, columns={"x": values, "y": np.random.default_rng(2).normal(size=12_000)})
+    usual = calibration.calibrate(reference, rows=200, span_s=DAY_S)
+    assert usual is not None
+    assert "x" not in usual.usual
+    window = references.Sample(at=at[:200], columns={"x": np.where(np.arange(200) < 160, np.nan, 0.5), "y": reference.columns["y"][:200]})
+    found = verdict.of_window(window, reference, usual, Drift(min_rows=50))
+    assert {one.name: one.outcome for one in found.columns} == {"x": "inconclusive", "y": "pass"}

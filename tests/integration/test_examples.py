@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from bench import application
 from tests import project
 
-EXAMPLES = sorted((project.ROOT / "docs" / "examples").glob("[0-9]*.md"))
+EXAMPLES = sorted((application.ROOT / "docs" / "examples").glob("[0-9]*.md"))
 
 
 @pytest.mark.timeout(900)

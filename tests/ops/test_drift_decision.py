@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import errors, release
+from lastgood import errors, failpoints, release
 from lastgood import settings as settings_
 from lastgood.bundle import short
-from lastgood.ops import drift_decision, drift_watch
+from lastgood.ops import drift_compare, drift_decision, drift_watch
 from tests.ops import drift_project as toy
 from tests.ops.drift_project import HOUR_S, START
 
@@ -206,23 +206,43 @@ def test_a_rollback_that_a_rule_forbids_is_told(ctx: release.Context, monkeypatc
     assert pages(ctx)[0].endswith("; it could not be done: it is forbidden; ask a person")
 
 
-def test_a_look_whose_process_died_is_still_due(ctx: release.Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed before the rollback was committed: nothing says that it was decided, so the next one does it."""
+def test_a_look_whose_process_died_is_still_due(ctx: release.Context) -> None:
+    """Before the rollback was committed: nothing says that it was decided, so the next one does it."""
     before, stable = released(ctx, -2.0, 0.0)
     what = serve(ctx, stable, toy.USUAL, *[TURNED] * 6, bias=0.0)
     decision = decided(ctx, what, hours=7)
-
-    def die(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(release, "roll_back", die)
-        with pytest.raises(KeyboardInterrupt):
-            drift_decision.carry_out(ctx, what, decision, now=START + 7 * HOUR_S, actor="test")
+    with failpoints.armed("drift.before_rollback=raise:EIO"), pytest.raises(OSError, match="failpoint"):
+        drift_decision.carry_out(ctx, what, decision, now=START + 7 * HOUR_S, actor="test")
     again = decided(ctx, what, hours=7)
     outcome = drift_decision.carry_out(ctx, what, again, now=START + 7 * HOUR_S, actor="test")
     assert outcome is not None
     assert outcome.revision.state.stable == before
+
+
+def test_a_rollback_whose_process_died_after_it_has_its_evidence_and_is_not_done_twice(ctx: release.Context) -> None:
+    """The revision itself says why; nothing more is due."""
+    before, stable = released(ctx, -2.0, 0.0)
+    what = serve(ctx, stable, toy.USUAL, *[TURNED] * 6, bias=0.0)
+    decision = decided(ctx, what, hours=7)
+    with failpoints.armed("drift.after_rollback=raise:EIO"), pytest.raises(OSError, match="failpoint"):
+        drift_decision.carry_out(ctx, what, decision, now=START + 7 * HOUR_S, actor="test")
+    revision = ctx.ledger.revision(toy.SERVICE, ctx.ledger.newest(toy.SERVICE))
+    assert (revision.state.stable, revision.verb) == (before, "rollback")
+    assert revision.evidence["drift"]["why"] == decision.why
+    now_watched = drift_watch.watched(ctx, toy.SERVICE)
+    assert now_watched is not None
+    assert drift_decision.due(ctx, now_watched, now=START + 9 * HOUR_S) is None
+
+
+def test_another_bundle_is_held_beside_on_rows_whose_labels_have_come(tmp_path: Path) -> None:
+    """Of younger rows only the quick labels are known: they are left out."""
+    with release.open_context(toy.make(tmp_path / "slow", delay_s=3600.0)) as ctx:
+        behind, stable = released(ctx, -2.0, 0.0)
+        what = serve(ctx, stable, *[TURNED] * 4, bias=0.0)
+        found = drift_compare.beside(ctx, what, behind, since=START, now=START + 4 * HOUR_S)
+    assert found.until == START + 3 * HOUR_S
+    assert found.compared is not None
+    assert found.compared.rows == 3 * 120
 
 
 def test_whoever_was_faster_is_not_blamed(ctx: release.Context, monkeypatch: pytest.MonkeyPatch) -> None:

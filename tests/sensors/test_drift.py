@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -159,20 +158,6 @@ def test_an_alarm_is_reported_by_evidently_in_files_dagster_and_mlflow(
     assert run.data.metrics["distance.x"] > 0.5
     assert run.data.metrics["rocauc"] > 0.5
     assert {one.path for one in client.list_artifacts(run.info.run_id, "drift")} == {f"drift/{html.name}", f"drift/{told.name}"}
-
-
-def test_old_reports_are_forgotten(tmp_path: Path) -> None:
-    """The newest stay, with their JSON; those of other services are not touched."""
-    for number in range(drift_report.KEPT + 3):
-        for name in (f"toy-{number}-{number + 1}.html", f"toy-{number}-{number + 1}.json"):
-            (tmp_path / name).write_text("")
-            os.utime(tmp_path / name, (number, number))
-    (tmp_path / "other-1-2.html").write_text("")
-    drift_report._forget(tmp_path, "toy")
-    assert not (tmp_path / "toy-2-3.html").exists()
-    assert not (tmp_path / "toy-2-3.json").exists()
-    assert len(list(tmp_path.glob("toy-*"))) == 2 * drift_report.KEPT
-    assert (tmp_path / "other-1-2.html").exists()
 
 
 def test_a_report_on_nothing_is_a_result(settings: settings_.Settings, stable: str, instance: dg.DagsterInstance) -> None:
