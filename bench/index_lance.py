@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from lastgood.index.snapshot import Vectors
 
 NEVER = datetime.timedelta(days=36_500)
+FLAT_ROWS, NPROBES, REFINE = 50_000, 80, 5
+"""The peers' index, above so many rows, is the one that LanceDB changes fastest (IVF_SQ with as many lists as it likes), asked for a recall near ours."""
 
 
 class Snapshots(Way):
@@ -83,7 +85,7 @@ class InPlace(Way):
     """One table, changed in place; `restore` goes back to a tagged version."""
 
     name = "restore in place"
-    how = "one LanceDB table with the same indexes as ours; merge_insert and optimize bring B, `restore` of a tag brings A back"
+    how = "one LanceDB table, words indexed as ours, vectors by IVF_SQ above 50,000 rows; merge_insert and optimize bring B, `restore` of a tag brings A back"
     swaps = 3
 
     def first(self) -> None:
@@ -95,7 +97,7 @@ class InPlace(Way):
         made = ours._connect(folder).create_table("rows", _arrow(data.rows, data.vectors))
         made.create_index("id", config=_index("BTree"))
         made.create_index("text", config=_index("FTS"))
-        if len(data.rows) > ours.FLAT_ROWS:
+        if len(data.rows) > FLAT_ROWS:
             made.create_index("vector", config=_index("IvfSq", distance_type="cosine"))
         return made
 
@@ -117,8 +119,8 @@ class InPlace(Way):
 
     def ask(self, vector: Vectors, *, k: int = index_rows.K) -> Found:
         asked = self.table.search(vector, vector_column_name="vector").distance_type("cosine")
-        if len(self.data.a.rows) > ours.FLAT_ROWS:
-            asked = asked.nprobes(ours.NPROBES).refine_factor(ours.REFINE)
+        if len(self.data.a.rows) > FLAT_ROWS:
+            asked = asked.nprobes(NPROBES).refine_factor(REFINE)
         found = asked.select(["id", "text", "_distance"]).limit(k).to_arrow()
         return list(zip(found.column("id").to_pylist(), found.column("text").to_pylist(), strict=True))
 

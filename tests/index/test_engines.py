@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -10,12 +11,14 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psycopg
 import pytest
 
 from lastgood import errors
 from lastgood.conformance import index as suite
 from lastgood.index import lancedb, pgvector, pinecone
+from lastgood.index import snapshot as snapshots
 from tests import postgres
 from tests.index import pinecone_fake
 
@@ -186,6 +189,21 @@ def test_a_flipped_bit_in_any_file_is_found(tmp_path: Path, monkeypatch: pytest.
             engine.verify(snapshot.name, deep=True)
         file.write_bytes(good)
         engine.verify(snapshot.name, deep=True)
+
+
+@pytest.mark.parametrize("dim", [64, 60], ids=["4 bits", "8 bits"])
+def test_replicas_of_the_same_rows_answer_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dim: int) -> None:
+    """Two of one part give the same rows in the same order, and they are those of looking at every vector."""
+    monkeypatch.setattr(lancedb, "FLAT_ROWS", 100)
+    vectors = suite.make_vectors(3_100, dim=dim)
+    known, asked = vectors[:3_000], vectors[3_000:]
+    rows = suite.make_rows(len(known))
+    snapshots.write(rows, known, tmp_path / "part", embedder=suite.EMBEDDER, spec={"metric": "cosine"})
+    exact = [[rows[number].id for number in np.argsort(-(known @ question))[:10]] for question in asked]
+    for replica in ("one", "two"):
+        engine = lancedb.LanceIndex(tmp_path / replica)
+        with contextlib.closing(engine.open(engine.build(tmp_path / "part").name)) as reader:
+            assert [[hit.row.id for hit in reader.search(question, k=10)] for question in asked] == exact
 
 
 def test_what_is_missing_or_too_much_is_found(tmp_path: Path) -> None:
