@@ -34,6 +34,8 @@ class Decide(_Group):
     """Fewest labelled rows for a look."""
     label_delay_s: float = pydantic.Field(default=0.0, ge=0)
     """Seconds until a label is there; younger rows are left out, as only the quick labels of those are known."""
+    retrain: Literal["ask", "build"] = "ask"
+    """What follows from an alarm that comes to `retrain`. ask: a page. build: the job `retrain` as well; its bundle becomes a candidate."""
 
     @pydantic.field_validator("looks_s")
     @classmethod

@@ -1,7 +1,8 @@
 """What comes in, window by window: materializations of `<service>/drift` with numbers that the UI plots, checks, and a job for each look at an alarm.
 
 The watch itself is the library's, and may be called from elsewhere as well (`lastgood drift`); this calls it, shows what the
-ledger has, and asks for a job: `evaluate_rollback` when a decision is due, `drift_report` when an alarm begins. It decides nothing.
+ledger has, and asks for a job: `evaluate_rollback` when a decision is due, `drift_report` when an alarm begins, `retrain` when
+one came to that and the service wants it done by itself. It decides nothing.
 """
 
 import time
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from lastgood.ops.drift_watch import Looked, Watched
     from lastgood.release import Context
 
-DECIDE, REPORT = "evaluate_rollback", "drift_report"
+DECIDE, REPORT, RETRAIN = "evaluate_rollback", "drift_report", "retrain"
 """The jobs that a tick asks for."""
 FOR = "lastgood/for"
 """Tag of a run: what it decides or reports, whichever attempt it is."""
@@ -38,7 +39,7 @@ def _tick_s() -> int:
 
 
 def drift_watch(jobs: Sequence[dg.JobDefinition]) -> dg.SensorDefinition:
-    """The sensor; *jobs* are those that it may ask for, DECIDE and REPORT."""
+    """The sensor; *jobs* are those that it may ask for: DECIDE, REPORT and RETRAIN."""
     return dg.sensor(
         name="drift_watch",
         jobs=jobs,
@@ -100,6 +101,8 @@ def _service(context: dg.SensorEvaluationContext, ctx: "Context", service: str, 
     asked = [report(what, one) for one in found if alarm is not None and one.alarm == alarm and one.change in ("opened", "worse")]
     look = drift_decision.due(ctx, what, now=time.time())
     asked += [request(what, look)] if look is not None else []
+    unfit = drift_decision.to_build(ctx, what, alarm) if alarm is not None else None
+    asked += [retraining(what, *unfit, expected=ctx.ledger.newest(service))] if unfit is not None else []
     news.asked += [one for one in (_attempt(context.instance, run) for run in asked) if one is not None]
     return _words(what, found)
 
@@ -151,4 +154,15 @@ def report(what: "Watched", one: "Looked") -> dg.RunRequest:
         job_name=REPORT,
         run_config={"ops": {"report": {"config": asked}}},
         tags={"lastgood/service": what.service, "lastgood/alarm": str(int(one.alarm or 0))},
+    )
+
+
+def retraining(what: "Watched", look: "Look", why: str, *, expected: int) -> dg.RunRequest:
+    """The run that builds a new bundle and proposes it because *look* came to that; refused if the service is no longer at revision *expected*."""
+    asked = {"service": what.service, "reason": f"drift: {why}", "expected": expected}
+    return dg.RunRequest(
+        run_key=f"{request(what, look).run_key}/retrain",
+        job_name=RETRAIN,
+        run_config={"ops": {"retrain": {"config": asked}}},
+        tags={"lastgood/service": what.service, "lastgood/alarm": str(int(look.alarm))},
     )

@@ -98,6 +98,19 @@ def _decided(ctx: release.Context, what: drift_watch.Watched, alarm: float) -> s
     return {look["number"] for look in found if look["alarm"] == alarm}
 
 
+def to_build(ctx: release.Context, what: drift_watch.Watched, alarm: float) -> tuple[Look, str] | None:
+    """The newest decision about *alarm* and its reason, if it is `retrain`, the service wants that done by itself, and nothing was released since."""
+    if what.rules.decide.retrain != "build":
+        return None
+    found = [one for one in ctx.ledger.evaluations(what.bundle) if one.kind == KIND and one.report["look"]["alarm"] == alarm]
+    newest = max(found, key=lambda one: one.at, default=None)
+    if newest is None or newest.report["outcome"] != "retrain":
+        return None
+    if ctx.ledger.revision(what.service, ctx.ledger.newest(what.service)).at > newest.at:
+        return None
+    return Look(**newest.report["look"]), str(newest.report["why"])
+
+
 def decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decision:
     """Compare stable with the bundle that a rollback would go back to, on what was answered since the alarm. Changes nothing."""
     target = way_back(ctx, ctx.ledger.state(what.service))

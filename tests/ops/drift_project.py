@@ -71,8 +71,8 @@ class Row(pydantic.BaseModel):
     kind: str
 
 
-def make(root: Path, *, drift: str = "", delay_s: float = 0.0) -> settings_.Settings:
-    """A project in *root* without layers; *drift* are further lines of its group, labels come after *delay_s*."""
+def make(root: Path, *, drift: str = "", decide: str = "", delay_s: float = 0.0) -> settings_.Settings:
+    """A project in *root* without layers; *drift* are further lines of its group, *decide* a pair of that; labels come after *delay_s*."""
     folder = root / "services" / SERVICE
     folder.mkdir(parents=True)
     (folder / "runtime.py").write_text(RUNTIME)
@@ -87,10 +87,11 @@ def make(root: Path, *, drift: str = "", delay_s: float = 0.0) -> settings_.Sett
         drift:
           window_s: 3600
           persistence: 2
-          decide: {looks_s: [7200, 21600], cluster_s: 600, margin: 0.002, min_rows: 50, label_delay_s: DELAY}
+          decide: {looks_s: [7200, 21600], cluster_s: 600, margin: 0.002, min_rows: 50, label_delay_s: DELAY DECIDE}
         """
     (folder / services.FILE).write_text(
-        textwrap.dedent(text).replace("DELAY", str(delay_s)) + textwrap.indent(textwrap.dedent(drift), "  ")
+        textwrap.dedent(text).replace("DELAY", str(delay_s)).replace("DECIDE", f", {decide}" if decide else "")
+        + textwrap.indent(textwrap.dedent(drift), "  ")
     )
     (root / "requirements.lock").write_text("toy==1\n")
     (root / "lastgood.toml").write_text('[layers]\ninfrastructure = ""\ntraffic = ""\nregistry = ""\n')

@@ -18,12 +18,12 @@ from lastgood import release
 from lastgood import settings as settings_
 from lastgood.ops import drift_decision, drift_watch
 from pipelines import drift as jobs
-from pipelines import drift_report, resources
+from pipelines import drift_report, resources, retrain
 from sensors import drift as sensor
 from tests.ops import drift_project as toy
 from tests.ops.drift_project import HOUR_S, START
 
-SENSOR = sensor.drift_watch([jobs.evaluate_rollback_job, drift_report.drift_report_job])
+SENSOR = sensor.drift_watch([jobs.evaluate_rollback_job, drift_report.drift_report_job, retrain.retrain_job])
 
 
 @pytest.fixture
@@ -64,6 +64,13 @@ def tick(
         for event in answer.asset_events:
             instance.report_runless_asset_event(event)
     return answer
+
+
+def evaluate(settings: settings_.Settings, instance: dg.DagsterInstance, asked: dg.RunRequest) -> dg.ExecuteInProcessResult:
+    """The run that a tick asks for."""
+    return jobs.evaluate_rollback_job.execute_in_process(
+        run_config=asked.run_config, resources={"settings": settings, "mlflow": resources.mlflow}, instance=instance
+    )
 
 
 def test_windows_are_shown_once_with_numbers(
@@ -116,9 +123,7 @@ def test_an_alarm_asks_for_its_decision_once_and_the_job_rolls_back(
     assert [event.metadata["alarm"].value for event in answer.asset_events] == ["none", "begins", "open"]
     again = tick(settings, instance, monkeypatch, hours=3, cursor=answer.cursor).run_requests
     assert [one.run_key for one in again] == [reported.run_key, asked.run_key]
-    done = jobs.evaluate_rollback_job.execute_in_process(
-        run_config=asked.run_config, resources={"settings": settings, "mlflow": resources.mlflow}, instance=instance
-    )
+    done = evaluate(settings, instance, asked)
     (output,) = [event for event in done.all_events if event.event_type_value == "STEP_OUTPUT"]
     metadata = output.step_output_data.metadata
     assert metadata["outcome"].value == "roll_back"
@@ -131,6 +136,52 @@ def test_an_alarm_asks_for_its_decision_once_and_the_job_rolls_back(
     with release.open_context(settings, read_only=True) as ctx:
         assert ctx.ledger.state(toy.SERVICE).stable != stable
         assert [one["outcome"] for one in toy.evidence(ctx, stable, drift_decision.KIND)] == ["roll_back"]
+
+
+def to_retrain(
+    settings: settings_.Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, list[dg.RunRequest]]:
+    """The stable bundle, and what a tick asks for after an alarm came to `retrain`: no other bundle is there to go back to."""
+    with release.open_context(settings) as ctx:
+        stable = toy.build(ctx, 0.0)
+        toy.promote(ctx, stable, at=START)
+    traffic = toy.Traffic(settings, stable)
+    for hour in range(3):
+        traffic.hour(hour, toy.World(mean=1.2, bias=-2.0))
+    asked = next(one for one in tick(settings, instance, monkeypatch, hours=3).run_requests if one.job_name == "evaluate_rollback")
+    evaluate(settings, instance, asked)
+    answer = tick(settings, instance, monkeypatch, hours=3)
+    return stable, [one for one in answer.run_requests or () if one.job_name == "retrain"]
+
+
+def test_an_alarm_that_comes_to_retraining_waits_for_a_person(
+    settings: settings_.Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the service says otherwise."""
+    assert to_retrain(settings, instance, monkeypatch)[1] == []
+
+
+def test_a_service_may_have_it_built_by_itself(tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each decision, and no more once something was released; what is built is promoted as by hand, here without phases."""
+    monkeypatch.setattr(assets, "names", lambda: [toy.SERVICE])
+    settings = toy.make(tmp_path, decide="retrain: build")
+    stable, (asked,) = to_retrain(settings, instance, monkeypatch)
+    assert asked.run_key == f"toy/{stable[7:19]}/2/{int(START)}/1/retrain"
+    config = asked.run_config["ops"]["retrain"]["config"]
+    assert config["reason"].startswith("drift: there is no other bundle")
+    with release.open_context(settings) as ctx:
+        assert config["expected"] == ctx.ledger.newest(toy.SERVICE)
+        fresh = toy.build(ctx, -2.0)
+    monkeypatch.setattr(retrain, "build", lambda context, config: fresh)
+    given = {**asked.run_config["ops"]["retrain"]["config"], "wait_s": 0.0}
+    done = retrain.retrain_job.execute_in_process(
+        run_config={"ops": {"retrain": {"config": given}}}, resources={"settings": settings}, instance=instance, tags=asked.tags
+    )
+    assert done.success
+    with release.open_context(settings, read_only=True) as ctx:
+        assert ctx.ledger.state(toy.SERVICE).stable == fresh
+        assert any(revision.reason == config["reason"] for revision in ctx.ledger.history(toy.SERVICE, limit=5))
+    assert isinstance(tick(settings, instance, monkeypatch, hours=3), dg.SkipReason)
 
 
 def test_an_alarm_is_reported_by_evidently_in_files_dagster_and_mlflow(
