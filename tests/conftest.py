@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -25,6 +26,13 @@ os.environ.update(
 # A stack that happens to run on this machine must not be seen by a test, nor a test write to it.
 for name in ("LASTGOOD_HOME", "LASTGOOD_LEDGER_URL", "LASTGOOD_PROJECT", "LASTGOOD_FAILPOINTS", "DAGSTER_HOME", "MLFLOW_TRACKING_URI"):
     os.environ.pop(name, None)
+
+from tests import tools  # noqa: E402
+
+# Tests run as on a bare machine; what one needs besides it asks `tools` for. A run inside a test has that PATH already.
+if "LASTGOOD_TEST_WHOLE_PATH" not in os.environ:
+    _programs = tempfile.TemporaryDirectory(prefix="lg-path-")
+    os.environ.update(LASTGOOD_TEST_WHOLE_PATH=tools.WHOLE_PATH, PATH=tools.session_path(Path(_programs.name)))
 
 import hypothesis  # noqa: E402  # hypothesis imports numpy if it is there, and numpy reads the environment once
 import pytest  # noqa: E402

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests import tools
 
 START_DEADLINE_S = 60.0
 SCRAPE_S = 0.2
@@ -73,9 +73,7 @@ class Prometheus:
 @contextlib.contextmanager
 def serving() -> Iterator[Prometheus]:
     """A Prometheus of its own; ended and removed at the end. Skips the test where the program is not installed; CI has it."""
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.skip("prometheus is not installed; install the package 'prometheus' to run the tests of its source")
+    program = tools.find("prometheus")
     folder = Path(tempfile.mkdtemp(prefix="lg-prom-"))
     page = Page()
     with socket.socket() as probe:

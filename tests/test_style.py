@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests import tracked
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,14 +19,9 @@ FOREIGN = "services/helpdesk/corpus/django-"
 """Texts of other people, as they published them."""
 
 
-def _tracked(*patterns: str) -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "-z", *patterns], cwd=ROOT, check=True, capture_output=True, text=True)
-    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
-
-
 def _hits(pattern: re.Pattern[str]) -> list[str]:
     found = []
-    for path in _tracked():
+    for path in (ROOT / name for name in tracked.files()):
         if path == Path(__file__) or str(path.relative_to(ROOT)).startswith(FOREIGN):
             continue
         try:
@@ -64,12 +60,14 @@ def test_the_patterns_find_what_they_are_for(pattern: re.Pattern[str], line: str
 
 def test_no_file_of_the_library_needs_a_table_of_contents():
     """A module of more than 500 lines is two modules."""
-    sizes = {path.relative_to(ROOT).as_posix(): len(path.read_text("utf-8").splitlines()) for path in _tracked("lastgood/*.py")}
+    sizes = {
+        path.as_posix(): len((ROOT / path).read_text("utf-8").splitlines()) for path in tracked.files("lastgood") if path.suffix == ".py"
+    }
     assert sizes
     assert {name: lines for name, lines in sizes.items() if lines > 500} == {}
 
 
 def test_every_test_folder_is_a_package():
     """Without __init__.py, tests/assets would take the place of assets on the search path."""
-    folders = {path.parent for path in _tracked("tests/*.py")}
+    folders = {(ROOT / path).parent for path in tracked.files("tests") if path.suffix == ".py"}
     assert [folder.relative_to(ROOT).as_posix() for folder in folders if not (folder / "__init__.py").exists()] == []

@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests import tracked
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -37,11 +39,10 @@ def test_only_the_library_is_in_it(wheel: zipfile.ZipFile):
 
 def test_every_file_of_the_library_is_in_it(wheel: zipfile.ZipFile):
     """All modules, the type marker and the SQL migrations arrive; a file that git does not know does not."""
-    listed = subprocess.run(["git", "ls-files", "lastgood"], cwd=ROOT, check=True, capture_output=True, text=True)
-    tracked = set(listed.stdout.split())
-    assert tracked <= set(wheel.namelist())
-    assert "lastgood/py.typed" in tracked
-    assert [name for name in tracked if name.endswith(".sql")]
+    ours = {name.as_posix() for name in tracked.files("lastgood")}
+    assert ours <= set(wheel.namelist())
+    assert "lastgood/py.typed" in ours
+    assert [name for name in ours if name.endswith(".sql")]
     assert not [name for name in wheel.namelist() if name.endswith(".pyc")]
 
 

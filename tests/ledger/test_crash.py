@@ -16,6 +16,7 @@ import pytest
 
 from lastgood import failpoints
 from lastgood.failpoints import FAILPOINTS
+from tests import tools
 from tests.ledger import scenario
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +79,7 @@ def test_an_input_output_error_at_every_named_place(url: str, keys: Path, error:
 def _strace(url: str, *arguments: str, log: Path | None = None) -> subprocess.CompletedProcess[str]:
     out = ["-o", str(log)] if log else ["-o", os.devnull]
     command = [
-        "strace",
+        tools.find("strace"),
         "-f",
         "-qq",
         *out,
@@ -94,18 +95,12 @@ def _strace(url: str, *arguments: str, log: Path | None = None) -> subprocess.Co
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110, check=False)
 
 
-def _strace_works() -> str:
-    if shutil.which("strace") is None:
-        return "strace is not installed; install it to run the crash tests at system calls"
-    probe = subprocess.run(["strace", "-qq", "-o", os.devnull, "true"], capture_output=True, text=True, check=False)
-    return "" if probe.returncode == 0 else f"strace may not trace here: {probe.stderr.strip()}"
-
-
 @pytest.fixture(scope="module")
 def strace() -> None:
     """Skip where no process may be traced."""
-    if reason := _strace_works():
-        pytest.skip(reason)
+    probe = subprocess.run([tools.find("strace"), "-qq", "-o", os.devnull, "true"], capture_output=True, text=True, check=False)
+    if probe.returncode != 0:
+        pytest.skip(f"strace may not trace here: {probe.stderr.strip()}; allow ptrace to run this test")
 
 
 @pytest.mark.parametrize("fault", ["signal=SIGKILL", "error=EIO", "error=ENOSPC"])
