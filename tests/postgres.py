@@ -135,15 +135,18 @@ def _programs(folder: Path) -> Path:
     assert spec.origin is not None
     root = max(Path(spec.origin).parent.glob("pginstall*"))
     if RUNNING_AS_ROOT and not _nobody_can_run(root / "bin" / "postgres"):
+        package = Path(spec.origin).parent
         copied = folder / "programs"
-        shutil.copytree(root, copied, symlinks=True)
+        # Beside its package lie the libraries that the wheel brings; the programs look for them from where they are.
+        for part in (root, *package.parent.glob(f"{package.name}.libs")):
+            shutil.copytree(part, copied / part.relative_to(package.parent), symlinks=True)
+        root = copied / root.relative_to(package.parent)
         for below, _, names in os.walk(copied):
             Path(below).chmod(0o755)
             for name in names:
                 file = Path(below) / name
                 if not file.is_symlink():
                     file.chmod(file.stat().st_mode | 0o555)
-        root = copied
     return root / "bin"
 
 

@@ -13,13 +13,15 @@ PORTS = {"flights": 8380, "helpdesk": 8381}
 def copy(to: Path) -> dict[str, int]:
     """Copy it into the new folder *to*; the port of each service there."""
     application.copy(to)
-    found = {}
-    for service, port in PORTS.items():
-        manifest = to / "services" / service / "service.yaml"
-        text = manifest.read_text("utf-8")
-        assert f"port: {port}" in text
-        found[service] = free_port()
-        manifest.write_text(text.replace(f"port: {port}", f"port: {found[service]}"), "utf-8")
+    return {service: move(to / "services" / service / "service.yaml", port=port) for service, port in PORTS.items()}
+
+
+def move(manifest: Path, *, port: int) -> int:
+    """Give the service of *manifest*, which says *port*, a free one, and return that."""
+    text = manifest.read_text("utf-8")
+    assert f"port: {port}" in text
+    found = free_port()
+    manifest.write_text(text.replace(f"port: {port}", f"port: {found}"), "utf-8")
     return found
 
 
