@@ -56,6 +56,7 @@ class Question:
     alpha: float
     began: float
     mirrored: bool = False
+    copied: bool = False
     share: float | None = None
     control: bool = False
     step: int = 0
@@ -105,6 +106,7 @@ def _on_the_way(state: rollout.State, service: services.Service, *, proposed_at:
         alpha=_share_of_alpha(state, service),
         began=proposed_at,
         mirrored=not live,
+        copied=live and state.mirror_pct > 0,
         # Of the requests that either arm answers: with a control arm the rest of stable's is left out.
         share=state.weight_pct / (state.weight_pct + (state.control_pct or 100 - state.weight_pct)) if live else None,
         control=live and state.control_pct > 0,
@@ -245,6 +247,7 @@ class Analysis:
             watched=question.watched,
             beside=question.beside,
             mirrored=question.mirrored,
+            copied=question.copied,
             share=question.share,
             control=question.control,
             since=question.began,

@@ -42,6 +42,8 @@ class Traffic(_Group):
     """Header that names the user; one user stays on one side of a split."""
     user_cookie: str = "session"
     """Cookie that names the user where the header is missing."""
+    disclose: Literal["bundle", "none"] = "bundle"
+    """What an answer says of where it is from: its bundle and revision, or nothing. Arm and parts are told by debug token only."""
 
 
 class Serving(_Group):

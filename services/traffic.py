@@ -90,7 +90,7 @@ class Load:
             line["answer"] = answer
             outcome = request.outcome(answer) if response.status == 200 else None
             if outcome is not None:
-                feedback = {"request_id": response.headers.get("x-request-id"), **outcome}
+                feedback = {"request_id": response.headers.get("x-lastgood-request-id"), **outcome}
                 self._outcomes.append((time.time() + self._delay_s, json.dumps(feedback).encode()))
         except (OSError, http.client.HTTPException, ValueError) as error:
             line.setdefault("received", time.time())

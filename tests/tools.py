@@ -62,16 +62,20 @@ def session_path(folder: Path) -> str:
 
 @functools.cache
 def _essential() -> tuple[Path, ...]:
-    """The programs of Debian's essential packages and of their awk; none where there is no dpkg."""
+    """The programs of the packages that every Debian has (essential, or of priority required); none where there is no dpkg."""
     if shutil.which("dpkg-query", path=WHOLE_PATH) is None:
         return ()
     told = subprocess.run(
-        ["dpkg-query", "--show", "--showformat=${Essential} ${binary:Package}\n"], capture_output=True, text=True, check=False
+        ["dpkg-query", "--show", "--showformat=${Essential}${Priority} ${binary:Package}\n"], capture_output=True, text=True, check=False
     )
-    packages = [name for flag, _, name in (line.partition(" ") for line in told.stdout.splitlines()) if flag == "yes"]
+    packages = [
+        name
+        for flag, _, name in (line.partition(" ") for line in told.stdout.splitlines())
+        if flag.startswith("yes") or flag.endswith("required")
+    ]
     if not packages:
         return ()
-    files = subprocess.run(["dpkg-query", "--listfiles", *packages, "mawk"], capture_output=True, text=True, check=False)
+    files = subprocess.run(["dpkg-query", "--listfiles", *packages], capture_output=True, text=True, check=False)
     listed = {Path(line).name for line in files.stdout.splitlines() if "/bin/" in line or "/sbin/" in line}
     return _present(listed | {"sh", "awk", "which"})  # names that are links of the alternatives
 

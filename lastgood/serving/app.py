@@ -27,14 +27,17 @@ from starlette import requests
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lastgood import bundle as bundles
-from lastgood import cache
+from lastgood import cache, marks
 from lastgood import service as services
-from lastgood.serving import feedback, inference_log, metrics, openapi, runtime, segments
+from lastgood.serving import feedback, inference_log, metrics, openapi, row_ids, runtime, segments
 
 _logger = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(feedback.REQUEST_ID)
-_SHADOW_HOST = re.compile(r"-shadow(:\d+)?$")
+_INSIDE = ("/metrics", "/readyz")
+"""Paths for whoever runs the service: through the proxy they are answered to holders of the debug token only."""
 _PROBLEMS = 20
+REMEMBERED = 50_000
+"""Answered requests of which a worker knows under which id of the caller's they came, some 20 MB."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,8 @@ class _Worker:
 
     loaded: Loaded
     identity: dict[str, str]
+    """Bundle and parts, for whoever may know the parts; everybody else is told what is in `named`."""
+    named: dict[str, str]
     rows: pydantic.TypeAdapter[Any]
     outcomes: pydantic.TypeAdapter[Any]
     predictions_log: segments.SegmentLog
@@ -68,6 +73,8 @@ class _Worker:
     threads: concurrent.futures.ThreadPoolExecutor
     out_of_memory: Callable[[], None]
     cache: cache.Cache | None = None
+    callers: row_ids.CallerIds = dataclasses.field(default_factory=lambda: row_ids.CallerIds(capacity=REMEMBERED))
+    """Used in the event loop's thread alone."""
     ready: bool = False
 
 
@@ -100,6 +107,7 @@ def create(
     worker = _Worker(
         loaded=loaded,
         identity=loaded.identity(),
+        named={} if loaded.service.traffic.disclose == "none" else {"bundle": loaded.bundle.id},
         rows=_rows_adapter(loaded.runtime.Request),
         outcomes=_rows_adapter(feedback.Feedback),
         predictions_log=predictions_log,
@@ -180,14 +188,18 @@ async def _predict(worker: _Worker, request: fastapi.Request) -> responses.Respo
     outputs = await asyncio.get_running_loop().run_in_executor(worker.threads, functools.partial(_answer, worker, rows, shadow=shadow))
     if len(outputs) != len(rows):
         raise RuntimeError(f"the runtime gave {len(outputs)} answers for {len(rows)} rows; correct its predict")
-    request_id = request.scope["state"]["request_id"]
-    answer = json.dumps({"request_id": request_id, **worker.identity, "predictions": outputs}, allow_nan=False).encode()
+    ids: _Ids = request.scope["state"]["ids"]
+    # Without the proxy nobody but the owner asks, as for a test or a scrape.
+    told = worker.identity if marks.DISCLOSE in request.headers or not _through_proxy(request.scope) else worker.named
+    answer = json.dumps({"request_id": ids.own, **told, "predictions": outputs}, allow_nan=False).encode()
     latency_us = round((time.perf_counter() - began) * 1e6)
     answered = inference_log.Answered(
-        request_id=request_id, at=at, bundle=worker.loaded.bundle.id, arm=_arm(request), shadow=shadow,
+        request_id=ids.own, caller_id=ids.callers, at=at, bundle=worker.loaded.bundle.id, arm=_arm(request), shadow=shadow,
         latency_us=latency_us, rows=rows, outputs=outputs,
     )  # fmt: skip
     worker.predictions_log.append(answered.as_rows())
+    if ids.callers is not None and not shadow and worker.callers.add(ids.callers, ids.own):
+        worker.metrics.repeated_id()
     worker.metrics.predictions(len(rows), shadow=shadow)
     # A cache on the way knows nothing of bundles: it would go on giving the answers of one that was rolled back.
     return responses.Response(answer, media_type="application/json", headers={"cache-control": "no-store"})
@@ -222,7 +234,8 @@ async def _take_feedback(worker: _Worker, request: fastapi.Request) -> responses
     given: list[feedback.Feedback] = _parse(body, worker.outcomes, max_rows=worker.loaded.service.serving.max_batch)
     at = worker.clock()
     rows = []
-    for number, one in enumerate(given):
+    for number, sent in enumerate(given):
+        one = _meant(worker, sent, number=number)
         try:
             label = feedback.check_label(worker.loaded.runtime.label(one.outcome))
         except ValueError as error:
@@ -230,6 +243,20 @@ async def _take_feedback(worker: _Worker, request: fastapi.Request) -> responses
         rows.append(one.as_row(at=at, label=label))
     worker.feedback_log.append(rows)
     return _json(202, {"accepted": len(rows)})
+
+
+def _meant(worker: _Worker, given: feedback.Feedback, *, number: int) -> feedback.Feedback:
+    """*given* under the id of the request that it means. Raises Refused (409) if the caller's id names several.
+
+    An id that this worker has not seen is kept: the one that answered may be another, and who reads the log finds it.
+    """
+    known = () if worker.callers.knows(given.request_id) else worker.callers.get(given.request_id)
+    if len(known) > 1:
+        problem = {"row": number, "field": "request_id", "problem": "several requests came under this x-request-id", "request_ids": known}
+        message = f"row {number}: {len(known)} requests or more came under {given.request_id!r}; send the request_id of the answer, one of those in problems"
+        worker.metrics.unclear_feedback()
+        raise Refused(409, message, problems=[problem])
+    return given.model_copy(update={"request_id": known[0]}) if known else given
 
 
 async def _warm_up(worker: _Worker, on_failed: Callable[[], None]) -> None:
@@ -241,7 +268,7 @@ async def _warm_up(worker: _Worker, on_failed: Callable[[], None]) -> None:
         json.dumps(outputs, allow_nan=False)
         # The log's writer loads for seconds; without this that falls into the first second of live traffic.
         rehearsed = inference_log.Answered(
-            request_id="warm-up", at=worker.clock(), bundle=worker.loaded.bundle.id, arm=None, shadow=False,
+            request_id="warm-up", caller_id=None, at=worker.clock(), bundle=worker.loaded.bundle.id, arm=None, shadow=False,
             latency_us=0, rows=rows, outputs=outputs,
         )  # fmt: skip
         worker.predictions_log.rehearse(rehearsed.as_rows())
@@ -329,7 +356,7 @@ def _sentence(problem: Mapping[str, Any]) -> str:
 
 
 def _arm(request: fastapi.Request) -> str | None:
-    arm = request.headers.get("x-lastgood-arm")
+    arm = request.headers.get(marks.ARM)
     return arm if arm in ("stable", "candidate", "control", "debug") else None
 
 
@@ -350,10 +377,18 @@ class _Envelope:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
-        headers = [self._bundle, (b"x-request-id", request_id.encode())]
-        app = _refuse_copy if _is_copy(scope) and scope["path"] != "/predict" else self._app
+        ids = _ids(scope)
+        scope.setdefault("state", {})["ids"] = ids
+        headers = [
+            self._bundle,
+            (marks.REQUEST_ID.encode(), ids.own.encode()),
+            (marks.CALLER_ID.encode(), (ids.callers or ids.own).encode()),
+        ]
+        app = self._app
+        if _is_copy(scope) and scope["path"] != "/predict":
+            app = _refuse_copy
+        elif scope["path"] in _INSIDE and _through_proxy(scope) and not _header(scope, marks.DISCLOSE):
+            app = _refuse_stranger
         code = 500
 
         async def enveloped(message: Message) -> None:
@@ -379,16 +414,34 @@ async def _refuse_copy(scope: Scope, receive: Receive, send: Send) -> None:
     await _json(403, {"error": text})(scope, receive, send)
 
 
+async def _refuse_stranger(scope: Scope, receive: Receive, send: Send) -> None:
+    text = f"{scope['path']!r} is not answered here; ask the worker itself, or show the debug token ({marks.TOKEN})"
+    await _json(404, {"error": text})(scope, receive, send)
+
+
 def _is_copy(scope: Scope) -> bool:
     """Whether the proxy marks the request as a mirrored copy."""
-    host = next((value for name, value in scope["headers"] if name == b"host"), b"")
-    return _SHADOW_HOST.search(host.decode("latin-1")) is not None
+    return bool(_header(scope, marks.SHADOW))
 
 
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            text = value.decode("latin-1")
-            if _REQUEST_ID.match(text):
-                return str(text)
-    return str(uuid.uuid4())
+def _through_proxy(scope: Scope) -> bool:
+    return bool(_header(scope, marks.REVISION))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Ids:
+    """What names a request: `own` by the proxy, or made here; `callers` as the caller, or the proxy for it, named it."""
+
+    own: str
+    callers: str | None
+
+
+def _ids(scope: Scope) -> _Ids:
+    own, callers = _header(scope, marks.REQUEST_ID), _header(scope, marks.CALLER_ID)
+    return _Ids(own=own if _REQUEST_ID.match(own) else str(uuid.uuid4()), callers=callers if _REQUEST_ID.match(callers) else None)
+
+
+def _header(scope: Scope, name: str) -> str:
+    """The first value of the header *name*; "" if it is not there."""
+    key = name.encode()
+    return next((value.decode("latin-1") for known, value in scope["headers"] if known == key), "")

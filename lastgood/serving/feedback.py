@@ -33,7 +33,9 @@ class Feedback(pydantic.BaseModel):
     __pydantic_extra__: dict[str, Scalar] = pydantic.Field(init=False)
 
     request_id: Annotated[str, pydantic.StringConstraints(pattern=REQUEST_ID)]
-    """`x-request-id` of the answer. An id that is not known (yet) is taken as well."""
+    """`request_id` of the answer (`x-lastgood-request-id`), or the caller's own `x-request-id` where one request alone had it.
+
+    An id that is not known (yet) is taken as well."""
     row: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = 0
     """Number of the row in its request, from 0."""
 

@@ -1,7 +1,7 @@
 """What was asked and answered, by which bundle: the predictions log, and how it is joined with what really happened.
 
-Every answered row is one row here. A mirrored request has the same request id as the one it copies, so two bundles are
-compared on the same rows. A request that a client sends twice under one id counts once.
+Every answered row is one row here. A request's id is made by the proxy, and a mirrored copy has that of the request, so two
+bundles are compared on the same rows. `caller_id` is the caller's own (`x-request-id`), which several requests may share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from lastgood.serving import segments
+from lastgood.serving import row_ids, segments
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +36,7 @@ class Answered:
     """One request as it was answered. `at` in Unix seconds, `latency_us` from the whole body's arrival to the answer."""
 
     request_id: str
+    caller_id: str | None = None
     at: float
     bundle: str
     arm: str | None
@@ -62,6 +63,7 @@ def table_maker(request: type[pydantic.BaseModel]) -> Callable[[Sequence[segment
         columns = {
             "at": pa.array([row[0] for row in rows], pa.int64()).cast(pa.timestamp("us", tz="UTC")),
             "request_id": pa.array([one.request_id for one in asked], pa.string()),
+            "caller_id": pa.array([one.caller_id for one in asked], pa.string()),
             "row": pa.array([row[1] for row in rows], pa.int32()),
             "bundle": pa.array([one.bundle for one in asked], pa.string()),
             "arm": pa.array([one.arm for one in asked], pa.string()),
@@ -103,7 +105,7 @@ def arrow_type(annotation: Any) -> pa.DataType | None:
 def read_predictions(folder: Path, *, since: float, until: float, columns: Collection[str] | None = None) -> pa.Table | None:
     """Answered rows with *since* <= `at` < *until* (Unix seconds), oldest first; None if there are none.
 
-    *folder* is `settings.inference(service)`. *columns* besides `at`: request_id, row, bundle, arm, shadow, latency_us,
+    *folder* is `settings.inference(service)`. *columns* besides `at`: request_id, caller_id, row, bundle, arm, shadow, latency_us,
     probability, output (JSON) and `feature_<field>` for each field of a request. None means all.
     """
     return segments.read(folder / PREDICTIONS, since=since, until=until, columns=columns)
@@ -146,15 +148,31 @@ def labelled(folder: Path, *, since: float, until: float, columns: Collection[st
     """
     import pyarrow.compute as pc
 
-    wanted = None if columns is None else {*columns, *_IDENTITY}
+    wanted = None if columns is None else {*columns, *_IDENTITY, "caller_id"}
     answers = read_predictions(folder, since=since, until=until, columns=wanted)
     told = read_feedback(folder, since=since)
     if answers is None or told is None:
         return None
-    labels = _last(told.filter(pc.is_valid(told["label"])), ["request_id", "row"])
+    labels = _last(_by_request(told.filter(pc.is_valid(told["label"])), answers), ["request_id", "row"])
     labels = labels.select(["request_id", "row", "label", "at"]).rename_columns(["request_id", "row", "label", "label_at"])
     joined = _last(answers, list(_IDENTITY)).join(labels, keys=["request_id", "row"], join_type="inner", use_threads=False)
     return joined.sort_by("at") if joined.num_rows else None
+
+
+def caller_ids(answers: pa.Table) -> dict[str, str]:
+    """Caller's id to request id in a table of predictions, for those ids that name one of its requests."""
+    if "caller_id" not in answers.column_names:  # a log from before there were two ids
+        return {}
+    return row_ids.unambiguous(zip(answers["request_id"].to_pylist(), answers["caller_id"].to_pylist(), strict=True))
+
+
+def _by_request(told: pa.Table, answers: pa.Table) -> pa.Table:
+    """Feedback with the id of its request in place of the caller's, where that names one request; the rest as it is."""
+    import pyarrow as pa
+
+    owners, own = caller_ids(answers), set(answers["request_id"].to_pylist())
+    ids = [given if given in own else owners.get(given, given) for given in told["request_id"].to_pylist()]
+    return told.set_column(told.column_names.index("request_id"), "request_id", pa.array(ids, pa.string()))
 
 
 def quality(table: pa.Table) -> list[dict[str, Any]]:

@@ -33,6 +33,12 @@ class Metrics:
         self._cached = prometheus.Counter(
             "lastgood_cached_rows", "Rows looked for in the cache of answers.", ["hit"], registry=self._registry
         )
+        self._repeated = prometheus.Counter(
+            "lastgood_repeated_caller_ids", "Requests under an x-request-id that an earlier one had.", registry=self._registry
+        )
+        self._unclear = prometheus.Counter(
+            "lastgood_unclear_feedback", "Feedback refused because its id names several requests.", registry=self._registry
+        )
         self._ready = prometheus.Gauge("lastgood_ready", "1 once the warm-up was answered.", registry=self._registry)
         build = prometheus.Gauge(
             "lastgood_build_info", "Always 1; what this worker serves.", ["service", "bundle", "version"], registry=self._registry
@@ -54,6 +60,14 @@ class Metrics:
         """Count rows that were looked for in the cache."""
         self._cached.labels("true").inc(hits)
         self._cached.labels("false").inc(misses)
+
+    def repeated_id(self) -> None:
+        """Count a request whose caller's id an earlier one had."""
+        self._repeated.inc()
+
+    def unclear_feedback(self) -> None:
+        """Count feedback whose id names several requests."""
+        self._unclear.inc()
 
     def ready(self) -> None:
         """The warm-up was answered."""

@@ -23,7 +23,7 @@ class Asked:
     """Whose numbers are wanted, for which gate.
 
     `watched` and `beside` are bundle ids; `beside` is None if nothing serves at the same time. `mirrored` says that the
-    watched bundle answers copies of requests instead of users. `share` is the watched arm's configured share of both
+    watched bundle answers copies of requests instead of users, `copied` that it answers copies besides its users. `share` is the watched arm's configured share of both
     arms' live traffic, 0 to 1, None where there is no split. `control` says that `beside` stands for its control arm alone,
     and not for all that this bundle answers. `since` is when the analysis began (Unix seconds).
     """
@@ -32,6 +32,7 @@ class Asked:
     watched: str
     beside: str | None
     mirrored: bool = False
+    copied: bool = False
     share: float | None = None
     control: bool = False
     since: float = 0.0

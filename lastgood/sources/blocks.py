@@ -6,6 +6,8 @@ Blocks are closed in order, so a later one that is closed closes those before it
 late: it is counted and left out, or one and the same minute would count as two observations. So if labels trickle in over an
 hour, a gate's `block_s` should be an hour too.
 
+A label names the request by the id of the answer, or by the caller's own, which counts as long as one open request has it.
+
 Memory is bounded: past CAPACITY open rows only every second request is kept on, then every fourth, by a hash of its id,
 which keeps both bundles' answers to it.
 
@@ -20,6 +22,8 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, Literal
+
+from lastgood.serving.row_ids import CallerIds
 
 Key = tuple[str, int]
 """Request id and number of the row in it."""
@@ -64,13 +68,14 @@ class Blocks:
         self, *, begin: float, length_s: float, labels: bool, done: int = -1, told: float = 0.0, level: int = 0, capacity: int = CAPACITY
     ) -> None:
         self.begin, self.length_s, self.done, self.level = begin, length_s, done, level
-        self.late = self.dropped = 0
+        self.late = self.unclear = self.dropped = 0
         self._labels, self._told, self._capacity = labels, told, capacity
         self._rows: dict[int, dict[Key, Row]] = defaultdict(dict)
         self._place: dict[Key, int] = {}
         self._labelled: dict[int, int] = defaultdict(int)
         self._newest: dict[int, float] = defaultdict(float)
         self._unmatched: dict[Key, Timed] = {}
+        self._callers = CallerIds()
 
     @property
     def open_since(self) -> float:
@@ -81,22 +86,30 @@ class Blocks:
         """Where block *number* ends, in Unix seconds."""
         return self.begin + (number + 1) * self.length_s
 
-    def answer(self, key: Key, arm: Arm, at: float, value: Any) -> None:
+    def answer(self, key: Key, arm: Arm, at: float, value: Any, *, caller_id: str | None = None) -> None:
         """Take in that *arm* answered *value*. The same once more changes nothing."""
         if at < self.open_since or not self._kept(key):
             return
+        if caller_id is not None:
+            self._callers.add(caller_id, key[0])
         row = self._take_out(key) or Row()
         known: Timed | None = getattr(row, arm)
         if known is None or known[0] <= at:
             setattr(row, arm, (at, value))
         if row.label is None:
-            row.label = self._unmatched.pop(key, None)
+            row.label = self._unmatched.pop(key, None) or self._by_caller(key, caller_id)
         self._put(key, row)
         if len(self._place) > self._capacity:
             self._thin_out()
 
     def label(self, key: Key, at: float, value: Any) -> None:
         """Take in what really happened; the newest label holds."""
+        if key not in self._place:
+            owners = self._callers.get(key[0])
+            if len(owners) > 1:
+                self.unclear += at > self._told
+                return
+            key = (owners[0], key[1]) if owners else key
         if not self._kept(key):
             return
         row = self._take_out(key)
@@ -140,9 +153,16 @@ class Blocks:
         for number in [number for number in self._rows if number <= until]:
             for key in self._rows.pop(number):
                 del self._place[key]
+                self._callers.forget(key[0])
             self._labelled.pop(number, None)
             self._newest.pop(number, None)
         self.done, self._told = max(self.done, until), max(self._told, told)
+
+    def _by_caller(self, key: Key, caller_id: str | None) -> Timed | None:
+        """The label that came before its answer under the caller's id, if that names this request alone."""
+        if caller_id is None or len(self._callers.get(caller_id)) != 1:
+            return None
+        return self._unmatched.pop((caller_id, key[1]), None)
 
     def _kept(self, key: Key) -> bool:
         return self.level == 0 or zlib.crc32(key[0].encode()) % (1 << self.level) == 0
@@ -168,6 +188,7 @@ class Blocks:
         self.level += 1
         for key in [key for key in self._place if not self._kept(key)]:
             self._take_out(key)
+            self._callers.forget(key[0])
             self.dropped += 1
         for key in [key for key in self._unmatched if not self._kept(key)]:
             del self._unmatched[key]

@@ -45,7 +45,7 @@ SAME = 1e-9
 CLIP = 1e-15
 """A probability of 0 or 1 counts as this far from it in the logarithm, as in scikit-learn."""
 
-_ANSWERS = ("request_id", "row", "bundle", "arm", "shadow", "probability", "output")
+_ANSWERS = ("request_id", "row", "bundle", "arm", "shadow", "probability", "output", "caller_id")
 _FEEDBACK = ("request_id", "row", "label", "outcome")
 
 SCORES: dict[str, Callable[[float, float], float]] = {
@@ -123,7 +123,7 @@ class InferenceSource(base.Source):
             level=cursor.get("level", 0),
             capacity=self._capacity,
         )
-        blocks.late, blocks.dropped = cursor.get("late", 0), cursor.get("dropped", 0)
+        blocks.late, blocks.unclear, blocks.dropped = (cursor.get(name, 0) for name in ("late", "unclear", "dropped"))
 
         def tail(log: str, columns: Collection[str]) -> tails.Tail:
             return tails.Tail(self._folder / log, since=blocks.open_since, columns=columns, load=self._load)
@@ -162,17 +162,17 @@ def _take_answers(blocks: Blocks, table: pa.Table, asked: base.Asked, gate: Meas
 
     bundles = [bundle for bundle in (asked.watched, asked.beside) if bundle is not None]
     table = table.filter(pc.is_in(table["bundle"], value_set=pa.array(bundles, pa.string())))
-    for at, request_id, row, bundle, arm, shadow, probability, output in _rows(table, _ANSWERS):
+    for at, request_id, row, bundle, arm, shadow, probability, output, caller_id in _rows(table, _ANSWERS):
         which = _arm(asked, bundle, shadow=shadow, arm=arm)
         if which is not None:
-            blocks.answer((request_id, row), which, at, _answer(gate, probability, output))
+            blocks.answer((request_id, row), which, at, _answer(gate, probability, output), caller_id=caller_id)
 
 
 def _arm(asked: base.Asked, bundle: str, *, shadow: bool, arm: str | None) -> Arm | None:
-    """On which side an answer counts, if at all."""
+    """On which side an answer counts, if at all. An answer to a copy that nobody sent counts nowhere."""
     if bundle == asked.watched:
         if shadow:
-            return "mirror"
+            return "mirror" if asked.mirrored or asked.copied else None
         return None if asked.mirrored or arm == "debug" else "live"
     if asked.control and arm != "control":
         return None
@@ -226,7 +226,7 @@ def _closed(blocks: Blocks, asked: base.Asked, gate: Measured, cursor: base.Curs
     ]
     if seen:
         seen[-1] = dataclasses.replace(seen[-1], detail=_left_out(blocks))
-    counts = {"late": blocks.late, "dropped": blocks.dropped, "level": blocks.level}
+    counts = {"late": blocks.late, "unclear": blocks.unclear, "dropped": blocks.dropped, "level": blocks.level}
     return base.Answer(observations=seen, cursor={"begin": blocks.begin, "done": done, "told": now, **counts})
 
 
@@ -244,11 +244,14 @@ def _alike(one: tuple[float | None, Any], other: tuple[float | None, Any], *, to
 
 
 def _score(gate: conditions.Score, asked: base.Asked, rows: Sequence[Row]) -> tuple[Tally, Tally | None]:
-    """Both arms of one block, paired as soon as there is one answer to a copy; what came of an answer is never that of a copy."""
+    """Both arms of one block, paired where the watched bundle is sent copies; what came of an answer is never that of a copy.
+
+    What was sent is known from the question. Rows say what their sender made them look like.
+    """
     scored = [_scored(gate, row) for row in rows]
     if asked.beside is None:
         return _sum([mirror if asked.mirrored else live for live, mirror, _ in scored]), None
-    if not gate.of_users and (asked.mirrored or any(row.mirror for row in rows)):
+    if not gate.of_users and (asked.mirrored or asked.copied):
         pairs = [(mirror, beside) for _, mirror, beside in scored if mirror is not None and beside is not None]
         return _sum([mirror for mirror, _ in pairs]), _sum([beside for _, beside in pairs])
     return _sum([live for live, _, _ in scored]), _sum([beside for _, _, beside in scored])
@@ -279,5 +282,6 @@ def _sum(values: Sequence[float | None]) -> Tally:
 
 def _left_out(blocks: Blocks) -> str:
     late = f"{blocks.late:,} labels came after their block was closed, or belong to no answer of these bundles" if blocks.late else ""
+    unclear = f"{blocks.unclear:,} labels name several requests; send the answer's request_id" if blocks.unclear else ""
     dropped = f"{blocks.dropped:,} rows were left out for want of room; one request in {1 << blocks.level} counts" if blocks.level else ""
-    return "; ".join(text for text in (late, dropped) if text)
+    return "; ".join(text for text in (late, unclear, dropped) if text)

@@ -42,7 +42,7 @@ def read(folder: Path, *, bundle: str, since: float, until: float, columns: Coll
     """
     fields = [name for name in columns if name not in (PROBABILITY, LABEL)]
     wanted = {f"{inference_log.FEATURE}{name}" for name in [*fields, *([time] if time else [])]}
-    labels = {"request_id", "row"} if LABEL in columns else set()
+    labels = {"request_id", "caller_id", "row"} if LABEL in columns else set()
     trouble: list[str] = []
     kept = _Kept(most=most)
     for table in _segments(
@@ -148,18 +148,20 @@ def _labelled(table: pa.Table, folder: Path, *, since: float, trouble: list[str]
     import pyarrow as pa
 
     keys = list(zip(table["request_id"].to_pylist(), table["row"].to_pylist(), strict=True))
+    owners = inference_log.caller_ids(table)
     labels: dict[tuple[str, int], tuple[Any, float | None]] = dict.fromkeys(keys, (None, None))
     names = ("request_id", "row", "at", "label")
     for told in _segments(folder / inference_log.FEEDBACK, since - tails.SKEW_S, math.inf, set(names), trouble):
         for request_id, row, at, label in zip(*(told[name].to_pylist() for name in names), strict=True):
-            known = labels.get((request_id, row))
+            key = (request_id, row) if (request_id, row) in labels else (owners.get(request_id, request_id), row)
+            known = labels.get(key)
             if label is not None and known is not None and (known[0] is None or at >= known[0]):
-                labels[request_id, row] = (at, label)
+                labels[key] = (at, label)
     return table.append_column(LABEL, pa.array([labels[key][1] for key in keys], pa.float64()))
 
 
 def _sample(table: pa.Table, *, clock: str) -> Sample:
-    kept = [name for name in table.column_names if name not in ("request_id", "row")]
+    kept = [name for name in table.column_names if name not in ("request_id", "caller_id", "row")]
     named = table.select(kept).rename_columns([name if name == clock else name.removeprefix(inference_log.FEATURE) for name in kept])
     return references.from_arrow(named, at=clock)
 

@@ -98,7 +98,7 @@ def ask_for(port: int, *, seconds: float, times: float) -> None:
         asked = {"mean_radius": row["mean radius"] * times, "mean_texture": row["mean texture"], "mean_smoothness": row["mean smoothness"]}
         response, answer = post("/predict", {name: float(value) for name, value in asked.items()})
         assert 0 <= json.loads(answer)["predictions"][0]["probability"] <= 1
-        post("/feedback", {"request_id": response.headers["x-request-id"], "label": float(1 - row["target"])})
+        post("/feedback", {"request_id": response.headers["x-lastgood-request-id"], "label": float(1 - row["target"])})
         number += 1
         time.sleep(0.02)
     connection.close()

@@ -32,10 +32,10 @@ def post(served: Served, body: Any, *, path: str = "/predict", **headers: str) -
 
 
 def logged(served: Served, request_id: str) -> list[dict[str, Any]]:
-    """The log's rows of one request."""
+    """The log's rows of one request, by its own id or the caller's."""
     served.flush()
     table = inference_log.read_predictions(served.folder, **EVER)
-    return [row for row in table.to_pylist() if row["request_id"] == request_id]
+    return [row for row in table.to_pylist() if request_id in (row["request_id"], row["caller_id"])]
 
 
 def test_one_flight_and_several_get_the_same_form_of_answer(served: Served) -> None:
@@ -71,14 +71,48 @@ def test_failures_name_the_bundle_too(method: str, path: str, status: int, serve
     assert answer.headers["x-request-id"]
 
 
-def test_the_request_id_is_echoed_or_made(served: Served) -> None:
-    """A usable id comes back and is logged; a hostile or missing one is replaced by a fresh one."""
-    assert post(served, FLIGHT, x_request_id="abc-1").headers["x-request-id"] == "abc-1"
-    assert post(served, FLIGHT, x_request_id="abc-1").json()["request_id"] == "abc-1"
-    made = {post(served, FLIGHT, x_request_id=bad).headers["x-request-id"] for bad in ("x" * 129, "a b", "tab\tid")}
-    made.add(post(served, FLIGHT).headers["x-request-id"])
-    assert len(made) == 4
-    assert all(len(request_id) == 36 for request_id in made)
+def test_the_callers_id_is_echoed_and_a_request_has_one_of_its_own(served: Served) -> None:
+    """A usable id of the caller's comes back, a hostile or missing one is replaced; the request's own comes from the proxy, or is made."""
+    answer = post(served, FLIGHT, x_request_id="abc-1", x_lastgood_request_id="proxy-1")
+    assert (answer.headers["x-request-id"], answer.headers["x-lastgood-request-id"]) == ("abc-1", "proxy-1")
+    assert answer.json()["request_id"] == "proxy-1"
+    made = [post(served, FLIGHT, x_request_id=bad) for bad in ("x" * 129, "a b", "tab\tid")] + [post(served, FLIGHT)]
+    own = {answer.headers["x-lastgood-request-id"] for answer in made}
+    assert own == {answer.headers["x-request-id"] for answer in made} == {answer.json()["request_id"] for answer in made}
+    assert len(own) == 4
+    assert all(len(request_id) == 36 for request_id in own)
+
+
+def test_feedback_under_an_id_that_several_requests_had_is_refused_with_theirs(served: Served) -> None:
+    """Three rows under one trace id: none of them gets the label, the sender is told which they are, and one of those is taken."""
+    own = [post(served, FLIGHT, x_request_id="one-trace").json()["request_id"] for _ in range(3)]
+    refused = post(served, {"request_id": "one-trace", "late": True}, path="/feedback")
+    assert refused.status_code == 409
+    assert refused.json()["problems"][0]["request_ids"] == own
+    assert "send the request_id of the answer" in refused.json()["error"]
+    batch = {"rows": [{"request_id": own[0], "late": True}, {"request_id": "one-trace", "late": True}]}
+    assert post(served, batch, path="/feedback").status_code == 409
+    assert post(served, {"request_id": own[1], "late": True}, path="/feedback").status_code == 202
+    served.flush()
+    told = [row["request_id"] for row in inference_log.read_feedback(served.folder).to_pylist()]
+    assert (told.count(own[0]), told.count(own[1]), told.count("one-trace")) == (0, 1, 0)
+    text = served.client.get("/metrics").text
+    assert "lastgood_repeated_caller_ids_total" in text
+    assert "lastgood_unclear_feedback_total 2.0" in text
+
+
+def test_through_the_proxy_only_holders_of_the_token_learn_the_parts(served: Served) -> None:
+    """Whoever comes through the proxy is told the bundle; with the token's mark the parts, and what the worker says of itself."""
+    public, told = {"x_lastgood_revision": "7"}, {"x_lastgood_revision": "7", "x_lastgood_disclose": "all"}
+    assert set(post(served, FLIGHT, **public).json()) == {"request_id", "bundle", "predictions"}
+    assert {"model", "config"} < set(post(served, FLIGHT, **told).json())
+    for path in ("/metrics", "/readyz"):
+        headers = {name.replace("_", "-"): value for name, value in public.items()}
+        refused = served.client.get(path, headers=headers)
+        assert refused.status_code == 404
+        assert "debug token" in refused.json()["error"]
+        assert served.client.get(path, headers={**headers, "x-lastgood-disclose": "all"}).status_code == 200
+        assert served.client.get(path).status_code == 200  # the owner, past the proxy
 
 
 @pytest.mark.parametrize(
@@ -187,21 +221,13 @@ def test_an_answer_is_logged_with_what_was_asked(served: Served) -> None:
     assert first["latency_us"] > 0
 
 
-@pytest.mark.parametrize(
-    ("host", "shadow"),
-    [
-        ("flights-shadow", True),
-        ("127.0.0.1-shadow:8380", True),
-        ("127.0.0.1:8380", False),
-        ("shadow:80", False),
-        ("a-shadow.example", False),
-    ],
-)
-def test_a_mirrored_request_is_marked(host: str, shadow: bool, served: Served) -> None:
-    """The proxy appends -shadow to the host of a copy; the log tells copies from live requests."""
-    request_id = f"mirror-{host}"
-    assert post(served, FLIGHT, x_request_id=request_id, host=host).status_code == 200
-    assert [row["shadow"] for row in logged(served, request_id)] == [shadow]
+@pytest.mark.parametrize("host", ["flights-shadow", "127.0.0.1-shadow:8380", "127.0.0.1:8380"])
+def test_a_mirrored_request_is_marked(host: str, served: Served) -> None:
+    """The proxy's header tells copies from live requests, in the log too; a name that the caller chose tells nothing."""
+    assert post(served, FLIGHT, x_request_id=f"live-{host}", host=host).status_code == 200
+    assert post(served, FLIGHT, x_request_id=f"copy-{host}", host=host, x_lastgood_shadow="1").status_code == 200
+    assert [row["shadow"] for row in logged(served, f"live-{host}")] == [False]
+    assert [row["shadow"] for row in logged(served, f"copy-{host}")] == [True]
 
 
 def test_feedback_meets_its_prediction(served: Served) -> None:
@@ -215,9 +241,7 @@ def test_feedback_meets_its_prediction(served: Served) -> None:
     served.flush()
     table = inference_log.labelled(served.folder, **EVER)
     found = {
-        (row["request_id"], row["row"]): row["label"]
-        for row in table.to_pylist()
-        if row["request_id"] in ("joined", "early", "never-asked")
+        (row["caller_id"], row["row"]): row["label"] for row in table.to_pylist() if row["caller_id"] in ("joined", "early", "never-asked")
     }
     assert found == {("joined", 1): 0.0, ("early", 0): 1.0}
 
@@ -261,7 +285,7 @@ def test_quality_is_told_by_bundle_and_side(served: Served) -> None:
         post(served, {"request_id": f"quality-{number}", "late": late}, path="/feedback")
     served.flush()
     table = inference_log.labelled(served.folder, **EVER)
-    mine = [text.startswith("quality-") for text in table["request_id"].to_pylist()]
+    mine = [text is not None and text.startswith("quality-") for text in table["caller_id"].to_pylist()]
     rows = table.filter(mine)
     (found,) = inference_log.quality(rows)
     pairs = [(row["probability"], row["label"]) for row in rows.to_pylist()]

@@ -53,9 +53,11 @@ class World:
     client: TestClient
     runtime: Counting
 
-    def ask(self, *numbers: int, host: str = "live") -> list[dict[str, Any]]:
+    def ask(self, *numbers: int, copy: bool = False) -> list[dict[str, Any]]:
         """The predictions for these rows."""
-        said = self.client.post("/predict", json={"rows": [{"x": number} for number in numbers]}, headers={"host": host})
+        said = self.client.post(
+            "/predict", json={"rows": [{"x": number} for number in numbers]}, headers={"x-lastgood-shadow": "1"} if copy else {}
+        )
         assert said.status_code == 200, said.text
         assert said.headers["cache-control"] == "no-store"
         found: list[dict[str, Any]] = said.json()["predictions"]
@@ -102,8 +104,8 @@ def test_a_copy_is_measured_and_neither_reads_nor_fills(tmp_path: Path) -> None:
     with world.client:
         ready(world)
         world.ask(1)
-        world.ask(1, host="live-shadow")
-        world.ask(2, host="live-shadow")
+        world.ask(1, copy=True)
+        world.ask(2, copy=True)
         world.ask(2)
         assert world.runtime.asked == [1, 1, 2, 2]
 

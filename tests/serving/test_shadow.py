@@ -21,7 +21,7 @@ from tests.serving.test_worker import Process, start
 
 __all__ = ["start"]
 
-COPY = "127.0.0.1-shadow:8380"
+COPY = {"x-lastgood-shadow": "1"}
 
 
 class Asking(Odd):
@@ -49,15 +49,16 @@ def test_code_is_told_that_it_answers_a_copy(home: Home) -> None:
         assert asking.believed == [True]
         answers: dict[str, Any] = {}
 
-        def ask(host: str) -> None:
-            answers[host] = client.post("/predict", json={"do": "meet"}, headers={"host": host}).json()["predictions"][0]["shadow"]
+        def ask(name: str, headers: dict[str, str]) -> None:
+            answers[name] = client.post("/predict", json={"do": "meet"}, headers=headers).json()["predictions"][0]["shadow"]
 
-        threads = [threading.Thread(target=ask, args=(host,)) for host in (COPY, "127.0.0.1:8380")]
+        asked = (("copy", COPY), ("live", {"host": "127.0.0.1-shadow:8380"}))
+        threads = [threading.Thread(target=ask, args=one) for one in asked]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert answers == {COPY: True, "127.0.0.1:8380": False}
+        assert answers == {"copy": True, "live": False}
         for _ in range(8):
             assert client.post("/predict", json={"do": "x"}).json()["predictions"] == [{"shadow": False}]
 
@@ -83,13 +84,13 @@ def test_a_copy_of_anything_else_is_refused(method: str, path: str, served: Serv
     """A proxy that mirrors feedback would count every outcome twice: 403, and nothing is written."""
     before = served.feedback.stats()
     body = {"request_id": "x", "arr_delay_min": 1.0}
-    answer = served.client.request(method, path, json=body if method == "POST" else None, headers={"host": COPY})
+    answer = served.client.request(method, path, json=body if method == "POST" else None, headers=COPY)
     assert answer.status_code == 403
     assert "must not be mirrored" in answer.json()["error"]
     assert answer.headers["x-lastgood-bundle"] == served.loaded.bundle.id
     assert served.feedback.stats() == before
     assert feedback_.Feedback.model_validate(body)
-    assert post(served, FLIGHT, host=COPY).status_code == 200
+    assert post(served, FLIGHT, x_lastgood_shadow="1").status_code == 200
 
 
 class Hungry(Odd):

@@ -118,7 +118,7 @@ def test_a_worker_serves_its_bundle_and_ends_politely(home: Home, start: Any, tm
     assert process.ask("POST", "/feedback", {"request_id": "one", "arr_delay_min": 31.0})[0] == 202
     assert process.end() == 0
     (row,) = inference_log.labelled(home.settings.inference("flights"), **EVER).to_pylist()
-    assert (row["request_id"], row["label"], row["probability"]) == ("one", 1.0, answer["predictions"][0]["probability"])
+    assert (row["caller_id"], row["label"], row["probability"]) == ("one", 1.0, answer["predictions"][0]["probability"])
     for digest in (made.id, *(part.digest for part in made.parts.values())):
         home.store.verify(digest)
 
@@ -138,13 +138,13 @@ def test_a_kill_leaves_whole_segments_and_loses_only_the_end(home: Home, start: 
     for number in range(20, 60):
         assert process.ask("POST", "/predict", FLIGHT, x_request_id=f"{number:03d}")[0] == 200
     assert process.end(signal.SIGKILL) == -signal.SIGKILL
-    left = [row["request_id"] for row in predictions(home)]
+    left = [row["caller_id"] for row in predictions(home)]
     assert left == [f"{number:03d}" for number in range(len(left))]
     assert len(left) >= 20
     again = start(made.id).wait_ready()
     assert again.ask("POST", "/predict", FLIGHT, x_request_id="after")[0] == 200
     assert again.end() == 0
-    assert [row["request_id"] for row in predictions(home)] == [*left, "after"]
+    assert [row["caller_id"] for row in predictions(home)] == [*left, "after"]
 
 
 def test_a_damaged_model_is_not_served(home: Home, start: Any) -> None:

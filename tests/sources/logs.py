@@ -42,12 +42,13 @@ class Logs:
         *outputs: dict[str, Any] | float,
         shadow: bool = False,
         arm: str | None = None,
+        caller_id: str | None = None,
         flush: bool = True,
     ) -> None:
         """*bundle* answered a request of as many rows as there are *outputs*; a number is a probability. *at* counts from BEGIN."""
         said = [{"probability": output} if isinstance(output, float) else output for output in outputs]
         one = inference_log.Answered(
-            request_id=request_id, at=BEGIN + at, bundle=bundle, arm=arm, shadow=shadow, latency_us=1, rows=[Request()] * len(said), outputs=said
+            request_id=request_id, caller_id=caller_id, at=BEGIN + at, bundle=bundle, arm=arm, shadow=shadow, latency_us=1, rows=[Request()] * len(said), outputs=said
         )  # fmt: skip
         self.predictions.append(one.as_rows())
         if flush:

@@ -343,7 +343,7 @@ def test_with_a_control_arm_only_its_workers_stand_beside(world: World, source: 
     for looker in lookers:
         looker.look()
     answers = [world.get(x_user_id=f"user-{number}") for number in range(200)]
-    by_arm = Counter(answer.headers["x-lastgood-arm"] for answer in answers)
+    by_arm = Counter(answer.body["headers"]["x-lastgood-arm"] for answer in answers)
     assert set(by_arm) == {"candidate", "control", "stable"}
     assert by_arm["control"] == served(world, control)
     for looker in lookers:

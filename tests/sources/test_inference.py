@@ -110,7 +110,7 @@ def test_copies_are_paired_with_what_users_got(logs: Logs) -> None:
 
 def test_a_canary_that_is_mirrored_uses_the_pairs(logs: Logs) -> None:
     """Live and mirrored rows of the candidate in one block: the pairs count, the live rows do not."""
-    one = looker(logs, gate(), share=0.5)
+    one = looker(logs, gate(), share=0.5, copied=True)
     for number in range(10):
         live = NEW if number % 2 else STABLE
         logs.answered(f"r{number}", live, number / 10, 0.3, arm="candidate" if number % 2 else "stable")
@@ -121,6 +121,48 @@ def test_a_canary_that_is_mirrored_uses_the_pairs(logs: Logs) -> None:
     assert seen.watched == Tally(n=5, total=pytest.approx(5 * 0.04))
     assert seen.beside == Tally(n=5, total=pytest.approx(5 * 0.49))
     assert seen.share == 0.5
+
+
+def test_rows_that_look_like_copies_make_no_pairs_where_none_are_sent(logs: Logs) -> None:
+    """A canary without a mirror counts its users, whatever single rows claim to be: nobody makes a gate blind by one forged copy."""
+    one = looker(logs, gate(), share=0.5)
+    for number in range(10):
+        live = NEW if number % 2 else STABLE
+        logs.answered(f"r{number}", live, number / 10, 0.3, arm="candidate" if number % 2 else "stable")
+        if live == STABLE:
+            logs.answered(f"r{number}", NEW, number / 10, 0.8, shadow=True)
+        logs.happened(f"r{number}", 2, 1.0)
+    (seen,) = look(one, 30)
+    assert seen.watched == Tally(n=5, total=pytest.approx(5 * 0.49))
+    assert seen.beside == Tally(n=5, total=pytest.approx(5 * 0.49))
+
+
+def test_a_label_under_the_callers_id_counts_where_that_names_one_request(logs: Logs) -> None:
+    """Before and after the answer was read; under an id that two requests had it labels neither, and is told."""
+    one = looker(logs, gate(), share=0.5)
+    look(one, 0)
+    logs.happened("early", 0.1, 1.0)
+    look(one, 0.2)
+    logs.answered("r0", NEW, 0.3, 0.8, caller_id="early")
+    logs.answered("r1", NEW, 0.4, 0.8, caller_id="mine")
+    for number in (2, 3):
+        logs.answered(f"r{number}", NEW, 0.5, 0.8, caller_id="trace")
+    logs.happened("mine", 2, 1.0)
+    logs.happened("trace", 2, 0.0)
+    (seen,) = look(one, 30)
+    assert seen.watched == Tally(n=2, total=pytest.approx(2 * 0.04))
+    assert "1 labels name several requests" in seen.detail
+
+
+def test_the_requests_own_id_goes_before_what_callers_wrote(logs: Logs) -> None:
+    """Whoever sends another one's id as its own x-request-id does not get that one's label."""
+    one = looker(logs, gate(), share=0.5)
+    look(one, 0)
+    logs.answered("r0", NEW, 0.3, 0.8)
+    logs.answered("r1", NEW, 0.4, 0.1, caller_id="r0")
+    logs.happened("r0", 2, 1.0)
+    (seen,) = look(one, 30)
+    assert seen.watched == Tally(n=1, total=pytest.approx(0.04))
 
 
 def test_what_came_of_an_answer_is_that_of_whoever_gave_it(logs: Logs) -> None:

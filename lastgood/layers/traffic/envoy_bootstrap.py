@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lastgood import marks
 from lastgood.layers.traffic import envoy_config
 from lastgood.layers.traffic.envoy_documents import Json
 
@@ -84,16 +85,19 @@ def _manager(routes: Json) -> Json:
 
 
 def _strip() -> Json:
-    """Callers set neither our headers nor Envoy's, which change retries and timeouts.
+    """Callers set neither our headers nor Envoy's, which change retries and timeouts; what only the proxy knows is added.
 
-    The route is chosen before this filter, so the debug token still works; the arm is added after it, by the router.
+    The route is chosen before this filter, so the debug token still works; arm, revision and the mark of a copy are added
+    after it, by the router. The id names the request before it is copied or tried again, so all of these have the same.
     """
     matchers = [{"remove_on_match": {"key_matcher": {"prefix": prefix, "ignore_case": True}}} for prefix in ("x-lastgood-", "x-envoy-")]
+    added = {marks.REQUEST_ID: "%UNIQUE_ID%", marks.PEER: "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"}
+    appended = [{"append": envoy_config.header(name, value)} for name, value in added.items()]
     return {
         "name": "envoy.filters.http.header_mutation",
         "typed_config": {
             "@type": _EXTENSIONS + "filters.http.header_mutation.v3.HeaderMutation",
-            "mutations": {"request_mutations": matchers},
+            "mutations": {"request_mutations": [*matchers, *appended]},
         },
     }
 
@@ -101,11 +105,13 @@ def _strip() -> Json:
 def _access_log(path: Path) -> Json:
     line: dict[str, Any] = {
         "t": "%START_TIME(%s.%6f)%",
-        "id": "%RESP(X-REQUEST-ID)%",
+        "id": f"%REQ({marks.REQUEST_ID})%",
+        "caller_id": "%RESP(X-REQUEST-ID)%",
         "method": "%REQ(:METHOD)%",
         "path": "%PATH(NQ)%",
-        "revision": "%RESP(X-LASTGOOD-REVISION)%",
-        "arm": "%RESP(X-LASTGOOD-ARM)%",
+        # From the request as it went on: what the answer says depends on who asked.
+        "revision": f"%METADATA(ROUTE:{envoy_config.MARK}:revision)%",
+        "arm": f"%REQ({marks.ARM})%",
         "bundle": "%RESP(X-LASTGOOD-BUNDLE)%",
         "cluster": "%UPSTREAM_CLUSTER%",
         "host": "%UPSTREAM_HOST%",

@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from lastgood import arms
+from lastgood import arms, marks
 from lastgood.bundle import short
 from lastgood.layers import base
 from lastgood.layers.traffic import envoy_documents
@@ -256,8 +256,7 @@ def routes(desired: base.Desired, *, known: Collection[str], token: str) -> Json
     if not desired.weights:
         return nothing_serves(desired.name, revision=desired.revision)
     rules = _debug(desired, known=known, token=token) if token else []
-    rules.append(_rule({"path": FEEDBACK}, _action(desired, known=known, feedback=True)))
-    rules.append(_rule({"prefix": "/"}, _action(desired, known=known, feedback=False)))
+    rules += _by_weight(desired, known=known, token=None)
     return _table(rules, revision=desired.revision)
 
 
@@ -268,15 +267,17 @@ def nothing_serves(service: str, *, revision: int) -> Json:
 
 
 def _table(rules: list[Json], *, revision: int) -> Json:
-    # A worker that does not like a caller's id answers under one of its own, and logs that; then its word stands.
-    request_id = {"header": {"key": "x-request-id", "value": "%REQ(x-request-id)%"}, "append_action": "ADD_IF_ABSENT"}
+    ids = [header(name, f"%REQ({name})%", action="ADD_IF_ABSENT") for name in (marks.CALLER_ID, marks.REQUEST_ID)]
+    # The log reads the revision here, as not every answer names it.
+    known = {"metadata": {"filter_metadata": {MARK: {"revision": str(revision)}}}}
     return {
         "@type": _ROUTES,
         "name": ROUTES,
         "validate_clusters": True,
         "most_specific_header_mutations_wins": True,
-        "response_headers_to_add": [_set("x-lastgood-revision", str(revision)), request_id],
-        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": rules}],
+        "request_headers_to_add": [_set(marks.REVISION, str(revision))],
+        "response_headers_to_add": [_set(marks.REVISION, str(revision)), *ids],
+        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{**rule, **known} for rule in rules]}],
     }
 
 
@@ -330,19 +331,34 @@ def _check_names(traffic: Traffic) -> None:
 
 
 def _debug(desired: base.Desired, *, known: Collection[str], token: str) -> list[Json]:
-    """With the token a caller picks a bundle, without fallback; answers carry the arm `debug`, so that no gate counts them."""
-    key = {"name": "x-lastgood-debug-token", "string_match": {"exact": token}}
+    """With the token a caller picks a bundle, without fallback; answers carry the arm `debug`, so that no gate counts them.
+
+    Without naming a bundle its request goes the way of all others, and the answer says which arm and parts it is from.
+    """
+    key = {"name": marks.TOKEN, "string_match": {"exact": token}}
     rules = []
     for digest in sorted(set(map(arms.bundle_of, desired.warm))):
         if digest in known:
             names = {"regex": f"{re.escape(digest)}|{short(digest)}"}
-            match = {"prefix": "/", "headers": [key, {"name": "x-lastgood-bundle", "string_match": {"safe_regex": names}}]}
-            rules.append(
-                {**_rule(match, {"cluster": cluster_name(digest), "timeout": _seconds(desired.service.traffic.timeout_s)}), **_arm("debug")}
-            )
-    match = {"prefix": "/", "headers": [key, {"name": "x-lastgood-bundle", "present_match": True}]}
+            match = {"prefix": "/", "headers": [key, {"name": marks.BUNDLE, "string_match": {"safe_regex": names}}]}
+            action = {"cluster": cluster_name(digest), "timeout": _seconds(desired.service.traffic.timeout_s)}
+            rules.append({**_rule(match, action), **_told(arm="debug")})
+    match = {"prefix": "/", "headers": [key, {"name": marks.BUNDLE, "present_match": True}]}
     text = "that bundle has no worker here; 'lastgood status' shows which have, name one by its full digest or its first 12 hex digits"
-    return [*rules, _answer(match, 404, text)]
+    return [*rules, _answer(match, 404, text), *_by_weight(desired, known=known, token=key)]
+
+
+def _by_weight(desired: base.Desired, *, known: Collection[str], token: Json | None) -> list[Json]:
+    """Feedback, and everything else, by the weights; where a *token* is asked for, the answers tell its holder arm and parts."""
+    headers = {"headers": [token]} if token else {}
+    if token:
+        answers: Json = {"request_headers_to_add": [_set(marks.DISCLOSE, "all")]}
+    else:
+        answers = {"response_headers_to_remove": [marks.BUNDLE, marks.REVISION]} if desired.service.traffic.disclose == "none" else {}
+    return [
+        {**_rule({**place, **headers}, _action(desired, known=known, feedback=feedback, told=token is not None)), **answers}
+        for place, feedback in (({"path": FEEDBACK}, True), ({"prefix": "/"}, False))
+    ]
 
 
 def _rule(match: Json, action: Json) -> Json:
@@ -354,10 +370,10 @@ def _answer(match: Json, status: int, text: str) -> Json:
     return {"match": match, "direct_response": {"status": status, "body": {"inline_string": text}}}
 
 
-def _action(desired: base.Desired, *, known: Collection[str], feedback: bool) -> Json:
+def _action(desired: base.Desired, *, known: Collection[str], feedback: bool, told: bool) -> Json:
     traffic = desired.service.traffic
     entries = [
-        {"name": safe_name(digest), "weight": share, **_arm(desired.arm(digest))}
+        {"name": safe_name(digest), "weight": share, **_arm(desired.arm(digest), told=told)}
         for digest, share in shares(desired.weights).items()
         if share
     ]
@@ -371,8 +387,10 @@ def _action(desired: base.Desired, *, known: Collection[str], feedback: bool) ->
         digest, percent = desired.mirror
         fraction = {"numerator": round(percent * TOTAL), "denominator": "MILLION"}
         copied = [digest, *_warming(desired, known=known)]
+        mark = [{"append": _set(marks.SHADOW, "1")}]
         action["request_mirror_policies"] = [
-            {"cluster": cluster_name(arm), "runtime_fraction": {"default_value": fraction}} for arm in copied
+            {"cluster": cluster_name(arm), "runtime_fraction": {"default_value": fraction}, "request_headers_mutations": mark}
+            for arm in copied
         ]
     return action
 
@@ -409,13 +427,23 @@ def _retry(traffic: Traffic, *, again: bool) -> Json:
     return policy
 
 
-def _arm(arm: str) -> Json:
-    header = [_set("x-lastgood-arm", arm)]
-    return {"request_headers_to_add": header, "response_headers_to_add": header}
+def _arm(arm: str, *, told: bool) -> Json:
+    """The worker learns the arm; the caller only if it may."""
+    named = [_set(marks.ARM, arm)]
+    return {"request_headers_to_add": named, **({"response_headers_to_add": named} if told else {})}
+
+
+def _told(*, arm: str) -> Json:
+    return {**_arm(arm, told=True), "request_headers_to_add": [_set(marks.ARM, arm), _set(marks.DISCLOSE, "all")]}
 
 
 def _set(key: str, value: str) -> Json:
-    return {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    return header(key, value, action="OVERWRITE_IF_EXISTS_OR_ADD")
+
+
+def header(key: str, value: str, *, action: str = "OVERWRITE_IF_EXISTS_OR_ADD") -> Json:
+    """A header to add, as Envoy writes it down."""
+    return {"header": {"key": key, "value": value}, "append_action": action}
 
 
 def _seconds(value: float) -> str:

@@ -235,7 +235,7 @@ def test_a_control_arm_has_a_cluster_and_a_share_of_its_own() -> None:
         (safe["name"], 500),
         (envoy_config.safe_name(A.id), 9000),
     ]
-    arm = [entry["response_headers_to_add"][0]["header"]["value"] for entry in entries]
+    arm = [entry["request_headers_to_add"][0]["header"]["value"] for entry in entries]
     assert arm == ["candidate", "control", "stable"]
     assert dict(plan.weights) == weights
     assert planned(desired, ready=None, now=plan.clusters, token="secret") == plan

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+
 import pytest
 
 from lastgood import bundle as bundles
+from lastgood import marks
 from lastgood.layers import base
 from lastgood.layers.traffic import envoy_files
-from tests.layers.traffic.world import A, B, C, World, until
+from tests.layers.traffic.world import A, B, C, Reply, World, until
 
 
 @pytest.fixture
@@ -20,13 +24,54 @@ def serving(world: World) -> World:
 
 
 def test_an_answer_says_who_made_it(serving: World) -> None:
-    """Bundle (from the worker itself), arm, revision (from Envoy, over the worker's own) and request id stand in the answer."""
+    """Bundle (from the worker itself), revision (from Envoy, over the worker's own) and both ids stand in the answer; the arm does not."""
     reply = serving.get("/predict", method="POST", body=b"{}")
     assert reply.status == 200
     assert reply.bundle == B.id == reply.body["bundle"]
-    assert reply.headers["x-lastgood-arm"] == "stable"
+    assert "x-lastgood-arm" not in reply.headers
     assert reply.revision == 3
     assert reply.headers["x-request-id"] == reply.body["headers"]["x-request-id"]
+    assert reply.headers["x-lastgood-request-id"] == reply.body["headers"]["x-lastgood-request-id"]
+    assert reply.headers["x-lastgood-request-id"] != reply.headers["x-request-id"]
+
+
+def test_the_debug_token_tells_the_arm_and_asks_the_worker_for_the_parts(serving: World) -> None:
+    """Its holder goes the way of all others and learns more; one who guesses learns nothing."""
+    token = envoy_files.debug_token(serving.settings, make=False)
+    for path in ("/predict", "/feedback"):
+        reply = serving.get(path, x_lastgood_debug_token=token)
+        assert (reply.bundle, reply.headers["x-lastgood-arm"]) == (B.id, "stable")
+        assert reply.body["headers"]["x-lastgood-disclose"] == "all"
+        guessed = serving.get(path, x_lastgood_debug_token="guess")
+        assert "x-lastgood-arm" not in guessed.headers
+        assert "x-lastgood-disclose" not in guessed.body["headers"]
+
+
+def test_the_token_does_not_change_the_arm_of_a_user(world: World) -> None:
+    """With and without it a user is on the same side of the split."""
+    world.serve(A, B)
+    world.start()
+    world.layer().apply(world.desired(2, A, candidate=B, weights={B.id: 50.0, A.id: 50.0}))
+    token = envoy_files.debug_token(world.settings, make=False)
+    for number in range(40):
+        user = f"user-{number}"
+        assert world.get(x_user_id=user).bundle == world.get(x_user_id=user, x_lastgood_debug_token=token).bundle
+
+
+def test_a_service_may_tell_nothing_of_itself(world: World) -> None:
+    """traffic.disclose: none leaves the ids in the answer; the holder of the token is told all the same, and the log knows too."""
+    world.serve(A, B)
+    world.start()
+    world.service = world.configured(disclose="none")
+    world.layer().apply(world.desired(3, B, previous=A))
+    ours = {name for name in world.get("/quiet").headers if name.startswith("x-lastgood-")}
+    assert ours == {"x-lastgood-request-id"}
+    told = world.get("/told", x_lastgood_debug_token=envoy_files.debug_token(world.settings, make=False))
+    assert (told.bundle, told.revision, told.headers["x-lastgood-arm"]) == (B.id, 3, "stable")
+    log = envoy_files.of(world.settings, "echo").access_log
+    until(lambda: "/told" in log.read_text(), what="the log is flushed")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {(line["path"], line["arm"], line["revision"]) for line in lines} == {("/quiet", "stable", "3"), ("/told", "stable", "3")}
 
 
 def test_a_request_id_is_kept_if_given(serving: World) -> None:
@@ -45,8 +90,51 @@ def test_callers_cannot_set_our_headers(serving: World) -> None:
     reply = serving.get(x_lastgood_arm="candidate", X_LastGood_Bundle=A.id, x_lastgood_anything="1", x_envoy_retry_on="5xx")
     seen = reply.body["headers"]
     assert reply.bundle == B.id
-    assert {key: value for key, value in seen.items() if key.startswith("x-lastgood-")} == {"x-lastgood-arm": "stable"}
+    ours = {key: value for key, value in seen.items() if key.startswith("x-lastgood-")}
+    assert len(ours.pop(marks.REQUEST_ID)) == 36
+    assert ours == {marks.ARM: "stable", marks.REVISION: "3", marks.PEER: "127.0.0.1"}
     assert "x-envoy-retry-on" not in seen
+
+
+OURS = sorted(
+    value for name, value in vars(marks).items() if name.isupper() and str(value).startswith(marks.PREFIX) and value != marks.PREFIX
+)
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("spelled", [str, str.upper, str.title])
+def test_no_mark_of_ours_can_come_from_outside(serving: World, name: str, spelled: Callable[[str], str]) -> None:
+    """Whatever header our code reads as its own word: sent by a caller, in any spelling, it changes nothing that a worker is told."""
+    assert len(OURS) >= 8
+    plain, forged = serving.get(), serving.get(**{spelled(name): "1"}, Host="127.0.0.1-shadow")
+
+    def seen(reply: Reply) -> dict[str, str]:
+        drop = (marks.REQUEST_ID, marks.CALLER_ID, "host")
+        return {key: value for key, value in reply.body["headers"].items() if key not in drop}
+
+    assert seen(forged) == seen(plain)
+    assert forged.body["headers"][marks.REQUEST_ID] not in ("1", plain.body["headers"][marks.REQUEST_ID])
+    assert forged.bundle == plain.bundle == B.id
+
+
+def test_a_forwarded_address_is_not_the_peer(serving: World) -> None:
+    """Who sent a request is the connection's word, not a header's."""
+    reply = serving.get(x_forwarded_for="203.0.113.9", x_real_ip="203.0.113.9", forwarded="for=203.0.113.9")
+    assert reply.body["headers"][marks.PEER] == "127.0.0.1"
+
+
+def test_a_request_keeps_its_id_when_it_is_asked_again_and_copied(world: World) -> None:
+    """Try, second try and copy are one request; the copy alone is marked as one."""
+    world.serve(A, B, C)
+    world.start()
+    world.layer().apply(world.desired(2, B, previous=A, candidate=C, mirror=(C.id, 100.0)))
+    world.upstreams[B.id].failing = True
+    reply = world.get("/predict", x_request_id="mine")
+    assert reply.bundle == A.id
+    until(lambda: world.upstreams[C.id].seen, what="the copy arrives")
+    tries = [world.upstreams[bundle.id].seen[-1] for bundle in (A, B, C)]
+    assert {headers[marks.REQUEST_ID] for headers in tries} == {reply.headers[marks.REQUEST_ID]}
+    assert [headers.get(marks.SHADOW) for headers in tries] == [None, None, "1"]
 
 
 @pytest.mark.parametrize("name", [A.id, bundles.short(A.id)])
@@ -140,12 +228,12 @@ def test_a_user_who_is_in_stays_in(world: World) -> None:
         wanted = world.desired(revision, A, candidate=B, weights={B.id: share, A.id: 100 - share})
         layer.apply(wanted)
         assert layer.verify(wanted, layer.observe()) is True
-        inside = {user for user in users if world.get(x_user_id=user).headers["x-lastgood-arm"] == "candidate"}
+        inside = {user for user in users if world.get(x_user_id=user).bundle == B.id}
         assert before <= inside
         before = inside
     assert 0 < len(before) < len(users)
     for user in users[:20]:
-        arms = {world.get(Cookie=f"session={user}").headers["x-lastgood-arm"] for _ in range(3)}
+        arms = {world.get(Cookie=f"session={user}").bundle for _ in range(3)}
         assert len(arms) == 1
     layer.apply(world.desired(9, A))
     assert {world.get(x_user_id=user).bundle for user in users[:40]} == {A.id}
@@ -159,8 +247,8 @@ def test_the_arm_goes_to_the_worker(world: World) -> None:
     seen = set()
     for number in range(40):
         reply = world.get(x_user_id=str(number))
-        seen.add((reply.bundle, reply.headers["x-lastgood-arm"], reply.body["headers"]["x-lastgood-arm"]))
-    assert seen == {(A.id, "stable", "stable"), (B.id, "candidate", "candidate")}
+        seen.add((reply.bundle, reply.body["headers"]["x-lastgood-arm"]))
+    assert seen == {(A.id, "stable"), (B.id, "candidate")}
 
 
 def test_bad_weights_are_rejected_and_move_nothing(serving: World) -> None:

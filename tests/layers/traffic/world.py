@@ -47,6 +47,8 @@ class Upstream:
         self.bundle_id = bundle_id
         self.failing = False
         self.requests: list[str] = []
+        self.seen: list[dict[str, str]] = []
+        """The headers of each of them."""
         self.release = threading.Event()
         upstream = self
 
@@ -60,6 +62,7 @@ class Upstream:
                 self.rfile.read(int(self.headers.get("content-length") or 0))
                 if self.path != "/healthz":
                     upstream.requests.append(self.path)
+                    upstream.seen.append({key.lower(): value for key, value in self.headers.items()})
                 if self.path.startswith("/slow"):
                     upstream.release.wait(10)
                 if self.path.startswith("/wait/"):

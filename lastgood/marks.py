@@ -1,0 +1,28 @@
+"""Headers by which the proxy tells a worker what it knows of a request. Nobody else can set them: it strips them on entry.
+
+A worker listens where only its owner's processes reach it, so what carries these came through the proxy, or from its owner.
+"""
+
+from __future__ import annotations
+
+PREFIX = "x-lastgood-"
+
+BUNDLE = PREFIX + "bundle"
+"""In an answer: which bundle gave it. In a request with the token: which one is wanted."""
+ARM = PREFIX + "arm"
+"""stable, candidate, control, or debug for a bundle that was chosen by token."""
+REVISION = PREFIX + "revision"
+"""The revision by which the request was routed. Every request that came through the proxy has it."""
+REQUEST_ID = PREFIX + "request-id"
+"""Names the request: made before it is copied or tried again. `x-request-id` is the caller's own and may come twice."""
+PEER = PREFIX + "peer"
+"""The address that the connection came from, without its port."""
+SHADOW = PREFIX + "shadow"
+"""The request is a mirrored copy; nobody gets the answer."""
+DISCLOSE = PREFIX + "disclose"
+"""The caller holds the debug token and may know arm and parts."""
+TOKEN = PREFIX + "debug-token"
+"""What a caller shows to choose a bundle, or to be told arm and parts."""
+
+CALLER_ID = "x-request-id"
+"""The caller's own id of a request, or one that the proxy made where there was none."""
