@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import multiprocessing
 import subprocess
 import sys
@@ -30,8 +31,8 @@ def _init(folder):
 
 def test_many_processes_agree_on_one_key(tmp_path):
     """Eight processes that initialise at once all end with the same pair."""
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        prints = pool.map(_init, [tmp_path / "keys"] * 8)
+    with concurrent.futures.ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+        prints = list(pool.map(_init, [tmp_path / "keys"] * 8))
     assert len({p for pair in prints for p in pair}) == 1
 
 
