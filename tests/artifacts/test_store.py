@@ -185,7 +185,7 @@ def _put(arguments):
 def test_many_processes_put_the_same_content(folder, store):
     """Eight puts of one folder at once all succeed and leave one whole object."""
     with concurrent.futures.ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
-        digests = pool.map(_put, [(store.root, folder)] * 8)
+        digests = list(pool.map(_put, [(store.root, folder)] * 8))
     assert set(digests) == set(store.digests())
     assert len(set(digests)) == 1
     store.verify(digests[0])
