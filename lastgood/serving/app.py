@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lastgood import bundle as bundles
 from lastgood import cache, marks
 from lastgood import service as services
-from lastgood.serving import feedback, inference_log, metrics, openapi, row_ids, runtime, segments
+from lastgood.serving import admission, feedback, inference_log, metrics, openapi, row_ids, runtime, segments
 
 _logger = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(feedback.REQUEST_ID)
@@ -72,6 +72,8 @@ class _Worker:
     clock: Callable[[], float]
     threads: concurrent.futures.ThreadPoolExecutor
     out_of_memory: Callable[[], None]
+    bounds: admission.UserBounds
+    turns: admission.Turns
     cache: cache.Cache | None = None
     callers: row_ids.CallerIds = dataclasses.field(default_factory=lambda: row_ids.CallerIds(capacity=REMEMBERED))
     """Used in the event loop's thread alone."""
@@ -104,6 +106,7 @@ def create(
     that memory does not suffice for is answered 500, and *on_out_of_memory* is called: the process should begin afresh.
     """
     logs = {inference_log.PREDICTIONS: predictions_log, inference_log.FEEDBACK: feedback_log}
+    serving = loaded.service.serving
     worker = _Worker(
         loaded=loaded,
         identity=loaded.identity(),
@@ -116,6 +119,8 @@ def create(
         clock=clock,
         threads=concurrent.futures.ThreadPoolExecutor(loaded.runtime.concurrency, thread_name_prefix="predict"),
         out_of_memory=on_out_of_memory,
+        bounds=admission.UserBounds(requests=serving.user_requests, feedback=serving.user_feedback_per_min, clock=time.monotonic),
+        turns=admission.Turns(loaded.runtime.concurrency),
         cache=answers,
     )
 
@@ -175,17 +180,32 @@ def _add_routes(app: fastapi.FastAPI, worker: _Worker) -> None:
             raise error
         return _json(error.status, {"error": error.message, **({"problems": error.problems} if error.problems else {})})
 
+    @app.exception_handler(admission.TooMany)
+    async def too_many(request: fastapi.Request, error: Exception) -> responses.Response:
+        if not isinstance(error, admission.TooMany):
+            raise error
+        worker.metrics.refused_for_now(path=request.url.path)
+        answer = _json(429, {"error": error.message})
+        answer.headers["retry-after"] = str(error.retry_after_s)
+        return answer
+
     openapi.lift_schemas(app, [row, feedback.Feedback])
 
 
 async def _predict(worker: _Worker, request: fastapi.Request) -> responses.Response:
     if not worker.ready:
         raise Refused(503, "not ready: the warm-up has not been answered yet; see /readyz and ask again")
+    with worker.bounds.request(_user(worker, request)):
+        return await _predict_rows(worker, request)
+
+
+async def _predict_rows(worker: _Worker, request: fastapi.Request) -> responses.Response:
     body = await _body(request, worker.loaded.service.serving.max_body_bytes)
     at, began = worker.clock(), time.perf_counter()
     rows = _parse(body, worker.rows, max_rows=worker.loaded.service.serving.max_batch)
     shadow = _is_copy(request.scope)
-    outputs = await asyncio.get_running_loop().run_in_executor(worker.threads, functools.partial(_answer, worker, rows, shadow=shadow))
+    async with worker.turns.turn(request.headers.get(marks.PEER, ""), _user(worker, request)):
+        outputs = await asyncio.get_running_loop().run_in_executor(worker.threads, functools.partial(_answer, worker, rows, shadow=shadow))
     if len(outputs) != len(rows):
         raise RuntimeError(f"the runtime gave {len(outputs)} answers for {len(rows)} rows; correct its predict")
     ids: _Ids = request.scope["state"]["ids"]
@@ -232,6 +252,7 @@ def _cached(worker: _Worker, kept: cache.Cache, rows: list[Any]) -> list[dict[st
 async def _take_feedback(worker: _Worker, request: fastapi.Request) -> responses.Response:
     body = await _body(request, worker.loaded.service.serving.max_body_bytes)
     given: list[feedback.Feedback] = _parse(body, worker.outcomes, max_rows=worker.loaded.service.serving.max_batch)
+    worker.bounds.feedback(_user(worker, request), len(given))
     at = worker.clock()
     rows = []
     for number, sent in enumerate(given):
@@ -353,6 +374,12 @@ def _problem(item: Mapping[str, Any]) -> dict[str, Any]:
 def _sentence(problem: Mapping[str, Any]) -> str:
     where = [f"row {problem['row']}" if problem["row"] is not None else "", f"field {problem['field']!r}" if problem["field"] else ""]
     return f"{', '.join(part for part in where if part) or 'the body'}: {problem['problem']}"
+
+
+def _user(worker: _Worker, request: fastapi.Request) -> str | None:
+    """Who the request says it is from."""
+    traffic = worker.loaded.service.traffic
+    return request.headers.get(traffic.user_header) or request.cookies.get(traffic.user_cookie) or None
 
 
 def _arm(request: fastapi.Request) -> str | None:

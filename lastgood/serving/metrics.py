@@ -33,6 +33,9 @@ class Metrics:
         self._cached = prometheus.Counter(
             "lastgood_cached_rows", "Rows looked for in the cache of answers.", ["hit"], registry=self._registry
         )
+        self._refused = prometheus.Counter(
+            "lastgood_too_many", "Requests answered with 429: one user or one address had too many.", ["route"], registry=self._registry
+        )
         self._repeated = prometheus.Counter(
             "lastgood_repeated_caller_ids", "Requests under an x-request-id that an earlier one had.", registry=self._registry
         )
@@ -68,6 +71,10 @@ class Metrics:
     def unclear_feedback(self) -> None:
         """Count feedback whose id names several requests."""
         self._unclear.inc()
+
+    def refused_for_now(self, *, path: str) -> None:
+        """Count a request that was answered with 429."""
+        self._refused.labels(path if path in ROUTES else "other").inc()
 
     def ready(self) -> None:
         """The warm-up was answered."""

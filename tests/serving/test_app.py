@@ -347,10 +347,11 @@ class Odd(runtime.Runtime):
         return [{"do": what} for what in self.warm]
 
 
-def odd(home: Home, instance: Odd, **kwargs: Any) -> Any:
-    """The application of a real bundle whose runtime is *instance*."""
+def odd(home: Home, instance: Odd, *, serving: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
+    """The application of a real bundle whose runtime is *instance*, with these settings of `serving` changed."""
     found = home.load(home.bundle())
-    loaded = app.Loaded(bundle=found.bundle, service=found.service, runtime=instance, started="now")
+    service = found.service.model_copy(update={"serving": found.service.serving.model_copy(update=serving or {})})
+    loaded = app.Loaded(bundle=found.bundle, service=service, runtime=instance, started="now")
     predictions, feedback = worker.logs(home.settings, loaded)
     return app.create(loaded, predictions_log=predictions, feedback_log=feedback, **kwargs)
 
