@@ -25,6 +25,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lastgood import marks
+
 TIMEOUT_S = 15.0
 USERS = 997
 """A prime, so that no user is tied to one connection."""
@@ -55,8 +57,9 @@ class Shot:
 class Load:
     """Connections that share one schedule of *rate* requests per second."""
 
-    def __init__(self, *, port: int, connections: int, rate: float, label_delay_s: float | None) -> None:
+    def __init__(self, *, port: int, connections: int, rate: float, label_delay_s: float | None, token: str) -> None:
         self._port = port
+        self._token = token
         self._connections = connections
         self._every_s = connections / rate
         self._label_delay_s = label_delay_s
@@ -98,7 +101,7 @@ class Load:
         user, name = number % USERS, f"live-{self._name}-{number}"
         sent = time.time()
         status, headers = await caller.post(
-            "/predict", json.dumps({"x": truth}).encode(), {"x-user-id": f"user-{user}", "x-request-id": name}
+            "/predict", json.dumps({"x": truth}).encode(), {"x-user-id": f"user-{user}", "x-request-id": name, marks.TOKEN: self._token}
         )
         named = {key: headers.get(b"x-lastgood-" + key.encode(), b"").decode() for key in ("bundle", "arm")}
         revision = int(headers.get(b"x-lastgood-revision", b"0"))
@@ -169,11 +172,19 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    *, port: int, out: Path, log: Path, rate: float, connections: int = 8, label_delay_s: float | None = None, seconds: float = 5400.0
+    *,
+    port: int,
+    token_file: Path,
+    out: Path,
+    log: Path,
+    rate: float,
+    connections: int = 8,
+    label_delay_s: float | None = None,
+    seconds: float = 5400.0,
 ) -> Iterator[Running]:
     """Load from a process of its own while the block runs."""
     argv = [sys.executable, "-m", "bench.live_load", "--port", port, "--rate", rate, "--connections", connections, "--seconds", seconds]
-    argv += ["--out", out, *([] if label_delay_s is None else ["--label-delay", label_delay_s])]
+    argv += ["--token-file", token_file, "--out", out, *([] if label_delay_s is None else ["--label-delay", label_delay_s])]
     with log.open("ab") as talk:
         process = subprocess.Popen(list(map(str, argv)), stdout=subprocess.PIPE, stderr=talk, cwd=ROOT)
     assert process.stdout is not None
@@ -201,6 +212,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--label-delay", type=float, help="seconds from an answer to the truth about it; left out: none is sent")
     parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--token-file", type=Path, required=True, help="the debug token: answers then name their arm")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     gc.disable()  # a collection over a hundred thousand kept answers would look like a slow one
@@ -212,7 +224,8 @@ def main() -> None:
 
 
 async def _run(options: argparse.Namespace) -> None:
-    load = Load(port=options.port, connections=options.connections, rate=options.rate, label_delay_s=options.label_delay)
+    token = options.token_file.read_text("utf-8").strip()
+    load = Load(port=options.port, connections=options.connections, rate=options.rate, label_delay_s=options.label_delay, token=token)
     await load.run(options.seconds)
     with options.out.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(dataclasses.asdict(shot)) + "\n" for shot in load.shots)

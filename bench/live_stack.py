@@ -16,6 +16,7 @@ from lastgood import converge, daemon, errors, failpoints, ledger, release, roll
 from lastgood import service as services
 from lastgood import settings as settings_
 from lastgood.layers import receipts
+from lastgood.layers.traffic import envoy_files
 from lastgood.ops import stack
 
 READY_S = 60.0
@@ -132,7 +133,9 @@ class Live:
     def load(self, *, rate: float, connections: int = 8, label_delay_s: float | None = None, name: str = "load") -> Any:
         """Requests from a process of their own, as a context manager that gives `live_load.Running`."""
         out, log = self.settings.project / f"{name}.jsonl", self.settings.project / f"{name}.log"
-        return live_load.running(port=self.port, out=out, log=log, rate=rate, connections=connections, label_delay_s=label_delay_s)
+        token_file = envoy_files.debug_token_file(self.settings)
+        how = {"rate": rate, "connections": connections, "label_delay_s": label_delay_s}
+        return live_load.running(port=self.port, token_file=token_file, out=out, log=log, **how)
 
 
 @contextlib.contextmanager

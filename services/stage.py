@@ -22,6 +22,7 @@ from lastgood import bundle as bundles
 from lastgood import converge, daemon, errors, release
 from lastgood import service as services
 from lastgood import settings as settings_
+from lastgood.layers.traffic import envoy_files
 from lastgood.ops import claims, stack
 
 MARKER = "demo.json"
@@ -98,7 +99,8 @@ class Stage:
     @contextlib.contextmanager
     def load(self, module: str, *args: str) -> Iterator[None]:
         """The traffic of *module* (see `services.traffic`) in a process of its own while the block runs."""
-        argv = [sys.executable, "-m", module, "--port", str(self.port), "--out", str(self.log), "--stop", str(self.stop), *args]
+        argv = [sys.executable, "-m", module, "--port", str(self.port), "--out", str(self.log), "--stop", str(self.stop)]
+        argv += ["--token-file", str(envoy_files.debug_token_file(self.settings)), *args]
         record = self.folder / "load.json"
         daemon.start(argv, record=record, log=self.folder / "load.log", env=stack.environment(self.settings))
         try:

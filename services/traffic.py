@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from lastgood import marks
+
 TIMEOUT_S = 20.0
 
 Outcome = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
@@ -36,9 +38,10 @@ class Load:
     """See the module. The lines it writes have n, sent, received, status, bundle, revision, arm, answer and the request's facts."""
 
     def __init__(
-        self, *, port: int, requests: Iterable[Request], rate: float, out: TextIO, stop: Path, until: float, delay_s: float
+        self, *, port: int, requests: Iterable[Request], rate: float, out: TextIO, stop: Path, until: float, delay_s: float, token: str
     ) -> None:
         self._port = port
+        self._token = token
         self._numbered = enumerate(requests)
         self._rate = rate
         self._out = out
@@ -78,6 +81,7 @@ class Load:
             "content-type": "application/json",
             "x-user-id": f"user-{number % 997}",
             "x-request-id": f"load-{self._begun:.0f}-{number}",
+            marks.TOKEN: self._token,  # so that the answer says which arm and parts it is from
         }
         try:
             connection.request("POST", "/predict", body=request.body, headers=headers)
@@ -123,6 +127,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--label-delay", type=float, default=0.0, help="seconds from an answer to its outcome")
     parser.add_argument("--seconds", type=float, default=900.0)
+    parser.add_argument("--token-file", type=Path, required=True, help="the debug token of the home")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stop", type=Path, required=True)
 
@@ -131,5 +136,7 @@ def run(call: argparse.Namespace, requests: Iterable[Request]) -> None:
     """Ask *requests* as the options of *call* say."""
     with call.out.open("w", encoding="utf-8") as out:
         until = time.time() + call.seconds
-        load = Load(port=call.port, requests=requests, rate=call.rate, out=out, stop=call.stop, until=until, delay_s=call.label_delay)
+        token = call.token_file.read_text("utf-8").strip()
+        schedule = {"rate": call.rate, "until": until, "delay_s": call.label_delay}
+        load = Load(port=call.port, requests=requests, out=out, stop=call.stop, token=token, **schedule)
         load.run(call.connections)

@@ -130,8 +130,10 @@ class Turns:
         return sum(map(len, self._peers.get(peer, {}).values()))
 
     def _leave(self, peer: str, user: str | None, mine: asyncio.Future[None]) -> None:
-        if mine in self._peers.get(peer, {}).get(user, ()):  # else it was passed over a moment ago
-            self._peers[peer][user].remove(mine)
+        users = self._peers.get(peer)
+        queue = users.get(user) if users else None
+        if queue and mine in queue:  # else it was passed over a moment ago
+            queue.remove(mine)
             self._waiting -= 1
             self._tidy(peer, user)
 

@@ -148,9 +148,14 @@ def write(path: Path, data: bytes, *, sync: bool = True) -> None:
         raise
 
 
+def debug_token_file(settings: Settings) -> Path:
+    """Where the debug token is kept, for its owner alone."""
+    return settings.keys / "debug.token"
+
+
 def debug_token(settings: Settings, *, make: bool) -> str:
     """The secret that lets a caller choose a bundle; made at random once if *make*, else empty where there is none."""
-    path = settings.keys / "debug.token"
+    path = debug_token_file(settings)
     with contextlib.suppress(FileNotFoundError):
         return path.read_text("utf-8").strip()
     if not make:
