@@ -1,10 +1,11 @@
-"""What the proxy costs: the same worker asked directly, through our Envoy, and through a proxy written with httpx."""
+"""What the proxy costs: workers of one bundle, asked directly, through our Envoy, and through a proxy written with httpx."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import http.client
+import os
 import shutil
 import subprocess
 import sys
@@ -38,10 +39,11 @@ FULL = Size(rounds=7, seconds=3.0)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """One way to the worker: the port to ask, and the proxy's process, None where there is none."""
+    """One way to a worker: the port to ask, the worker's process, and the proxy's, None where there is none."""
 
     name: str
     port: int
+    worker: int
     proxy: int | None
 
 
@@ -61,21 +63,22 @@ def run(*, quick: bool) -> list[Table]:
     with processes.scratch() as folder, running.up(folder / "project", older=False) as stack:
         _stop_controller(stack)
         worker = _worker(stack)
-        with _httpx_proxy(folder, to=worker.facts["port"]) as (port, pid):
+        with _on_a_port(folder, stack, bundle=worker.facts["bundle"]) as (direct, twin), _httpx_proxy(folder, to=direct) as (port, pid):
             serving = envoy.running(stack.settings, project.SERVICE)
             assert serving is not None
             paths = [
-                Way(name=DIRECT, port=worker.facts["port"], proxy=None),
-                Way(name=ENVOY, port=serving.port, proxy=serving.pid),
-                Way(name=HTTPX, port=port, proxy=pid),
+                Way(name=DIRECT, port=direct, worker=twin, proxy=None),
+                Way(name=ENVOY, port=serving.port, worker=worker.pid, proxy=serving.pid),
+                Way(name=HTTPX, port=port, worker=twin, proxy=pid),
             ]
             generator = _Wrk(folder) if shutil.which("wrk") else _Own(folder)
             rounds: dict[str, list[Round]] = {path.name: [] for path in paths}
             # A new worker loads the code that writes its log with the first requests, for a second or two.
-            generator.fire(worker.facts["port"], seconds=WARM_UP_S)
+            for place in (direct, serving.port):
+                generator.fire(place, seconds=WARM_UP_S)
             for _ in range(size.rounds):
                 for path in paths:
-                    rounds[path.name].append(_round(path, worker=worker.pid, generator=generator, seconds=size.seconds))
+                    rounds[path.name].append(_round(path, worker=path.worker, generator=generator, seconds=size.seconds))
     return [_table(rounds, size=size, generator=generator.name)]
 
 
@@ -93,19 +96,36 @@ def _worker(stack: Stack) -> daemon.Record:
 
 
 @contextlib.contextmanager
+def _on_a_port(folder: Path, stack: Stack, *, bundle: str) -> Iterator[tuple[int, int]]:
+    """A worker of the same bundle that listens on a port, for those who cannot ask at a Unix socket: that port and its pid."""
+    port = project.free_port()
+    argv = [sys.executable, "-m", "lastgood.serving.worker", "--service", project.SERVICE, "--bundle", bundle, "--port", str(port)]
+    environment = {**os.environ, "LASTGOOD_PROJECT": str(stack.settings.project), "LASTGOOD_HOME": str(stack.settings.home)}
+    with _started(argv, port=port, log=folder / "twin.log", env=environment) as pid:
+        yield port, pid
+
+
+@contextlib.contextmanager
 def _httpx_proxy(folder: Path, *, to: int) -> Iterator[tuple[int, int]]:
     """A running proxy: its port and its pid."""
     port = project.free_port()
     argv = [sys.executable, "-m", "bench.httpx_proxy", "--port", str(port), "--to", str(to)]
-    with (folder / "proxy.log").open("ab") as log:
-        process = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log)
+    with _started(argv, port=port, log=folder / "proxy.log", env=os.environ) as pid:
+        yield port, pid
+
+
+@contextlib.contextmanager
+def _started(argv: Sequence[str], *, port: int, log: Path, env: Mapping[str, str]) -> Iterator[int]:
+    """The process *argv* once it answers on *port*: its pid."""
+    with log.open("ab") as talk:
+        process = subprocess.Popen(argv, cwd=ROOT, stdout=talk, stderr=talk, env=env)
     try:
         deadline = time.monotonic() + START_S
         while not _answers(port):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the httpx proxy did not start: {(folder / 'proxy.log').read_text()[-500:]}")
+                raise RuntimeError(f"{argv[2]} did not start: {log.read_text()[-500:]}")
             time.sleep(0.05)
-        yield port, process.pid
+        yield process.pid
     finally:
         process.terminate()
         process.wait(10)

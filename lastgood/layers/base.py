@@ -129,7 +129,11 @@ class Processes(Layer):
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class Endpoint:
-    """Where one worker listens."""
+    """Where one worker listens: on a Unix socket at `path`, else at `host` and `port`."""
 
-    host: str
-    port: int
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        return self.path or f"{self.host}:{self.port}"

@@ -1,4 +1,4 @@
-"""The process that serves one bundle: `python -m lastgood.serving.worker --service S --bundle DIGEST --port P`.
+"""The process that serves one bundle: `python -m lastgood.serving.worker --service S --bundle DIGEST --socket PATH`.
 
 Everything comes from the store, by digest, and is verified byte by byte before any of it is loaded: the manifest
 itself is stored under the bundle's id, so neither the ledger nor the project's `services/` folder is needed. A bundle
@@ -11,6 +11,7 @@ import argparse
 import datetime
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -154,17 +155,36 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def listen_at(path: Path) -> socket.socket:
+    """A bound Unix socket for our user alone, in place of one that an earlier worker left. Raises Unavailable."""
+    staged = path.with_name(f".{os.getpid()}")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        staged.unlink(missing_ok=True)
+        listener.bind(str(staged))
+        staged.replace(path)  # a worker that is on its way out goes on with the requests that it has
+    except OSError as error:
+        listener.close()
+        raise errors.Unavailable(f"cannot listen on {path}: {error}; correct the folder's owner or mode") from error
+    finally:
+        os.umask(before)
+    return listener
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Load, then serve; errors go to stderr and give their exit code."""
     parser = argparse.ArgumentParser(prog="python -m lastgood.serving.worker", description="Serve one bundle.")
     parser.add_argument("--service", required=True)
     parser.add_argument("--bundle", required=True, help="full digest, sha256:…")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--socket", type=Path, help="path of a Unix socket, which only this user can reach")
+    place.add_argument("--port", type=int, help="port that everybody on this machine can reach")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True)
     call = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        listener = listen(call.host, call.port)
+        listener = listen(call.host, call.port) if call.socket is None else listen_at(call.socket)
         settings = settings_.load()
         loaded = load(settings, service=call.service, bundle=call.bundle, now=time.time())
     except errors.LastgoodError as error:

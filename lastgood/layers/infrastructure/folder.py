@@ -36,6 +36,10 @@ class Folder:
     def retired(self) -> Path:
         return self.workers / "retired"
 
+    @property
+    def sockets(self) -> Path:
+        return self.workers / "s"
+
     def record(self, arm: str) -> Path:
         return self.workers / f"{arms.label(arm)}.json"
 
@@ -109,7 +113,13 @@ class Folder:
 
     def clear(self) -> None:
         """Forget everything, when no worker is left."""
-        for file in (self.notes, *self.workers.glob("*.json"), *self.workers.glob("*.ready"), *self.retired.glob("*.json")):
+        for file in (
+            self.notes,
+            *self.sockets.glob("*"),
+            *self.workers.glob("*.json"),
+            *self.workers.glob("*.ready"),
+            *self.retired.glob("*.json"),
+        ):
             file.unlink(missing_ok=True)
 
 
@@ -118,10 +128,10 @@ def of(settings: settings_.Settings, service: str) -> Folder:
     return Folder(workers=settings.run(service) / "workers", logs=settings.logs(service))
 
 
-def facts(arm: str, *, host: str, port: int) -> dict[str, str | int]:
+def facts(arm: str, *, socket: Path) -> dict[str, str | int]:
     """What the record of a worker says besides the process; the arm only if that is not the bundle."""
     bundle_id = arms.bundle_of(arm)
-    return {"bundle": bundle_id, **({} if arm == bundle_id else {"arm": arm}), "host": host, "port": port}
+    return {"bundle": bundle_id, **({} if arm == bundle_id else {"arm": arm}), "socket": str(socket)}
 
 
 def arm_of(record: daemon.Record) -> str:
@@ -130,7 +140,9 @@ def arm_of(record: daemon.Record) -> str:
 
 
 def endpoint(record: daemon.Record) -> base.Endpoint:
-    """Where the worker of *record* listens."""
+    """Where the worker of *record* listens. One that an earlier release started has a port."""
+    if "socket" in record.facts:
+        return base.Endpoint(path=str(record.facts["socket"]))
     return base.Endpoint(host=str(record.facts["host"]), port=int(record.facts["port"]))
 
 

@@ -1,25 +1,21 @@
-"""What the workers layer remembers between two looks: ports, failed attempts, who is on the way out.
+"""What the workers layer remembers between two looks: failed attempts, who is on the way out.
 
-One JSON file per service, read and written under the layer's lock. It is safe to lose: ports are then chosen
-anew for new workers and back-off starts from the beginning.
+One JSON file per service, read and written under the layer's lock. It is safe to lose: back-off then starts from the beginning.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import socket
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-HOST = "127.0.0.1"
 FIRST_PAUSE_S = 0.5
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Note:
-    """One bundle's worker. Times are Unix seconds.
+    """One bundle's worker. Times are Unix seconds. `started` says that there was one.
 
     `failures` counts attempts that failed in a row, `restarts` all starts after the first. `begun` is when the
     present attempt began, None if there is none; `left` when the bundle left the set that must be warm.
@@ -27,7 +23,7 @@ class Note:
     follows each of them, and ends only with a steady minute.
     """
 
-    port: int | None = None
+    started: bool = False
     failures: int = 0
     restarts: int = 0
     oom_kills: int = 0
@@ -84,26 +80,3 @@ def save(path: Path, notes: Notes) -> None:
     staged = path.with_name(f".{path.name}.new")
     staged.write_text(json.dumps(dataclasses.asdict(notes)), "utf-8")
     staged.replace(path)
-
-
-def choose_port(wanted: int | None, *, taken: Collection[int]) -> int:
-    """*wanted* if nobody listens there, else a free port of this machine; never one of *taken*."""
-    if wanted is not None and wanted not in taken and _is_free(wanted):
-        return wanted
-    while True:
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port = int(probe.getsockname()[1])
-        if port not in taken:
-            return port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # As servers do: connections of the worker that just died, still in TIME_WAIT, do not make its port taken.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True

@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lastgood import arms, daemon, errors
@@ -76,7 +77,7 @@ class Workers(base.Processes):
         return {arm: (folder.endpoint(record),) for arm, record in live.items() if answers[arm].ready(arms.bundle_of(arm))}
 
     def observe(self) -> base.Observed:
-        """The revision last taken over; per arm: pid, port, ready, restarts, failures, oom_kills; and uptime and memory of the live ones.
+        """The revision last taken over; per arm: pid, socket (port for a worker of an earlier release), ready, restarts, failures, oom_kills; and uptime and memory of the live ones.
 
         Remembers when a worker was seen ready, so that a slow moment later is not taken for a start that never ended.
         """
@@ -102,7 +103,8 @@ class Workers(base.Processes):
         note = notes.bundles.get(arm, notes_.Note())
         return {
             "pid": record.pid if record else None,
-            "port": record.facts.get("port") if record else note.port,
+            "socket": record.facts.get("socket") if record else None,
+            "port": record.facts.get("port") if record else None,
             "ready": answer is not None and answer.ready(arms.bundle_of(arm)),
             "restarts": note.restarts,
             "failures": note.failures,
@@ -176,10 +178,10 @@ class Workers(base.Processes):
             raise base.LayerError(f"cannot stop the workers of {self._service!r}: {error}; run it again") from error
         return len(live)
 
-    def _worker_command(self, digest: str, host: str, port: int) -> list[str]:
+    def _worker_command(self, digest: str, socket: Path) -> list[str]:
         return [
             *(sys.executable, "-m", "lastgood.serving.worker", "--service", self._service),
-            *("--bundle", digest, "--host", host, "--port", str(port)),
+            *("--bundle", digest, "--socket", str(socket)),
         ]
 
     def _environment(self) -> dict[str, str]:

@@ -66,9 +66,9 @@ def check(endpoint: base.Endpoint, *, timeout_s: float = TIMEOUT_S) -> Answer:
 
 
 def _exchange(endpoint: base.Endpoint, deadline: float) -> bytes:
-    request = f"GET /readyz HTTP/1.0\r\nHost: {endpoint.host}:{endpoint.port}\r\nConnection: close\r\n\r\n"
+    request = "GET /readyz HTTP/1.0\r\nHost: worker\r\nConnection: close\r\n\r\n"
     received = b""
-    with socket.create_connection((endpoint.host, endpoint.port), timeout=_left(deadline)) as connection:
+    with _connect(endpoint, deadline) as connection:
         connection.sendall(request.encode("ascii"))
         while len(received) < _MAX_ANSWER_BYTES:
             connection.settimeout(_left(deadline))
@@ -77,6 +77,19 @@ def _exchange(endpoint: base.Endpoint, deadline: float) -> bytes:
                 break
             received += chunk
     return received
+
+
+def _connect(endpoint: base.Endpoint, deadline: float) -> socket.socket:
+    if not endpoint.path:
+        return socket.create_connection((endpoint.host, endpoint.port), timeout=_left(deadline))
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(_left(deadline))
+        connection.connect(endpoint.path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _left(deadline: float) -> float:

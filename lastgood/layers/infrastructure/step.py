@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from lastgood import arms, daemon, errors
 from lastgood import bundle as bundles
 from lastgood.layers import base
-from lastgood.layers.infrastructure import folder, readiness
+from lastgood.layers.infrastructure import folder, readiness, sockets
 from lastgood.layers.infrastructure import notes as notes_
 
 STEADY_S = 60.0
@@ -19,8 +20,8 @@ OUT_OF_MEMORY = (-9, 137)
 """How a worker ends that has run out of memory: killed by the kernel, for we kill none that is on record here; or by itself
 (`lastgood.serving.worker`), with the status that a container gives a killed process."""
 
-Command = Callable[[str, str, int], list[str]]
-"""(bundle digest, host, port) -> argv of a worker."""
+Command = Callable[[str, Path], list[str]]
+"""(bundle digest, socket) -> argv of a worker."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +53,8 @@ class Step:
             return {}
         self._all.revision = self._desired.revision
         if thorough:
-            for arm, record in self._where.adopt().items():
-                self._all.of(arm).port = record.facts["port"]
+            for arm in self._where.adopt():
+                self._all.of(arm).started = True
         try:
             return self._look_after_all()
         finally:
@@ -81,12 +82,20 @@ class Step:
         note = self._all.of(arm)
         note.begun = self._now if note.begun is None else note.begun
         limit = self._desired.service.serving.ready_timeout_s
-        if answer.wrong(arms.bundle_of(arm)):
+        if self._unreachable(arm, record):
+            self._where.retire(arm, record, now=self._now)
+            self._failed(note, "lives, but its socket is gone; it was stopped")
+        elif answer.wrong(arms.bundle_of(arm)):
             self._where.retire(arm, record, now=self._now)
             self._failed(note, f"says that it serves {bundles.short(answer.bundle or '')!r}; it was stopped")
         elif self._now - note.waiting_since(self._where.last_ready(arm), now=self._now) >= limit:
             self._where.retire(arm, record, now=self._now)
             self._failed(note, f"was not ready within {limit:g} s{self._last_words(arm, note)}")
+
+    def _unreachable(self, arm: str, record: daemon.Record) -> bool:
+        """Whether a worker that was ready has lost its socket, as happens where somebody tidies temporary folders."""
+        path = folder.endpoint(record).path
+        return bool(path) and self._where.last_ready(arm) > 0 and not Path(path).exists()
 
     def _is_missing(self, arm: str) -> None:
         note = self._all.of(arm)
@@ -101,19 +110,19 @@ class Step:
             self._start(arm, note)
 
     def _start(self, arm: str, note: notes_.Note) -> None:
-        taken = {other.port for d, other in self._all.bundles.items() if d != arm and other.port}
-        note.restarts += 1 if note.port is not None else 0
-        note.port = notes_.choose_port(note.port, taken={*taken, self._desired.service.traffic.port})
+        note.restarts += 1 if note.started else 0
+        note.started = True
         note.begun = self._now
         log = self._where.log(arm)
         note.log_from = folder.turn_log(log)
         try:
+            socket = sockets.path(self._where.sockets, arm)
             daemon.start(
-                self._rules.command(arms.bundle_of(arm), notes_.HOST, note.port),
+                self._rules.command(arms.bundle_of(arm), socket),
                 record=self._where.record(arm),
                 log=log,
                 env=self._rules.environment,
-                facts=folder.facts(arm, host=notes_.HOST, port=note.port),
+                facts=folder.facts(arm, socket=socket),
             )
         except errors.Unavailable as error:
             self._failed(note, f"could not be started: {error}")

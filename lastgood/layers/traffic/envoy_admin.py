@@ -148,10 +148,11 @@ class Admin:
 
 
 def _host(entry: Mapping[str, Any]) -> Host:
-    place = entry.get("address", {}).get("socket_address", {})
+    address = entry.get("address", {})
+    place = address.get("socket_address", {})
     status = entry.get("health_status", {})
     return Host(
-        address=f"{place.get('address')}:{place.get('port_value')}",
+        address=address["pipe"]["path"] if "pipe" in address else f"{place.get('address')}:{place.get('port_value')}",
         healthy=not status.get("failed_active_health_check", False),
         ejected=bool(status.get("failed_outlier_check", False)),
     )

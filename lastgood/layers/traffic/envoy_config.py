@@ -150,7 +150,7 @@ def _bundle_cluster(digest: str, endpoints: Sequence[base.Endpoint], *, trial: b
     proven. Stable is put out only when it plainly does not answer, and soon let in again: there may be nobody else.
     """
     name = cluster_name(digest)
-    hosts = [{"endpoint": {"address": _address(endpoint.host, endpoint.port)}} for endpoint in endpoints]
+    hosts = [{"endpoint": {"address": _address(endpoint)}} for endpoint in endpoints]
     return {
         "@type": _CLUSTER,
         "name": name,
@@ -235,13 +235,20 @@ def _addresses(now: Mapping[str, Json]) -> dict[str, tuple[base.Endpoint, ...]]:
         digest = mark_of(cluster).get("bundle")
         hosts = [host for group in cluster.get("load_assignment", {}).get("endpoints", []) for host in group["lb_endpoints"]]
         if digest and hosts:
-            places = [host["endpoint"]["address"]["socket_address"] for host in hosts]
-            found[digest] = tuple(sorted(base.Endpoint(place["address"], place["port_value"]) for place in places))
+            found[digest] = tuple(sorted(_endpoint(host["endpoint"]["address"]) for host in hosts))
     return found
 
 
-def _address(host: str, port: int) -> Json:
-    return {"socket_address": {"address": host, "port_value": port}}
+def _address(endpoint: base.Endpoint) -> Json:
+    if endpoint.path:
+        return {"pipe": {"path": endpoint.path}}
+    return {"socket_address": {"address": endpoint.host, "port_value": endpoint.port}}
+
+
+def _endpoint(address: Json) -> base.Endpoint:
+    if "pipe" in address:
+        return base.Endpoint(path=address["pipe"]["path"])
+    return base.Endpoint(address["socket_address"]["address"], address["socket_address"]["port_value"])
 
 
 # --- routes ------------------------------------------------------------------------------------------------

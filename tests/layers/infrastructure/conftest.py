@@ -47,9 +47,9 @@ class World:
             **kwargs,
         )
 
-    def command(self, digest, host, port):
+    def command(self, digest, socket):
         """The argv of the fake worker."""
-        return [sys.executable, str(FAKE), "--service", SERVICE, "--bundle", digest, "--host", host, "--port", str(port)]
+        return [sys.executable, str(FAKE), "--service", SERVICE, "--bundle", digest, "--socket", str(socket)]
 
     def desired(self, stable=None, candidate=None, previous=None, *, control=False, revision=None):
         """What a ledger would say."""

@@ -5,10 +5,12 @@ The file named by LASTGOOD_FAKE_BEHAVIOUR/<hex12> holds words: `crash N` (exit a
 """
 
 import argparse
+import contextlib
 import http.server
 import json
 import os
 import signal
+import socketserver
 import sys
 from pathlib import Path
 
@@ -28,7 +30,7 @@ def say(text):
 def main():
     """Serve /readyz until told to end."""
     parser = argparse.ArgumentParser()
-    for name in ("service", "bundle", "host", "port"):
+    for name in ("service", "bundle", "socket"):
         parser.add_argument(f"--{name}", required=True)
     args = parser.parse_args()
     say(f"starting {os.environ['OMP_NUM_THREADS']} {os.environ['LASTGOOD_HOME']}")
@@ -52,7 +54,12 @@ def main():
         def log_message(self, *args):
             pass
 
-    http.server.ThreadingHTTPServer((args.host, int(args.port)), Handler).serve_forever()
+        def address_string(self):
+            return "unix"
+
+    with contextlib.suppress(FileNotFoundError):
+        Path(args.socket).unlink()
+    socketserver.ThreadingUnixStreamServer(args.socket, Handler).serve_forever()
 
 
 main()

@@ -1,12 +1,13 @@
 """The workers layer, on real processes."""
 
+import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.layers.infrastructure.conftest import SERVICE, A, B, C, D
 
 
 def test_every_warm_bundle_gets_a_ready_worker(world):
-    """Stable, candidate and previous each have one process, whose record says bundle, pid, start, host and port."""
+    """Stable, candidate and previous each have one process, whose record says bundle, pid, start and socket."""
     desired = world.desired(stable=A, candidate=B, previous=C)
     assert world.converged(desired) is False
     world.layer.apply(desired)
@@ -26,8 +27,8 @@ def test_every_warm_bundle_gets_a_ready_worker(world):
     assert set(endpoints) == {A, B, C}
     assert len({e for found in endpoints.values() for e in found}) == 3
     record = json.loads((world.settings.run(SERVICE) / "workers" / f"{bundle.short(A)}.json").read_text())
-    assert set(record) == {"bundle", "pid", "started", "host", "port"}
-    assert endpoints[A] == (base.Endpoint(record["host"], record["port"]),)
+    assert set(record) == {"bundle", "pid", "started", "socket"}
+    assert endpoints[A] == (base.Endpoint(path=record["socket"]),)
     facts = world.worker(A)
     assert facts["pid"] == record["pid"]
     assert (facts["ready"], facts["restarts"], facts["failures"]) == (True, 0, 0)
@@ -77,7 +78,7 @@ def test_workers_survive_whoever_started_them(world):
 
 
 def test_a_killed_worker_comes_back_on_its_port_and_its_end_is_known(world):
-    """A kill -9 is what the kernel does when memory runs out: seen, restarted at once, same port, counted."""
+    """A kill -9 is what the kernel does when memory runs out: seen, restarted at once, at the same place, counted."""
     desired = world.desired(stable=A)
     world.layer.apply(desired)
     before = world.worker(A)
@@ -88,7 +89,7 @@ def test_a_killed_worker_comes_back_on_its_port_and_its_end_is_known(world):
     after = world.worker(A)
     assert after["ready"]
     assert after["pid"] != before["pid"]
-    assert (after["port"], after["restarts"], after["last_exit"]) == (before["port"], 1, -9)
+    assert (after["socket"], after["restarts"], after["last_exit"]) == (before["socket"], 1, -9)
     assert (before["oom_kills"], after["oom_kills"]) == (0, 1)
 
 
@@ -142,22 +143,44 @@ def test_a_worker_that_we_end_ourselves_is_no_kill(world):
     assert world.worker(B)["oom_kills"] == 0
 
 
-def test_a_port_that_was_taken_meanwhile_is_replaced(world):
-    """The worker dies, a stranger binds its port: the new worker gets another port, and it is recorded."""
+def test_a_worker_of_an_earlier_release_goes_on_at_its_port(world):
+    """Workers used to listen on ports: one that still does is an endpoint, and nobody's, once it has ended, by being replaced."""
+    desired = world.desired(stable=A)
+    code = (
+        "import http.server, json\n"
+        "class Handler(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        f"        body = json.dumps({{'bundle': {A!r}}}).encode()\n"
+        "        self.send_response(200); self.send_header('content-length', str(len(body))); self.end_headers(); self.wfile.write(body)\n"
+        "server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)\n"
+        "print(server.server_port, flush=True)\n"
+        "server.serve_forever()\n"
+    )
+    folder = world.settings.run(SERVICE) / "workers"
+    log, path = world.settings.logs(SERVICE) / "old.log", folder / f"{bundle.short(A)}.json"
+    old = daemon.start([sys.executable, "-c", code], record=path, log=log)
+    port = int(world.until(lambda: log.read_text().strip()))
+    daemon.write(path, daemon.Record(pid=old.pid, started=old.started, facts={"bundle": A, "host": "127.0.0.1", "port": port}))
+    world.layer.apply(desired)
+    assert world.layer.endpoints() == {A: (base.Endpoint("127.0.0.1", port),)}
+    assert (world.worker(A)["pid"], world.worker(A)["port"]) == (old.pid, port)
+    daemon.stop(old, grace_s=5)
+    world.layer.apply(desired)
+    assert world.layer.endpoints() == {A: (base.Endpoint(path=world.worker(A)["socket"]),)}
+
+
+def test_a_worker_whose_socket_was_removed_is_replaced(world):
+    """Somebody tidies the folder: the process lives and nobody reaches it. It is stopped at once, not after the time to get ready."""
     desired = world.desired(stable=A)
     world.layer.apply(desired)
     before = world.worker(A)
-    os.kill(before["pid"], signal.SIGKILL)
-    world.until(lambda: world.worker(A)["pid"] is None)
-    with socket.socket() as stranger:
-        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        stranger.bind(("127.0.0.1", before["port"]))
-        stranger.listen()
-        world.layer.apply(desired)
-        after = world.worker(A)
-        assert after["ready"]
-        assert after["port"] != before["port"]
-        assert world.layer.endpoints() == {A: (base.Endpoint("127.0.0.1", after["port"]),)}
+    Path(before["socket"]).unlink()
+    assert world.layer.endpoints() == {}
+    world.layer.apply(desired)
+    after = world.worker(A)
+    assert after["ready"]
+    assert after["pid"] != before["pid"]
+    assert Path(after["socket"]).is_socket()
 
 
 def test_a_worker_that_crashes_is_told_with_its_last_error_and_others_are_not_touched(world):
@@ -286,11 +309,14 @@ def test_the_last_ready_worker_stays_while_stable_is_not_ready(world):
     world.behave(B, "crash 1")
     desired = world.desired(stable=B)
     quick = world.make(patience_s=0.3)
-    for _ in range(3):
-        with pytest.raises(base.LayerError):
+    failed = -1
+    while failed < 3:  # a busy machine takes its time to start a process that crashes
+        with contextlib.suppress(base.LayerError):
             quick.apply(desired)
-        world.offset_s += 60
-    assert set(world.layer.endpoints()) == {A}
+        if world.worker(B)["failures"] > failed:
+            failed = world.worker(B)["failures"]
+            world.offset_s += 60
+        assert set(world.layer.endpoints()) == {A}
     world.behave(B, "")
     world.layer.apply(desired)
     world.layer.apply(desired)
@@ -367,7 +393,7 @@ def test_a_record_with_a_reused_pid_is_not_ours(world):
     stranger = subprocess.Popen(["sleep", "600"])
     try:
         folder = world.settings.run(SERVICE) / "workers"
-        record = {"bundle": A, "pid": stranger.pid, "started": "boot/1", "host": "127.0.0.1", "port": 9}
+        record = {"bundle": A, "pid": stranger.pid, "started": "boot/1", "socket": str(folder / "s" / "x.sock")}
         (folder / f"{bundle.short(A)}.json").write_text(json.dumps(record))
         assert world.layer.endpoints() == {}
         world.layer.apply(desired)
@@ -415,7 +441,7 @@ def test_cannot_tell_is_not_agreement(world):
 
 
 def test_a_control_arm_is_a_second_worker_of_stable_and_goes_with_the_release(world):
-    """It is another process with another port, restarted and counted by itself; stable's own is left alone throughout."""
+    """It is another process with another socket, restarted and counted by itself; stable's own is left alone throughout."""
     world.layer.apply(world.desired(stable=A))
     own = world.worker(A)["pid"]
     control = arms.control_of(A)
@@ -425,7 +451,7 @@ def test_a_control_arm_is_a_second_worker_of_stable_and_goes_with_the_release(wo
     assert set(world.layer.endpoints()) == {A, B, control}
     second = world.worker(control)
     assert second["pid"] not in (own, world.worker(B)["pid"])
-    assert second["port"] != world.worker(A)["port"]
+    assert second["socket"] != world.worker(A)["socket"]
     os.kill(second["pid"], signal.SIGKILL)
     world.until(lambda: world.converged(both) is False)
     world.layer.apply(both)
