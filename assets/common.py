@@ -52,7 +52,7 @@ def config(service: str, *, owners: Sequence[str], code: Sequence[str]) -> dg.As
         asked = {"options": config.options, "overlay": config.overlay}
         with tempfile.TemporaryDirectory() as scratch:
             frozen = services.freeze(settings.services / service, Path(scratch) / "config", **asked)
-            described = services.parse((frozen / services.FILE).read_text("utf-8"), where="the frozen service.yaml")
+            described = services.parse_frozen((frozen / services.FILE).read_text("utf-8"), where="the frozen service.yaml")
             stored = store.put(frozen, allow=artifacts.CONFIG_FORMATS)
         part = artifacts.part(stored, name="config", media_type="application/yaml", meta={"options": described.options})
         files = [{"file": entry.path, "bytes": entry.size, "sha256": entry.sha256} for entry in store.listing(stored.digest).entries]

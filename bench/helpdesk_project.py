@@ -47,7 +47,7 @@ owner: bench
 runtime: runtime:Runtime
 code: [runtime.py, retrieval.py, pins.py]
 parts: [data, model, prompt, index, config, environment]
-traffic: {{port: {port}, timeout_s: 30, per_try_timeout_s: 15}}
+traffic: {{port: {port}, timeout_s: 30, per_try_timeout_s: 15, idempotent: true}}
 serving: {{ready_timeout_s: 180, cache_s: 3600}}
 release: {{strategy: [], bake_s: 3600}}
 options: {{retrieval: hybrid, find: 10, passages: 3}}

@@ -14,6 +14,11 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from lastgood import patience
+
+MOST = 1_000_000_000
+"""The largest count that a gate may wait for."""
+
 Kind = Literal["guardrail", "signal", "observe"]
 """guardrail: a failure rolls back. signal: a failure holds the release. observe: it is only shown."""
 
@@ -32,9 +37,9 @@ class _Gate(pydantic.BaseModel):
     """Length of one window of the persistence rule, in seconds."""
     persistence: int = pydantic.Field(default=5, ge=0, le=1000)
     """Windows in a row that must be over the threshold before the persistence rule fails the gate; 0 turns that rule off."""
-    window_min: int = pydantic.Field(default=20, ge=1)
+    window_min: int = pydantic.Field(default=20, ge=1, le=MOST)
     """Fewest requests of the watched arm for a window to count; a smaller one neither counts nor breaks a row."""
-    min_samples: int = pydantic.Field(default=200, ge=1)
+    min_samples: int = pydantic.Field(default=200, ge=1, le=MOST)
     """Fewest requests (or rows) of the watched arm before the gate can pass."""
     no_traffic: Unknown = "wait"
     """Policy when the watched arm has had no requests for `patience_s`."""
@@ -42,7 +47,7 @@ class _Gate(pydantic.BaseModel):
     """Policy when the source of the numbers has not answered for `patience_s`."""
     too_few: Unknown = "wait"
     """Policy when a phase has lasted its `max_s` and the gate still cannot tell; `wait` then gives the release up."""
-    patience_s: float = pydantic.Field(default=900.0, gt=0)
+    patience_s: float = pydantic.Field(default=900.0, gt=0, le=90 * 86_400)
     """Seconds before `no_traffic` and `source_down` apply."""
     watch: Literal["rollout", "bake", "always"] = "bake"
     """Until when it is looked at: until the cut-over, until the end of the bake, or as a trigger on stable for ever."""
@@ -66,11 +71,11 @@ class LatencyP99(_Gate):
     """99th percentile of the time to answer, against a ceiling. From the proxy."""
 
     metric: Literal["latency_p99"]
-    max_ms: float = pydantic.Field(gt=0)
+    max_ms: float = pydantic.Field(gt=0, le=1000 * patience.LONGEST_S)
     """The ceiling in milliseconds: at most one request in a hundred may take longer."""
     persistence: int = pydantic.Field(default=3, ge=0, le=1000)
     """Windows in a row over the ceiling before the persistence rule fails the gate; 0 turns that rule off."""
-    settle_s: float = pydantic.Field(default=15.0, ge=0)
+    settle_s: float = pydantic.Field(default=15.0, ge=0, le=86_400)
     """Seconds at the start of a phase that are not counted: caches and connections are cold then, and that is no regression."""
 
 
@@ -88,7 +93,7 @@ class Score(_Gate):
     """How much worse than stable's mean it may be, in units of the score."""
     limit: float | None = None
     """Floor (better: higher) or ceiling (better: lower) for the mean where nothing serves beside it."""
-    block_s: float = pydantic.Field(default=60.0, gt=0)
+    block_s: float = pydantic.Field(default=60.0, gt=0, le=30 * 86_400)
     """Rows of one such stretch of time count as one observation, for what happens together is not independent."""
     kind: Kind = "signal"
     """What a failure does: `guardrail` rolls back, `signal` (default) holds the release, `observe` only shows it."""
@@ -138,9 +143,9 @@ class Downstream(_Gate):
     """What a failure does: `guardrail` rolls back, `signal` (default) holds the release, `observe` only shows it."""
     resume: Literal["itself", "person"] = "person"
     """A person decides by default: the cause may lie elsewhere."""
-    window_min: int = pydantic.Field(default=1, ge=1)
+    window_min: int = pydantic.Field(default=1, ge=1, le=MOST)
     """Fewest probes for a window to count."""
-    min_samples: int = pydantic.Field(default=3, ge=1)
+    min_samples: int = pydantic.Field(default=3, ge=1, le=MOST)
     """Fewest probes before the gate can pass."""
 
     @pydantic.model_validator(mode="after")
@@ -162,9 +167,9 @@ class Query(_Gate):
     """Highest value allowed."""
     timeout_s: float = pydantic.Field(default=2.0, gt=0, le=60)
     """Seconds until a query counts as unanswered."""
-    window_min: int = pydantic.Field(default=1, ge=1)
+    window_min: int = pydantic.Field(default=1, ge=1, le=MOST)
     """Fewest values for a window to count."""
-    min_samples: int = pydantic.Field(default=3, ge=1)
+    min_samples: int = pydantic.Field(default=3, ge=1, le=MOST)
     """Fewest values before the gate can pass."""
 
     @pydantic.model_validator(mode="after")
@@ -180,9 +185,9 @@ class OutOfMemory(_Gate):
     """Workers that were killed for want of memory, one after the other without a steady minute between."""
 
     metric: Literal["oom_kills"]
-    max_kills: int = pydantic.Field(default=2, ge=1)
+    max_kills: int = pydantic.Field(default=2, ge=1, le=MOST)
     """Consecutive kills at which the gate fails, at once."""
-    min_samples: int = pydantic.Field(default=1, ge=1)
+    min_samples: int = pydantic.Field(default=1, ge=1, le=MOST)
     """Looks at the worker before the gate can pass."""
 
 
@@ -190,9 +195,9 @@ class Ejections(_Gate):
     """Times that the proxy by itself took the candidate's workers out of rotation, also while nobody was watching."""
 
     metric: Literal["ejections"]
-    max_ejections: int = pydantic.Field(default=1, ge=1)
+    max_ejections: int = pydantic.Field(default=1, ge=1, le=MOST)
     """Ejections at which the gate fails, at once."""
-    min_samples: int = pydantic.Field(default=1, ge=1)
+    min_samples: int = pydantic.Field(default=1, ge=1, le=MOST)
     """Looks at the proxy before the gate can pass."""
     watch: Literal["rollout", "bake", "always"] = "rollout"
     """A candidate's matter: stable is let in again by itself after seconds."""

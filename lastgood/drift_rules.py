@@ -28,11 +28,11 @@ class Decide(_Group):
     """Chance, over all looks of one alarm, that a bundle is left which is not worse by the margin."""
     looks_s: tuple[float, ...] = tuple(days * DAY_S for days in (3, 5, 7, 14, 28))
     """Seconds of labelled rows after the alarm began at which it is looked; alpha is split evenly over them."""
-    cluster_s: float = pydantic.Field(default=DAY_S, gt=0)
+    cluster_s: float = pydantic.Field(default=DAY_S, gt=0, le=366 * DAY_S)
     """Rows of one stretch of so many seconds depend on each other, and count as one observation."""
-    min_rows: int = pydantic.Field(default=200, ge=2)
+    min_rows: int = pydantic.Field(default=200, ge=2, le=1_000_000_000)
     """Fewest labelled rows for a look."""
-    label_delay_s: float = pydantic.Field(default=0.0, ge=0)
+    label_delay_s: float = pydantic.Field(default=0.0, ge=0, le=366 * DAY_S)
     """Seconds until a label is there; younger rows are left out, as only the quick labels of those are known."""
     retrain: Literal["ask", "build"] = "ask"
     """What follows from an alarm that comes to `retrain`. ask: a page. build: the job `retrain` as well; its bundle becomes a candidate."""
@@ -48,15 +48,15 @@ class Decide(_Group):
 class Drift(_Group):
     """What is watched. Windows follow each other without gaps, from the moment that a bundle became stable."""
 
-    window_s: float = pydantic.Field(default=DAY_S, gt=0)
+    window_s: float = pydantic.Field(default=DAY_S, gt=0, le=366 * DAY_S)
     """Length of a window in seconds."""
     time: str = ""
     """Field of the request that says when its row is, where that is not when it is asked, as in a replay; a time with a zone."""
-    settle_s: float = pydantic.Field(default=5.0, ge=0)
+    settle_s: float = pydantic.Field(default=5.0, ge=0, le=30 * DAY_S)
     """Seconds after the end of a window before it is read: the log is on disk then."""
-    min_rows: int = pydantic.Field(default=100, ge=2)
+    min_rows: int = pydantic.Field(default=100, ge=2, le=1_000_000_000)
     """A window of fewer rows says nothing."""
-    max_rows: int = pydantic.Field(default=50_000, ge=1000)
+    max_rows: int = pydantic.Field(default=50_000, ge=1000, le=1_000_000)
     """Rows of a window that are kept in memory; of more, every second, fourth, ... request counts."""
     persistence: int = pydantic.Field(default=3, ge=1, le=1000)
     """Windows in a row that must fail before there is an alarm."""

@@ -8,15 +8,16 @@ What does not belong here: machine-wide settings (`settings`) and which bundle s
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 import yaml
 
-from lastgood import bundle, conditions, drift_rules, errors, yaml_lines
+from lastgood import bundle, conditions, drift_rules, errors, patience, yaml_lines
 from lastgood import strategy as strategies
 
 FILE = "service.yaml"
@@ -32,12 +33,12 @@ class Traffic(_Group):
 
     port: int = pydantic.Field(ge=1, le=65535)
     """Loopback port on which the proxy listens."""
-    timeout_s: float = pydantic.Field(default=5.0, gt=0, le=600)
-    """Seconds until the proxy gives up on an answer."""
-    per_try_timeout_s: float = pydantic.Field(default=1.0, gt=0, le=600)
-    """Seconds for one attempt; a second one goes to the fallback bundle."""
+    timeout_s: float = pydantic.Field(default=5.0, gt=0, le=patience.LONGEST_S)
+    """Seconds until the proxy gives up on an answer, and for which a worker that is retired goes on with one. Missing: as the tier has it."""
+    per_try_timeout_s: float = pydantic.Field(default=3.0, gt=0, le=patience.LONGEST_S)
+    """Seconds for one attempt, where asking twice does no harm; a second one goes to the fallback bundle. Missing: 60 % of timeout_s."""
     idempotent: bool = True
-    """True if asking twice does no harm: then failed answers are retried, not only failed connections."""
+    """True if asking twice does no harm: then failed answers are retried, not only failed connections. Missing: as the tier has it."""
     user_header: str = "x-user-id"
     """Header that names the user; one user stays on one side of a split."""
     user_cookie: str = "session"
@@ -51,9 +52,9 @@ class Serving(_Group):
 
     ready_timeout_s: float = pydantic.Field(default=60.0, gt=0, le=3600)
     """Seconds a new worker may take to load and answer its warm-up; after that a promotion fails."""
-    max_body_bytes: int = pydantic.Field(default=1_048_576, gt=0)
+    max_body_bytes: int = pydantic.Field(default=1_048_576, gt=0, le=16 * 1024 * 1024)
     """Largest request body, in bytes; a larger one is answered with 413."""
-    max_batch: int = pydantic.Field(default=1000, gt=0)
+    max_batch: int = pydantic.Field(default=1000, gt=0, le=100_000)
     """Most rows in one request."""
     user_requests: int = pydantic.Field(default=32, ge=1, le=4096)
     """Most requests of one user under way at a worker; one more is answered with 429."""
@@ -61,13 +62,13 @@ class Serving(_Group):
     """Most rows of feedback that a worker takes of one user in a minute; more are answered with 429."""
     log_flush_s: float = pydantic.Field(default=1.0, gt=0, le=60)
     """Seconds of inference log that a kill -9 may lose at most."""
-    log_segment_rows: int = pydantic.Field(default=50_000, gt=0)
+    log_segment_rows: int = pydantic.Field(default=50_000, gt=0, le=5_000_000)
     """Rows after which a new Parquet segment is begun."""
-    log_keep_days: float = pydantic.Field(default=30.0, gt=0)
+    log_keep_days: float = pydantic.Field(default=30.0, gt=0, le=3660)
     """Days after which a segment is removed."""
     cache_s: float = pydantic.Field(default=0.0, ge=0, le=30 * 86_400)
     """Seconds for which the answer to a row is kept and given again to an equal row; 0 keeps none."""
-    cache_rows: int = pydantic.Field(default=10_000, ge=1)
+    cache_rows: int = pydantic.Field(default=10_000, ge=1, le=10_000_000)
     """Most answers that a worker keeps in its own memory; a Redis has limits of its own."""
 
 
@@ -78,9 +79,9 @@ class Recovery(_Group):
     the gate's margin. All pass: recovered. One fails: not recovered, so the release was not the cause.
     """
 
-    within_s: float = pydantic.Field(default=300.0, ge=0)
+    within_s: float = pydantic.Field(default=300.0, ge=0, le=30 * 86_400)
     """Seconds that the measurement may take; after that it is inconclusive. 0 turns it off."""
-    min_samples: int = pydantic.Field(default=50, ge=1)
+    min_samples: int = pydantic.Field(default=50, ge=1, le=conditions.MOST)
     """Fewest requests of stable before it can be called recovered."""
 
 
@@ -93,7 +94,7 @@ class Release(_Group):
     """With no strategy named: shadow, canary and an approval, whatever the tier."""
     control_arm: bool = False
     """A second worker of stable, started with the candidate's, answers as large a share; times and scores are compared with it alone."""
-    bake_s: float = pydantic.Field(default=600.0, ge=0)
+    bake_s: float = pydantic.Field(default=600.0, ge=0, le=90 * 86_400)
     """Seconds after the cut-over during which the release counts as unproven; previous stays warm meanwhile and after."""
     alpha: float = pydantic.Field(default=0.01, gt=0, le=0.2)
     """Chance that the sequential tests of one release, all together, take out a bundle that is no worse."""
@@ -142,6 +143,11 @@ class Service(_Group):
     options: dict[str, Any] = {}
     """Settings of the service's own code; lastgood only freezes them."""
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _of_tier(cls, value: Any) -> Any:
+        return patience.filled(value)
+
     @pydantic.field_validator("service")
     @classmethod
     def _name(cls, value: str) -> str:
@@ -186,8 +192,41 @@ class Service(_Group):
 
 def parse(text: str, *, where: str) -> Service:
     """The service that *text* (YAML) describes; *where* names its source in errors. Raises UsageError, naming the lines."""
-    try:
+    with _explained(text, where=where):
         return Service.model_validate(yaml.safe_load(text))
+
+
+def parse_frozen(text: str, *, where: str) -> Service:
+    """Like `parse`, for what a bundle brings: a value above a largest one that came later counts as the largest.
+
+    An older bundle was released with it, and must still be there to go back to.
+    """
+    with _explained(text, where=where):
+        value = yaml.safe_load(text)
+        try:
+            return Service.model_validate(value)
+        except pydantic.ValidationError as error:
+            if not all(problem["type"] == "less_than_equal" for problem in error.errors()):
+                raise
+            for problem in error.errors():
+                _put(value, problem["loc"], problem["ctx"]["le"])
+            return Service.model_validate(value)
+
+
+def _put(value: Any, loc: tuple[int | str, ...], new: float) -> None:
+    """Set what *loc* of an error leads to; steps that only name a kind of a union are passed over."""
+    *way, last = loc
+    for step in way:
+        if isinstance(value, list) or (isinstance(value, dict) and step in value):
+            value = value[step]
+    value[last] = new
+
+
+@contextlib.contextmanager
+def _explained(text: str, *, where: str) -> Iterator[None]:
+    """What is wrong with *text*, as a UsageError that names its lines."""
+    try:
+        yield
     except yaml.YAMLError as error:
         raise errors.UsageError(f"{where} is not valid YAML: {error}; correct that line") from error
     except pydantic.ValidationError as error:

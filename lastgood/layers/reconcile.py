@@ -74,7 +74,7 @@ def frozen_service(of: bundle.Bundle | None, *, store: artifacts.Store) -> servi
 def _parsed(file: Path) -> services.Service:
     """Parsed once per process: the folder is named by its content."""
     try:
-        return services.parse(file.read_text("utf-8"), where=str(file))
+        return services.parse_frozen(file.read_text("utf-8"), where=str(file))
     except (OSError, UnicodeDecodeError, errors.UsageError) as error:
         raise errors.Damaged(f"{file} is no usable {services.FILE}: {error}; build the bundle again") from error
 

@@ -15,15 +15,18 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from lastgood import arms, marks
+from lastgood import arms, marks, patience
 from lastgood.bundle import short
 from lastgood.layers import base
 from lastgood.layers.traffic import envoy_documents
 from lastgood.layers.traffic.envoy_documents import Json
-from lastgood.service import Traffic
+from lastgood.service import Service, Traffic
 
 TOTAL = 10_000
 """Weights are handed to Envoy in hundredths of a percent; a constant sum keeps users on their side of a split."""
+
+IDLE_S, IDLE_MARGIN_S = 60.0, 5.0
+"""Seconds without a byte after which a request is given up, such as one whose body does not come; at least so much longer than an answer may take."""
 
 ROUTES = "edge"
 FEEDBACK = "/feedback"
@@ -348,8 +351,8 @@ def _debug(desired: base.Desired, *, known: Collection[str], token: str) -> list
         if digest in known:
             names = {"regex": f"{re.escape(digest)}|{short(digest)}"}
             match = {"prefix": "/", "headers": [key, {"name": marks.BUNDLE, "string_match": {"safe_regex": names}}]}
-            action = {"cluster": cluster_name(digest), "timeout": _seconds(desired.service.traffic.timeout_s)}
-            rules.append({**_rule(match, action), **_told(arm="debug")})
+            action = {"cluster": cluster_name(digest), **_limits_of(desired.service.traffic)}
+            rules.append({**_rule(match, action, desired.service), **_told(arm="debug")})
     match = {"prefix": "/", "headers": [key, {"name": marks.BUNDLE, "present_match": True}]}
     text = "that bundle has no worker here; 'lastgood status' shows which have, name one by its full digest or its first 12 hex digits"
     return [*rules, _answer(match, 404, text), *_by_weight(desired, known=known, token=key)]
@@ -363,13 +366,19 @@ def _by_weight(desired: base.Desired, *, known: Collection[str], token: Json | N
     else:
         answers = {"response_headers_to_remove": [marks.BUNDLE, marks.REVISION]} if desired.service.traffic.disclose == "none" else {}
     return [
-        {**_rule({**place, **headers}, _action(desired, known=known, feedback=feedback, told=token is not None)), **answers}
+        {**_rule({**place, **headers}, _action(desired, known=known, feedback=feedback, told=token is not None), desired.service), **answers}
         for place, feedback in (({"path": FEEDBACK}, True), ({"prefix": "/"}, False))
     ]
 
 
-def _rule(match: Json, action: Json) -> Json:
-    return {"match": match, "route": action}
+def _rule(match: Json, action: Json, service: Service) -> Json:
+    """A body is kept whole as long as it may be asked again or copied: what does not fit is neither, and nobody is told."""
+    return {"match": match, "route": action, "request_body_buffer_limit": service.serving.max_body_bytes}
+
+
+def _limits_of(traffic: Traffic) -> Json:
+    """How long a request may take, and be silent: without the second, Envoy's own minute ends the slow ones whatever the first says."""
+    return {"timeout": _seconds(traffic.timeout_s), "idle_timeout": _seconds(max(IDLE_S, traffic.timeout_s + IDLE_MARGIN_S))}
 
 
 def _answer(match: Json, status: int, text: str) -> Json:
@@ -385,7 +394,7 @@ def _action(desired: base.Desired, *, known: Collection[str], feedback: bool, to
         if share
     ]
     action: Json = {
-        "timeout": _seconds(traffic.timeout_s),
+        **_limits_of(traffic),
         "weighted_clusters": {"clusters": entries, "use_hash_policy": True},
         "hash_policy": [{"header": {"header_name": traffic.user_header}, "terminal": True}, {"cookie": {"name": traffic.user_cookie}}],
         "retry_policy": _retry(traffic, again=traffic.idempotent and not feedback),
@@ -430,7 +439,7 @@ def _retry(traffic: Traffic, *, again: bool) -> Json:
         "host_selection_retry_max_attempts": 3,
     }
     if again:
-        policy["per_try_timeout"] = _seconds(min(traffic.per_try_timeout_s, traffic.timeout_s))
+        policy["per_try_timeout"] = _seconds(patience.try_s(traffic))
     return policy
 
 
