@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import random
 import socket
@@ -23,12 +24,14 @@ from typing import Any
 from lastgood import errors, gatekeeper, proceed, release
 from lastgood.layers import base, receipts, reconcile
 from lastgood.ledger import audit
-from lastgood.ops import incident, paging
+from lastgood.ops import incident, loss, paging
 from lastgood.settings import Settings
 
 log = logging.getLogger("lastgood.controller")
 
 ACTOR = gatekeeper.ACTOR
+LOSSES_EVERY_S = 30.0
+"""Seconds between two looks at what the logs lack."""
 
 
 class LayerLoop(threading.Thread):
@@ -94,6 +97,7 @@ class ServiceLoop:
         self._loops = {name: LayerLoop(ctx.settings, layer, service=service) for name, layer in self._layers.items()}
         self._reports = ctx.settings.run(service) / "layers"
         self._seen = 0
+        self._losses_at = -math.inf
         self._stranded = -1
         """Revision from which there is no way further back; a person was told once."""
         self._proven = -1
@@ -121,6 +125,7 @@ class ServiceLoop:
             # Also with a configuration that cannot be read: going one further back is then the way out.
             self._advance()
             self._report_stuck()
+            self._report_losses()
 
     def _hand_over(self) -> None:
         newest = self._ctx.ledger.newest(self._service)
@@ -162,6 +167,16 @@ class ServiceLoop:
             summary = f"{self._service}: the bundle gone back to does not get ready, and there is nothing further back: {error}"
             page: dict[str, Any] = {"revision": state.revision, "key": "stranded", "severity": "critical", "summary": summary}
             self._ctx.ledger.page(self._service, **page, body={}, now=time.time())
+
+    def _report_losses(self) -> None:
+        """Rows that the service's logs lack are told once; it is looked now and then."""
+        now = time.monotonic()
+        if now - self._losses_at >= LOSSES_EVERY_S:
+            self._losses_at = now
+            try:
+                loss.tell(self._ctx, self._service, now=time.time())
+            except errors.LastgoodError as error:
+                log.warning("%s: that rows of its log are missing could not be told: %s", self._service, error)
 
     def _report_stuck(self) -> None:
         limit = self._ctx.settings.controller.layer_timeout_s

@@ -23,6 +23,8 @@ DISCLOSE = PREFIX + "disclose"
 """The caller holds the debug token and may know arm and parts."""
 TOKEN = PREFIX + "debug-token"
 """What a caller shows to choose a bundle, or to be told arm and parts."""
+PROBLEM = PREFIX + "problem"
+"""In an answer of a worker: what kept it from being a prediction. `uncomputable`: the service's code cannot compute a row of it."""
 
 CALLER_ID = "x-request-id"
 """The caller's own id of a request, or one that the proxy made where there was none."""

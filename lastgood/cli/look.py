@@ -15,6 +15,7 @@ from lastgood import converge, errors, ledger, lifetimes, release, rollout, sett
 from lastgood.cli import common, plans
 from lastgood.layers import base, reconcile
 from lastgood.layers.receipts import Receipt, read
+from lastgood.ops import loss
 
 DIFF_LINES = 40
 """Most lines of changed prompts that `diff` shows."""
@@ -38,6 +39,7 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
     controller = converge.controller_record(ctx.settings)
     last = ctx.ledger.revision(service, state.revision)
     ending = _ending(ctx, state)
+    lost = loss.missing(ctx.settings, service)
     value = {
         "schema": "lastgood.status/v1",
         "service": service,
@@ -60,9 +62,10 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
         "layers": [receipt.to_json() for receipt in seen],
         "controller": {"running": controller is not None, "pid": controller.pid if controller else None},
         "undelivered": undelivered(ctx.ledger, service),
+        "losses": [one.to_json() for one in lost],
     }
     running = controller is not None
-    told = {"ending": ending, "undelivered": value["undelivered"]}
+    told = {"ending": ending, "undelivered": value["undelivered"], "lost": lost}
     common.emit(value, as_json=as_json, text=lambda: _status_text(state, last, seen, running=running, **told))
     return 0
 
@@ -152,6 +155,7 @@ def _status_text(
     running: bool,
     ending: Mapping[str, Mapping[str, Any]],
     undelivered: Sequence[Mapping[str, Any]],
+    lost: Sequence[loss.Missing],
 ) -> str:
     now = time.time()
     held = f"  held by {state.hold.actor}: {state.hold.reason}" if state.hold else ""
@@ -170,6 +174,7 @@ def _status_text(
         lines.append(f"  {receipt.layer:<15} {receipt.status}{behind}{'  ' + receipt.detail if receipt.detail else ''}")
     lines += [f"  ! {alias} asks a model that is {one['status']}: {one['why']}" for alias, one in ending.items()]
     lines += [f"  ! page not delivered by {one['channel']} ({one['tries']} tries): {one['error']}: {one['summary']}" for one in undelivered]
+    lines += [f"  ! {one.text()}" for one in lost]
     if not running:
         lines.append("  ! the controller is not running: what serves keeps serving, but nothing is repaired; start it with 'lastgood up'")
     return "\n".join(lines)

@@ -98,7 +98,8 @@ def values(column: pa.ChunkedArray) -> Values:
 
     kind = column.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
-        found: Values = column.cast(pa.int8() if pa.types.is_boolean(kind) else pa.float64()).cast(pa.float64()).to_numpy()
+        # Not safe: an integer above 2**53 becomes the double next to it, and must not end the look at a whole window.
+        found: Values = column.cast(pa.int8() if pa.types.is_boolean(kind) else pa.float64(), safe=False).cast(pa.float64()).to_numpy()
         return found
     if pa.types.is_null(kind):
         return np.full(len(column), np.nan)
@@ -112,7 +113,7 @@ def _seconds(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     if pa.types.is_timestamp(column.type):
         unit: npt.NDArray[np.float64] = column.cast(pa.timestamp("us", tz=column.type.tz)).cast(pa.int64()).to_numpy() / 1e6
         return unit
-    found: npt.NDArray[np.float64] = column.cast(pa.float64()).to_numpy()
+    found: npt.NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy()
     return found
 
 

@@ -120,4 +120,8 @@ def _paired(
 
 def _moments(table: pa.Table, time: str) -> list[float]:
     """Unix seconds of each row, on its own clock if it has one."""
-    return [one.timestamp() for one in table[f"{inference_log.FEATURE}{time}" if time else "at"].to_pylist()]
+    import pyarrow as pa
+
+    # By way of numbers: an older log may hold a time that no calendar of ours has.
+    column = table[f"{inference_log.FEATURE}{time}" if time else "at"]
+    return [one / 1e6 for one in column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_pylist()]

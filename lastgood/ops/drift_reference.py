@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,16 +137,46 @@ def features(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> dict[
     """What the bundle's own code makes of *rows*, by name, NaN for a row that it does not take; None if it does not say."""
     import numpy as np
 
-    taken = [row for row in rows if row is not None]
-    made = loaded.runtime.features(taken) if taken else None
-    if made is None:
-        return None
     places = [number for number, row in enumerate(rows) if row is not None]
-    found = {}
-    for name, values in made.items():
-        found[name] = np.full(len(rows), np.nan)
-        found[name][places] = np.asarray(values, dtype=np.float64)
+    found: dict[str, Floats] = {}
+    for some, made in _made(loaded, [(number, row) for number, row in enumerate(rows) if row is not None]) if places else ():
+        if made is None:
+            return None
+        for name, values in made.items():
+            found.setdefault(name, np.full(len(rows), np.nan))[some] = values
     return found
+
+
+def _made(loaded: Loaded, rows: list[tuple[int, pydantic.BaseModel]]) -> Iterator[tuple[list[int], dict[str, Floats] | None]]:
+    """What the code makes of *rows* by their numbers, in one piece, or by halves where it raises about one of them; nothing of that one.
+
+    Raises what the code raises if it makes nothing of any.
+    """
+    import numpy as np
+
+    def attempt(some: list[tuple[int, pydantic.BaseModel]]) -> dict[str, Floats] | None:
+        made = loaded.runtime.features([row for _, row in some])
+        if made is None:
+            return None
+        found = {name: np.asarray(values, dtype=np.float64) for name, values in made.items()}
+        if any(values.shape != (len(some),) for values in found.values()):
+            raise ValueError("the runtime gave another number of features than of rows; correct its features")
+        return found
+
+    waiting, answered, trouble = [rows], False, None
+    while waiting:
+        some = waiting.pop()
+        try:
+            made = attempt(some)
+        except Exception as error:  # noqa: BLE001  # a team's code may raise anything about a row; the others still have features
+            trouble = error
+            half = len(some) // 2
+            waiting += [some[half:], some[:half]] if half else []
+        else:
+            answered = True
+            yield [number for number, _ in some], made
+    if trouble is not None and not answered:
+        raise trouble
 
 
 def load(settings: Settings, bundle: bundles.Bundle) -> Loaded:
@@ -167,13 +197,15 @@ def forecast(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> list[
 
     def answered(asked: list[pydantic.BaseModel]) -> list[float | None]:
         try:
-            values = [answer.get("probability") for answer in loaded.runtime.predict(asked)]
+            values = [_finite(answer.get("probability")) for answer in loaded.runtime.predict(asked)]
+            if len(values) != len(asked):
+                raise ValueError("another number of answers than of rows")  # as if it had raised about one of them
         except Exception:  # noqa: BLE001  # a team's code may raise anything about a row; the others still have an answer
             if len(asked) == 1:
                 return [None]
             half = len(asked) // 2
             return [*answered(asked[:half]), *answered(asked[half:])]
-        return [float(value) if isinstance(value, int | float) else None for value in values]
+        return values
 
     known = [number for number, row in enumerate(rows) if row is not None]
     found: list[float | None] = [None] * len(rows)
@@ -187,6 +219,15 @@ def forecast(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> list[
     return found
 
 
+def _finite(value: object) -> float | None:
+    """A probability, None for an answer without one. Raises OverflowError, or ValueError for what is no finite number."""
+    if not isinstance(value, int | float):
+        return None
+    if not math.isfinite(value):
+        raise ValueError("no finite number")
+    return float(value)
+
+
 def _forecasts(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> bool:
     """Whether the bundle answers with a probability, by its first answer: thousands of others may be asked of a hosted model, for money."""
     for row in rows[:PROBES]:
@@ -194,9 +235,9 @@ def _forecasts(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> boo
             continue
         try:
             (answer,) = loaded.runtime.predict([row])
+            return isinstance(answer.get("probability"), int | float)
         except Exception:  # noqa: BLE001, S112  # a team's code may raise anything about a row; the next one may do
             continue
-        return isinstance(answer.get("probability"), int | float)
     return True
 
 

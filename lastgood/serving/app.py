@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import re
 import time
 import uuid
@@ -21,7 +22,6 @@ from typing import Annotated, Any
 
 import fastapi
 import pydantic
-import pydantic_core
 from fastapi import responses
 from starlette import requests
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,15 +29,29 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lastgood import bundle as bundles
 from lastgood import cache, marks
 from lastgood import service as services
-from lastgood.serving import admission, feedback, inference_log, metrics, openapi, row_ids, runtime, segments
+from lastgood.serving import (
+    admission,
+    border,
+    feedback,
+    inference_log,
+    metrics,
+    openapi,
+    row_form,
+    row_ids,
+    runtime,
+    segments,
+    uncomputable,
+)
+from lastgood.serving.border import Refused
 
 _logger = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(feedback.REQUEST_ID)
 _INSIDE = ("/metrics", "/readyz")
 """Paths for whoever runs the service: through the proxy they are answered to holders of the debug token only."""
-_PROBLEMS = 20
 REMEMBERED = 50_000
 """Answered requests of which a worker knows under which id of the caller's they came, some 20 MB."""
+_QUIET_S = 10.0
+"""Seconds between two tracebacks of rows that cannot be computed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,20 +88,18 @@ class _Worker:
     out_of_memory: Callable[[], None]
     bounds: admission.UserBounds
     turns: admission.Turns
+    form: row_form.Form
+    wellness: uncomputable.Wellness = dataclasses.field(init=False)
     cache: cache.Cache | None = None
     callers: row_ids.CallerIds = dataclasses.field(default_factory=lambda: row_ids.CallerIds(capacity=REMEMBERED))
     """Used in the event loop's thread alone."""
+    quiet_until: float = -math.inf
     ready: bool = False
+    readable: bool = False
+    """Whether rows of this service can be read back from its log at all, as the warm-up rows can: then every row must."""
 
-
-class Refused(Exception):
-    """The request cannot be answered as it is; *problems* name row and field where known."""
-
-    def __init__(self, status: int, message: str, *, problems: Sequence[Mapping[str, Any]] = ()) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.problems = list(problems)
+    def __post_init__(self) -> None:
+        self.wellness = uncomputable.Wellness(functools.partial(_ask_warm_up, self))
 
 
 def create(
@@ -121,6 +133,7 @@ def create(
         out_of_memory=on_out_of_memory,
         bounds=admission.UserBounds(requests=serving.user_requests, feedback=serving.user_feedback_per_min, clock=time.monotonic),
         turns=admission.Turns(loaded.runtime.concurrency),
+        form=inference_log.form_of(loaded.runtime.Request),
         cache=answers,
     )
 
@@ -178,7 +191,10 @@ def _add_routes(app: fastapi.FastAPI, worker: _Worker) -> None:
     async def refused(_: fastapi.Request, error: Exception) -> responses.Response:
         if not isinstance(error, Refused):
             raise error
-        return _json(error.status, {"error": error.message, **({"problems": error.problems} if error.problems else {})})
+        worker.metrics.refused(error.rows, kind=error.kind)
+        answer = _json(error.status, {"error": error.message, **({"problems": error.problems} if error.problems else {})})
+        answer.headers.update(error.headers)
+        return answer
 
     @app.exception_handler(admission.TooMany)
     async def too_many(request: fastapi.Request, error: Exception) -> responses.Response:
@@ -195,6 +211,7 @@ def _add_routes(app: fastapi.FastAPI, worker: _Worker) -> None:
 async def _predict(worker: _Worker, request: fastapi.Request) -> responses.Response:
     if not worker.ready:
         raise Refused(503, "not ready: the warm-up has not been answered yet; see /readyz and ask again")
+    border.check_head(request.headers)
     with worker.bounds.request(_user(worker, request)):
         return await _predict_rows(worker, request)
 
@@ -202,12 +219,14 @@ async def _predict(worker: _Worker, request: fastapi.Request) -> responses.Respo
 async def _predict_rows(worker: _Worker, request: fastapi.Request) -> responses.Response:
     body = await _body(request, worker.loaded.service.serving.max_body_bytes)
     at, began = worker.clock(), time.perf_counter()
-    rows = _parse(body, worker.rows, max_rows=worker.loaded.service.serving.max_batch)
+    rows = _parse(body, worker.rows, max_rows=worker.loaded.service.serving.max_batch, content_type=request.headers.get("content-type", ""))
+    if worker.readable:
+        _check_kept(worker.form, rows)
     shadow = _is_copy(request.scope)
     async with worker.turns.turn(request.headers.get(marks.PEER, ""), _user(worker, request)):
-        outputs = await asyncio.get_running_loop().run_in_executor(worker.threads, functools.partial(_answer, worker, rows, shadow=shadow))
-    if len(outputs) != len(rows):
-        raise RuntimeError(f"the runtime gave {len(outputs)} answers for {len(rows)} rows; correct its predict")
+        outputs = await asyncio.get_running_loop().run_in_executor(
+            worker.threads, functools.partial(_answer_or_refuse, worker, rows, shadow=shadow)
+        )
     ids: _Ids = request.scope["state"]["ids"]
     # Without the proxy nobody but the owner asks, as for a test or a scrape.
     told = worker.identity if marks.DISCLOSE in request.headers or not _through_proxy(request.scope) else worker.named
@@ -223,6 +242,54 @@ async def _predict_rows(worker: _Worker, request: fastapi.Request) -> responses.
     worker.metrics.predictions(len(rows), shadow=shadow)
     # A cache on the way knows nothing of bundles: it would go on giving the answers of one that was rolled back.
     return responses.Response(answer, media_type="application/json", headers={"cache-control": "no-store"})
+
+
+def _answer_or_refuse(worker: _Worker, rows: list[Any], *, shadow: bool) -> list[dict[str, Any]]:
+    """The checked answers. Raises Refused (422) for a row that the service's code cannot compute although it is well; else Failed or MemoryError."""
+    began = time.monotonic()
+
+    def answer(some: Sequence[Any], *, copy: bool) -> list[dict[str, Any]]:
+        return uncomputable.contained(lambda: uncomputable.check(_answer(worker, list(some), shadow=copy), rows=len(some)))
+
+    try:
+        return answer(rows, copy=shadow)
+    except (MemoryError, uncomputable.Failed) as error:
+        if not worker.wellness.well():
+            raise
+        number = uncomputable.find(rows, functools.partial(answer, copy=True), until=began + _patience_s(worker.loaded.service))
+        if number is None:
+            raise
+        _tell(worker, "row %d of a request cannot be computed, the warm-up rows can: it is refused", number, error)
+        raise _uncomputable(number, f"cannot be computed by this service ({error}); correct the row, or the code") from error
+
+
+def _tell(worker: _Worker, text: str, number: int, error: BaseException) -> None:
+    """Say it in the worker's log, but not for every row that somebody sends."""
+    now = time.monotonic()
+    if now >= worker.quiet_until:
+        worker.quiet_until = now + _QUIET_S
+        _logger.warning(text, number, exc_info=error)
+
+
+def _patience_s(service: services.Service) -> float:
+    """Seconds after which it is no longer looked for whose fault it is: whoever asked should have an answer in time."""
+    traffic = service.traffic
+    return 0.8 * (min(traffic.per_try_timeout_s, traffic.timeout_s) if traffic.idempotent else traffic.timeout_s)
+
+
+def _uncomputable(number: int, text: str) -> Refused:
+    found = border.problem(("rows", number), text)
+    return Refused(422, border.sentence(found), problems=[found], kind="uncomputable", headers={marks.PROBLEM: "uncomputable"})
+
+
+def _check_kept(form: row_form.Form, rows: Sequence[Any]) -> None:
+    """Raises Refused (422) for a row that the log could not hold, or not give back."""
+    for number, row in enumerate(rows):
+        try:
+            form.check(row)
+        except row_form.Unkept as error:
+            found = border.problem(("rows", number, *([error.field] if error.field else [])), error.problem)
+            raise Refused(422, border.sentence(found), problems=[found], kind="unkept") from error
 
 
 def _answer(worker: _Worker, rows: list[Any], *, shadow: bool) -> list[dict[str, Any]]:
@@ -250,18 +317,18 @@ def _cached(worker: _Worker, kept: cache.Cache, rows: list[Any]) -> list[dict[st
 
 
 async def _take_feedback(worker: _Worker, request: fastapi.Request) -> responses.Response:
+    border.check_head(request.headers)
     body = await _body(request, worker.loaded.service.serving.max_body_bytes)
-    given: list[feedback.Feedback] = _parse(body, worker.outcomes, max_rows=worker.loaded.service.serving.max_batch)
+    content_type = request.headers.get("content-type", "")
+    given: list[feedback.Feedback] = _parse(
+        body, worker.outcomes, max_rows=worker.loaded.service.serving.max_batch, content_type=content_type
+    )
     worker.bounds.feedback(_user(worker, request), len(given))
     at = worker.clock()
     rows = []
     for number, sent in enumerate(given):
         one = _meant(worker, sent, number=number)
-        try:
-            label = feedback.check_label(worker.loaded.runtime.label(one.outcome))
-        except ValueError as error:
-            raise Refused(422, f"row {number}: {error}; correct it", problems=[{"row": number, "problem": str(error)}]) from error
-        rows.append(one.as_row(at=at, label=label))
+        rows.append(one.as_row(at=at, label=_label(worker, one, number)))
     worker.feedback_log.append(rows)
     return _json(202, {"accepted": len(rows)})
 
@@ -280,13 +347,28 @@ def _meant(worker: _Worker, given: feedback.Feedback, *, number: int) -> feedbac
     return given.model_copy(update={"request_id": known[0]}) if known else given
 
 
+def _label(worker: _Worker, given: feedback.Feedback, number: int) -> float | None:
+    """What the service makes of an outcome. Raises Refused (422) with its own message, or if it cannot make anything of it."""
+    try:
+        return feedback.check_label(worker.loaded.runtime.label(given.outcome))
+    except ValueError as error:
+        found = {"row": number, "problem": str(error)}
+        raise Refused(422, f"row {number}: {error}; correct it", problems=[found], kind="field") from error
+    except MemoryError:
+        raise
+    except BaseException as error:  # a team's code may raise anything
+        _tell(worker, "the label of row %d of a feedback cannot be computed: it is refused", number, error)
+        raise _uncomputable(
+            number, f"no label can be computed ({type(error).__name__} in the service's code); correct the row, or the code"
+        ) from error
+
+
 async def _warm_up(worker: _Worker, on_failed: Callable[[], None]) -> None:
     """Answer the runtime's own rows once, as a request would be, so that no user waits for lazy imports."""
 
     def answer() -> None:
-        rows = worker.rows.validate_json(json.dumps({"rows": worker.loaded.runtime.warm_up()})).rows
-        outputs = _answer(worker, rows, shadow=True)
-        json.dumps(outputs, allow_nan=False)
+        rows, outputs = _ask_warm_up(worker)
+        worker.readable = _readable(worker.form, rows)
         # The log's writer loads for seconds; without this that falls into the first second of live traffic.
         rehearsed = inference_log.Answered(
             request_id="warm-up", caller_id=None, at=worker.clock(), bundle=worker.loaded.bundle.id, arm=None, shadow=False,
@@ -305,6 +387,23 @@ async def _warm_up(worker: _Worker, on_failed: Callable[[], None]) -> None:
     else:
         worker.metrics.ready()
         worker.ready = True
+
+
+def _ask_warm_up(worker: _Worker) -> tuple[list[Any], list[dict[str, Any]]]:
+    """The runtime's own rows and its answers to them, as a copy gets them. Raises what its code raises, or Failed."""
+    rows = worker.rows.validate_json(json.dumps({"rows": worker.loaded.runtime.warm_up()})).rows
+    return rows, uncomputable.check(_answer(worker, rows, shadow=True), rows=len(rows))
+
+
+def _readable(form: row_form.Form, rows: Sequence[Any]) -> bool:
+    """Whether *rows* could be read back. Else it is not asked of any: the model, and no row, is to blame, and is served as it always was."""
+    try:
+        for row in rows:
+            form.check(row)
+    except row_form.Unkept as error:
+        _logger.warning("rows of this service cannot be read back from its log: field %s %s", error.field, error.problem)
+        return False
+    return True
 
 
 def _about(worker: _Worker) -> dict[str, Any]:
@@ -333,7 +432,7 @@ async def _body(request: fastapi.Request, limit: int) -> bytes:
                 return bytes(received)
         except requests.ClientDisconnect as error:
             raise Refused(400, "the sender left before the body was whole; send it again") from error
-    raise Refused(413, f"the body is longer than {limit} bytes; send fewer rows at a time")
+    raise Refused(413, f"the body is longer than {limit} bytes; send fewer rows at a time", kind="size")
 
 
 def _rows_adapter(row: type[pydantic.BaseModel]) -> pydantic.TypeAdapter[Any]:
@@ -343,37 +442,40 @@ def _rows_adapter(row: type[pydantic.BaseModel]) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(model)
 
 
-def _parse(body: bytes, adapter: pydantic.TypeAdapter[Any], *, max_rows: int) -> list[Any]:
-    """The checked rows of *body*. Raises Refused (422) naming row and field."""
-    # A row on its own starts like a batch of one; looking for the key in the parsed value is exact, and costs microseconds.
-    try:
-        value = pydantic_core.from_json(body)
-    except ValueError as error:
-        raise Refused(422, f'the body is not JSON: {error}; send one row, or {{"rows": [...]}}') from error
-    if not isinstance(value, dict):
-        raise Refused(422, 'the body is no JSON object; send one row, or {"rows": [...]}')
+def _parse(body: bytes, adapter: pydantic.TypeAdapter[Any], *, max_rows: int, content_type: str = "") -> list[Any]:
+    """The checked rows of *body*. Raises Refused (422) naming row and field, or 415."""
+    value = border.parse(body, content_type=content_type)
     single = "rows" not in value
     if not single and isinstance(value["rows"], list) and len(value["rows"]) > max_rows:
-        raise Refused(422, f"{len(value['rows'])} rows are more than the {max_rows} of one request; send several requests")
+        count = len(value["rows"])
+        raise Refused(422, f"{count} rows are more than the {max_rows} of one request; send several requests", kind="rows", rows=count)
     try:
         checked = adapter.validate_json(b'{"rows":[' + body + b"]}" if single else body)
     except pydantic.ValidationError as error:
-        problems = [_problem(item) for item in error.errors(include_url=False, include_context=False, include_input=False)[:_PROBLEMS]]
-        raise Refused(422, f"{_sentence(problems[0])}; {error.error_count()} in all, correct them", problems=problems) from error
-    return list(checked.rows)
+        found = error.errors(include_url=False, include_context=False, include_input=False)[: border.PROBLEMS]
+        problems = [border.problem(item["loc"], item["msg"]) for item in found]
+        text = f"{border.sentence(problems[0])}; {error.error_count()} in all, correct them"
+        raise Refused(422, text, problems=problems, kind="field", rows=len({one["row"] for one in problems})) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a validator of a team's model may raise anything
+        raise _beyond(value, adapter, error) from error
+    rows = list(checked.rows)
+    border.check_made([value] if single else value["rows"], rows)
+    return rows
 
 
-def _problem(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Row, field and what is wrong there; without the value, which may be personal or huge."""
-    where = list(item["loc"])
-    row = where[1] if len(where) > 1 and where[0] == "rows" else None
-    field = ".".join(str(step) for step in (where[2:] if row is not None else where)) or None
-    return {"row": row, "field": field and field[:200], "problem": item["msg"]}
-
-
-def _sentence(problem: Mapping[str, Any]) -> str:
-    where = [f"row {problem['row']}" if problem["row"] is not None else "", f"field {problem['field']!r}" if problem["field"] else ""]
-    return f"{', '.join(part for part in where if part) or 'the body'}: {problem['problem']}"
+def _beyond(value: Mapping[str, Any], adapter: pydantic.TypeAdapter[Any], error: Exception) -> Refused:
+    """The refusal of the first row on which a validator raises something else than it may."""
+    rows = value["rows"] if isinstance(value.get("rows"), list) else [value]
+    for number, row in enumerate(rows):
+        try:
+            adapter.validate_json(json.dumps({"rows": [row]}))
+        except pydantic.ValidationError:
+            continue
+        except Exception as own:  # noqa: BLE001
+            return _uncomputable(number, f"cannot be checked ({type(own).__name__} in the service's code); correct the row, or the code")
+    return _uncomputable(0, f"cannot be checked ({type(error).__name__} in the service's code); correct the rows, or the code")
 
 
 def _user(worker: _Worker, request: fastapi.Request) -> str | None:

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 REQUEST_ID = r"^[\x21-\x7e]{1,128}$"
 MAX_OUTCOMES = 50
+MAX_FIGURE = 1e50
+"""Largest outcome and label, either way: the squares of their squares, and sums of those, still are numbers."""
 
 Scalar = (
     pydantic.StrictBool
     | pydantic.StrictInt
-    | Annotated[float, pydantic.Field(strict=True, allow_inf_nan=False)]
+    | Annotated[float, pydantic.Field(strict=True, allow_inf_nan=False, ge=-MAX_FIGURE, le=MAX_FIGURE)]
     | Annotated[str, pydantic.Field(strict=True, max_length=1000)]
     | None
 )
@@ -72,10 +74,16 @@ def to_table(rows: Sequence[segments.Row]) -> pa.Table:
     )
 
 
-def check_label(label: float | None) -> float | None:
-    """*label* as a runtime gave it, as a finite float. Raises ValueError."""
+def check_label(label: Any) -> float | None:
+    """*label* as a runtime gave it, as a float of a size that can be reckoned with. Raises ValueError."""
     if label is None:
         return None
-    if not math.isfinite(label):
+    try:
+        value = float(label)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise ValueError("the label must be a finite number") from error
+    if not math.isfinite(value):
         raise ValueError("the label must be a finite number")
-    return float(label)
+    if abs(value) > MAX_FIGURE:
+        raise ValueError(f"the label must lie between -{MAX_FIGURE:g} and {MAX_FIGURE:g}")
+    return value

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from lastgood.serving import row_ids, segments
+from lastgood.serving import row_form, row_ids, segments
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +27,9 @@ PREDICTIONS = "predictions"
 FEEDBACK = "feedback"
 FEATURE = "feature_"
 """Prefix of the columns that hold the fields of a request."""
+
+NAIVE = "naive"
+"""Column with the fields whose time came without an offset, as JSON; there for requests that can have such."""
 
 _IDENTITY = ("request_id", "row", "bundle", "shadow")
 
@@ -55,7 +58,7 @@ def table_maker(request: type[pydantic.BaseModel]) -> Callable[[Sequence[segment
     """A function that turns rows of `Answered.as_rows` into a table with a typed column for each field of *request*."""
     import pyarrow as pa
 
-    fields = {name: arrow_type(field.annotation) for name, field in request.model_fields.items()}
+    form = form_of(request)
 
     def to_table(rows: Sequence[segments.Row]) -> pa.Table:
         asked: list[Answered] = [row[2] for row in rows]
@@ -72,12 +75,20 @@ def table_maker(request: type[pydantic.BaseModel]) -> Callable[[Sequence[segment
             "probability": pa.array([_probability(output) for output in outputs], pa.float64()),
             "output": pa.array([json.dumps(output) for output in outputs], pa.string()),
         }
-        for name, kind in fields.items():
-            values = [getattr(row[3], name) for row in rows]
-            columns[FEATURE + name] = pa.array(values, kind) if kind is not None else pa.array([_as_json(v) for v in values], pa.string())
+        texts = [form.text(row[3]) for row in rows]
+        for name, kind in form.kinds.items():
+            values = [getattr(row[3], name) for row in rows] if kind is not None else [text[name] for text in texts]
+            columns[FEATURE + name] = pa.array(values, kind or pa.string())
+        if form.times:
+            columns[NAIVE] = pa.array([form.naive(row[3]) for row in rows], pa.string())
         return pa.table(columns)
 
     return to_table
+
+
+def form_of(request: type[pydantic.BaseModel]) -> row_form.Form:
+    """How rows of *request* are kept."""
+    return row_form.Form(request, {name: arrow_type(field.annotation) for name, field in request.model_fields.items()})
 
 
 def arrow_type(annotation: Any) -> pa.DataType | None:
@@ -112,27 +123,64 @@ def read_predictions(folder: Path, *, since: float, until: float, columns: Colle
 
 
 def requests(table: pa.Table, request: type[pydantic.BaseModel]) -> list[pydantic.BaseModel | None]:
-    """The rows of a table of predictions as they were asked; None for one that *request* does not take.
+    """The rows of a table of predictions as they were asked; None for one that *request* does not take, or that cannot be read.
 
     Columns are named as in the log, or by the fields alone.
     """
-    import pyarrow as pa
-
+    form = form_of(request)
     columns = {}
-    for name, field in request.model_fields.items():
+    for name, kind in form.kinds.items():
         found = next((one for one in (FEATURE + name, name) if one in table.column_names), None)
         if found is not None:
-            values = table[found].to_pylist()
-            as_json = arrow_type(field.annotation) is None and pa.types.is_string(table[found].type)
-            columns[name] = [None if value is None else json.loads(value) for value in values] if as_json else values
-    rows = zip(*columns.values(), strict=True) if columns else ()
-    return [_request(request, dict(zip(columns, row, strict=True))) for row in rows]
+            columns[name] = _values(table[found], as_text=kind is None)
+    if not columns:
+        return []
+    naive = table[NAIVE].to_pylist() if NAIVE in table.column_names else [None] * table.num_rows
+    rows = zip(*columns.values(), strict=True)
+    return [_request(form, dict(zip(columns, row, strict=True)), fields) for row, fields in zip(rows, naive, strict=True)]
 
 
-def _request(request: type[pydantic.BaseModel], row: Mapping[str, Any]) -> pydantic.BaseModel | None:
+_UNREADABLE = object()
+
+
+def _values(column: pa.ChunkedArray, *, as_text: bool) -> list[Any]:
+    """The values of a column, one by one if need be: what cannot be read is _UNREADABLE, and the others are there."""
+    import pyarrow as pa
+
+    values: list[Any]
     try:
-        return request.model_validate(row)
-    except pydantic.ValidationError:
+        values = column.to_pylist()
+    except (OverflowError, ValueError):  # a time that no calendar of ours has, from before such were refused
+        values = [_value(one) for one in column]
+    if as_text and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return [None if value is None else _parsed(value) for value in values]
+    return values
+
+
+def _value(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError):
+        return _UNREADABLE
+
+
+def _parsed(text: str) -> Any:
+    """The value of JSON *text*; a reference may hold the text itself."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _request(form: row_form.Form, row: dict[str, Any], naive: str | None) -> pydantic.BaseModel | None:
+    try:
+        if _UNREADABLE in row.values():
+            return None
+        for name in json.loads(naive) if naive else ():
+            if row.get(name) is not None:
+                row[name] = row[name].replace(tzinfo=None)
+        return form.take(row)
+    except Exception:  # noqa: BLE001  # not only ValidationError: a validator of a team's model may raise anything
         return None
 
 
@@ -217,7 +265,3 @@ def _last(table: pa.Table, keys: list[str]) -> pa.Table:
 def _probability(output: Mapping[str, Any]) -> float | None:
     value = output.get("probability")
     return float(value) if isinstance(value, int | float) else None
-
-
-def _as_json(value: Any) -> str:
-    return pydantic.TypeAdapter(Any).dump_json(value).decode()

@@ -30,6 +30,12 @@ class Metrics:
             buckets=_BUCKETS_S, registry=self._registry,
         )  # fmt: skip
         self._predictions = prometheus.Counter("lastgood_predictions", "Predicted rows.", ["shadow"], registry=self._registry)
+        self._refused = prometheus.Counter(
+            "lastgood_refused_rows",
+            "Rows (requests, where no row is to blame) that were refused, by kind.",
+            ["kind"],
+            registry=self._registry,
+        )
         self._cached = prometheus.Counter(
             "lastgood_cached_rows", "Rows looked for in the cache of answers.", ["hit"], registry=self._registry
         )
@@ -58,6 +64,11 @@ class Metrics:
     def predictions(self, rows: int, *, shadow: bool) -> None:
         """Count predicted rows."""
         self._predictions.labels(str(shadow).lower()).inc(rows)
+
+    def refused(self, rows: int, *, kind: str) -> None:
+        """Count refused rows; *kind* is one of `border.KINDS`, or empty for what says nothing of rows."""
+        if kind:
+            self._refused.labels(kind).inc(rows)
 
     def cached(self, *, hits: int, misses: int) -> None:
         """Count rows that were looked for in the cache."""
@@ -93,14 +104,23 @@ class _Logs(Collector):
 
     def collect(self) -> Iterable[Metric]:
         written = CounterMetricFamily("lastgood_log_rows_written", "Rows on disk.", labels=["log"])
-        lost = CounterMetricFamily("lastgood_log_rows_lost", "Rows that the disk refused for too long.", labels=["log"])
+        lost = CounterMetricFamily(
+            "lastgood_log_rows_lost", "Rows that the disk refused for too long, or that could not be written.", labels=["log"]
+        )
+        odd = CounterMetricFamily("lastgood_log_rows_unwritable", "Lost rows that no column could hold.", labels=["log"])
         failures = CounterMetricFamily("lastgood_log_write_failures", "Failed attempts to write or tidy up.", labels=["log"])
         waiting = GaugeMetricFamily("lastgood_log_rows_waiting", "Rows in memory, not on disk yet.", labels=["log"])
         for name, log in self._logs.items():
             stats = log.stats()
-            for metric, value in ((written, stats.written), (lost, stats.lost), (failures, stats.failures), (waiting, stats.waiting)):
+            for metric, value in (
+                (written, stats.written),
+                (lost, stats.lost),
+                (odd, stats.unwritable),
+                (failures, stats.failures),
+                (waiting, stats.waiting),
+            ):
                 metric.add_metric([name], value)
-        return [written, lost, failures, waiting]
+        return [written, lost, odd, failures, waiting]
 
 
 def _version() -> str:

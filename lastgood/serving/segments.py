@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lastgood import errors
+from lastgood.serving import losses
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,10 +54,11 @@ _NAME = re.compile(r"(?P<writer>[a-z0-9-]+)\.(?P<first>\d{8})-(?P<last>\d{8})\.p
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """Counts of one log since its start, in rows; `failures` in attempts."""
+    """Counts of one log since its start, in rows; `failures` in attempts. `unwritable` are those of the lost that no column could hold."""
 
     written: int = 0
     lost: int = 0
+    unwritable: int = 0
     waiting: int = 0
     failures: int = 0
 
@@ -89,7 +91,9 @@ class SegmentLog:
         self._guard = threading.Lock()
         self._flushing = threading.Lock()
         self._rows: list[Row] = []
-        self._written = self._lost = self._failures = self._sequence = 0
+        self._written = self._lost = self._unwritable = self._failures = self._sequence = 0
+        self._why = ""
+        self._reported = (0, 0)
         self._open: dict[str, list[_Segment]] = defaultdict(list)
         self._merged_at = self._expired_at = clock()
         self._left_over: list[Path] = []
@@ -115,7 +119,13 @@ class SegmentLog:
     def stats(self) -> Stats:
         """The counts as they are now."""
         with self._guard:
-            return Stats(written=self._written, lost=self._lost, waiting=len(self._rows), failures=self._failures)
+            return Stats(
+                written=self._written,
+                lost=self._lost,
+                unwritable=self._unwritable,
+                waiting=len(self._rows),
+                failures=self._failures,
+            )
 
     def close(self) -> None:
         """Write what waits and end the thread; rows that the disk refuses now are lost."""
@@ -126,6 +136,7 @@ class SegmentLog:
         with self._guard:
             self._lost += len(self._rows)
             self._rows = []
+        self._report()
         if self._lock_file is not None:
             os.close(self._lock_file)  # the file stays, so that the next writer merges what this one leaves
             self._lock_file = None
@@ -142,18 +153,38 @@ class SegmentLog:
         with self._guard:
             rows, self._rows = self._rows, []
         for day, of_day in _by_day(rows).items():
-            try:
-                self._write(day, of_day)
-            except OSError as error:
-                self._keep(of_day, error)
-            except Exception:  # rows come from a team's code; one odd value must not end the log
-                _logger.exception("%d rows of log %s are lost", len(of_day), self.folder)
-                with self._guard:
-                    self._lost += len(of_day)
-                    self._failures += 1
-            else:
-                with self._guard:
-                    self._written += len(of_day)
+            self._write_whole(day, of_day)
+        self._report()
+
+    def _write_whole(self, day: str, rows: list[Row]) -> None:
+        """Write *rows*; one that cannot be written is lost alone: it is looked for by halves, and the others are written."""
+        try:
+            self._write(day, rows)
+        except OSError as error:
+            self._keep(rows, error)
+        except Exception as error:  # rows come from a team's code; one odd value must not end the log
+            if len(rows) > 1:
+                self._write_whole(day, rows[: len(rows) // 2])
+                self._write_whole(day, rows[len(rows) // 2 :])
+                return
+            _logger.exception("a row of log %s cannot be written; it is lost", self.folder)
+            with self._guard:
+                self._lost += 1
+                self._unwritable += 1
+                self._failures += 1
+                self._why = f"{type(error).__name__} while a row was written"
+        else:
+            with self._guard:
+                self._written += len(rows)
+
+    def _report(self) -> None:
+        """Leave on disk how much was lost, so that whoever looks after the service can tell it; tried again until it is there."""
+        with self._guard:
+            found, why = (self._lost, self._unwritable), self._why
+        if found != self._reported and losses.record(
+            self.folder, self.writer, lost=found[0], unwritable=found[1], why=why, now=self._clock()
+        ):
+            self._reported = found
 
     def _run(self) -> None:
         self._guarded(self._register)
@@ -183,6 +214,7 @@ class SegmentLog:
             surplus = max(0, len(self._rows) - MAX_WAITING)
             self._lost += surplus
             self._rows = self._rows[surplus:]
+            self._why = f"the disk refused: {error}"
         _logger.warning(
             "log %s cannot be written: %s; answers go on, %d rows wait in memory; make room there", self.folder, error, len(self._rows)
         )
@@ -261,6 +293,7 @@ class SegmentLog:
     def _expire(self) -> None:
         self._expired_at = self._clock()
         oldest = datetime.datetime.fromtimestamp(self._expired_at - self._keep_days * 86_400, datetime.UTC)
+        losses.forget(self.folder, before=oldest.timestamp())
         for folder in self.folder.glob("dt=*"):
             if folder.name < day_name(oldest.timestamp()):
                 shutil.rmtree(folder)

@@ -68,7 +68,8 @@ class Blocks:
         self, *, begin: float, length_s: float, labels: bool, done: int = -1, told: float = 0.0, level: int = 0, capacity: int = CAPACITY
     ) -> None:
         self.begin, self.length_s, self.done, self.level = begin, length_s, done, level
-        self.late = self.unclear = self.dropped = 0
+        self.late = self.unclear = self.dropped = self.passed_over = self.reported = 0
+        self.why = ""
         self._labels, self._told, self._capacity = labels, told, capacity
         self._rows: dict[int, dict[Key, Row]] = defaultdict(dict)
         self._place: dict[Key, int] = {}
@@ -120,6 +121,11 @@ class Blocks:
         else:
             row.label = newest
             self._put(key, row)
+
+    def unreadable(self, error: Exception) -> None:
+        """A row of a log could not be read and was passed over."""
+        self.passed_over += 1
+        self.why = f"{type(error).__name__}: {error}"[:200]
 
     def settle(self, *, now: float) -> None:
         """Give up labels whose answer should long be here: it is in a closed block, or it was never given."""

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 from lastgood import conditions, errors
 from lastgood import settings as settings_
 from lastgood.gates.base import Observation, Tally
-from lastgood.serving import inference_log, segments
+from lastgood.serving import feedback, inference_log, losses, segments
 from lastgood.serving import tail as tails
 from lastgood.sources import base
-from lastgood.sources.blocks import CAPACITY, Arm, Blocks, Row, Timed
+from lastgood.sources.blocks import CAPACITY, Arm, Blocks, Key, Row, Timed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,6 +58,9 @@ SCORES: dict[str, Callable[[float, float], float]] = {
 """Score of a prediction *p* against the label *y*."""
 
 Measured = conditions.Score | conditions.Agreement
+
+_UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What a row raises that is not as rows are: of a text that is no JSON, of an answer that is no object, of a missing id."""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -91,6 +94,7 @@ class InferenceSource(base.Source):
             self._read_on(found, asked, asked.gate, now=now)
         except (errors.Damaged, OSError) as error:
             return base.Answer(observations=[Observation(at=now, down=True, detail=str(error))], cursor=cursor)
+        self._tell(found.blocks, asked, now=now)
         answer = _closed(found.blocks, asked, asked.gate, cursor, now=now)
         if not answer.observations:
             # Such an answer need not be kept, so these blocks would come again each time; there was nothing in them.
@@ -134,6 +138,14 @@ class InferenceSource(base.Source):
             feedback=tail(inference_log.FEEDBACK, _FEEDBACK) if labels else None,
         )
 
+    def _tell(self, blocks: Blocks, asked: base.Asked, *, now: float) -> None:
+        """Leave on disk how many rows this gate has passed over, for whoever looks after the service."""
+        if blocks.passed_over > blocks.reported:
+            who = f"gate-{asked.gate.metric}-{getattr(asked.gate, 'score', '')}"
+            folder = self._folder / (inference_log.PREDICTIONS if isinstance(asked.gate, conditions.Agreement) else inference_log.FEEDBACK)
+            losses.record(folder, who, unreadable=blocks.passed_over, why=blocks.why, now=now)
+            blocks.reported = blocks.passed_over
+
     def _load(self, path: Path, *, since: float, columns: Collection[str]) -> pa.Table | None:
         shared = self._shared[1]
         if path not in shared:
@@ -157,15 +169,19 @@ class InferenceSource(base.Source):
 
 
 def _take_answers(blocks: Blocks, table: pa.Table, asked: base.Asked, gate: Measured) -> None:
+    """Row by row: one that cannot be read is passed over, and counted."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     bundles = [bundle for bundle in (asked.watched, asked.beside) if bundle is not None]
     table = table.filter(pc.is_in(table["bundle"], value_set=pa.array(bundles, pa.string())))
     for at, request_id, row, bundle, arm, shadow, probability, output, caller_id in _rows(table, _ANSWERS):
-        which = _arm(asked, bundle, shadow=shadow, arm=arm)
-        if which is not None:
-            blocks.answer((request_id, row), which, at, _answer(gate, probability, output), caller_id=caller_id)
+        try:
+            which = _arm(asked, bundle, shadow=shadow, arm=arm)
+            if which is not None:
+                blocks.answer(_key(request_id, row), which, at, _answer(gate, probability, output), caller_id=caller_id)
+        except _UNREADABLE as error:
+            blocks.unreadable(error)
 
 
 def _arm(asked: base.Asked, bundle: str, *, shadow: bool, arm: str | None) -> Arm | None:
@@ -181,7 +197,10 @@ def _arm(asked: base.Asked, bundle: str, *, shadow: bool, arm: str | None) -> Ar
 
 def _answer(gate: Measured, probability: float | None, output: str) -> Any:
     """What of an answer has to be remembered."""
+    probability = _number(probability)
     if isinstance(gate, conditions.Agreement):
+        if probability is None:
+            json.loads(output)  # it is compared when its block is whole; then there is no row to pass over any more
         return probability, None if probability is not None else output
     if gate.score.startswith("output."):
         return _number(json.loads(output).get(gate.score.partition(".")[2]))
@@ -191,9 +210,12 @@ def _answer(gate: Measured, probability: float | None, output: str) -> Any:
 def _take_labels(blocks: Blocks, table: pa.Table, gate: conditions.Score) -> None:
     field = gate.score.partition(".")[2] if gate.score.startswith("outcome.") else None
     for at, request_id, row, label, outcome in _rows(table, _FEEDBACK):
-        value = _number(label) if field is None else _number(json.loads(outcome).get(field))
-        if value is not None:
-            blocks.label((request_id, row), at, value)
+        try:
+            value = _number(label) if field is None else _number(json.loads(outcome).get(field))
+            if value is not None:
+                blocks.label(_key(request_id, row), at, value)
+        except _UNREADABLE as error:
+            blocks.unreadable(error)
 
 
 def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
@@ -205,8 +227,19 @@ def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     yield from zip(at, *(table[name].to_pylist() if name in table.column_names else nothing for name in columns), strict=True)
 
 
+def _key(request_id: Any, row: Any) -> Key:
+    if not (isinstance(request_id, str) and isinstance(row, int)):
+        raise TypeError("a row without an id")
+    return request_id, row
+
+
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    """None for what is no number. Raises ValueError for one that cannot be reckoned with: such are refused today, and may be in older logs."""
+    if not isinstance(value, int | float):
+        return None
+    if not abs(value) <= feedback.MAX_FIGURE:
+        raise ValueError("a number that is not finite, or too large to be reckoned with")
+    return float(value)
 
 
 def _closed(blocks: Blocks, asked: base.Asked, gate: Measured, cursor: base.Cursor, *, now: float) -> base.Answer:
@@ -272,7 +305,10 @@ def _value(gate: conditions.Score, said: Timed | None, label: Timed | None) -> f
         return None
     if gate.of_users:
         return float(label[1])
-    return None if found is None else SCORES[gate.score](found, label[1])
+    try:
+        return None if found is None else SCORES[gate.score](found, label[1])
+    except (OverflowError, ValueError):  # a prediction or a label that no such score is made for
+        return None
 
 
 def _sum(values: Sequence[float | None]) -> Tally:
@@ -281,7 +317,8 @@ def _sum(values: Sequence[float | None]) -> Tally:
 
 
 def _left_out(blocks: Blocks) -> str:
+    bad = f"{blocks.passed_over:,} rows could not be read and were passed over ({blocks.why})" if blocks.passed_over else ""
     late = f"{blocks.late:,} labels came after their block was closed, or belong to no answer of these bundles" if blocks.late else ""
     unclear = f"{blocks.unclear:,} labels name several requests; send the answer's request_id" if blocks.unclear else ""
     dropped = f"{blocks.dropped:,} rows were left out for want of room; one request in {1 << blocks.level} counts" if blocks.level else ""
-    return "; ".join(text for text in (late, unclear, dropped) if text)
+    return "; ".join(text for text in (bad, late, unclear, dropped) if text)

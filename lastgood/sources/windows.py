@@ -46,7 +46,11 @@ def read(folder: Path, *, bundle: str, since: float, until: float, columns: Coll
     trouble: list[str] = []
     kept = _Kept(most=most)
     for table in _segments(
-        folder / inference_log.PREDICTIONS, since, until, {*wanted, *labels, PROBABILITY, "bundle", "shadow", "arm"}, trouble
+        folder / inference_log.PREDICTIONS,
+        since,
+        until,
+        {*wanted, *labels, PROBABILITY, inference_log.NAIVE, "bundle", "shadow", "arm"},
+        trouble,
     ):
         kept.take(_answered(table, bundle=bundle, since=since, until=until))
     whole = kept.whole()
@@ -161,7 +165,7 @@ def _labelled(table: pa.Table, folder: Path, *, since: float, trouble: list[str]
 
 
 def _sample(table: pa.Table, *, clock: str) -> Sample:
-    kept = [name for name in table.column_names if name not in ("request_id", "caller_id", "row")]
+    kept = [name for name in table.column_names if name not in ("request_id", "caller_id", "row", inference_log.NAIVE)]
     named = table.select(kept).rename_columns([name if name == clock else name.removeprefix(inference_log.FEATURE) for name in kept])
     return references.from_arrow(named, at=clock)
 

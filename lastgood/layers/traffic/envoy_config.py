@@ -423,7 +423,7 @@ def _retry(traffic: Traffic, *, again: bool) -> Json:
     """Failed connections are always tried elsewhere; failed answers and slow ones only if asking *again* does no harm."""
     extensions = _EXTENSIONS + "retry."
     policy: Json = {
-        "retry_on": "connect-failure,refused-stream" + (",reset,5xx" if again else ""),
+        "retry_on": "connect-failure,refused-stream" + (",reset,5xx,retriable-headers" if again else ""),
         "num_retries": 2,
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.02s"},
         "retry_priority": {
@@ -438,7 +438,8 @@ def _retry(traffic: Traffic, *, again: bool) -> Json:
         ],
         "host_selection_retry_max_attempts": 3,
     }
-    if again:
+    if again:  # a row that this bundle cannot compute may be one that the fallback can
+        policy["retriable_headers"] = [{"name": marks.PROBLEM, "string_match": {"exact": "uncomputable"}}]
         policy["per_try_timeout"] = _seconds(patience.try_s(traffic))
     return policy
 

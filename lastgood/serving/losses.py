@@ -1,0 +1,73 @@
+"""What a log has lost, and what could not be read of it: small files beside the log, for whoever looks after the service.
+
+    <folder>/.losses/<who>.json     {"lost": 3, "unwritable": 3, "unreadable": 0, "why": …, "at": …}
+
+A writer leaves what it lost since it started, a reader how many rows it passed over. Counted are rows.
+
+What does not belong here: who is told (`ops.loss`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FOLDER = ".losses"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """What one writer or reader of a log missed by Unix time `at`; `log` is the log's name."""
+
+    log: str
+    who: str
+    lost: int = 0
+    unwritable: int = 0
+    unreadable: int = 0
+    why: str = ""
+    at: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def record(folder: Path, who: str, *, lost: int = 0, unwritable: int = 0, unreadable: int = 0, why: str = "", now: float) -> bool:
+    """Write down what *who* missed of the log in *folder* by *now*, in place of what it wrote before. False if the disk refuses."""
+    value = {"lost": lost, "unwritable": unwritable, "unreadable": unreadable, "why": why[:500], "at": now}
+    file = folder / FOLDER / f"{re.sub(r'[^A-Za-z0-9._-]', '-', who)[:100]}.json"
+    staged = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_text(json.dumps(value), "utf-8")
+        staged.replace(file)
+    except OSError:
+        return False
+    return True
+
+
+def read(inference: Path) -> list[Loss]:
+    """Everything that was missed of the logs in *inference* (`settings.inference(service)`); a file that cannot be read says nothing."""
+    return [loss for file in sorted(inference.glob(f"*/{FOLDER}/*.json")) for loss in _read(file)]
+
+
+def _read(file: Path) -> Iterator[Loss]:
+    try:
+        value = json.loads(file.read_bytes())
+        counts = {name: int(value[name]) for name in ("lost", "unwritable", "unreadable")}
+        found = Loss(log=file.parent.parent.name, who=file.stem, why=str(value["why"]), at=float(value["at"]), **counts)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return
+    if any(counts.values()):
+        yield found
+
+
+def forget(folder: Path, *, before: float) -> None:
+    """Remove what was written down before Unix time *before* about the log in *folder*. Raises OSError."""
+    for file in (folder / FOLDER).glob("*.json"):
+        if file.stat().st_mtime < before:
+            file.unlink(missing_ok=True)

@@ -1,0 +1,114 @@
+"""Whose fault a failed prediction is: a row that the team's code cannot compute, or a bundle that cannot compute.
+
+One row that fails again and again while the runtime's own warm-up rows are answered is the sender's affair; anything else is
+the bundle's. Rows are asked again as copies are (`in_shadow`), so that nothing is written twice; the warm-up rows at a
+bounded rate, so that nobody makes a worker ask them for a living.
+
+What does not belong here: HTTP (`app`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+Answer = Callable[[Sequence[Any]], object]
+"""Answers rows, or raises."""
+
+PAUSE_S = 2.0
+"""Seconds for which what the warm-up rows said is believed, at least."""
+SHARE = 0.05
+"""Share of a worker's time that asking them may take."""
+AGAIN = 2
+"""Times that a row on its own must fail again."""
+
+
+class Failed(Exception):
+    """A team's code failed; the cause is the exception's. Whatever that was, this one can be handed from thread to thread."""
+
+
+def contained(answer: Callable[[], T]) -> T:
+    """What *answer* gives. Raises MemoryError, or Failed from whatever else it raised: also from what would end a process or a loop."""
+    try:
+        return answer()
+    except (MemoryError, Failed):
+        raise
+    except BaseException as error:
+        raise Failed(f"{type(error).__name__} in the service's code") from error
+
+
+def check(outputs: Any, *, rows: int) -> list[dict[str, Any]]:
+    """*outputs*, if they are one answer for each of *rows* that JSON and the log can hold. Raises Failed."""
+    if not isinstance(outputs, Sequence) or len(outputs) != rows:
+        count = len(outputs) if isinstance(outputs, Sequence) else "no list of"
+        raise Failed(f"the runtime gave {count} answers for {rows} rows; correct its predict")
+    if any(not isinstance(output, Mapping) for output in outputs):
+        raise Failed("the runtime gave an answer that is no dict; correct its predict")
+    contained(lambda: json.dumps(outputs, allow_nan=False))
+    contained(lambda: _check_probabilities(outputs))
+    return list(outputs)
+
+
+def _check_probabilities(outputs: Sequence[Mapping[str, Any]]) -> None:
+    for output in outputs:
+        value = output.get("probability")
+        if isinstance(value, int | float) and not math.isfinite(value):
+            raise Failed("the runtime gave a probability that is no finite number; correct its predict")
+
+
+class Wellness:
+    """Whether the bundle answers its warm-up rows now; *ask* asks them and raises. Found out again at a bounded rate. For any thread."""
+
+    def __init__(self, ask: Callable[[], object], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ask = ask
+        self._clock = clock
+        self._guard = threading.Lock()
+        self._well = False
+        self._until = -math.inf
+
+    def well(self) -> bool:
+        """Asks, if the last answer is too old."""
+        with self._guard:
+            began = self._clock()
+            if began >= self._until:
+                try:
+                    contained(self._ask)
+                except (MemoryError, Failed):
+                    self._well = False
+                else:
+                    self._well = True
+                ended = self._clock()
+                self._until = ended + max(PAUSE_S, (ended - began) / SHARE)
+            return self._well
+
+
+def find(rows: Sequence[Any], answer: Answer, *, until: float, clock: Callable[[], float] = time.monotonic) -> int | None:
+    """The number of a row of *rows*, which failed together, that cannot be computed; None if there is none, or if it is *until* before one is found.
+
+    Costs about as much as all rows once more, for one that fails is looked for by halves.
+    """
+
+    def fails(some: Sequence[Any]) -> bool:
+        try:
+            check(contained(lambda: answer(some)), rows=len(some))
+        except (MemoryError, Failed):
+            return True
+        return False
+
+    low, high = 0, len(rows)
+    while high - low > 1:
+        if clock() >= until:
+            return None
+        middle = (low + high) // 2
+        if fails(rows[low:middle]):
+            high = middle
+        else:
+            low = middle
+    again = all(clock() < until and fails(rows[low:high]) for _ in range(AGAIN))
+    return low if again else None
