@@ -30,7 +30,7 @@ class Metrics:
             buckets=_BUCKETS_S, registry=self._registry,
         )  # fmt: skip
         self._predictions = prometheus.Counter("lastgood_predictions", "Predicted rows.", ["shadow"], registry=self._registry)
-        self._refused = prometheus.Counter(
+        self._refused_rows = prometheus.Counter(
             "lastgood_refused_rows",
             "Rows (requests, where no row is to blame) that were refused, by kind.",
             ["kind"],
@@ -68,7 +68,7 @@ class Metrics:
     def refused(self, rows: int, *, kind: str) -> None:
         """Count refused rows; *kind* is one of `border.KINDS`, or empty for what says nothing of rows."""
         if kind:
-            self._refused.labels(kind).inc(rows)
+            self._refused_rows.labels(kind).inc(rows)
 
     def cached(self, *, hits: int, misses: int) -> None:
         """Count rows that were looked for in the cache."""

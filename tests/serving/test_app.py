@@ -357,15 +357,15 @@ def odd(home: Home, instance: Odd, *, serving: Mapping[str, Any] | None = None, 
 
 
 @pytest.mark.parametrize("what", ["raise", "nan", "object", "few"])
-def test_a_runtime_that_fails_gives_500_and_the_worker_lives(what: str, home: Home) -> None:
-    """An exception, NaN, an object or a missing answer is an error of that request only; it is counted and names the bundle."""
+def test_a_row_that_a_runtime_fails_on_is_refused_and_the_worker_lives(what: str, home: Home) -> None:
+    """An exception, NaN, an object or a missing answer, while the warm-up is answered: that request is refused, counted, and names the bundle."""
     with TestClient(odd(home, Odd()), raise_server_exceptions=False) as client:
         wait_ready(client)
         failed = client.post("/predict", json={"do": what})
-        assert failed.status_code == 500
+        assert (failed.status_code, failed.headers["x-lastgood-problem"]) == (422, "uncomputable")
         assert failed.headers["x-lastgood-bundle"]
         assert client.post("/predict", json={"do": "answer"}).json()["predictions"] == [{"probability": 0.5}]
-        assert 'lastgood_requests_total{code="500",route="/predict"} 1.0' in client.get("/metrics").text
+        assert 'lastgood_requests_total{code="422",route="/predict"} 1.0' in client.get("/metrics").text
 
 
 def test_a_worker_that_cannot_warm_up_never_gets_ready(home: Home) -> None:

@@ -210,7 +210,7 @@ def test_what_a_model_would_make_of_text_is_refused_too(served: Border) -> None:
 def test_what_is_kept_is_read_back_as_it_was(served: Border) -> None:
     """A value of each type, with the offset that it had, or without one; and the edges of what is taken."""
     sent = [
-        {"moment": "2020-01-01T00:00:00"}, {"moment": "2020-01-01T00:00:00+05:30"}, {"moment": "9999-12-31T23:59:59.999999Z"}, {"moment": "0001-01-01T00:00:00"},
+        {"moment": "2020-01-01T00:00:00"}, {"moment": "2020-01-01T00:00:00+05:30"}, {"aware": "9999-12-31T23:59:59.999999Z"}, {"moment": "0001-01-01T00:00:00"},
         {"naive": "9999-12-31T00:00:00"}, {"day": "0001-01-01"}, {"clock": "23:59:59.5"}, {"span": "-P3DT4H"}, {"exact": "1.50"}, {"key": "00000000-0000-0000-0000-000000000001"},
         {"colour": "blue"}, {"word": "b"}, {"many": [1, 2.5]}, {"table": {"a": 2**63 - 1}}, {"pair": [1, "x"]}, {"some": [1.5]}, {"inner": {"n": 1, "tags": [3]}},
         {"either": "7"}, {"raw": "é"}, {"secret": "AAECAwT/"}, {"anything": {"a": [None, True]}}, {"Aliased": 2.0}, {"s": '"red"'}, {"i": -(2**63)}, {"checked": 5},
