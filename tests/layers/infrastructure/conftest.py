@@ -84,6 +84,20 @@ class World:
         """Whether the layer agrees with *desired* now."""
         return self.layer.verify(desired, self.layer.observe())
 
+    def until_failed(self, desired, digest, *, failures=1, patience_s=0.3):
+        """Apply until the worker of *digest* has failed so often, as fast as this machine is; what the layer complained of then."""
+        quick, complaint = self.make(patience_s=patience_s), None
+
+        def failed():
+            nonlocal complaint
+            try:
+                quick.apply(desired)
+            except base.LayerError as error:
+                complaint = str(error)
+            return (self.worker(digest) or {}).get("failures", 0) >= failures and complaint
+
+        return self.until(failed, seconds=90)
+
     def until(self, condition, *, seconds=20):
         """Poll until *condition* holds and return its value."""
         end = time.monotonic() + seconds

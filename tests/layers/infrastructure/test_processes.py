@@ -1,8 +1,8 @@
 """The workers layer, on real processes."""
 
-import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,8 +119,7 @@ def test_kills_in_a_row_are_counted_until_a_steady_minute(world):
 def test_only_the_end_of_memory_counts_as_a_kill(world, status, kills):
     """A worker that says by its exit status that memory was short counts; any other crash does not."""
     world.behave(A, f"crash {status}")
-    with pytest.raises(base.LayerError):
-        world.make(patience_s=2).apply(world.desired(stable=A))
+    world.until_failed(world.desired(stable=A), A, failures=2)
     facts = world.worker(A)
     assert facts["failures"] >= 2
     assert facts["oom_kills"] == (facts["failures"] if kills else 0)
@@ -134,8 +133,7 @@ def test_a_worker_that_we_end_ourselves_is_no_kill(world):
     world.ready_timeout_s = 5.0
     world.offset_s += 3600
     desired = world.desired(stable=A, candidate=B)
-    with pytest.raises(base.LayerError, match="not ready within 5 s"):
-        world.make(patience_s=1).apply(desired)
+    assert "not ready within 5 s" in world.until_failed(desired, B)
     world.behave(B, "")
     world.offset_s += 60
     world.layer.apply(desired)
@@ -189,8 +187,8 @@ def test_a_worker_that_crashes_is_told_with_its_last_error_and_others_are_not_to
     stable_pid = world.worker(A)["pid"]
     world.behave(B, "crash 3")
     desired = world.desired(stable=A, candidate=B)
-    with pytest.raises(base.LayerError, match=r"worker of candidate 'bbbb.*exit status 3: ValueError: part 'model' is damaged.*see .*logs"):
-        world.make(patience_s=2).apply(desired)
+    complaint = world.until_failed(desired, B, failures=2)
+    assert re.search(r"worker of candidate 'bbbb.*exit status 3: ValueError: part 'model' is damaged.*see .*logs", complaint)
     assert world.converged(desired) is False
     assert world.worker(A)["pid"] == stable_pid
     assert set(world.layer.endpoints()) == {A}
@@ -203,14 +201,17 @@ def test_restarts_back_off_and_a_mended_worker_comes_back(world):
     """Attempts come at growing distance, recorded across layer objects, at most every 30 s; then it recovers."""
     world.behave(A, "crash 1")
     desired = world.desired(stable=A)
-    failures = []
+    failures = 0
     for _ in range(9):
-        with pytest.raises(base.LayerError):
-            world.make(patience_s=0.5).apply(desired)
-        failures.append(world.worker(A)["failures"])
+        world.until_failed(desired, A, failures=failures + 1)
+        failures = world.worker(A)["failures"]
         world.offset_s += 30
-    assert failures == sorted(failures)
-    assert failures[-1] - failures[-2] == 1, "one attempt in 30 s, however often it is applied"
+    world.until_failed(desired, A, failures=failures + 1)
+    for _ in range(3):
+        with pytest.raises(base.LayerError):
+            world.make(patience_s=0.1).apply(desired)
+    assert world.worker(A)["failures"] == failures + 1, "one attempt in 30 s, however often it is applied"
+    world.offset_s += 30
     world.behave(A, "")
     world.layer.apply(desired)
     assert world.converged(desired) is True
@@ -226,8 +227,8 @@ def test_a_worker_that_never_gets_ready_fails_after_its_time(world):
     assert world.converged(desired) is False
     pid = world.worker(B)["pid"]
     world.offset_s += 31
-    with pytest.raises(base.LayerError, match=r"worker of candidate 'bbb.*was not ready within 30 s"):
-        quick.apply(desired)
+    complaint = world.until_failed(desired, B)
+    assert re.search(r"worker of candidate 'bbb.*was not ready within 30 s", complaint)
     assert world.worker(B)["pid"] != pid
     assert set(world.layer.endpoints()) == {A}
 
@@ -265,8 +266,7 @@ def test_a_worker_that_names_another_bundle_is_stopped(world):
     """A worker that serves something else never counts as ready; it is ended and tried again."""
     world.behave(A, "wrong")
     desired = world.desired(stable=A)
-    with pytest.raises(base.LayerError, match="says that it serves 'ffff"):
-        world.make(patience_s=1).apply(desired)
+    assert "says that it serves 'ffff" in world.until_failed(desired, A)
     assert world.layer.endpoints() == {}
     world.behave(A, "")
     world.offset_s += 30
@@ -308,15 +308,10 @@ def test_the_last_ready_worker_stays_while_stable_is_not_ready(world):
     world.layer.apply(world.desired(stable=A))
     world.behave(B, "crash 1")
     desired = world.desired(stable=B)
-    quick = world.make(patience_s=0.3)
-    failed = -1
-    while failed < 3:  # a busy machine takes its time to start a process that crashes
-        with contextlib.suppress(base.LayerError):
-            quick.apply(desired)
-        if world.worker(B)["failures"] > failed:
-            failed = world.worker(B)["failures"]
-            world.offset_s += 60
-        assert set(world.layer.endpoints()) == {A}
+    for failures in (1, 2, 3):
+        world.until_failed(desired, B, failures=failures)
+        world.offset_s += 60
+    assert set(world.layer.endpoints()) == {A}
     world.behave(B, "")
     world.layer.apply(desired)
     world.layer.apply(desired)
