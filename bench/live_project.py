@@ -86,6 +86,8 @@ class Runtime(runtime.Runtime):
             time.sleep(fault["sleep_s"])
         if random.random() < fault.get("errors", 0.0) or next(self._numbers) < fault.get("first", 0):
             raise RuntimeError("a fault that was asked for")
+        if any(row.x > 1e9 for row in rows):
+            raise ArithmeticError("no code of ours reckons with such a number")
         worse = fault.get("worse", 0.0)
         return [{"probability": row.x + (0.5 - row.x) * 2 * worse} for row in rows]
 

@@ -27,7 +27,7 @@ from starlette import requests
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lastgood import bundle as bundles
-from lastgood import cache, marks
+from lastgood import cache, marks, patience
 from lastgood import service as services
 from lastgood.serving import (
     admission,
@@ -273,8 +273,7 @@ def _tell(worker: _Worker, text: str, number: int, error: BaseException) -> None
 
 def _patience_s(service: services.Service) -> float:
     """Seconds after which it is no longer looked for whose fault it is: whoever asked should have an answer in time."""
-    traffic = service.traffic
-    return 0.8 * (min(traffic.per_try_timeout_s, traffic.timeout_s) if traffic.idempotent else traffic.timeout_s)
+    return 0.8 * patience.try_s(service.traffic)
 
 
 def _uncomputable(number: int, text: str) -> Refused:

@@ -17,6 +17,7 @@ import functools
 import json
 import math
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -122,8 +123,7 @@ def parse(body: bytes, *, content_type: str = "") -> dict[str, Any]:
     Every number in it is finite and fits into 64 bits (an integer), every text can be written in UTF-8, every name is there
     once, and nothing is nested too deep.
     """
-    found: list[_Bad] = []
-    text, value = _read(body, content_type, found)
+    text, value, found = _read(body, content_type)
     if not isinstance(value, dict):
         raise Refused(422, f"the body is no JSON object; {_REMEDY}", kind="form")
     if found or text.count("{") + text.count("[") > MAX_DEPTH or _ODD_TEXT.search(text):
@@ -131,37 +131,50 @@ def parse(body: bytes, *, content_type: str = "") -> dict[str, Any]:
     return value
 
 
-def _read(body: bytes, content_type: str, found: list[_Bad]) -> tuple[str, Any]:
-    def bad(what: _Bad) -> _Bad:
-        found.append(what)
+class _Reader(threading.local):
+    """Reads JSON, and puts a _Bad in place of what must not be there; `found` says how many. One for each thread: making one costs more than reading a row."""
+
+    def __init__(self) -> None:
+        self.found = 0
+        self.decode = json.JSONDecoder(
+            parse_int=self._integer, parse_float=self._real, parse_constant=lambda _: self._bad(_NO_NUMBER), object_pairs_hook=self._named
+        ).decode
+
+    def _bad(self, what: _Bad) -> _Bad:
+        self.found += 1
         return what
 
-    def integer(text: str) -> int | _Bad:
+    def _integer(self, text: str) -> int | _Bad:
         if len(text) > MAX_DIGITS:
-            return bad(_TOO_LONG)
+            return self._bad(_TOO_LONG)
         value = int(text)
-        return value if value in INT64 else bad(_TOO_LARGE)
+        return value if value in INT64 else self._bad(_TOO_LARGE)
 
-    def real(text: str) -> float | _Bad:
+    def _real(self, text: str) -> float | _Bad:
         if len(text) > MAX_DIGITS:
-            return bad(_TOO_LONG)
+            return self._bad(_TOO_LONG)
         value = float(text)
-        return value if math.isfinite(value) else bad(_NO_NUMBER)
+        return value if math.isfinite(value) else self._bad(_NO_NUMBER)
 
-    def named(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def _named(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) != len(pairs):
             times = collections.Counter(name for name, _ in pairs)
-            made.update((name, bad(_TWICE)) for name, count in times.items() if count > 1)
+            made.update((name, self._bad(_TWICE)) for name, count in times.items() if count > 1)
         return made
 
+
+_reader = _Reader()
+
+
+def _read(body: bytes, content_type: str) -> tuple[str, Any, bool]:
+    """The text of *body*, its value, and whether there is a _Bad in it."""
     if not body.strip():
         raise Refused(422, f"the body is empty; {_REMEDY}", kind="json")
     try:
         text = body.decode("utf-8")
-        return text, json.loads(
-            text, parse_int=integer, parse_float=real, parse_constant=lambda _: bad(_NO_NUMBER), object_pairs_hook=named
-        )
+        _reader.found = 0
+        return text, _reader.decode(text), _reader.found > 0
     except RecursionError as error:
         raise Refused(422, f"the body {_TOO_DEEP.problem}", kind="nesting") from error
     except ValueError as error:
@@ -244,6 +257,9 @@ def check_made(raw: Sequence[Any], rows: Sequence[Any]) -> None:
     _refuse((("rows", number, *path), bad) for number, pair in enumerate(zip(raw, rows, strict=True)) for path, bad in _made(*pair))
 
 
+_MADE_OF = (str, dict, list)
+
+
 def _made(raw: Any, value: Any) -> Iterator[tuple[tuple[Any, ...], _Bad]]:
     # A model may make "not known" of a text by itself; only what reads like a number is one. Exact numbers keep what a double rounds.
     if (isinstance(raw, str) and _LIKE_A_NUMBER.match(raw)) or (isinstance(value, decimal.Decimal) and isinstance(raw, int | float)):
@@ -252,7 +268,8 @@ def _made(raw: Any, value: Any) -> Iterator[tuple[tuple[Any, ...], _Bad]]:
             yield (), bad
     elif isinstance(raw, dict):
         for name, one, made in _pairs(raw, value):
-            yield from (((name, *path), bad) for path, bad in _made(one, made))
+            if (type(one) in _MADE_OF and type(made) is not str) or type(made) is decimal.Decimal:  # most values are neither
+                yield from (((name, *path), bad) for path, bad in _made(one, made))
         if isinstance(value, Mapping):
             yield from (((str(name),), bad) for name in value if not isinstance(name, str) and (bad := _no_number(name)) is not None)
     elif isinstance(raw, list) and isinstance(value, Sequence) and len(raw) == len(value):

@@ -248,3 +248,16 @@ def test_the_home_may_stand_in_the_settings_and_in_the_environment(run: Run, set
     file.write_text('home = "kept"\n' + file.read_text())
     assert run("doctor", "--json").json["ok"] is True
     assert run("doctor", "--json", env={"LASTGOOD_HOME": str(settings.project / "other")}).json["ok"] is True
+
+
+def test_status_shows_what_the_logs_lack(run: Run, three: list[str], settings: settings_.Settings) -> None:
+    """As a sentence with its remedy, and as numbers."""
+    from lastgood.serving import losses
+
+    service = "toy"
+    assert run("status", service, "--json").json["losses"] == []
+    assert losses.record(settings.inference(service) / "predictions", "w", lost=3, unwritable=3, why="ArrowInvalid", now=0.0)
+    assert run("status", service, "--json").json["losses"] == [
+        {"log": "predictions", "cause": "unwritable", "rows": 3, "why": "ArrowInvalid"}
+    ]
+    assert "3 rows of the log of predictions were lost" in run("status", service).out

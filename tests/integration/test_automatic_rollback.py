@@ -5,6 +5,8 @@ What is measured in seconds stands in `bench`; here nothing depends on how fast 
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import sqlite3
 import time
@@ -74,6 +76,53 @@ def test_a_control_arm_of_equal_size_stands_beside_the_candidate(tmp_path: Path)
         assert {"candidate", "control", "stable"} <= set(arms)
         assert {shot.bundle for shot in shots if shot.arm == "control"} == {live.stable.bundle}
         live.until(lambda: set(_workers(live)) == {live.stable.bundle}, what="only stable's own worker is left")
+
+
+@pytest.mark.parametrize("traffic", [helpers.TRAFFIC, helpers.RETRIED], ids=["asked-once", "retried"])
+def test_a_hostile_client_takes_no_healthy_candidate_out(traffic: dict[str, Any], tmp_path: Path):
+    """Eighty requests of a client on the candidate that no code could answer, and as many feedbacks: 4xx each, and the release goes on as if nothing had been."""
+    with running(tmp_path, {**CANARY, **ENDLESS}, traffic=traffic) as (live, candidate), live.load(rate=RATE) as load:
+        proposed = live.propose(candidate)
+        live.until_phase("canary")
+        port = live.port
+        user = next(name for name in (f"hostile-{n}" for n in range(1000)) if _post(port, b'{"x": 0.5}', name)[1] == candidate.bundle)
+        bodies = [
+            b'{"x": NaN}',
+            b'{"x": 1e999}',
+            b'{"x": 1' + b"0" * 399 + b"}",
+            b'{"x": 1e300}',
+            b'{"x": ' + b"[" * 5000,
+            b'{"x": 1, "x": 1}',
+            b"",
+            b"\xff",
+        ]
+        told = [
+            b'{"request_id": "a", "late": NaN}',
+            b'{"request_id": "a", "late": 1' + b"0" * 399 + b"}",
+            b'{"request_id": "a", "late": "x"}',
+        ]
+        for number in range(80):
+            status, _ = _post(port, bodies[number % len(bodies)], user)
+            assert 400 <= status < 500, bodies[number % len(bodies)][:40]
+            status, _ = _post(port, told[number % len(told)], user, path="/feedback")
+            assert 400 <= status < 500, told[number % len(told)][:40]
+        before = len(looks(live, after=proposed, phase="canary"))
+        live.until(lambda: len(looks(live, after=proposed, phase="canary")) >= before + 5, what="five looks after that")
+        assert _post(port, b'{"x": 0.5}', user) == (200, candidate.bundle)
+        assert not _ejected(live)
+        state = live.ctx.ledger.state(SERVICE, about=(candidate.bundle,))
+        assert (state.phase, state.candidate, candidate.bundle in state.marks) == ("canary", candidate.bundle, False)
+        assert live_load.failed(load.end()) == []
+
+
+def _post(port: int, body: bytes, user: str, *, path: str = "/predict") -> tuple[int, str]:
+    """Status, and the bundle that answered."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    with contextlib.closing(connection):
+        connection.request("POST", path, body, {"x-user-id": user, "content-type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, answer.getheader("x-lastgood-bundle", "")
 
 
 def _workers(live: Live) -> dict[str, Any]:

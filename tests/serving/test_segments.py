@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from lastgood import errors
-from lastgood.serving import segments
+from lastgood.serving import losses, segments
 
 DAY_S = 86_400.0
 NOON = 1_362_139_200.0  # 2013-03-01 12:00 UTC
@@ -230,6 +230,39 @@ def test_a_row_that_no_column_can_hold_does_not_end_the_log(tmp_path: Path) -> N
     log.flush()
     assert (log.stats().lost, log.stats().written) == (1, 1)
     assert numbers(tmp_path) == [1]
+    log.close()
+
+
+def test_one_odd_row_takes_none_of_its_neighbours_along(tmp_path: Path) -> None:
+    """However many rows a flush has, and wherever the odd ones are: they alone are lost, and it is left on disk how many, until that is old."""
+    log = log_in(tmp_path / "predictions")
+    odd = {0, 1, 417, 999}
+    log.append([(round(NOON * 1e6) + number, 2**63 if number in odd else number) for number in range(1000)])
+    log.flush()
+    assert numbers(tmp_path / "predictions") == [number for number in range(1000) if number not in odd]
+    assert log.stats() == segments.Stats(written=996, lost=4, unwritable=4, failures=4)
+    (found,) = losses.read(tmp_path)
+    assert (found.log, found.lost, found.unwritable, found.why != "") == ("predictions", 4, 4, True)
+    log.close()
+    assert losses.read(tmp_path) == [found]
+    losses.forget(tmp_path / "predictions", before=4e9)
+    assert losses.read(tmp_path) == []
+
+
+def test_what_a_full_disk_costs_is_left_on_it_once_it_takes_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows beyond the room in memory are lost; that is written down as soon as anything can be."""
+    monkeypatch.setattr(segments, "MAX_WAITING", 5)
+    folder = tmp_path / "predictions"
+    folder.write_text("in the way")
+    log = log_in(folder)
+    log.append([row(number) for number in range(7)])
+    log.flush()
+    assert losses.read(tmp_path) == []
+    folder.unlink()
+    log.flush()
+    (found,) = losses.read(tmp_path)
+    assert (found.lost, found.unwritable) == (2, 0)
+    assert "disk" in found.why
     log.close()
 
 

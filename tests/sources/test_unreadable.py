@@ -153,7 +153,7 @@ def test_nothing_that_is_accepted_now_is_like_that() -> None:
     assert feedback.check_label(most) == most
     for score in inference.SCORES.values():
         assert math.isfinite(math.fsum([score(0.5, most) ** 2] * 200_000))
-    for label in (10**400, math.nan, math.inf, 1e51, "x"):
+    for label in (10**400, math.nan, math.inf, 1e51, "x", []):
         with pytest.raises(ValueError, match="the label must"):
             feedback.check_label(label)
-    assert (feedback.check_label(None), feedback.check_label(True)) == (None, 1.0)
+    assert [feedback.check_label(label) for label in (None, True, 3)] == [None, 1.0, 3.0]

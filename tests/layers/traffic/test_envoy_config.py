@@ -171,6 +171,8 @@ def test_a_service_that_must_not_be_asked_twice_retries_connections_only() -> No
     assert "per_try_timeout" not in once
     again = main_route(planned(state(stable=A.id, weights={A.id: 100.0})))["retry_policy"]
     assert "5xx" in again["retry_on"]
+    assert "uncomputable" not in str(once)
+    assert "uncomputable" in str(again["retriable_headers"])
 
 
 def test_an_attempt_never_outlasts_the_request() -> None:

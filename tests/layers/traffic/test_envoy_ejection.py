@@ -111,3 +111,16 @@ def test_a_candidate_with_a_few_errors_stays(canary: World) -> None:
         served = len(upstream.requests)
     assert canary.layer().observe().facts["ejected"] == []
     assert canary.get().status == 200
+
+
+@pytest.mark.parametrize("rescued", [True, False])
+def test_rows_that_cannot_be_computed_put_nobody_out(canary: World, *, rescued: bool) -> None:
+    """Eighty in a row on the candidate: where the fallback can compute them its users get an answer, else it is their own affair; it stays."""
+    stable, candidate = canary.upstreams[A.id], canary.upstreams[B.id]
+    candidate.poisoned, stable.poisoned = True, not rescued
+    user = next(name for name in map(str, range(1000)) if canary.get(x_user_id=name).bundle == B.id)
+    for _ in range(80):
+        answer = canary.get("/poison", x_user_id=user)
+        assert (answer.status, answer.bundle if rescued else "") == ((200, A.id) if rescued else (422, ""))
+    assert candidate.requests.count("/poison") >= 80
+    assert canary.get(x_user_id=user).bundle == B.id

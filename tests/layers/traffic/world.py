@@ -41,11 +41,12 @@ BY_ID = {bundle.id: bundle for bundle in (A, B, C)}
 
 
 class Upstream:
-    """A worker for tests: answers with its bundle id and what it was sent; `/slow` waits, `/wait/MS` too, `/fail` gives 500."""
+    """A worker for tests: answers with its bundle id and what it was sent; `/slow` waits, `/wait/MS` too, `/fail` gives 500, `/poison` is a row that it cannot compute if it is `poisoned`."""
 
     def __init__(self, bundle_id: str) -> None:
         self.bundle_id = bundle_id
         self.failing = False
+        self.poisoned = False
         self.requests: list[str] = []
         self.seen: list[dict[str, str]] = []
         """The headers of each of them."""
@@ -69,7 +70,10 @@ class Upstream:
                     time.sleep(int(self.path.removeprefix("/wait/")) / 1000)
                 status = 500 if self.path != "/healthz" and (upstream.failing or self.path.startswith("/fail")) else 200
                 body = json.dumps({"bundle": upstream.bundle_id, "headers": {k.lower(): v for k, v in self.headers.items()}}).encode()
-                self.send_response(status)
+                poisoned = upstream.poisoned and self.path == "/poison"
+                self.send_response(422 if poisoned else status)
+                if poisoned:
+                    self.send_header("x-lastgood-problem", "uncomputable")
                 for name, value in (
                     ("content-length", str(len(body))),
                     ("x-lastgood-bundle", upstream.bundle_id),
