@@ -129,7 +129,7 @@ def _hung_up(value: Mapping[str, Any], flags: frozenset[str]) -> float | None:
     received, whole = value.get("received_us"), value.get("all_ms")
     if not flags & HUNG_UP or received is None or whole is None:
         return None
-    return max(float(whole) - received / 1000, 0.0)
+    return max(float(whole) - float(received) / 1000, 0.0)
 
 
 HUNG_UP = frozenset({"DC", "DR"})
