@@ -12,6 +12,7 @@ What does not belong here: whether there is a fault at all (`gates`).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -97,7 +98,7 @@ def _unit(trail: Trail) -> float:
     told = [one.watched for one in trail.stretches if one.watched.n]
     steps = [
         (newer.total / newer.n - older.total / older.n) ** 2 / (1 / newer.n + 1 / older.n)
-        for older, newer in zip(told, told[1:], strict=False)
+        for older, newer in itertools.pairwise(told)
     ]
     return 2 * sum(steps) / len(steps) if steps else math.inf
 
