@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lastgood import errors, gatekeeper, proceed, release
+from lastgood import errors, gatekeeper, housekeeping, proceed, release
 from lastgood.layers import base, receipts, reconcile
 from lastgood.ledger import audit
 from lastgood.ops import incident, loss, paging
@@ -212,6 +212,8 @@ def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], ob
         services: dict[str, ServiceLoop] = {}
         pager = paging.PageLoop(settings)
         pager.start()
+        sweeper = housekeeping.Sweeper(settings, lambda: list(services), every_s=housekeeping.EVERY_S)
+        sweeper.start()
         try:
             while not stop.is_set():
                 for name in _services(ctx):
@@ -223,6 +225,7 @@ def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], ob
         finally:
             for loop in services.values():
                 loop.end()
+            sweeper.end()
             pager.end(wait_s=2.0)
 
 

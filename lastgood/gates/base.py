@@ -30,12 +30,16 @@ class Tally:
 
     `n` requests, rows or probes; `bad` of them failed, were slower than the ceiling, or disagreed; `total` is the sum
     of a score over them; `value` is a gauge (a query's result, kills so far), or the arm's P99 in ms for display.
+    Only shown, never judged: `user_errors` is how many of the n got an error as their answer in the end (None: not known),
+    `copies` how many answers to copies of requests there were, which nobody got.
     """
 
     n: int = 0
     bad: int = 0
     total: float = 0.0
     value: float | None = None
+    user_errors: int | None = None
+    copies: int = 0
 
 
 EMPTY = Tally()
@@ -71,12 +75,22 @@ class Observation:
 def observation(value: Mapping[str, Any]) -> Observation:
     """The observation that `Observation.to_json` made."""
     fields = {name: value[name] for name in ("at", "share", "down", "detail") if name in value}
-    beside = Tally(**value["beside"]) if "beside" in value else None
-    return Observation(**fields, watched=Tally(**value["watched"]), beside=beside)
+    beside = _tally(value["beside"]) if "beside" in value else None
+    return Observation(**fields, watched=_tally(value["watched"]), beside=beside)
+
+
+_FIELDS = frozenset(field.name for field in dataclasses.fields(Tally))
+
+
+def _tally(value: Mapping[str, Any]) -> Tally:
+    """A field that only a newer release knows is left out: after a downgrade its measurements are still there."""
+    return Tally(**{name: value[name] for name in value if name in _FIELDS})
 
 
 def _lean(tally: Tally) -> dict[str, Any]:
-    return {key: value for key, value in dataclasses.asdict(tally).items() if value is not None and (value or key == "value")}
+    return {
+        key: value for key, value in dataclasses.asdict(tally).items() if value is not None and (value or key in ("value", "user_errors"))
+    }
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +102,9 @@ class Verdict:
     e-value against "no worse", `boundary` log10 of what it must reach to fail the gate; None for gates without one.
     `streak` of `persistence` windows in a row are over the threshold. `needs` is about how many more requests of the
     watched arm a verdict takes, `needs_s` how many seconds that is at the present rate; None if that cannot be told.
-    `since` is since when it has been inconclusive for the same cause (Unix seconds), for the policies.
+    `since` is since when it has been inconclusive for the same cause (Unix seconds), for the policies. `user_errors` of the n
+    requests were answered with an error in the end, whoever gave it (None: not known, as for copies); `copies` were answered
+    besides or instead, and nobody got those answers.
     """
 
     gate: str
@@ -110,6 +126,8 @@ class Verdict:
     needs: int | None = None
     needs_s: float | None = None
     since: float | None = None
+    user_errors: int | None = None
+    copies: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

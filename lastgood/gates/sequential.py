@@ -216,4 +216,11 @@ class Pool:
 def joined(held: Tally, more: Tally) -> Tally:
     """Both as one; the newer gauge stands."""
     value = held.value if more.value is None else more.value
-    return Tally(n=held.n + more.n, bad=held.bad + more.bad, total=held.total + more.total, value=value)
+    return Tally(
+        n=held.n + more.n,
+        bad=held.bad + more.bad,
+        total=held.total + more.total,
+        value=value,
+        user_errors=more.user_errors if held.user_errors is None else held.user_errors + (more.user_errors or 0),
+        copies=held.copies + more.copies,
+    )

@@ -84,7 +84,7 @@ class Track:
             kind=self._gate.kind,
             outcome=outcome,
             cause=cause,
-            why=self._why(reading, cause, since=since, now=now, needs_s=needs_s),
+            why=self._why(reading, cause, since=since, now=now, needs_s=needs_s) + self._users(),
             at=now,
             n=self.watched.n,
             n_beside=self.beside.n if self._compared else None,
@@ -98,6 +98,8 @@ class Track:
             needs=reading.needs if outcome == "inconclusive" else None,
             needs_s=needs_s,
             since=since,
+            user_errors=self.watched.user_errors,
+            copies=self.watched.copies,
         )
 
     def _outcome(self, reading: Reading, now: float) -> tuple[Outcome, Cause, float | None]:
@@ -118,6 +120,12 @@ class Track:
     def _seconds(self, needs: int | None, now: float) -> float | None:
         seen = self.watched.n
         return needs * (now - self._since) / seen if needs is not None and seen and now > self._since else None
+
+    def _users(self) -> str:
+        """What came of it for users, beside what the arm itself did."""
+        if self.watched.user_errors is None:
+            return ""
+        return f"; users got {self.watched.user_errors:,} errors in these {self.watched.n:,} requests"
 
     def _why(self, reading: Reading, cause: Cause, *, since: float | None, now: float, needs_s: float | None) -> str:  # noqa: PLR0911  # one for each cause
         lasting = "" if since is None else f" for {max(now - since, 0):,.0f} s"
@@ -191,6 +199,8 @@ def _wrong(observation: Observation) -> str:
     for tally in filter(None, (observation.watched, observation.beside)):
         if not all(math.isfinite(value) for value in (tally.n, tally.bad, tally.total, tally.value or 0.0)):
             return f"a figure is no number: {tally!r}"
+        if not 0 <= (tally.user_errors or 0) <= tally.n or tally.copies < 0:
+            return f"{tally.user_errors!r} errors for users of {tally.n!r}, and {tally.copies!r} copies, cannot be"
         if not 0 <= tally.bad <= tally.n:
             return f"{tally.bad!r} bad ones of {tally.n!r} cannot be"
     return ""

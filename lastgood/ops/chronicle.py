@@ -9,6 +9,7 @@ What does not belong here: pictures (`plots`), pages (`report`), what is worth k
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -62,11 +63,16 @@ class Followed:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Requests:
-    """What one bundle answered while the rollout was measured: users' requests, `failed` ones of them, and copies of requests."""
+    """What was asked of one bundle while the rollout was measured.
+
+    `answered` are the requests of users that it was to answer, of which it `failed` some; `user_errors` of them ended with an error
+    for the user, whoever gave it (None: not known). `mirrored` are copies of requests, whose answers nobody got.
+    """
 
     answered: int = 0
     failed: int = 0
     mirrored: int = 0
+    user_errors: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +82,8 @@ class Chronicle:
     `revisions` are its own, oldest first; `ending` is the one that ended it, None while it is under way, `verified` the one
     that closed the measurement after its way back. `decided` are the verdicts that the ending revision was made on (the
     standing ones while it is under way). `left` is the bundle that was taken back, `good` what serves since then.
-    `onset` is since when the fault shows. Times are Unix seconds.
+    `onset` is an estimate of since when the fault shows, `onset_between` the earliest and the latest that it may well have been.
+    Times are Unix seconds.
     """
 
     service: str
@@ -92,6 +99,7 @@ class Chronicle:
     analyses: tuple[trails.Analysis, ...]
     decided: tuple[base.Verdict, ...]
     onset: float | None
+    onset_between: tuple[float, float] | None
     followed: tuple[Followed, ...]
     pages: tuple[ledger.Page, ...]
     changes: tuple[bundles.PartChange, ...]
@@ -114,6 +122,12 @@ class Chronicle:
         """The verdict that took the rollout back; None if no gate did."""
         failed = [verdict for verdict in self.decided if verdict.outcome == "fail"] or list(self.decided)
         return failed[0] if self.left and failed else None
+
+    @property
+    def exposure_s(self) -> float:
+        """For how long the candidate had users, by the revisions: seconds in which it had a share of the traffic, until now or the end."""
+        end = math.inf if self.ending is None or self.left is None else self.ending.at
+        return sum(max(min(one.end, end) - one.start, 0.0) for one in self.segments if one.shares.get(self.candidate, 0.0) > 0)
 
     @property
     def began(self) -> float:
@@ -151,6 +165,7 @@ def collect(ctx: release.Context, service: str, *, rollout: int | None = None, c
     )
     if not any(one.rows for one in analyses):
         missing.append("no measurements: none were made, or they are older than the time that measurements are kept")
+    estimate = _onset(ctx, found, asked, analyses)
     return Chronicle(
         service=service,
         rollout=found.number,
@@ -164,11 +179,12 @@ def collect(ctx: release.Context, service: str, *, rollout: int | None = None, c
         segments=_segments(found, until=until),
         analyses=analyses,
         decided=_decided(found, analyses, missing),
-        onset=_onset(ctx, found, asked, analyses),
+        onset=None if estimate is None else estimate.at,
+        onset_between=None if estimate is None else (estimate.earliest, estimate.latest),
         followed=_followed(ctx, found, missing),
         pages=_pages(ctx, found),
         changes=_changes(ctx, found, missing),
-        requests=_requests(analyses),
+        requests=_requests(analyses, asked, missing),
         times=_times(ctx, found, analyses, until=until, missing=missing),
         missing=tuple(missing),
     )
@@ -259,25 +275,29 @@ def parse_verdict(value: Mapping[str, Any]) -> base.Verdict | None:
         return None
 
 
-def _onset(ctx: release.Context, found: episode.Episode, asked: list[_Asked], analyses: tuple[trails.Analysis, ...]) -> float | None:
-    """Since when the fault of the gate that took the rollout back shows."""
+def _onset(
+    ctx: release.Context, found: episode.Episode, asked: list[_Asked], analyses: tuple[trails.Analysis, ...]
+) -> onset.Estimate | None:
+    """Since when the fault of the gate that took the rollout back shows, by estimate."""
     failed = {verdict.gate for verdict in map(parse_verdict, found.taken_back_by) if verdict and verdict.outcome == "fail"}
     moments = [
-        onset.of(ctx.ledger, found.service, question, trail=analysis.trails[gate])
+        onset.estimate(ctx.ledger, found.service, question, trail=analysis.trails[gate])
         for (question, kind, _), analysis in zip(asked, analyses, strict=True)
         for gate in failed & set(analysis.trails)
         if kind != "verify" and analysis.rows and analysis.trails[gate].verdict.outcome == "fail"
     ]
-    return min((moment for moment in moments if moment is not None), default=None)
+    return min((moment for moment in moments if moment is not None), key=lambda moment: moment.at, default=None)
 
 
-def _requests(analyses: tuple[trails.Analysis, ...]) -> dict[str, Requests]:
-    """Each bundle's requests, as the gate on failed requests counted them in every analysis."""
+def _requests(analyses: tuple[trails.Analysis, ...], asked: list[_Asked], missing: list[str]) -> dict[str, Requests]:
+    """Each bundle's requests, as the gate on failed requests counted them in every analysis; copies apart."""
     sums: dict[str, Requests] = {}
-    for analysis in analyses:
+    for (question, _, _), analysis in zip(asked, analyses, strict=True):
         trail = next((trail for trail in analysis.trails.values() if trail.verdict.metric == "error_rate"), None)
         if trail is None:
             continue
+        if question.copied and trail.watched.n and trail.watched.user_errors is None:
+            missing.append("how many of the candidate's answers in the canary went to users: an older release counted copies with them")
         for digest, tally in ((analysis.watched, trail.watched), (analysis.beside, trail.beside)):
             if digest is None or tally is None:
                 continue
@@ -286,7 +306,8 @@ def _requests(analyses: tuple[trails.Analysis, ...]) -> dict[str, Requests]:
             sums[digest] = Requests(
                 answered=old.answered + (0 if copied else tally.n),
                 failed=old.failed + (0 if copied else tally.bad),
-                mirrored=old.mirrored + (tally.n if copied else 0),
+                user_errors=old.user_errors if copied or tally.user_errors is None else (old.user_errors or 0) + tally.user_errors,
+                mirrored=old.mirrored + (tally.n if copied else tally.copies),
             )
     return sums
 

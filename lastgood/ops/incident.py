@@ -93,14 +93,17 @@ def of(chronicle: Chronicle) -> dict[str, Any]:
         "good_bundle": chronicle.good,
         "proposed_at": chronicle.revisions[0].at,
         "onset": chronicle.onset,
+        "onset_between": list(chronicle.onset_between) if chronicle.onset_between else None,
         "detected_at": _detected(chronicle),
         "decided": _decided(chronicle),
         "seconds": _seconds(chronicle),
         "requests": {
             "answered": answered.answered,
             "failed": answered.failed,
+            "user_errors": answered.user_errors,
             "mirrored": answered.mirrored,
-            "bad_by_gate": _bad_by_gate(chronicle),
+            "bad_by_gate": _bad_by_gate(chronicle, copies=False),
+            "bad_copies_by_gate": _bad_by_gate(chronicle, copies=True),
         },
         "verdict": fired.to_json() if fired else None,
         "gates": [verdict.to_json() for verdict in chronicle.decided],
@@ -135,29 +138,40 @@ def _decided(chronicle: Chronicle) -> dict[str, Any] | None:
     }
 
 
-def _seconds(chronicle: Chronicle) -> dict[str, float | None]:
-    """From the first bad stretch to the verdict, from there to the commit, and until the traffic had moved."""
+def _seconds(chronicle: Chronicle) -> dict[str, Any]:
+    """Measured: `exposure` (the candidate had users), from the verdict to the commit, and until the traffic had moved.
+
+    Estimated: all that begins with the onset, as that is; `onset_to_verdict_between` is the least and the most that it may be.
+    """
+    measured = {"exposure": chronicle.exposure_s}
     detected, ending = _detected(chronicle), chronicle.ending
     if detected is None or ending is None:
-        return {"onset_to_verdict": None, "verdict_to_commit": None, "verdict_to_traffic": None, "onset_to_traffic": None}
+        names = ("onset_to_verdict", "onset_to_verdict_between", "verdict_to_commit", "verdict_to_traffic", "onset_to_traffic")
+        return {**dict.fromkeys(names), **measured}
     traffic = next((one.ms for one in chronicle.followed if one.layer == "traffic" and not one.at_most), None)
     moved = None if traffic is None else ending.at + traffic / 1000
-    onset = chronicle.onset
+    onset, between = chronicle.onset, chronicle.onset_between
     return {
         "onset_to_verdict": None if onset is None else max(detected - onset, 0.0),
+        "onset_to_verdict_between": None if between is None else [max(detected - moment, 0.0) for moment in reversed(between)],
         "verdict_to_commit": max(ending.at - detected, 0.0),
         "verdict_to_traffic": None if moved is None else max(moved - detected, 0.0),
         "onset_to_traffic": None if moved is None or onset is None else max(moved - onset, 0.0),
+        **measured,
     }
 
 
-def _bad_by_gate(chronicle: Chronicle) -> dict[str, int]:
-    """How many the gates counted as bad (failed, too slow, different) of the candidate's, copies included."""
+def _bad_by_gate(chronicle: Chronicle, *, copies: bool) -> dict[str, int]:
+    """How many of the candidate's answers the gates counted as bad (failed, too slow, different): to users, or to copies.
+
+    Agreement is counted on copies alone, whenever that is.
+    """
     sums: dict[str, int] = {}
     for analysis in chronicle.analyses:
         if analysis.watched == chronicle.candidate:
             for name, trail in analysis.trails.items():
-                if trail.verdict.metric in ("error_rate", "latency_p99", "agreement"):
+                of_copies = analysis.kind == "shadow" or trail.verdict.metric == "agreement"
+                if trail.verdict.metric in ("error_rate", "latency_p99", "agreement") and of_copies == copies:
                     sums[name] = sums.get(name, 0) + trail.watched.bad
     return sums
 

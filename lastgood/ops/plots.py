@@ -264,7 +264,7 @@ def _power(value: float) -> str:
 
 def _onset(axes: Axes, chronicle: Chronicle, clock: _Clock) -> None:
     if chronicle.onset is not None and chronicle.onset >= chronicle.began:
-        axes.axvline(clock.of(chronicle.onset), color=BAD, linewidth=1, linestyle=":", label="the fault begins to show")
+        axes.axvline(clock.of(chronicle.onset), color=BAD, linewidth=1, linestyle=":", label="the fault begins to show (estimate)")
 
 
 _Figure = Callable[[Any], float | None]

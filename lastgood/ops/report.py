@@ -38,7 +38,7 @@ _CAPTIONS = {
     "latency": "The further left, the faster; at the dotted line 99 of 100 answers were ready.",
     "layers": "From the ledger's commit until each layer agreed with it. Hatched: it agreed by then; when exactly was not recorded.",
 }
-_ARMS = "One step stands for 25 requests or more of that bundle. The dashed line is the threshold, the dotted one where the fault begins to show."
+_ARMS = "One step stands for 25 requests or more of that bundle. The dashed line is the threshold, the dotted one where by estimate the fault begins to show."
 
 
 def write(chronicle: Chronicle, out: Path) -> Path:
@@ -62,7 +62,14 @@ def html(chronicle: Chronicle) -> str:
         raise errors.UsageError(EXTRA) from error
     source = resources.files("lastgood.ops").joinpath("report.html.j2").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"short": _short, "moment": words.moment, "duration": words.duration, "figure": _figure, "power": _power}
+    environment.filters |= {
+        "short": _short,
+        "moment": words.moment,
+        "duration": words.duration,
+        "between": words.between,
+        "figure": _figure,
+        "power": _power,
+    }
     template = environment.from_string(source)
     return template.render(**_values(chronicle), svgs=_pictures(chronicle))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 
 from lastgood.bundle import short
 from lastgood.gates import base
@@ -49,8 +50,26 @@ def headline(chronicle: Chronicle) -> str:
     done = f"taken out{automatically} before its cut-over" if chronicle.outcome == "taken out" else f"rolled back{automatically}"
     if not chronicle.decided:
         return f"{name} was {done} by {ending.actor}, {took} after it was proposed: {ending.reason}"
-    onset = "" if chronicle.onset is None else f" and {duration(max(ending.at - chronicle.onset, 0.0))} after the fault began to show"
-    return f"{name} was {done}, {took} after it was proposed{onset}: {ending.reason}"
+    return f"{name} was {done}, {took} after it was proposed; {exposure(chronicle)}{onset(chronicle, ending.at)}: {ending.reason}"
+
+
+def exposure(chronicle: Chronicle) -> str:
+    """For how long users had had the candidate, as it was measured."""
+    return f"users had had it for {duration(chronicle.exposure_s)}" if chronicle.exposure_s > 0 else "no user had had an answer of it"
+
+
+def onset(chronicle: Chronicle, until: float) -> str:
+    """How long before *until* (Unix seconds) the fault began to show, as the estimate that it is; empty if there is none."""
+    if chronicle.onset is None:
+        return ""
+    text = f", and its fault had shown for an estimated {duration(max(until - chronicle.onset, 0.0))}"
+    return text + (f" ({between([until - moment for moment in reversed(chronicle.onset_between)])})" if chronicle.onset_between else "")
+
+
+def between(seconds: Sequence[float]) -> str:
+    """The least and the most that a length of time may be."""
+    least, most = (max(value, 0.0) for value in seconds)
+    return f"between {duration(least)} and {duration(most)}"
 
 
 def _unfinished(chronicle: Chronicle, name: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 import uvicorn
 
-from lastgood import artifacts, cache, environment, errors
+from lastgood import artifacts, cache, environment, errors, housekeeping
 from lastgood import bundle as bundles
 from lastgood import settings as settings_
 from lastgood.layers import reconcile
@@ -138,6 +138,8 @@ def serve(settings: settings_.Settings, loaded: app.Loaded, listener: socket.soc
     # uvicorn raises the signal again when it has shut down; a polite end is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    # The controller does it more often; while it is dead, the proxy's log must not fill the disk all the same.
+    housekeeping.Sweeper(settings, lambda: (loaded.service.service,), every_s=housekeeping.WORKERS_EVERY_S).start()
     server.run(sockets=[listener])
     return exit_code
 

@@ -1,38 +1,44 @@
-"""What the proxy saw of each arm: failed tries, times, the split, and whom it put out by itself.
+"""What the proxy saw of each arm: failed requests, times, the split, and whom it put out by itself.
 
-    gate            watched arm, live           watched arm, mirrored      cluster of the bundle
-    error_rate      its workers' own answers    the same                   b-<hex12>, by endpoint
-    latency_p99     what its users waited       what its copies took       b-<hex12>.safe; mirrored b-<hex12>
-    sample_ratio    requests routed to it       -                          b-<hex12>.safe
-    ejections       ejections of its workers    -                          b-<hex12>, and the log of ejections
+    gate            an arm with users                          an arm that answers copies (mirrored)
+    error_rate      its requests, from the access log          tries of its workers, by endpoint of b-<hex12>
+    latency_p99     what its users waited, from the same       what its copies took, from b-<hex12>
+    sample_ratio    requests routed to it, from the same       -
+    ejections       ejections of its workers, from b-<hex12> and the log of ejections
 
-With a control arm `beside` is `b-<hex12>-control.safe`, and for errors, which need no equal arms, both clusters of the bundle.
+With a control arm `beside` is that arm alone, and for errors, which need no equal arms, all that was routed to the bundle.
 
-An error is counted where it was made: a try that failed and was then answered by the fallback bundle is a failure of the
-bundle that was tried first, though no user saw it. Health checks are not counted.
+A request counts once (`requests`): a failing worker that was asked three times for it is one failure, and one that the fallback
+bundle then answered is a failure of the arm it was routed to, though no user saw it. What users saw is counted beside it. A copy
+is tried once, so its tries are its requests; the access log does not have it.
 
-A request by debug token goes straight to `b-<hex12>`, as a mirrored one does, and the proxy counts them together: it adds to
-a bundle's errors and, while the bundle is mirrored, to its times. Whoever hammers a candidate by token changes its numbers; a
-few looks do not. A canary that is mirrored besides has the answers to copies among its errors as well.
+A request by debug token for a bundle goes straight to `b-<hex12>`, as a mirrored one does, and the proxy counts them together: it
+adds to the errors and the times of a bundle that answers copies. Whoever hammers a candidate in shadow by token changes its
+numbers; a few looks do not.
 
-What does not belong here: how Envoy names its counters (`layers.traffic.envoy_stats`), when a number is too high (`gates`).
+What does not belong here: how Envoy names its counters (`layers.traffic.envoy_stats`) and writes its log (`envoy_requests`), when
+a number is too high (`gates`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lastgood import arms, conditions
 from lastgood import settings as settings_
 from lastgood.gates.base import Observation, Tally
 from lastgood.layers import base as layers
-from lastgood.layers.traffic import envoy_admin, envoy_config, envoy_files, envoy_stats
-from lastgood.sources import base
+from lastgood.layers.traffic import envoy_admin, envoy_config, envoy_files, envoy_requests, envoy_stats
+from lastgood.layers.traffic.envoy_requests import Batch, Place, Request
+from lastgood.sources import base, requests
 
 TIMEOUT_S = 0.9
 """Seconds for one question; a kept connection is tried twice, and a source may take two seconds."""
+
+SILENT_S = 5.0
+"""Seconds for which answers may be counted without a line in the log; Envoy writes it several times a second."""
 
 Clusters = Mapping[str, envoy_stats.Cluster]
 
@@ -44,20 +50,37 @@ class EnvoySource(base.Source):
         self._files = envoy_files.of(settings, service)
         self._admin: envoy_admin.Admin | None = None
         self._ejections = envoy_stats.Ejections(self._files.ejections)
+        self._log = envoy_requests.RequestLog(self._files.access_log)
         self._seen: tuple[float, Clusters | str] | None = None
+        self._read: tuple[float, dict[Place | None, Batch]] = (float("-inf"), {})
+        self._answered = -1
+        self._silent_since: float | None = None
 
     def read(self, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
-        """What was counted since *cursor*: one observation, or none on the first look, which only notes where the counters stand.
+        """What was counted since *cursor*: one observation, or none on the first look, which only notes where counting stands.
 
-        An Envoy that does not answer is `down`, and the cursor stays. Counters that went back, because Envoy or a
-        worker began anew or its cluster was rebuilt, count from zero; what came between the last look and that is lost.
+        An Envoy that does not answer is `down`, and so is a log that cannot be read; the cursor stays. Lines of the log are read
+        on over every rotation and every start of Envoy. Counters (of copies) that went back, because Envoy or a worker began anew
+        or its cluster was rebuilt, count from zero; what came between the last look and that is lost. A cursor of an older
+        release, which counted live arms otherwise, is begun anew.
         """
+        before = cursor or {}
         clusters = self._clusters(now)
         if isinstance(clusters, str):
-            return base.Answer(observations=[Observation(at=now, down=True, detail=clusters)], cursor=cursor or {})
+            return base.Answer(observations=[Observation(at=now, down=True, detail=clusters)], cursor=before)
         if isinstance(asked.gate, conditions.Ejections):
-            return self._put_out(asked, clusters, now=now, before=cursor or {})
-        return _counted(asked, clusters, now=now, before=cursor or {})
+            return self._put_out(asked, clusters, now=now, before=before)
+        since = envoy_requests.place(before.get("log"))
+        if since is None:
+            before = {}
+        try:
+            batch = self._lines(since, now=now)
+        except envoy_requests.Unreadable as error:
+            return base.Answer(observations=[Observation(at=now, down=True, detail=str(error))], cursor=cursor or {})
+        trouble = self._trouble(batch, clusters, first=since is None, now=now)
+        if trouble:
+            return base.Answer(observations=[Observation(at=now, down=True, detail=trouble)], cursor=cursor or {})
+        return _counted(asked, clusters, batch, now=now, before=before)
 
     def close(self) -> None:
         if self._admin is not None:
@@ -79,6 +102,28 @@ class EnvoySource(base.Source):
         except layers.LayerError as error:
             return str(error)
 
+    def _lines(self, since: Place | None, *, now: float) -> Batch:
+        """The requests behind *since*, None for none; the gates that stopped at one place share one reading. Raises Unreadable."""
+        if self._read[0] != now:
+            self._read = now, {}
+        held = self._read[1]
+        if since not in held:
+            held[since] = Batch(requests=(), end=self._log.end()) if since is None else self._log.read(since)
+        return held[since]
+
+    def _trouble(self, batch: Batch, clusters: Clusters, *, first: bool, now: float) -> str:
+        """Why the log tells less than happened; nothing if it does not."""
+        if batch.bad and batch.bad == batch.lines:
+            return f"no line of {self._files.access_log} can be read; 'lastgood down' and 'lastgood up' begin a new proxy and log"
+        answered = sum(cluster.completed for name, cluster in clusters.items() if name.endswith(".safe"))
+        if first or batch.lines or not 0 <= self._answered < answered:
+            self._answered, self._silent_since = answered, None
+            return ""
+        self._silent_since = now if self._silent_since is None else self._silent_since
+        if now - self._silent_since < SILENT_S:
+            return ""
+        return f"the proxy answers, but writes nothing into {self._files.access_log}; is the disk full? Make room, then it goes on"
+
     def _put_out(self, asked: base.Asked, clusters: Clusters, *, now: float, before: base.Cursor) -> base.Answer:
         """Ejections so far. The log knows those that nobody watched, the counter those that the log has not got yet: the higher holds."""
         name = envoy_config.cluster_name(asked.watched)
@@ -93,41 +138,73 @@ class EnvoySource(base.Source):
         return base.Answer(observations=[seen], cursor={"total": total, "counted": counted})
 
 
-def _counted(asked: base.Asked, clusters: Clusters, *, now: float, before: base.Cursor) -> base.Answer:
-    """Both arms' counts as differences to *before*."""
-    watched, watched_now = _arm(asked, clusters, asked.watched, mirrored=asked.mirrored, before=before.get("watched"))
+def _counted(asked: base.Asked, clusters: Clusters, batch: Batch, *, now: float, before: base.Cursor) -> base.Answer:
+    """What both arms did since *before*; *batch* has the requests."""
+    own = clusters.get(envoy_config.cluster_name(asked.watched), envoy_stats.NOTHING)
+    if asked.mirrored:
+        watched, watched_now = _copies(asked, own, before.get("watched"))
+    else:
+        watched, watched_now = _live(asked, asked.watched, batch.requests, before.get("watched"))
+        if asked.copied and isinstance(asked.gate, conditions.ErrorRate):
+            # Requests with users are charged to the route; straight to the bundle's own cluster go copies, and debug requests.
+            copies = _since(own.completed, before["watched"].get("copies", own.completed)) if "watched" in before else 0
+            watched, watched_now = dataclasses.replace(watched, copies=copies), {**watched_now, "copies": own.completed}
     beside, beside_now = None, None
     if asked.beside is not None:
-        beside, beside_now = _arm(asked, clusters, asked.beside, mirrored=False, control=asked.control, before=before.get("beside"))
+        beside, beside_now = _live(asked, asked.beside, batch.requests, before.get("beside"), control=asked.control)
     seen = Observation(at=now, watched=watched, beside=beside, share=asked.share)
-    cursor = {"watched": watched_now, **({} if beside_now is None else {"beside": beside_now})}
+    cursor = {"log": batch.end.to_json(), "watched": watched_now, **({} if beside_now is None else {"beside": beside_now})}
     return base.Answer(observations=[seen] if before else [], cursor=cursor)
 
 
-def _arm(
-    asked: base.Asked,
-    clusters: Clusters,
-    bundle: str,
-    *,
-    mirrored: bool,
-    control: bool = False,
-    before: Mapping[str, Any] | None,
+# --- arms with users ---------------------------------------------------------------------------------------
+
+
+def _live(
+    asked: base.Asked, bundle: str, found: Sequence[Request], before: Mapping[str, Any] | None, *, control: bool = False
 ) -> tuple[Tally, dict[str, Any]]:
-    """What the workers of *bundle* did; with *control* those of its control arm, or both where equal arms are not needed."""
-    arm = arms.control_of(bundle) if control else bundle
-    own = clusters.get(envoy_config.cluster_name(bundle), envoy_stats.NOTHING)
-    route = clusters.get(envoy_config.safe_name(arm), envoy_stats.NOTHING)
+    """What the requests came to that were routed to *bundle*; with *control* to its control arm, or both where equal arms are not needed."""
+    gate = asked.gate
+    own = list(requests.routed(found, _routes(bundle, control=control, all_of_it=isinstance(gate, conditions.ErrorRate))))
+    if isinstance(gate, conditions.SampleRatio):
+        # By route, whatever came of it: one that was tried again elsewhere was routed once, and an ejection moves no user.
+        return Tally(n=len(own)), {}
+    if isinstance(gate, conditions.LatencyP99):
+        return _waited(own, before or {}, limit_ms=gate.max_ms)
+    callers = set((before or {}).get("callers", ()))
+    verdicts = [verdict for verdict in (requests.judged(request, callers) for request in own) if verdict is not None]
+    tally = Tally(n=len(verdicts), bad=sum(failed for failed, _ in verdicts), user_errors=sum(error for _, error in verdicts))
+    return tally, {"callers": sorted(callers)} if callers else {}
+
+
+def _routes(bundle: str, *, control: bool, all_of_it: bool) -> Collection[str]:
+    if not control:
+        return {envoy_config.safe_name(bundle)}
+    # By route of both for errors: a control arm whose worker is gone would leave nothing to compare with.
+    return {envoy_config.safe_name(arms.control_of(bundle)), *({envoy_config.safe_name(bundle)} if all_of_it else ())}
+
+
+def _waited(own: Sequence[Request], before: Mapping[str, Any], *, limit_ms: float) -> tuple[Tally, dict[str, Any]]:
+    """Requests slower than *limit_ms*, and their P99; the cursor goes on adding up how many lay in each bucket, for reports."""
+    times, beyond = requests.waited(own, limit_ms=limit_ms)
+    counts: dict[str, int] = dict(before.get("times", {}))
+    for low, count in requests.buckets(times).items():
+        counts[f"{low:g}"] = counts.get(f"{low:g}", 0) + count
+    bad = sum(ms > limit_ms for ms in times) + beyond
+    return Tally(n=len(times) + beyond, bad=bad, value=requests.quantile(times, 0.99, beyond=beyond)), {"times": counts}
+
+
+# --- an arm that answers copies ----------------------------------------------------------------------------
+
+
+def _copies(asked: base.Asked, own: envoy_stats.Cluster, before: Mapping[str, Any] | None) -> tuple[Tally, dict[str, Any]]:
     if isinstance(asked.gate, conditions.LatencyP99):
-        return _slow(own if mirrored else route, before, limit_ms=asked.gate.max_ms)
-    if isinstance(asked.gate, conditions.SampleRatio):
-        # By route, not by worker: a request that was tried again elsewhere was routed once, and an ejection moves no user.
-        n = 0 if before is None else _since(route.completed, before["n"])
-        return Tally(n=n), {"n": route.completed}
-    if control:
-        # By worker: a control arm whose worker is gone would leave nothing to compare with.
-        second = clusters.get(envoy_config.cluster_name(arm), envoy_stats.NOTHING)
-        own = dataclasses.replace(own, answers={**own.answers, **second.answers})
-    return _failed(own, before)
+        tally, now = _slow(own, before, limit_ms=asked.gate.max_ms)
+    elif isinstance(asked.gate, conditions.SampleRatio):
+        return Tally(), {}
+    else:
+        tally, now = _failed(own, before)
+    return dataclasses.replace(tally, copies=tally.n), now
 
 
 def _failed(own: envoy_stats.Cluster, before: Mapping[str, Any] | None) -> tuple[Tally, dict[str, Any]]:

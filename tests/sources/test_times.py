@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lastgood import conditions
-from lastgood.layers.traffic import envoy_stats
+from lastgood.layers.traffic import envoy_requests, envoy_stats
 from lastgood.layers.traffic.envoy_stats import Bucket, Cluster
 from lastgood.sources import base
 from lastgood.sources import envoy as source_
 from tests.layers.traffic.world import A, B
 
 ROUTE = f"b-{B.id.removeprefix('sha256:')[:12]}"
+NO_LINES = envoy_requests.Batch(requests=(), end=envoy_requests.BEGINNING)
 
 
 def histogram(samples_ms: list[float]) -> tuple[Bucket, ...]:
@@ -61,16 +62,16 @@ def test_a_percentile_among_unmeasured_requests_is_unknown() -> None:
 def seen(clusters: dict[str, Cluster], cursor: base.Cursor, *, max_ms: float) -> base.Answer:
     """One step of the latency gate without an Envoy."""
     gate = conditions.LatencyP99(metric="latency_p99", max_ms=max_ms)
-    asked = base.Asked(gate=gate, watched=B.id, beside=None)
-    return source_._counted(asked, clusters, now=1.0, before=cursor)
+    asked = base.Asked(gate=gate, watched=B.id, beside=None, mirrored=True)
+    return source_._counted(asked, clusters, NO_LINES, now=1.0, before=cursor)
 
 
 def test_fractions_of_requests_add_up() -> None:
     """One request a second in a bucket of which 30 % lies over the ceiling: after 1,000 seconds 300 were slow, not 0 and not 1,000."""
-    cursor = seen({f"{ROUTE}.safe": Cluster(times=(Bucket(120, 130, 0),))}, {}, max_ms=127).cursor
+    cursor = seen({f"{ROUTE}": Cluster(times=(Bucket(120, 130, 0),))}, {}, max_ms=127).cursor
     bad = 0
     for count in range(1, 1001):
-        answer = seen({f"{ROUTE}.safe": Cluster(times=(Bucket(120, 130, count),))}, cursor, max_ms=127)
+        answer = seen({f"{ROUTE}": Cluster(times=(Bucket(120, 130, count),))}, cursor, max_ms=127)
         cursor = answer.cursor
         assert answer.observations[0].watched.n == 1
         bad += answer.observations[0].watched.bad
@@ -79,19 +80,19 @@ def test_fractions_of_requests_add_up() -> None:
 
 def test_a_histogram_that_went_back_counts_from_zero() -> None:
     """After a restart the new histogram is the difference."""
-    cursor = seen({f"{ROUTE}.safe": Cluster(times=(Bucket(1, 2, 500), Bucket(3, 4, 20)), timeouts=7)}, {}, max_ms=3).cursor
-    after = seen({f"{ROUTE}.safe": Cluster(times=(Bucket(1, 2, 10), Bucket(3, 4, 30)), timeouts=1)}, cursor, max_ms=3)
+    cursor = seen({f"{ROUTE}": Cluster(times=(Bucket(1, 2, 500), Bucket(3, 4, 20)), timeouts=7)}, {}, max_ms=3).cursor
+    after = seen({f"{ROUTE}": Cluster(times=(Bucket(1, 2, 10), Bucket(3, 4, 30)), timeouts=1)}, cursor, max_ms=3)
     assert (after.observations[0].watched.n, after.observations[0].watched.bad) == (41, 31)
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.booleans()), min_size=1, max_size=30), st.randoms(use_true_random=False)
 )
-def test_no_request_is_counted_twice(steps: list[tuple[int, int, bool]], chance: random.Random) -> None:
-    """Whatever workers come, go and begin anew between looks, each request since the first look counts at most once."""
-    asked = base.Asked(gate=conditions.ErrorRate(metric="error_rate"), watched=B.id, beside=A.id)
+def test_no_copy_is_counted_twice(steps: list[tuple[int, int, bool]], chance: random.Random) -> None:
+    """Whatever workers come, go and begin anew between looks, each copy since the first look counts at most once."""
+    asked = base.Asked(gate=conditions.ErrorRate(metric="error_rate"), watched=B.id, beside=A.id, mirrored=True)
     counters: dict[str, list[int]] = {"w1": [100, 10]}
-    cursor = source_._counted(asked, {ROUTE: _cluster(counters)}, now=0.0, before={}).cursor
+    cursor = source_._counted(asked, {ROUTE: _cluster(counters)}, NO_LINES, now=0.0, before={}).cursor
     made = [0, 0]
     counted = [0, 0]
     for good, bad, anew in steps:
@@ -101,7 +102,7 @@ def test_no_request_is_counted_twice(steps: list[tuple[int, int, bool]], chance:
         counters[place][0] += good
         counters[place][1] += bad
         made = [made[0] + good, made[1] + bad]
-        answer = source_._counted(asked, {ROUTE: _cluster(counters)}, now=0.0, before=cursor)
+        answer = source_._counted(asked, {ROUTE: _cluster(counters)}, NO_LINES, now=0.0, before=cursor)
         cursor = answer.cursor
         (one,) = answer.observations
         counted = [counted[0] + one.watched.n - one.watched.bad, counted[1] + one.watched.bad]
@@ -133,5 +134,5 @@ def test_strangers_in_the_statistics_are_left_out() -> None:
 def test_the_cursor_is_small() -> None:
     """A minute of traffic over all times that there are makes a cursor of less than 4 kB."""
     samples = [random.Random(1).lognormvariate(4, 2) for _ in range(5000)]
-    cursor = seen({f"{ROUTE}.safe": Cluster(times=histogram(samples))}, {}, max_ms=100).cursor
+    cursor = seen({f"{ROUTE}": Cluster(times=histogram(samples))}, {}, max_ms=100).cursor
     assert len(str(cursor)) < 4096

@@ -33,8 +33,6 @@ ACK_S = 3.0
 """Seconds within which Envoy has taken over or refused a document; it needs 1 to 25 ms."""
 REFUSAL_LOOK_S = 0.03
 READY_FRESH_S = 0.5
-LOG_BYTES = 64 * 1024 * 1024
-"""A request or ejection log of this size is put aside as `….1`; at most two of each are kept."""
 
 _STEP_S = 0.001
 _WAIT_STEP_S = 0.02
@@ -170,7 +168,6 @@ class EnvoyTraffic(base.Layer):
         else:
             self._drop_unused(plan, left=None, revision=desired.revision)
         self._keep(plan)
-        self._put_logs_aside()
         return None
 
     # --- clusters ------------------------------------------------------------------------------------------
@@ -270,13 +267,6 @@ class EnvoyTraffic(base.Layer):
             if self._files.read_kept() == (plan.routes, clusters):
                 return
         self._files.keep(routes=plan.routes, clusters=clusters)
-
-    def _put_logs_aside(self) -> None:
-        full = [path for path in (self._files.access_log, self._files.ejections) if path.exists() and path.stat().st_size > LOG_BYTES]
-        for path in full:
-            path.replace(path.with_name(path.name + ".1"))
-        if full:
-            self._admin.ask("/reopen_logs", method="POST")
 
 
 def _tag(cluster: Json) -> str:

@@ -120,6 +120,13 @@ def _access_log(path: Path) -> Json:
         "upstream_us": "%COMMON_DURATION(US_TX_BEG:US_RX_BEG:us)%",
         "total_us": "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
         "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        # How long the caller took to say everything, how long it then waited, and all of it, for one that hung up.
+        "received_us": "%COMMON_DURATION(DS_RX_BEG:DS_RX_END:us)%",
+        "waited_us": "%COMMON_DURATION(DS_RX_END:US_RX_END:us)%",
+        "all_ms": "%DURATION%",
+        "problem": "%RESP(x-lastgood-problem)%",
+        # Whose row could not be computed is counted once; the net of the address tells enough, the address itself is a person's.
+        "peer": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT(24)%",
     }
     return {
         "name": "envoy.access_loggers.file",

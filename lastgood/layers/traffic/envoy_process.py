@@ -29,6 +29,8 @@ LOCK_WAIT_S = 15.0
 READY_S = 15.0
 GRACE_S = 3.0
 TRIAL_S = 20.0
+FLUSH_MS = "250"
+"""How often Envoy writes its logs down: gates read the requests there, and see a fault so much later at most."""
 _STEP_S = 0.005
 
 
@@ -169,7 +171,7 @@ def _start(files: Files, *, concurrency: int) -> Running:
     files.admin.unlink(missing_ok=True)
     since = log_size(files)
     argv = [binary(), "-c", str(files.bootstrap), "--concurrency", str(concurrency), "-l", "warn"]
-    argv += ["--disable-hot-restart", "--reject-unknown-dynamic-fields", "--file-flush-interval-msec", "1000", "--drain-time-s", "2"]
+    argv += ["--disable-hot-restart", "--reject-unknown-dynamic-fields", "--file-flush-interval-msec", FLUSH_MS, "--drain-time-s", "2"]
     record = daemon.start(argv, record=files.record, log=files.log, facts={"port": port})
     _await_ready(files, record, since=since, port=port)
     return Running(pid=record.pid, port=port, admin=files.admin, adopted=False, restored=restored)

@@ -7,15 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lastgood import failpoints
+from lastgood import failpoints, housekeeping
 from lastgood.bundle import Bundle
 from lastgood.layers import base
-from lastgood.layers.traffic import envoy, envoy_config, envoy_files
+from lastgood.layers.traffic import envoy, envoy_config, envoy_files, envoy_logs
 from tests.layers.traffic.world import SERVICE, A, B, C, World, load, until
 
 PLACES = ("traffic.before_cds", "traffic.after_cds", "traffic.before_rds", "traffic.after_rds")
@@ -175,16 +176,19 @@ def test_an_admin_socket_that_does_not_answer(serving: World) -> None:
     assert serving.get().bundle == B.id
 
 
-def test_logs_are_put_aside_when_they_are_large(serving: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The request log cannot fill the disk: past the limit it is renamed and Envoy opens a new one."""
+def test_logs_are_put_aside_while_nothing_is_released(serving: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request log cannot fill the disk: past the limit it is renamed and Envoy opens a new one, also one who was killed before."""
     files = envoy_files.of(serving.settings, SERVICE)
     serving.get("/before")
     until(lambda: "/before" in files.access_log.read_text(), what="the log is flushed")
-    monkeypatch.setattr(envoy, "LOG_BYTES", 10)
-    serving.layer().apply(serving.desired(2, A))
+    monkeypatch.setattr(envoy_logs, "FULL_BYTES", 10)
+    housekeeping.sweep(serving.settings, SERVICE, now=time.time())
     monkeypatch.undo()
     assert "/before" in files.access_log.with_name("access.log.1").read_text()
+    until(files.access_log.exists, what="Envoy has opened a new one")
+    os.replace(files.access_log, files.access_log.with_name("access.log.1"))  # and was killed before telling Envoy
+    housekeeping.sweep(serving.settings, SERVICE, now=time.time())
     serving.get("/after")
     until(lambda: files.access_log.exists() and "/after" in files.access_log.read_text(), what="the new log is written")
     line = json.loads(files.access_log.read_text().splitlines()[-1])
-    assert (line["bundle"], line["arm"], line["revision"], line["code"]) == (A.id, "stable", "2", 200)
+    assert (line["bundle"], line["arm"], line["revision"], line["code"]) == (A.id, "stable", "1", 200)

@@ -1,0 +1,113 @@
+"""Whose failure a request is: the lines of the proxy's access log, counted by the arm that each request was routed to.
+
+A request counts once, however often it was tried. It failed if its own arm failed it, whatever its user got in the end:
+
+    what happened                                            counts as
+    an error, a reset, a time-out in the end                 failed; its user got an error
+    a second try was needed, and gave an answer              failed; its user got an answer (also if it hung up during that try)
+    422 "uncomputable" by its own arm, no other asked        failed, once for each caller; its user got an answer
+    any other 4xx in the end                                 nothing: what a caller did wrong says nothing of an arm
+    the caller hung up during the first try                  nothing; a slow answer, if it had waited for longer than the ceiling
+    nobody of its arm was asked, for none was in rotation    nothing, if the fallback answered: ejections and kills have their own gates
+    the proxy's own limits refused it                        nothing
+    /feedback, /healthz and the like, a bundle by token      nothing, not even in the split
+
+What does not belong here: reading the log (`layers.traffic.envoy_requests`), copies of requests, which it does not have (`envoy_stats`).
+"""
+
+from __future__ import annotations
+
+import math
+import urllib.parse
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+
+from lastgood.layers.traffic.envoy_requests import HUNG_UP, Request
+
+ASIDE = frozenset({"/feedback", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
+"""Paths of a worker that ask no bundle for an answer."""
+
+UNCOMPUTABLE = "uncomputable"
+MOST_CALLERS = 100
+"""Callers remembered whose rows could not be computed; more of them count no more, for these are reason enough."""
+
+CUT_OFF = frozenset({"UF", "UC", "UR", "UT", "UPE", "LR", "UMSDR", "DT", "URX", "SI"})
+"""Envoy's flags for an answer that did not come whole from a worker: no connection, cut, reset, timed out."""
+REFUSED = frozenset({"UO", "RL", "RLSE", "NR", "NC", "OM", "DO", "UAEX", "FI", "DI", "DPE", "IH", "RFCF", "NFCF"})
+"""Envoy's flags for a request that its own limits or rules refused: no worker was asked."""
+TIMED_OUT = frozenset({"UT", "DT", "UMSDR"})
+
+
+def routed(requests: Iterable[Request], routes: Collection[str]) -> Iterator[Request]:
+    """Those that were routed to one of *routes* (names of clusters) to be answered."""
+    return (request for request in requests if request.route in routes and request.arm != "debug" and not _aside(request.path))
+
+
+def _aside(path: str) -> bool:
+    plain = urllib.parse.unquote(path)
+    return plain in ASIDE or (plain != "/" and plain.rstrip("/") in ASIDE)
+
+
+def judged(request: Request, callers: set[str]) -> tuple[bool, bool] | None:
+    """Whether its arm failed it, and whether its user got an error; None if it says nothing of the arm.
+
+    *callers* are those that a row which cannot be computed was counted for; a new one is added.
+    """
+    again = request.attempts > 1
+    if request.flags & HUNG_UP:
+        return (True, False) if again else None
+    if request.code >= 500 or request.flags & CUT_OFF:
+        return None if request.flags & REFUSED and not again else (True, True)
+    if request.code == 0:
+        return None
+    if request.code >= 400:
+        return (True, False) if _uncomputable(request, callers) else None
+    if again:
+        return True, False
+    return (False, False) if _own(request) else None
+
+
+def _own(request: Request) -> bool:
+    """Whether the routed bundle itself gave the answer; one that no bundle has signed counts as its own."""
+    return not request.bundle or request.route.startswith(f"b-{request.bundle.removeprefix('sha256:')[:12]}")
+
+
+def _uncomputable(request: Request, callers: set[str]) -> bool:
+    if request.code != 422 or not request.problem.startswith(UNCOMPUTABLE) or not _own(request):
+        return False
+    # A proxy that names no caller makes all of them one: too few failures, never too many.
+    if request.peer in callers or len(callers) >= MOST_CALLERS:
+        return False
+    callers.add(request.peer)
+    return True
+
+
+def waited(requests: Iterable[Request], *, limit_ms: float) -> tuple[list[float], int]:
+    """How long each request's user waited in ms, and how many more waited for longer than anybody can tell: timed out, or left."""
+    times: list[float] = []
+    beyond = 0
+    for request in requests:
+        if request.flags & TIMED_OUT and not request.flags & HUNG_UP:
+            beyond += 1
+        elif request.hung_up_ms is not None:
+            beyond += request.hung_up_ms > limit_ms
+        elif request.ms is not None and not 400 <= request.code < 500 and (request.attempts > 1 or _own(request)):
+            times.append(request.ms)
+    return times, beyond
+
+
+def quantile(times: list[float], share: float, *, beyond: int) -> float | None:
+    """The time that *share* of the requests did not exceed; None if there are none or it lies among the *beyond*."""
+    rank = math.ceil(share * (len(times) + beyond))
+    return sorted(times)[rank - 1] if 0 < rank <= len(times) else None
+
+
+def buckets(times: Iterable[float]) -> Counter[float]:
+    """How many times lie in each bucket of the proxy's histograms, by its lower edge: whole ms, of two significant digits."""
+    return Counter(_edge(ms) for ms in times)
+
+
+def _edge(ms: float) -> float:
+    whole = math.floor(ms)
+    width = 10 ** max(len(str(whole)) - 2, 0)
+    return float(whole // width * width)
