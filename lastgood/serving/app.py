@@ -253,7 +253,7 @@ def _answer_or_refuse(worker: _Worker, rows: list[Any], *, shadow: bool) -> list
 
     try:
         return answer(rows, copy=shadow)
-    except (MemoryError, uncomputable.Failed) as error:
+    except uncomputable.Failed as error:  # a process that ran out of memory begins afresh, whoever asked
         if not worker.wellness.well():
             raise
         number = uncomputable.find(rows, functools.partial(answer, copy=True), until=began + _patience_s(worker.loaded.service))

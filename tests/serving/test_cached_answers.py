@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from lastgood import bundle as bundles
 from lastgood import cache, service
-from lastgood.serving import app, feedback, inference_log, runtime, segments
+from lastgood.serving import app, feedback, inference_log, runtime, segments, uncomputable
 
 
 class Row(pydantic.BaseModel):
@@ -127,7 +127,7 @@ def test_a_runtime_that_leaves_out_an_answer_is_still_found_out(tmp_path: Path) 
         ready(world)
         world.ask(1)
         world.runtime.short = True
-        with pytest.raises(RuntimeError, match="answers for 2 rows"):
+        with pytest.raises(uncomputable.Failed, match="answers for 2 rows"):
             world.ask(1, 2)
         world.runtime.short = False
         assert world.ask(1, 2)[0]["asked"] == 1
