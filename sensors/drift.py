@@ -57,7 +57,7 @@ def watch(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settin
     news = _News()
     words = []
     try:
-        with release.open_context(settings) as ctx:
+        with release.open_context(settings, create=False) as ctx:
             for service in assets.names():
                 try:
                     said = _service(context, ctx, service, news=news, until=until)

@@ -24,7 +24,7 @@ def model_liveness(context: dg.SensorEvaluationContext, settings: dg.ResourcePar
     ask = functools.partial(models.ask_provider, environ=os.environ)
     told = []
     try:
-        with release.open_context(settings) as ctx:
+        with release.open_context(settings, create=False) as ctx:
             for service in assets.names():
                 if ctx.ledger.newest(service):
                     report = liveness.check(ctx, service, ask=ask, now=time.time(), actor="dagster")

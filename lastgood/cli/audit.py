@@ -21,7 +21,7 @@ def verify(service: str, as_json: bool) -> int:
     """Recompute the hash chain, every row's digest, and the signed checkpoints."""
     from lastgood.ledger import audit as trail
 
-    with common.context(read_only=True) as ctx:
+    with common.context(read_only=True, service=service) as ctx:
         report = trail.verify(ctx.ledger, service, ctx.settings.keys)
         value = {
             "schema": "lastgood.audit/v1",
@@ -48,7 +48,7 @@ def export(service: str, since: str | None, until: str | None, as_json: bool) ->
 
     begin = look.parse_time(since) if since else None
     end = look.parse_time(until) if until else None
-    with common.context(read_only=True) as ctx:
+    with common.context(read_only=True, service=service) as ctx:
         for entry in trail.export(ctx.ledger, service, since=begin, until=end):
             click.echo(json.dumps(entry, default=str))
     return 0

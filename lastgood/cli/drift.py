@@ -52,7 +52,7 @@ def drift(
     now = time.time()
     since = parse_time(since_text) if since_text is not None else None
     decision: Decision | None = None
-    with common.context(read_only=dry_run) as ctx:
+    with common.context(read_only=dry_run, service=service) as ctx:
         common.known_state(ctx, service)
         what = drift_watch.watched(ctx, service)
         if what is None:
