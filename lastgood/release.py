@@ -102,7 +102,7 @@ def check_known(book: ledger.Ledger, service: str) -> None:
     known = book.services()
     if service not in known and not book.newest(service):
         raise errors.NotFound(
-            f"{service!r} is not in this ledger; services here: {', '.join(known) or 'none yet'}; "
+            f"{service!r} has never been released, nor has a bundle; services in this ledger: {', '.join(known) or 'none yet'}; "
             "name one of them, or build a bundle of it first"
         )
 

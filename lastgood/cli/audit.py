@@ -46,8 +46,8 @@ def export(service: str, since: str | None, until: str | None, as_json: bool) ->
     """Print every entry as one JSON line: who, what, when, why, and the hash that chains it."""
     from lastgood.ledger import audit as trail
 
-    begin = look.parse_time(since) if since else None
-    end = look.parse_time(until) if until else None
+    begin = look.parse_time(since) if since is not None else None
+    end = look.parse_time(until) if until is not None else None
     with common.context(read_only=True, service=service) as ctx:
         for entry in trail.export(ctx.ledger, service, since=begin, until=end):
             click.echo(json.dumps(entry, default=str))

@@ -55,7 +55,7 @@ bundle.add_command(look.verify, "verify")
 @bundle.command()
 @common.service_argument
 @common.bundle_argument("which")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="File to write. Default: SERVICE-SHORTID.lastgood.tar")
+@click.option("--out", type=common.OutFile(), default=None, help="File to write. Default: SERVICE-SHORTID.lastgood.tar")
 @common.json_option
 def export(service: str, which: str, out: Path | None, as_json: bool) -> int:
     """Write a bundle with all its bytes into one signed file."""

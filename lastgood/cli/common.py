@@ -11,6 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -66,7 +67,14 @@ def _service_name(_ctx: click.Context, _param: click.Parameter, value: str) -> s
 
 def bundle_argument(name: str = "bundle", *, required: bool = True) -> Callable[[Command], Command]:
     """The argument for a bundle, completed from the ledger."""
-    return click.argument(name, required=required, shell_complete=complete_bundles)
+    return click.argument(name, required=required, shell_complete=complete_bundles, callback=_not_empty)
+
+
+def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """An empty word is a variable that is not set, and not a bundle that was left out."""
+    if value == "":
+        raise errors.UsageError(f"{(param.name or 'bundle').upper()} is empty; name a bundle, or leave the word out altogether")
+    return value
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object with a stable schema.")
@@ -99,6 +107,18 @@ class Number(click.FloatRange):
         if not math.isfinite(found):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
         return float(found)
+
+
+class OutFile(click.Path):
+    """A file to write."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and not Path(value).name:
+            self.fail(f"{value!r} names no file.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 MOST_S = 366 * 86_400.0

@@ -291,7 +291,7 @@ def _layers_text(seen: Glance) -> Text:
 @click.command()
 @common.service_argument
 @click.option("--rollout", type=common.revision_number(), default=None, help="The revision that proposed it. Default: the newest release.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Default: SERVICE-rollout-N.html here.")
+@click.option("--out", type=common.OutFile(), default=None, help="Default: SERVICE-rollout-N.html here.")
 @common.json_option
 def report(service: str, rollout: int | None, out: Path | None, as_json: bool) -> int:
     """Write one HTML file about a release: who had the traffic, what the gates saw, how it ended. Prints its path."""
