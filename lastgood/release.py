@@ -78,7 +78,7 @@ def open_context(
         _prepare_home(settings)
         _check_not_lost(settings)
     else:
-        check_there(settings)
+        check_there(settings, service=service)
     with ledger.connect(
         settings.ledger_url,
         busy_timeout_s=settings.ledger.busy_timeout_s,
@@ -86,7 +86,7 @@ def open_context(
         ballast_bytes=settings.ledger.ballast_bytes,
     ) as connected:
         if not create and settings.ledger.url and connected.schema_version() == 0:
-            raise errors.NotFound(_nothing_here(settings, without_password(settings.ledger.url)))
+            raise errors.NotFound(_nothing_here(settings, without_password(settings.ledger.url), service=service))
         if create:
             connected.migrate()
         if service is not None:
@@ -107,18 +107,19 @@ def check_known(book: ledger.Ledger, service: str) -> None:
         )
 
 
-def check_there(settings: settings_.Settings) -> None:
+def check_there(settings: settings_.Settings, *, service: str | None = None) -> None:
     """Raise NotFound, saying where was looked, if the ledger is a file that has never been there; Unavailable if it is lost."""
     file = settings.ledger_file
     if file is None or file.exists():
         return
     _check_not_lost(settings)
-    raise errors.NotFound(_nothing_here(settings, str(file)))
+    raise errors.NotFound(_nothing_here(settings, str(file), service=service))
 
 
-def _nothing_here(settings: settings_.Settings, where: str) -> str:
+def _nothing_here(settings: settings_.Settings, where: str, *, service: str | None) -> str:
+    told = f"{service!r} has never been released here: " if service else ""
     return (
-        f"there is no ledger at {where} (project {settings.project}, home {settings.home}); go to the project's folder with 'cd', "
+        f"{told}there is no ledger at {where} (project {settings.project}, home {settings.home}); go to the project's folder with 'cd', "
         "or set LASTGOOD_PROJECT or LASTGOOD_HOME; 'lastgood up' begins a new one"
     )
 
