@@ -164,6 +164,7 @@ def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, A
     bundles.check_embedder(bundle)
     # The manifest's bytes hash to the bundle's id, so a worker can load a bundle with nothing but the store.
     ctx.store.put_bytes(bundles.canonical(bundle.manifest()), name="manifest.json")
+    audit.begin(ctx.ledger, bundle.service, ctx.settings.keys)
     new = ctx.ledger.register(bundle, provenance=provenance, actor=actor, now=now)
     audit.checkpoint(ctx.ledger, bundle.service, ctx.settings.keys)
     return new
