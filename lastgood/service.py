@@ -219,7 +219,8 @@ def _put(value: Any, loc: tuple[int | str, ...], new: float) -> None:
     *way, last = loc
     for step in way:
         if isinstance(value, list) or (isinstance(value, dict) and step in value):
-            value = value[step]
+            inside: Any = value
+            value = inside[step]
     value[last] = new
 
 
