@@ -29,6 +29,8 @@ def model_liveness(context: dg.SensorEvaluationContext, settings: dg.ResourcePar
                 if ctx.ledger.newest(service):
                     report = liveness.check(ctx, service, ask=ask, now=time.time(), actor="dagster")
                     told += [f"{service}: {one.role} {', '.join(one.models)} is {one.lifetime.status}" for one in report.checked]
+    except errors.NotFound:  # nothing was ever built here, and looking does not begin a ledger
+        return dg.SkipReason("no bundle asks a hosted model")
     except errors.LastgoodError as error:
         return dg.SkipReason(f"the models could not be asked about: {error}")
     return dg.SkipReason("; ".join(told) or "no bundle asks a hosted model")
