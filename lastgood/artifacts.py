@@ -106,7 +106,7 @@ def _entry(row: Any) -> Entry:
     path, size, sha256 = row["path"], row["size"], row["sha256"]
     typed = isinstance(path, str) and type(size) is int and isinstance(sha256, str)
     if len(row) != 3 or not typed or size < 0 or not bundles.is_digest(f"sha256:{sha256}"):
-        raise ValueError(f"entry {str(row)[:200]} has a wrong value")
+        raise ValueError("an entry has a wrong value")
     return Entry(path=path, size=size, sha256=sha256)
 
 

@@ -142,7 +142,7 @@ def from_manifest(manifest: object) -> Bundle:
         if not isinstance(manifest, dict) or set(manifest) != {"schema", "service", "parts"}:
             raise ValueError("expected exactly the keys schema, service and parts")
         if manifest["schema"] != SCHEMA:
-            raise ValueError(f"schema is {manifest['schema']!r}, this release reads {SCHEMA!r}")
+            raise ValueError(f"it has another schema than {SCHEMA!r}, which this release reads")
         parts = {name: Part(name=name, **_checked_entry(name, entry)) for name, entry in manifest["parts"].items()}
         return Bundle(service=manifest["service"], parts=parts)
     except (ValueError, TypeError, AttributeError, errors.UsageError) as error:
@@ -155,7 +155,7 @@ def _checked_entry(name: str, entry: object) -> dict[str, Any]:
         raise ValueError(f"part {name!r} must have exactly the keys {', '.join(wanted)}")
     for key, kind in wanted.items():
         if not isinstance(entry[key], kind) or isinstance(entry[key], bool):
-            raise TypeError(f"part {name!r} has {key} {entry[key]!r}; expected {kind.__name__}")
+            raise TypeError(f"part {name!r} has a {key} of kind {type(entry[key]).__name__}; expected {kind.__name__}")
     return entry
 
 

@@ -16,6 +16,7 @@ import math
 import os
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -256,7 +257,7 @@ def _opened(settings: Settings, *, stop: threading.Event, pause: Callable[[float
     while True:
         with contextlib.ExitStack() as opened:
             try:
-                ctx = opened.enter_context(release.open_context(settings))
+                ctx = opened.enter_context(release.open_context(settings, create=False))
             except errors.LastgoodError as error:
                 log.warning("the ledger cannot be opened: %s", error)
                 if stop.is_set():
@@ -285,7 +286,16 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    run(settings_.load(), stop=stop)
+    try:
+        settings = settings_.load()
+        # A ledger that does not answer is waited for; one that was never there means the wrong folder.
+        release.check_there(settings)
+    except errors.UsageError as error:
+        log.error("the controller does not start: %s", error)  # noqa: TRY400  # the message says all
+        sys.exit(error.exit_code)
+    except errors.LastgoodError as error:
+        log.warning("%s", error)
+    run(settings, stop=stop)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Gatekeeper(threading.Thread):
     def run(self) -> None:
         while not self._stop.is_set():
             try:
-                with release.open_context(self._settings) as ctx:
+                with release.open_context(self._settings, create=False) as ctx:
                     self._turns(ctx)
             except errors.LastgoodError as error:
                 log.warning("%s: the ledger cannot be opened: %s", self.name, error)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 import yaml
 
-from lastgood import errors, safety
+from lastgood import errors, safety, yaml_lines
 
 if TYPE_CHECKING:
     import jinja2
@@ -118,9 +118,7 @@ def describe(folder: Path) -> Described:
     """What prompt.yaml says. Raises NotFound or UsageError."""
     text = _read(folder, FILE)
     try:
-        found = Described.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise errors.UsageError(f"{folder / FILE} is not valid YAML: {error}; correct that line") from error
+        found = Described.model_validate(yaml_lines.load(text, where=str(folder / FILE)))
     except pydantic.ValidationError as error:
         where = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise errors.UsageError(f"{folder / FILE} is wrong: {where}; correct the named key") from error

@@ -22,6 +22,7 @@ from lastgood import settings as settings_
 from lastgood import strategy as strategies
 from lastgood.layers import reconcile
 from lastgood.ledger import audit
+from lastgood.ledger.postgres import without_password
 
 DEEP_VERIFY_BYTES = 256 * 1024 * 1024
 """Up to this size a rollback target is hashed again before it serves (0.6 s per GiB); above it, sizes are compared
@@ -63,23 +64,64 @@ class Committed:
 
 
 @contextlib.contextmanager
-def open_context(settings: settings_.Settings, *, read_only: bool = False) -> Iterator[Context]:
+def open_context(
+    settings: settings_.Settings, *, read_only: bool = False, create: bool = True, service: str | None = None
+) -> Iterator[Context]:
     """The ledger and the store of *settings*, made ready on first use; closed at the end.
 
-    With *read_only* nothing is created or migrated, so it works on a read-only disk. Raises Unavailable or Damaged.
+    Without *create* there has to be a ledger already: only `up` and registering a bundle begin one, for a command in the
+    wrong folder must not find an empty ledger and say that all is well. With *read_only* nothing is created or migrated at
+    all, so it works on a read-only disk. *service* is a name that has to be known there. Raises NotFound, Unavailable or Damaged.
     """
-    if not read_only:
+    create = create and not read_only
+    if create:
         _prepare_home(settings)
         _check_not_lost(settings)
+    else:
+        check_there(settings, service=service)
     with ledger.connect(
         settings.ledger_url,
         busy_timeout_s=settings.ledger.busy_timeout_s,
         read_only=read_only,
         ballast_bytes=settings.ledger.ballast_bytes,
     ) as connected:
-        if not read_only:
+        if not create and settings.ledger.url and connected.schema_version() == 0:
+            raise errors.NotFound(_nothing_here(settings, without_password(settings.ledger.url), service=service))
+        if create:
+            connected.migrate()
+        if service is not None:
+            check_known(connected, service)
+        if not create and not read_only:
+            _prepare_home(settings)
             connected.migrate()
         yield Context(settings=settings, ledger=connected, store=artifacts.Store(settings.store))
+
+
+def check_known(book: ledger.Ledger, service: str) -> None:
+    """Raise NotFound, naming the services that there are, if *book* has neither a bundle nor a revision of *service*."""
+    known = book.services()
+    if service not in known and not book.newest(service):
+        raise errors.NotFound(
+            f"{service!r} has never been released, nor has a bundle; services in this ledger: {', '.join(known) or 'none yet'}; "
+            "name one of them, or build a bundle of it first"
+        )
+
+
+def check_there(settings: settings_.Settings, *, service: str | None = None) -> None:
+    """Raise NotFound, saying where was looked, if the ledger is a file that has never been there; Unavailable if it is lost."""
+    file = settings.ledger_file
+    if file is None or file.exists():
+        return
+    _check_not_lost(settings)
+    raise errors.NotFound(_nothing_here(settings, str(file), service=service))
+
+
+def _nothing_here(settings: settings_.Settings, where: str, *, service: str | None) -> str:
+    told = f"{service!r} has never been released here: " if service else ""
+    return (
+        f"{told}there is no ledger at {where} (project {settings.project}, home {settings.home}); go to the project's folder with 'cd', "
+        "or set LASTGOOD_PROJECT or LASTGOOD_HOME; 'lastgood up' begins a new one"
+    )
 
 
 def _prepare_home(settings: settings_.Settings) -> None:
@@ -122,6 +164,7 @@ def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, A
     bundles.check_embedder(bundle)
     # The manifest's bytes hash to the bundle's id, so a worker can load a bundle with nothing but the store.
     ctx.store.put_bytes(bundles.canonical(bundle.manifest()), name="manifest.json")
+    audit.begin(ctx.ledger, bundle.service, ctx.settings.keys)
     new = ctx.ledger.register(bundle, provenance=provenance, actor=actor, now=now)
     audit.checkpoint(ctx.ledger, bundle.service, ctx.settings.keys)
     return new
@@ -248,7 +291,7 @@ def roll_back(
         seen = seen or state.stable
         check_planned(ctx, state, planned)
         if to is None and expected is None and planned is None and not automatic:
-            _check_not_the_same_alarm(ctx, state, now=clock())
+            check_not_the_same_alarm(ctx, state, now=clock())
         event = plan_roll_back(ctx, state, reason=reason, to=to, seen=seen, automatic=automatic, unready=unready)
         noted = _refusals_noted(ctx, service, verb="rollback", digest=to, actor=actor, clock=clock)
         with contextlib.nullcontext() if automatic else noted:
@@ -261,7 +304,7 @@ def roll_back(
     raise errors.Conflict(f"{service!r} changed {ATTEMPTS} times while rolling back; see 'lastgood history {service}' and run it again")
 
 
-def _check_not_the_same_alarm(ctx: Context, state: rollout.State, *, now: float) -> None:
+def check_not_the_same_alarm(ctx: Context, state: rollout.State, *, now: float) -> None:
     """Raise NothingToDo if a step back was taken moments ago, by a person or by a gate, also if only a candidate was taken out.
 
     What was released since then is another bundle, and whoever goes back from that answers another alarm.

@@ -192,8 +192,9 @@ class Service(_Group):
 
 def parse(text: str, *, where: str) -> Service:
     """The service that *text* (YAML) describes; *where* names its source in errors. Raises UsageError, naming the lines."""
+    value = yaml_lines.load(text, where=where)
     with _explained(text, where=where):
-        return Service.model_validate(yaml.safe_load(text))
+        return Service.model_validate(value)
 
 
 def parse_frozen(text: str, *, where: str) -> Service:
@@ -201,8 +202,8 @@ def parse_frozen(text: str, *, where: str) -> Service:
 
     An older bundle was released with it, and must still be there to go back to.
     """
+    value = yaml_lines.load(text, where=where)
     with _explained(text, where=where):
-        value = yaml.safe_load(text)
         try:
             return Service.model_validate(value)
         except pydantic.ValidationError as error:
@@ -218,7 +219,8 @@ def _put(value: Any, loc: tuple[int | str, ...], new: float) -> None:
     *way, last = loc
     for step in way:
         if isinstance(value, list) or (isinstance(value, dict) and step in value):
-            value = value[step]
+            inside: Any = value
+            value = inside[step]
     value[last] = new
 
 
@@ -227,8 +229,6 @@ def _explained(text: str, *, where: str) -> Iterator[None]:
     """What is wrong with *text*, as a UsageError that names its lines."""
     try:
         yield
-    except yaml.YAMLError as error:
-        raise errors.UsageError(f"{where} is not valid YAML: {error}; correct that line") from error
     except pydantic.ValidationError as error:
         raise errors.UsageError(f"{where} is wrong: {yaml_lines.explain(text, error)}") from error
     except errors.UsageError as error:

@@ -159,6 +159,12 @@ class Settings(_Group):
         return self.ledger.url or f"sqlite:///{self.home / 'ledger.db'}"
 
     @property
+    def ledger_file(self) -> Path | None:
+        """The ledger's file; None if it is kept by a server."""
+        url = self.ledger_url
+        return Path("/" + url.removeprefix("sqlite:").lstrip("/")) if url.startswith("sqlite:///") else None
+
+    @property
     def index_url(self) -> str:
         return self.index.url or f"lancedb://{self.home / 'index'}"
 

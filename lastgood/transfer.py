@@ -19,7 +19,6 @@ import base64
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from lastgood import bundle as bundles
-from lastgood import durable, errors, safety
+from lastgood import durable, errors, safety, yaml_lines
 from lastgood import keys as keys_
 from lastgood.artifacts import Listing, Store, parse_listing
 from lastgood.failpoints import failpoint
@@ -200,9 +199,10 @@ class _Reader:
         digits = block[124:135]
         size = int(digits, 8) if len(digits) == 11 and set(digits) <= set(b"01234567") else 0
         if block != _header(name, size):
-            found = block[:100].rstrip(b"\0").decode("ascii", "replace")
+            what = "no bundle file" if self.members == 0 else "not as 'bundle export' writes it"
             raise errors.NotAllowed(
-                f"expected {name!r} at this place of the file, found {found[:120]!r} or an unusual header; export the bundle again"
+                f"this is {what}: at byte {self.file.tell() - _BLOCK} the header of {name!r} is expected, and something else stands there; "
+                "name a file that 'lastgood bundle export' wrote, or export the bundle again"
             )
         self.total += size
         self.members += 1
@@ -255,7 +255,7 @@ def _read_head(reader: _Reader, trusted: set[str]) -> tuple[bundles.Bundle, dict
     manifest, provenance, signature = (reader.text(n) for n in ("manifest.json", "provenance.json", "signature.json"))
     _check_signature(signature, _statement(manifest, provenance), trusted)
     try:
-        bundle, facts = bundles.from_manifest(json.loads(manifest)), json.loads(provenance)
+        bundle, facts = bundles.from_manifest(yaml_lines.check_json(manifest)), yaml_lines.check_json(provenance)
     except (ValueError, RecursionError) as error:
         raise errors.Damaged(f"the manifest or the provenance does not parse: {error}; export the bundle again") from error
     if bundles.canonical(bundle.manifest()) != manifest or not isinstance(facts, dict):
@@ -278,14 +278,16 @@ def _parse_signature(data: bytes) -> tuple[Ed25519PublicKey, bytes, bytes]:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
-        envelope = json.loads(data)
+        envelope = yaml_lines.check_json(data)
         (entry,) = envelope["signatures"]
         key = Ed25519PublicKey.from_public_bytes(base64.b64decode(envelope["publicKey"], validate=True))
         payload, signature = (base64.b64decode(text, validate=True) for text in (envelope["payload"], entry["sig"]))
         if envelope["payloadType"] != KIND:
-            raise ValueError(f"it signs a {envelope['payloadType']!r}")
+            raise ValueError("it signs something else")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise errors.NotAllowed(f"the file is not signed: {error}; export it with a 'lastgood' that holds a signing key") from error
+        raise errors.NotAllowed(
+            f"the file is not signed as a bundle: {type(error).__name__} in 'signature.json'; export it with a 'lastgood' that holds a signing key"
+        ) from error
     return key, signature, payload
 
 

@@ -2,12 +2,81 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pydantic
 import yaml
 from pydantic_core import ErrorDetails
+
+from lastgood import errors
+
+
+class _Strict(yaml.SafeLoader):
+    """Refuses a key that stands twice: YAML itself lets the second one replace the first without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Looked at before merges (`<<`) put in keys that may be overridden."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if (key.tag, key.value) in first:
+                    before = first[key.tag, key.value]
+                    raise DuplicateKey(f"line {line}: the key {key.value[:80]!r} stands twice, first in line {before}; keep one of them")
+                first[key.tag, key.value] = line
+        return node
+
+
+class DuplicateKey(ValueError):
+    """A key that stands twice in one mapping."""
+
+
+def load(text: str, *, where: str) -> Any:
+    """The value of *text* (YAML, of plain kinds only). Raises UsageError, naming *where* and the line, without quoting the text.
+
+    A key that stands twice is an error: what is meant is unknown, and the first one would be lost in silence.
+    """
+    loader = None
+    try:
+        loader = _Strict(text)
+        return loader.get_single_data()
+    except DuplicateKey as error:
+        raise errors.UsageError(f"{where} is wrong: {error}") from None
+    except yaml.YAMLError as error:
+        raise errors.UsageError(f"{where} is not valid YAML: {_said(error)}; correct that line") from None
+    except (ValueError, TypeError, RecursionError) as error:  # a date that is none, nesting without end
+        raise errors.UsageError(f"{where} is not valid YAML: {type(error).__name__}; correct it") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _said(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the piece of text that yaml shows: files that people write may hold secrets."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+        return f"{place}{error.problem or error.context or 'it does not parse'}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"character {error.position + 1} is not allowed"
+    return "it does not parse"
+
+
+def check_json(text: str | bytes) -> Any:
+    """The value of *text* (JSON). Raises ValueError for a key that stands twice in one object, and for what is not JSON."""
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)[:80]!r} stands twice")
+    return found
 
 
 def explain(text: str, error: pydantic.ValidationError) -> str:

@@ -36,7 +36,7 @@ def evaluate(
     from lastgood.ops import drift_decision, drift_watch
 
     now = time.time()
-    with release.open_context(settings) as ctx:
+    with release.open_context(settings, create=False, service=config.service) as ctx:
         what = drift_watch.watched(ctx, config.service)
         look = drift_decision.due(ctx, what, now=now) if what else None
         if what is None or look is None:

@@ -76,7 +76,7 @@ def promote(context: dg.OpExecutionContext, config: Promote, settings: dg.Resour
 
     def verb() -> "Outcome":
         way = _way(config)
-        with release.open_context(settings) as ctx:
+        with release.open_context(settings, create=False, service=config.service) as ctx:
             digest = ctx.ledger.resolve(config.service, config.bundle)
             asked = {"reason": config.reason, "actor": config.actor, "wait_s": config.wait_s, "expected": config.expected, "way": way}
             return converge.promote(ctx, config.service, digest, override=config.override, **asked)
@@ -106,7 +106,7 @@ def approve(context: dg.OpExecutionContext, config: Approve, settings: dg.Resour
         if not config.reason.strip():
             raise errors.UsageError("an approval needs a reason, for whoever reads the audit trail later; give one")
         began = time.perf_counter()
-        with release.open_context(settings) as ctx, converge.layers_of(ctx, config.service) as layers:
+        with release.open_context(settings, create=False, service=config.service) as ctx, converge.layers_of(ctx, config.service) as layers:
             asked = {"reason": config.reason, "actor": config.actor, "expected": config.expected}
             done = release.approve(ctx, config.service, **asked)
             return converge.settle(ctx, done, layers=layers, verb="approve", began=began, wait_s=config.wait_s, actor=config.actor)
@@ -120,7 +120,7 @@ def roll_back(context: dg.OpExecutionContext, config: RollBack, settings: dg.Res
     from lastgood import converge, release
 
     def verb() -> "Outcome":
-        with release.open_context(settings) as ctx:
+        with release.open_context(settings, create=False, service=config.service) as ctx:
             to = ctx.ledger.resolve(config.service, config.to) if config.to else None
             asked = {"reason": config.reason, "actor": config.actor, "wait_s": config.wait_s, "expected": config.expected}
             return converge.roll_back(ctx, config.service, to=to, **asked)

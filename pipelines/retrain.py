@@ -36,7 +36,7 @@ def retrain(context: dg.OpExecutionContext, config: Retrain, settings: dg.Resour
     hold_beside(context, config, digest, settings=settings)
 
     def verb() -> "Outcome":
-        with release.open_context(settings) as ctx:
+        with release.open_context(settings, create=False, service=config.service) as ctx:
             asked = {"reason": config.reason, "actor": config.actor, "wait_s": config.wait_s, "expected": config.expected}
             return converge.promote(ctx, config.service, digest, **asked)
 
@@ -73,7 +73,7 @@ def hold_beside(context: dg.OpExecutionContext, config: Retrain, digest: str, *,
 
     now = time.time()
     try:
-        with release.open_context(settings) as ctx:
+        with release.open_context(settings, create=False, service=config.service) as ctx:
             what = drift_watch.watched(ctx, config.service)
             alarm = drift_watch.open_alarm(list(drift_watch.looked(ctx, what))) if what else None
             if what is None or alarm is None:

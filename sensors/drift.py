@@ -57,13 +57,15 @@ def watch(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settin
     news = _News()
     words = []
     try:
-        with release.open_context(settings) as ctx:
+        with release.open_context(settings, create=False) as ctx:
             for service in assets.names():
                 try:
                     said = _service(context, ctx, service, news=news, until=until)
                 except (errors.Damaged, errors.NotFound, errors.UsageError) as error:
                     said = str(error)  # the other services go on
                 words.append(f"{service}: {said}")
+    except errors.NotFound:  # nothing was ever built here, and looking does not begin a ledger
+        return dg.SkipReason("; ".join(f"{service}: nothing is watched" for service in assets.names()))
     except errors.LastgoodError as error:
         return dg.SkipReason(f"the ledger cannot be read: {error}")
     if not news.shown and not news.asked:

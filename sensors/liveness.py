@@ -24,11 +24,13 @@ def model_liveness(context: dg.SensorEvaluationContext, settings: dg.ResourcePar
     ask = functools.partial(models.ask_provider, environ=os.environ)
     told = []
     try:
-        with release.open_context(settings) as ctx:
+        with release.open_context(settings, create=False) as ctx:
             for service in assets.names():
                 if ctx.ledger.newest(service):
                     report = liveness.check(ctx, service, ask=ask, now=time.time(), actor="dagster")
                     told += [f"{service}: {one.role} {', '.join(one.models)} is {one.lifetime.status}" for one in report.checked]
+    except errors.NotFound:  # nothing was ever built here, and looking does not begin a ledger
+        return dg.SkipReason("no bundle asks a hosted model")
     except errors.LastgoodError as error:
         return dg.SkipReason(f"the models could not be asked about: {error}")
     return dg.SkipReason("; ".join(told) or "no bundle asks a hosted model")

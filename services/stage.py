@@ -367,7 +367,8 @@ def main(service: str, description: str, tell: Callable[[settings_.Settings, cla
 
 def overlay(project: Path, service: str) -> dict[str, Any]:
     """What the demonstration of *service* lays over its service.yaml."""
-    import yaml
+    from lastgood import yaml_lines
 
-    found: dict[str, Any] = yaml.safe_load((project / "services" / service / "demo.yaml").read_text("utf-8"))
+    file = project / "services" / service / "demo.yaml"
+    found: dict[str, Any] = yaml_lines.load(file.read_text("utf-8"), where=str(file))
     return found

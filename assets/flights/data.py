@@ -33,14 +33,15 @@ def data(context: dg.AssetExecutionContext, config: Windows, settings: dg.Resour
     from pathlib import Path
 
     import pyarrow.parquet as pq
-    import yaml
 
-    from lastgood import artifacts
+    from lastgood import artifacts, yaml_lines
     from lastgood.drift import reference as references
     from services.flights import data as source
     from services.flights import drift
 
-    windows = yaml.safe_load((settings.project / "params.yaml").read_text("utf-8"))["split"] | config.model_dump(exclude_none=True)
+    windows = yaml_lines.load((settings.project / "params.yaml").read_text("utf-8"), where="params.yaml")["split"] | config.model_dump(
+        exclude_none=True
+    )
     built = source.build(**windows, workspace=settings.home / "dvc" / "flights", project=settings.project)
     store = artifacts.Store(settings.store)
     with tempfile.TemporaryDirectory() as scratch:

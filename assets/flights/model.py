@@ -47,11 +47,12 @@ def model(
     mlflow: dg.ResourceParam[Any],
 ) -> dg.MaterializeResult:
     """Train on the data this run made, evaluate against what is stable now, and write the training down in MLflow."""
-    import yaml
 
-    from lastgood import artifacts
+    from lastgood import artifacts, yaml_lines
 
-    params = yaml.safe_load((settings.project / "params.yaml").read_text("utf-8"))["train"] | config.model_dump(exclude_none=True)
+    params = yaml_lines.load((settings.project / "params.yaml").read_text("utf-8"), where="params.yaml")["train"] | config.model_dump(
+        exclude_none=True
+    )
     source = parts.made(context, "flights", "data")
     trained = train(settings, source.part.digest, params)
     run = track(mlflow, trained, source, params)

@@ -79,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in args
     try:
+        _check(args)
         code = app.main(args=args, prog_name="lastgood", standalone_mode=False) or 0
     except errors.LastgoodError as error:
         code = _say(error, as_json=as_json)
@@ -98,6 +99,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _check(args: Sequence[str]) -> None:
+    from lastgood.cli import common
+
+    common.check_arguments(args)
 
 
 def _say(error: errors.LastgoodError, *, as_json: bool) -> int:

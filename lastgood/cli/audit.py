@@ -18,23 +18,36 @@ def audit() -> None:
 @common.service_argument
 @common.json_option
 def verify(service: str, as_json: bool) -> int:
-    """Recompute the hash chain, every row's digest, and the signed checkpoints."""
+    """Recompute the hash chain, every row's digest, and the signed checkpoints. Exit code 1 if not all of it is proven whole."""
     from lastgood.ledger import audit as trail
 
-    with common.context(read_only=True) as ctx:
+    with common.context(read_only=True, service=service) as ctx:
         report = trail.verify(ctx.ledger, service, ctx.settings.keys)
+        whole = report.ok and not report.uncovered
+        problems = [*report.problems, *_not_covered(report.uncovered, service)]
         value = {
             "schema": "lastgood.audit/v1",
             "service": service,
-            "ok": report.ok,
+            "ok": whole,
             "entries": report.entries,
             "head": report.head,
-            "problems": list(report.problems),
+            "anchored": report.anchored,
+            "uncovered": report.uncovered,
+            "problems": problems,
         }
-        lines = [f"{service}: {report.entries} entries, head {report.head}: {'whole' if report.ok else 'DAMAGED'}"]
-        lines += [f"  ! {problem}" for problem in report.problems]
+        verdict = "whole" if whole else "DAMAGED" if report.problems else "NOT PROVEN whole"
+        lines = [f"{service}: {report.entries} entries, head {report.head}: {verdict}"]
+        lines += [f"  ! {problem}" for problem in problems]
         common.emit(value, as_json=as_json, text=lambda: "\n".join(lines))
-        return 0 if report.ok else 1
+        return 0 if whole else 1
+
+
+def _not_covered(first: int, service: str) -> list[str]:
+    told = (
+        f"entries before {first} are not covered by a checkpoint: the checkpoints of {service!r} here were begun when those were there "
+        "already, so what was cut off by then would not show; put the older file back from a backup, or verify on the machine that signs"
+    )
+    return [told] if first else []
 
 
 @audit.command()
@@ -46,9 +59,9 @@ def export(service: str, since: str | None, until: str | None, as_json: bool) ->
     """Print every entry as one JSON line: who, what, when, why, and the hash that chains it."""
     from lastgood.ledger import audit as trail
 
-    begin = look.parse_time(since) if since else None
-    end = look.parse_time(until) if until else None
-    with common.context(read_only=True) as ctx:
+    begin = look.parse_time(since) if since is not None else None
+    end = look.parse_time(until) if until is not None else None
+    with common.context(read_only=True, service=service) as ctx:
         for entry in trail.export(ctx.ledger, service, since=begin, until=end):
             click.echo(json.dumps(entry, default=str))
     return 0

@@ -20,11 +20,11 @@ def bundle() -> None:
 
 @bundle.command(name="list")
 @common.service_argument
-@click.option("--limit", default=20, show_default=True)
+@click.option("--limit", type=common.count(), default=20, show_default=True, help="How many bundles.")
 @common.json_option
 def list_(service: str, limit: int, as_json: bool) -> int:
     """The service's bundles, the newest first."""
-    with common.context(read_only=True) as ctx:
+    with common.context(read_only=True, service=service) as ctx:
         rows = ctx.ledger.bundles(service, limit=limit)
         state = ctx.ledger.state(service, about=[row.bundle.id for row in rows])
         value = [_entry(row, state) for row in rows]
@@ -55,13 +55,13 @@ bundle.add_command(look.verify, "verify")
 @bundle.command()
 @common.service_argument
 @common.bundle_argument("which")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="File to write. Default: SERVICE-SHORTID.lastgood.tar")
+@click.option("--out", type=common.OutFile(), default=None, help="File to write. Default: SERVICE-SHORTID.lastgood.tar")
 @common.json_option
 def export(service: str, which: str, out: Path | None, as_json: bool) -> int:
     """Write a bundle with all its bytes into one signed file."""
     from lastgood import transfer
 
-    with common.context() as ctx:
+    with common.context(service=service) as ctx:
         digest = ctx.ledger.resolve(service, which)
         target = out or Path(f"{service}-{bundles.short(digest)}.lastgood.tar")
         written = transfer.export(ctx.ledger.bundle_row(digest), store=ctx.store, keys=ctx.settings.keys, out=target)
@@ -79,7 +79,7 @@ def import_(file: Path, trust: tuple[str, ...], actor: str | None, as_json: bool
     """Take in a bundle file: signature, names, sizes and every digest are checked before anything becomes visible."""
     from lastgood import release, transfer
 
-    with common.context() as ctx:
+    with common.context(create=True) as ctx:
         found, provenance = transfer.import_(file, store=ctx.store, keys=ctx.settings.keys, trust=frozenset(trust))
         new = release.register(ctx, found, provenance=provenance, actor=common.actor(actor), now=time.time())
         value = {"schema": "lastgood.import/v1", "bundle": found.id, "service": found.service, "new": new}

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from lastgood import bundle as bundles
-from lastgood import converge, errors, release
+from lastgood import converge, errors, release, rollout
 from lastgood import strategy as strategies
 from lastgood.cli import common, plans, receipt
 from lastgood.layers import base
@@ -32,7 +32,7 @@ def promote(service: str, bundle: str, override_quarantine: bool, strategy: str 
             raise errors.UsageError(f"{flag} needs --reason, for whoever reads the audit trail later")
     override = options["reason"] if override_quarantine else None
     way = release.Way(strategy=parse_strategy(strategy) if strategy is not None else None, skip=skip_analysis)
-    with common.context(read_only=options["dry_run"]) as ctx:
+    with common.context(read_only=options["dry_run"], service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle)
         state = ctx.ledger.state(service, about=(digest,))
         release.check_expected(ctx, state, options["expected"])
@@ -73,7 +73,7 @@ def approve(service: str, **options: Any) -> int:
     """Let the candidate through the approval it waits for; who, when and why is kept for ever."""
     if not options["reason"]:
         raise errors.UsageError("an approval needs --reason, for whoever reads the audit trail later")
-    with common.context() as ctx:
+    with common.context(service=service) as ctx:
         who = common.actor(options["actor"])
         state = ctx.ledger.state(service)
         if _dry(options, f"would approve {bundles.short(state.candidate) if state.candidate else 'nothing'}"):
@@ -85,7 +85,7 @@ def approve(service: str, **options: Any) -> int:
 @click.command()
 @common.service_argument
 @common.bundle_argument(required=False)
-@click.option("--to-revision", type=int, default=None, help="Go back to what was stable at this revision.")
+@click.option("--to-revision", type=common.revision_number(), default=None, help="Go back to what was stable at this revision.")
 @common.change_options
 def rollback(service: str, bundle: str | None, to_revision: int | None, **options: Any) -> int:
     """Go back, now: to the newest bundle that was stable, verifies, and is not quarantined; or to BUNDLE.
@@ -93,11 +93,11 @@ def rollback(service: str, bundle: str | None, to_revision: int | None, **option
     Cancels a release in flight, quarantines what is left behind, and needs no proof of cause.
     """
     began = time.perf_counter()
-    with common.context(read_only=options["dry_run"]) as ctx:
+    with common.context(read_only=options["dry_run"], service=service) as ctx:
         to = _target(ctx, service, bundle=bundle, to_revision=to_revision)
         state = ctx.ledger.state(service, about=(to,) if to else ())
         release.check_expected(ctx, state, options["expected"])
-        plan = plans.rollback(ctx, state, to=to, reason=options["reason"] or "rolled back by hand")
+        plan = _rollback_plan(ctx, state, to=to, options=options)
         if _only_shown(plan, options):
             return 0
         asked = common.confirm("Roll back now?", yes=options["yes"])
@@ -122,7 +122,7 @@ def hold(service: str, **options: Any) -> int:
     """No releases of SERVICE until 'release-hold'. Rollbacks pass."""
     if not options["reason"]:
         raise errors.UsageError("a hold needs --reason, for whoever finds it")
-    with common.context() as ctx:
+    with common.context(service=service) as ctx:
         who = common.actor(options["actor"])
         if _dry(options, f"would hold {service}"):
             return 0
@@ -134,7 +134,7 @@ def hold(service: str, **options: Any) -> int:
 @common.change_options
 def release_hold(service: str, **options: Any) -> int:
     """Allow releases of SERVICE again."""
-    with common.context() as ctx:
+    with common.context(service=service) as ctx:
         who = common.actor(options["actor"])
         if _dry(options, f"would allow releases of {service} again"):
             return 0
@@ -152,7 +152,7 @@ def quarantine(service: str, bundle: str, lifts: bool, **options: Any) -> int:
     """BUNDLE may not be released any more, until a person lifts it. If it serves, the service goes back."""
     if not options["reason"]:
         raise errors.UsageError("a quarantine needs --reason, for whoever meets it")
-    with common.context() as ctx:
+    with common.context(service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle)
         who = common.actor(options["actor"])
         if _dry(options, f"would {'lift the quarantine of' if lifts else 'quarantine'} {bundles.short(digest)}"):
@@ -174,7 +174,7 @@ def revoke(service: str, bundle: str, take_down: bool, **options: Any) -> int:
     """BUNDLE may never serve again; this cannot be lifted. If it serves, the service goes back."""
     if not options["reason"]:
         raise errors.UsageError("a revocation needs --reason, for example the number of a vulnerability")
-    with common.context() as ctx:
+    with common.context(service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle)
         if _dry(options, f"would revoke {bundles.short(digest)} for ever"):
             return 0
@@ -183,6 +183,16 @@ def revoke(service: str, bundle: str, take_down: bool, **options: Any) -> int:
         asked = {"reason": options["reason"], "actor": who, "expected": options["expected"]}
         done = release.condemn(ctx, service, digest, kind="revoked", take_down=take_down, **asked)
         return _settled(ctx, done, "revoke", options)
+
+
+def _rollback_plan(ctx: release.Context, state: rollout.State, *, to: str | None, options: dict[str, Any]) -> plans.Plan:
+    """What would be done. Raises NothingToDo where a colleague has just done it, also if there is nothing further back."""
+    try:
+        return plans.rollback(ctx, state, to=to, reason=options["reason"] or "rolled back by hand")
+    except errors.NotAllowed:
+        if to is None and options["expected"] is None:
+            release.check_not_the_same_alarm(ctx, state, now=time.time())
+        raise
 
 
 def _target(ctx: release.Context, service: str, *, bundle: str | None, to_revision: int | None) -> str | None:

@@ -7,9 +7,11 @@ import datetime
 import functools
 import getpass
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -44,12 +46,35 @@ def complete_bundles(ctx: click.Context, _param: click.Parameter, incomplete: st
 
 def service_argument(command: Command) -> Command:
     """The argument SERVICE, completed from the project's folder."""
-    return click.argument("service", shell_complete=complete_services)(command)
+    return click.argument("service", shell_complete=complete_services, callback=_service_name)(command)
+
+
+def service_arguments(command: Command) -> Command:
+    """The arguments NAMES: any number of services."""
+    return click.argument("names", nargs=-1, shell_complete=complete_services, callback=_service_names)(command)
+
+
+def _service_names(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_service_name(ctx, param, value) for value in values))
+
+
+def _service_name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    """Refused before anything is opened: the name becomes part of paths."""
+    from lastgood import bundle
+
+    return bundle.check_service_name(value)
 
 
 def bundle_argument(name: str = "bundle", *, required: bool = True) -> Callable[[Command], Command]:
     """The argument for a bundle, completed from the ledger."""
-    return click.argument(name, required=required, shell_complete=complete_bundles)
+    return click.argument(name, required=required, shell_complete=complete_bundles, callback=_not_empty)
+
+
+def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """An empty word is a variable that is not set, and not a bundle that was left out."""
+    if value == "":
+        raise errors.UsageError(f"{(param.name or 'bundle').upper()} is empty; name a bundle, or leave the word out altogether")
+    return value
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object with a stable schema.")
@@ -64,18 +89,78 @@ def change_options(command: Command) -> Command:
         click.option("--reason", default=None, help="Why; kept for ever in the audit trail."),
         click.option("--actor", default=None, help="Who is asking. Default: LASTGOOD_ACTOR or your user name."),
         click.option("--wait/--no-wait", default=True, help="Wait until every layer has followed (default)."),
-        click.option("--timeout", "timeout_s", default=30.0, show_default=True, help="Seconds to wait; never cancels the work."),
-        click.option("--expect", "expected", type=int, default=None, help="Only if the service is still at this revision."),
+        click.option(
+            "--timeout", "timeout_s", type=seconds(), default=30.0, show_default=True, help="Seconds to wait; never cancels the work."
+        ),
+        click.option("--expect", "expected", type=revision_number(), default=None, help="Only if the service is still at this revision."),
     ]
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
+class Number(click.FloatRange):
+    """A finite number in a range: click's own takes NaN, which lies in every range."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return float(found)
+
+
+class OutFile(click.Path):
+    """A file to write."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and not Path(value).name:
+            self.fail(f"{value!r} names no file.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+MOST_S = 366 * 86_400.0
+"""Longest time, in seconds, that an option may ask to wait."""
+
+MOST = 2**31 - 1
+"""Largest count or number of a revision that an option may name; every ledger can hold it."""
+
+
+def seconds(*, least: float = 0.0) -> Number:
+    """The type of an option that is a time to wait, in seconds."""
+    return Number(min=least, max=MOST_S)
+
+
+def count() -> click.IntRange:
+    """The type of an option that says how many."""
+    return click.IntRange(min=1, max=MOST)
+
+
+def revision_number() -> click.IntRange:
+    """The type of an option that names a revision; 0 is the state before the first."""
+    return click.IntRange(min=0, max=MOST)
+
+
+def port_number() -> click.IntRange:
+    """The type of an option that is a TCP port."""
+    return click.IntRange(min=1, max=65_535)
+
+
+def check_arguments(args: Sequence[str]) -> None:
+    """Raise UsageError for an argument that neither a file name nor the ledger could hold."""
+    for arg in args:
+        if "\0" in arg or any("\ud800" <= letter <= "\udfff" for letter in arg):
+            raise errors.UsageError(f"{arg[:100]!r} is not plain text; leave out NUL characters and what is not UTF-8")
+
+
 @contextlib.contextmanager
-def context(*, read_only: bool = False) -> Iterator[release.Context]:
-    """The ledger and the store as the settings say."""
+def context(*, read_only: bool = False, create: bool = False, service: str | None = None) -> Iterator[release.Context]:
+    """The ledger and the store as the settings say. Raises NotFound if there is no ledger (except *create*), or no *service* in it."""
     from lastgood import release, settings
 
-    with release.open_context(settings.load(), read_only=read_only) as opened:
+    with release.open_context(settings.load(), read_only=read_only, create=create, service=service) as opened:
         yield opened
 
 

@@ -64,6 +64,17 @@ def _python(here: Settings) -> Iterator[Finding]:  # noqa: ARG001  # every check
         )
 
 
+def _project(here: Settings) -> Iterator[Finding]:
+    named = (here.project / "lastgood.toml").is_file()
+    found = sorted(file.parent.name for file in here.services.glob(f"*/{services.FILE}"))
+    yield Finding(
+        name="project",
+        ok=named or bool(found),
+        detail=str(here.project) if named or found else f"{here.project} has neither lastgood.toml nor services/",
+        remedy="go to the project's folder with 'cd', or set LASTGOOD_PROJECT",
+    )
+
+
 def _home(here: Settings) -> Iterator[Finding]:
     if not here.home.is_dir():
         yield Finding(name="home", ok=None, detail=f"{here.home} does not exist yet", remedy="run 'lastgood up'")
@@ -109,4 +120,4 @@ def _controller(here: Settings) -> Iterator[Finding]:
     yield Finding(name="controller", ok=True if record else None, detail=detail, remedy="run 'lastgood up'")
 
 
-CHECKS = (_python, _home, _ledger, _services, _controller)
+CHECKS = (_python, _project, _home, _ledger, _services, _controller)

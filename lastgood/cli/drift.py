@@ -24,9 +24,7 @@ SHOWN = 14
 @click.command()
 @common.service_argument
 @click.option("--since", "since_text", default=None, help="Show windows from this time on (ISO 8601; without a zone it is UTC).")
-@click.option(
-    "--report", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Write Evidently's report of these windows to FILE."
-)
+@click.option("--report", type=common.OutFile(), default=None, help="Write Evidently's report of these windows to FILE.")
 @click.option("--decide", is_flag=True, help="If a look at an alarm is due: compare the bundles and do what comes of it.")
 @click.option("--beside", default=None, help="Also hold another bundle beside stable, on the labelled rows since the alarm (or --since).")
 @click.option("--dry-run", is_flag=True, help="Look at nothing new and decide nothing; with --decide, show what would be decided.")
@@ -52,7 +50,7 @@ def drift(
     now = time.time()
     since = parse_time(since_text) if since_text is not None else None
     decision: Decision | None = None
-    with common.context(read_only=dry_run) as ctx:
+    with common.context(read_only=dry_run, service=service) as ctx:
         common.known_state(ctx, service)
         what = drift_watch.watched(ctx, service)
         if what is None:

@@ -56,7 +56,7 @@ def verify(service: str, bundle: str | None, fast: bool, as_json: bool) -> int:
     """Read every byte and row of the index of BUNDLE (default: stable, candidate and previous) in the engine."""
     from lastgood.index import retention
 
-    with common.context(read_only=True) as ctx:
+    with common.context(read_only=True, service=service) as ctx:
         engine = _engine(ctx)
         results = []
         for digest in _named(ctx, service, bundle):
@@ -130,7 +130,7 @@ def release_hold(service: str, bundle: str, reason: str, actor: str | None, as_j
 def _set_hold(service: str, bundle: str, *, held: bool, reason: str, actor: str | None, as_json: bool) -> int:
     from lastgood.index import retention
 
-    with common.context() as ctx:
+    with common.context(service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle)
         asked: dict[str, Any] = {"reason": reason, "actor": common.actor(actor), "now": time.time()}
         retention.set_legal_hold(ctx.ledger, service, digest, held=held, **asked)

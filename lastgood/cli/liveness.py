@@ -24,7 +24,11 @@ WARN_DAYS = 30.0
 @common.service_argument
 @click.option("--offline", is_flag=True, help="Ask no provider; only look up the dates that came with this version.")
 @click.option(
-    "--warn-days", type=float, default=WARN_DAYS, show_default=True, help="Days before its end from which a model counts as dying."
+    "--warn-days",
+    type=common.Number(min=0, max=36_525),
+    default=WARN_DAYS,
+    show_default=True,
+    help="Days before its end from which a model counts as dying.",
 )
 @click.option("--actor", default=None, help="Who is asking. Default: LASTGOOD_ACTOR or your user name.")
 @common.json_option
@@ -38,7 +42,7 @@ def liveness(service: str, offline: bool, warn_days: float, actor: str | None, a
     from lastgood.ops import liveness as checks
 
     ask = None if offline else functools.partial(models.ask_provider, environ=os.environ)
-    with common.context() as ctx:
+    with common.context(service=service) as ctx:
         common.known_state(ctx, service)
         report = checks.check(ctx, service, ask=ask, now=time.time(), warn_days=warn_days, actor=common.actor(actor))
     value = {

@@ -27,7 +27,7 @@ DIFF_LINES = 40
 def status(service: str, as_json: bool) -> int:
     """What serves now: in the ledger, and in each layer as it is seen this moment."""
     try:
-        with common.context(read_only=True) as ctx:
+        with common.context(read_only=True, service=service) as ctx:
             return _status(ctx, service, as_json=as_json)
     except (errors.Unavailable, errors.Damaged) as error:
         return _status_without_ledger(service, error, as_json=as_json)
@@ -63,9 +63,15 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
         "controller": {"running": controller is not None, "pid": controller.pid if controller else None},
         "undelivered": undelivered(ctx.ledger, service),
         "losses": [one.to_json() for one in lost],
+        "taken_down": ctx.settings.parked(service).exists(),
     }
     running = controller is not None
-    told = {"ending": ending, "undelivered": value["undelivered"], "lost": lost}
+    told = {
+        "ending": ending,
+        "undelivered": value["undelivered"],
+        "lost": lost,
+        "serving": _serving(service, seen, down=value["taken_down"]),
+    }
     common.emit(value, as_json=as_json, text=lambda: _status_text(state, last, seen, running=running, **told))
     return 0
 
@@ -156,6 +162,7 @@ def _status_text(
     ending: Mapping[str, Mapping[str, Any]],
     undelivered: Sequence[Mapping[str, Any]],
     lost: Sequence[loss.Missing],
+    serving: tuple[str, str],
 ) -> str:
     now = time.time()
     held = f"  held by {state.hold.actor}: {state.hold.reason}" if state.hold else ""
@@ -175,9 +182,25 @@ def _status_text(
     lines += [f"  ! {alias} asks a model that is {one['status']}: {one['why']}" for alias, one in ending.items()]
     lines += [f"  ! page not delivered by {one['channel']} ({one['tries']} tries): {one['error']}: {one['summary']}" for one in undelivered]
     lines += [f"  ! {one.text()}" for one in lost]
+    said, remedy = serving
     if not running:
-        lines.append("  ! the controller is not running: what serves keeps serving, but nothing is repaired; start it with 'lastgood up'")
+        also = f"{said}, and" if said else "what serves keeps serving, but"
+        how = remedy or "start it with 'lastgood up'"
+        lines.append(f"  ! the controller is not running: {also} nothing is repaired; {how}")
+    elif said:
+        lines.append(f"  ! {said}; {remedy}")
     return "\n".join(lines)
+
+
+def _serving(service: str, seen: Sequence[Receipt], *, down: bool) -> tuple[str, str]:
+    """That nothing answers, and the remedy, if that is what is seen; else two empty texts."""
+    traffic = next((receipt for receipt in seen if receipt.layer == "traffic"), None)
+    answers = traffic is None or traffic.facts.get("envoy") is not None or traffic.status not in ("unknown", "failed")
+    if down and (traffic is None or not answers):
+        return f"nothing serves: {service} was taken down", f"bring it up with 'lastgood up {service}'"
+    if not answers and traffic is not None and traffic.status == "unknown":
+        return "nothing serves: no proxy runs for it here", f"start it with 'lastgood up {service}'"
+    return "", ""
 
 
 def _phase(state: rollout.State, now: float) -> str:
@@ -195,11 +218,11 @@ def _phase(state: rollout.State, now: float) -> str:
 @click.command()
 @common.service_argument
 @click.option("--at", "at_text", default=None, help="What served at this time (ISO 8601; without a zone it is UTC).")
-@click.option("--limit", default=20, show_default=True, help="How many revisions.")
+@click.option("--limit", type=common.count(), default=20, show_default=True, help="How many revisions.")
 @common.json_option
 def history(service: str, at_text: str | None, limit: int, as_json: bool) -> int:
     """Every change, the newest first; or with --at, what served at that time."""
-    with common.context(read_only=True) as ctx:
+    with common.context(read_only=True, service=service) as ctx:
         common.known_state(ctx, service)
         if at_text is not None:
             found = ctx.ledger.at(service, parse_time(at_text))
@@ -217,9 +240,11 @@ def parse_time(text: str) -> float:
     """ISO 8601 as Unix time in seconds; a time without a zone is UTC. Raises UsageError."""
     try:
         when = datetime.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise errors.UsageError(f"{text!r} is not a time; write it like 2026-11-23T03:15:00+00:00") from error
-    return (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).timestamp()
+        at = (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).timestamp()
+        datetime.datetime.fromtimestamp(at, datetime.UTC)  # a zone can lead out of the years that there are
+    except (ValueError, OverflowError) as error:
+        raise errors.UsageError(f"{text[:100]!r} is not a time; write it like 2026-11-23T03:15:00+00:00") from error
+    return at
 
 
 def _revision_json(revision: ledger.Revision) -> dict[str, Any]:
@@ -257,7 +282,7 @@ def _history_text(revisions: list[ledger.Revision]) -> str:
 @common.json_option
 def show(service: str, bundle: str | None, as_json: bool) -> int:
     """One bundle: its parts, where it came from, how it was evaluated (default: stable)."""
-    with common.context(read_only=True) as ctx:
+    with common.context(read_only=True, service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle or "stable")
         row = ctx.ledger.bundle_row(digest)
         state = ctx.ledger.state(service, about=(digest,))
@@ -300,7 +325,7 @@ def _show_text(value: dict[str, Any], bundle: bundles.Bundle) -> str:
 @common.json_option
 def diff(service: str, before: str, after: str, as_json: bool) -> int:
     """What differs, part by part, between two bundles (ids, aliases or revision numbers)."""
-    with common.context(read_only=True) as ctx:
+    with common.context(read_only=True, service=service) as ctx:
         old, new = (ctx.ledger.bundle(_bundle_or_revision(ctx, service, text)) for text in (before, after))
         changes = bundles.diff(old, new)
         texts = _prompt_texts(ctx, changes)
@@ -348,7 +373,7 @@ def _bundle_or_revision(ctx: release.Context, service: str, text: str) -> str:
 @common.json_option
 def plan(service: str, bundle: str | None, as_json: bool) -> int:
     """What 'promote SERVICE BUNDLE' would do; without BUNDLE, what 'rollback SERVICE' would do."""
-    with common.context(read_only=True) as ctx:
+    with common.context(read_only=True, service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle) if bundle else None
         state = ctx.ledger.state(service, about=(digest,) if digest else ())
         if digest:
@@ -364,7 +389,7 @@ def plan(service: str, bundle: str | None, as_json: bool) -> int:
 @common.json_option
 def verify(service: str, bundle: str | None, as_json: bool) -> int:
     """Hash every byte of BUNDLE's parts again (default: stable, candidate and previous)."""
-    with common.context(read_only=True) as ctx:
+    with common.context(read_only=True, service=service) as ctx:
         state = common.known_state(ctx, service)
         named = [ctx.ledger.resolve(service, bundle)] if bundle else [d for d in (state.stable, state.candidate, state.previous) if d]
         results = []

@@ -15,9 +15,7 @@ LOOK_EVERY_S = 0.2
 @click.command()
 @common.service_argument
 @click.option("--severity", type=click.Choice(["critical", "warning", "info"]), default="warning", show_default=True, help="As if it were.")
-@click.option(
-    "--timeout", "timeout_s", default=15.0, show_default=True, type=click.FloatRange(min=0), help="Seconds to wait for the channels."
-)
+@click.option("--timeout", "timeout_s", default=15.0, show_default=True, type=common.seconds(), help="Seconds to wait for the channels.")
 @common.json_option
 def test_page(service: str, severity: str, timeout_s: float, as_json: bool) -> int:
     """Send a page about SERVICE over every configured channel, to see that it arrives.
@@ -26,7 +24,7 @@ def test_page(service: str, severity: str, timeout_s: float, as_json: bool) -> i
     """
     from lastgood.ops import channels
 
-    with common.context() as ctx:
+    with common.context(service=service) as ctx:
         newest = ctx.ledger.newest(service)
         if not newest:
             raise errors.NotFound(

@@ -47,6 +47,8 @@ def text(outcome: converge.Outcome) -> str:
     head = f"done: revision {outcome.revision.number} in {outcome.total_ms / 1000:.2f} s"
     if lagging:
         head = f"committed: revision {outcome.revision.number} in {outcome.total_ms / 1000:.2f} s; not yet followed: {', '.join(lagging)}"
+    elif outcome.verb == "promote" and outcome.under_way:
+        head = f"still on its way: revision {outcome.revision.number} after {outcome.total_ms / 1000:.2f} s"
     lines = [head, f"  stable is {bundles.short(after.stable) if after.stable else 'nothing: the service does not answer'}"]
     traffic = f"{outcome.traffic_ms:.1f} ms after it" if outcome.traffic_ms is not None else "not moved"
     lines.append(f"  ledger {outcome.commit_ms:.1f} ms, traffic {traffic}")

@@ -12,10 +12,10 @@ from lastgood.cli import common
 
 
 @click.command()
-@click.argument("names", nargs=-1, shell_complete=common.complete_services)
+@common.service_arguments
 @click.option("--ui", is_flag=True, help="Also open the Dagster and MLflow pages (loopback only, no password).")
-@click.option("--dagster-port", default=3000, show_default=True)
-@click.option("--mlflow-port", default=5000, show_default=True)
+@click.option("--dagster-port", type=common.port_number(), default=3000, show_default=True, help="Port of the Dagster page.")
+@click.option("--mlflow-port", type=common.port_number(), default=5000, show_default=True, help="Port of the MLflow page.")
 @common.json_option
 def up(names: tuple[str, ...], ui: bool, dagster_port: int, mlflow_port: int, as_json: bool) -> int:
     """Start proxy, workers and controller, detached (default: of every service). Running twice changes nothing."""
@@ -23,8 +23,9 @@ def up(names: tuple[str, ...], ui: bool, dagster_port: int, mlflow_port: int, as
 
     here = settings.load()
     chosen = list(names) or stack.known_services(here)
-    if not chosen:
-        raise errors.NotFound(f"no services in {here.services}; create services/NAME/service.yaml")
+    stack.check_names(here, chosen, among=stack.known_services(here))
+    if ui:
+        stack.check_pages(here, dagster_port=dagster_port, mlflow_port=mlflow_port)
     receipts = stack.up(here, names=chosen, say=common.say)
     addresses = stack.open_pages(here, dagster_port=dagster_port, mlflow_port=mlflow_port, say=common.say) if ui else {}
     value = {
@@ -34,12 +35,14 @@ def up(names: tuple[str, ...], ui: bool, dagster_port: int, mlflow_port: int, as
         "processes": stack.processes(here),
         "pages": addresses,
     }
-    common.emit(value, as_json=as_json, text=lambda: f"up: {', '.join(chosen)}\nNext: lastgood status {chosen[0]}")
+    waiting = [f"{receipt.layer} is {receipt.status}" for receipt in receipts if receipt.status != "converged"]
+    head = f"up: {', '.join(chosen)}" if not waiting else f"not up yet: {', '.join(chosen)}: {'; '.join(waiting)}"
+    common.emit(value, as_json=as_json, text=lambda: f"{head}\nNext: lastgood status {chosen[0]}")
     return 0 if all(receipt.status == "converged" for receipt in receipts) else errors.PartlyConverged.exit_code
 
 
 @click.command()
-@click.argument("names", nargs=-1, shell_complete=common.complete_services)
+@common.service_arguments
 @click.option("--keep-serving", is_flag=True, help="Stop only the controller and the pages; requests are still answered.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @common.json_option
@@ -49,6 +52,7 @@ def down(names: tuple[str, ...], keep_serving: bool, yes: bool, as_json: bool) -
 
     here = settings.load()
     chosen = list(names) or stack.known_services(here)
+    stack.check_names(here, chosen, among=stack.known_here(here))
     if not keep_serving:
         common.confirm(f"Stop answering requests of {', '.join(chosen) or 'nothing'}?", yes=yes)
     stack.down(here, names=chosen, keep_serving=keep_serving, say=common.say)

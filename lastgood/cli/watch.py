@@ -37,14 +37,14 @@ BAR = 12
 @click.command()
 @common.service_argument
 @click.option("--once", is_flag=True, help="Look once and end.")
-@click.option("--interval", "interval_s", default=1.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds between looks.")
+@click.option("--interval", "interval_s", default=1.0, show_default=True, type=common.seconds(least=0.1), help="Seconds between looks.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per change, each on a line of its own.")
 def watch(service: str, once: bool, interval_s: float, as_json: bool) -> int:
     """Watch the newest release of SERVICE until it has ended, the measurement after a way back included.
 
     Exit code: 0 released (or --once while it is under way), 5 a gate took it out, 1 given up, 3 stopped by a person.
     """
-    with common.context(read_only=True) as ctx:
+    with common.context(read_only=True, service=service) as ctx:
         watcher = glance.Watcher(ctx, service)
         live = sys.stdout.isatty() and not as_json and not once
         if live:
@@ -290,15 +290,15 @@ def _layers_text(seen: Glance) -> Text:
 
 @click.command()
 @common.service_argument
-@click.option("--rollout", type=int, default=None, help="The revision that proposed it. Default: the newest release.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Default: SERVICE-rollout-N.html here.")
+@click.option("--rollout", type=common.revision_number(), default=None, help="The revision that proposed it. Default: the newest release.")
+@click.option("--out", type=common.OutFile(), default=None, help="Default: SERVICE-rollout-N.html here.")
 @common.json_option
 def report(service: str, rollout: int | None, out: Path | None, as_json: bool) -> int:
     """Write one HTML file about a release: who had the traffic, what the gates saw, how it ended. Prints its path."""
     from lastgood.ops import chronicle, incident
     from lastgood.ops import report as reports
 
-    with common.context(read_only=True) as ctx:
+    with common.context(read_only=True, service=service) as ctx:
         told = chronicle.collect(ctx, service, rollout=rollout)
         written = reports.write(told, out or Path(f"{service}-rollout-{told.rollout}.html"))
         value = {**incident.of(told), "path": str(written)}

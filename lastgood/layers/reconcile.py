@@ -133,6 +133,8 @@ def attempt(
             layer.apply(desired)
             observed = layer.observe()
         status, detail = _JUDGED[layer.verify(desired, observed)]
+        if status != "converged":
+            detail = str(observed.facts.get("trouble", detail))
         if observed.revision is not None and observed.revision > desired.revision:
             detail = (
                 f"follows revision {observed.revision}, newer than the ledger's: it was put back from an older copy; see docs/critiques.md"

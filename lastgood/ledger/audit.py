@@ -2,7 +2,10 @@
 
 The chain shows that an entry was edited, dropped or slipped in; the digests in it show the same for the rows that it
 records. Only something outside the database can show that the newest entries were cut off: a checkpoint is the
-number and hash of the newest entry, signed, appended to `<home>/audit/<service>.jsonl`.
+number and hash of the newest entry, signed, appended to `<home>/audit/<service>.jsonl`. Each says which one it follows,
+so that none can be taken out; the first one of a file says that it follows none, so that a file which was begun anew, after
+the old one was deleted together with the newest entries, shows for ever which entries no signature covers. The newest one
+stands once more in `<service>.head`, so that the file cannot be cut where the entries were cut.
 
 What does not belong here: writing entries, which each transaction of the ledger does itself.
 """
@@ -13,9 +16,10 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, BinaryIO
 
 from lastgood import bundle, durable, errors
 from lastgood import keys as signing
@@ -34,14 +38,17 @@ class AuditReport:
     """What `verify` found; `problems` is empty exactly if `ok`.
 
     `head` is the hash of the newest entry, `anchored` the number of the newest entry that a valid signed
-    checkpoint covers (0: none): if entries up to there are cut off, it shows.
+    checkpoint covers (0: none): if entries up to there are cut off, it shows. With `uncovered` above 0, entries before that
+    number are not covered by a checkpoint: the checkpoints were begun when they were there already, so what was cut off by
+    then would not show. That is no damage that was found, and no proof either.
     """
 
     ok: bool
     entries: int
     head: str
     anchored: int
-    problems: tuple[str, ...]
+    uncovered: int = 0
+    problems: tuple[str, ...] = ()
 
 
 def export(ledger: Ledger, service: str, *, since: float | None = None, until: float | None = None) -> Iterator[dict[str, Any]]:
@@ -70,30 +77,84 @@ def checkpoint_file(keys: Path, service: str) -> Path:
     return keys.parent / "audit" / f"{service}.jsonl"
 
 
-def checkpoint(ledger: Ledger, service: str, keys: Path) -> None:
-    """Sign the newest entry and put it on disk; nothing to do if that was signed last time.
+def head_file(keys: Path, service: str) -> Path:
+    """The newest checkpoint once more, in a file that is replaced each time."""
+    return checkpoint_file(keys, service).with_suffix(".head")
 
-    Raises Damaged instead of signing if the entry signed last time is gone or another one.
-    """
-    failpoint("audit.before_checkpoint")
+
+def begin(ledger: Ledger, service: str, keys: Path) -> None:
+    """Sign that *service* has no entry yet, before it gets its first: then every entry lies behind a checkpoint."""
+    with ledger.reading():
+        if ledger.dialect.fetch(queries.AUDIT_HEAD, service=service):
+            return
     file = checkpoint_file(keys, service)
     _make_folder(file.parent)
     with file.open("a+b") as out:
         fcntl.flock(out, fcntl.LOCK_EX)
+        if _last_line(out) is None and not head_file(keys, service).exists():
+            _append(out, _signed(service, {"seq": 0, "hash": chain.GENESIS}, keys, after=None), head_file(keys, service))
+
+
+def checkpoint(ledger: Ledger, service: str, keys: Path) -> None:
+    """Sign the newest entry and put it on disk; nothing to do if that was signed last time.
+
+    Raises Damaged instead of signing if the entry signed last time is gone or another one, or if checkpoints are missing:
+    going on would put new ones in the place of those that show what was cut off.
+    """
+    failpoint("audit.before_checkpoint")
+    file, newest_file = checkpoint_file(keys, service), head_file(keys, service)
+    _make_folder(file.parent)
+    with file.open("a+b") as out:
+        fcntl.flock(out, fcntl.LOCK_EX)
         last = _last_line(out)
+        newest = _newest(newest_file)
+        if newest is None and last and last["chained"]:
+            raise errors.Damaged(
+                f"{newest_file}, which holds the newest checkpoint of {service!r} once more, was deleted or changed; put it back from a backup, "
+                f"or move {file} away too: then a new one is begun, and the entries before it count as not covered"
+            )
+        if newest is not None and newest["seq"] > (last["seq"] if last else -1):
+            if newest["after"] != (last["seq"] if last else None):
+                raise errors.Damaged(
+                    f"the checkpoints of {service!r} in {file} end before entry {newest['seq']}, which was signed; they were cut off or "
+                    f"deleted; put the file back from a backup, see 'lastgood audit verify {service}'"
+                )
+            # A crash came between the two files.
+            _write_line(out, newest_file.read_bytes())
+            last = {**newest, "chained": True}
         with ledger.reading():
             head = ledger.dialect.fetch(queries.AUDIT_HEAD, service=service)
             signed = ledger.dialect.fetch(queries.AUDIT_ENTRY, service=service, seq=last["seq"]) if last else []
-        if last and (not signed or signed[0]["hash"] != last["hash"]):
+        if last and last["seq"] and (not signed or signed[0]["hash"] != last["hash"]):
             raise errors.Damaged(
                 f"the audit trail of {service!r} is not the one that was signed at entry {last['seq']}; run 'lastgood audit verify {service}'"
             )
         if not head or (last and last["seq"] == head[0]["seq"]):
             return
-        out.write(_signed(service, head[0], keys))
-        out.flush()
-        failpoint("audit.after_checkpoint_write")
-        os.fsync(out.fileno())
+        _append(out, _signed(service, head[0], keys, after=last["seq"] if last else None), newest_file)
+
+
+def _append(out: BinaryIO, line: bytes, newest_file: Path) -> None:
+    """The newest one in its own file first: if a crash comes between the two, that tells what the other has to be given yet."""
+    durable.write(newest_file, line, mode=0o600)
+    _write_line(out, line)
+
+
+def _write_line(out: BinaryIO, line: bytes) -> None:
+    out.write(line)
+    out.flush()
+    failpoint("audit.after_checkpoint_write")
+    os.fsync(out.fileno())
+
+
+def _newest(file: Path) -> dict[str, Any] | None:
+    """The newest checkpoint, its signature unchecked; None if there is none, or none that parses, which `verify` tells."""
+    try:
+        found = json.loads(file.read_bytes())
+        after = found["after"]
+        return {"seq": int(found["seq"]), "hash": str(found["hash"]), "after": None if after is None else int(after)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _make_folder(folder: Path) -> None:
@@ -116,13 +177,13 @@ def _last_line(file: Any) -> dict[str, Any] | None:
         return None
     try:
         last = json.loads(lines[-1])
-        return {"seq": int(last["seq"]), "hash": str(last["hash"])}
+        return {"seq": int(last["seq"]), "hash": str(last["hash"]), "chained": "after" in last}
     except (ValueError, KeyError, TypeError) as error:
         raise errors.Damaged(f"{file.name} ends with a line that is no checkpoint; put it back from a backup") from error
 
 
-def _signed(service: str, head: rows.Row, keys: Path) -> bytes:
-    claim = {"service": service, "seq": head["seq"], "hash": head["hash"]}
+def _signed(service: str, head: Mapping[str, Any], keys: Path, *, after: int | None) -> bytes:
+    claim = {"service": service, "seq": head["seq"], "hash": head["hash"], "after": after}
     try:
         signature = signing.sign(signing.load_private(keys), bundle.canonical(claim), kind=KIND).hex()
     except errors.LastgoodError as error:
@@ -141,6 +202,11 @@ def verify(ledger: Ledger, service: str, keys: Path) -> AuditReport:
     return _Check(ledger, service).run(keys)
 
 
+_Claims = Callable[[bytes], dict[str, Any] | None]
+_NONE: Mapping[str, Any] = MappingProxyType({})
+"""What the first line follows."""
+
+
 class _Check:
     def __init__(self, ledger: Ledger, service: str) -> None:
         self._ledger = ledger
@@ -149,6 +215,7 @@ class _Check:
         self._recorded: dict[tuple[str, str], tuple[int, str]] = {}  # (kind, subject) -> entry number, digest of the row
         self._head = chain.GENESIS
         self._entries = 0
+        self._uncovered = 0
 
     def run(self, keys: Path) -> AuditReport:
         signed = self._checkpoints(keys)
@@ -162,7 +229,9 @@ class _Check:
             self._say(f"{kind} {subject} is missing although entry {seq} recorded it; it was deleted")
         anchored = max((seq for seq in signed if seq <= self._entries), default=0)
         problems = tuple(self._problems)
-        return AuditReport(ok=not problems, entries=self._entries, head=self._head, anchored=anchored, problems=problems)
+        return AuditReport(
+            ok=not problems, entries=self._entries, head=self._head, anchored=anchored, uncovered=self._uncovered, problems=problems
+        )
 
     def _say(self, problem: str) -> None:
         self._problems.append(problem)
@@ -273,45 +342,86 @@ class _Check:
             self._say(f"{kind} {subject} is not as entry {recorded[0]} recorded it; it was changed")
 
     def _checkpoints(self, keys: Path) -> dict[int, str]:
-        """Number -> hash of every entry that was signed. Bad lines are reported."""
-        file = checkpoint_file(keys, self._service)
-        try:
-            lines = file.read_bytes().split(b"\n")[:-1]  # what follows the last line end was cut off by a crash
-        except FileNotFoundError:
-            if (keys / signing.PUBLIC).exists() and self._ledger_has_entries():
-                self._say(f"there are no signed checkpoints in {file}, so cut-off entries would not show; put the file back from a backup")
+        """Number -> hash of every entry that was signed. Bad lines are reported, and so is what shows that some are missing."""
+        file, newest_file = checkpoint_file(keys, self._service), head_file(keys, self._service)
+        # What follows the last line end was cut off by a crash.
+        lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
+        newest = newest_file.read_bytes().rstrip(b"\n") if newest_file.is_file() else None
+        if not lines and newest is None:
+            self._nothing_signed(keys, file)
             return {}
-        check = self._signature_check(keys) if lines else None
+        check = self._signature_check(keys)
         if check is None:
             return {}
-        signed: dict[int, str] = {}
-        for number, line in enumerate(lines, start=1):
-            if (claim := check(line)) is None:
+        claims = [check(line) for line in lines]
+        for number, claim in enumerate(claims, start=1):
+            if claim is None:
                 self._say(f"line {number} of {file} is not a checkpoint of {self._service!r} signed by this key; it was changed")
-            else:
-                signed[claim[0]] = claim[1]
+        for number, (before, claim) in enumerate(zip([_NONE, *claims], claims, strict=False), start=1):
+            if claim is not None and "after" in claim:  # those of older releases do not say what they follow
+                self._follows(claim, before=before, number=number, file=file)
+        signed = {claim["seq"]: claim["hash"] for claim in claims if claim is not None}
+        if newest is not None or any(claim and "after" in claim for claim in claims):
+            found = self._newest_agrees(None if newest is None else check(newest), claims, file=file, newest_file=newest_file)
+            signed |= {found["seq"]: found["hash"]} if found else {}
         return signed
 
-    def _ledger_has_entries(self) -> bool:
+    def _nothing_signed(self, keys: Path, file: Path) -> None:
+        entries = self._newest_entry()
+        if entries and ((keys / signing.PUBLIC).exists() or file.exists()):
+            self._say(f"there are no signed checkpoints in {file}, so cut-off entries would not show; put the file back from a backup")
+        elif entries:  # another machine signs them, or the key is gone too
+            self._uncovered = entries + 1
+
+    def _follows(self, claim: Mapping[str, Any], *, before: Mapping[str, Any] | None, number: int, file: Path) -> None:
+        seq, after = claim["seq"], claim["after"]
+        if after is None and seq > 0:
+            self._uncovered = max(self._uncovered, seq)
+        elif after is not None and before is not None and before.get("seq") != after:
+            self._say(f"line {number} of {file} follows the checkpoint of entry {after}, which is missing; it was taken out")
+
+    def _newest_agrees(
+        self, newest: dict[str, Any] | None, claims: Sequence[Mapping[str, Any] | None], *, file: Path, newest_file: Path
+    ) -> dict[str, Any] | None:
+        """The newest checkpoint, which is kept twice, if it is whole; reported if one of the two is missing or behind."""
+        if newest is None:
+            self._say(f"{newest_file}, which holds the newest checkpoint once more, was deleted or changed; put it back from a backup")
+            return None
+        if newest.get("after") is None and newest["seq"] > 0:
+            self._uncovered = max(self._uncovered, newest["seq"])
+        readable = [claim["seq"] for claim in claims if claim is not None]
+        last = readable[-1] if readable else None
+        lost = newest.get("after") != last or (last is None and newest["seq"] > 0)
+        if len(readable) == len(claims) and newest["seq"] != last and lost:
+            self._say(
+                f"the checkpoints in {file} and {newest_file} do not agree: entry {newest['seq']} was signed last; "
+                "some were cut off, or put back from an older copy"
+            )
+        return newest
+
+    def _newest_entry(self) -> int:
         try:
             with self._ledger.reading():
-                return bool(self._fetch(queries.AUDIT_HEAD))
+                head = self._fetch(queries.AUDIT_HEAD)
+                return int(head[0]["seq"]) if head else 0
         except errors.Damaged:  # reported by the checks that follow
-            return False
+            return 0
 
-    def _signature_check(self, keys: Path) -> Callable[[bytes], tuple[int, str] | None] | None:
+    def _signature_check(self, keys: Path) -> _Claims | None:
         try:
             key = signing.load_public(keys)
         except errors.LastgoodError as error:
             self._say(f"the signed checkpoints cannot be checked: {error}")
             return None
 
-        def check(line: bytes) -> tuple[int, str] | None:
+        def check(line: bytes) -> dict[str, Any] | None:
             try:
                 claim = json.loads(line)
                 valid = signing.verify(key, bytes.fromhex(claim.pop("signature")), bundle.canonical(claim), kind=KIND)
-                return (int(claim["seq"]), str(claim["hash"])) if valid and claim["service"] == self._service else None
+                after = claim.get("after")
+                typed = type(claim["seq"]) is int and isinstance(claim["hash"], str) and (after is None or type(after) is int)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError, errors.Damaged):
                 return None
+            return dict(claim) if valid and typed and claim["service"] == self._service else None
 
         return check

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lastgood import converge, daemon, errors, release
@@ -55,33 +55,115 @@ def known_services(settings: Settings) -> list[str]:
     return sorted(file.parent.name for file in settings.services.glob(f"*/{services.FILE}"))
 
 
+def known_here(settings: Settings) -> list[str]:
+    """The services of the project folder, and those that were brought up here before, by name."""
+    ran = [folder.name for folder in (settings.home / "run").glob("*") if folder.is_dir()]
+    return sorted({*known_services(settings), *ran})
+
+
+def check_names(settings: Settings, names: Sequence[str], *, among: Sequence[str]) -> None:
+    """Raise NotFound, naming what there is, if one of *names* is not *among* the services here, or if there is none at all."""
+    if not names:
+        raise errors.NotFound(
+            f"no services in {settings.services} (home {settings.home}); go to the project's folder with 'cd', "
+            "set LASTGOOD_PROJECT, or create services/NAME/service.yaml"
+        )
+    unknown = [name for name in names if name not in among]
+    if unknown:
+        raise errors.NotFound(
+            f"no service {', '.join(map(repr, unknown))} in {settings.services}; services here: {', '.join(among) or 'none'}; name one of them"
+        )
+
+
 def up(settings: Settings, *, names: list[str], say: Say) -> list[Receipt]:
     """Start what is not running: proxy and workers of each service, then the controller. Returns what the layers say.
 
-    With the ledger missing the proxies still start from their last good configuration, and the error is raised after.
+    A service that cannot be brought up keeps no other one down; what this call has started of it is stopped again, and the
+    controller is started only if something is up that it could look after. With the ledger missing the proxies still start
+    from their last good configuration. What was wrong is raised at the end.
     """
     receipts: list[Receipt] = []
     troubles: list[errors.LastgoodError] = []
+    broken = _check_configurations(settings, names, say=say)
+    parked = {name for name in names if settings.parked(name).exists()}
     for name in names:
         settings.parked(name).unlink(missing_ok=True)
+    brought: list[str] = []
     try:
         with release.open_context(settings) as ctx:
             for name in names:
                 # One service that cannot be brought up keeps no other one down.
+                ran = _runs(settings, name)
                 try:
                     receipts += [_report(say, receipt) for receipt in _newest(ctx, name)]
+                    brought.append(name)
                 except errors.LastgoodError as error:
                     say(f"  ! {name}: {error}")
                     troubles.append(error)
+                    brought += [name] if ran else []
+                    if not ran:
+                        _undo(settings, name, parked=name in parked)
     except errors.LastgoodError as error:
         say(f"  ! {error}")
         _serve_last_good(settings, names=names, say=say)
         raise
-    record = start_controller(settings)
-    say(f"  {'controller':<15} running    pid {record.pid}")
-    if troubles:
-        raise troubles[0]
+    if brought or any(_is_up(settings, name) for name in known_services(settings) if name not in names):
+        record = start_controller(settings)
+        say(f"  {'controller':<15} running    pid {record.pid}")
+    if troubles or broken:
+        raise [*troubles, *broken][0]
     return receipts
+
+
+def _check_configurations(settings: Settings, names: Sequence[str], *, say: Say) -> list[errors.LastgoodError]:
+    """What is wrong with the service.yaml of *names*, told; raised where nothing else says how to serve.
+
+    What serves does so by the configuration frozen in its bundle, and goes on doing so beside a broken file.
+    """
+    broken: list[errors.LastgoodError] = []
+    for name in names:
+        try:
+            services.load(settings.services / name)
+        except errors.LastgoodError as error:
+            if not _released(settings, name):
+                raise
+            say(f"  ! {name} is served as its bundle was frozen; the file of the project is refused: {error}")
+            broken.append(error)
+    return broken
+
+
+def _released(settings: Settings, name: str) -> bool:
+    try:
+        with release.open_context(settings, read_only=True) as ctx:
+            return ctx.ledger.state(name).stable is not None
+    except errors.NotFound:
+        return False
+    except errors.LastgoodError:
+        return True  # the ledger does not answer: then the proxy serves what it served last
+
+
+def _runs(settings: Settings, name: str) -> bool:
+    """Whether anything of *name* runs here."""
+    folders = (settings.envoy(name), settings.run(name))
+    return any(daemon.running(folder) for folder in folders if folder.is_dir())
+
+
+def _undo(settings: Settings, name: str, *, parked: bool) -> None:
+    """Stop what was started of a service that could not be brought up; it is then as it was."""
+    _shut_down(settings, name)
+    if parked:
+        settings.parked(name).parent.mkdir(parents=True, exist_ok=True)
+        settings.parked(name).touch()
+
+
+def _shut_down(settings: Settings, name: str) -> list[str]:
+    """Stop the layers of *name* that are processes here; which they were."""
+    layers = reconcile.build(settings, name)
+    chosen = [layers[layer] for layer in ("traffic", "infrastructure") if layer in layers]
+    for layer in chosen:
+        layer.shut_down()
+        layer.close()
+    return [layer.name for layer in chosen]
 
 
 def start_controller(settings: Settings) -> daemon.Record:
@@ -113,16 +195,23 @@ def down(settings: Settings, *, names: list[str], keep_serving: bool, say: Say) 
     if others:
         time.sleep(LEAVES_S)
     for service in names:
-        layers = reconcile.build(settings, service)
-        for name in ("traffic", "infrastructure"):
-            if name in layers:
-                layers[name].shut_down()
-                say(f"  {service + ' ' + name:<15} stopped")
+        for name in _shut_down(settings, service):
+            say(f"  {service + ' ' + name:<15} stopped")
 
 
 def _is_up(settings: Settings, service: str) -> bool:
     """Whether *service* was brought up here and not down since."""
     return settings.run(service).is_dir() and not settings.parked(service).exists()
+
+
+def check_pages(settings: Settings, *, dagster_port: int, mlflow_port: int) -> None:
+    """Raise UsageError if a page that does not run yet could not be opened: its program is missing or its port is taken."""
+    if dagster_port == mlflow_port:
+        raise errors.UsageError(f"both pages would have port {dagster_port}; choose another one with --dagster-port or --mlflow-port")
+    for name, port in (("dagster", dagster_port), ("mlflow", mlflow_port)):
+        _script(name)
+        if daemon.find(settings.home / "run" / f"{name}.json") is None:
+            _check_port_free(port, name)
 
 
 def open_pages(settings: Settings, *, dagster_port: int, mlflow_port: int, say: Say) -> dict[str, str]:
@@ -136,11 +225,11 @@ def open_pages(settings: Settings, *, dagster_port: int, mlflow_port: int, say: 
     ]
     env = {**environment(settings), "DAGSTER_HOME": os.environ.get("DAGSTER_HOME", str(home))}
     os.chdir(home)
+    check_pages(settings, dagster_port=dagster_port, mlflow_port=mlflow_port)
     addresses = {}
     for name, argv, port in (("dagster", dagster, dagster_port), ("mlflow", mlflow, mlflow_port)):
         record = settings.home / "run" / f"{name}.json"
         if daemon.find(record) is None:
-            _check_port_free(port, name)
             if name == "dagster":
                 _make_dagster_tables(argv[0], env)
             daemon.start(argv, record=record, log=settings.home / "logs" / f"{name}.log", env=env)

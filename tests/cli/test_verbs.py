@@ -47,7 +47,7 @@ def test_rollback_json_is_one_object_with_a_schema(run: Run, three: list[str]) -
     ("args", "code", "told"),
     [
         (("rollback", "toy"), 2, "--yes"),
-        (("rollback", "nobody", "--yes"), 7, "serves nothing"),
+        (("rollback", "nobody", "--yes"), 2, "services in this ledger: toy"),
         (("promote", "toy", "ffffffff", "--yes"), 2, "bundle list toy"),
         (("promote", "toy", "stable", "--yes"), 7, "stable already"),
         (("rollback", "toy", "--yes", "--expect", "1"), 3, "moved on since revision 1"),
@@ -215,7 +215,7 @@ def test_a_lost_signing_key_does_not_stop_a_rollback(run: Run, three: list[str],
 def test_a_dry_run_creates_nothing_and_says_what_would_be_refused(run: Run, settings: settings_.Settings, three: list[str]) -> None:
     """In an empty home no file appears; a quarantined bundle is refused as the real call would refuse it."""
     empty = settings.project / "empty"
-    assert run("rollback", "toy", "--dry-run", env={"LASTGOOD_HOME": str(empty)}).code == 1
+    assert run("rollback", "toy", "--dry-run", env={"LASTGOOD_HOME": str(empty)}).code == 2
     assert not empty.exists()
     run("rollback", "toy", "--yes", "--reason", "bad")
     assert run("promote", "toy", three[2], "--dry-run").code == 4

@@ -19,14 +19,6 @@ from tests.services import samples
 
 PAGE = samples.PROJECT / "docs" / "own-service.md"
 NAME = "tumour"
-BUILD = f"""
-import dagster as dg
-from pipelines.definitions import defs
-done = defs.resolve_job_def("build_{NAME}").execute_in_process(instance=dg.DagsterInstance.get())
-made = [e.materialization for e in done.get_asset_materialization_events() if e.materialization.asset_key.path[-1] == "bundle"]
-print("BUNDLE", made[-1].metadata["lastgood/bundle"].value)
-"""
-
 pytestmark = pytest.mark.timeout(400)
 
 
@@ -63,11 +55,15 @@ def test_three_files_are_a_service(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
         return done.stdout
 
-    bundle = re.search(r"BUNDLE (\S+)", run("-c", BUILD))
-    assert bundle is not None
-    run("-m", "lastgood", "up", NAME)
+    (shell,) = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     try:
-        run("-m", "lastgood", "promote", NAME, bundle[1], "--yes")
+        done = subprocess.run(
+            ["bash", "-c", "set -eux\n" + shell.replace("127.0.0.1:8390", f"127.0.0.1:{port}")],
+            env={**env, "PATH": path}, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+        assert '"probability"' in done.stdout
         ask_for(port, seconds=7.0, times=1.0)
         ask_for(port, seconds=7.0, times=1000.0)
         told = json.loads(run("-m", "lastgood", "drift", NAME, "--json"))

@@ -64,6 +64,16 @@ class EnvoyTraffic(base.Layer):
         record = daemon.read(self._files.record)
         if record is None or not daemon.alive(record):
             return base.Observed(revision=None, facts={"envoy": None})
+        why = envoy_process.unreachable(self._files)
+        if why:
+            trouble = (
+                f"envoy (pid {record.pid}) answers requests but follows no change: {why} 'lastgood up' or the controller starts it again"
+            )
+            return base.Observed(
+                revision=None,
+                facts={"envoy": {"pid": record.pid, "port": record.facts.get("port"), "reachable": False}, "trouble": trouble},
+            )
+        self._files.touch_admin()
         with _borders(self._files):
             served, hosts, tags = self._admin.served(), self._admin.hosts(), self._admin.tags()
             if self._envoy is None or self._envoy[0] != record.pid:

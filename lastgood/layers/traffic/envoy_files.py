@@ -86,7 +86,21 @@ class Files:
         if len(os.fsencode(self.root / "admin.sock")) > SOCKET_PATH_BYTES and not self.admin.parent.is_dir():
             (self.root / "admin.path").unlink(missing_ok=True)
         if len(os.fsencode(self.admin)) > SOCKET_PATH_BYTES:
-            write(self.root / "admin.path", os.fsencode(Path(tempfile.mkdtemp(prefix="lastgood-")) / "admin.sock"))
+            self.note_admin(_short_folder() / "admin.sock")
+
+    def note_admin(self, path: Path) -> None:
+        """Remember where the admin socket is, if that is not below `root`."""
+        write(self.root / "admin.path", os.fsencode(path))
+
+    def touch_admin(self) -> None:
+        """Keep a socket in a folder for temporary files from looking forgotten to whoever tidies that up by age.
+
+        Not in XDG_RUNTIME_DIR: that is emptied when the last session of a user ends, and Envoy outlives sessions.
+        """
+        if self.admin.parent != self.root:
+            for path in (self.admin.parent, self.admin):
+                with contextlib.suppress(OSError):
+                    os.utime(path)
 
     def read_clusters(self) -> dict[str, Json]:
         """The clusters on disk by name; none if the file is missing or damaged, for then it is written anew."""
@@ -119,6 +133,14 @@ class Files:
     def keep(self, *, routes: Json, clusters: Json) -> None:
         """Remember this pair as taken over; not synced, for after a power cut the synced documents themselves are there."""
         write(self.kept, envoy_documents.dumps({"routes": routes, "clusters": clusters}), sync=False)
+
+
+def _short_folder() -> Path:
+    """A new folder for us alone, with a name that is short enough for a socket in it. Raises Unavailable."""
+    for place in dict.fromkeys((tempfile.gettempdir(), "/tmp")):  # noqa: S108  # mkdtemp makes a private one below it
+        if len(os.fsencode(place)) + len("/lastgood-12345678/admin.sock") <= SOCKET_PATH_BYTES:
+            return Path(tempfile.mkdtemp(prefix="lastgood-", dir=place))
+    raise errors.Unavailable("there is no folder with a short name for Envoy's admin socket; set TMPDIR to one, or move LASTGOOD_HOME")
 
 
 def of(settings: Settings, service: str) -> Files:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import socket
 import time
@@ -24,6 +25,8 @@ from lastgood.layers.traffic import envoy_admin, envoy_bootstrap, envoy_config, 
 from lastgood.layers.traffic.envoy_documents import Json
 from lastgood.layers.traffic.envoy_files import Files
 from lastgood.settings import Settings
+
+log = logging.getLogger("lastgood.envoy")
 
 LOCK_WAIT_S = 15.0
 READY_S = 15.0
@@ -58,7 +61,7 @@ def start(settings: Settings, service: str, service_config: services.Service, *,
             found = _find(files)
             if found is not None:
                 _same_port(found, service_config, service)
-                return found
+                return _reached(files, found)
             envoy_files.debug_token(settings, make=True)
             envoy_files.write(files.bootstrap, envoy_documents.dumps(_bootstrap(files, service_config)))
             return _start(files, concurrency=concurrency)
@@ -74,7 +77,8 @@ def start_if_down(settings: Settings, service: str) -> Running:
         if not files.bootstrap.exists():
             raise base.LayerError(f"envoy of {service!r} was never started here; start it with 'lastgood up {service}'")
         with daemon.locked(files.lock, wait_s=LOCK_WAIT_S):
-            return _find(files) or _start(files, concurrency=1)
+            found = _find(files)
+            return _reached(files, found) if found is not None else _start(files, concurrency=1)
 
 
 def stop(settings: Settings, service: str) -> bool:
@@ -96,18 +100,77 @@ def running(settings: Settings, service: str) -> Running | None:
 
 
 def revive(files: Files) -> None:
-    """Start Envoy again if it was started and has died since; the caller holds the lock.
+    """Start Envoy again if it was started and has died since, or if nobody can reach it; the caller holds the lock.
 
     Raises LayerError if nobody has started it, or if it was stopped on purpose.
     """
     record = daemon.read(files.record)
     if record is not None and daemon.alive(record):
+        found = _find(files)
+        if found is not None:
+            _reached(files, found)
         return
     if daemon.find(files.record) is None:
         if record is None:
             raise base.LayerError(f"envoy does not run ({files.root}); start it with 'lastgood up'")
         daemon.reap(record)
         _start(files, concurrency=1)
+
+
+def unreachable(files: Files) -> str:
+    """Why nobody can reach the running Envoy any more; empty while its admin socket takes connections.
+
+    One that is slow is not unreachable: only a socket that is gone, or behind which nobody listens, is.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(files.admin))
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
+            return f"its admin socket {files.admin} is gone ({error.strerror}); was a folder of temporary files tidied up?"
+        except OSError as error:
+            # A name that is too long for the kernel: `admin.path`, which names the short one, is gone.
+            return f"its admin socket {files.admin} cannot be reached: {error}" if "too long" in str(error) else ""
+    return ""
+
+
+def _reached(files: Files, found: Running) -> Running:
+    """*found*, if it can be reached; else what was started in its place, on a new socket. The caller holds the lock.
+
+    It goes on answering requests by itself, but would never follow the ledger again: a rollback would not move any traffic.
+    Two cannot share the port, so nothing is answered between the end of the one and the start of the other.
+    """
+    why = unreachable(files)
+    if not why:
+        return found
+    started_with = _admin_of_bootstrap(files)
+    if started_with is not None and started_with != files.admin:
+        files.note_admin(started_with)
+        if not unreachable(files):
+            return dataclasses.replace(found, admin=files.admin)
+    began = time.monotonic()
+    record = daemon.find(files.record)
+    if record is not None:
+        daemon.stop(record, grace_s=GRACE_S)
+    made = _start(files, concurrency=1)
+    gap_ms = (time.monotonic() - began) * 1000
+    log.warning("envoy of %s could not be reached: %s It was started again; nothing was answered for %.0f ms", files.root.name, why, gap_ms)
+    return made
+
+
+def _admin_of_bootstrap(files: Files) -> Path | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return Path(json.loads(files.bootstrap.read_bytes())["admin"]["address"]["pipe"]["path"])
+    return None
+
+
+def _fit_admin(files: Files) -> None:
+    """Let the bootstrap name the socket of today: the folder of yesterday's may be gone."""
+    if _admin_of_bootstrap(files) == files.admin:
+        return
+    document = json.loads(files.bootstrap.read_bytes())
+    document["admin"]["address"]["pipe"]["path"] = str(files.admin)
+    envoy_files.write(files.bootstrap, envoy_documents.dumps(document))
 
 
 def try_out(files: Files, *, routes: Json, clusters: Mapping[str, Json]) -> None:
@@ -169,6 +232,7 @@ def _start(files: Files, *, concurrency: int) -> Running:
     _check_port_free(port, files)
     files.make()
     files.admin.unlink(missing_ok=True)
+    _fit_admin(files)
     since = log_size(files)
     argv = [binary(), "-c", str(files.bootstrap), "--concurrency", str(concurrency), "-l", "warn"]
     argv += ["--disable-hot-restart", "--reject-unknown-dynamic-fields", "--file-flush-interval-msec", FLUSH_MS, "--drain-time-s", "2"]

@@ -1,0 +1,93 @@
+"""What a command says of itself is so: after down, at the end of its patience, for the second of two colleagues, when `up` fails."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from lastgood import converge, daemon, errors, ledger, rollout
+from lastgood import settings as settings_
+from lastgood.cli import receipt
+from lastgood.ops import stack
+from tests import factory
+from tests.cli.conftest import Run
+
+
+@pytest.mark.parametrize("how", [["--yes"], ["--yes", "--json"], ["--dry-run"]])
+def test_the_second_of_two_colleagues_is_told_that_it_is_done(run: Run, settings: settings_.Settings, how: list[str]) -> None:
+    """Also where there is nothing further back: code 7 and who did it, not "no other bundle"."""
+    with factory.opened(settings) as ctx:
+        factory.released(ctx, 1, 2)
+    assert run("rollback", "toy", "--yes", "--actor", "anna").code == 0
+    again = run("rollback", "toy", *how, "--actor", "ben")
+    assert again.code == 7, again
+    assert "by anna" in again.out + again.err
+    assert run("rollback", "toy", "--yes", "--expect", str(run("status", "toy", "--json").json["revision"])).code == 4
+
+
+@pytest.mark.parametrize("phase", ["preparing", "shadow", "canary", "approval"])
+def test_a_release_that_is_still_on_its_way_is_not_called_done(phase: rollout.Phase, capsys: pytest.CaptureFixture[str]) -> None:
+    """Code 6, how to follow it and how to stop it, whatever phase the patience ended in."""
+    state = rollout.State(service="toy", revision=4, stable="sha256:" + "a" * 64, candidate="sha256:" + "b" * 64, phase=phase)
+    revision = ledger.Revision(
+        service="toy", number=4, state=state, verb="promote", actor="x", reason="x", evidence={}, at=1.0, hash="h", operation=None, marks=()
+    )
+    outcome = converge.Outcome(
+        service="toy", verb="promote", before=state, revision=revision, receipts=(), commit_ms=1.0, traffic_ms=1.0, total_ms=500.0
+    )
+    assert receipt.finish(outcome, as_json=False, waited=True) == errors.PartlyConverged.exit_code
+    told = capsys.readouterr().out
+    assert "done" not in told
+    assert told.startswith("still on its way")
+    assert "lastgood watch toy" in told
+
+
+def test_after_down_status_says_that_nothing_serves(run: Run, settings: settings_.Settings) -> None:
+    """It was taken down, and by which command it comes back."""
+    with factory.opened(settings) as ctx:
+        factory.released(ctx, 1)
+    assert run("down", "toy", "--yes").code == 0
+    told = run("status", "toy")
+    assert "nothing serves: toy was taken down" in told.out
+    assert "lastgood up toy" in told.out
+    assert "keeps serving" not in told.out
+    assert run("status", "toy", "--json").json["taken_down"] is True
+
+
+@pytest.mark.parametrize("fault", ["port taken", "not YAML", "a wrong value", "a key twice", "another name", "unknown beside a known one"])
+def test_up_that_fails_says_why_and_leaves_nothing(run: Run, tmp_path: Path, fault: str) -> None:
+    """No controller, no proxy, no worker; with the reason, in text and in JSON."""
+    made = factory.project(tmp_path / "real", port=_free(), layers=True)
+    file = made.services / "toy" / "service.yaml"
+    names = ["toy"]
+    with socket.socket() as holder:
+        text = file.read_text()
+        if fault == "port taken":
+            holder.bind(("127.0.0.1", 0))
+            holder.listen()
+            text = text.replace(f"port: {_port(text)}", f"port: {holder.getsockname()[1]}")
+        elif fault == "unknown beside a known one":
+            names.append("nosuch")
+        else:
+            text += {"not YAML": "x: [", "a wrong value": "gates: {a: 1}\n", "a key twice": "owner: other\n", "another name": ""}[fault]
+            text = text.replace("service: toy", "service: other") if fault == "another name" else text
+        file.write_text(text)
+        for extra in ([], ["--json"]):
+            done = run("up", *names, *extra, env={"LASTGOOD_PROJECT": str(made.project)})
+            assert done.code == 2, done
+            assert "port" in done.out + done.err if fault == "port taken" else "service" in done.out + done.err
+            assert stack.processes(made)["controller"] is None
+            assert daemon.running(made.envoy("toy")) == {}
+            assert daemon.running(made.run("toy")) == {}
+
+
+def _port(text: str) -> int:
+    return int(text.split("port: ")[1].split("}", maxsplit=1)[0])
+
+
+def _free() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
