@@ -54,6 +54,8 @@ _OPCODES = {op.code.encode("latin-1"): op for op in pickletools.opcodes}
 _LAST_PROTOCOL = b"\x07"  # 5 today
 _EXTENSIONS = frozenset({"EXT1", "EXT2", "EXT4"})
 _CALLS = frozenset({"REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "INST"})
+_PACKERS = frozenset({"MARK", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "TUPLE1", "TUPLE2", "TUPLE3"})
+"""Opcodes without one of which nothing can be handed to a call but single characters."""
 _SKOPS_MEMBER = re.compile(r"[0-9a-f-]+\.(npy|npz|bin)")
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _MALFORMED = (
@@ -207,10 +209,12 @@ def _check_members(file: BinaryIO, *, depth: int) -> None:
 
 
 def is_pickle(file: BinaryIO) -> bool:
-    """True if an unpickler would import something from *file*, or if it is a pickle by its own opening.
+    """True if an unpickler would import something from *file* and call it, or if it is a pickle by its own opening.
 
     Walks the opcodes from the start without judging their arguments: protocols 0 and 1 have no magic number, joblib puts raw
     arrays between opcodes, and a scanner that is stricter than the real unpickler about an argument can be blinded by one.
+    What has no protocol mark is text or numbers as a rule, so there the stack has to bear what is done: a call that has its
+    arguments, or a walk to the end. Word lists are full of letters that are opcodes, and empty stacks.
     """
     start = file.read(2)
     file.seek(0)
@@ -218,16 +222,57 @@ def is_pickle(file: BinaryIO) -> bool:
     if marked and start[1:] > _LAST_PROTOCOL:
         return False  # no unpickler reads on
     seen = collections.Counter[str]()
+    stack = _Stack()
     for count, (name, argument) in enumerate(_opcodes(file)):
+        if not marked and not stack.bears(name):
+            return False  # the unpickler ends here, and has called nothing yet
         if name == "GLOBAL" or (name == "INST" and seen["MARK"]):
             seen["import"] += _IDENTIFIERS.fullmatch(argument) is not None
         elif (name in _EXTENSIONS and marked) or (name == "STACK_GLOBAL" and seen["text"] > 1):
             seen["import"] += 1
-        if (seen["import"] and (marked or name in _CALLS)) or (marked and name == "STOP" and count > 1) or count > _MAX_OPCODES:
+        seen["call"] += name in _CALLS
+        calls = (name in _CALLS - {"BUILD"} and seen.keys() & _PACKERS) or (name == "STOP" and seen["call"])
+        if seen["import"] and (marked or calls):
+            return True
+        if (marked and name == "STOP" and count > 1) or count > _MAX_OPCODES:
             return True
         seen[name] += 1
         seen["text"] += "UNICODE" in name or "STRING" in name or "GET" in name
     return marked and seen.total() > 32
+
+
+class _Stack:
+    """How many objects lie above each mark of an unpickler's stack, the bottom first."""
+
+    def __init__(self) -> None:
+        self._above = [0]
+
+    def bears(self, name: str) -> bool:
+        """Do what the opcode *name* does; False if an unpickler would find too little to do it with."""
+        if name == "MARK":
+            self._above.append(0)
+            return True
+        needs, marks, leaves = _EFFECTS[name]
+        if name == "POP" and not self._above[-1]:
+            needs, marks = 0, True  # it takes the mark itself
+        if marks and len(self._above) == 1:
+            return False
+        if marks:
+            self._above.pop()
+        if self._above[-1] < needs:
+            return False
+        self._above[-1] += leaves - needs
+        return True
+
+
+def _effect(op: pickletools.OpcodeInfo) -> tuple[int, bool, int]:
+    """What an opcode takes from the stack (how much, and whether all down to the last mark besides) and how much it leaves."""
+    before = op.stack_before
+    marks = pickletools.markobject in before
+    return (before.index(pickletools.markobject) if marks else len(before)), marks, len(op.stack_after)
+
+
+_EFFECTS = {op.name: _effect(op) for op in pickletools.opcodes}
 
 
 def _opcodes(file: BinaryIO) -> Iterator[tuple[str, str]]:

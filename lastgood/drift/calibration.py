@@ -137,18 +137,27 @@ def blocks(reference: Sample, *, rows: int, span_s: float) -> list[tuple[slice, 
 
 
 def _by_time(reference: Sample, *, rows: int, span_s: float) -> list[tuple[slice, Any]]:
+    """Stretches that begin at every half of *span_s*, where the reference has rows: work and room go by its rows, not by its years."""
     import numpy as np
 
-    found = []
-    last = reference.at[-1] - span_s
-    starts = np.arange(reference.at[0], last + 1e-9, span_s / 2) if last >= reference.at[0] else np.array([])
-    edges = np.searchsorted(reference.at, np.stack([starts, starts + span_s]))
-    for first, end in edges.T:
-        count = int(end - first)
-        if count * 2 >= rows and count * 4 <= reference.rows:
-            kept = np.unique(np.linspace(first, end - 1, min(rows, count)).astype(int))
-            found.append((slice(int(first), int(end)), kept))
-    return found
+    at = reference.at
+    half, last = (at[0] + span_s / 2) - at[0], at[-1] - span_s
+    if not half > 0 or not last >= at[0] or not np.isfinite(last):
+        return []
+    # A row lies in the stretch that begins at the half before it, or in the one before that; the others are empty.
+    numbers = np.floor((at - at[0]) / half)
+    numbers = np.unique(np.concatenate([numbers - 2, numbers - 1, numbers, numbers + 1]))
+    starts = at[0] + numbers[(numbers >= 0) & (numbers < math.ceil((last + 1e-9 - at[0]) / (span_s / 2)))] * half
+    edges = np.searchsorted(at, np.stack([starts, starts + span_s]))
+    counts = edges[1] - edges[0]
+    found = edges[:, (counts > 0) & (counts * 2 >= rows) & (counts * 4 <= reference.rows)].T
+    return [(slice(first, end), _spread(first, end, rows=rows)) for first, end in found.tolist()]
+
+
+def _spread(first: int, end: int, *, rows: int) -> Any:
+    import numpy as np
+
+    return np.unique(np.linspace(first, end - 1, min(rows, end - first)).astype(int))
 
 
 def _by_rows(reference: Sample, *, rows: int) -> list[tuple[slice, Any]]:

@@ -11,6 +11,7 @@ import lzma
 import os
 import pickle
 import random
+import re
 import struct
 import zipfile
 import zlib
@@ -259,6 +260,55 @@ def test_harmless_files_are_taken(tmp_path):
     for name, data in _harmless():
         stored = store.put_bytes(data, name=name)
         assert store.path(stored.digest).read_bytes() == data, name
+
+
+def _texts(rng):
+    """Plain files of many kinds, all harmless: word lists, tables, JSON, source, numbers as text and as bytes, no two alike."""
+    words = [word for word in re.findall(r"[A-Za-z]{2,12}", " ".join(str(module.__doc__) for module in (pickle, os, zipfile, re)))]
+    words += ["cat", "dog", "bird", "cow", "box", "cos", "system", "cast", "Rat", "Ira", "Kim", "bat", "builtins", "ceval", "cbuiltins"]
+    for _ in range(3000):
+        some = [rng.choice(words) for _ in range(rng.randint(1, 12))]
+        yield "\n".join(some).encode() + b"\n"
+        yield "\n".join(word.title() for word in some).encode()
+        yield ("\n".join(f"{one},{rng.random()},({n}" for n, one in enumerate(some)) + "\n").encode()
+        yield json.dumps({one: [rng.random(), one] for one in some}).encode()
+        yield " ".join(some).encode() + b".\n"
+        yield np.array([rng.gauss(0, 1) for _ in some], dtype=rng.choice(["<f4", "<f8", ">f8"])).tobytes()
+        yield "\n".join(str(rng.randint(-9, 9)) for _ in some).encode() + b"\n"
+    for module in (pickle, os, zipfile, re, json, random):
+        lines = Path(module.__file__).read_bytes().splitlines(keepends=True)
+        for first in range(0, len(lines), 7):
+            yield b"".join(lines[first : first + 60]).lstrip()
+
+
+def test_words_and_numbers_are_not_mistaken_for_pickles():
+    """A quarter of random lists of five words were: `c`, `b` and others that words begin with are opcodes."""
+    rng = random.Random(2)
+    wrong = [data for data in _texts(rng) if safety.is_pickle(io.BytesIO(data))]
+    assert wrong == []
+    assert not safety.is_pickle(io.BytesIO(b"cat\ndog\nbird\n"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    payload=st.recursive(
+        st.none() | st.integers() | st.text(max_size=5) | st.floats(),
+        lambda inner: st.lists(inner, max_size=3) | st.tuples(inner),
+        max_leaves=5,
+    ),
+    protocol=st.integers(0, 5),
+    depth=st.integers(0, 4),
+    tail=st.sampled_from([b"", b"\n", b"PAR1", b"a\nb\n"]),
+)
+def test_every_pickle_that_calls_something_is_found(payload, protocol, depth, tail):
+    """Whatever stands around the call, in every protocol, with or without the end: an unpickler has called it by then."""
+    evil: object = (payload, functools.partial(os.mkdir, "x"))
+    for number in range(depth):
+        evil = [[evil, payload], {"k": evil, 1: payload}, (payload, evil), {"k": [evil]}][number % 4]
+    data = pickle.dumps(evil, protocol)
+    assert safety.is_pickle(io.BytesIO(data + tail))
+    end = data.rindex(b".")
+    assert safety.is_pickle(io.BytesIO(data[:end] + b"\xff")), "without its end it has run all the same"
 
 
 def test_random_binaries_are_not_mistaken_for_pickles():

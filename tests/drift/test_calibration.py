@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lastgood.drift import calibration, verdict
+from lastgood.drift.reference import Sample
 from lastgood.drift_rules import Drift
 from tests.drift.samples import DAY_S, days
 
@@ -97,3 +101,43 @@ def test_a_column_that_is_missing_for_whole_stretches_is_left_out(column: str) -
     usual = calibration.calibrate(reference, rows=100, span_s=DAY_S)
     assert usual is not None
     assert set(usual.usual) == {"x", "y", "kind"} - {column}
+
+
+def _before(at: np.ndarray, *, rows: int, span_s: float) -> list[tuple[slice, list[int]]]:
+    """Stretches by going through the whole span, as it was done once: right, and without end for short spans of many years."""
+    found = []
+    last = at[-1] - span_s
+    starts = np.arange(at[0], last + 1e-9, span_s / 2) if last >= at[0] else np.array([])
+    for first, end in np.searchsorted(at, np.stack([starts, starts + span_s])).T:
+        count = int(end - first)
+        if count * 2 >= rows and count * 4 <= len(at):
+            kept = np.unique(np.linspace(first, end - 1, min(rows, count)).astype(int))
+            found.append((slice(int(first), int(end)), kept.tolist()))
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    gaps=st.lists(st.sampled_from([0.0, 0.001, 1.0, 59.9, 60.0, 3600.0, 7.5 * 3600, 86_400.0]), min_size=3, max_size=300),
+    rows=st.integers(1, 50),
+    span_s=st.sampled_from([30.0, 60.0, 61.7, 1800.0, 3600.0, 86_400.0, 7e5]),
+    begin=st.sampled_from([0.0, 1.0, 1_767_225_600.0, 1_767_225_600.123456, -5e8]),
+)
+def test_stretches_are_those_of_the_whole_span(gaps: list[float], rows: int, span_s: float, begin: float) -> None:
+    """Looking only where there are rows finds the same stretches, with the same rows of each."""
+    at = begin + np.cumsum(gaps)
+    sample = Sample(at=at, columns={"x": at})
+    made = calibration._by_time(sample, rows=rows, span_s=span_s)
+    assert [(inside, kept.tolist()) for inside, kept in made] == _before(at, rows=rows, span_s=span_s)
+
+
+@pytest.mark.parametrize(("years", "span_s"), [(11, 0.001), (11, 1e-9), (5000, 60.0), (1, 0.0)])
+def test_work_goes_by_rows_and_not_by_years(years: int, span_s: float) -> None:
+    """Daily rows of many years and short windows once took more memory than there is, and no end, in Dagster's code server too."""
+    at = np.linspace(0.0, years * 365.25 * DAY_S, 4018)
+    sample = Sample(at=at, columns={"x": np.arange(4018, dtype=np.float64)})
+    tracemalloc.start()
+    calibration.calibrate(sample, rows=10, span_s=span_s)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 50_000_000
