@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -213,11 +213,11 @@ def parse_frozen(text: str, *, where: str) -> Service:
             return Service.model_validate(value)
 
 
-def _put(value: Any, loc: tuple[int | str, ...], new: float) -> None:
+def _put(value: Any, loc: Sequence[int | str], new: float) -> None:
     """Set what *loc* of an error leads to; steps that only name a kind of a union are passed over."""
     *way, last = loc
     for step in way:
-        if isinstance(value, list) or (isinstance(value, dict) and step in value):
+        if isinstance(step, int) or (isinstance(value, dict) and step in value):
             value = value[step]
     value[last] = new
 
