@@ -56,10 +56,10 @@ class Serving(_Group):
     """Largest request body, in bytes; a larger one is answered with 413."""
     max_batch: int = pydantic.Field(default=1000, gt=0, le=100_000)
     """Most rows in one request."""
-    user_requests: int = pydantic.Field(default=32, ge=1, le=4096)
+    user_requests: int = pydantic.Field(default=32, ge=1, le=2000)
     """Most requests of one user under way at a worker; one more is answered with 429."""
-    user_feedback_per_min: int = pydantic.Field(default=6000, ge=1)
-    """Most rows of feedback that a worker takes of one user in a minute; more are answered with 429."""
+    user_feedback_per_min: int = pydantic.Field(default=6000, ge=1, le=10_000_000)
+    """Most rows of feedback that a worker takes of one user in a minute, `max_batch` at least; more are answered with 429."""
     log_flush_s: float = pydantic.Field(default=1.0, gt=0, le=60)
     """Seconds of inference log that a kill -9 may lose at most."""
     log_segment_rows: int = pydantic.Field(default=50_000, gt=0, le=5_000_000)

@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -46,6 +47,8 @@ def environment(settings: Settings) -> dict[str, str]:
     return {**os.environ, **QUIET, "LASTGOOD_PROJECT": str(settings.project), "LASTGOOD_HOME": str(settings.home)}
 
 
+WORTH_SAYING_S = 2.0
+"""Seconds of waiting after which a person wants to know what for."""
 LEAVES_S = 2.0
 """Seconds in which a controller that goes on for others lets go of a service that is taken down."""
 
@@ -116,8 +119,21 @@ def down(settings: Settings, *, names: list[str], keep_serving: bool, say: Say) 
         layers = reconcile.build(settings, service)
         for name in ("traffic", "infrastructure"):
             if name in layers:
-                layers[name].shut_down()
-                say(f"  {service + ' ' + name:<15} stopped")
+                with _told_if_long(say, f"  {service} {name}: waits for requests in flight to be answered; Ctrl-C ends the waiting"):
+                    cut = layers[name].shut_down()
+                say(f"  {service + ' ' + name:<15} stopped{'    ! ' + cut if cut else ''}")
+
+
+@contextlib.contextmanager
+def _told_if_long(say: Say, text: str) -> Iterator[None]:
+    """Say *text* if the block takes long."""
+    timer = threading.Timer(WORTH_SAYING_S, say, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _is_up(settings: Settings, service: str) -> bool:

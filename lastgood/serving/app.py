@@ -138,7 +138,9 @@ def create(
         clock=clock,
         threads=concurrent.futures.ThreadPoolExecutor(loaded.runtime.concurrency, thread_name_prefix="predict"),
         out_of_memory=on_out_of_memory,
-        bounds=admission.UserBounds(requests=serving.user_requests, feedback=serving.user_feedback_per_min, clock=time.monotonic),
+        bounds=admission.UserBounds(
+            requests=serving.user_requests, feedback=max(serving.user_feedback_per_min, serving.max_batch), clock=time.monotonic
+        ),
         turns=admission.Turns(loaded.runtime.concurrency),
         form=inference_log.form_of(loaded.runtime.Request),
         cache=answers,

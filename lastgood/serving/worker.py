@@ -28,7 +28,8 @@ from lastgood import artifacts, cache, environment, errors, housekeeping, patien
 from lastgood import bundle as bundles
 from lastgood import settings as settings_
 from lastgood.layers import reconcile
-from lastgood.serving import app, feedback, in_flight, inference_log, runtime, segments
+from lastgood.layers.infrastructure import in_flight
+from lastgood.serving import app, feedback, inference_log, runtime, segments
 
 _logger = logging.getLogger("lastgood.worker")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lastgood import arms, daemon, patience
-from lastgood.serving import in_flight
+from lastgood.layers.infrastructure import in_flight
 
 MARGIN_S = 10.0
 """Seconds beyond the time for a request until a worker is killed; and for one that has no requests, until it is."""

@@ -27,7 +27,7 @@ from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood import settings as settings_
 from lastgood.layers import base
-from lastgood.layers.infrastructure import drain, folder, readiness, step
+from lastgood.layers.infrastructure import drain, folder, readiness, step, warm_ups
 from lastgood.layers.infrastructure import notes as notes_
 
 LOCK_WAIT_S = 5.0
@@ -93,6 +93,7 @@ class Workers(base.Processes):
         for arm in live:
             if answers[arm].ready(arms.bundle_of(arm)):
                 self._where.saw_ready(arm, now=self._clock())
+        warm_ups.keep(self._where.workers.parent, {arms.bundle_of(arm): answer.warm_up_s for arm, answer in answers.items()})
         known = sorted({*live, *notes.bundles})
         facts = {
             "workers": {arm: self._facts(arm, live.get(arm), notes, answers.get(arm)) for arm in known},
