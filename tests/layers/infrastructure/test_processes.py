@@ -342,10 +342,12 @@ def test_a_worker_that_does_not_end_is_killed(world):
     assert daemon._started(pid) is not None
     world.offset_s += 10
     assert world.converged(desired) is True, "its requests may still take their time"
-    world.offset_s += 5
+    world.offset_s += 20
     assert world.converged(desired) is False
     world.layer.apply(desired)
     assert daemon._started(pid) is None
+    (cut,) = world.layer.observe().facts["cut_off"]
+    assert (cut["bundle"], cut["requests"], cut["revision"]) == (B, None, desired.revision)
     assert world.converged(desired) is True
 
 

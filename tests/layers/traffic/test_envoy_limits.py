@@ -58,7 +58,7 @@ def test_the_longest_time_is_told_to_envoy_in_every_tier(world: World, tier: str
     """Whatever the tier, a request may take as long as service.yaml accepts, and be as silent; one try too, where there is only one."""
     world.serve(A)
     desired = world.desired(1, A, service=configured(world, tier=tier, timeout_s=patience.LONGEST_S))
-    plan = envoy_config.plan(desired, ready=world.ready, now={}, token="t")  # noqa: S106  # no secret
+    plan = envoy_config.plan(desired, ready=world.ready, now={}, token="t")  # no secret
     actions = [rule["route"] for rule in plan.routes["resources"][0]["virtual_hosts"][0]["routes"] if "route" in rule]
     assert len(actions) >= 2
     for action in actions:
