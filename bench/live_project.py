@@ -78,6 +78,9 @@ class Runtime(runtime.Runtime):
     def predict(self, rows: Any) -> list[dict[str, Any]]:
         fault = self._look() if self._warm else {}
         self._warm = True
+        if fault.get("count"):
+            with self._file.with_suffix(".calls").open("a") as calls:
+                calls.write("x")
         if fault.get("crash"):
             os.kill(os.getpid(), signal.SIGSEGV)
         if fault.get("grow_mb"):
@@ -117,13 +120,19 @@ class Faulty:
     def begin(self, **fault: Any) -> float:
         """Let it misbehave from now on; returns that moment (Unix seconds).
 
-        `errors` is a share of requests answered 500, `first` so many requests from now on are, `sleep_s` seconds added to each, `crash` ends the process at the next
+        `errors` is a share of requests answered 500, `first` so many requests from now on are, `sleep_s` seconds added to each, `count` counts them, `crash` ends the process at the next
         request, `grow_mb` keeps so many MiB more with each until the process may have no more, `worse` (0 to 1) moves probabilities towards their opposite.
         """
         staged = self.file.with_suffix(".new")
         staged.write_text(json.dumps(fault), "utf-8")
         staged.replace(self.file)
         return time.time()
+
+    @property
+    def calls(self) -> int:
+        """How often it was asked since it was told to `count`."""
+        file = self.file.with_suffix(".calls")
+        return len(file.read_text()) if file.exists() else 0
 
     def heal(self) -> None:
         """Nothing is wrong any more."""

@@ -14,8 +14,6 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from lastgood import patience
-
 MOST = 1_000_000_000
 """The largest count that a gate may wait for."""
 
@@ -71,7 +69,7 @@ class LatencyP99(_Gate):
     """99th percentile of the time to answer, against a ceiling. From the proxy."""
 
     metric: Literal["latency_p99"]
-    max_ms: float = pydantic.Field(gt=0, le=1000 * patience.LONGEST_S)
+    max_ms: float = pydantic.Field(gt=0, le=600_000)
     """The ceiling in milliseconds: at most one request in a hundred may take longer."""
     persistence: int = pydantic.Field(default=3, ge=0, le=1000)
     """Windows in a row over the ceiling before the persistence rule fails the gate; 0 turns that rule off."""

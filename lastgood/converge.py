@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lastgood import bundle as bundles
-from lastgood import daemon, errors, failpoints, ledger, proceed, release, rollout
+from lastgood import daemon, errors, failpoints, ledger, lifetimes, patience, proceed, release, rollout
+from lastgood import service as services
 from lastgood.layers import base, receipts, reconcile
-from lastgood.layers.receipts import Receipt
+from lastgood.layers.receipts import Receipt, Requests
 from lastgood.ledger import audit
 from lastgood.settings import Settings
 
@@ -46,6 +47,14 @@ class Outcome:
     commit_ms: float
     traffic_ms: float | None
     total_ms: float
+    warnings: tuple[str, ...] = ()
+    """What a person should know of how it went, one sentence each with its remedy."""
+
+    @property
+    def requests(self) -> Requests:
+        """What became of the requests in flight on the workers that leave, as far as it is known by now."""
+        told = next((receipt for receipt in self.receipts if receipt.layer == "infrastructure"), None)
+        return receipts.requests(told, since=self.revision.number)
 
     @property
     def after(self) -> rollout.State:
@@ -93,6 +102,8 @@ class Outcome:
             "total_ms": self.total_ms,
             "converged": self.converged,
             "layers": [receipt.to_json() for receipt in self.receipts],
+            "requests": self.requests.to_json(),
+            "warnings": list(self.warnings),
             "undo": self.undo,
             "next": f"lastgood status {self.service}",
         }
@@ -259,12 +270,14 @@ def settle(
     traffic_ms = round((time.perf_counter() - flipped) * 1000, 3) if traffic and traffic.covers(state.revision) else None
     failpoints.failpoint("release.after_traffic")
     _wait_for_others(ctx, wanted, layers=layers, answers=answers, deadline=deadline, progress=progress)
+    told = tuple(answers[name] for name in layers if name in answers)
     outcome = Outcome(
         service=state.service,
         verb=verb,
         before=committed.before,
         revision=committed.revision,
-        receipts=tuple(answers[name] for name in layers if name in answers),
+        receipts=told,
+        warnings=_slow(ctx, wanted) if verb == "promote" else (),
         commit_ms=committed.ms,
         traffic_ms=traffic_ms,
         total_ms=round((time.perf_counter() - began) * 1000, 3),
@@ -322,6 +335,26 @@ def _wait_for_others(
         if name not in answers or alive:
             answers[name] = _lagging(ctx, wanted, name, alive=alive)
             progress(answers[name])
+
+
+def _slow(ctx: release.Context, wanted: base.Desired) -> tuple[str, ...]:
+    """That the warm-up of the bundle that was promoted took longer than a try has, if its worker said so."""
+    digest = wanted.candidate or wanted.stable
+    told = receipts.read(ctx.settings.run(wanted.name) / "layers").get("infrastructure")
+    measured = told.facts.get("workers", {}).get(digest, {}).get("warm_up_s") if told else None
+    return tuple(slow_warnings(ctx, wanted.service, digest, warm_up_s=measured)) if digest else ()
+
+
+def slow_warnings(ctx: release.Context, serving: services.Service | None, digest: str, *, warm_up_s: float | None) -> list[str]:
+    """What is wrong with the time limits for bundle *digest*: by its own settings, and by those of the one *serving* while that has the routes."""
+    own = None
+    with contextlib.suppress(errors.NotFound, errors.Damaged):
+        own = reconcile.frozen_service(ctx.ledger.bundle(digest), store=ctx.store)
+    known = [] if own is None else patience.notes(own.traffic, pins=lifetimes.pins(ctx.ledger.bundle(digest)))
+    for settings, name in ((own, "its own settings"), (serving if serving != own else None, "stable's settings")):
+        said = patience.slow(warm_up_s, settings.traffic, of=name) if settings is not None else None
+        known += [f"{bundles.short(digest)}: {said}"] if said else []
+    return known
 
 
 def _lagging(ctx: release.Context, wanted: base.Desired, name: str, *, alive: bool) -> Receipt:

@@ -62,6 +62,8 @@ class Question:
     step: int = 0
     phase_since: float = 0.0
     reference: int | None = None
+    flush_s: float = 1.0
+    """How often the workers write their logs, in seconds."""
 
 
 def questions(state: rollout.State, service: services.Service, *, proposed_at: float, now: float) -> list[Question]:
@@ -70,7 +72,8 @@ def questions(state: rollout.State, service: services.Service, *, proposed_at: f
     *proposed_at* is when the rollout under way was proposed (Unix seconds).
     """
     asked = [_on_the_way(state, service, proposed_at=proposed_at), _serving(state, service, now=now), _afterwards(state, service)]
-    return [question for question in asked if question is not None and question.gates]
+    flush_s = service.serving.log_flush_s
+    return [dataclasses.replace(question, flush_s=flush_s) for question in asked if question is not None and question.gates]
 
 
 def open_questions(ctx: release.Context, state: rollout.State, *, now: float) -> list[Question]:
@@ -251,6 +254,7 @@ class Analysis:
             share=question.share,
             control=question.control,
             since=question.began,
+            flush_s=question.flush_s,
         )
 
     def _take(self, seq: int, body: Mapping[str, Any], *, at: float) -> None:

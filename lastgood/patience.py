@@ -14,11 +14,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from lastgood.service import Service, Traffic
     from lastgood.strategy import Tier
+
+
+class Limits(Protocol):
+    """The time limits of a service, `traffic` of its service.yaml."""
+
+    @property
+    def timeout_s(self) -> float: ...
+    @property
+    def per_try_timeout_s(self) -> float: ...
+    @property
+    def idempotent(self) -> bool: ...
+
 
 LONGEST_S = 600.0
 """The longest that a service may let its callers wait."""
@@ -64,14 +75,13 @@ def filled(service: Any) -> Any:
     return {**service, "traffic": {**known, **traffic}}
 
 
-def try_s(traffic: Traffic) -> float:
+def try_s(traffic: Limits) -> float:
     """Seconds that one try really has, as the proxy is told."""
     return min(traffic.per_try_timeout_s, traffic.timeout_s) if traffic.idempotent else traffic.timeout_s
 
 
-def notes(service: Service, *, pins: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """What of *service*'s time limits contradicts itself or the *pins* of its models, one sentence each with its remedy."""
-    traffic = service.traffic
+def notes(traffic: Limits, *, pins: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """What of *traffic* contradicts itself or the *pins* of its models, one sentence each with its remedy."""
     found = []
     if not traffic.idempotent and traffic.per_try_timeout_s < traffic.timeout_s:
         found.append(
@@ -90,7 +100,7 @@ def notes(service: Service, *, pins: Sequence[Mapping[str, Any]] = ()) -> list[s
     return found
 
 
-def slow(warm_up_s: float | None, traffic: Traffic, *, of: str) -> str | None:
+def slow(warm_up_s: float | None, traffic: Limits, *, of: str) -> str | None:
     """That a worker's warm-up took longer than a try by *of*'s settings has; None if it did not, or if nobody measured it."""
     limit_s = try_s(traffic)
     if warm_up_s is None or warm_up_s <= limit_s:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,10 +56,10 @@ class Serving(_Group):
     """Largest request body, in bytes; a larger one is answered with 413."""
     max_batch: int = pydantic.Field(default=1000, gt=0, le=100_000)
     """Most rows in one request."""
-    user_requests: int = pydantic.Field(default=32, ge=1, le=4096)
+    user_requests: int = pydantic.Field(default=32, ge=1, le=2000)
     """Most requests of one user under way at a worker; one more is answered with 429."""
-    user_feedback_per_min: int = pydantic.Field(default=6000, ge=1)
-    """Most rows of feedback that a worker takes of one user in a minute; more are answered with 429."""
+    user_feedback_per_min: int = pydantic.Field(default=6000, ge=1, le=10_000_000)
+    """Most rows of feedback that a worker takes of one user in a minute, `max_batch` at least; more are answered with 429."""
     log_flush_s: float = pydantic.Field(default=1.0, gt=0, le=60)
     """Seconds of inference log that a kill -9 may lose at most."""
     log_segment_rows: int = pydantic.Field(default=50_000, gt=0, le=5_000_000)
@@ -214,7 +214,7 @@ def parse_frozen(text: str, *, where: str) -> Service:
             return Service.model_validate(value)
 
 
-def _put(value: Any, loc: tuple[int | str, ...], new: float) -> None:
+def _put(value: Any, loc: Sequence[int | str], new: float) -> None:
     """Set what *loc* of an error leads to; steps that only name a kind of a union are passed over."""
     *way, last = loc
     for step in way:

@@ -22,7 +22,9 @@ from lastgood import errors
 
 class _Group(pydantic.BaseModel):
     # An error must not show what was configured: a misspelt key of [paging] may hold a secret.
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
 
 
 class LedgerSettings(_Group):
@@ -30,31 +32,40 @@ class LedgerSettings(_Group):
 
     url: str = ""
     """`sqlite:///absolute/path` or `postgresql://…`; empty means `ledger.db` in the home folder."""
-    busy_timeout_s: float = 5.0
+    busy_timeout_s: float = pydantic.Field(default=5.0, gt=0, le=60)
     """Seconds to wait for another writer; commits take milliseconds, so five seconds means it is stuck."""
-    ballast_bytes: int = 4 * 1024 * 1024
+    ballast_bytes: int = pydantic.Field(default=4 * 1024 * 1024, ge=0, le=1024 * 1024 * 1024)
     """Space kept in reserve beside the ledger and freed on a full disk, so that a rollback still commits."""
 
 
 class ControllerSettings(_Group):
     """The loop that makes the layers follow the ledger."""
 
-    poll_s: float = 0.2
+    poll_s: float = pydantic.Field(default=0.2, gt=0, le=60)
     """Seconds between looks at the newest revision; one indexed read, under a millisecond."""
-    resync_s: float = 10.0
+    resync_s: float = pydantic.Field(default=10.0, gt=0, le=3600)
     """Seconds between full comparisons with the world, which put hand edits back."""
-    layer_timeout_s: float = 30.0
+    layer_timeout_s: float = pydantic.Field(default=30.0, gt=0, le=3600)
     """Seconds after which one layer's attempt counts as failed; other layers do not wait for it."""
-    backoff_max_s: float = 30.0
+    backoff_max_s: float = pydantic.Field(default=30.0, gt=0, le=3600)
     """Longest pause, in seconds, between attempts at a layer that keeps failing (full jitter)."""
-    measure_s: float = 1.0
+    measure_s: float = pydantic.Field(default=1.0, gt=0, le=60)
     """Seconds between measurements for the gates while a release is on its way; one costs some milliseconds."""
-    watch_s: float = 10.0
+    watch_s: float = pydantic.Field(default=10.0, gt=0, le=3600)
     """Seconds between measurements for triggers that watch a proven stable bundle."""
-    lease_s: float = 15.0
+    lease_s: float = pydantic.Field(default=15.0, gt=0, le=3600)
     """Seconds after which another controller takes over from one that no longer answers."""
-    keep_measurements_days: float = pydantic.Field(default=30.0, gt=0)
+    keep_measurements_days: float = pydantic.Field(default=30.0, gt=0, le=3660)
     """Days after which measurements are removed (a day of canary is some 130 MB), those of a release on its way excepted; the verdicts in the release history stay for ever."""
+
+    @pydantic.model_validator(mode="after")
+    def _lease_lasts(self) -> ControllerSettings:
+        longest = max(self.measure_s, self.watch_s)
+        if self.lease_s < 1.5 * longest:
+            raise ValueError(
+                f"lease_s {self.lease_s:g} would end between two looks, which are up to {longest:g} s apart; raise it to {1.5 * longest:g}"
+            )
+        return self
 
 
 class RegistrySettings(_Group):
@@ -79,7 +90,7 @@ class PagingSettings(_Group):
     such as `slack://…`, `mailtos://…`, `json://…`. They hold secrets: better in LASTGOOD_PAGING_URLS, with blanks between."""
     pager_severity: Literal["critical", "warning", "info"] = "warning"
     """Lowest severity that goes to PagerDuty, Opsgenie and JSM, which wake people; the other channels get all."""
-    timeout_s: float = pydantic.Field(default=5.0, gt=0)
+    timeout_s: float = pydantic.Field(default=5.0, gt=0, le=60)
     """Seconds to wait for a channel's answer; a page that got none is tried again."""
     pagerduty_url: str = pydantic.Field(default="https://events.pagerduty.com/v2/enqueue", pattern="^https?://")
     """Where PagerDuty takes events; accounts in Europe have `https://events.eu.pagerduty.com/v2/enqueue`."""
@@ -113,7 +124,7 @@ class IndexSettings(_Group):
 
     url: str = ""
     """`lancedb:///absolute/path`, `postgresql://…` (pgvector) or `pinecone://HOST`; empty means LanceDB in `index/` of the home folder."""
-    keep_days: float = pydantic.Field(default=7.0, ge=0)
+    keep_days: float = pydantic.Field(default=7.0, ge=0, le=3660)
     """Days for which a replica stays after it was built, whether a bundle needs it or not."""
     keep_stable: int = pydantic.Field(default=3, ge=1, le=16)
     """So many bundles of each service that were stable last keep their replicas, for a rollback that needs no building."""
@@ -129,11 +140,11 @@ class CacheSettings(_Group):
 class DriftSettings(_Group):
     """When Dagster looks at what comes in; what counts as drift stands in each service.yaml."""
 
-    tick_s: float = pydantic.Field(default=30.0, ge=1)
+    tick_s: float = pydantic.Field(default=30.0, ge=1, le=86_400)
     """Seconds between two ticks of the sensor `drift_watch`, read when the code location loads. A window is looked at when it is over."""
     report_cron: str = "0 6 * * *"
     """When the schedules write Evidently's reports, as a cron line in UTC."""
-    report_hours: float = pydantic.Field(default=24.0, gt=0)
+    report_hours: float = pydantic.Field(default=24.0, gt=0, le=366 * 24)
     """So many hours back a scheduled report reaches."""
 
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from lastgood import converge, errors, ledger, settings
+from lastgood import converge, errors, ledger, patience, release, settings
 from lastgood import service as services
 from lastgood.cli import common
+from lastgood.layers.infrastructure import warm_ups
 from lastgood.settings import Settings
 
 
@@ -110,6 +111,9 @@ def _services(here: Settings) -> Iterator[Finding]:
         try:
             found = services.load(file.parent)
             yield Finding(name=f"service {found.service}", ok=True, detail=f"tier {found.tier}, port {found.traffic.port}")
+            for problem in patience.notes(found.traffic):
+                said, _, remedy = problem.rpartition("; ")
+                yield Finding(name=f"service {found.service}", ok=None, detail=said, remedy=remedy)
         except errors.LastgoodError as error:
             yield Finding(name=f"service {file.parent.name}", ok=False, detail=str(error))
 
@@ -120,4 +124,18 @@ def _controller(here: Settings) -> Iterator[Finding]:
     yield Finding(name="controller", ok=True if record else None, detail=detail, remedy="run 'lastgood up'")
 
 
-CHECKS = (_python, _project, _home, _ledger, _services, _controller)
+def _time_limits(here: Settings) -> Iterator[Finding]:
+    """Whether what serves has the time that its models and its own warm-up say they need."""
+    if not here.ledger.url and not (here.home / "ledger.db").exists():
+        return
+    with release.open_context(here, read_only=True) as ctx:
+        for name in ctx.ledger.services():
+            state = ctx.ledger.state(name)
+            for digest in filter(None, (state.stable, state.candidate)):
+                measured = warm_ups.read(here.run(name), digest)
+                for problem in converge.slow_warnings(ctx, None, digest, warm_up_s=measured):
+                    said, _, remedy = problem.rpartition("; ")
+                    yield Finding(name=f"time limits {name}", ok=False, detail=said, remedy=remedy)
+
+
+CHECKS = (_python, _project, _home, _ledger, _services, _time_limits, _controller)

@@ -8,9 +8,10 @@ import time
 from typing import Any
 
 from lastgood import bundle as bundles
-from lastgood import errors, lifetimes, release, rollout
+from lastgood import converge, errors, lifetimes, release, rollout
 from lastgood.cli import common
 from lastgood.layers import reconcile
+from lastgood.layers.infrastructure import warm_ups
 
 NOT_UNDONE = ("answers already given, and what other systems did with them",)
 
@@ -82,7 +83,16 @@ def promotion(ctx: release.Context, state: rollout.State, digest: str, *, way: r
     if state.stable:
         facts.append(f"{bundles.short(state.stable)} stays warm as previous; 'lastgood rollback {state.service}' goes back to it")
         facts += _ends(ctx, state.stable)
+    facts += [f"! {warning}" for warning in _time_limits(ctx, state, digest)]
     return _plan(ctx, state, verb="promote", after=digest, quarantines=(), facts=tuple(facts))
+
+
+def _time_limits(ctx: release.Context, state: rollout.State, digest: str) -> list[str]:
+    """What is wrong with the time limits, by what its worker said of its warm-up if it has run here."""
+    serving = None
+    with contextlib.suppress(errors.NotFound, errors.Damaged):
+        serving = reconcile.frozen_service(ctx.ledger.bundle(state.stable) if state.stable else None, store=ctx.store)
+    return converge.slow_warnings(ctx, serving, digest, warm_up_s=warm_ups.read(ctx.settings.run(state.service), digest))
 
 
 def _way(ctx: release.Context, state: rollout.State, digest: str, *, way: release.Way) -> list[str]:

@@ -11,6 +11,8 @@ from lastgood import bundle as bundles
 from lastgood import converge
 from lastgood.cli import common
 from lastgood.errors import PartlyConverged
+from lastgood.layers import receipts
+from lastgood.layers.infrastructure import drain
 from lastgood.layers.receipts import Receipt
 
 
@@ -53,6 +55,8 @@ def text(outcome: converge.Outcome) -> str:
     traffic = f"{outcome.traffic_ms:.1f} ms after it" if outcome.traffic_ms is not None else "not moved"
     lines.append(f"  ledger {outcome.commit_ms:.1f} ms, traffic {traffic}")
     lines += [f"  {bundles.short(mark.bundle)} is {mark.kind} ({mark.reason})" for mark in outcome.revision.marks]
+    lines += [f"  ! {warning}" for warning in outcome.warnings]
+    lines += requests_lines(outcome.requests, service=outcome.service, changed=outcome.before.stable not in (None, after.stable))
     if after.phase == "baking":
         lines.append(f"  watched until {common.moment(after.phase_until)}; previous stays warm")
     if outcome.under_way:
@@ -67,3 +71,19 @@ def text(outcome: converge.Outcome) -> str:
         lines.append(f"Undo: {outcome.undo}")
     lines.append(f"Next: lastgood status {outcome.service}")
     return "\n".join(lines)
+
+
+def requests_lines(requests: receipts.Requests, *, service: str, changed: bool) -> list[str]:
+    """What becomes of the requests in flight on the workers that leave; if a bundle was *changed* for another, also that nobody knows yet."""
+    lines = []
+    for one in requests.leaving:
+        number = one["requests"]
+        count = (
+            "requests in flight, nobody knows how many," if number is None else f"{number} request{'' if number == 1 else 's'} in flight"
+        )
+        until = f", until {common.moment(one['until'])} at the latest" if one["until"] else ""
+        lines.append(f"  the worker of {bundles.short(str(one['bundle']))} leaves and still answers its {count}{until}")
+    lines += [f"  ! {drain.words(cut)}" for cut in requests.cut_off]
+    if changed and not requests.known and not lines:
+        lines.append(f"  what became of requests in flight is not known yet; 'lastgood status {service}' tells")
+    return lines

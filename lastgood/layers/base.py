@@ -115,8 +115,9 @@ class Layer(abc.ABC):
     def start_up(self, desired: Desired) -> None:  # noqa: B027  # most layers run nothing
         """Begin the processes the layer runs itself, for `lastgood up`; done already is fine."""
 
-    def shut_down(self) -> None:  # noqa: B027  # most layers run nothing
-        """End the processes the layer runs, for `lastgood down`."""
+    def shut_down(self) -> str | None:
+        """End the processes the layer runs, for `lastgood down`, once they have answered what they have; what was cut off all the same, in words."""
+        return None
 
 
 class Processes(Layer):

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from lastgood import arms
+
 Status = Literal["converged", "lagging", "failed", "unknown"]
 
 
@@ -59,3 +61,36 @@ def read(folder: Path) -> dict[str, Receipt]:
             receipt = Receipt(**json.loads(file.read_text("utf-8")))
             found[receipt.layer] = receipt
     return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Requests:
+    """What became of the requests that were in flight on workers that leave. `known` is False if anybody's number is missing.
+
+    `leaving` workers still answer so many `requests` each (None: nobody knows), until `until` at the latest (Unix seconds; None: not
+    asked to end yet); `cut_off` are those that were killed with unanswered ones.
+    """
+
+    known: bool
+    leaving: tuple[Mapping[str, Any], ...] = ()
+    cut_off: tuple[Mapping[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"known": self.known, "leaving": [dict(one) for one in self.leaving], "cut_off": [dict(one) for one in self.cut_off]}
+
+
+def requests(receipt: Receipt | None, *, since: int) -> Requests:
+    """What the *receipt* of the infrastructure layer says of requests since revision *since*. Without its facts nothing is known."""
+    facts = receipt.facts if receipt is not None else {}
+    if not isinstance(facts.get("leaving"), list) or not isinstance(facts.get("workers"), Mapping):
+        return Requests(known=False)
+    leaving = [{"bundle": one.get("bundle"), "requests": one.get("requests"), "until": one.get("until")} for one in facts["leaving"]]
+    for arm, worker in facts["workers"].items():
+        if worker.get("leaving") and worker.get("pid") is not None:
+            leaving.append({"bundle": arms.bundle_of(arm), "requests": worker.get("in_flight"), "until": None})
+    cuts = [one for one in facts.get("cut_off", ()) if isinstance(one.get("revision"), int) and one["revision"] >= since]
+    return Requests(
+        known=all(one["requests"] is not None for one in (*leaving, *cuts)),
+        leaving=tuple(leaving),
+        cut_off=tuple(dict(one) for one in cuts),
+    )

@@ -26,6 +26,8 @@ from lastgood.sources import windows
 NOTE = "drift"
 PARTS = 22
 """A window holds at most one part in so many of the reference's rows, so that there are enough stretches that overlap by half."""
+WRITING_S = 4.0
+"""Seconds that writing a flush may take."""
 AT_ONCE = 31
 """Windows that one tick looks at; the next goes on."""
 
@@ -79,7 +81,10 @@ def watched(ctx: release.Context, service: str) -> Watched | None:
     if frozen is None or frozen.drift is None:
         return None
     moved = release.last_move(ctx, state)
-    return Watched(service=service, bundle=state.stable, since=moved.at, revision=moved.number, rules=frozen.drift)
+    # A window is not read before the log that is written most slowly has it.
+    settle_s = max(frozen.drift.settle_s, frozen.serving.log_flush_s + WRITING_S)
+    rules = frozen.drift.model_copy(update={"settle_s": settle_s})
+    return Watched(service=service, bundle=state.stable, since=moved.at, revision=moved.number, rules=rules)
 
 
 def looked(ctx: release.Context, what: Watched) -> Iterator[Looked]:

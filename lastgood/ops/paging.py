@@ -173,4 +173,5 @@ class _ChannelLoop(threading.Thread):
         return ""
 
     def _may(self, book: ledgers.Ledger) -> bool:
-        return book.lease(self.name, holder=self._holder, now=self._clock(), ttl_s=LEASE_S)
+        ttl_s = max(LEASE_S, 3 * self._settings.paging.timeout_s)
+        return book.lease(self.name, holder=self._holder, now=self._clock(), ttl_s=ttl_s)

@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,8 @@ def environment(settings: Settings) -> dict[str, str]:
     return {**os.environ, **QUIET, "LASTGOOD_PROJECT": str(settings.project), "LASTGOOD_HOME": str(settings.home)}
 
 
+WORTH_SAYING_S = 2.0
+"""Seconds of waiting after which a person wants to know what for."""
 LEAVES_S = 2.0
 """Seconds in which a controller that goes on for others lets go of a service that is taken down."""
 
@@ -150,20 +153,20 @@ def _runs(settings: Settings, name: str) -> bool:
 
 def _undo(settings: Settings, name: str, *, parked: bool) -> None:
     """Stop what was started of a service that could not be brought up; it is then as it was."""
-    _shut_down(settings, name)
+    _shut_down(settings, name, say=lambda _: None)
     if parked:
         settings.parked(name).parent.mkdir(parents=True, exist_ok=True)
         settings.parked(name).touch()
 
 
-def _shut_down(settings: Settings, name: str) -> list[str]:
-    """Stop the layers of *name* that are processes here; which they were."""
+def _shut_down(settings: Settings, name: str, *, say: Say) -> None:
+    """Stop the layers of *name* that are processes here, traffic first; says of each what that cut off."""
     layers = reconcile.build(settings, name)
-    chosen = [layers[layer] for layer in ("traffic", "infrastructure") if layer in layers]
-    for layer in chosen:
-        layer.shut_down()
+    for layer in [layers[kind] for kind in ("traffic", "infrastructure") if kind in layers]:
+        with _told_if_long(say, f"  {name} {layer.name}: waits for requests in flight to be answered; Ctrl-C ends the waiting"):
+            cut = layer.shut_down()
         layer.close()
-    return [layer.name for layer in chosen]
+        say(f"  {name + ' ' + layer.name:<15} stopped{'    ! ' + cut if cut else ''}")
 
 
 def start_controller(settings: Settings) -> daemon.Record:
@@ -195,8 +198,19 @@ def down(settings: Settings, *, names: list[str], keep_serving: bool, say: Say) 
     if others:
         time.sleep(LEAVES_S)
     for service in names:
-        for name in _shut_down(settings, service):
-            say(f"  {service + ' ' + name:<15} stopped")
+        _shut_down(settings, service, say=say)
+
+
+@contextlib.contextmanager
+def _told_if_long(say: Say, text: str) -> Iterator[None]:
+    """Say *text* if the block takes long."""
+    timer = threading.Timer(WORTH_SAYING_S, say, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _is_up(settings: Settings, service: str) -> bool:

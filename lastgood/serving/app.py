@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lastgood import bundle as bundles
 from lastgood import cache, marks, patience
 from lastgood import service as services
+from lastgood.layers.infrastructure import in_flight
 from lastgood.serving import (
     admission,
     border,
@@ -48,6 +49,8 @@ _logger = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(feedback.REQUEST_ID)
 _INSIDE = ("/metrics", "/readyz")
 """Paths for whoever runs the service: through the proxy they are answered to holders of the debug token only."""
+_COUNTED = ("/predict", "/feedback")
+"""Paths whose requests a worker that is asked to end answers first."""
 REMEMBERED = 50_000
 """Answered requests of which a worker knows under which id of the caller's they came, some 20 MB."""
 _QUIET_S = 10.0
@@ -94,6 +97,9 @@ class _Worker:
     callers: row_ids.CallerIds = dataclasses.field(default_factory=lambda: row_ids.CallerIds(capacity=REMEMBERED))
     """Used in the event loop's thread alone."""
     quiet_until: float = -math.inf
+    counted: in_flight.InFlight = dataclasses.field(default_factory=in_flight.InFlight)
+    warm_up_s: float | None = None
+    """Seconds that the warm-up took, once it was answered."""
     ready: bool = False
     readable: bool = False
     """Whether rows of this service can be read back from its log at all, as the warm-up rows can: then every row must."""
@@ -108,6 +114,7 @@ def create(
     predictions_log: segments.SegmentLog,
     feedback_log: segments.SegmentLog,
     answers: cache.Cache | None = None,
+    counted: in_flight.InFlight | None = None,
     clock: Callable[[], float] = time.time,
     on_failed_warm_up: Callable[[], None] = lambda: None,
     on_out_of_memory: Callable[[], None] = lambda: None,
@@ -131,10 +138,13 @@ def create(
         clock=clock,
         threads=concurrent.futures.ThreadPoolExecutor(loaded.runtime.concurrency, thread_name_prefix="predict"),
         out_of_memory=on_out_of_memory,
-        bounds=admission.UserBounds(requests=serving.user_requests, feedback=serving.user_feedback_per_min, clock=time.monotonic),
+        bounds=admission.UserBounds(
+            requests=serving.user_requests, feedback=max(serving.user_feedback_per_min, serving.max_batch), clock=time.monotonic
+        ),
         turns=admission.Turns(loaded.runtime.concurrency),
         form=inference_log.form_of(loaded.runtime.Request),
         cache=answers,
+        counted=counted or in_flight.InFlight(),
     )
 
     @contextlib.asynccontextmanager
@@ -366,7 +376,9 @@ async def _warm_up(worker: _Worker, on_failed: Callable[[], None]) -> None:
     """Answer the runtime's own rows once, as a request would be, so that no user waits for lazy imports."""
 
     def answer() -> None:
+        began = time.perf_counter()
         rows, outputs = _ask_warm_up(worker)
+        worker.warm_up_s = round(time.perf_counter() - began, 3)
         worker.readable = _readable(worker.form, rows)
         # The log's writer loads for seconds; without this that falls into the first second of live traffic.
         rehearsed = inference_log.Answered(
@@ -413,6 +425,9 @@ def _about(worker: _Worker) -> dict[str, Any]:
         "bundle": loaded.bundle.id,
         "parts": {name: part.digest for name, part in loaded.bundle.parts.items()},
         "started": loaded.started,
+        "in_flight": worker.counted.now.requests,
+        "warm_up_s": worker.warm_up_s,
+        "timeout_s": loaded.service.traffic.timeout_s,
         "notes": list(loaded.notes),
     }
 
@@ -518,6 +533,9 @@ class _Envelope:
         elif scope["path"] in _INSIDE and _through_proxy(scope) and not _header(scope, marks.DISCLOSE):
             app = _refuse_stranger
         code = 500
+        counted = scope["path"] in _COUNTED
+        if counted:
+            self._worker.counted.begin(copy=_is_copy(scope))
 
         async def enveloped(message: Message) -> None:
             nonlocal code
@@ -533,6 +551,8 @@ class _Envelope:
             _logger.exception("bundle %s ran out of memory; this worker ends", self._worker.loaded.bundle.id)
             raise
         finally:
+            if counted:
+                self._worker.counted.end(copy=_is_copy(scope))
             self._worker.metrics.request(path=scope["path"], code=code, seconds=time.perf_counter() - began)
 
 

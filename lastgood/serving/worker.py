@@ -11,6 +11,7 @@ import argparse
 import datetime
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -18,14 +19,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
 
-from lastgood import artifacts, cache, environment, errors, housekeeping
+from lastgood import artifacts, cache, environment, errors, housekeeping, patience
 from lastgood import bundle as bundles
 from lastgood import settings as settings_
 from lastgood.layers import reconcile
+from lastgood.layers.infrastructure import in_flight
 from lastgood.serving import app, feedback, inference_log, runtime, segments
 
 _logger = logging.getLogger("lastgood.worker")
@@ -103,10 +106,23 @@ def answers(settings: settings_.Settings, loaded: app.Loaded) -> cache.Cache | N
     return cache.connect(settings, **names, ttl_s=serving.cache_s, entries=serving.cache_rows)
 
 
+class _Server(uvicorn.Server):
+    """Uvicorn, that says what it has left to answer from the moment it is asked to end."""
+
+    def __init__(self, config: uvicorn.Config, *, counted: in_flight.InFlight, file: Path) -> None:
+        super().__init__(config)
+        self._counted, self._file = counted, file
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._counted.write_to(self._file)
+        super().handle_exit(sig, frame)
+
+
 def serve(settings: settings_.Settings, loaded: app.Loaded, listener: socket.socket) -> int:
     """Answer on *listener* until SIGTERM, SIGINT or the end of memory, finish what is in flight, write the logs. Returns the exit code."""
     predictions_log, feedback_log = logs(settings, loaded)
     exit_code = 0
+    counted = in_flight.InFlight()
 
     def give_up(code: int) -> None:
         nonlocal exit_code
@@ -118,10 +134,11 @@ def serve(settings: settings_.Settings, loaded: app.Loaded, listener: socket.soc
         predictions_log=predictions_log,
         feedback_log=feedback_log,
         answers=answers(settings, loaded),
+        counted=counted,
         on_failed_warm_up=lambda: give_up(1),
         on_out_of_memory=lambda: give_up(OUT_OF_MEMORY),
     )
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             application,
             loop="uvloop",
@@ -132,8 +149,11 @@ def serve(settings: settings_.Settings, loaded: app.Loaded, listener: socket.soc
             server_header=False,
             # Longer than a proxy keeps an idle connection (an hour), so that it is never us who close one just as it is used.
             timeout_keep_alive=3900,
-            timeout_graceful_shutdown=round(loaded.service.traffic.timeout_s) + 1,
-        )
+            # The proxy may wait as long for an answer as another bundle's settings say; whoever starts workers ends them sooner.
+            timeout_graceful_shutdown=math.ceil(patience.LONGEST_S) + 1,
+        ),
+        counted=counted,
+        file=in_flight.file_of(settings.run(loaded.service.service), os.getpid()),
     )
     # uvicorn raises the signal again when it has shut down; a polite end is no failure.
     for number in (signal.SIGTERM, signal.SIGINT):

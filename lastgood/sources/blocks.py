@@ -35,9 +35,11 @@ Timed = tuple[float, Any]
 """When it was said (Unix seconds), and what."""
 
 SETTLE_S = 5.0
-"""Seconds until a row is on disk for certain, and the shortest quiet that closes a block; the logs are flushed every second."""
+"""Seconds beyond the time that a log may take to be flushed until a row is on disk for certain, and the shortest quiet that closes a block."""
 UNMATCHED_S = 30.0
-"""Seconds for which a label waits for its answer to be written."""
+"""Seconds, likewise, for which a label waits for its answer to be written."""
+USUAL_FLUSH_S = 1.0
+"""The flush for which those are meant; of a slower log the rest is added."""
 CAPACITY = 200_000
 """Open rows of one gate, some 80 MB."""
 
@@ -61,13 +63,24 @@ class Blocks:
     """The open rows of one gate. *begin* is where block 0 begins, *length_s* how long each is; up to *done* all are handed out.
 
     Rows answered earlier than the first open block are not taken. *labels* says whether rows need one. *told* is when the
-    last block was handed out: labels from before it are not counted as late again. *level* is how far rows are thinned out.
+    last block was handed out: labels from before it are not counted as late again. *level* is how far rows are thinned out,
+    *flush_s* how often the logs are written.
     """
 
     def __init__(
-        self, *, begin: float, length_s: float, labels: bool, done: int = -1, told: float = 0.0, level: int = 0, capacity: int = CAPACITY
+        self,
+        *,
+        begin: float,
+        length_s: float,
+        labels: bool,
+        done: int = -1,
+        told: float = 0.0,
+        level: int = 0,
+        capacity: int = CAPACITY,
+        flush_s: float = USUAL_FLUSH_S,
     ) -> None:
         self.begin, self.length_s, self.done, self.level = begin, length_s, done, level
+        self._slow_log_s = max(0.0, flush_s - USUAL_FLUSH_S)
         self.late = self.unclear = self.dropped = self.passed_over = self.reported = 0
         self.why = ""
         self._labels, self._told, self._capacity = labels, told, capacity
@@ -129,7 +142,7 @@ class Blocks:
 
     def settle(self, *, now: float) -> None:
         """Give up labels whose answer should long be here: it is in a closed block, or it was never given."""
-        given_up = [key for key, (at, _) in self._unmatched.items() if at < now - UNMATCHED_S]
+        given_up = [key for key, (at, _) in self._unmatched.items() if at < now - UNMATCHED_S - self._slow_log_s]
         for key in given_up:
             self.late += self._unmatched.pop(key)[0] > self._told
 
@@ -137,13 +150,13 @@ class Blocks:
         """The number of the last closed block; all before it are closed."""
         found = self.done
         for number, rows in self._rows.items():
-            if now < self.end(number) + SETTLE_S:
+            if now < self.end(number) + SETTLE_S + self._slow_log_s:
                 continue
             if not self._labels:
                 found = max(found, number)
             elif self._labelled[number]:
                 quiet_s = now - max(self._newest[number], self.end(number))
-                if quiet_s >= max(self.length_s, SETTLE_S):
+                if quiet_s >= max(self.length_s, SETTLE_S + self._slow_log_s):
                     found = max(found, number)
                 elif 2 * self._labelled[number] > len(rows):
                     found = max(found, number - 1)

@@ -45,7 +45,7 @@ SAME = 1e-9
 CLIP = 1e-15
 """A probability of 0 or 1 counts as this far from it in the logarithm, as in scikit-learn."""
 
-_ANSWERS = ("request_id", "row", "bundle", "arm", "shadow", "probability", "output", "caller_id")
+_ANSWERS = ("request_id", "row", "bundle", "arm", "shadow", "probability", "output", "caller_id", "latency_us")
 _FEEDBACK = ("request_id", "row", "label", "outcome")
 
 SCORES: dict[str, Callable[[float, float], float]] = {
@@ -111,12 +111,12 @@ class InferenceSource(base.Source):
         done, told = cursor.get("done", -1), cursor.get("told", 0.0)
         found = self._open.get(key)
         if found is None or found.handed_out > done:
-            found = self._open[key] = self._begin(gate, cursor)
+            found = self._open[key] = self._begin(gate, cursor, flush_s=asked.flush_s)
         found.blocks.forget(done, told=told)
         found.handed_out, found.asked_at = done, now
         return found
 
-    def _begin(self, gate: Measured, cursor: base.Cursor) -> _Open:
+    def _begin(self, gate: Measured, cursor: base.Cursor, *, flush_s: float) -> _Open:
         labels = isinstance(gate, conditions.Score) and not gate.score.startswith("output.")
         blocks = Blocks(
             begin=cursor["begin"],
@@ -126,6 +126,7 @@ class InferenceSource(base.Source):
             told=cursor.get("told", 0.0),
             level=cursor.get("level", 0),
             capacity=self._capacity,
+            flush_s=flush_s,
         )
         blocks.late, blocks.unclear, blocks.dropped = (cursor.get(name, 0) for name in ("late", "unclear", "dropped"))
 
@@ -175,11 +176,13 @@ def _take_answers(blocks: Blocks, table: pa.Table, asked: base.Asked, gate: Meas
 
     bundles = [bundle for bundle in (asked.watched, asked.beside) if bundle is not None]
     table = table.filter(pc.is_in(table["bundle"], value_set=pa.array(bundles, pa.string())))
-    for at, request_id, row, bundle, arm, shadow, probability, output, caller_id in _rows(table, _ANSWERS):
+    for at, request_id, row, bundle, arm, shadow, probability, output, caller_id, latency_us in _rows(table, _ANSWERS):
         try:
             which = _arm(asked, bundle, shadow=shadow, arm=arm)
             if which is not None:
-                blocks.answer(_key(request_id, row), which, at, _answer(gate, probability, output), caller_id=caller_id)
+                # By when it was answered: one that took minutes would be too late for the block in which it was asked.
+                answered = at + (latency_us or 0) / 1e6
+                blocks.answer(_key(request_id, row), which, answered, _answer(gate, probability, output), caller_id=caller_id)
         except _UNREADABLE as error:
             blocks.unreadable(error)
 

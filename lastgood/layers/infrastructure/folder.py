@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 from pathlib import Path
 
 from lastgood import arms, daemon
 from lastgood import settings as settings_
 from lastgood.layers import base
+from lastgood.layers.infrastructure import drain
 
-KILL_AFTER_S = 10.0
-"""Seconds a worker that was asked to end may take to answer its last requests; then it is killed."""
+_logger = logging.getLogger(__name__)
 _LOG_BYTES = 5 * 1024 * 1024
 _TAIL_BYTES = 8192
 
@@ -83,11 +84,15 @@ class Folder:
         except OSError:
             return 0.0
 
-    def retire(self, arm: str, record: daemon.Record, *, now: float) -> None:
-        """Ask the worker to end. From now on its arm has no worker, whoever looks."""
+    def retire(self, arm: str, record: daemon.Record, *, now: float, patience_s: float, revision: int | None = None) -> None:
+        """Ask the worker to end within *patience_s* seconds. From now on its arm has no worker, whoever looks.
+
+        *revision* is the one that has no use for it.
+        """
         self.retired.mkdir(exist_ok=True)
         self.forget(arm)
-        asked = dataclasses.replace(record, facts={**record.facts, "asked": now})
+        drain.forget(self.workers, record.pid)
+        asked = dataclasses.replace(record, facts={**record.facts, "asked": now, "patience_s": patience_s, "left_at": revision})
         daemon.write(self.retired / f"{arms.label(arm)}-{record.pid}.json", asked)
         daemon.ask(record)
 
@@ -96,20 +101,28 @@ class Folder:
         self._ready(arm).unlink(missing_ok=True)
 
     def overdue(self, *, now: float) -> list[daemon.Record]:
-        """Live workers that were asked to end too long ago."""
-        return [record for record in self.leaving().values() if now - record.facts.get("asked", 0.0) >= KILL_AFTER_S]
+        """Live workers that were asked to end and have had the time for it."""
+        return [record for record in self.leaving().values() if drain.is_overdue(record, drain.left(self.workers, record), now=now)]
 
     def finish_retired(self, *, now: float) -> None:
-        """Kill what takes too long to end, reap what has ended."""
+        """Kill what takes too long to end and write down what that cut off, reap what has ended."""
         for record in self.overdue(now=now):
-            daemon.stop(record, grace_s=0)
+            self.kill(record, now=now)
         for path in self.retired.glob("*.json"):
             ended = daemon.read(path)
             if ended is not None and daemon.alive(ended):
                 continue
             if ended is not None:
                 daemon.reap(ended)
+                drain.forget(self.workers, ended.pid)
             path.unlink(missing_ok=True)
+
+    def kill(self, record: daemon.Record, *, now: float) -> None:
+        """End a worker whose time is over."""
+        if daemon.stop(record, grace_s=0):
+            cut = drain.cut_off(self.workers, record, now=now)
+            if cut is not None:
+                _logger.warning("%s", drain.words(cut))
 
     def clear(self) -> None:
         """Forget everything, when no worker is left."""

@@ -6,13 +6,15 @@ command may both apply, and either may die. Workers belong to nobody: they outli
     wanted, not running      start it, detached (at once after the first crash, then with back-off)
     wanted, never ready      after `ready_timeout_s`: stop it, count a failed attempt, tell with the log's last error
     wrong bundle answers     stop it, count a failed attempt
-    no longer wanted         stop it after `drain_s`, but never the last ready worker while stable is not ready
+    no longer wanted         ask it to end after `drain_s`, but never the last ready worker while stable is not ready
+    asked to end             leave it the time that its requests may take (`drain`), then kill it
 
 What does not belong here: which bundle should serve (`rollout`), sending it requests (`layers.traffic`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import time
@@ -22,9 +24,10 @@ from typing import Any
 
 from lastgood import arms, daemon, errors
 from lastgood import bundle as bundles
+from lastgood import service as services
 from lastgood import settings as settings_
 from lastgood.layers import base
-from lastgood.layers.infrastructure import folder, readiness, step
+from lastgood.layers.infrastructure import drain, folder, readiness, step, warm_ups
 from lastgood.layers.infrastructure import notes as notes_
 
 LOCK_WAIT_S = 5.0
@@ -36,7 +39,7 @@ def build(settings: settings_.Settings, service: str) -> Workers:
     return Workers(settings, service)
 
 
-def stop_all(settings: settings_.Settings, service: str, *, grace_s: float = folder.KILL_AFTER_S) -> int:
+def stop_all(settings: settings_.Settings, service: str, *, grace_s: float | None = None) -> int:
     """End every worker of *service*, politely first; returns how many there were. Used by `lastgood down`."""
     return Workers(settings, service).stop_all(grace_s=grace_s)
 
@@ -90,10 +93,13 @@ class Workers(base.Processes):
         for arm in live:
             if answers[arm].ready(arms.bundle_of(arm)):
                 self._where.saw_ready(arm, now=self._clock())
+        warm_ups.keep(self._where.workers.parent, {arms.bundle_of(arm): answer.warm_up_s for arm, answer in answers.items()})
         known = sorted({*live, *notes.bundles})
         facts = {
             "workers": {arm: self._facts(arm, live.get(arm), notes, answers.get(arm)) for arm in known},
             "to_kill": len(self._where.overdue(now=self._clock())),
+            "leaving": drain.leaving(self._where.workers, self._where.leaving()),
+            "cut_off": drain.cuts(self._where.workers),
             "uptime_s": {arm: daemon.age_s(record) for arm, record in live.items()},
             "rss_bytes": {arm: daemon.rss_bytes(record) for arm, record in live.items()},
         }
@@ -106,6 +112,9 @@ class Workers(base.Processes):
             "socket": record.facts.get("socket") if record else None,
             "port": record.facts.get("port") if record else None,
             "ready": answer is not None and answer.ready(arms.bundle_of(arm)),
+            "in_flight": answer.in_flight if answer else None,
+            "warm_up_s": answer.warm_up_s if answer else None,
+            "timeout_s": answer.timeout_s if answer else None,
             "restarts": note.restarts,
             "failures": note.failures,
             "oom_kills": note.oom_kills,
@@ -159,24 +168,51 @@ class Workers(base.Processes):
         ]
         raise base.LayerError(f"{'; '.join(told)}; see {self._settings.logs(self._service)}")
 
-    def shut_down(self) -> None:
-        """End every worker, for `lastgood down`."""
+    def shut_down(self) -> str:
+        """End every worker, for `lastgood down`, and say what that cut off."""
+        before = drain.cuts(self._where.workers)
         self.stop_all()
+        return "; ".join(drain.words(cut) for cut in drain.cuts(self._where.workers) if cut not in before)
 
-    def stop_all(self, *, grace_s: float = folder.KILL_AFTER_S) -> int:
-        """End every worker and forget the notes; returns how many there were. Raises LayerError if the lock is held."""
+    def stop_all(self, *, grace_s: float | None = None) -> int:
+        """End every worker and forget the notes; returns how many there were. Raises LayerError if the lock is held.
+
+        Each may answer the requests that it has, for as long as they may take; or for *grace_s* seconds, if those are given.
+        """
         try:
             with daemon.locked(self._where.lock, wait_s=LOCK_WAIT_S):
-                live = daemon.running(self._where.workers) | self._where.leaving()
-                for record in live.values():
-                    daemon.ask(record)
-                end = time.monotonic() + grace_s
-                for record in live.values():
-                    daemon.stop(record, grace_s=max(0.0, end - time.monotonic()))
+                count = self._ask_all(grace_s)
+                while leaving := self._where.leaving():
+                    for record in leaving.values():
+                        if drain.is_overdue(record, drain.left(self._where.workers, record), now=self._clock()):
+                            self._where.kill(record, now=self._clock())
+                    time.sleep(_LOOK_EVERY_S)
+                self._where.finish_retired(now=self._clock())
                 self._where.clear()
         except (errors.Unavailable, OSError) as error:
             raise base.LayerError(f"cannot stop the workers of {self._service!r}: {error}; run it again") from error
-        return len(live)
+        return count
+
+    def _ask_all(self, grace_s: float | None) -> int:
+        """Ask every worker to end; returns how many there are, those on their way out included."""
+        live = daemon.running(self._where.workers)
+        leaving = self._where.leaving()
+        on_their_way = {record.pid for record in leaving.values()}
+        live = {path: record for path, record in live.items() if record.pid not in on_their_way and "bundle" in record.facts}
+        answers = readiness.check_all({path: folder.endpoint(record) for path, record in live.items()})
+        for path, record in live.items():
+            patience_s = drain.patience_s(answers[path].timeout_s, self._timeout_s()) if grace_s is None else grace_s
+            self._where.retire(folder.arm_of(record), record, now=self._clock(), patience_s=patience_s)
+        for path, record in leaving.items() if grace_s is not None else ():
+            daemon.write(path, dataclasses.replace(record, facts={**record.facts, "asked": self._clock(), "patience_s": grace_s}))
+        return len(live) + len(leaving)
+
+    def _timeout_s(self) -> float | None:
+        """Seconds that a request may take by the project's own settings; None if they cannot be read."""
+        try:
+            return services.load(self._settings.services / self._service).traffic.timeout_s
+        except (errors.LastgoodError, OSError):
+            return None
 
     def _worker_command(self, digest: str, socket: Path) -> list[str]:
         return [

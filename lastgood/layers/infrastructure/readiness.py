@@ -7,13 +7,14 @@ HTTP library would take longer to import than to use.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import socket
 import threading
 import time
 from collections.abc import Hashable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lastgood.layers import base
 
@@ -26,10 +27,17 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What `/readyz` said: `status` is the HTTP status, None if there was no answer; `bundle` as the worker names it."""
+    """What `/readyz` said: `status` is the HTTP status, None if there was no answer; `bundle` as the worker names it.
+
+    `in_flight` requests of users wait for an answer; each was given `timeout_s` by the worker's own settings; its warm-up took
+    `warm_up_s`. None: it did not say.
+    """
 
     status: int | None = None
     bundle: str | None = None
+    in_flight: int | None = None
+    timeout_s: float | None = None
+    warm_up_s: float | None = None
 
     def ready(self, bundle: str) -> bool:
         """True if the worker says it is ready and serves exactly *bundle*."""
@@ -62,7 +70,14 @@ def check(endpoint: base.Endpoint, *, timeout_s: float = TIMEOUT_S) -> Answer:
         status = int(head.split(b" ", 2)[1])
     except (OSError, ValueError, IndexError):
         return Answer()
-    return Answer(status=status, bundle=_named_bundle(head, body))
+    told = _told(body)
+    return Answer(
+        status=status,
+        bundle=_named_bundle(head, told),
+        in_flight=_whole(told.get("in_flight")),
+        timeout_s=_seconds(told.get("timeout_s")),
+        warm_up_s=_seconds(told.get("warm_up_s")),
+    )
 
 
 def _exchange(endpoint: base.Endpoint, deadline: float) -> bytes:
@@ -99,14 +114,27 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _named_bundle(head: bytes, body: bytes) -> str | None:
-    """The bundle in the JSON body, else in the answer's header."""
-    try:
+def _told(body: bytes) -> dict[str, Any]:
+    """The JSON object in the answer; empty if there is none."""
+    with contextlib.suppress(ValueError):
         value = json.loads(body)
-        if isinstance(value, dict) and isinstance(value.get("bundle"), str):
-            return str(value["bundle"])
-    except ValueError:
-        pass
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9 else None
+
+
+def _named_bundle(head: bytes, told: Mapping[str, Any]) -> str | None:
+    """The bundle in the JSON body, else in the answer's header."""
+    if isinstance(told.get("bundle"), str):
+        return str(told["bundle"])
     for line in head.split(b"\r\n"):
         if line.lower().startswith(_HEADER):
             return line[len(_HEADER) :].strip().decode("latin-1")

@@ -10,7 +10,7 @@ from pathlib import Path
 from lastgood import arms, daemon, errors
 from lastgood import bundle as bundles
 from lastgood.layers import base
-from lastgood.layers.infrastructure import folder, readiness, sockets
+from lastgood.layers.infrastructure import drain, folder, readiness, sockets
 from lastgood.layers.infrastructure import notes as notes_
 
 STEADY_S = 60.0
@@ -74,7 +74,7 @@ class Step:
                 self._is_not_ready(arm, live[arm], answers[arm])
             else:
                 self._is_missing(arm)
-        self._drain({d: r for d, r in live.items() if d not in self._desired.warm}, ready)
+        self._drain({d: r for d, r in live.items() if d not in self._desired.warm}, ready, answers)
         self._where.finish_retired(now=self._now)
         return {arm: self._all.of(arm) for arm in self._desired.warm if arm not in ready}
 
@@ -83,13 +83,13 @@ class Step:
         note.begun = self._now if note.begun is None else note.begun
         limit = self._desired.service.serving.ready_timeout_s
         if self._unreachable(arm, record):
-            self._where.retire(arm, record, now=self._now)
+            self._retire(arm, record, answer)
             self._failed(note, "lives, but its socket is gone; it was stopped")
         elif answer.wrong(arms.bundle_of(arm)):
-            self._where.retire(arm, record, now=self._now)
+            self._retire(arm, record, answer)
             self._failed(note, f"says that it serves {bundles.short(answer.bundle or '')!r}; it was stopped")
         elif self._now - note.waiting_since(self._where.last_ready(arm), now=self._now) >= limit:
-            self._where.retire(arm, record, now=self._now)
+            self._retire(arm, record, answer)
             self._failed(note, f"was not ready within {limit:g} s{self._last_words(arm, note)}")
 
     def _unreachable(self, arm: str, record: daemon.Record) -> bool:
@@ -134,15 +134,20 @@ class Step:
         line = folder.last_error(self._where.log(arm), since=note.log_from)
         return f": {line}" if line else ""
 
-    def _drain(self, leaving: Mapping[str, daemon.Record], ready: set[str]) -> None:
-        """Stop workers that nobody wants any more once their time is over, keeping the last ready one for a broken stable."""
+    def _retire(self, arm: str, record: daemon.Record, answer: readiness.Answer) -> None:
+        """Ask the worker to end. Requests on it were given the time that its own settings or, since, stable's have."""
+        timeouts = self._desired.service.traffic.timeout_s, answer.timeout_s
+        self._where.retire(arm, record, now=self._now, patience_s=drain.patience_s(*timeouts), revision=self._desired.revision)
+
+    def _drain(self, leaving: Mapping[str, daemon.Record], ready: set[str], answers: Mapping[str, readiness.Answer]) -> None:
+        """Ask workers to end that nobody wants any more and whose traffic has moved, keeping the last ready one for a broken stable."""
         stable = self._desired.stable
         for arm, record in leaving.items():
             note = self._all.of(arm)
             note.left = self._now if note.left is None else note.left
             last = arm in ready and len(ready) == 1
             if self._now - note.left >= self._rules.drain_s and not (last and stable is not None):
-                self._where.retire(arm, record, now=self._now)
+                self._retire(arm, record, answers[arm])
                 ready.discard(arm)
                 del self._all.bundles[arm]
         for arm in [d for d in self._all.bundles if d not in self._desired.warm and d not in leaving]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from lastgood import daemon, errors, failpoints
 from lastgood.layers import base
-from lastgood.layers.traffic import envoy_admin, envoy_config, envoy_documents, envoy_files, envoy_process
+from lastgood.layers.traffic import envoy_admin, envoy_config, envoy_documents, envoy_drain, envoy_files, envoy_process
 from lastgood.layers.traffic.envoy_config import Plan
 from lastgood.layers.traffic.envoy_documents import Json
 from lastgood.layers.traffic.envoy_files import Files
@@ -131,9 +131,11 @@ class EnvoyTraffic(base.Layer):
         """Start Envoy, or adopt the one that runs. Raises what `envoy_process.start` raises."""
         start(self._settings, self._service, desired.service)
 
-    def shut_down(self) -> None:
-        """Stop Envoy; nothing answers on the port afterwards."""
+    def shut_down(self) -> str:
+        """Stop Envoy once it has answered what it has, and say what that cut off; nothing answers on the port afterwards."""
+        active = envoy_drain.drain(self._files) if running(self._settings, self._service) else 0
         stop(self._settings, self._service)
+        return envoy_drain.words(active)
 
     @property
     def _admin(self) -> envoy_admin.Admin:

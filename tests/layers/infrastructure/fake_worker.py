@@ -1,7 +1,8 @@
 """A small real worker: a program with the arguments of the real one, whose behaviour a file decides.
 
 The file named by LASTGOOD_FAKE_BEHAVIOUR/<hex12> holds words: `crash N` (exit at once with status N), `never`
-(answers 503), `wrong` (names another bundle), `stubborn` (ignores SIGTERM). Read at each start and each request.
+(answers 503), `wrong` (names another bundle), `stubborn` (ignores SIGTERM), `holds N` (has N requests to answer: tells so, and does
+not end). Read at each start and each request.
 """
 
 import argparse
@@ -38,6 +39,16 @@ def main():
     if "crash" in words:
         say("Traceback: boring\nValueError: part 'model' is damaged\nbye")
         sys.exit(int(words[1]))
+    holds = int(words[words.index("holds") + 1]) if "holds" in words else 0
+
+    def hold(*_):
+        folder = Path(os.environ["LASTGOOD_HOME"]) / "run" / args.service / "workers" / "draining"
+        folder.mkdir(exist_ok=True)
+        left = {"requests": holds, "copies": 0}
+        (folder / f"{os.getpid()}.json").write_text(json.dumps(left))
+
+    if "holds" in words:
+        signal.signal(signal.SIGTERM, hold)
     if "stubborn" in words:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -45,7 +56,9 @@ def main():
         def do_GET(self):
             words = behaviour(args.bundle)
             named = "sha256:" + "f" * 64 if "wrong" in words else args.bundle
-            body = json.dumps({"ready": "never" not in words, "bundle": named}).encode()
+            body = json.dumps(
+                {"ready": "never" not in words, "bundle": named, "timeout_s": 20, "in_flight": holds, "warm_up_s": 0.5}
+            ).encode()
             self.send_response(503 if "never" in words else 200)
             self.send_header("content-length", str(len(body)))
             self.end_headers()

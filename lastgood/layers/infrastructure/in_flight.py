@@ -1,0 +1,78 @@
+"""Requests that a worker is answering just now; while it is on its way out, also in a file that outlives it.
+
+Whoever has to kill a worker in the end reads there how many it had not answered. A worker that was killed before it could
+write leaves no file, and then nobody knows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Left:
+    """How many requests of users, and how many mirrored copies, have no answer yet. None: nobody knows."""
+
+    requests: int | None = None
+    copies: int | None = None
+
+
+class InFlight:
+    """Counts requests; used in the event loop's thread, and by a signal that interrupts it."""
+
+    def __init__(self) -> None:
+        self._requests = self._copies = 0
+        self._file: Path | None = None
+
+    @property
+    def now(self) -> Left:
+        return Left(self._requests, self._copies)
+
+    def begin(self, *, copy: bool) -> None:
+        self._add(1, copy=copy)
+
+    def end(self, *, copy: bool) -> None:
+        self._add(-1, copy=copy)
+
+    def write_to(self, file: Path) -> None:
+        """From now on *file* says how many are left."""
+        self._file = file
+        self._write(file)
+
+    def _add(self, more: int, *, copy: bool) -> None:
+        if copy:
+            self._copies += more
+        else:
+            self._requests += more
+        if self._file is not None:
+            self._write(self._file)
+
+    def _write(self, file: Path) -> None:
+        """An old number is worse than none, so a file that cannot be written anew goes."""
+        staged = file.with_name(f".{file.name}")
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            staged.write_text(json.dumps(dataclasses.asdict(self.now)), "utf-8")
+            os.replace(staged, file)
+        except OSError:
+            for path in (staged, file):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def file_of(run: Path, pid: int) -> Path:
+    """Where the worker *pid* of the service with the folder *run* writes what it has left."""
+    return run / "workers" / "draining" / f"{pid}.json"
+
+
+def read(file: Path) -> Left:
+    """What *file* says; nothing is known if it is not there or cannot be read."""
+    try:
+        value = json.loads(file.read_text("utf-8"))
+        return Left(int(value["requests"]), int(value["copies"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Left()

@@ -1,0 +1,40 @@
+"""How long the warm-up of each bundle took here, as its workers said: what a plan knows of a bundle that does not run now.
+
+One small file per service, safe to lose.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+REMEMBERED = 200
+
+
+def read(run: Path, bundle: str) -> float | None:
+    """Seconds that the last warm-up of *bundle* took; None if none was seen in the folder *run* of its service."""
+    return _all(run).get(bundle)
+
+
+def keep(run: Path, found: Mapping[str, float | None]) -> None:
+    """Remember *found*; on a full disk nothing is remembered."""
+    known = _all(run)
+    fresh = {bundle: seconds for bundle, seconds in found.items() if seconds is not None and known.get(bundle) != seconds}
+    if not fresh:
+        return
+    kept = {**{bundle: seconds for bundle, seconds in known.items() if bundle not in fresh}, **fresh}
+    with contextlib.suppress(OSError):
+        staged = run / f".warm-ups.{os.getpid()}"
+        staged.write_text(json.dumps(dict(list(kept.items())[-REMEMBERED:])), "utf-8")
+        staged.replace(run / "warm-ups.list")
+
+
+def _all(run: Path) -> dict[str, float]:
+    try:
+        value = json.loads((run / "warm-ups.list").read_text("utf-8"))
+        return {str(bundle): float(seconds) for bundle, seconds in value.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
