@@ -2,6 +2,8 @@
 
 from lastgood.ledger.dialect import DiskFull
 from lastgood.ledger.ledger import Ledger, connect
-from lastgood.ledger.rows import BundleRow, Delivery, Evaluation, Page, Revision
+from lastgood.ledger.leases import Fence
+from lastgood.ledger.readiness import Seen
+from lastgood.ledger.rows import BundleRow, Delivery, Evaluation, Page, Readiness, Revision
 
-__all__ = ["BundleRow", "Delivery", "DiskFull", "Evaluation", "Ledger", "Page", "Revision", "connect"]
+__all__ = ["BundleRow", "Delivery", "DiskFull", "Evaluation", "Fence", "Ledger", "Page", "Readiness", "Revision", "Seen", "connect"]
