@@ -82,6 +82,11 @@ def start(
     return made
 
 
+def current() -> Record:
+    """This process."""
+    return Record(pid=os.getpid(), started=_look(os.getpid())[1] or "unknown")
+
+
 def read(path: Path) -> Record | None:
     """The record in *path*; None if there is none or it cannot be read (the process may live all the same, see `find`)."""
     try:

@@ -69,7 +69,9 @@ class Clients:
 def test_a_worker_that_warms_up_again_gets_no_traffic(tmp_path: Path) -> None:
     """Previous answers from the kill until the worker is ready; then the worker does; no request fails, and no mark of ours is seen."""
     settings = live_project.make(tmp_path / "live", controller={"resync_s": 2.0})
-    gates = {"split": {"metric": "sample_ratio", "kind": "observe"}}  # nothing is taken back: it is about the proxy alone
+    # Nothing is taken back: this is about the proxy alone.
+    kinds = {"errors": "error_rate", "oom": "oom_kills", "ejections": "ejections", "split": "sample_ratio"}
+    gates = {name: {"metric": metric, "kind": "observe"} for name, metric in kinds.items()}
     live_project.configure(settings, port=project.free_port(), gates=gates, traffic={"timeout_s": 30, "idempotent": False})
     with live_stack.up(settings) as live:
         second = live_project.build(live.ctx, 2)
