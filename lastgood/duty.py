@@ -53,7 +53,7 @@ def take(ledger: Ledger, name: str, *, holder: str, now: float, ttl_s: float) ->
 def _died_here(other: str, *, like: str) -> bool:
     """Whether *other* was a process of the same host and home, and is gone."""
     host, *process = other.split(" ")
-    if host != like.split(" ")[0] or len(process) != 3 or not process[0].isdecimal():
+    if host != like.split(" ", maxsplit=1)[0] or len(process) != 3 or not process[0].isdecimal():
         return False
     return not daemon.alive(daemon.Record(pid=int(process[0]), started=process[1]))
 

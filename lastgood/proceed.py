@@ -131,7 +131,14 @@ def _commit(
     clock: release.Clock,
 ) -> release.Committed | None:
     """Commit what was decided on *state*; None if somebody was faster, or if a rule says that it is done already."""
-    asked: dict[str, Any] = {"verb": decision.verb, "reason": decision.reason, "actor": actor, "evidence": evidence, "fence": fence, "clock": clock}
+    asked: dict[str, Any] = {
+        "verb": decision.verb,
+        "reason": decision.reason,
+        "actor": actor,
+        "evidence": evidence,
+        "fence": fence,
+        "clock": clock,
+    }
     event = decision.event
     with contextlib.suppress(errors.Conflict, errors.NothingToDo):
         try:

@@ -123,15 +123,24 @@ def read(ledger: Ledger, service: str, *, settings: Settings, now: float) -> Vie
 
 
 def report(
-    ledger: Ledger, service: str, *, settings: Settings, ready: Collection[str], wanted: Sequence[str], troubles: Mapping[str, Seen], now: float
+    ledger: Ledger,
+    service: str,
+    *,
+    settings: Settings,
+    ready: Collection[str],
+    wanted: Sequence[str],
+    troubles: Mapping[str, tuple[int, str]],
+    now: float,
 ) -> View:
-    """Say what this host sees: which of the *wanted* arms are *ready*, and what is wrong with others. Returns what all say then.
+    """Say what this host sees: which of the *wanted* arms are *ready*, and what is wrong with others (see `layers.base.Processes.troubles`).
+
+    Returns what all say then.
 
     Written only when something has changed, and every `controller.heartbeat_s` seconds as a sign of life.
     """
     view = read(ledger, service, settings=settings, now=now)
     mine = {row.arm: row for row in view.rows if row.host == host(settings)}
-    seen = {arm: Seen(ready=True) if arm in ready else troubles.get(arm, Seen(ready=False)) for arm in wanted}
+    seen = {arm: Seen(arm in ready, *(() if arm in ready else troubles.get(arm, ()))) for arm in wanted}
     silent = any(not 0 <= now - row.seen_at < settings.controller.heartbeat_s for row in mine.values())
     if not silent and {arm: (row.ready, row.failures > 0) for arm, row in mine.items()} == {
         arm: (one.ready, one.failures > 0) for arm, one in seen.items()
@@ -139,6 +148,16 @@ def report(
         return view
     ledger.report_readiness(service, host=host(settings), seen=seen, now=now)
     return read(ledger, service, settings=settings, now=now)
+
+
+def known(view: View, awaited: Collection[str]) -> dict[str, Any]:
+    """Which arms are `ready`, and of which of the *awaited* nothing is `unknown`, for a decision.
+
+    Where no host speaks of any worker, as without an infrastructure layer, nobody knows of one that is not ready.
+    """
+    if not view.rows:
+        return {"ready": awaited, "unknown": ()}
+    return {"ready": view.ready, "unknown": [arm for arm in awaited if view.word(arm) == "unknown"]}
 
 
 def ranked(lineage: Sequence[str], view: View) -> list[str]:

@@ -132,6 +132,11 @@ class Processes(Layer):
         return {}
 
 
+def readiness_of(processes: Processes) -> dict[str, Any]:
+    """What a host has to say of its workers, as `readiness.report` takes it. Raises LayerError if that cannot be told."""
+    return {"ready": {arm for arm, where in processes.endpoints().items() if where}, "troubles": processes.troubles()}
+
+
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class Endpoint:
     """Where one worker listens: on a Unix socket at `path`, else at `host` and `port`."""

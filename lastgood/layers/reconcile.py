@@ -48,23 +48,23 @@ def desired(
 
 def read_desired(state: rollout.State, *, ledger: ledger.Ledger, store: artifacts.Store, settings: settings.Settings) -> base.Desired:
     """Like `desired`, with bundles from the ledger and the service's configuration as frozen in the stable bundle."""
-    spares = _spares(state, readiness.read(ledger, state.service, settings=settings, now=time.time()))
-    named = {digest for digest in (state.stable, state.candidate, state.previous, *spares) if digest is not None}
+    kept = spares(state, readiness.read(ledger, state.service, settings=settings, now=time.time()))
+    named = {digest for digest in (state.stable, state.candidate, state.previous, *kept) if digest is not None}
     bundles = {digest: ledger.bundle(digest) for digest in named}
     service = read_service(state, ledger=ledger, store=store, settings=settings)
-    return desired(state, bundles=bundles, service=service, spares=spares)
+    return desired(state, bundles=bundles, service=service, spares=kept)
 
 
-def _spares(state: rollout.State, view: readiness.View) -> tuple[str, ...]:
+def spares(state: rollout.State, view: readiness.View) -> tuple[str, ...]:
     """What is kept warm beside previous while that cannot be: one bundle that can be started, and those tried in vain before it."""
-    spares: list[str] = []
+    found: list[str] = []
     behind = [digest for digest in state.lineage if digest not in state.marks and digest not in (state.stable, state.candidate)]
     for number, digest in enumerate(behind[: SPARES + 1]):
         if number > 0:
-            spares.append(digest)
+            found.append(digest)
         if not view.failing(digest):
             break
-    return tuple(spares)
+    return tuple(found)
 
 
 def read_service(state: rollout.State, *, ledger: ledger.Ledger, store: artifacts.Store, settings: settings.Settings) -> services.Service:

@@ -1,8 +1,8 @@
 """The ledger: the only truth about what serves, and the only writer of SQL."""
 
 from lastgood.ledger.dialect import DiskFull
-from lastgood.ledger.ledger import Ledger, connect
 from lastgood.ledger.leases import Fence
+from lastgood.ledger.ledger import Ledger, connect
 from lastgood.ledger.readiness import Seen
 from lastgood.ledger.rows import BundleRow, Delivery, Evaluation, Page, Readiness, Revision
 

@@ -54,11 +54,11 @@ class Leases(Session):
         with self._writing(f"lease/{name}"):
             return self._take(name, holder=holder, now=now, until=until, ttl_s=ttl_s)
 
-    def lease_holder(self, name: str) -> str | None:
-        """Who took the lease last, whether it is over or not; None if nobody ever did, or it was given up."""
+    def lease_holder(self, name: str, *, now: float = 0.0) -> str | None:
+        """Who took the lease last; None if nobody ever did, or it was given up, or it was over by *now* (Unix seconds)."""
         with self.reading():
             found = self.dialect.fetch(queries.LEASE, name=name)
-        return str(found[0]["holder"]) if found and found[0]["until"] > 0 else None
+        return str(found[0]["holder"]) if found and found[0]["until"] > now else None
 
     def _take(self, name: str, *, holder: str, now: float, until: float, ttl_s: float) -> Fence | None:
         found = self.dialect.fetch(queries.LEASE, name=name)

@@ -68,9 +68,7 @@ HOLD_LEASE = "UPDATE lease SET until = until WHERE name = :name AND holder = :ho
 
 _READINESS = "service, arm, host, ready, failures, since, seen_at, detail"
 READINESS = f"SELECT {_READINESS} FROM readiness WHERE service = :service ORDER BY arm, host"
-ADD_READINESS = (
-    f"INSERT INTO readiness ({_READINESS}) VALUES (:service, :arm, :host, :ready, :failures, :since, :seen_at, :detail)"
-)
+ADD_READINESS = f"INSERT INTO readiness ({_READINESS}) VALUES (:service, :arm, :host, :ready, :failures, :since, :seen_at, :detail)"
 CHANGE_READINESS = (
     "UPDATE readiness SET ready = :ready, failures = :failures, since = :since, seen_at = :seen_at, detail = :detail "
     "WHERE service = :service AND arm = :arm AND host = :host"

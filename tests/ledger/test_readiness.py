@@ -22,7 +22,9 @@ def said(ledger: Ledger) -> list[tuple[str, str, bool, float, float]]:
 
 def test_each_host_has_rows_of_its_own(ledger: Ledger):
     """A report replaces what that host said, of that service, and touches nobody else's; `since` stays while nothing changes."""
-    ledger.report_readiness(SERVICE, host="one", seen={"a": Seen(ready=True), "b": Seen(ready=False, failures=2, detail="no disk\0")}, now=10.0)
+    ledger.report_readiness(
+        SERVICE, host="one", seen={"a": Seen(ready=True), "b": Seen(ready=False, failures=2, detail="no disk\0")}, now=10.0
+    )
     ledger.report_readiness(SERVICE, host="two", seen={"a": Seen(ready=False)}, now=11.0)
     ledger.report_readiness("other", host="one", seen={"a": Seen(ready=True)}, now=12.0)
     assert said(ledger) == [("a", "one", True, 10.0, 10.0), ("a", "two", False, 11.0, 11.0), ("b", "one", False, 10.0, 10.0)]
