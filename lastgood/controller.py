@@ -16,11 +16,11 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lastgood import bundle as bundles
-from lastgood import duty, errors, gatekeeper, proceed, readiness, release, rollout
+from lastgood import duty, errors, gatekeeper, heartbeat, proceed, readiness, release, rollout
 from lastgood.layers import base, receipts, reconcile
 from lastgood.ledger import Fence, audit
 from lastgood.ops import incident, loss, paging
@@ -53,11 +53,17 @@ class LayerLoop(threading.Thread):
         self._wake = threading.Event()
         self._stop = threading.Event()
         self.busy_since: float | None = None
+        self.turned_at = time.monotonic()
 
     def want(self, desired: base.Desired) -> None:
         """Hand over the newest desired state; an older one still waiting is dropped, as it should be."""
         self._wanted = desired
         self._wake.set()
+
+    @property
+    def due_s(self) -> float:
+        """Within so many seconds it has come to its next turn, unless its layer hangs."""
+        return self._settings.resync_s + self._settings.layer_timeout_s
 
     def end(self) -> None:
         self._stop.set()
@@ -66,6 +72,7 @@ class LayerLoop(threading.Thread):
     def run(self) -> None:
         failures = 0
         while not self._stop.is_set():
+            self.turned_at = time.monotonic()
             self._wake.clear()
             wanted = self._wanted
             pause = self._settings.resync_s
@@ -87,6 +94,13 @@ class LayerLoop(threading.Thread):
         if receipt.status != "converged":
             log.warning("%s revision %s: %s: %s", self.name, wanted.revision, receipt.status, receipt.detail)
         return receipt
+
+
+def overdue(threads: Iterable[Any]) -> dict[str, float]:
+    """Of *threads* that tell `turned_at` and `due_s`, those that have ended or made no turn in their time: for how many seconds."""
+    now = time.monotonic()
+    silent = {thread.name: (now - thread.turned_at, thread.due_s if thread.is_alive() else 0.0) for thread in threads}
+    return {name: seconds for name, (seconds, due_s) in silent.items() if seconds > due_s}
 
 
 def backoff(failures: int, longest_s: float) -> float:
@@ -150,6 +164,10 @@ class ServiceLoop:
                 loop.want(wanted)
             self._seen, self._spares = state.revision, wanted.spares
             audit.checkpoint(self._ctx.ledger, self._service, self._ctx.settings.keys)
+
+    def overdue(self) -> dict[str, float]:
+        """Threads that have made no turn in their time, by name; see `overdue`."""
+        return overdue([*self._loops.values(), self._gatekeeper])
 
     def end(self) -> None:
         self._gatekeeper.end()
@@ -297,18 +315,29 @@ def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], ob
         services: dict[str, ServiceLoop] = {}
         pager = paging.PageLoop(settings)
         pager.start()
+        pulse = heartbeat.Pulse(settings)
+
+        def beat() -> None:
+            hanging = overdue(pager.threads)
+            for loop in services.values():
+                hanging |= loop.overdue()
+            pulse.beat(hanging)
+
         try:
             while not stop.is_set():
+                beat()
                 for name in _services(ctx):
                     if settings.parked(name).exists():
                         _let_go(services, name)
                     else:
                         _look_after(ctx, services, name, woken=woken)
+                    beat()
                 pause(settings.controller.poll_s)
         finally:
             for loop in services.values():
                 loop.end()
             pager.end(wait_s=2.0)
+            pulse.end()
 
 
 def _look_after(ctx: release.Context, services: dict[str, ServiceLoop], name: str, *, woken: threading.Event) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lastgood import bundle as bundles
-from lastgood import daemon, duty, errors, failpoints, ledger, proceed, readiness, release, rollout
+from lastgood import daemon, duty, errors, failpoints, heartbeat, ledger, proceed, readiness, release, rollout
 from lastgood.layers import base, receipts, reconcile
 from lastgood.layers.receipts import Receipt
 from lastgood.ledger import audit
@@ -99,8 +99,9 @@ class Outcome:
 
 
 def controller_record(settings: Settings) -> daemon.Record | None:
-    """The live controller's process, None if none runs."""
-    return daemon.find(settings.home / "run" / "controller.json")
+    """The controller's process, None if none runs or it is frozen: then nobody does its work."""
+    life = heartbeat.look(settings)
+    return life.record if life is not None and not life.frozen else None
 
 
 def promote(

@@ -135,6 +135,12 @@ def alive(record: Record) -> bool:
     return _started(record.pid) == record.started
 
 
+def stopped(record: Record) -> bool:
+    """Whether the process lives but does not run, as after SIGSTOP: it does nothing, and holds its files and sockets."""
+    state, moment = _look(record.pid)
+    return moment == record.started and state in "Tt"
+
+
 def reap(record: Record) -> int | None:
     """The exit status of a process that has ended, negative for a signal: only if it was our child, and only once.
 

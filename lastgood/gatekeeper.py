@@ -44,6 +44,10 @@ class Gatekeeper(threading.Thread):
         self._moved = moved
         self._stop = threading.Event()
         self._forgot_at = float("-inf")
+        self.turned_at = time.monotonic()
+        limits = settings.controller
+        self.due_s = max(limits.measure_s, limits.watch_s) + limits.layer_timeout_s
+        """Within so many seconds it has come to its next turn."""
 
     def end(self) -> None:
         """Stop at the next turn."""
@@ -51,6 +55,7 @@ class Gatekeeper(threading.Thread):
 
     def run(self) -> None:
         while not self._stop.is_set():
+            self.turned_at = time.monotonic()
             try:
                 with release.open_context(self._settings) as ctx:
                     self._turns(ctx)
@@ -62,7 +67,7 @@ class Gatekeeper(threading.Thread):
         with contextlib.closing(catalog.Sources(ctx.settings, self._service)) as sources:
             bench = judge.Judge(ctx.ledger, self._service, sources)
             while not self._stop.is_set():
-                began = time.monotonic()
+                began = self.turned_at = time.monotonic()
                 pause_s = self._turn(ctx, bench)
                 self._stop.wait(max(0.05, pause_s - (time.monotonic() - began)))
             with contextlib.suppress(errors.LastgoodError):

@@ -10,11 +10,15 @@ from lastgood.ledger import Readiness
 STALE_S = 30.0
 
 
-def row(arm: str, *, ready: bool, host: str = "one", now: float, age_s: float = 0.0, failures: int = 0, since: float | None = None) -> Readiness:
+def row(
+    arm: str, *, ready: bool, host: str = "one", now: float, age_s: float = 0.0, failures: int = 0, since: float | None = None
+) -> Readiness:
     """One row, written *age_s* seconds before *now*."""
     at = now - age_s
     began = at if since is None else since
-    return Readiness(service="toy", arm=arm, host=host, ready=ready, failures=failures, since=began, seen_at=at, detail="no disk" if failures else "")
+    return Readiness(
+        service="toy", arm=arm, host=host, ready=ready, failures=failures, since=began, seen_at=at, detail="no disk" if failures else ""
+    )
 
 
 def view(*rows: Readiness, now: float) -> readiness.View:

@@ -155,7 +155,9 @@ def test_a_target_that_does_not_get_ready_is_passed_over(settings: settings_.Set
     with factory.opened(settings) as ctx:
         a, b, _ = factory.released(ctx, 1, 2, 3)
         release.roll_back(ctx, "toy", reason="bad", actor="ann")
-        assert proceed.go_on_back(ctx, "toy", view=seen(now=clock(), ready={a}, unready={b}), actor="controller", clock=clock) is None, "not before its time"
+        assert proceed.go_on_back(ctx, "toy", view=seen(now=clock(), ready={a}, unready={b}), actor="controller", clock=clock) is None, (
+            "not before its time"
+        )
         later = clock() + 60
         further = proceed.go_on_back(ctx, "toy", view=seen(now=later, ready={a}, unready={b}), actor="controller", clock=lambda: later)
         assert further is not None

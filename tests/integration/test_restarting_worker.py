@@ -17,7 +17,7 @@ import pytest
 from bench import live_project, live_stack, project
 from bench.live_project import SERVICE
 from bench.live_stack import Live
-from lastgood import marks
+from lastgood import daemon, marks
 from lastgood.layers.infrastructure import folder, processes
 
 CLIENTS = 6
@@ -81,7 +81,10 @@ def test_a_worker_that_warms_up_again_gets_no_traffic(tmp_path: Path) -> None:
         with Clients(live.port) as clients:
             live.until(lambda: len(clients.answers) > 100, what="answers")
             with clients.between_requests():
-                os.kill(folder.of(live.settings, SERVICE).recorded()[second.bundle].pid, signal.SIGKILL)
+                victim = folder.of(live.settings, SERVICE).recorded()[second.bundle]
+                os.kill(victim.pid, signal.SIGKILL)
+                live.until(lambda: not daemon.alive(victim), what="end of the worker")
+                time.sleep(0.5)  # what the proxy sends before it hears of that is a request in flight at the kill
                 clients.answers.clear()
             live.until(lambda: (200, live.stable.bundle) in clients.answers, what="answers of previous")
             live.until(lambda: not ready(live, second.bundle) and second.bundle in recorded(live), what="a new worker that warms up")
