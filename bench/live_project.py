@@ -76,6 +76,8 @@ class Runtime(runtime.Runtime):
         return self._fault
 
     def predict(self, rows: Any) -> list[dict[str, Any]]:
+        if not self._warm:
+            time.sleep(self._look().get("warm_s", 0.0))
         fault = self._look() if self._warm else {}
         self._warm = True
         if fault.get("count"):
@@ -121,7 +123,7 @@ class Faulty:
         """Let it misbehave from now on; returns that moment (Unix seconds).
 
         `errors` is a share of requests answered 500, `first` so many requests from now on are, `sleep_s` seconds added to each, `count` counts them, `crash` ends the process at the next
-        request, `grow_mb` keeps so many MiB more with each until the process may have no more, `worse` (0 to 1) moves probabilities towards their opposite.
+        request, `warm_s` is how long the next warm-up takes, `grow_mb` keeps so many MiB more with each until the process may have no more, `worse` (0 to 1) moves probabilities towards their opposite.
         """
         staged = self.file.with_suffix(".new")
         staged.write_text(json.dumps(fault), "utf-8")

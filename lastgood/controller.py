@@ -2,8 +2,8 @@
 
 One thread per service and layer, so that a registry that hangs for a minute delays no traffic. All of them are
 level-triggered: they get the newest desired state, never a list of events, and look at the world again every
-`resync_s` seconds, which puts hand edits back. Two controllers at once are harmless (compare-and-set in the
-ledger, a lock inside each layer), but only one is started.
+`resync_s` seconds, which puts hand edits back. Each controller looks after the layers of its own host and says in the
+ledger which workers are ready there; of several on one ledger the holder of the lease decides, from what all of them say.
 
 What does not belong here: rules (`rollout`), moving a single layer (`layers`).
 """
@@ -13,18 +13,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import random
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from lastgood import errors, gatekeeper, housekeeping, proceed, release
+from lastgood import bundle as bundles
+from lastgood import duty, errors, gatekeeper, heartbeat, housekeeping, proceed, readiness, release, rollout
 from lastgood.layers import base, receipts, reconcile
-from lastgood.ledger import audit
+from lastgood.ledger import Fence, audit
 from lastgood.ops import incident, loss, paging
 from lastgood.settings import Settings
 
@@ -33,6 +32,14 @@ log = logging.getLogger("lastgood.controller")
 ACTOR = gatekeeper.ACTOR
 LOSSES_EVERY_S = 30.0
 """Seconds between two looks at what the logs lack."""
+IDLE_LOOK_S = 2.0
+"""Seconds between looks at the workers of a service on which nothing is under way and whose stable bundle has been ready."""
+STRANDED_AGAIN_S = 5.0
+"""Seconds until it is looked again for a way further back where there was none: targets are read from the disk."""
+NOT_FOLLOWED_S = 5.0
+"""Seconds after a step back from which a person is told that traffic could not follow it."""
+COLD_S = 60.0
+"""Seconds for which previous cannot be kept warm before a person is told."""
 
 
 class LayerLoop(threading.Thread):
@@ -47,11 +54,17 @@ class LayerLoop(threading.Thread):
         self._wake = threading.Event()
         self._stop = threading.Event()
         self.busy_since: float | None = None
+        self.turned_at = time.monotonic()
 
     def want(self, desired: base.Desired) -> None:
         """Hand over the newest desired state; an older one still waiting is dropped, as it should be."""
         self._wanted = desired
         self._wake.set()
+
+    @property
+    def due_s(self) -> float:
+        """Within so many seconds it has come to its next turn, unless its layer hangs."""
+        return self._settings.resync_s + self._settings.layer_timeout_s
 
     def end(self) -> None:
         self._stop.set()
@@ -60,6 +73,7 @@ class LayerLoop(threading.Thread):
     def run(self) -> None:
         failures = 0
         while not self._stop.is_set():
+            self.turned_at = time.monotonic()
             self._wake.clear()
             wanted = self._wanted
             pause = self._settings.resync_s
@@ -83,6 +97,13 @@ class LayerLoop(threading.Thread):
         return receipt
 
 
+def overdue(threads: Iterable[Any]) -> dict[str, float]:
+    """Of *threads* that tell `turned_at` and `due_s`, those that have ended or made no turn in their time: for how many seconds."""
+    now = time.monotonic()
+    silent = {thread.name: (now - thread.turned_at, thread.due_s if thread.is_alive() else 0.0) for thread in threads}
+    return {name: seconds for name, (seconds, due_s) in silent.items() if seconds > due_s}
+
+
 def backoff(failures: int, longest_s: float) -> float:
     """Seconds to wait before the next attempt: full jitter over a doubling range that starts at 0.2 s."""
     return random.uniform(0.05, min(longest_s, 0.1 * 2.0 ** min(failures, 20)))  # noqa: S311  # jitter, not a secret
@@ -97,18 +118,25 @@ class ServiceLoop:
         self._layers = reconcile.build(ctx.settings, service)
         self._loops = {name: LayerLoop(ctx.settings, layer, service=service) for name, layer in self._layers.items()}
         self._reports = ctx.settings.run(service) / "layers"
-        self._seen = 0
         self._losses_at = -math.inf
-        self._stranded = -1
-        """Revision from which there is no way further back; a person was told once."""
-        self._proven = -1
-        """Revision whose stable bundle was seen ready; until then its workers are watched closely."""
-        holder = f"{socket.gethostname()}/{os.getpid()}/{id(self)}"
+        self._begin()
+        self._holder = duty.holder(ctx.settings)
         self._woken = moved
-        self._gatekeeper = gatekeeper.Gatekeeper(ctx.settings, service, holder=holder, moved=self._moved)
+        self._gatekeeper = gatekeeper.Gatekeeper(ctx.settings, service, holder=self._holder, moved=self._moved)
         for loop in self._loops.values():
             loop.start()
         self._gatekeeper.start()
+
+    def _begin(self) -> None:
+        """What is remembered from one turn to the next, and safe to lose."""
+        self._proven = -1
+        """Revision whose stable bundle was ready; until then its workers are watched closely."""
+        self._looked_at = float("-inf")
+        self._seen = 0
+        self._spares: tuple[str, ...] = ()
+        """What the layers were handed last."""
+        self._no_way_until = float("-inf")
+        self._told: set[tuple[int, str]] = set()
 
     def _moved(self, ctx: release.Context, committed: release.Committed) -> None:
         """A gate has decided: the layers follow now, and what it came to is written down after that."""
@@ -135,8 +163,12 @@ class ServiceLoop:
             wanted = reconcile.read_desired(state, ledger=self._ctx.ledger, store=self._ctx.store, settings=self._ctx.settings)
             for loop in self._loops.values():
                 loop.want(wanted)
-            self._seen = state.revision
+            self._seen, self._spares = state.revision, wanted.spares
             audit.checkpoint(self._ctx.ledger, self._service, self._ctx.settings.keys)
+
+    def overdue(self) -> dict[str, float]:
+        """Threads that have made no turn in their time, by name; see `overdue`."""
+        return overdue([*self._loops.values(), self._gatekeeper])
 
     def end(self) -> None:
         self._gatekeeper.end()
@@ -144,30 +176,101 @@ class ServiceLoop:
             loop.end()
 
     def _advance(self) -> None:
+        """Say which workers are ready here; then, as the holder of the lease, take what is under way a step further by what all hosts say."""
         state = self._ctx.ledger.state(self._service)
-        processes = self._layers.get("infrastructure")
-        if not isinstance(processes, base.Processes):
-            proceed.advance(self._ctx, self._service, ready=state.awaited, actor=ACTOR)
+        settled = state.phase == "idle" and state.revision == self._proven
+        if settled and time.monotonic() - self._looked_at < IDLE_LOOK_S:
             return
+        view = self._look(state)
+        if state.phase == "idle" and state.stable is not None and view.word(state.stable) == "ready":
+            self._proven = state.revision
+        fence = self._lease()
+        if fence is None:
+            return  # another controller decides, from the same rows
+        self._tell_cold(state, view)
         if state.phase == "baking":
             return  # the gatekeeper's: whoever has measured nothing does not say that a release is good
-        if state.phase == "idle" and state.revision == self._proven:
-            return
-        ready = {digest for digest, where in processes.endpoints().items() if where}
-        if state.stable in ready and state.phase == "idle":
-            self._proven = state.revision
-        told = receipts.read(self._reports).get("infrastructure")
-        trouble = told.detail if told and told.status == "failed" else ""
-        proceed.advance(self._ctx, self._service, ready=ready, actor=ACTOR, trouble=trouble)
-        if state.revision == self._stranded:
+        trouble = "; ".join(filter(None, (view.why(arm) for arm in state.awaited if view.word(arm) == "not ready")))
+        known = readiness.known(view, state.awaited)
+        proceed.advance(self._ctx, self._service, actor=ACTOR, trouble=trouble, fence=fence, **known)
+        if state.revision != self._proven:
+            self._go_on_back(state, view, fence)
+
+    def _lease(self) -> Fence | None:
+        name, ttl_s = duty.lease_name(self._service), self._ctx.settings.controller.lease_s
+        return duty.take(self._ctx.ledger, name, holder=self._holder, now=time.time(), ttl_s=ttl_s)
+
+    def _look(self, state: rollout.State) -> readiness.View:
+        """Ask this host's workers and put that into the ledger; what all hosts say. One that cannot ask says nothing."""
+        self._looked_at = time.monotonic()
+        ctx, now = self._ctx, time.time()
+        processes = self._layers.get("infrastructure")
+        asked: dict[str, Any] = {"settings": ctx.settings, "now": now}
+        try:
+            if isinstance(processes, base.Processes):
+                wanted = tuple(dict.fromkeys(filter(None, (state.stable, *state.awaited, state.previous, *self._spares))))
+                view = readiness.report(ctx.ledger, self._service, wanted=wanted, **base.readiness_of(processes), **asked)
+            else:
+                view = readiness.read(ctx.ledger, self._service, **asked)
+        except base.LayerError as error:
+            log.warning("%s: cannot tell which workers are ready: %s", self._service, error)
+            view = readiness.read(ctx.ledger, self._service, **asked)
+        if reconcile.spares(state, view) != self._spares:
+            self._seen = -1  # the layers get a new list of what to keep warm
+        return view
+
+    def _go_on_back(self, state: rollout.State, view: readiness.View, fence: Fence) -> None:
+        """One further back if the bundle gone back to does not get ready; a person is told what really answers meanwhile."""
+        if time.monotonic() < self._no_way_until:
             return
         try:
-            proceed.go_on_back(self._ctx, self._service, ready=ready, actor=ACTOR)
+            if proceed.go_on_back(self._ctx, self._service, view=view, actor=ACTOR, fence=fence) is None:
+                self._tell_not_followed(state, view)
         except errors.NotAllowed as error:
-            self._stranded = state.revision
-            summary = f"{self._service}: the bundle gone back to does not get ready, and there is nothing further back: {error}"
-            page: dict[str, Any] = {"revision": state.revision, "key": "stranded", "severity": "critical", "summary": summary}
-            self._ctx.ledger.page(self._service, **page, body={}, now=time.time())
+            self._no_way_until = time.monotonic() + STRANDED_AGAIN_S
+            why = f"the bundle gone back to, {bundles.short(state.stable or '')}, does not get ready, and there is nothing further back"
+            self._tell(state, "stranded", "critical", f"{why}: {error}; {self._answering(state)}")
+
+    def _tell_not_followed(self, state: rollout.State, view: readiness.View) -> None:
+        """A step back is committed, but its target has no ready worker: traffic is where it was."""
+        if state.stable is None or state.phase != "idle" or view.word(state.stable) != "not ready":
+            return
+        moved = release.last_move(self._ctx, state)
+        if moved.verb in release.WAYS_BACK and time.time() - moved.at >= NOT_FOLLOWED_S:
+            why = f"traffic could not follow the step back to {bundles.short(state.stable)} yet, which is {view.text(state.stable)}"
+            self._tell(state, "not-followed", "critical", f"{why}; {self._answering(state)}")
+
+    def _tell_cold(self, state: rollout.State, view: readiness.View) -> None:
+        """Previous cannot be kept warm: a rollback to it would not be a matter of milliseconds."""
+        since = view.since(state.previous) if state.previous else None
+        if state.previous is None or since is None or not view.failing(state.previous) or time.time() - since < COLD_S:
+            return
+        warm = [
+            bundles.short(digest)
+            for digest in state.lineage
+            if digest in view.ready and digest != state.stable and digest not in state.marks
+        ]
+        instead = f"a rollback goes to {warm[0]}, which is warm" if warm else "no bundle to go back to is warm"
+        why = f"previous, {bundles.short(state.previous)}, cannot be kept warm: {view.text(state.previous)}; {instead}"
+        self._tell(state, f"cold-{bundles.short(state.previous)}", "warning", f"{why}; see 'lastgood status {self._service}'")
+
+    def _answering(self, state: rollout.State) -> str:
+        """What answers requests, as the proxy of this host was last seen to have it."""
+        seen = receipts.serving(receipts.read(self._reports))
+        if seen is None:
+            return "which bundle answers is not known on this host"
+        shares = ", ".join(
+            f"{bundles.short(digest)} {share:g} %{' (quarantined)' if digest in state.marks else ''}" for digest, share in seen.items()
+        )
+        return f"requests are answered by: {shares or 'nothing'}"
+
+    def _tell(self, state: rollout.State, key: str, severity: str, summary: str) -> None:
+        """Page *summary* once for this revision."""
+        if (state.revision, key) in self._told:
+            return
+        page: dict[str, Any] = {"revision": state.revision, "key": key, "severity": severity, "summary": f"{self._service}: {summary}"}
+        self._ctx.ledger.page(self._service, **page, body={}, now=time.time())
+        self._told.add((state.revision, key))
 
     def _report_losses(self) -> None:
         """Rows that the service's logs lack are told once; it is looked now and then."""
@@ -215,19 +318,30 @@ def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], ob
         pager.start()
         sweeper = housekeeping.Sweeper(settings, lambda: list(services), every_s=housekeeping.EVERY_S)
         sweeper.start()
+        pulse = heartbeat.Pulse(settings)
+
+        def beat() -> None:
+            hanging = overdue(pager.threads)
+            for loop in services.values():
+                hanging |= loop.overdue()
+            pulse.beat(hanging)
+
         try:
             while not stop.is_set():
+                beat()
                 for name in _services(ctx):
                     if settings.parked(name).exists():
                         _let_go(services, name)
                     else:
                         _look_after(ctx, services, name, woken=woken)
+                    beat()
                 pause(settings.controller.poll_s)
         finally:
             for loop in services.values():
                 loop.end()
             sweeper.end()
             pager.end(wait_s=2.0)
+            pulse.end()
 
 
 def _look_after(ctx: release.Context, services: dict[str, ServiceLoop], name: str, *, woken: threading.Event) -> None:

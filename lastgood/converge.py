@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lastgood import bundle as bundles
-from lastgood import daemon, errors, failpoints, ledger, lifetimes, patience, proceed, release, rollout
+from lastgood import daemon, duty, errors, failpoints, heartbeat, ledger, lifetimes, patience, proceed, readiness, release, rollout
 from lastgood import service as services
 from lastgood.layers import base, receipts, reconcile
 from lastgood.layers.receipts import Receipt, Requests
@@ -110,8 +110,9 @@ class Outcome:
 
 
 def controller_record(settings: Settings) -> daemon.Record | None:
-    """The live controller's process, None if none runs."""
-    return daemon.find(settings.home / "run" / "controller.json")
+    """The controller's process, None if none runs or it is frozen: then nobody does its work."""
+    life = heartbeat.look(settings)
+    return life.record if life is not None and not life.frozen else None
 
 
 def promote(
@@ -195,36 +196,53 @@ def _until_cut_over(
     deadline: float,
     clock: release.Clock,
 ) -> release.Committed:
-    """Drive the release to its cut-over, or find that the controller has done so; or where it is at *deadline*, if phases are left."""
+    """Drive the release to its cut-over, or find that the controller has done so; or where it is at *deadline*, if phases are left.
+
+    The workers of this host are looked after, and the ledger is told which are ready; whoever has the lease decides.
+    """
     processes = layers.get("infrastructure")
-    trouble = ""
-    while True:
-        state = ctx.ledger.state(service)
-        if state.stable == digest:
-            return _found_done(ctx, state)
-        if state.candidate != digest:
-            raise _not_taken_over(ctx, service, digest)
-        if state.chain and (state.phase != "preparing" or time.monotonic() >= deadline):
-            if time.monotonic() >= deadline:
+    name, holder = duty.lease_name(service), duty.holder(ctx.settings)
+    with duty.given_up(ctx.ledger, name, holder=holder):
+        while True:
+            state = ctx.ledger.state(service)
+            if state.stable == digest:
                 return _found_done(ctx, state)
+            if state.candidate != digest:
+                raise _not_taken_over(ctx, service, digest)
+            if state.chain and (state.phase != "preparing" or time.monotonic() >= deadline):
+                if time.monotonic() >= deadline:
+                    return _found_done(ctx, state)
+                time.sleep(STEP_S)
+                continue
+            view = _look_after(ctx, state, processes, clock=clock)
+            fence = duty.take(ctx.ledger, name, holder=holder, now=clock(), ttl_s=duty.COMMAND_S)
+            if fence is not None:
+                trouble = "; ".join(filter(None, (view.why(arm) for arm in state.awaited if view.word(arm) == "not ready")))
+                told = {"trouble": trouble, "fence": fence, **readiness.known(view, state.awaited)}
+                committed = proceed.advance(ctx, service, actor=actor, clock=clock, **told)
+                if committed is not None and committed.revision.state.stable == digest:
+                    return committed
             time.sleep(STEP_S)
-            continue
-        ready = set(state.awaited)
-        if isinstance(processes, base.Processes):
-            wanted = reconcile.read_desired(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
-            told = _report(ctx, wanted.name, reconcile.attempt(processes, wanted))
-            trouble = told.detail if told.status == "failed" else trouble
-            ready = {known for known, where in processes.endpoints().items() if where}
-        committed = proceed.advance(ctx, service, ready=ready, actor=actor, trouble=trouble, clock=clock)
-        if committed is not None and committed.revision.state.stable == digest:
-            return committed
-        time.sleep(STEP_S)
+
+
+def _look_after(ctx: release.Context, state: rollout.State, processes: base.Layer | None, *, clock: release.Clock) -> readiness.View:
+    """Bring this host's workers a step further and put into the ledger which are ready; what all hosts say then."""
+    asked: dict[str, Any] = {"settings": ctx.settings, "now": clock()}
+    if isinstance(processes, base.Processes):
+        wanted = reconcile.read_desired(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
+        _report(ctx, wanted.name, reconcile.attempt(processes, wanted))
+        with contextlib.suppress(base.LayerError):  # who cannot ask says nothing
+            seen = base.readiness_of(processes)
+            return readiness.report(ctx.ledger, state.service, wanted=wanted.warm, **seen, **(asked | {"now": clock()}))
+    return readiness.read(ctx.ledger, state.service, **asked)
 
 
 def _check_measured(ctx: release.Context, state: rollout.State, digest: str, *, way: release.Way) -> None:
     """Raise Unavailable if *digest* has phases to pass and nobody would measure them."""
     if state.candidate == digest or controller_record(ctx.settings) is not None:
         return
+    if ctx.ledger.lease_holder(duty.lease_name(state.service), now=time.time()) is not None:
+        return  # a controller of another host
     with contextlib.suppress(errors.NotFound, errors.Damaged):  # the proposal itself says what is wrong
         frozen = reconcile.frozen_service(ctx.ledger.bundle(digest), store=ctx.store)
         if frozen is not None and release.chain_of(state, digest, frozen, way=way):

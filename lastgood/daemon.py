@@ -82,6 +82,11 @@ def start(
     return made
 
 
+def current() -> Record:
+    """This process."""
+    return Record(pid=os.getpid(), started=_look(os.getpid())[1] or "unknown")
+
+
 def read(path: Path) -> Record | None:
     """The record in *path*; None if there is none or it cannot be read (the process may live all the same, see `find`)."""
     try:
@@ -128,6 +133,12 @@ def running(folder: Path) -> dict[Path, Record]:
 def alive(record: Record) -> bool:
     """True while exactly this process runs. One that has ended and waits to be reaped is not alive."""
     return _started(record.pid) == record.started
+
+
+def stopped(record: Record) -> bool:
+    """Whether the process lives but does not run, as after SIGSTOP: it does nothing, and holds its files and sockets."""
+    state, moment = _look(record.pid)
+    return moment == record.started and state in "Tt"
 
 
 def reap(record: Record) -> int | None:

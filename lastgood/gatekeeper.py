@@ -1,8 +1,7 @@
 """The thread that measures one service and acts on its gates, with a ledger connection of its own.
 
-It never touches a layer: it measures, decides and commits; the controller makes the layers follow. A lease keeps a
-second controller from measuring at the same time; safety does not rest on it, for two that act at once are sorted out by
-the ledger's compare-and-set.
+It never touches a layer: it measures, decides and commits; the controller makes the layers follow. Only the holder of the
+service's lease measures and decides, from the readiness that all hosts have put into the ledger, and a commit proves the lease.
 
 What does not belong here: what is measured (`judge`), what a verdict leads to (`judgement`).
 """
@@ -14,9 +13,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection
+from typing import Any
 
-from lastgood import errors, judge, proceed, release, rollout
-from lastgood.layers import base, reconcile
+from lastgood import duty, errors, judge, proceed, readiness, release, rollout
 from lastgood.settings import Settings
 from lastgood.sources import catalog
 
@@ -45,7 +44,10 @@ class Gatekeeper(threading.Thread):
         self._moved = moved
         self._stop = threading.Event()
         self._forgot_at = float("-inf")
-        self._processes = reconcile.build(settings, service).get("infrastructure")
+        self.turned_at = time.monotonic()
+        limits = settings.controller
+        self.due_s = max(limits.measure_s, limits.watch_s) + limits.layer_timeout_s
+        """Within so many seconds it has come to its next turn."""
 
     def end(self) -> None:
         """Stop at the next turn."""
@@ -53,28 +55,23 @@ class Gatekeeper(threading.Thread):
 
     def run(self) -> None:
         while not self._stop.is_set():
+            self.turned_at = time.monotonic()
             try:
                 with release.open_context(self._settings, create=False) as ctx:
                     self._turns(ctx)
             except errors.LastgoodError as error:
                 log.warning("%s: the ledger cannot be opened: %s", self.name, error)
                 self._stop.wait(self._settings.controller.measure_s)
-        if self._processes is not None:
-            self._processes.close()
 
     def _turns(self, ctx: release.Context) -> None:
         with contextlib.closing(catalog.Sources(ctx.settings, self._service)) as sources:
             bench = judge.Judge(ctx.ledger, self._service, sources)
             while not self._stop.is_set():
-                began = time.monotonic()
+                began = self.turned_at = time.monotonic()
                 pause_s = self._turn(ctx, bench)
                 self._stop.wait(max(0.05, pause_s - (time.monotonic() - began)))
             with contextlib.suppress(errors.LastgoodError):
-                ctx.ledger.give_up_lease(self._lease, holder=self._holder)
-
-    @property
-    def _lease(self) -> str:
-        return f"gates/{self._service}"
+                ctx.ledger.give_up_lease(duty.lease_name(self._service), holder=self._holder)
 
     def _turn(self, ctx: release.Context, bench: judge.Judge) -> float:
         """One look; returns after how many seconds the next is due. A fault of one turn is told and does not end the loop."""
@@ -90,7 +87,8 @@ class Gatekeeper(threading.Thread):
 
     def _look(self, ctx: release.Context, bench: judge.Judge) -> float:
         limits = ctx.settings.controller
-        if not ctx.ledger.lease(self._lease, holder=self._holder, now=time.time(), ttl_s=limits.lease_s):
+        fence = duty.take(ctx.ledger, duty.lease_name(self._service), holder=self._holder, now=time.time(), ttl_s=limits.lease_s)
+        if fence is None:
             bench.forget()
             return limits.measure_s
         state = ctx.ledger.state(self._service)
@@ -99,10 +97,11 @@ class Gatekeeper(threading.Thread):
         verdicts, afterwards = bench.verdicts(time.time())
         done = None
         if verdicts or state.phase in ("approval", "baking"):
-            ready = self._ready(state)
-            done = proceed.advance(ctx, self._service, ready=ready, verdicts=verdicts, judged_at=state.revision, actor=ACTOR)
+            view = readiness.read(ctx.ledger, self._service, settings=ctx.settings, now=time.time())
+            judged: dict[str, Any] = {"verdicts": verdicts, "judged_at": state.revision, "fence": fence}
+            done = proceed.advance(ctx, self._service, actor=ACTOR, **judged, **readiness.known(view, state.awaited))
         if done is None and state.verifying is not None:
-            done = proceed.verify(ctx, self._service, verdicts=afterwards, actor=ACTOR)
+            done = proceed.verify(ctx, self._service, verdicts=afterwards, actor=ACTOR, fence=fence)
         if done is not None:
             log.info("%s: revision %s: %s: %s", self._service, done.revision.number, done.revision.verb, done.revision.reason)
             self._moved(ctx, done)
@@ -122,13 +121,3 @@ class Gatekeeper(threading.Thread):
         with contextlib.suppress(errors.Unavailable):  # the next time will do
             gone = ctx.ledger.forget_measurements(self._service, before=oldest, at_most=FORGET_AT_MOST)
             log.info("%s: %s measurements were removed", self._service, gone)
-
-    def _ready(self, state: rollout.State) -> Collection[str]:
-        if not isinstance(self._processes, base.Processes):
-            # Without an infrastructure layer nobody knows of workers that are not ready.
-            return {digest for digest in (state.stable, *state.awaited) if digest is not None}
-        try:
-            return {digest for digest, where in self._processes.endpoints().items() if where}
-        except base.LayerError as error:
-            log.warning("%s: cannot tell which workers are ready: %s", self.name, error)
-            return set()

@@ -33,17 +33,24 @@ class Decision:
 
 
 def decide(
-    state: rollout.State, service: Service, *, ready: Collection[str], verdicts: Verdicts, now: float, trouble: str = ""
+    state: rollout.State,
+    service: Service,
+    *,
+    ready: Collection[str],
+    verdicts: Verdicts,
+    now: float,
+    trouble: str = "",
+    unknown: Collection[str] = (),
 ) -> Decision | None:
     """What is due for the release in flight, or for the bundle that serves; None if nothing is.
 
-    *service* is the configuration frozen in the bundle that is judged; *ready* names the arms whose workers answer right
-    now, *trouble* is what their layer last complained of.
+    *service* is the configuration frozen in the bundle that is judged; *ready* names the arms whose workers are
+    ready, *unknown* those of which nobody knows, *trouble* is what their layer last complained of.
     """
     counted = {name: verdict for name, verdict in verdicts.items() if name not in state.waived and name in service.gates}
     match state.phase:
         case "preparing":
-            return _prepared(state, service, ready=ready, now=now, trouble=trouble)
+            return _prepared(state, service, ready=ready, unknown=unknown, now=now, trouble=trouble)
         case "shadow" | "canary" | "approval":
             return _on_its_way(state, service, counted, ready=ready, now=now)
         case _:
@@ -75,13 +82,17 @@ def _verified(outcome: str, why: str, told: tuple[base.Verdict, ...]) -> Decisio
 # --- before the cut-over -----------------------------------------------------------------------------------
 
 
-def _prepared(state: rollout.State, service: Service, *, ready: Collection[str], now: float, trouble: str) -> Decision | None:
+def _prepared(
+    state: rollout.State, service: Service, *, ready: Collection[str], unknown: Collection[str], now: float, trouble: str
+) -> Decision | None:
     if state.candidate is None:
         return None
     missing = [arm for arm in state.awaited if arm not in ready]
     if not missing:
         return None if state.hold is not None else _next_phase(state, service, why="the candidate's workers are ready")
-    if state.phase_until is not None and now >= state.phase_until:
+    # Of workers that nobody knows of it is not said that they are not ready: their hosts get the same time once more.
+    more_s = (state.phase_until or now) - (state.phase_since or now) if any(arm in unknown for arm in missing) else 0.0
+    if state.phase_until is not None and now >= state.phase_until + more_s:
         whose = "candidate's" if state.candidate in missing else "control arm's"
         why = f"the {whose} workers did not become ready in time" + (f": {trouble}" if trouble else "")
         return Decision(event=rollout.Abandon(bundle=state.candidate, reason="not ready in time"), verb="abandon", reason=why)

@@ -26,5 +26,11 @@ TOKEN = PREFIX + "debug-token"
 PROBLEM = PREFIX + "problem"
 """In an answer of a worker: what kept it from being a prediction. `uncomputable`: the service's code cannot compute a row of it."""
 
+UNREADY = PREFIX + "unready"
+"""In the answer of a worker that is not ready: nothing was done with the request, so the proxy asks another bundle at once,
+whatever may not be repeated."""
+FAILED_CHECK = "x-envoy-immediate-health-check-fail"
+"""Beside it: Envoy sends the worker nothing more until it passes its health check."""
+
 CALLER_ID = "x-request-id"
 """The caller's own id of a request, or one that the proxy made where there was none."""

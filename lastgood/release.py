@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lastgood import artifacts, errors, failpoints, keys, ledger, lifetimes, rollout
+from lastgood import artifacts, errors, failpoints, keys, ledger, lifetimes, readiness, rollout
 from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood import settings as settings_
@@ -276,9 +276,13 @@ def roll_back(
     automatic: bool = False,
     unready: bool = False,
     evidence: Mapping[str, Any] = MappingProxyType({}),
+    fence: ledger.Fence | None = None,
     clock: Clock = time.time,
 ) -> Committed:
     """Go back to the newest bundle that was stable, verifies now and is not quarantined; or to the digest *to*.
+
+    A bundle that is warm comes before one that is not, and one whose workers cannot be started comes last. What is done without
+    a person needs the *fence* of whoever decides for the service.
 
     Beats a promotion that commits at the same moment by deciding again on what it finds. With *expected* (a
     revision) or *planned* (the state of a plan that a person confirmed) it raises Conflict instead if the service is not
@@ -292,12 +296,12 @@ def roll_back(
         check_planned(ctx, state, planned)
         if to is None and expected is None and planned is None and not automatic:
             check_not_the_same_alarm(ctx, state, now=clock())
-        event = plan_roll_back(ctx, state, reason=reason, to=to, seen=seen, automatic=automatic, unready=unready)
+        event = plan_roll_back(ctx, state, reason=reason, to=to, seen=seen, automatic=automatic, unready=unready, now=clock())
         noted = _refusals_noted(ctx, service, verb="rollback", digest=to, actor=actor, clock=clock)
         with contextlib.nullcontext() if automatic else noted:
             try:
                 asked: dict[str, Any] = {"reason": reason, "actor": actor, "expected": expected, "evidence": evidence, "clock": clock}
-                return commit(ctx, state, event, verb="rollback", **asked)
+                return commit(ctx, state, event, verb="rollback", fence=fence, **asked)
             except errors.Conflict:
                 if expected is not None or automatic:
                     raise
@@ -353,11 +357,13 @@ def plan_roll_back(
     seen: str | None = None,
     automatic: bool = False,
     unready: bool = False,
+    now: float | None = None,
 ) -> rollout.RollBack:
-    """The event of a rollback from *state*, with the possible targets checked."""
+    """The event of a rollback from *state*, with the possible targets checked: by what the hosts say of them at *now*, and byte by byte."""
     if to is not None and to not in state.marks:
         _check_lives(ctx, to)
-    wanted = (to,) if to else state.lineage
+    view = readiness.read(ctx.ledger, state.service, settings=ctx.settings, now=time.time() if now is None else now)
+    wanted = (to,) if to else readiness.ranked(state.lineage, view)
     skip = {state.stable, seen or state.stable} if to is None else set()
     verified: dict[str, bool] = {}
     for digest in wanted:
@@ -445,11 +451,12 @@ def commit(
     actor: str,
     expected: int | None = None,
     evidence: Mapping[str, Any] = MappingProxyType({}),
+    fence: ledger.Fence | None = None,
     clock: Clock = time.time,
 ) -> Committed:
     """Decide on *event* and write the next revision; all or nothing.
 
-    Raises Conflict if *state* (or *expected*) is no longer the newest revision, and whatever rule `rollout.step` finds.
+    Raises Conflict if *state* (or *expected*) is no longer the newest revision, or the lease of *fence* changed hands, and whatever rule `rollout.step` finds.
     """
     check_expected(ctx, state, expected)
     now = clock()
@@ -457,7 +464,8 @@ def commit(
     began = time.perf_counter()
     failpoints.failpoint("release.before_append")
     emergency = isinstance(event, rollout.RollBack | rollout.Condemn)
-    revision = ctx.ledger.append(after, effects, verb=verb, actor=actor, reason=reason, now=now, evidence=evidence, emergency=emergency)
+    written: dict[str, Any] = {"evidence": evidence, "emergency": emergency, "fence": fence}
+    revision = ctx.ledger.append(after, effects, verb=verb, actor=actor, reason=reason, now=now, **written)
     failpoints.failpoint("release.after_append")
     pages = tuple(effect.summary for effect in effects if isinstance(effect, rollout.Paged))
     return Committed(before=state, revision=revision, ms=round((time.perf_counter() - began) * 1000, 3), pages=pages)

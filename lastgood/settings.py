@@ -55,6 +55,8 @@ class ControllerSettings(_Group):
     """Seconds between measurements for triggers that watch a proven stable bundle."""
     lease_s: float = pydantic.Field(default=15.0, gt=0, le=3600)
     """Seconds after which another controller takes over from one that no longer answers."""
+    heartbeat_s: float = pydantic.Field(default=10.0, gt=0, le=3600)
+    """Seconds between signs of life of a host whose workers have not changed; after three of them without one, nobody knows of its workers."""
     keep_measurements_days: float = pydantic.Field(default=30.0, gt=0, le=3660)
     """Days after which measurements are removed (a day of canary is some 130 MB), those of a release on its way excepted; the verdicts in the release history stay for ever."""
 

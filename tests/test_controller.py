@@ -15,6 +15,7 @@ from lastgood import settings as settings_
 from lastgood.layers import base, receipts
 from lastgood.ledger import audit
 from tests import factory, memory
+from tests.hosts import seen
 
 
 @pytest.fixture
@@ -154,13 +155,17 @@ def test_a_target_that_does_not_get_ready_is_passed_over(settings: settings_.Set
     with factory.opened(settings) as ctx:
         a, b, _ = factory.released(ctx, 1, 2, 3)
         release.roll_back(ctx, "toy", reason="bad", actor="ann")
-        assert proceed.go_on_back(ctx, "toy", ready=set(), actor="controller", clock=clock) is None, "not before its time"
-        further = proceed.go_on_back(ctx, "toy", ready=set(), actor="controller", clock=lambda: clock() + 60)
+        assert proceed.go_on_back(ctx, "toy", view=seen(now=clock(), ready={a}, unready={b}), actor="controller", clock=clock) is None, (
+            "not before its time"
+        )
+        later = clock() + 60
+        further = proceed.go_on_back(ctx, "toy", view=seen(now=later, ready={a}, unready={b}), actor="controller", clock=lambda: later)
         assert further is not None
         assert further.revision.state.stable == a
         assert further.revision.state.marks[b].kind == "quarantined"
         assert further.pages
-        assert proceed.go_on_back(ctx, "toy", ready={a}, actor="controller", clock=lambda: clock() + 900) is None
+        last = clock() + 900
+        assert proceed.go_on_back(ctx, "toy", view=seen(now=last, ready={a}), actor="controller", clock=lambda: last) is None
 
 
 def test_without_a_controller_the_command_moves_traffic_itself(settings: settings_.Settings) -> None:

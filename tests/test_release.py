@@ -15,6 +15,7 @@ from lastgood import errors, proceed, release, strategy
 from lastgood import settings as settings_
 from lastgood.ledger import audit
 from tests import factory
+from tests.hosts import seen
 
 
 @pytest.fixture
@@ -213,12 +214,13 @@ def test_the_manifest_in_the_store_names_the_bundle(settings: settings_.Settings
 def test_a_hold_after_a_rollback_does_not_hide_it(settings: settings_.Settings) -> None:
     """The same alarm is still the same alarm, and a target that does not get ready is still left, with a hold in between."""
     with factory.opened(settings) as ctx:
-        a, _, _ = factory.released(ctx, 1, 2, 3)
+        a, b, _ = factory.released(ctx, 1, 2, 3)
         release.roll_back(ctx, "toy", reason="bad", actor="ann")
         release.hold(ctx, "toy", reason="freeze", actor="ann")
         with pytest.raises(errors.NothingToDo, match="was rolled back"):
             release.roll_back(ctx, "toy", reason="bad", actor="bob")
-        further = proceed.go_on_back(ctx, "toy", ready=set(), actor="controller", clock=lambda: time.time() + 60)
+        later = time.time() + 60
+        further = proceed.go_on_back(ctx, "toy", view=seen(now=later, ready={a}, unready={b}), actor="controller", clock=lambda: later)
         assert further is not None
         assert further.revision.state.stable == a
 
@@ -226,12 +228,13 @@ def test_a_hold_after_a_rollback_does_not_hide_it(settings: settings_.Settings) 
 def test_with_nothing_further_back_automation_is_refused_without_filling_the_trail(settings: settings_.Settings) -> None:
     """Every look at it raises the same refusal; none of them writes."""
     with factory.opened(settings) as ctx:
-        factory.released(ctx, 1, 2)
+        a, _ = factory.released(ctx, 1, 2)
         release.roll_back(ctx, "toy", reason="bad", actor="ann")
+        later = time.time() + 60
         before = len(list(audit.export(ctx.ledger, "toy")))
         for _ in range(5):
             with pytest.raises(errors.NotAllowed):
-                proceed.go_on_back(ctx, "toy", ready=set(), actor="controller", clock=lambda: time.time() + 60)
+                proceed.go_on_back(ctx, "toy", view=seen(now=later, unready={a}), actor="controller", clock=lambda: later)
         assert len(list(audit.export(ctx.ledger, "toy"))) == before
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from lastgood import converge, errors, ledger, patience, release, settings
+from lastgood import converge, errors, heartbeat, ledger, patience, release, settings
 from lastgood import service as services
 from lastgood.cli import common
 from lastgood.layers.infrastructure import warm_ups
@@ -119,9 +119,13 @@ def _services(here: Settings) -> Iterator[Finding]:
 
 
 def _controller(here: Settings) -> Iterator[Finding]:
-    record = converge.controller_record(here)
-    detail = f"pid {record.pid}" if record else "not running"
-    yield Finding(name="controller", ok=True if record else None, detail=detail, remedy="run 'lastgood up'")
+    life = heartbeat.look(here)
+    if life is not None and life.trouble:
+        detail, _, remedy = life.trouble.rpartition("; ")
+        yield Finding(name="controller", ok=False, detail=f"pid {life.record.pid}, {detail}", remedy=remedy)
+        return
+    detail = f"pid {life.record.pid}" if life else "not running"
+    yield Finding(name="controller", ok=True if life else None, detail=detail, remedy="run 'lastgood up'")
 
 
 def _time_limits(here: Settings) -> Iterator[Finding]:

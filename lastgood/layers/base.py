@@ -39,7 +39,7 @@ class Desired:
     `weights` maps arm to its share of live traffic in percent and sums to 100, or is empty when nothing may serve (an
     arm is a bundle id or the control arm of one, see `arms`); the newest bundle stands first, so that a user who is in at
     5 % is still in at 20 %. `control` says that the workers of stable's control arm are needed, with a share already or not.
-    `mirror` is (bundle id, percent of requests copied to it) or None. `bundles` holds every bundle named.
+    `mirror` is (bundle id, percent of requests copied to it) or None. `spares` are kept warm while `previous` cannot be. `bundles` holds every bundle named.
     `service` is the configuration frozen in the stable bundle (the folder's own before the first release).
     """
 
@@ -51,6 +51,7 @@ class Desired:
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
     mirror: tuple[str, float] | None = None
     control: bool = False
+    spares: tuple[str, ...] = ()
     bundles: Mapping[str, bundles.Bundle] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -72,7 +73,7 @@ class Desired:
     def warm(self) -> tuple[str, ...]:
         """Arms whose workers must be ready, most important first, without repeats."""
         control = arms.control_of(self.stable) if self.control and self.stable else None
-        return tuple(dict.fromkeys(d for d in (self.stable, self.candidate, control, self.previous) if d is not None))
+        return tuple(dict.fromkeys(d for d in (self.stable, self.candidate, control, self.previous, *self.spares) if d is not None))
 
     def arm(self, arm: str) -> Literal["stable", "candidate", "control"]:
         """The value of `x-lastgood-arm` for answers of *arm*."""
@@ -126,6 +127,15 @@ class Processes(Layer):
     @abc.abstractmethod
     def endpoints(self) -> Mapping[str, tuple[Endpoint, ...]]:
         """Ready workers by arm; only ones that passed their readiness check just now."""
+
+    def troubles(self) -> Mapping[str, tuple[int, str]]:
+        """By arm, for workers that could not be started: how often in a row, and what was last wrong with them."""
+        return {}
+
+
+def readiness_of(processes: Processes) -> dict[str, Any]:
+    """What a host has to say of its workers, as `readiness.report` takes it. Raises LayerError if that cannot be told."""
+    return {"ready": {arm for arm, where in processes.endpoints().items() if where}, "troubles": processes.troubles()}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)

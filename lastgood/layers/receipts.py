@@ -53,6 +53,13 @@ def write(folder: Path, receipt: Receipt) -> None:
         staged.replace(folder / f"{receipt.layer}.json")
 
 
+def serving(told: Mapping[str, Receipt]) -> dict[str, float] | None:
+    """Which bundles get requests, in percent, as the proxy itself said when it was last looked at; None if that is not known."""
+    traffic = told.get("traffic")
+    weights = traffic.facts.get("weights") if traffic is not None else None
+    return {str(name): float(share) for name, share in weights.items() if share} if isinstance(weights, Mapping) else None
+
+
 def read(folder: Path) -> dict[str, Receipt]:
     """The newest receipt of each layer that ever answered; unreadable files count as never answered."""
     found = {}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lastgood import arms, errors
+from lastgood import arms, errors, readiness
 from lastgood import service as services
 from lastgood.layers import base, catalog, receipts
 
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from lastgood import artifacts, bundle, ledger, rollout, settings
 
 
-def desired(state: rollout.State, *, bundles: Mapping[str, bundle.Bundle], service: services.Service) -> base.Desired:
+SPARES = 2
+"""So many more bundles are kept warm at most while the one behind stable cannot be."""
+
+
+def desired(
+    state: rollout.State, *, bundles: Mapping[str, bundle.Bundle], service: services.Service, spares: tuple[str, ...] = ()
+) -> base.Desired:
     """What *state* asks of the layers: the candidate's share of the traffic, the rest to stable, and what is mirrored."""
     weights = {state.stable: 100.0} if state.stable else {}
     if state.stable and state.candidate and state.weight_pct > 0:
@@ -35,16 +41,30 @@ def desired(state: rollout.State, *, bundles: Mapping[str, bundle.Bundle], servi
         weights=weights,
         mirror=(state.candidate, state.mirror_pct) if state.candidate and state.mirror_pct > 0 else None,
         control=state.control and state.candidate is not None,
+        spares=spares,
         bundles=bundles,
     )
 
 
 def read_desired(state: rollout.State, *, ledger: ledger.Ledger, store: artifacts.Store, settings: settings.Settings) -> base.Desired:
     """Like `desired`, with bundles from the ledger and the service's configuration as frozen in the stable bundle."""
-    named = {digest for digest in (state.stable, state.candidate, state.previous) if digest is not None}
+    kept = spares(state, readiness.read(ledger, state.service, settings=settings, now=time.time()))
+    named = {digest for digest in (state.stable, state.candidate, state.previous, *kept) if digest is not None}
     bundles = {digest: ledger.bundle(digest) for digest in named}
     service = read_service(state, ledger=ledger, store=store, settings=settings)
-    return desired(state, bundles=bundles, service=service)
+    return desired(state, bundles=bundles, service=service, spares=kept)
+
+
+def spares(state: rollout.State, view: readiness.View) -> tuple[str, ...]:
+    """What is kept warm beside previous while that cannot be: one bundle that can be started, and those tried in vain before it."""
+    found: list[str] = []
+    behind = [digest for digest in state.lineage if digest not in state.marks and digest not in (state.stable, state.candidate)]
+    for number, digest in enumerate(behind[: SPARES + 1]):
+        if number > 0:
+            found.append(digest)
+        if not view.failing(digest):
+            break
+    return tuple(found)
 
 
 def read_service(state: rollout.State, *, ledger: ledger.Ledger, store: artifacts.Store, settings: settings.Settings) -> services.Service:

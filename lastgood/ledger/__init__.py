@@ -1,7 +1,9 @@
 """The ledger: the only truth about what serves, and the only writer of SQL."""
 
 from lastgood.ledger.dialect import DiskFull
+from lastgood.ledger.leases import Fence
 from lastgood.ledger.ledger import Ledger, connect
-from lastgood.ledger.rows import BundleRow, Delivery, Evaluation, Page, Revision
+from lastgood.ledger.readiness import Seen
+from lastgood.ledger.rows import BundleRow, Delivery, Evaluation, Page, Readiness, Revision
 
-__all__ = ["BundleRow", "Delivery", "DiskFull", "Evaluation", "Ledger", "Page", "Revision", "connect"]
+__all__ = ["BundleRow", "Delivery", "DiskFull", "Evaluation", "Fence", "Ledger", "Page", "Readiness", "Revision", "Seen", "connect"]

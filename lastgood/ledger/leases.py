@@ -1,10 +1,12 @@
-"""Who of several controllers does a piece of work just now.
+"""Who of several controllers does a piece of work just now, and decides what is committed without a person.
 
-A lease saves double work and nothing else. Safety never rests on it: two that act at once are sorted out by the
-compare-and-set of revisions.
+Whoever has a lease has its token too. A change that was decided under a lease is committed only if the lease has not
+changed hands since (`Ledger.append`), so one that was frozen, or slow, cannot act on what it saw before.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from lastgood import errors
 from lastgood.ledger import queries, rows
@@ -15,11 +17,23 @@ MAX_SKEW_S = 60.0
 that was wrong, and would otherwise keep everybody out until then."""
 
 
+class Fence(NamedTuple):
+    """Proof of having a lease: its name, who has it, and its token, which is another one each time that it changes hands."""
+
+    name: str
+    holder: str
+    token: int
+
+
 class Leases(Session):
     """The leases of a ledger, by name."""
 
     def lease(self, name: str, *, holder: str, now: float, ttl_s: float) -> bool:
-        """Whether *holder* has the lease from *now* (Unix seconds): taken if it was free or over, renewed if it was its own.
+        """Whether *holder* has the lease from *now* (Unix seconds) on; see `take_lease`."""
+        return self.take_lease(name, holder=holder, now=now, ttl_s=ttl_s) is not None
+
+    def take_lease(self, name: str, *, holder: str, now: float, ttl_s: float) -> Fence | None:
+        """Proof that *holder* has the lease from *now* (Unix seconds) on, None if somebody else does: taken if it was free or over, renewed if it was its own.
 
         One compare-and-set, so of any number of controllers one gets it. While more than half of `ttl_s` seconds is left
         to the holder, its call only reads. A clock that is ahead by some seconds takes the lease that much early; the
@@ -34,23 +48,35 @@ class Leases(Session):
             found = self.dialect.fetch(queries.LEASE, name=name)
         if found and _is_held(found[0], now=now, ttl_s=ttl_s):
             if found[0]["holder"] != holder:
-                return False
+                return None
             if found[0]["until"] - now > ttl_s / 2:
-                return True
+                return Fence(name, holder, found[0]["token"])
         with self._writing(f"lease/{name}"):
             return self._take(name, holder=holder, now=now, until=until, ttl_s=ttl_s)
 
-    def _take(self, name: str, *, holder: str, now: float, until: float, ttl_s: float) -> bool:
+    def lease_holder(self, name: str, *, now: float = 0.0) -> str | None:
+        """Who took the lease last; None if nobody ever did, or it was given up, or it was over by *now* (Unix seconds)."""
+        with self.reading():
+            found = self.dialect.fetch(queries.LEASE, name=name)
+        return str(found[0]["holder"]) if found and found[0]["until"] > now else None
+
+    def _take(self, name: str, *, holder: str, now: float, until: float, ttl_s: float) -> Fence | None:
         found = self.dialect.fetch(queries.LEASE, name=name)
         if not found:
             self.dialect.fetch(queries.ADD_LEASE, name=name, holder=holder, until=until)
-            return True
+            return Fence(name, holder, 1)
         lease = found[0]
         ours = lease["holder"] == holder
         if not ours and _is_held(lease, now=now, ttl_s=ttl_s):
-            return False
-        self.dialect.fetch(queries.TAKE_LEASE, name=name, holder=holder, until=until, token=lease["token"] + (not ours))
-        return True
+            return None
+        token = lease["token"] + (not ours)
+        self.dialect.fetch(queries.TAKE_LEASE, name=name, holder=holder, until=until, token=token)
+        return Fence(name, holder, token)
+
+    def _check_fence(self, fence: Fence) -> None:
+        """Raise Conflict if the lease has changed hands; until the transaction is over it cannot."""
+        if not self.dialect.fetch(queries.HOLD_LEASE, name=fence.name, holder=fence.holder, token=fence.token):
+            raise errors.Conflict(f"{fence.holder} no longer has the lease {fence.name!r}, so it decides nothing; whoever has it does")
 
     def give_up_lease(self, name: str, *, holder: str) -> None:
         """Let somebody else have the lease at once; nothing happens if *holder* does not have it."""

@@ -5,7 +5,7 @@ exactly one entry to the audit chain. Nothing of it is ever updated or deleted. 
 break the rules, also from a foreign client (`migrations/`).
 
 What does not belong here: deciding what the next state is (`rollout`), what one engine does differently (`dialect`),
-what controllers keep beside the log (`leases`, `measurements`, `outbox`).
+what controllers keep beside the log (`leases`, `measurements`, `outbox`, `readiness`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from lastgood.failpoints import failpoint
 from lastgood.ledger import chain, queries, rows
 from lastgood.ledger.ballast import Ballast
 from lastgood.ledger.dialect import DiskFull
-from lastgood.ledger.leases import Leases
+from lastgood.ledger.leases import Fence, Leases
 from lastgood.ledger.measurements import Measurements
 from lastgood.ledger.outbox import Outbox
 from lastgood.ledger.postgres import Postgres, without_password
+from lastgood.ledger.readiness import ReadinessRows
 from lastgood.ledger.rows import BundleRow, Evaluation, Revision
 from lastgood.ledger.sqlite import Sqlite
 from lastgood.rollout import Effect, Marked, Paged, State
@@ -52,8 +53,8 @@ def connect(url: str, *, busy_timeout_s: float = 5.0, read_only: bool = False, b
     return Ledger(Sqlite(path, busy_timeout_s=busy_timeout_s, read_only=read_only), ballast=ballast)
 
 
-class Ledger(Leases, Measurements, Outbox):
-    """A ledger: the release log of each service, and beside it the leases, measurements and pages of controllers.
+class Ledger(Leases, Measurements, Outbox, ReadinessRows):
+    """A ledger: the release log of each service, and beside it the leases, measurements, pages and readiness rows of controllers.
 
     May be shared by threads, which then wait for each other. Every method raises Unavailable if the ledger cannot be
     reached or is locked by another process, and Damaged if it is not what was written. After either the next call
@@ -218,12 +219,13 @@ class Ledger(Leases, Measurements, Outbox):
         evidence: Mapping[str, Any] = NOTHING,
         operation: str | None = None,
         emergency: bool = False,
+        fence: Fence | None = None,
     ) -> Revision:
         """Make *state* the newest state, with the marks and pages among *effects*, in one durable transaction.
 
         `state.revision` must be the newest number plus one, else Conflict says who was faster. A repeated
         `operation` changes nothing and returns the revision that it made the first time. NotAllowed if the
-        database's own rules refuse it. With `emergency`, a full disk costs the ballast instead of the change.
+        database's own rules refuse it. With a *fence*, Conflict if that lease has changed hands. With `emergency`, a full disk costs the ballast instead of the change.
         `at` of the revision is *now*, or that of the revision before if the clock went back.
         """
         rows.check_text(verb=verb, actor=actor, reason=reason, operation=operation)
@@ -245,18 +247,22 @@ class Ledger(Leases, Measurements, Outbox):
         rows.check_text(**{f"reason of mark {number}": mark.reason for number, mark in enumerate(marks)})
         pages = tuple(effect for effect in effects if isinstance(effect, Paged))
         try:
-            done = self._append(draft, state, marks, pages)
+            done = self._append(draft, state, marks, pages, fence)
         except DiskFull:
             if not emergency or self._ballast is None or not self._ballast.drop():
                 raise
-            return self._append(draft, state, marks, pages)
+            return self._append(draft, state, marks, pages, fence)
         if not emergency and self._ballast is not None:
             self._ballast.keep()
         return done
 
-    def _append(self, draft: Mapping[str, Any], state: State, marks: tuple[Marked, ...], pages: tuple[Paged, ...]) -> Revision:
+    def _append(
+        self, draft: Mapping[str, Any], state: State, marks: tuple[Marked, ...], pages: tuple[Paged, ...], fence: Fence | None
+    ) -> Revision:
         service, operation = state.service, draft["operation"]
         with self._writing(service):
+            if fence is not None:
+                self._check_fence(fence)
             if operation is not None and (done := self.dialect.fetch(queries.REVISION_OF_OPERATION, service=service, operation=operation)):
                 return rows.same_verb(self._revisions(service, done)[0], draft["verb"])
             newest = self.dialect.fetch(queries.NEWEST_REVISION, service=service)

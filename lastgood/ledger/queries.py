@@ -63,6 +63,18 @@ ADD_LEASE = "INSERT INTO lease (name, holder, until, token) VALUES (:name, :hold
 TAKE_LEASE = "UPDATE lease SET holder = :holder, until = :until, token = :token WHERE name = :name"
 END_LEASE = "UPDATE lease SET until = 0 WHERE name = :name AND holder = :holder"
 
+# Changes nothing, and keeps the row from changing hands until the transaction is over.
+HOLD_LEASE = "UPDATE lease SET until = until WHERE name = :name AND holder = :holder AND token = :token RETURNING token"
+
+_READINESS = "service, arm, host, ready, failures, since, seen_at, detail"
+READINESS = f"SELECT {_READINESS} FROM readiness WHERE service = :service ORDER BY arm, host"
+ADD_READINESS = f"INSERT INTO readiness ({_READINESS}) VALUES (:service, :arm, :host, :ready, :failures, :since, :seen_at, :detail)"
+CHANGE_READINESS = (
+    "UPDATE readiness SET ready = :ready, failures = :failures, since = :since, seen_at = :seen_at, detail = :detail "
+    "WHERE service = :service AND arm = :arm AND host = :host"
+)
+DROP_READINESS = "DELETE FROM readiness WHERE service = :service AND arm = :arm AND host = :host"
+
 NEWEST_MEASUREMENT = "SELECT max(seq) AS seq FROM measurement WHERE service = :service AND analysis = :analysis"
 ADD_MEASUREMENT = "INSERT INTO measurement (service, analysis, seq, body, at) VALUES (:service, :analysis, :seq, :body, :at)"
 MEASUREMENTS = (

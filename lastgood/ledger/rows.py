@@ -53,6 +53,23 @@ class Revision:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """What `host` says of its worker for `arm`: ready or not since `since`, last heard of at `seen_at` (Unix seconds, its own clock).
+
+    `failures` counts starts in a row that came to nothing; `detail` says what went wrong last.
+    """
+
+    service: str
+    arm: str
+    host: str
+    ready: bool
+    failures: int
+    since: float
+    seen_at: float
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """What somebody found out about a bundle, and when (Unix seconds)."""
 
@@ -219,6 +236,17 @@ def parse(text: str, what: str) -> dict[str, Any]:
 def dump(value: Mapping[str, Any]) -> str:
     """Canonical JSON text of an object. Raises Damaged for what JSON cannot hold."""
     return bundle.canonical(dict(value)).decode()
+
+
+def readiness(row: Row) -> Readiness:
+    """One row of what hosts say of their workers."""
+    names = ("service", "arm", "host", "failures", "since", "seen_at", "detail")
+    return Readiness(ready=bool(row["ready"]), **{name: row[name] for name in names})
+
+
+def printable(text: str) -> str:
+    """*text* without what not every engine can store."""
+    return re.sub("[\0\ud800-\udfff]", "?", text)
 
 
 def check_text(**texts: str | None) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from lastgood import converge, errors, release, rollout
+from lastgood import converge, duty, errors, ledger, readiness, release, rollout
 from lastgood.bundle import short
 from lastgood.drift import comparison, verdict
 from lastgood.drift import reference as references
@@ -40,6 +40,8 @@ FEW = 0.01
 """Two codes that make something else of no more than this share of the rows make the same of them."""
 SHOWN = 8
 """Features of each bundle that a decision writes down."""
+LEASE_S = 60.0
+"""Seconds after which another process may decide if this one stops on the way; the rollback itself takes less than one."""
 FEATURE_ROWS = 20_000
 """Rows, the newest ones, whose features are looked at."""
 
@@ -239,16 +241,32 @@ def carry_out(
 ) -> converge.Outcome | None:
     """If the decision says so, go back and move the traffic; then write it down. None if nothing moved, or the service has moved on.
 
-    Written down last, so that a look whose process died on the way is still due. Raises nothing for a rollback that a rule forbids, or
+    Written down last, so that a look whose process died on the way is still due. Raises Conflict, with nothing written down, if
+    another host is the one to decide: it has the lease, or runs the workers whose log was read. Raises nothing for a rollback that a rule forbids, or
     if another change was faster: then a person is told.
     """
+    _check_sees_traffic(ctx, what)
+    name, holder = duty.drift_lease_name(what.service), duty.holder(ctx.settings)
+    with duty.given_up(ctx.ledger, name, holder=holder):
+        fence = duty.take(ctx.ledger, name, holder=holder, now=time.time(), ttl_s=LEASE_S)
+        if fence is None:
+            raise errors.Conflict(
+                f"another process decides about the drift of {what.service!r} just now; see 'lastgood drift {what.service}'"
+            )
+        return _carried_out(ctx, what, decision, fence=fence, now=now, actor=actor, wait_s=wait_s)
+
+
+def _carried_out(
+    ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, fence: ledger.Fence, now: float, actor: str, wait_s: float
+) -> converge.Outcome | None:
     state = ctx.ledger.state(what.service)
     outcome: converge.Outcome | None = None
     trouble = ""
     failpoint("drift.before_rollback")
     if decision.outcome == "roll_back" and state.stable == what.bundle:
+        moved: dict[str, Any] = {"expected": state.revision, "fence": fence, "now": now, "actor": actor, "wait_s": wait_s}
         try:
-            outcome = _go_back(ctx, what, decision, expected=state.revision, now=now, actor=actor, wait_s=wait_s)
+            outcome = _go_back(ctx, what, decision, **moved)
         except (errors.NotAllowed, errors.Conflict, errors.NothingToDo) as error:
             trouble = f"; it could not be done: {error}"
     failpoint("drift.after_rollback")
@@ -257,12 +275,30 @@ def carry_out(
     return outcome
 
 
+def _check_sees_traffic(ctx: release.Context, what: drift_watch.Watched) -> None:
+    """Raise Conflict if other hosts run the workers of the watched bundle and this one does not: it has not seen what they answered."""
+    view = readiness.read(ctx.ledger, what.service, settings=ctx.settings, now=time.time())
+    hosts = {row.host for row in view.rows if row.arm == what.bundle and row.ready}
+    if view.word(what.bundle) == "ready" and readiness.host(ctx.settings) not in hosts:
+        raise errors.Conflict(
+            f"{short(what.bundle)} is served by {', '.join(sorted(hosts))}, and its log is there; decide about its drift on that host"
+        )
+
+
 def _go_back(
-    ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, expected: int, now: float, actor: str, wait_s: float
+    ctx: release.Context,
+    what: drift_watch.Watched,
+    decision: Decision,
+    *,
+    expected: int,
+    fence: ledger.Fence,
+    now: float,
+    actor: str,
+    wait_s: float,
 ) -> converge.Outcome:
     began = time.perf_counter()
     evidence = {"drift": drift_watch.plain(decision.to_json()), "verdicts": []}
-    asked: dict[str, Any] = {"reason": f"drift: {decision.why}", "actor": actor, "automatic": True, "evidence": evidence}
+    asked: dict[str, Any] = {"reason": f"drift: {decision.why}", "actor": actor, "automatic": True, "evidence": evidence, "fence": fence}
     with converge.layers_of(ctx, what.service) as layers:
         committed = release.roll_back(ctx, what.service, expected=expected, clock=lambda: now, **asked)
         return converge.settle(ctx, committed, layers=layers, verb="rollback", began=began, wait_s=wait_s, actor=actor)

@@ -110,6 +110,11 @@ class PageLoop:
         self._stop = threading.Event()
         self._threads = [_ChannelLoop(settings, channel, ways, clock=clock, pause_s=pause_s, stop=self._stop) for channel in ways]
 
+    @property
+    def threads(self) -> Sequence[_ChannelLoop]:
+        """One for each channel."""
+        return self._threads
+
     def start(self) -> None:
         """Begin; returns at once."""
         for thread in self._threads:
@@ -145,12 +150,16 @@ class _ChannelLoop(threading.Thread):
         self._pause_s = pause_s
         self._stopped = stop
         self._holder = f"{socket.gethostname()}/{os.getpid()}/{id(self)}"
+        self.turned_at = time.monotonic()
+        # A slow channel may keep it for the whole of its lease.
+        self.due_s = pause_s + LEASE_S
 
     def run(self) -> None:
         limits = self._settings.ledger
         said = ""
         with ledgers.connect(self._settings.ledger_url, busy_timeout_s=limits.busy_timeout_s) as book:
             while not self._stopped.is_set():
+                self.turned_at = time.monotonic()
                 trouble = self._turn(book)
                 if trouble and trouble != said:
                     log.warning("%s: %s", self.name, trouble)

@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lastgood import converge, daemon, errors, release
+from lastgood import converge, daemon, errors, heartbeat, readiness, release
+from lastgood import ledger as ledgers
 from lastgood import service as services
 from lastgood.layers import base, reconcile
 from lastgood.layers.receipts import Receipt
@@ -111,7 +112,7 @@ def up(settings: Settings, *, names: list[str], say: Say) -> list[Receipt]:
         _serve_last_good(settings, names=names, say=say)
         raise
     if brought or any(_is_up(settings, name) for name in known_services(settings) if name not in names):
-        record = start_controller(settings)
+        record = start_controller(settings, say=say)
         say(f"  {'controller':<15} running    pid {record.pid}")
     if troubles or broken:
         raise [*troubles, *broken][0]
@@ -169,13 +170,17 @@ def _shut_down(settings: Settings, name: str, *, say: Say) -> None:
         say(f"  {name + ' ' + layer.name:<15} stopped{'    ! ' + cut if cut else ''}")
 
 
-def start_controller(settings: Settings) -> daemon.Record:
-    """The running controller; started if there is none. Safe to call from several commands at once."""
+def start_controller(settings: Settings, *, say: Say = lambda _: None) -> daemon.Record:
+    """The running controller; started if there is none, and in the place of one that is frozen. Safe to call from several commands at once."""
     folder = settings.home / "run"
     with daemon.locked(folder / "controller.lock", wait_s=10.0):
-        running = converge.controller_record(settings)
+        running = heartbeat.look(settings)
+        if running is not None and not running.frozen:
+            return running.record
         if running is not None:
-            return running
+            # Safe at any moment: whatever it was about to commit is fenced by its lease.
+            daemon.stop(running.record, grace_s=0.0 if running.stopped else 2.0)
+            say(f"  {'controller':<15} replaced   pid {running.record.pid} was {running.trouble.partition(';')[0]}")
         argv = [sys.executable, "-m", "lastgood.controller"]
         return daemon.start(
             argv, record=folder / "controller.json", log=settings.home / "logs" / "controller.log", env=environment(settings)
@@ -199,6 +204,7 @@ def down(settings: Settings, *, names: list[str], keep_serving: bool, say: Say) 
         time.sleep(LEAVES_S)
     for service in names:
         _shut_down(settings, service, say=say)
+        _say_gone(settings, service)
 
 
 @contextlib.contextmanager
@@ -211,6 +217,13 @@ def _told_if_long(say: Say, text: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def _say_gone(settings: Settings, service: str) -> None:
+    """This host has no workers any more: nobody has to wait until it has been silent for long. Creates nothing."""
+    with contextlib.suppress(errors.LastgoodError), ledgers.connect(settings.ledger_url) as book:
+        if any(row.host == readiness.host(settings) for row in book.readiness(service)):
+            book.report_readiness(service, host=readiness.host(settings), seen={}, now=time.time())
 
 
 def _is_up(settings: Settings, service: str) -> bool:

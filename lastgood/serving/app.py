@@ -51,6 +51,8 @@ _INSIDE = ("/metrics", "/readyz")
 """Paths for whoever runs the service: through the proxy they are answered to holders of the debug token only."""
 _COUNTED = ("/predict", "/feedback")
 """Paths whose requests a worker that is asked to end answers first."""
+_NOT_READY = {marks.UNREADY: "1", marks.FAILED_CHECK: "true"}
+"""What the proxy is told with an answer that says only that this worker is not ready; callers never see it."""
 REMEMBERED = 50_000
 """Answered requests of which a worker knows under which id of the caller's they came, some 20 MB."""
 _QUIET_S = 10.0
@@ -190,7 +192,7 @@ def _add_routes(app: fastapi.FastAPI, worker: _Worker) -> None:
     @app.get("/readyz", responses={503: {"description": "not ready yet"}})
     async def readyz() -> responses.Response:
         """Whether requests should be sent here, and what this worker serves."""
-        return _json(200 if worker.ready else 503, _about(worker))
+        return _json(200, _about(worker)) if worker.ready else _json(503, _about(worker), headers=_NOT_READY)
 
     @app.get("/metrics")
     async def show_metrics() -> responses.Response:
@@ -220,7 +222,7 @@ def _add_routes(app: fastapi.FastAPI, worker: _Worker) -> None:
 
 async def _predict(worker: _Worker, request: fastapi.Request) -> responses.Response:
     if not worker.ready:
-        raise Refused(503, "not ready: the warm-up has not been answered yet; see /readyz and ask again")
+        raise Refused(503, "not ready: the warm-up has not been answered yet; see /readyz and ask again", headers=_NOT_READY)
     border.check_head(request.headers)
     with worker.bounds.request(_user(worker, request)):
         return await _predict_rows(worker, request)
@@ -503,8 +505,8 @@ def _arm(request: fastapi.Request) -> str | None:
     return arm if arm in ("stable", "candidate", "control", "debug") else None
 
 
-def _json(status: int, value: Any) -> responses.Response:
-    return responses.Response(json.dumps(value).encode(), status_code=status, media_type="application/json")
+def _json(status: int, value: Any, *, headers: Mapping[str, str] | None = None) -> responses.Response:
+    return responses.Response(json.dumps(value).encode(), status_code=status, media_type="application/json", headers=headers)
 
 
 class _Envelope:

@@ -264,7 +264,7 @@ def test_harmless_files_are_taken(tmp_path):
 
 def _texts(rng):
     """Plain files of many kinds, all harmless: word lists, tables, JSON, source, numbers as text and as bytes, no two alike."""
-    words = [word for word in re.findall(r"[A-Za-z]{2,12}", " ".join(str(module.__doc__) for module in (pickle, os, zipfile, re)))]
+    words = list(re.findall(r"[A-Za-z]{2,12}", " ".join(str(module.__doc__) for module in (pickle, os, zipfile, re))))
     words += ["cat", "dog", "bird", "cow", "box", "cos", "system", "cast", "Rat", "Ira", "Kim", "bat", "builtins", "ceval", "cbuiltins"]
     for _ in range(3000):
         some = [rng.choice(words) for _ in range(rng.randint(1, 12))]

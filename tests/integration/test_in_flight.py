@@ -92,7 +92,7 @@ def test_whoever_has_a_request_answers_it_and_nobody_answers_it_twice(tmp_path: 
         live.until(lambda: infrastructure(live)["workers"][second.bundle]["ready"], what="the next worker")
         # The bundle is left.
         second.begin(sleep_s=LONGER_THAN_THE_DRAIN_S, count=True)
-        live.until(lambda: live.followed(), what="routes")
+        live.until(live.followed, what="routes")
         asked = Request(live.port)
         live.until(lambda: second.calls == 2, what="the request at its worker")
         revision = release.roll_back(live.ctx, SERVICE, reason="bad", actor="test").revision.number

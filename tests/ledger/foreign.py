@@ -13,7 +13,7 @@ import psycopg
 from lastgood import rollout
 from tests.ledger.world import SERVICE, digest
 
-TABLES = ("bundle", "revision", "mark", "evaluation", "audit", "schema_version", "lease", "measurement", "page", "delivery")
+TABLES = ("bundle", "revision", "mark", "evaluation", "audit", "schema_version", "lease", "measurement", "page", "delivery", "readiness")
 REFUSALS = (sqlite3.Error, psycopg.Error)
 
 

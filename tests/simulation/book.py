@@ -15,7 +15,7 @@ from typing import Any
 
 from lastgood import bundle as bundles
 from lastgood import errors, rollout
-from lastgood.ledger import outbox, rows
+from lastgood.ledger import Fence, Seen, outbox, rows
 from lastgood.ledger.leases import MAX_SKEW_S
 
 
@@ -29,7 +29,8 @@ class Book:
         self._marks: dict[str, rollout.Mark] = {}
         self._was_stable: set[str] = set()
         self._measured: dict[str, list[tuple[int, float, str]]] = {}
-        self._leases: dict[str, tuple[str, float]] = {}
+        self._leases: dict[str, tuple[str, float, int]] = {}
+        self._readiness: dict[tuple[str, str], rows.Readiness] = {}
         self._pages: dict[tuple[int, str], rows.Page] = {}
         self.notes: list[tuple[str, Mapping[str, Any]]] = []
 
@@ -81,8 +82,11 @@ class Book:
         evidence: Mapping[str, Any] = MappingProxyType({}),
         operation: str | None = None,
         emergency: bool = False,
+        fence: Fence | None = None,
     ) -> rows.Revision:
         rows.check_text(verb=verb, actor=actor, reason=reason)
+        if fence is not None and self._leases.get(fence.name, ("", 0.0, 0))[::2] != (fence.holder, fence.token):
+            raise errors.Conflict(f"{fence.holder} no longer has the lease {fence.name!r}")
         written, proof = rows.dump(state.to_json()), rows.dump(evidence)
         before = self._log[-1] if self._log else None
         if state.revision != len(self._log) + 1:
@@ -132,18 +136,39 @@ class Book:
     # --- the controllers' desk -------------------------------------------------------------------------------
 
     def lease(self, name: str, *, holder: str, now: float, ttl_s: float) -> bool:
-        of, until = self._leases.get(name, ("", 0.0))
+        return self.take_lease(name, holder=holder, now=now, ttl_s=ttl_s) is not None
+
+    def take_lease(self, name: str, *, holder: str, now: float, ttl_s: float) -> Fence | None:
+        of, until, token = self._leases.get(name, ("", 0.0, 0))
         if of and now < until <= now + ttl_s + MAX_SKEW_S:
             if of != holder:
-                return False
+                return None
             if until - now > ttl_s / 2:
-                return True
-        self._leases[name] = holder, now + ttl_s
-        return True
+                return Fence(name, holder, token)
+        token += of != holder
+        self._leases[name] = holder, now + ttl_s, token
+        return Fence(name, holder, token)
+
+    def lease_holder(self, name: str, *, now: float = 0.0) -> str | None:
+        of, until, _ = self._leases.get(name, ("", 0.0, 0))
+        return of if of and until > now else None
 
     def give_up_lease(self, name: str, *, holder: str) -> None:
-        if self._leases.get(name, ("", 0.0))[0] == holder:
-            self._leases[name] = holder, 0.0
+        of, _, token = self._leases.get(name, ("", 0.0, 0))
+        if of == holder:
+            self._leases[name] = holder, 0.0, token
+
+    def readiness(self, service: str) -> list[rows.Readiness]:
+        return [self._readiness[key] for key in sorted(self._readiness)]
+
+    def report_readiness(self, service: str, *, host: str, seen: Mapping[str, Seen], now: float) -> None:
+        before = {arm: row for (arm, of), row in self._readiness.items() if of == host}
+        self._readiness = {key: row for key, row in self._readiness.items() if key[1] != host}
+        for arm, one in seen.items():
+            known = before.get(arm)
+            since = known.since if known is not None and known.ready == one.ready else now
+            told = {"ready": one.ready, "failures": one.failures, "detail": one.detail}
+            self._readiness[arm, host] = rows.Readiness(service=service, arm=arm, host=host, since=since, seen_at=now, **told)  # type: ignore[arg-type]
 
     def record(self, service: str, analysis: str, body: Mapping[str, Any], *, now: float) -> int:
         try:

@@ -18,11 +18,12 @@ ACTOR = gatekeeper.ACTOR
 class _Loop(controller.ServiceLoop):
     """The loop of one service, as after its start; nothing of it runs by itself."""
 
-    def __init__(self, context: release.Context, workers: base.Processes) -> None:
+    def __init__(self, context: release.Context, workers: base.Processes, *, holder: str) -> None:
         self._ctx, self._service = context, SERVICE
         self._layers = {"infrastructure": workers}
         self._reports = context.settings.run(SERVICE) / "layers"
-        self._stranded = self._proven = -1
+        self._holder, self._seen, self._spares = holder, 0, ()
+        self._begin()
 
 
 class Controller:
@@ -34,13 +35,12 @@ class Controller:
         self.line = world.line(interrupt=lambda call: world.between(self, call))
         self._context = world.context(self.line)
         self._keeper = gatekeeper.Gatekeeper(world.settings, SERVICE, holder=name, moved=lambda *_: None)
-        self._keeper._processes = world.workers  # settings name no layer: worlds have theirs in memory
         self.back_at = 0.0
         self._start()
 
     def _start(self) -> None:
         self.bench = judge.Judge(self.line, SERVICE, self._world.numbers)  # type: ignore[arg-type]  # the double
-        self._loop = _Loop(self._context, self._world.workers)
+        self._loop = _Loop(self._context, self._world.workers, holder=self.name)
         self._seen = 0
         self._wanted: Any = None
         self.line.fuse, self.line.behind = None, 0
@@ -60,7 +60,8 @@ class Controller:
         try:
             self.line.leads = None
             at = -1 if self.line.behind else self._world.book.newest(SERVICE)
-            told = "; ".join(filter(None, [self._guarded(part) for part in parts]))
+            # A step of the world may take longer than a host may be silent; a live one says every few seconds what is ready.
+            told = "; ".join(filter(None, [self._guarded(part) for part in (self._say_ready, *parts)]))
             if not told:
                 self._world.watch.turned(self, at=at)
         except Killed:
@@ -93,6 +94,9 @@ class Controller:
         for layer in layers:
             if self._wanted is not None and (self._world.chaos.killed == 0 or self._world.mischief.random() < 0.9):
                 reconcile.attempt(layer, self._wanted, clock=self._world.clock)
+
+    def _say_ready(self) -> None:
+        self._loop._look(self._context.ledger.state(SERVICE))
 
     def _advance(self) -> None:
         """The loop's own part in a release that is on its way."""

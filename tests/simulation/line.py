@@ -42,8 +42,8 @@ class Line:
             answer = self._stale(*args, **asked) if name == "state" and self.behind else method(*args, **asked)
             if last == 1:
                 raise Killed
-            if name == "lease":
-                self.leads = answer
+            if name == "take_lease":
+                self.leads = answer is not None
             return answer
 
         return call

@@ -281,7 +281,7 @@ def _counting(world: World, checks: list[int]) -> Any:
     answer = handler.send_response
 
     def counted(self: Any, *args: Any) -> None:
-        checks[0] += self.path == "/healthz"
+        checks[0] += self.path == "/readyz"
         answer(self, *args)
 
     return counted

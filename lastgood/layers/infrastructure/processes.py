@@ -79,6 +79,14 @@ class Workers(base.Processes):
         answers = readiness.check_all({arm: folder.endpoint(record) for arm, record in live.items()})
         return {arm: (folder.endpoint(record),) for arm, record in live.items() if answers[arm].ready(arms.bundle_of(arm))}
 
+    def troubles(self) -> Mapping[str, tuple[int, str]]:
+        """See `base.Processes`; empty where the notes cannot be read."""
+        try:
+            notes = notes_.load(self._where.notes)
+        except OSError:
+            return {}
+        return {arm: (note.failures, note.trouble) for arm, note in notes.bundles.items() if note.failures}
+
     def observe(self) -> base.Observed:
         """The revision last taken over; per arm: pid, socket (port for a worker of an earlier release), ready, restarts, failures, oom_kills; and uptime and memory of the live ones.
 

@@ -82,7 +82,11 @@ class Step:
         note = self._all.of(arm)
         note.begun = self._now if note.begun is None else note.begun
         limit = self._desired.service.serving.ready_timeout_s
-        if self._unreachable(arm, record):
+        if daemon.stopped(record):
+            daemon.stop(record, grace_s=0.0)  # it would take no notice of being asked
+            self._where.forget(arm)
+            self._failed(note, "was stopped by a signal and answered nothing; it was ended")
+        elif self._unreachable(arm, record):
             self._retire(arm, record, answer)
             self._failed(note, "lives, but its socket is gone; it was stopped")
         elif answer.wrong(arms.bundle_of(arm)):

@@ -62,7 +62,7 @@ class EnvoyTraffic(base.Layer):
     def observe(self) -> base.Observed:
         """What Envoy serves by now. An Envoy that does not answer gives revision None, which never counts as agreement."""
         record = daemon.read(self._files.record)
-        if record is None or not daemon.alive(record):
+        if record is None or not daemon.alive(record) or daemon.stopped(record):
             return base.Observed(revision=None, facts={"envoy": None})
         why = envoy_process.unreachable(self._files)
         if why:

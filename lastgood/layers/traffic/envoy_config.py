@@ -148,7 +148,8 @@ def _marked(cluster: Json, digest: str) -> Json:
 def _bundle_cluster(digest: str, endpoints: Sequence[base.Endpoint], *, trial: bool) -> Json:
     """The workers of one bundle, as one cluster.
 
-    A worker is healthy only if /healthz names this bundle: when a worker dies, another bundle's may get its port.
+    A worker is healthy only if it says that it is ready, and for this bundle: one that starts again warms up without users, and
+    when a worker dies, another bundle's may get its port.
     A *trial* bundle (a candidate with traffic) is put out at the first sign of trouble and for long: its fallback is
     proven. Stable is put out only when it plainly does not answer, and soon let in again: there may be nobody else.
     """
@@ -168,10 +169,13 @@ def _bundle_cluster(digest: str, endpoints: Sequence[base.Endpoint], *, trial: b
             {
                 "timeout": "1s",
                 "interval": "2s",
-                "no_traffic_interval": "2s",
+                "no_traffic_interval": "0.5s",
+                "no_traffic_healthy_interval": "2s",
+                # One that has become ready is used at once: its fallback may be an older bundle.
+                "unhealthy_interval": "0.5s",
                 "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
-                "http_health_check": {"path": "/healthz", "receive": [{"text": arms.bundle_of(digest).encode().hex()}]},
+                "http_health_check": {"path": "/readyz", "receive": [{"text": arms.bundle_of(digest).encode().hex()}]},
             }
         ],
         "outlier_detection": _ejection(trial=trial),
@@ -200,7 +204,7 @@ def _ejection(*, trial: bool) -> Json:
         "base_ejection_time": "600s" if trial else "10s",
         "max_ejection_time": "3600s" if trial else "60s",
         "max_ejection_percent": 100 if trial else 50,
-        # With True a worker that passes /healthz but answers 500 flaps in and out of rotation.
+        # With True a worker that passes its health check but answers 500 flaps in and out of rotation.
         "successful_active_health_check_uneject_host": not trial,
         "failure_percentage_threshold": 39,
         "enforcing_failure_percentage": 100 if trial else 0,
@@ -286,6 +290,7 @@ def _table(rules: list[Json], *, revision: int) -> Json:
         "validate_clusters": True,
         "most_specific_header_mutations_wins": True,
         "request_headers_to_add": [_set(marks.REVISION, str(revision))],
+        "response_headers_to_remove": [marks.UNREADY, marks.FAILED_CHECK],
         "response_headers_to_add": [_set(marks.REVISION, str(revision)), *ids],
         "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{**rule, **known} for rule in rules]}],
     }
@@ -423,10 +428,14 @@ def _warming(desired: base.Desired, *, known: Collection[str]) -> list[str]:
 
 
 def _retry(traffic: Traffic, *, again: bool) -> Json:
-    """Failed connections are always tried elsewhere; failed answers and slow ones only if asking *again* does no harm."""
+    """Failed connections, and answers of a worker that has done nothing as it is not ready, are always tried elsewhere.
+
+    Failed answers and slow ones only if asking *again* does no harm.
+    """
     extensions = _EXTENSIONS + "retry."
     policy: Json = {
-        "retry_on": "connect-failure,refused-stream" + (",reset,5xx,retriable-headers" if again else ""),
+        "retry_on": "connect-failure,refused-stream,retriable-headers" + (",reset,5xx" if again else ""),
+        "retriable_headers": [{"name": marks.UNREADY, "present_match": True}],
         "num_retries": 2,
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.02s"},
         "retry_priority": {
@@ -442,7 +451,7 @@ def _retry(traffic: Traffic, *, again: bool) -> Json:
         "host_selection_retry_max_attempts": 3,
     }
     if again:  # a row that this bundle cannot compute may be one that the fallback can
-        policy["retriable_headers"] = [{"name": marks.PROBLEM, "string_match": {"exact": "uncomputable"}}]
+        policy["retriable_headers"] += [{"name": marks.PROBLEM, "string_match": {"exact": "uncomputable"}}]
         policy["per_try_timeout"] = _seconds(patience.try_s(traffic))
     return policy
 

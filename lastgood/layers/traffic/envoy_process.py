@@ -100,11 +100,13 @@ def running(settings: Settings, service: str) -> Running | None:
 
 
 def revive(files: Files) -> None:
-    """Start Envoy again if it was started and has died since, or if nobody can reach it; the caller holds the lock.
+    """Start Envoy again if it was started and has died since, was stopped by a signal, or cannot be reached; the caller holds the lock.
 
     Raises LayerError if nobody has started it, or if it was stopped on purpose.
     """
     record = daemon.read(files.record)
+    if record is not None and daemon.stopped(record):
+        daemon.stop(record, grace_s=0.0)  # it holds the port and answers nobody
     if record is not None and daemon.alive(record):
         found = _find(files)
         if found is not None:

@@ -8,8 +8,7 @@ from lastgood import daemon
 from lastgood.cli import receipt as receipt_text
 from lastgood.layers import receipts, reconcile
 from lastgood.layers.infrastructure import drain, in_flight, warm_ups
-
-from .conftest import A, B
+from tests.layers.infrastructure.conftest import A, B
 
 SAID_S = 20
 """`timeout_s` of the fake worker."""

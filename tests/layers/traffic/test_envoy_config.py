@@ -167,7 +167,8 @@ def test_the_newest_bundle_stands_first() -> None:
 def test_a_service_that_must_not_be_asked_twice_retries_connections_only() -> None:
     """Without idempotence neither errors nor slow answers are asked again, and no attempt is cut short."""
     once = main_route(planned(state(stable=A.id, weights={A.id: 100.0}, traffic={"idempotent": False})))["retry_policy"]
-    assert once["retry_on"] == "connect-failure,refused-stream"
+    assert once["retry_on"] == "connect-failure,refused-stream,retriable-headers"
+    assert once["retriable_headers"] == [{"name": "x-lastgood-unready", "present_match": True}]
     assert "per_try_timeout" not in once
     again = main_route(planned(state(stable=A.id, weights={A.id: 100.0})))["retry_policy"]
     assert "5xx" in again["retry_on"]

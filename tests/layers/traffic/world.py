@@ -61,14 +61,14 @@ class Upstream:
 
             def do_GET(self) -> None:
                 self.rfile.read(int(self.headers.get("content-length") or 0))
-                if self.path != "/healthz":
+                if self.path != "/readyz":
                     upstream.requests.append(self.path)
                     upstream.seen.append({key.lower(): value for key, value in self.headers.items()})
                 if self.path.startswith("/slow"):
                     upstream.release.wait(10)
                 if self.path.startswith("/wait/"):
                     time.sleep(int(self.path.removeprefix("/wait/")) / 1000)
-                status = 500 if self.path != "/healthz" and (upstream.failing or self.path.startswith("/fail")) else 200
+                status = 500 if self.path != "/readyz" and (upstream.failing or self.path.startswith("/fail")) else 200
                 body = json.dumps({"bundle": upstream.bundle_id, "headers": {k.lower(): v for k, v in self.headers.items()}}).encode()
                 poisoned = upstream.poisoned and self.path == "/poison"
                 self.send_response(422 if poisoned else status)
