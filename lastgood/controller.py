@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lastgood import errors, gatekeeper, proceed, release
+from lastgood import errors, gatekeeper, private, proceed, release
 from lastgood.layers import base, receipts, reconcile
 from lastgood.ledger import audit
 from lastgood.ops import incident, loss, paging
@@ -278,6 +278,7 @@ def main() -> None:
 
     from lastgood import settings as settings_
 
+    os.umask(private.UMASK)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

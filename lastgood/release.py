@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lastgood import artifacts, errors, failpoints, keys, ledger, lifetimes, rollout
+from lastgood import artifacts, errors, failpoints, keys, ledger, lifetimes, private, rollout
 from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood import settings as settings_
@@ -66,11 +66,20 @@ class Committed:
 def open_context(settings: settings_.Settings, *, read_only: bool = False) -> Iterator[Context]:
     """The ledger and the store of *settings*, made ready on first use; closed at the end.
 
-    With *read_only* nothing is created or migrated, so it works on a read-only disk. Raises Unavailable or Damaged.
+    With *read_only* nothing is created or migrated, so it works on a read-only disk. What is written meanwhile is for this
+    user alone. Raises Unavailable or Damaged, and NotAllowed for a home that another user owns or may write.
     """
-    if not read_only:
-        _prepare_home(settings)
-        _check_not_lost(settings)
+    private.check_home(settings.home)
+    with contextlib.ExitStack() as opened:
+        if not read_only:
+            opened.enter_context(private.files())
+            _prepare_home(settings)
+            _check_not_lost(settings)
+        yield opened.enter_context(_connected(settings, read_only=read_only))
+
+
+@contextlib.contextmanager
+def _connected(settings: settings_.Settings, *, read_only: bool) -> Iterator[Context]:
     with ledger.connect(
         settings.ledger_url,
         busy_timeout_s=settings.ledger.busy_timeout_s,
@@ -85,6 +94,7 @@ def open_context(settings: settings_.Settings, *, read_only: bool = False) -> It
 def _prepare_home(settings: settings_.Settings) -> None:
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
+        private.close_home(settings.home)
         keys.init_keys(settings.keys)
     except OSError as error:
         if not settings.home.is_dir():
