@@ -302,7 +302,7 @@ class Store:
                     raise
                 self._replace(staged, target)
             failpoint("store.after_rename")
-            target.chmod(0o555)  # only now: renaming a folder that is read-only is refused to everyone but root
+            target.chmod(0o500)  # only now: renaming a folder that is read-only is refused to everyone but root
         durable.sync(target.parent)
 
     def _whole(self, target: Path, *, like: Path) -> bool:
@@ -323,7 +323,7 @@ class Store:
             return
         evidence = self.root / ".damaged"
         evidence.mkdir(exist_ok=True)
-        target.chmod(0o755)
+        target.chmod(0o700)
         os.rename(target, Path(tempfile.mkdtemp(dir=evidence, prefix=f"{target.name[:12]}-")) / "object")
         os.rename(staged, target)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import random
 import sys
 import threading
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lastgood import bundle as bundles
-from lastgood import duty, errors, gatekeeper, heartbeat, housekeeping, proceed, readiness, release, rollout
+from lastgood import duty, errors, gatekeeper, heartbeat, housekeeping, private, proceed, readiness, release, rollout
 from lastgood.layers import base, receipts, reconcile
 from lastgood.ledger import Fence, audit
 from lastgood.ops import incident, loss, paging
@@ -396,6 +397,7 @@ def main() -> None:
 
     from lastgood import settings as settings_
 
+    os.umask(private.UMASK)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -5,6 +5,9 @@ the kernel gives it to somebody else later, and a stranger must never be taken f
 The record's path and facts also stand in the process's own environment, so a process whose record was lost,
 or whose starter was killed between starting it and writing the record, is found again (Linux).
 
+A name proves nothing on a shared machine: a record that another user owns or may write is no record, and a process of
+another user is none of ours, whatever its environment says (`strangers` names both).
+
 What does not belong here: what the processes are for, restarts and readiness (`layers.infrastructure`, `stack`).
 """
 
@@ -25,7 +28,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lastgood import errors
+from lastgood import errors, private
 
 MARKER = "LASTGOOD_DAEMON"
 _PROC = Path("/proc")
@@ -59,13 +62,21 @@ def start(
     """
     facts = {**(facts or {})}
     marker = json.dumps({"record": str(record.absolute()), "facts": facts})
-    log.parent.mkdir(parents=True, exist_ok=True)
-    record.parent.mkdir(parents=True, exist_ok=True)
+    with private.files():
+        log.parent.mkdir(parents=True, exist_ok=True)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        pid = _spawn(argv, log=log, env={**(os.environ if env is None else env), MARKER: marker})
+    made = Record(pid=pid, started=_look(pid)[1] or "unknown", facts=facts)
+    write(record, made)
+    return made
+
+
+def _spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str]) -> int:
     try:
-        pid = os.posix_spawnp(
+        return os.posix_spawnp(
             argv[0],
             list(argv),
-            {**(os.environ if env is None else env), MARKER: marker},
+            env,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
@@ -77,9 +88,6 @@ def start(
         )
     except OSError as error:
         raise errors.Unavailable(f"cannot start {argv[0]!r}: {error}; check that it is installed and that {log} can be written") from error
-    made = Record(pid=pid, started=_look(pid)[1] or "unknown", facts=facts)
-    write(record, made)
-    return made
 
 
 def current() -> Record:
@@ -88,14 +96,24 @@ def current() -> Record:
 
 
 def read(path: Path) -> Record | None:
-    """The record in *path*; None if there is none or it cannot be read (the process may live all the same, see `find`)."""
+    """The record in *path*; None if there is none, it cannot be read, or another user owns or may write it.
+
+    The process may live all the same, see `find`.
+    """
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(_own_text(path))
         return Record(
             pid=int(value["pid"]), started=str(value["started"]), facts={k: v for k, v in value.items() if k not in ("pid", "started")}
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _own_text(path: Path) -> str:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), encoding="utf-8") as file:
+        if not private.ours(os.fstat(file.fileno())):
+            raise PermissionError(f"{path} is not ours")
+        return file.read()
 
 
 def write(path: Path, record: Record) -> None:
@@ -195,13 +213,52 @@ def rss_bytes(record: Record) -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def uid(pid: int) -> int | None:
+    """The user that the process *pid* runs as; None if there is no such process or it runs as several.
+
+    Read from its status: the owner of its folder in /proc is root for any process that asks not to be looked into.
+    """
+    if not _LINUX:
+        shown = subprocess.run(["/bin/ps", "-o", "uid=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout.strip()
+        return int(shown) if shown else None
+    try:
+        line = next(line for line in (_PROC / str(pid) / "status").read_text("utf-8", "replace").splitlines() if line.startswith("Uid:"))
+    except (OSError, StopIteration):
+        return None
+    users = {int(number) for number in line.split()[1:]}
+    return users.pop() if len(users) == 1 else None
+
+
+def strangers(root: Path) -> list[str]:
+    """What passes itself off as a process of ours below *root* but is another user's, one sentence each; none is believed."""
+    told = [
+        f"{path} belongs to {private.user(path.lstat().st_uid)} or can be written by others"
+        for path in sorted(root.glob("**/*.json"))
+        if _is_record_of_others(path)
+    ]
+    for pid, value in _markers():
+        owner = uid(pid)
+        record = value.get("record") if isinstance(value, dict) else None
+        if owner != os.geteuid() and isinstance(record, str) and Path(record).is_relative_to(root.absolute()):
+            told.append(f"process {pid} of {'several users' if owner is None else private.user(owner)} names {record}")
+    return told
+
+
+def _is_record_of_others(path: Path) -> bool:
+    try:
+        return not private.ours(path.lstat())
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def locked(path: Path, *, wait_s: float) -> Iterator[None]:
     """Hold the lock file *path* exclusively, across processes and threads; the kernel frees it if the holder dies.
 
     Raises Unavailable if somebody else holds it for longer than *wait_s* seconds.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with private.files():
+        path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         end = time.monotonic() + wait_s
@@ -303,6 +360,19 @@ def _boot_id() -> str:
 def _marked() -> dict[Path, Record]:
     """Live session leaders that carry our marker in their environment, by record path. Children inherit it; the oldest owns it."""
     found: dict[Path, Record] = {}
+    for pid, value in _markers():
+        try:
+            moment = _started(pid) if uid(pid) == os.geteuid() else None
+            path, older = Path(value["record"]), found.get(Path(value["record"]))
+            if moment is not None and (older is None or _ticks(moment) < _ticks(older.started)):
+                found[path] = Record(pid=pid, started=moment, facts=value["facts"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _markers() -> Iterator[tuple[int, Any]]:
+    """Session leaders whose environment carries a marker that can be read, ours or not, with what it says."""
     for folder in _PROC.glob("[0-9]*") if _LINUX else ():
         pid = int(folder.name)
         try:
@@ -310,11 +380,6 @@ def _marked() -> dict[Path, Record]:
             if MARKER.encode() + b"=" not in environ or os.getsid(pid) != pid:
                 continue
             entry = next(item for item in environ.split(b"\0") if item.startswith(MARKER.encode() + b"="))
-            value = json.loads(entry.partition(b"=")[2])
-            moment = _started(pid)
-            path, older = Path(value["record"]), found.get(Path(value["record"]))
-            if moment is not None and (older is None or _ticks(moment) < _ticks(older.started)):
-                found[path] = Record(pid=pid, started=moment, facts=value["facts"])
-        except (OSError, StopIteration, ValueError, KeyError, TypeError):
+            yield pid, json.loads(entry.partition(b"=")[2])
+        except (OSError, StopIteration, ValueError):
             continue
-    return found

@@ -43,7 +43,7 @@ def measure(source: BinaryIO) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def write(target: Path, data: bytes, *, mode: int = 0o644) -> None:
+def write(target: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace *target* by *data* in one step, on disk when this returns."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     with os.fdopen(handle, "wb") as out:
@@ -56,19 +56,19 @@ def write(target: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def seal(folder: Path, names: Sequence[str]) -> None:
-    """Make everything below *folder* read-only and durable, and note the files' stamps in `stamps.json`.
+    """Make everything below *folder* read-only for its owner alone and durable, and note the files' stamps in `stamps.json`.
 
     The folder itself stays writable: a read-only folder cannot be renamed.
     """
     for name in names:
-        (folder / name).chmod(0o444)
+        (folder / name).chmod(0o400)
     (folder / STAMPS).write_text(json.dumps({name: stamp(folder / name) for name in names}), "utf-8")
-    (folder / STAMPS).chmod(0o444)
+    (folder / STAMPS).chmod(0o400)
     with concurrent.futures.ThreadPoolExecutor(_SYNC_THREADS) as pool:
         list(pool.map(sync, [folder / STAMPS, *(folder / name for name in names)]))
     for below, _, _ in os.walk(folder, topdown=False):
         if below != str(folder):
-            Path(below).chmod(0o555)
+            Path(below).chmod(0o500)
         sync(Path(below))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lastgood import artifacts, errors, failpoints, keys, ledger, lifetimes, readiness, rollout
+from lastgood import artifacts, errors, failpoints, keys, ledger, lifetimes, private, readiness, rollout
 from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood import settings as settings_
@@ -71,14 +71,24 @@ def open_context(
 
     Without *create* there has to be a ledger already: only `up` and registering a bundle begin one, for a command in the
     wrong folder must not find an empty ledger and say that all is well. With *read_only* nothing is created or migrated at
-    all, so it works on a read-only disk. *service* is a name that has to be known there. Raises NotFound, Unavailable or Damaged.
+    all, so it works on a read-only disk. *service* is a name that has to be known there. What is written meanwhile is for this
+    user alone. Raises NotFound, Unavailable or Damaged, and NotAllowed for a home that another user owns or may write.
     """
+    private.check_home(settings.home)
     create = create and not read_only
-    if create:
-        _prepare_home(settings)
-        _check_not_lost(settings)
-    else:
-        check_there(settings, service=service)
+    with contextlib.ExitStack() as opened:
+        if not read_only:
+            opened.enter_context(private.files())
+        if create:
+            _prepare_home(settings)
+            _check_not_lost(settings)
+        else:
+            check_there(settings, service=service)
+        yield opened.enter_context(_connected(settings, read_only=read_only, create=create, service=service))
+
+
+@contextlib.contextmanager
+def _connected(settings: settings_.Settings, *, read_only: bool, create: bool, service: str | None) -> Iterator[Context]:
     with ledger.connect(
         settings.ledger_url,
         busy_timeout_s=settings.ledger.busy_timeout_s,
@@ -127,6 +137,7 @@ def _nothing_here(settings: settings_.Settings, where: str, *, service: str | No
 def _prepare_home(settings: settings_.Settings) -> None:
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
+        private.close_home(settings.home)
         keys.init_keys(settings.keys)
     except OSError as error:
         if not settings.home.is_dir():

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import pydantic
 
-from lastgood import errors
+from lastgood import errors, private
 
 
 class _Group(pydantic.BaseModel):
@@ -258,8 +258,19 @@ def _find_project(env: Mapping[str, str]) -> Path:
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "lastgood.toml").is_file():
+            _check_owner(folder / "lastgood.toml", here)
             return folder
     return here
+
+
+def _check_owner(file: Path, here: Path) -> None:
+    """A file found upwards decides where ledger and code come from; in a shared place such as /tmp anybody may have put it there."""
+    owner = file.stat().st_uid
+    if owner not in (os.geteuid(), 0, here.stat().st_uid):
+        raise errors.UsageError(
+            f"{file}, found above {here}, belongs to {private.user(owner)}, so it is not followed; "
+            f"set LASTGOOD_PROJECT={file.parent} if that is the project you mean"
+        )
 
 
 def _read(file: Path) -> dict[str, Any]:

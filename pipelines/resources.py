@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from lastgood import private
 from lastgood import settings as settings_
 
 EXPERIMENT = "lastgood"
@@ -58,11 +59,12 @@ def _make_experiment(settings: settings_.Settings, name: str) -> None:
 
     if settings.tracking_uri.startswith(("http://", "https://")):
         return
-    settings.home.mkdir(parents=True, exist_ok=True)
-    client = mlflow.MlflowClient(tracking_uri=settings.tracking_uri)
-    if client.get_experiment_by_name(name) is None:
-        with contextlib.suppress(mlflow.MlflowException):  # another run made it in this very moment
-            client.create_experiment(name, artifact_location=(settings.home / "mlartifacts").as_uri())
+    with private.files():
+        settings.home.mkdir(parents=True, exist_ok=True)
+        client = mlflow.MlflowClient(tracking_uri=settings.tracking_uri)
+        if client.get_experiment_by_name(name) is None:
+            with contextlib.suppress(mlflow.MlflowException):  # another run made it in this very moment
+                client.create_experiment(name, artifact_location=(settings.home / "mlartifacts").as_uri())
 
 
 @dg.resource(

@@ -224,3 +224,78 @@ def test_a_started_process_does_not_inherit_the_lock(begin, tmp_path):
     assert daemon.alive(record)
     with daemon.locked(tmp_path / "l", wait_s=0):
         pass
+
+
+NOBODY = 65534
+as_root = pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root can be another user; reads /proc")
+
+IMPOSTOR = """
+import ctypes, os, sys, time
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+if sys.argv[1] == "hidden":
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: /proc shows root as the owner of such a process
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["plain", "hidden"])
+def test_a_process_of_another_user_is_never_adopted(tmp_path, kind):
+    """Its environment names our record, with the facts of a worker; it is neither found nor signalled, and doctor's words name it."""
+    record = tmp_path / "run" / "workers" / "w.json"
+    record.parent.mkdir(parents=True)
+    marker = json.dumps({"record": str(record), "facts": {"bundle": "sha256:" + "0" * 64, "socket": "evil"}})
+    impostor = subprocess.Popen(
+        [sys.executable, "-S", "-c", IMPOSTOR, kind],
+        env={**os.environ, daemon.MARKER: marker},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert impostor.stdout.readline() == "up\n"
+        assert daemon.uid(impostor.pid) == NOBODY
+        assert daemon.find(record) is None
+        assert daemon.running(record.parent) == {}
+        assert any(f"process {impostor.pid} of nobody names {record}" in said for said in daemon.strangers(tmp_path))
+        assert impostor.poll() is None
+    finally:
+        impostor.kill()
+        impostor.communicate()
+
+
+@as_root
+@pytest.mark.parametrize("forge", ["owner", "group", "world", "link"])
+def test_a_record_that_another_user_owns_or_may_write_is_none(begin, tmp_path, forge):
+    """Whoever writes a record says which process is asked, trusted and killed."""
+    victim = begin(SLEEPER)
+    forged = tmp_path / "run" / "forged.json"
+    daemon.write(forged, victim)
+    assert daemon.read(forged) == victim
+    if forge == "owner":
+        os.chown(forged, NOBODY, NOBODY)
+    elif forge == "link":
+        forged.rename(tmp_path / "elsewhere")
+        forged.symlink_to(tmp_path / "elsewhere")
+    else:
+        forged.chmod(0o620 if forge == "group" else 0o602)
+    assert daemon.read(forged) is None
+    assert forged not in daemon.running(forged.parent)
+    if forge != "link":
+        assert any(str(forged) in said for said in daemon.strangers(tmp_path))
+
+
+def test_what_is_started_and_written_is_for_its_owner_alone(begin, tmp_path):
+    """Record, log, lock and their folders, and every file that the process makes, under the usual umask."""
+    before = os.umask(0o022)
+    try:
+        made = tmp_path / "made"
+        begin([sys.executable, "-S", "-c", f"open({str(made)!r}, 'w').close(); import time; time.sleep(600)"])
+        with daemon.locked(tmp_path / "l" / "lock", wait_s=1):
+            wait_until(made.exists)
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    found = {path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert {name: mode for name, mode in found.items() if mode & 0o077} == {}, found

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import click
 
-from lastgood import errors
+from lastgood import errors, private
 
 _VERBS = {
     "status": "look",
@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     as_json = "--json" in args
     try:
         _check(args)
-        code = app.main(args=args, prog_name="lastgood", standalone_mode=False) or 0
+        with private.files():
+            code = app.main(args=args, prog_name="lastgood", standalone_mode=False) or 0
     except errors.LastgoodError as error:
         code = _say(error, as_json=as_json)
     except click.exceptions.Exit as done:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from lastgood import converge, errors, heartbeat, ledger, patience, release, settings
+from lastgood import converge, daemon, errors, heartbeat, ledger, patience, private, release, settings
 from lastgood import service as services
 from lastgood.cli import common
 from lastgood.layers.infrastructure import warm_ups
@@ -81,6 +81,7 @@ def _home(here: Settings) -> Iterator[Finding]:
         yield Finding(name="home", ok=None, detail=f"{here.home} does not exist yet", remedy="run 'lastgood up'")
         return
     yield Finding(name="home", ok=os.access(here.home, os.W_OK), detail=str(here.home), remedy="make it writable or set LASTGOOD_HOME")
+    yield from _owners(here)
     free = shutil.disk_usage(here.home).free
     yield Finding(
         name="disk", ok=free > 256 * 1024 * 1024, detail=f"{free / 1e9:.1f} GB free", remedy="free some space; rollbacks still commit"
@@ -95,6 +96,25 @@ def _home(here: Settings) -> Iterator[Finding]:
     else:
         private = (key.stat().st_mode & 0o077) == 0
         yield Finding(name="signing key", ok=private, detail=f"mode {key.stat().st_mode & 0o777:04o}", remedy=f"chmod 600 {key}")
+
+
+def _owners(here: Settings) -> Iterator[Finding]:
+    """Whether everything under our names is ours: another user of the machine may have put something there."""
+    mode = here.home.stat().st_mode & 0o777
+    try:
+        private.check_home(here.home)
+        detail, closed = f"mode {mode:04o}", mode & 0o077 == 0
+    except errors.NotAllowed as error:
+        detail, closed = str(error), False
+    yield Finding(name="home is private", ok=closed, detail=detail, remedy="run 'lastgood up', which closes it to others")
+    strangers = [f"{path} belongs to {private.user(owner)}" for path, owner in private.foreign(here.home)]
+    strangers += [said for said in daemon.strangers(here.home) if said not in strangers]
+    yield Finding(
+        name="strangers",
+        ok=not strangers,
+        detail="; ".join(strangers) or "no file and no process of another user goes by a name of ours",
+        remedy="none of them is believed; find out who made them, then remove them",
+    )
 
 
 def _ledger(here: Settings) -> Iterator[Finding]:

@@ -84,7 +84,7 @@ class LanceIndex(base.VectorIndex):
                     raise
             failpoint("index.after_rename")
             durable.sync(self.root)
-            (self.root / snapshot.name).chmod(0o555)
+            (self.root / snapshot.name).chmod(0o500)
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Path]:
@@ -214,7 +214,7 @@ class LanceIndex(base.VectorIndex):
         base.check_name(name)
         folder = self.root / ".leases"
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except BlockingIOError:

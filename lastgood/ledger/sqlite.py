@@ -6,6 +6,7 @@ What does not belong here: anything that Postgres does the same way (`dialect`, 
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +43,8 @@ class Sqlite(Dialect):
 
     def open(self, *, create: bool) -> sqlite3.Connection:
         if create:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.translating_os():
+                self._make()
         elif not self.path.is_file():
             raise errors.Unavailable(f"there is no ledger at {self.where}; run 'lastgood up' to start one, or put the file back")
         with self.translating():
@@ -52,6 +54,11 @@ class Sqlite(Dialect):
                 if not self._read_only or error.sqlite_errorcode & 0xFF not in _NO_LOCK_FILE:
                     raise
                 return self._opened_immutable()
+
+    def _make(self) -> None:
+        """The file, readable for its owner alone from the first moment; SQLite gives its log the same mode."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def _opened_immutable(self) -> sqlite3.Connection:
         """Open where no lock file can be made (read-only folder, full disk); only right if all commits are in the main file."""

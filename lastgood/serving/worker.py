@@ -24,7 +24,7 @@ from typing import Any
 
 import uvicorn
 
-from lastgood import artifacts, cache, environment, errors, housekeeping, patience
+from lastgood import artifacts, cache, environment, errors, housekeeping, patience, private
 from lastgood import bundle as bundles
 from lastgood import settings as settings_
 from lastgood.layers import reconcile
@@ -204,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     place.add_argument("--port", type=int, help="port that everybody on this machine can reach")
     parser.add_argument("--host", default="127.0.0.1")
     call = parser.parse_args(argv)
+    os.umask(private.UMASK)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         listener = listen(call.host, call.port) if call.socket is None else listen_at(call.socket)

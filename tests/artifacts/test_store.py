@@ -89,7 +89,7 @@ def test_objects_are_read_only(folder, store):
     stored = store.put(folder)
     top = store.path(stored.digest).parent
     for path in (top, *top.rglob("*")):
-        assert path.stat().st_mode & 0o777 == (0o555 if path.is_dir() else 0o444), path
+        assert path.stat().st_mode & 0o777 == (0o500 if path.is_dir() else 0o400), path
 
 
 def test_put_bytes(store):

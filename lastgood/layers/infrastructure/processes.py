@@ -76,7 +76,7 @@ class Workers(base.Processes):
     def endpoints(self) -> Mapping[str, tuple[base.Endpoint, ...]]:
         """Workers that said just now that they are ready for their bundle. Takes half a second at most."""
         live = self._where.recorded()
-        answers = readiness.check_all({arm: folder.endpoint(record) for arm, record in live.items()})
+        answers = readiness.check_workers(live)
         return {arm: (folder.endpoint(record),) for arm, record in live.items() if answers[arm].ready(arms.bundle_of(arm))}
 
     def troubles(self) -> Mapping[str, tuple[int, str]]:
@@ -97,7 +97,7 @@ class Workers(base.Processes):
         except OSError as error:
             raise base.LayerError(f"cannot read {self._where.notes}: {error}; check the disk under {self._settings.home}") from error
         live = self._where.recorded()
-        answers = readiness.check_all({arm: folder.endpoint(record) for arm, record in live.items()})
+        answers = readiness.check_workers(live)
         for arm in live:
             if answers[arm].ready(arms.bundle_of(arm)):
                 self._where.saw_ready(arm, now=self._clock())

@@ -14,9 +14,12 @@ import socket
 import threading
 import time
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
+from lastgood import daemon, listening, private
 from lastgood.layers import base
+from lastgood.layers.infrastructure import folder
 
 TIMEOUT_S = 0.5
 _MAX_ANSWER_BYTES = 65_536
@@ -46,6 +49,18 @@ class Answer:
     def wrong(self, bundle: str) -> bool:
         """True if the worker names another bundle, ready or not: it must not get requests meant for *bundle*."""
         return self.bundle is not None and self.bundle != bundle
+
+
+def check_workers(live: Mapping[Key, daemon.Record]) -> dict[Key, Answer]:
+    """What each recorded worker answers; one at a port is asked only while that port is its own (on Linux, where that can be told)."""
+    places = {key: folder.endpoint(record) for key, record in live.items()}
+    taken = {key for key, place in places.items() if not place.path and _is_taken(live[key], place)}
+    answers = check_all({key: place for key, place in places.items() if key not in taken})
+    return answers | {key: Answer() for key in taken}
+
+
+def _is_taken(record: daemon.Record, place: base.Endpoint) -> bool:
+    return listening.belongs(record.pid, host=place.host, port=place.port) is False
 
 
 def check_all(endpoints: Mapping[Key, base.Endpoint], *, timeout_s: float = TIMEOUT_S) -> dict[Key, Answer]:
@@ -97,6 +112,8 @@ def _exchange(endpoint: base.Endpoint, deadline: float) -> bytes:
 def _connect(endpoint: base.Endpoint, deadline: float) -> socket.socket:
     if not endpoint.path:
         return socket.create_connection((endpoint.host, endpoint.port), timeout=_left(deadline))
+    if not private.is_own_folder(Path(endpoint.path).parent):
+        raise PermissionError(f"the folder of {endpoint.path} is not ours alone")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(_left(deadline))

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from lastgood import arms, daemon, errors
+from lastgood import arms, daemon, errors, private
 from lastgood import bundle as bundles
 from lastgood.layers import base
 from lastgood.layers.infrastructure import drain, folder, readiness, sockets
@@ -62,7 +62,7 @@ class Step:
 
     def _look_after_all(self) -> dict[str, notes_.Note]:
         live = self._where.recorded()
-        answers = readiness.check_all({arm: folder.endpoint(record) for arm, record in live.items()})
+        answers = readiness.check_workers(live)
         ready = {arm for arm in live if answers[arm].ready(arms.bundle_of(arm))}
         for arm in self._desired.warm:
             note = self._all.of(arm)
@@ -99,7 +99,8 @@ class Step:
     def _unreachable(self, arm: str, record: daemon.Record) -> bool:
         """Whether a worker that was ready has lost its socket, as happens where somebody tidies temporary folders."""
         path = folder.endpoint(record).path
-        return bool(path) and self._where.last_ready(arm) > 0 and not Path(path).exists()
+        gone = bool(path) and not (Path(path).exists() and private.is_own_folder(Path(path).parent))
+        return gone and self._where.last_ready(arm) > 0
 
     def _is_missing(self, arm: str) -> None:
         note = self._all.of(arm)

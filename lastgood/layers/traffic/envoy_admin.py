@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lastgood import private
 from lastgood.layers import base
 from lastgood.layers.traffic import envoy_config, envoy_documents
 
@@ -46,6 +47,8 @@ class _Connection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
+        if not private.is_own_folder(self._path.parent):
+            raise PermissionError(f"{self._path.parent} is not this user's alone")
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))

@@ -17,7 +17,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from lastgood import errors
+from lastgood import errors, private
 from lastgood.layers.traffic import envoy_documents
 from lastgood.layers.traffic.envoy_documents import Json
 from lastgood.settings import Settings
@@ -81,9 +81,9 @@ class Files:
     def make(self) -> None:
         """Make the folders, private to this user: the routes hold the debug token."""
         for folder in (self.root, self.routes.parent, self.clusters.parent):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.root.chmod(0o700)
-        if len(os.fsencode(self.root / "admin.sock")) > SOCKET_PATH_BYTES and not self.admin.parent.is_dir():
+        if len(os.fsencode(self.root / "admin.sock")) > SOCKET_PATH_BYTES and not private.is_own_folder(self.admin.parent):
             (self.root / "admin.path").unlink(missing_ok=True)
         if len(os.fsencode(self.admin)) > SOCKET_PATH_BYTES:
             self.note_admin(_short_folder() / "admin.sock")

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from lastgood import daemon, errors
+from lastgood import daemon, errors, listening
 from lastgood import service as services
 from lastgood.layers import base
 from lastgood.layers.traffic import envoy_admin, envoy_bootstrap, envoy_config, envoy_documents, envoy_files
@@ -61,6 +61,7 @@ def start(settings: Settings, service: str, service_config: services.Service, *,
             found = _find(files)
             if found is not None:
                 _same_port(found, service_config, service)
+                _check_own_port(found, files)
                 return _reached(files, found)
             envoy_files.debug_token(settings, make=True)
             envoy_files.write(files.bootstrap, envoy_documents.dumps(_bootstrap(files, service_config)))
@@ -251,7 +252,7 @@ def _await_ready(files: Files, record: daemon.Record, *, since: int, port: int) 
     try:
         while True:
             with contextlib.suppress(envoy_admin.Down):
-                if admin.version() == wanted and admin.info()["state"] == "LIVE" and _accepts(port):
+                if admin.version() == wanted and admin.info()["state"] == "LIVE" and _accepts(record, port):
                     return
             if not daemon.alive(record):
                 why = reason(files, since=since)
@@ -266,10 +267,11 @@ def _await_ready(files: Files, record: daemon.Record, *, since: int, port: int) 
         admin.close()
 
 
-def _accepts(port: int) -> bool:
-    """LIVE comes some milliseconds before the listener does."""
+def _accepts(record: daemon.Record, port: int) -> bool:
+    """LIVE comes some milliseconds before the listener does; and what answers there has to be this Envoy."""
     with socket.socket() as probe:
-        return probe.connect_ex((envoy_bootstrap.HOST, port)) == 0
+        answers = probe.connect_ex((envoy_bootstrap.HOST, port)) == 0
+    return answers and listening.belongs(record.pid, host=envoy_bootstrap.HOST, port=port) is not False
 
 
 def _choose(files: Files) -> bool:
@@ -332,6 +334,17 @@ def _same_port(found: Running, service: services.Service, name: str) -> None:
         raise errors.UsageError(
             f"envoy of {name!r} listens on port {found.port}, but service.yaml says {service.traffic.port}; "
             f"run 'lastgood down {name}' and 'lastgood up {name}', or put the port back"
+        )
+
+
+def _check_own_port(found: Running, files: Files) -> None:
+    """Raise UsageError if another process answers at the port of this Envoy, or beside it."""
+    with socket.socket() as probe:
+        answers = probe.connect_ex((envoy_bootstrap.HOST, found.port)) == 0
+    if answers and listening.belongs(found.pid, host=envoy_bootstrap.HOST, port=found.port) is False:
+        raise errors.UsageError(
+            f"another process answers on port {found.port} in place of the envoy of {files.root.name!r} (pid {found.pid}); "
+            f"find it with 'ss -ltnp', end it, then run 'lastgood down {files.root.name}' and 'lastgood up {files.root.name}'"
         )
 
 
