@@ -97,8 +97,7 @@ def _unit(trail: Trail) -> float:
         return 1.0
     told = [one.watched for one in trail.stretches if one.watched.n]
     steps = [
-        (newer.total / newer.n - older.total / older.n) ** 2 / (1 / newer.n + 1 / older.n)
-        for older, newer in itertools.pairwise(told)
+        (newer.total / newer.n - older.total / older.n) ** 2 / (1 / newer.n + 1 / older.n) for older, newer in itertools.pairwise(told)
     ]
     return 2 * sum(steps) / len(steps) if steps else math.inf
 

@@ -366,7 +366,10 @@ def _by_weight(desired: base.Desired, *, known: Collection[str], token: Json | N
     else:
         answers = {"response_headers_to_remove": [marks.BUNDLE, marks.REVISION]} if desired.service.traffic.disclose == "none" else {}
     return [
-        {**_rule({**place, **headers}, _action(desired, known=known, feedback=feedback, told=token is not None), desired.service), **answers}
+        {
+            **_rule({**place, **headers}, _action(desired, known=known, feedback=feedback, told=token is not None), desired.service),
+            **answers,
+        }
         for place, feedback in (({"path": FEEDBACK}, True), ({"prefix": "/"}, False))
     ]
 
