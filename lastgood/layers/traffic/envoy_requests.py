@@ -10,13 +10,14 @@ What does not belong here: whose failure a request is (`sources.requests`), putt
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 PUT_ASIDE = 3
 """Files kept beside the one that Envoy writes."""
@@ -33,9 +34,8 @@ class Unreadable(Exception):
     """The log cannot be read; the text says why, and what to do."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One request, whoever and however many were asked for an answer.
+class Request(NamedTuple):
+    """One request, whoever and however many were asked for an answer. A tuple, for there are many of them.
 
     `route` is the cluster that it was routed to, empty if the proxy answered by itself. `arm` is the word for that arm, `bundle`
     the full id of the bundle that gave the last answer, empty if none did; `host` the worker asked last, empty if none was.
@@ -99,7 +99,7 @@ def parse(line: bytes) -> Request | None:
     """The request of one line; None if it is none. Lines of an Envoy that was started by an older release count too."""
     try:
         value = json.loads(line)
-        flags = frozenset(filter(None, (value["flags"] or "").replace("-", "").split(",")))
+        flags = _flags(value["flags"] or "")
         return Request(
             route=value["cluster"] or "",
             arm=value["arm"] or "",
@@ -116,6 +116,11 @@ def parse(line: bytes) -> Request | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+@functools.lru_cache(maxsize=1000)
+def _flags(text: str) -> frozenset[str]:
+    return frozenset(filter(None, text.replace("-", "").split(",")))
 
 
 def _waited(value: Mapping[str, Any]) -> float | None:
