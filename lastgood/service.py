@@ -54,7 +54,7 @@ class Serving(_Group):
     """Seconds a new worker may take to load and answer its warm-up; after that a promotion fails."""
     max_body_bytes: int = pydantic.Field(default=1_048_576, gt=0, le=16 * 1024 * 1024)
     """Largest request body, in bytes; a larger one is answered with 413."""
-    max_batch: int = pydantic.Field(default=1000, gt=0, le=100_000)
+    max_batch: int = pydantic.Field(default=1000, gt=0, le=10_000)
     """Most rows in one request."""
     user_requests: int = pydantic.Field(default=32, ge=1, le=2000)
     """Most requests of one user under way at a worker; one more is answered with 429."""

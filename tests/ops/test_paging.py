@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lastgood import errors, rollout
 from lastgood.ledger import Delivery, Ledger, Page, connect
 from lastgood.ops import channels, paging
-from lastgood.settings import Settings
+from lastgood.settings import PagingSettings, Settings
 from tests.ledger.children import killed
 from tests.ledger.world import Everything, act, digest, promote, register
 from tests.ops.endpoint import WAIT_S, Answer, Endpoint, serving
@@ -468,6 +468,18 @@ def test_a_loop_leaves_a_channel_that_is_served(ledger: Ledger, endpoint: Endpoi
     assert endpoint.taken() == []
     now[0] = NOW + paging.LEASE_S
     assert endpoint.take().body["dedup_key"] == DEDUP
+
+
+def test_a_slow_channel_keeps_its_lease_while_it_is_waited_for(ledger: Ledger, endpoint: Endpoint, tmp_path: Path, start: Any):
+    """Whoever waits the longest time for a channel's answer is not taken for dead meanwhile, and nobody else sends the page too."""
+    (limit,) = (one.le for one in PagingSettings.model_fields["timeout_s"].metadata if hasattr(one, "le"))
+    configured = settings(tmp_path, PAGERDUTY, at=endpoint)
+    configured = configured.model_copy(update={"paging": configured.paging.model_copy(update={"timeout_s": limit})})
+    name = next(way.name for way in channels.configured(configured) if way.name != channels.FILE)
+    start(configured, clock=lambda: NOW)
+    tell(ledger)
+    assert endpoint.take().body["dedup_key"] == DEDUP
+    assert not ledger.lease(f"pages/{name}", holder="another", now=NOW + limit + 1, ttl_s=60.0)
 
 
 def _until(true: Callable[[], bool]) -> None:

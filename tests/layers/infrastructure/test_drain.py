@@ -6,7 +6,7 @@ import pytest
 
 from lastgood import daemon
 from lastgood.cli import receipt as receipt_text
-from lastgood.layers import receipts, reconcile
+from lastgood.layers import base, receipts, reconcile
 from lastgood.layers.infrastructure import drain, in_flight, warm_ups
 from tests.layers.infrastructure.conftest import A, B
 
@@ -105,6 +105,23 @@ def test_a_worker_that_is_wanted_again_gets_another_process_beside_the_one_that_
     assert world.converged(desired) is True
     assert world.worker(B)["pid"] != pid
     assert daemon._started(pid) is not None
+
+
+def test_a_worker_may_take_the_longest_time_to_get_ready(world):
+    """`ready_timeout_s` is an hour at most, and nothing gives a worker up before that."""
+    world.ready_timeout_s = 3600.0
+    world.behave(B, "never")
+    desired = world.desired(stable=A, candidate=B)
+    layer = world.make(patience_s=0.1)
+    world.until(lambda: layer.apply(desired) or world.worker(A)["ready"])
+    world.until(lambda: world.worker(B)["pid"])
+    pid = world.worker(B)["pid"]
+    world.offset_s += 3590
+    layer.apply(desired)
+    assert world.worker(B)["pid"] == pid
+    world.offset_s += 20
+    with pytest.raises(base.LayerError, match="was not ready within 3600 s"):
+        layer.apply(desired)
 
 
 def test_a_count_that_cannot_be_written_is_not_left_behind(tmp_path):
