@@ -19,6 +19,7 @@ from lastgood import bundle as bundles
 from lastgood import daemon, duty, errors, failpoints, heartbeat, ledger, lifetimes, patience, proceed, readiness, release, rollout
 from lastgood import service as services
 from lastgood.layers import base, receipts, reconcile
+from lastgood.layers.infrastructure import warm_ups
 from lastgood.layers.receipts import Receipt, Requests
 from lastgood.ledger import audit
 from lastgood.settings import Settings
@@ -360,6 +361,8 @@ def _slow(ctx: release.Context, wanted: base.Desired) -> tuple[str, ...]:
     digest = wanted.candidate or wanted.stable
     told = receipts.read(ctx.settings.run(wanted.name) / "layers").get("infrastructure")
     measured = told.facts.get("workers", {}).get(digest, {}).get("warm_up_s") if told else None
+    if measured is None and digest is not None:
+        measured = warm_ups.read(ctx.settings.run(wanted.name), digest)
     return tuple(slow_warnings(ctx, wanted.service, digest, warm_up_s=measured)) if digest else ()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from lastgood import cache, conditions, drift_rules, errors, judge, patience, rollout, strategy
+from lastgood import cache, conditions, drift_rules, errors, judge, patience, readiness, rollout, strategy
 from lastgood import service as services
 from lastgood import settings as settings_
 from lastgood.cli import common
@@ -117,7 +117,7 @@ def longest_request(path: str) -> None:
             assert rule["route"]["timeout"] == f"{value:g}s"
             assert float(rule["route"]["idle_timeout"].rstrip("s")) > value
     assert rule["route"]["retry_policy"]["per_try_timeout"] == f"{value:g}s"
-    assert patience.LONGEST_S >= value
+    assert value <= patience.LONGEST_S
     assert drain.patience_s(value) > value
     assert drain.patience_s(None, None) > value, "an unknown worker is given the longest time"
 
@@ -249,6 +249,13 @@ class _nothing:  # noqa: N801  # reads as a context manager
         return None
 
 
+def heartbeat(path: str) -> None:
+    """What a host last said of its workers counts for several of the longest signs of life, whatever their pace."""
+    value = largest(path)
+    configured_ = settings_.Settings(project=Path("/p"), home=Path("/h"), controller=settings_.ControllerSettings(heartbeat_s=value))
+    assert readiness.MISSED * configured_.controller.heartbeat_s >= 2 * value
+
+
 def accepted(path: str) -> None:
     """The largest value is one that the settings accept and whoever uses it takes as it is: nothing beside it waits a time of its own."""
     group, name = path.removeprefix("toml:").split(".")
@@ -300,6 +307,7 @@ PROOFS: dict[str, Callable[..., None] | str] = {
     "toml:controller.resync_s": accepted,
     "toml:controller.layer_timeout_s": accepted,
     "toml:controller.backoff_max_s": paused,
+    "toml:controller.heartbeat_s": heartbeat,
     "toml:controller.measure_s": lease_outlives,
     "toml:controller.watch_s": lease_outlives,
     "toml:controller.lease_s": lease_outlives,
