@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import time
@@ -13,10 +14,12 @@ import click
 from lastgood import bundle as bundles
 from lastgood import converge, errors, ledger, lifetimes, release, rollout, settings
 from lastgood.cli import common, plans
-from lastgood.layers import base, reconcile
-from lastgood.layers.receipts import Receipt, read
+from lastgood.cli import receipt as receipt_text
+from lastgood.layers import base, receipts, reconcile
+from lastgood.layers.receipts import Receipt, Requests, read
 from lastgood.ops import loss
 
+DAY_S = 86_400.0
 DIFF_LINES = 40
 """Most lines of changed prompts that `diff` shows."""
 
@@ -63,6 +66,7 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
         "controller": {"running": controller is not None, "pid": controller.pid if controller else None},
         "undelivered": undelivered(ctx.ledger, service),
         "losses": [one.to_json() for one in lost],
+        "requests": _requests(seen).to_json(),
         "taken_down": ctx.settings.parked(service).exists(),
     }
     running = controller is not None
@@ -74,6 +78,14 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
     }
     common.emit(value, as_json=as_json, text=lambda: _status_text(state, last, seen, running=running, **told))
     return 0
+
+
+def _requests(seen: Sequence[Receipt]) -> Requests:
+    """Requests in flight on workers that leave, and what kills of the last day cut off."""
+    infrastructure = next((one for one in seen if one.layer == "infrastructure"), None)
+    found = receipts.requests(infrastructure, since=0)
+    young = tuple(cut for cut in found.cut_off if cut["at"] > time.time() - DAY_S)
+    return dataclasses.replace(found, cut_off=young)
 
 
 def _ending(ctx: release.Context, state: rollout.State) -> dict[str, dict[str, Any]]:
@@ -176,9 +188,10 @@ def _status_text(
         lines.append(f"  phases     {' -> '.join([*shown, 'cut-over'])}")
     if state.phase == "approval" and not state.approved:
         lines.append(f"  ! waits for approval: lastgood approve {state.service} --reason …")
-    for receipt in seen:
-        behind = "" if receipt.covers(state.revision) else "  (behind)" if receipt.status == "converged" else ""
-        lines.append(f"  {receipt.layer:<15} {receipt.status}{behind}{'  ' + receipt.detail if receipt.detail else ''}")
+    for told in seen:
+        behind = "" if told.covers(state.revision) else "  (behind)" if told.status == "converged" else ""
+        lines.append(f"  {told.layer:<15} {told.status}{behind}{'  ' + told.detail if told.detail else ''}")
+    lines += receipt_text.requests_lines(_requests(seen), service=state.service, changed=False)
     lines += [f"  ! {alias} asks a model that is {one['status']}: {one['why']}" for alias, one in ending.items()]
     lines += [f"  ! page not delivered by {one['channel']} ({one['tries']} tries): {one['error']}: {one['summary']}" for one in undelivered]
     lines += [f"  ! {one.text()}" for one in lost]

@@ -127,6 +127,8 @@ def serve(settings: settings_.Settings, loaded: app.Loaded, listener: socket.soc
     def give_up(code: int) -> None:
         nonlocal exit_code
         exit_code = code
+        # A worker that ends by itself is wanted: the next one waits for it no longer than for a request of its own.
+        server.config.timeout_graceful_shutdown = math.ceil(loaded.service.traffic.timeout_s) + 1
         server.should_exit = True
 
     application = app.create(

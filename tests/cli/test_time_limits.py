@@ -15,8 +15,7 @@ def two(settings: settings_.Settings) -> list[str]:
     """Two bundles; the first is stable. The second asks a model that may take longer than a request."""
     pin = {"provider": "openai", "model": "m-2025-01-01", "params": {"budget_s": 90.0}}
     with factory.opened(settings) as ctx:
-        built = [factory.build(ctx, 0.1), factory.build(ctx, 0.2, llms=[pin])]
-    return built
+        return [factory.build(ctx, 0.1), factory.build(ctx, 0.2, llms=[pin])]
 
 
 def test_promote_plan_and_doctor_say_where_a_try_is_too_short(run: Run, settings: settings_.Settings, two: list[str]) -> None:

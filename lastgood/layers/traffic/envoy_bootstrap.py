@@ -15,7 +15,7 @@ from lastgood.layers.traffic.envoy_documents import Json
 
 _EXTENSIONS = "type.googleapis.com/envoy.extensions."
 _BUCKETS_MS = [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 125, 150, 200, 250, 300, 400, 500, 600, 800]
-_BUCKETS_SLOW_MS = [1000, 1500, 2000, 3000, 5000, 10000, 30000]
+_BUCKETS_SLOW_MS = [1000, 1500, 2000, 3000, 5000, 10000, 30000, 60000, 120000, 300000, 600000]
 HOST = "127.0.0.1"
 
 
