@@ -70,8 +70,10 @@ class Pulse:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Life:
-    """The controller's process. `silent_s` are the seconds since its last sign of life, None if it gives none; `overdue` are threads of it
-    that have made no turn for so many seconds.
+    """The controller's process.
+
+    `silent_s` are the seconds since its last sign of life, None if it gives none; `overdue` are threads of it that have made no
+    turn for so many seconds.
     """
 
     record: daemon.Record
