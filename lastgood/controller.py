@@ -185,8 +185,10 @@ class ServiceLoop:
         view = self._look(state)
         if state.phase == "idle" and state.stable is not None and view.word(state.stable) == "ready":
             self._proven = state.revision
-        fence = self._lease()
+        limits = self._ctx.settings.controller
+        fence = duty.decide(self._ctx.ledger, state, view, holder=self._holder, ttl_s=limits.lease_s)
         if fence is None:
+            self._tell_nobody(state, view)
             return  # another controller decides, from the same rows
         self._tell_cold(state, view)
         if state.phase == "baking":
@@ -196,10 +198,6 @@ class ServiceLoop:
         proceed.advance(self._ctx, self._service, actor=ACTOR, trouble=trouble, fence=fence, **known)
         if state.revision != self._proven:
             self._go_on_back(state, view, fence)
-
-    def _lease(self) -> Fence | None:
-        name, ttl_s = duty.lease_name(self._service), self._ctx.settings.controller.lease_s
-        return duty.take(self._ctx.ledger, name, holder=self._holder, now=time.time(), ttl_s=ttl_s)
 
     def _look(self, state: rollout.State) -> readiness.View:
         """Ask this host's workers and put that into the ledger; what all hosts say. One that cannot ask says nothing."""
@@ -231,6 +229,14 @@ class ServiceLoop:
             self._no_way_until = time.monotonic() + STRANDED_AGAIN_S
             why = f"the bundle gone back to, {bundles.short(state.stable or '')}, does not get ready, and there is nothing further back"
             self._tell(state, "stranded", "critical", f"{why}: {error}; {self._answering(state)}")
+
+    def _tell_nobody(self, state: rollout.State, view: readiness.View) -> None:
+        """The hosts that have what serves say nothing any more, and this one does not have it: a person has to look."""
+        serving = state.stable or state.candidate
+        if serving is None or view.word(serving) != "unknown" or readiness.host(self._ctx.settings) in view.homes(serving):
+            return
+        why = f"nobody decides by itself: {bundles.short(serving)} was ready elsewhere, but {view.why(serving)}"
+        self._tell(state, "nobody-decides", "warning", f"{why}; here it is not ready")
 
     def _tell_not_followed(self, state: rollout.State, view: readiness.View) -> None:
         """A step back is committed, but its target has no ready worker: traffic is where it was."""

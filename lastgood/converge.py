@@ -66,6 +66,11 @@ class Outcome:
         return all(receipt.covers(self.revision.number) for receipt in self.receipts)
 
     @property
+    def serving(self) -> dict[str, float] | None:
+        """Which bundles get requests, in percent, as the proxy said after the change; None if it did not say."""
+        return receipts.serving({receipt.layer: receipt for receipt in self.receipts})
+
+    @property
     def under_way(self) -> bool:
         """Whether a candidate is still on its way; the controller goes on with it."""
         return self.after.candidate is not None
@@ -102,6 +107,7 @@ class Outcome:
             "traffic_ms": self.traffic_ms,
             "total_ms": self.total_ms,
             "converged": self.converged,
+            "serving": self.serving,
             "layers": [receipt.to_json() for receipt in self.receipts],
             "requests": self.requests.to_json(),
             "warnings": list(self.warnings),
@@ -216,7 +222,7 @@ def _until_cut_over(
                 time.sleep(STEP_S)
                 continue
             view = _look_after(ctx, state, processes, clock=clock)
-            fence = duty.take(ctx.ledger, name, holder=holder, now=clock(), ttl_s=duty.COMMAND_S)
+            fence = duty.decide(ctx.ledger, state, view, holder=holder, ttl_s=ctx.settings.controller.lease_s)
             if fence is not None:
                 trouble = "; ".join(filter(None, (view.why(arm) for arm in state.awaited if view.word(arm) == "not ready")))
                 told = {"trouble": trouble, "fence": fence, **readiness.known(view, state.awaited)}
@@ -391,6 +397,7 @@ def _lagging(ctx: release.Context, wanted: base.Desired, name: str, *, alive: bo
         ms=0.0,
         at=time.time(),
         detail=why,
+        facts=dict(told.facts) if told else {},
     )
 
 

@@ -14,10 +14,8 @@ from collections.abc import Iterator
 
 from lastgood import daemon, errors, readiness
 from lastgood.ledger import Fence, Ledger
+from lastgood.rollout import State
 from lastgood.settings import Settings
-
-COMMAND_S = 5.0
-"""Seconds for which a command takes the lease; it waits for its release only, and renews it meanwhile."""
 
 _NUMBERS = itertools.count()
 
@@ -38,8 +36,23 @@ def holder(settings: Settings) -> str:
     return f"{readiness.host(settings)} {own.pid} {own.started} {next(_NUMBERS)}"
 
 
+def decide(ledger: Ledger, state: State, view: readiness.View, *, holder: str, ttl_s: float) -> Fence | None:
+    """Proof that *holder* decides for the service of *state* at the time of *view*; None if somebody else does.
+
+    A host on which what serves is not ready leaves that to those on which it was when they were heard of last: they have its
+    bytes, its traffic and its log. So a host that has none of it measures nothing and decides nothing, also while they are silent.
+    """
+    name, arm = lease_name(state.service), state.stable or state.candidate
+    homes = view.homes(arm) if arm is not None else frozenset()
+    if homes and holder.split(" ", maxsplit=1)[0] not in homes:
+        if ledger.lease_holder(name, now=view.now) == holder:
+            ledger.give_up_lease(name, holder=holder)
+        return None
+    return take(ledger, name, holder=holder, now=view.now, ttl_s=ttl_s)
+
+
 def take(ledger: Ledger, name: str, *, holder: str, now: float, ttl_s: float) -> Fence | None:
-    """Proof that *holder* decides from now on; None if somebody else does. A dead process of the same host is succeeded at once."""
+    """Proof that *holder* has the lease *name* from now on; None if somebody else has. A dead process of the same host is succeeded at once."""
     fence = ledger.take_lease(name, holder=holder, now=now, ttl_s=ttl_s)
     if fence is not None:
         return fence

@@ -87,17 +87,17 @@ class Gatekeeper(threading.Thread):
 
     def _look(self, ctx: release.Context, bench: judge.Judge) -> float:
         limits = ctx.settings.controller
-        fence = duty.take(ctx.ledger, duty.lease_name(self._service), holder=self._holder, now=time.time(), ttl_s=limits.lease_s)
+        state = ctx.ledger.state(self._service)
+        view = readiness.read(ctx.ledger, self._service, settings=ctx.settings, now=time.time())
+        fence = duty.decide(ctx.ledger, state, view, holder=self._holder, ttl_s=limits.lease_s)
         if fence is None:
             bench.forget()
             return limits.measure_s
-        state = ctx.ledger.state(self._service)
         asked = judge.open_questions(ctx, state, now=time.time())
         bench.measure(asked, now=time.time())
         verdicts, afterwards = bench.verdicts(time.time())
         done = None
         if verdicts or state.phase in ("approval", "baking"):
-            view = readiness.read(ctx.ledger, self._service, settings=ctx.settings, now=time.time())
             judged: dict[str, Any] = {"verdicts": verdicts, "judged_at": state.revision, "fence": fence}
             done = proceed.advance(ctx, self._service, actor=ACTOR, **judged, **readiness.known(view, state.awaited))
         if done is None and state.verifying is not None:

@@ -73,6 +73,10 @@ class View:
         """Whether the arm is not ready and its worker was started in vain: it will hardly be ready in a moment."""
         return self.word(arm) == "not ready" and any(row.failures > 0 for row in self._of(arm))
 
+    def homes(self, arm: str) -> frozenset[str]:
+        """Hosts whose last word is that the arm is ready there, also of one that has fallen silent."""
+        return frozenset(row.host for row in self.rows if row.arm == arm and row.ready and self._age_s(row) < GONE_S)
+
     def since(self, arm: str) -> float | None:
         """Since when the arm is what `word` says (Unix seconds); None if that is unknown."""
         word = self.word(arm)

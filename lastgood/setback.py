@@ -184,4 +184,4 @@ def _key(rollout: int | None, left: str | None) -> str:
 
 
 def _serves(state: State) -> str:
-    return f"{short(state.stable)} has all traffic" if state.stable else "nothing serves"
+    return f"all traffic goes to {short(state.stable)} again" if state.stable else "nothing serves"

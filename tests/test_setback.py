@@ -53,7 +53,7 @@ def test_a_rejected_candidate_is_quarantined_and_stable_keeps_serving() -> None:
         verifying=rollout.Verifying(since=500.0, until=800.0, left=B, rollout=before.rollout),
         automatic_at=(500.0,),
     )
-    summary = f"flights: candidate {'b' * 12} was taken out and quarantined; {'a' * 12} has all traffic: errors tripled"
+    summary = f"flights: candidate {'b' * 12} was taken out and quarantined; all traffic goes to {'a' * 12} again: errors tripled"
     assert effects == (
         rollout.Marked(bundle=B, kind="quarantined", reason="errors tripled"),
         rollout.Paged(summary=summary, key=f"rollout-{before.rollout}", severity="critical", resolves=False),

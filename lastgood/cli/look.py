@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
+from lastgood import arms, converge, errors, heartbeat, ledger, lifetimes, readiness, release, rollout, settings
 from lastgood import bundle as bundles
-from lastgood import converge, errors, ledger, lifetimes, release, rollout, settings
 from lastgood.cli import common, plans
 from lastgood.cli import receipt as receipt_text
 from lastgood.layers import base, receipts, reconcile
@@ -20,6 +20,7 @@ from lastgood.layers.receipts import Receipt, Requests, read
 from lastgood.ops import loss
 
 DAY_S = 86_400.0
+ALIASES = ("stable", "candidate", "previous")
 DIFF_LINES = 40
 """Most lines of changed prompts that `diff` shows."""
 
@@ -39,7 +40,8 @@ def status(service: str, as_json: bool) -> int:
 def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
     state = common.known_state(ctx, service)
     seen = _look_at_layers(ctx, state)
-    controller = converge.controller_record(ctx.settings)
+    controller = heartbeat.look(ctx.settings)
+    view = readiness.read(ctx.ledger, service, settings=ctx.settings, now=time.time())
     last = ctx.ledger.revision(service, state.revision)
     ending = _ending(ctx, state)
     lost = loss.missing(ctx.settings, service)
@@ -63,14 +65,18 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
         "ending": ending,
         "converged": all(receipt.covers(state.revision) for receipt in seen),
         "layers": [receipt.to_json() for receipt in seen],
-        "controller": {"running": controller is not None, "pid": controller.pid if controller else None},
+        "controller": _controller_json(controller),
+        "serving": receipts.serving({receipt.layer: receipt for receipt in seen}),
+        "readiness": {alias: view.to_json(digest) for alias in ALIASES if (digest := getattr(state, alias))},
         "undelivered": undelivered(ctx.ledger, service),
         "losses": [one.to_json() for one in lost],
         "requests": _requests(seen).to_json(),
         "taken_down": ctx.settings.parked(service).exists(),
     }
-    running = controller is not None
+    running = controller is not None and not controller.frozen
     told = {
+        "view": view,
+        "trouble": controller.trouble if controller else "",
         "ending": ending,
         "undelivered": value["undelivered"],
         "lost": lost,
@@ -88,10 +94,25 @@ def _requests(seen: Sequence[Receipt]) -> Requests:
     return dataclasses.replace(found, cut_off=young)
 
 
+def _controller_json(life: heartbeat.Life | None) -> dict[str, Any]:
+    running = life is not None and not life.frozen
+    frozen = life is not None and life.frozen
+    return {"running": running, "pid": life.record.pid if life else None, "frozen": frozen, "trouble": life.trouble if life else ""}
+
+
+def _serving_lines(state: rollout.State, seen: list[Receipt]) -> list[str]:
+    """What answers requests, as the proxy says, where that is not what the ledger wants."""
+    serving = receipts.serving({receipt.layer: receipt for receipt in seen})
+    if not serving or state.stable is None or set(serving) <= {state.stable, state.candidate, arms.control_of(state.stable)}:
+        return []
+    shares = ", ".join(f"{bundles.short(digest)} {share:g} %" for digest, share in serving.items())
+    return [f"  ! requests are answered by {shares}, as the proxy says; traffic has not followed revision {state.revision}"]
+
+
 def _ending(ctx: release.Context, state: rollout.State) -> dict[str, dict[str, Any]]:
     """Bundles with an alias whose hosted model is known to end, or to be gone."""
     found = {}
-    for alias in ("stable", "candidate", "previous"):
+    for alias in ALIASES:
         digest = getattr(state, alias)
         known = lifetimes.newest(ctx.ledger, digest, now=time.time()) if digest else None
         if known is not None and known.status in ("dying", "gone"):
@@ -171,6 +192,8 @@ def _status_text(
     seen: list[Receipt],
     *,
     running: bool,
+    view: readiness.View,
+    trouble: str,
     ending: Mapping[str, Mapping[str, Any]],
     undelivered: Sequence[Mapping[str, Any]],
     lost: Sequence[loss.Missing],
@@ -179,9 +202,10 @@ def _status_text(
     now = time.time()
     held = f"  held by {state.hold.actor}: {state.hold.reason}" if state.hold else ""
     lines = [f"{state.service}  revision {state.revision}  {_phase(state, now)}{held}"]
-    for alias in ("stable", "candidate", "previous"):
+    for alias in ALIASES:
         digest = getattr(state, alias)
-        lines.append(f"  {alias:<10} {bundles.short(digest) if digest else '-'}")
+        known = f"  {view.text(digest)}" if digest and digest in view.arms else ""
+        lines.append(f"  {alias:<10} {bundles.short(digest) if digest else '-'}{known}")
     lines.append(f"  last       {last.verb} by {last.actor}, {common.ago(now - last.at)} ago: {last.reason}")
     if state.chain:
         shown = [f"[{plans.phase_text(p)}]" if n == state.position else plans.phase_text(p) for n, p in enumerate(state.chain)]
@@ -192,15 +216,18 @@ def _status_text(
         behind = "" if told.covers(state.revision) else "  (behind)" if told.status == "converged" else ""
         lines.append(f"  {told.layer:<15} {told.status}{behind}{'  ' + told.detail if told.detail else ''}")
     lines += receipt_text.requests_lines(_requests(seen), service=state.service, changed=False)
+    lines += _serving_lines(state, seen)
     lines += [f"  ! {alias} asks a model that is {one['status']}: {one['why']}" for alias, one in ending.items()]
     lines += [f"  ! page not delivered by {one['channel']} ({one['tries']} tries): {one['error']}: {one['summary']}" for one in undelivered]
     lines += [f"  ! {one.text()}" for one in lost]
     said, remedy = serving
-    if not running:
+    if trouble:
+        lines.append(f"  ! the controller is {trouble}" if not running else f"  ! of the controller {trouble}")
+    elif not running:
         also = f"{said}, and" if said else "what serves keeps serving, but"
         how = remedy or "start it with 'lastgood up'"
         lines.append(f"  ! the controller is not running: {also} nothing is repaired; {how}")
-    elif said:
+    if said and (running or trouble):
         lines.append(f"  ! {said}; {remedy}")
     return "\n".join(lines)
 

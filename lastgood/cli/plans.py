@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from lastgood import bundle as bundles
-from lastgood import converge, errors, lifetimes, release, rollout
+from lastgood import converge, errors, lifetimes, readiness, release, rollout
 from lastgood.cli import common
 from lastgood.layers import reconcile
 from lastgood.layers.infrastructure import warm_ups
@@ -128,7 +128,10 @@ def rollback(ctx: release.Context, state: rollout.State, *, to: str | None, reas
     marked = tuple(effect.bundle for effect in effects if isinstance(effect, rollout.Marked))
     facts = []
     if after.stable is not None and after.stable != state.stable:
-        facts.append(f"{bundles.short(after.stable)} was {_last_stable(ctx, state.service, after.stable)}, verified just now")
+        facts.append(
+            f"{bundles.short(after.stable)} was {_last_stable(ctx, state.service, after.stable)}; its bytes were verified just now"
+        )
+        facts += _warmth(ctx, state, after.stable, named=to is not None)
         facts += _ends(ctx, after.stable)
     if state.candidate is not None:
         share = f"which has {state.weight_pct:g} % of the traffic" if state.weight_pct else "which has no traffic yet"
@@ -136,6 +139,25 @@ def rollback(ctx: release.Context, state: rollout.State, *, to: str | None, reas
         if after.stable != state.stable:
             facts.append(f"to call off only that release: lastgood rollback {state.service} stable")
     return _plan(ctx, state, verb="rollback", after=after.stable, quarantines=marked, facts=tuple(facts))
+
+
+def _warmth(ctx: release.Context, state: rollout.State, goal: str, *, named: bool) -> list[str]:
+    """Whether *goal* could answer at once, as the hosts say; what could if it cannot; and what was passed over for it."""
+    view = readiness.read(ctx.ledger, state.service, settings=ctx.settings, now=time.time())
+    behind = [digest for digest in state.lineage if digest not in state.marks and digest != state.stable]
+    command = f"lastgood rollback {state.service}"
+    if view.word(goal) == "ready":
+        facts = ["its worker is ready, so traffic follows at once"]
+    else:
+        facts = [f"! {bundles.short(goal)} is {view.text(goal)}; until it is ready traffic stays where it is"]
+        warm = [digest for digest in behind if digest != goal and view.word(digest) == "ready"]
+        facts += [f"! {bundles.short(digest)} is warm: {command} {bundles.short(digest)}" for digest in warm[:1]]
+    passed = [] if named or goal not in behind else [digest for digest in behind[: behind.index(goal)] if view.failing(digest)]
+    facts += [
+        f"! passed over: {bundles.short(digest)}, which is {view.text(digest)}; to go there: {command} {bundles.short(digest)}"
+        for digest in passed
+    ]
+    return facts
 
 
 def _ends(ctx: release.Context, digest: str) -> list[str]:

@@ -52,6 +52,12 @@ def text(outcome: converge.Outcome) -> str:
     elif outcome.verb == "promote" and outcome.under_way:
         head = f"still on its way: revision {outcome.revision.number} after {outcome.total_ms / 1000:.2f} s"
     lines = [head, f"  stable is {bundles.short(after.stable) if after.stable else 'nothing: the service does not answer'}"]
+    elsewhere = {digest: share for digest, share in (outcome.serving or {}).items() if digest == outcome.before.stable != after.stable}
+    for digest in elsewhere:
+        still = bundles.short(digest)
+        lines.append(
+            f"  ! requests are still answered by {still}, as the proxy says: traffic follows when a worker of the new one is ready"
+        )
     traffic = f"{outcome.traffic_ms:.1f} ms after it" if outcome.traffic_ms is not None else "not moved"
     lines.append(f"  ledger {outcome.commit_ms:.1f} ms, traffic {traffic}")
     lines += [f"  {bundles.short(mark.bundle)} is {mark.kind} ({mark.reason})" for mark in outcome.revision.marks]

@@ -161,6 +161,9 @@ def attempt(
             )
     except base.LayerError as error:
         status, detail = "failed", str(error)
+        if observed is None and not look_first:
+            with contextlib.suppress(base.LayerError):  # what is there all the same, for whoever asks
+                observed = layer.observe()
     except Exception as error:  # noqa: BLE001  # the border: an adapter's own bug is this layer's outcome, never the loop's end
         status, detail = "failed", f"{type(error).__name__}: {error}; this is a fault in the {layer.name!r} adapter"
     return receipts.Receipt(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lastgood import controller, errors, gatekeeper, judge, release
+from lastgood import controller, errors, gatekeeper, judge, readiness, release
 from lastgood.layers import base, reconcile
 from tests.simulation.line import Killed
 from tests.simulation.project import SERVICE
@@ -26,6 +26,11 @@ class _Loop(controller.ServiceLoop):
         self._begin()
 
 
+def _holder(world: World, name: str) -> str:
+    """All run on one host."""
+    return f"{readiness.host(world.settings)} {name}"
+
+
 class Controller:
     """One controller of the service. `died` is how often it was killed."""
 
@@ -34,13 +39,13 @@ class Controller:
         self.name = name
         self.line = world.line(interrupt=lambda call: world.between(self, call))
         self._context = world.context(self.line)
-        self._keeper = gatekeeper.Gatekeeper(world.settings, SERVICE, holder=name, moved=lambda *_: None)
+        self._keeper = gatekeeper.Gatekeeper(world.settings, SERVICE, holder=_holder(world, name), moved=lambda *_: None)
         self.back_at = 0.0
         self._start()
 
     def _start(self) -> None:
         self.bench = judge.Judge(self.line, SERVICE, self._world.numbers)  # type: ignore[arg-type]  # the double
-        self._loop = _Loop(self._context, self._world.workers, holder=self.name)
+        self._loop = _Loop(self._context, self._world.workers, holder=_holder(self._world, self.name))
         self._seen = 0
         self._wanted: Any = None
         self.line.fuse, self.line.behind = None, 0
