@@ -86,7 +86,7 @@ def build(ctx: release.Context, months: Path, *, trained: tuple[int, ...], later
     }
     parts = [artifacts.part(found, name=name, media_type="application/octet-stream", meta={}) for name, found in stored.items()]
     bundle = bundles.of(SERVICE, *parts)
-    release.register(ctx, bundle, provenance={"trained": list(trained)}, actor="bench", now=now)
+    release.register(ctx, bundle, provenance={"trained": list(trained)}, actor="bench", now=now, untried=True)
     return bundle.id
 
 

@@ -103,7 +103,7 @@ def build(ctx: release.Context, number: int) -> Release:
         for name, found in stored.items()
     ]
     made = bundles.of(SERVICE, *parts)
-    release.register(ctx, made, provenance={"number": number}, actor="bench", now=time.time())
+    release.register(ctx, made, provenance={"number": number}, actor="bench", now=time.time(), untried=True)
     named = {part: made.parts[part].digest for part in ("model", "prompt", "index", "config")}
     made_of = {"index": str(meta["index"]["snapshot"]), "prompt": made.parts["prompt"].digest}
     return Release(bundle=made.id, named=named, made_of=made_of)

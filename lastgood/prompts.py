@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -156,6 +157,23 @@ def _compile(described: Described, texts: Mapping[str, str]) -> Prompt:
     return Prompt(variables=described.variables, texts=texts, options=described.options, templates=templates)
 
 
+_COMMENT = (
+    "'{# … #}' is a comment and no model would ever see it; take it out, or write {{ '{#' }} and {{ '#}' }} for the characters themselves"
+)
+
+
+def _losses(environment: jinja2.Environment, text: str) -> Iterator[tuple[int, str]]:
+    """Where a template has text that never comes out: (line, why). What the parser says of a broken one is left to it."""
+    import jinja2
+
+    try:
+        for line, kind, _ in environment.lex(text):
+            if kind == "comment_begin":
+                yield line, _COMMENT
+    except jinja2.TemplateSyntaxError:
+        return
+
+
 def _environment() -> jinja2.Environment:
     """Jinja2 with nothing in it but FILTERS: no globals, no tests but the plain ones, and the sandbox under that."""
     import jinja2
@@ -225,19 +243,25 @@ def _of_loop(name: str, tree: Any) -> bool:
 def check(folder: Path) -> list[str]:
     """What is odd about the prompt in *folder*, in words; empty if nothing is.
 
-    Each part is rendered once with sample values. Raises what `load` raises, and NotAllowed for a secret in a template.
+    Each part is rendered once with sample values. Raises what `load` raises, UsageError for text that
+    would never come out, and NotAllowed for a secret in a template.
     """
     from lastgood import secrets
 
     prompt = load(folder)
+    for name, value in prompt.options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise errors.UsageError(f"option {name!r} of the prompt is {value}, which JSON cannot hold; give a finite number")
     for name, text in prompt.texts.items():
+        for line, problem in _losses(_environment(), text):
+            raise errors.UsageError(f"part {name!r} of the prompt, line {line}: {problem}")
         for found in secrets.find(text):
             raise errors.NotAllowed(
                 f"part {name!r} of the prompt, line {found.line}: it holds a secret ({found.kind}); take it out and revoke it"
             )
     samples: dict[str, Value] = {name: "sample" if kind == "text" else [_Sample()] for name, kind in prompt.variables.items()}
     for name in prompt.texts:
-        prompt.templates[name].render(samples)
+        prompt.render(name, **samples)
     used = {name for name in prompt.variables for text in prompt.texts.values() if re.search(rf"\b{name}\b", text)}
     return [f"variable {name!r} is declared and used nowhere" for name in sorted(prompt.variables.keys() - used)]
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lastgood import artifacts, errors, failpoints, keys, ledger, lifetimes, private, readiness, rollout
+from lastgood import artifacts, errors, failpoints, keys, ledger, lifetimes, private, readiness, rollout, trial
 from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood import settings as settings_
@@ -157,11 +157,15 @@ def _check_not_lost(settings: settings_.Settings) -> None:
 # --- building ----------------------------------------------------------------------------------------------
 
 
-def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, Any], actor: str, now: float) -> bool:
-    """Make *bundle* known: every part is in the store and verified byte by byte, then the ledger row is written.
+def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, Any], actor: str, now: float, untried: bool = False) -> bool:
+    """Make *bundle* known: every part is in the store and verified byte by byte, and it was tried, then the ledger row is written.
+
+    Tried means: its own code loads it and answers, its prompt is rendered, index and references are read as they will be (see
+    `trial`), in another process. Its provenance says what came of that, under `trial`; with *untried*, that it was not.
 
     Returns False if it was known already. Raises Damaged, NotFound (a part is missing) or NotAllowed (a part that
-    the service requires is missing, the frozen configuration is of another service, or model and index do not fit).
+    the service requires is missing, the frozen configuration is of another service, model and index do not fit, or it
+    could not be used).
     """
     ctx.store.verify_bundle(bundle, deep=True)
     service = reconcile.frozen_service(bundle, store=ctx.store)
@@ -176,9 +180,20 @@ def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, A
     # The manifest's bytes hash to the bundle's id, so a worker can load a bundle with nothing but the store.
     ctx.store.put_bytes(bundles.canonical(bundle.manifest()), name="manifest.json")
     audit.begin(ctx.ledger, bundle.service, ctx.settings.keys)
+    provenance = {**provenance, "trial": _tried(ctx, bundle, service, untried=untried).to_json()}
     new = ctx.ledger.register(bundle, provenance=provenance, actor=actor, now=now)
     audit.checkpoint(ctx.ledger, bundle.service, ctx.settings.keys)
     return new
+
+
+def _tried(ctx: Context, bundle: bundles.Bundle, service: services.Service, *, untried: bool) -> trial.Tried:
+    """What came of trying *bundle*; one that is registered already was accepted then. Raises NotAllowed."""
+    if untried:
+        return trial.Tried(outcome="skipped", notes=(trial.SKIPPED,))
+    with contextlib.suppress(errors.NotFound):
+        ctx.ledger.bundle(bundle.id)
+        return trial.Tried(outcome="skipped", notes=("registered already",))
+    return trial.run(ctx.settings, bundle, timeout_s=service.serving.ready_timeout_s)
 
 
 # --- releasing ---------------------------------------------------------------------------------------------

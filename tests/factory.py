@@ -93,7 +93,7 @@ def build(ctx: release.Context, answer: float, *, service: str = "toy", now: flo
         artifacts.part(ctx.store.put_bytes(env, name="environment.json"), name="environment", media_type="application/json", meta={}),
     )
     made = bundles.of(service, *parts)
-    release.register(ctx, made, provenance={"built": "by a test"}, actor="test", now=now)
+    release.register(ctx, made, provenance={"built": "by a test"}, actor="test", now=now, untried=True)
     return made.id
 
 

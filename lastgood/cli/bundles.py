@@ -73,15 +73,16 @@ def export(service: str, which: str, out: Path | None, as_json: bool) -> int:
 @bundle.command(name="import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--trust", multiple=True, help="Fingerprint of a signer to trust, besides our own key.")
+@click.option("--untried", is_flag=True, help="Do not let the bundle's own code load it and answer first; the provenance says so.")
 @click.option("--actor", default=None, help="Who is asking.")
 @common.json_option
-def import_(file: Path, trust: tuple[str, ...], actor: str | None, as_json: bool) -> int:
+def import_(file: Path, trust: tuple[str, ...], untried: bool, actor: str | None, as_json: bool) -> int:
     """Take in a bundle file: signature, names, sizes and every digest are checked before anything becomes visible."""
     from lastgood import release, transfer
 
     with common.context(create=True) as ctx:
         found, provenance = transfer.import_(file, store=ctx.store, keys=ctx.settings.keys, trust=frozenset(trust))
-        new = release.register(ctx, found, provenance=provenance, actor=common.actor(actor), now=time.time())
+        new = release.register(ctx, found, provenance=provenance, actor=common.actor(actor), now=time.time(), untried=untried)
         value = {"schema": "lastgood.import/v1", "bundle": found.id, "service": found.service, "new": new}
         text = f"{bundles.short(found.id)} {'imported' if new else 'was known already'}; release it with 'lastgood promote {found.service} {bundles.short(found.id)}'"
         common.emit(value, as_json=as_json, text=lambda: text)

@@ -96,6 +96,7 @@ def values(column: pa.ChunkedArray) -> Values:
     import numpy as np
     import pyarrow as pa
 
+    column = plain(column)
     kind = column.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
         # Not safe: an integer above 2**53 becomes the double next to it, and must not end the look at a whole window.
@@ -107,9 +108,50 @@ def values(column: pa.ChunkedArray) -> Values:
     return text
 
 
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """*column* without what only a table knows: categories as their values, lists and structures as JSON text.
+
+    Raises UsageError for bytes that are no text.
+    """
+    import pyarrow as pa
+    import pydantic_core
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    try:
+        if pa.types.is_nested(column.type):
+            texts = [None if value is None else pydantic_core.to_json(value).decode() for value in column.to_pylist()]
+            return pa.chunked_array([pa.array(texts, pa.string())])
+        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type) or pa.types.is_fixed_size_binary(column.type):
+            return column.cast(pa.binary()).cast(pa.string())
+    except (pa.ArrowException, ValueError, UnicodeError) as error:
+        raise errors.UsageError(f"it holds values that are no text ({error}); give them as text, as a request brings them") from error
+    return column
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """*table* with `plain` columns. Raises UsageError that names the column."""
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        raise errors.UsageError(f"the reference has the column {twice[0]!r} twice; give each column a name of its own")
+    for place, name in enumerate(table.column_names):
+        try:
+            made = plain(table[name])
+            values(made)  # as reading will
+        except Exception as error:
+            raise errors.UsageError(
+                f"column {name!r} of the reference ({table[name].type}) cannot be kept: {error}; give it as numbers, text or times, as a request brings it"
+            ) from error
+        if made.type != table[name].type:
+            table = table.set_column(place, name, made)
+    return table
+
+
 def _seconds(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     import pyarrow as pa
 
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("us"))
     if pa.types.is_timestamp(column.type):
         unit: npt.NDArray[np.float64] = column.cast(pa.timestamp("us", tz=column.type.tz)).cast(pa.int64()).to_numpy() / 1e6
         return unit
@@ -120,12 +162,24 @@ def _seconds(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
 def write(table: pa.Table, file: Path, *, at: str) -> None:
     """Write the rows of *table*, in the order of their time *at*, thinned, to *file*; the same rows give the same bytes.
 
-    Raises UsageError if there are no rows, or no column *at*.
+    Lists and structures become JSON text, categories their values. Raises UsageError if there are no rows, no column *at*, a row
+    without its time, or a column that could not be read back.
     """
+    import numpy as np
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if at not in table.column_names or not table.num_rows:
         raise errors.UsageError(f"a reference needs rows with a column {at!r}; give the ones that the bundle is made for")
+    table = _plain(table)
+    try:
+        timeless = int((~np.isfinite(_seconds(table[at]))).sum()) if not table[at].null_count else table[at].null_count
+    except (pa.ArrowException, ValueError) as error:
+        raise errors.UsageError(
+            f"column {at!r} of the reference ({table[at].type}) is no time: {error}; give timestamps or Unix seconds"
+        ) from error
+    if timeless:
+        raise errors.UsageError(f"{timeless} rows of the reference have no time in {at!r}; leave them out, or give their time")
     ordered = table.sort_by(at)
     kept = ordered.take(_kept(ordered.num_rows)).replace_schema_metadata({_AT: at})
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -161,5 +215,5 @@ def read(file: Path) -> Reference:
         return Reference(table=table, sample=from_arrow(table, at=at))
     except FileNotFoundError as error:
         raise errors.NotFound(f"{str(file)!r} does not exist; build the bundle again with a reference for drift") from error
-    except (pa.ArrowException, OSError, KeyError, errors.UsageError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, errors.UsageError) as error:
         raise errors.Damaged(f"{str(file)!r} holds no reference for drift: {error!r}; build the bundle again") from error

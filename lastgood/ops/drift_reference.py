@@ -40,7 +40,7 @@ KEPT = 4
 BATCH = 1000
 PROBES = 5
 """Rows that are asked until one is answered, to see whether a bundle answers with a probability."""
-VERSION = 3
+VERSION = 4
 """Of how what is usual is found out; another one does not trust what was kept."""
 MADE = "made "
 """Prefix of the columns with features that are no field of a request."""
@@ -68,6 +68,7 @@ def _of_bundle(settings: Settings, bundle: bundles.Bundle, file: Path) -> Sample
     import numpy as np
 
     brought = references.read(file)
+    brought = dataclasses.replace(brought, sample=_as_logged(settings, bundle, brought))
     brought = dataclasses.replace(brought, sample=_with_features(settings, bundle, brought))
     kept = settings.home / "drift" / f"{bundles.short(bundle.id)}.json"
     values = _read(kept)
@@ -79,6 +80,20 @@ def _of_bundle(settings: Settings, bundle: bundles.Bundle, file: Path) -> Sample
     if not np.isfinite(known).any():
         return brought.sample
     return dataclasses.replace(brought.sample, columns={**brought.sample.columns, PROBABILITY: known})
+
+
+def _as_logged(settings: Settings, bundle: bundles.Bundle, brought: references.Reference) -> Sample:
+    """The sample with those fields that a log keeps as JSON text (Enum, UUID, lists, …) written as a log writes them."""
+    import numpy as np
+
+    request = load(settings, bundle).runtime.Request
+    form = inference_log.form_of(request)
+    names = [name for name, kind in form.kinds.items() if kind is None and name in brought.sample.columns]
+    if not names:
+        return brought.sample
+    texts = [None if row is None else form.text(row) for row in inference_log.requests(brought.table, request)]
+    fresh = {name: np.array([None if text is None else text[name] for text in texts], dtype=object) for name in names}
+    return dataclasses.replace(brought.sample, columns={**brought.sample.columns, **fresh})
 
 
 def find(settings: Settings, bundle: bundles.Bundle) -> Path:

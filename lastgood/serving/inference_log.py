@@ -12,13 +12,13 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from lastgood.serving import row_form, row_ids, segments
+from lastgood.serving import restore, row_form, row_ids, segments
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -128,32 +128,43 @@ def requests(table: pa.Table, request: type[pydantic.BaseModel]) -> list[pydanti
     Columns are named as in the log, or by the fields alone.
     """
     form = form_of(request)
+    return [_request(form, row, naive) for row, naive in _kept(table, form)]
+
+
+def refusals(table: pa.Table, request: type[pydantic.BaseModel]) -> Iterator[tuple[int, Exception]]:
+    """The number of each row of *table* that `requests` would leave out, and why."""
+    form = form_of(request)
+    for number, (row, naive) in enumerate(_kept(table, form)):
+        try:
+            _asked(form, row, naive)
+        except Exception as error:  # noqa: BLE001  # a validator of a team's model may raise anything
+            yield number, error
+
+
+def _kept(table: pa.Table, form: row_form.Form) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """Each row's values by field, and which of them came without an offset."""
     columns = {}
-    for name, kind in form.kinds.items():
+    for name in form.kinds:
         found = next((one for one in (FEATURE + name, name) if one in table.column_names), None)
         if found is not None:
-            columns[name] = _values(table[found], as_text=kind is None)
+            columns[name] = _values(table[found])
     if not columns:
-        return []
+        return
     naive = table[NAIVE].to_pylist() if NAIVE in table.column_names else [None] * table.num_rows
-    rows = zip(*columns.values(), strict=True)
-    return [_request(form, dict(zip(columns, row, strict=True)), fields) for row, fields in zip(rows, naive, strict=True)]
+    for row, fields in zip(zip(*columns.values(), strict=True), naive, strict=True):
+        yield dict(zip(columns, row, strict=True)), fields
 
 
 _UNREADABLE = object()
 
 
-def _values(column: pa.ChunkedArray, *, as_text: bool) -> list[Any]:
+def _values(column: pa.ChunkedArray) -> list[Any]:
     """The values of a column, one by one if need be: what cannot be read is _UNREADABLE, and the others are there."""
-    import pyarrow as pa
-
     values: list[Any]
     try:
         values = column.to_pylist()
     except (OverflowError, ValueError):  # a time that no calendar of ours has, from before such were refused
         values = [_value(one) for one in column]
-    if as_text and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return [None if value is None else _parsed(value) for value in values]
     return values
 
 
@@ -164,24 +175,21 @@ def _value(scalar: Any) -> Any:
         return _UNREADABLE
 
 
-def _parsed(text: str) -> Any:
-    """The value of JSON *text*; a reference may hold the text itself."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
 def _request(form: row_form.Form, row: dict[str, Any], naive: str | None) -> pydantic.BaseModel | None:
     try:
-        if _UNREADABLE in row.values():
-            return None
-        for name in json.loads(naive) if naive else ():
-            if row.get(name) is not None:
-                row[name] = row[name].replace(tzinfo=None)
-        return form.take(row)
+        return _asked(form, row, naive)
     except Exception:  # noqa: BLE001  # not only ValidationError: a validator of a team's model may raise anything
         return None
+
+
+def _asked(form: row_form.Form, row: dict[str, Any], naive: str | None) -> pydantic.BaseModel:
+    """The request of one row. Raises what the model raises, or ValueError."""
+    if _UNREADABLE in row.values():
+        raise ValueError("it holds a time that no calendar has")
+    for name in json.loads(naive) if naive else ():
+        if row.get(name) is not None:
+            row[name] = row[name].replace(tzinfo=None)
+    return restore.take(form, row)
 
 
 def read_feedback(folder: Path, *, since: float = -math.inf, until: float = math.inf) -> pa.Table | None:

@@ -24,7 +24,7 @@ def served(settings: settings_.Settings) -> tuple[str, str, str]:
         index = artifacts.part(ctx.store.put(work / "part"), name="index", media_type="x/y", meta=snapshot.meta())
         told = bundles.Part(name="model", **{**known.parts["model"].entry(), "meta": {"embedder": snapshot.embedder}})
         made = bundles.of("toy", told, index, known.parts["config"], known.parts["environment"])
-        release.register(ctx, made, provenance={}, actor="test", now=5.0)
+        release.register(ctx, made, provenance={}, actor="test", now=5.0, untried=True)
         release.propose(ctx, "toy", made.id, reason="test", actor="test")
         proceed.advance(ctx, "toy", ready={made.id}, actor="test")
     engine = catalog.connect(settings)

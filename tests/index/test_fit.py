@@ -54,9 +54,9 @@ def test_registration_refuses_it_and_leaves_nothing(tmp_path: Path) -> None:
             told = bundles.Part(name="model", **{**model.entry(), "meta": {"embedder": embedder}})
             made = bundles.of("toy", told, index, known.parts["config"], known.parts["environment"])
             if fits:
-                assert release.register(ctx, made, provenance={}, actor="test", now=5.0)
+                assert release.register(ctx, made, provenance={}, actor="test", now=5.0, untried=True)
                 continue
             with pytest.raises(errors.NotAllowed, match="build the index again"):
-                release.register(ctx, made, provenance={}, actor="test", now=5.0)
+                release.register(ctx, made, provenance={}, actor="test", now=5.0, untried=True)
             with pytest.raises(errors.NotFound):
                 ctx.ledger.bundle(made.id)

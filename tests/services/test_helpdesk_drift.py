@@ -82,7 +82,7 @@ def released(ctx: release.Context, project: Path, *, at: float, find: int = 10) 
         artifacts.part(found, name=name, media_type="application/octet-stream", meta=meta.get(name, {})) for name, found in stored.items()
     ]
     made = bundles.of(SERVICE, *parts)
-    release.register(ctx, made, provenance={}, actor="test", now=at - 10)
+    release.register(ctx, made, provenance={}, actor="test", now=at - 10, untried=True)
     toy.promote_service(ctx, SERVICE, made.id, at=at)
     return made.id
 

@@ -1,0 +1,68 @@
+"""A row of a reference as a request would bring it: a table knows other types than JSON, and loses some on its way.
+
+pandas makes an integer column with gaps a float one, a list may be text, an Enum's value may look like a number. What the
+model refuses is put another way where that is the same value, and nowhere else.
+
+What does not belong here: which rows, files (`inference_log`, `drift.reference`).
+"""
+
+from __future__ import annotations
+
+import decimal
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pydantic
+
+if TYPE_CHECKING:
+    from lastgood.serving.row_form import Form
+
+ROUNDS = 4
+"""How often what is refused is put another way; each field has at most so many ways."""
+
+
+def take(form: Form, row: Mapping[str, Any]) -> pydantic.BaseModel:
+    """The request of *row*, values by field as a table's columns hold them. Raises what the model raises about the first way."""
+    ways = {name: list(_ways(value, as_text=form.kinds[name] is None)) for name, value in row.items()}
+    at = dict.fromkeys(ways, 0)
+    first: pydantic.ValidationError | None = None
+    for _ in range(ROUNDS):
+        try:
+            return form.take({name: ways[name][place] for name, place in at.items()})
+        except pydantic.ValidationError as error:
+            first = first or error
+            blamed = {str(found["loc"][0]) for found in error.errors(include_input=False, include_context=False) if found["loc"]}
+            other = [name for name in _fields(form, blamed) if name in at and at[name] + 1 < len(ways[name])]
+            if not other:
+                raise first from None
+            at.update({name: at[name] + 1 for name in other})
+    raise first or AssertionError("a round returns or raises")
+
+
+def _fields(form: Form, blamed: set[str]) -> Iterator[str]:
+    """The fields of names as an error says them: by name or by alias."""
+    for name, field in form.request.model_fields.items():
+        if name in blamed or field.alias in blamed or field.validation_alias in blamed:
+            yield name
+
+
+def _ways(value: Any, *, as_text: bool) -> Iterator[Any]:
+    """*value*, and others that mean the same; missing first, for a request says that with null."""
+    if isinstance(value, float) and math.isnan(value):
+        yield None
+    if isinstance(value, str) and as_text:
+        yield from _parsed(value)
+    yield value
+    if isinstance(value, float | decimal.Decimal) and math.isfinite(value) and value == int(value):
+        yield int(value)
+        if value in (0, 1):
+            yield bool(value)
+
+
+def _parsed(text: str) -> list[Any]:
+    try:
+        return [json.loads(text)]
+    except (ValueError, RecursionError):
+        return []
