@@ -46,7 +46,7 @@ def report(
 
     until = time.time() if config.until is None else config.until
     since = until - settings.drift.report_hours * 3600 if config.since is None else config.since
-    with release.open_context(settings, read_only=True, service=config.service) as ctx:
+    with release.open_context(settings, read_only=True) as ctx:
         what = drift_watch.watched(ctx, config.service)
         if what is None:
             context.add_output_metadata({"evidently": f"left out: nothing is watched on {config.service!r}"})
