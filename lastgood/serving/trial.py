@@ -122,7 +122,7 @@ def _answer(cls: type[runtime.Runtime], parts: Mapping[str, Path], *, options: M
         step = "answer its warm-up"
         rows = [cls.Request.model_validate_json(json.dumps(row)) for row in loaded.warm_up()]
         with runtime.shadow(on=True):
-            answers = loaded.predict(rows) if rows else []
+            answers: Any = loaded.predict(rows) if rows else []
         if not isinstance(answers, Sequence) or len(answers) != len(rows):
             raise ValueError(f"{len(rows)} rows have another number of answers")
         json.dumps(list(answers), allow_nan=False)
