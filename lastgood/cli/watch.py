@@ -111,7 +111,9 @@ def _page(seen: Glance) -> Iterator[str]:
     yield f"  {' -> '.join(f'[{name}]' if here else name for name, here in _chain(seen))}"
     yield f"  {_shares(seen)}"
     for verdict in seen.verdicts.values():
-        figures = f"{verdict.gate:<12} {WORDS[verdict.outcome]:<12} n {verdict.n:>8,}  {_figures(verdict):<22} {_bar(verdict)}"
+        figures = (
+            f"{verdict.gate:<12} {WORDS[verdict.outcome]:<12} n {verdict.n:>8,}{_copies(verdict)}  {_figures(verdict):<22} {_bar(verdict)}"
+        )
         yield _clean(f"  {figures.rstrip()}")
         yield _clean(f"      {verdict.why}")
     for revision in seen.revisions:
@@ -167,6 +169,13 @@ def _shares(seen: Glance) -> str:
     actual = "unknown" if seen.actual is None else f"{seen.actual.get(digest, 0.0):g} %"
     mirrored = f", {seen.state.mirror_pct:g} % mirrored" if seen.state.mirror_pct else ""
     return f"candidate {desired:g} % desired, {actual} actual{mirrored}"
+
+
+def _copies(verdict: base.Verdict) -> str:
+    """Whether these are answers to copies, or how many of those there were beside the answers to users."""
+    if not verdict.copies:
+        return ""
+    return " copies" if verdict.user_errors is None and verdict.copies >= verdict.n else f" + {verdict.copies:,} copies"
 
 
 def _figures(verdict: base.Verdict) -> str:
@@ -256,9 +265,17 @@ def _gates_table(seen: Glance) -> Table:
         needs = (
             ""
             if verdict.needs is None
-            else f"{verdict.needs:,}" + (f", {common.ago(verdict.needs_s)}" if verdict.needs_s is not None else "")
+            else f"about {verdict.needs:,}" + (f", {common.ago(verdict.needs_s)}" if verdict.needs_s is not None else "")
         )
-        cells = (verdict.gate, WORDS[verdict.outcome], f"{verdict.n:,}", _figures(verdict), _bar(verdict), needs, verdict.why)
+        cells = (
+            verdict.gate,
+            WORDS[verdict.outcome],
+            f"{verdict.n:,}{_copies(verdict)}",
+            _figures(verdict),
+            _bar(verdict),
+            needs,
+            verdict.why,
+        )
         made.add_row(*(Text(_clean(cell), style=style if place == 1 else "") for place, cell in enumerate(cells)))
     return made
 

@@ -55,7 +55,22 @@ def details(page: Page) -> dict[str, Any]:
     return {"service": page.service, "revision": page.revision, **told, **({"gates": gates} if gates else {}), "next": commands(page)}
 
 
-_FIGURES = ("metric", "kind", "outcome", "cause", "estimate", "reference", "interval", "n", "n_beside", "streak", "persistence", "why")
+_FIGURES = (
+    "metric",
+    "kind",
+    "outcome",
+    "cause",
+    "estimate",
+    "reference",
+    "interval",
+    "n",
+    "n_beside",
+    "user_errors",
+    "copies",
+    "streak",
+    "persistence",
+    "why",
+)
 
 
 def commands(page: Page) -> list[str]:
@@ -119,10 +134,17 @@ def _gate(verdict: Mapping[str, Any]) -> str:
     figures = "" if estimate is None else f" {_figure(estimate)}"
     figures += "" if reference is None else f" against {_figure(reference)}"
     figures += f", difference within {' to '.join(map(_figure, interval))}" if isinstance(interval, list | tuple) else ""
-    figures += f", n={verdict['n']}" if verdict.get("n") else ""
+    figures += f", n={verdict['n']}{_of_copies(verdict)}" if verdict.get("n") else ""
     return (
         f"{verdict.get('gate')}: {verdict.get('metric', 'metric')}{figures}: {verdict.get('outcome', '')} {verdict.get('why', '')}".rstrip()
     )
+
+
+def _of_copies(verdict: Mapping[str, Any]) -> str:
+    """Says it of figures that were measured on copies of requests, whose answers nobody got."""
+    copies, n = verdict.get("copies"), verdict.get("n")
+    whole = isinstance(copies, int) and isinstance(n, int) and copies >= n > 0 and verdict.get("user_errors") is None
+    return " copies" if whole else f" and {copies} copies" if copies else ""
 
 
 def _figure(value: object) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from lastgood import conditions, strategy
+from lastgood.cli import watch
 from lastgood.gates import base
-from lastgood.ops import chronicle, glance, incident, onset, report, trails, words
+from lastgood.ops import chronicle, glance, incident, onset, page_text, report, trails, words
 from lastgood.sources import base as sources
 from tests.ops import story as stories
 from tests.ops.story import SERVICE, Story
@@ -109,6 +110,20 @@ def test_who_watches_sees_them_apart(story: Story) -> None:
     seen = glance.Watcher(story.ctx, SERVICE).look(story.now).to_json()
     errors = next(gate for gate in seen["gates"] if gate["gate"] == "errors")
     assert {"user_errors", "copies"} <= set(errors)
+
+
+def test_a_page_and_the_watcher_say_what_is_counted() -> None:
+    """Of users, of copies alone, or of both."""
+    fields: dict[str, Any] = {"gate": "errors", "metric": "error_rate", "kind": "guardrail", "outcome": "fail", "cause": "sequential"}
+    fields |= {"why": "", "at": 1.0, "n": 215}
+    for more, paged, watched in (
+        ({"user_errors": 3}, "n=215:", ""),
+        ({"user_errors": 3, "copies": 3933}, "n=215 and 3933 copies:", " + 3,933 copies"),
+        ({"copies": 215}, "n=215 copies:", " copies"),
+    ):
+        verdict = base.Verdict(**fields, **more)
+        assert paged in page_text._gate(verdict.to_json())
+        assert watch._copies(verdict) == watched
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.2, 0.8])
