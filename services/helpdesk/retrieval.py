@@ -29,7 +29,9 @@ def search(query: str, *, reader: base.Reader, embedder: embedders.Embedder, opt
     """The best `options.find` passages, best first."""
     by_score = options.retrieval == "hybrid" and options.fuse == "score"
     k = options.find * (fuse.DEPTH if by_score else 1)
-    by_words = reader.search_text(query, k=k) if options.retrieval != "vector" else []
+    by_words = (
+        reader.search_text(query, k=k) if options.retrieval != "vector" and (reader.text_search or options.retrieval == "text") else []
+    )
     by_meaning = _by_meaning(query, reader=reader, embedder=embedder, k=k) if options.retrieval != "text" else []
     if by_score:
         return fuse.by_score(by_meaning, by_words, k=options.find, weights=(1 - options.words_weight, options.words_weight))

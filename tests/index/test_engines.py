@@ -345,7 +345,7 @@ def test_a_database_without_letters_is_refused_for_their_languages(tmp_path: Pat
 
     from lastgood.index import words
 
-    url = server.url()
+    url = server.url("postgres")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE plain TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
     plain = psycopg.conninfo.make_conninfo(url, dbname="plain")
