@@ -72,13 +72,19 @@ def _measured(folder: Path, *, name: models.Name, version: str) -> list[Row]:
         "text": {question: hits[: evaluate.K] for question, hits in found.text.items()},
         "vector": {question: hits[: evaluate.K] for question, hits in found.vector.items()},
         "hybrid": {q: fuse.reciprocal_rank(found.vector[q][: evaluate.K], found.text[q][: evaluate.K], k=evaluate.K) for q in found.text},
+        "score": {q: fuse.by_score(found.vector[q], found.text[q], k=evaluate.K) for q in found.text},
         "ranked": _ranked(found, golden),
     }
     scores = {way: _ndcg(hits, golden) for way, hits in ways.items()}
     gain = [ranked - both for ranked, both in zip(scores["ranked"], scores["hybrid"], strict=True)]
     low, high = _interval(gain)
     mean: Callable[[Sequence[float]], float] = lambda values: sum(values) / len(values)  # noqa: E731
-    peers = {"words": mean(scores["text"]), "meaning": mean(scores["vector"]), "ranked anew": mean(scores["ranked"])}
+    peers = {
+        "words": mean(scores["text"]),
+        "meaning": mean(scores["vector"]),
+        "both, by score": mean(scores["score"]),
+        "ranked anew": mean(scores["ranked"]),
+    }
     note = f"gain {mean(gain):+.3f} ({low:+.3f} to {high:+.3f})"
     return [
         Row(what=f"{name}, Django {version}, {len(golden)} questions", unit="nDCG", ours=mean(scores["hybrid"]), peers=peers, note=note)

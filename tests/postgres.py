@@ -40,7 +40,7 @@ class Server:
         self._user = pwd.getpwnam("nobody") if RUNNING_AS_ROOT else None
         if self._user:
             os.chown(folder, self._user.pw_uid, self._user.pw_gid)
-        self._run("initdb", "--auth=trust", "--no-sync", "--encoding=utf8", "--locale=C", "-U", "postgres", "-D", str(self._data))
+        self._run("initdb", "--auth=trust", "--no-sync", "--encoding=utf8", "--locale=C.UTF-8", "-U", "postgres", "-D", str(self._data))
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""

@@ -14,12 +14,12 @@ from __future__ import annotations
 import abc
 import concurrent.futures
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lastgood import errors
-from lastgood.index import base
+from lastgood.index import base, words
 from lastgood.index import snapshot as snapshots
 
 DIM = 16
@@ -82,6 +82,23 @@ def make_vectors(count: int, *, seed: int = 1, dim: int = DIM) -> Any:
 def make_part(out: Path, *, count: int = 60, seed: int = 1, word: str = "row") -> snapshots.Snapshot:
     """An index part of *count* rows in the new folder *out*."""
     return snapshots.write(make_rows(count, word=word), make_vectors(count, seed=seed), out, embedder=EMBEDDER)
+
+
+LANGUAGES: Mapping[str, tuple[tuple[str, ...], tuple[tuple[str, int], ...]]] = {
+    "german": (
+        ("Die Häuser der Stadt wurden verkauft.", "Ein Vertrag wird schriftlich gekündigt.", "Das Wetter bleibt schön."),
+        (("Haus", 0), ("Häusern", 0), ("Verträge", 1), ("Kündigungen eines Vertrags", 1)),
+    ),
+    "russian": (
+        ("Договор был подписан вчера.", "Кошки спят на диване.", "Погода хорошая."),
+        (("договоры", 0), ("договором", 0), ("кошка", 1)),
+    ),
+    words.NGRAM: (
+        ("東京都の天気は晴れです。", "数据库的迁移改变表格。", "데이터베이스를 복구합니다.", "ฐานข้อมูลถูกสำรองไว้ทุกวัน", "Plain words, too."),
+        (("天気", 0), ("迁移", 1), ("데이터베이스", 2), ("ฐานข้อมูล", 3), ("words", 4)),
+    ),
+}
+"""By `text_search`: texts, and questions with the number of the text that they have to find first."""
 
 
 def fails(kind: type[errors.LastgoodError] | tuple[type[errors.LastgoodError], ...], call: Any) -> errors.LastgoodError:
@@ -200,6 +217,42 @@ class IndexSuite:
         assert reader.search_text("xyzzy", k=5) == []
         for text in ("", "   ", "'", '"', "a & | ! (b", "x:*", "-", "🦓", "日本語", "\\", "OR 1=1; --", "a\nb", "w " * 5000, "the"):
             assert isinstance(reader.search_text(text, k=3), list)
+        reader.close()
+
+    def test_words_are_found_in_the_language_of_the_texts(self, subject: Subject) -> None:
+        """Other endings, and writing without spaces: what the snapshot says is what the engine does, or it says that it cannot."""
+        for way, (texts, questions) in LANGUAGES.items():
+            rows = [snapshots.Row(id=str(number), text=text) for number, text in enumerate(texts)]
+            part = subject.folder / way
+            snapshots.write(rows, make_vectors(len(rows)), part, embedder=EMBEDDER, spec={words.KEY: way})
+            reader = subject.engine.open(subject.engine.build(part).name)
+            for question, number in questions if reader.text_search else ():
+                found = [hit.row.id for hit in reader.search_text(question, k=3)]
+                assert found[:1] == [str(number)], f"{way}: {question!r} finds {found}"
+            for text in ("", "'", "a & | ! (b", "x:*", "\\", "日", "🦓", "w " * 500) if reader.text_search else ():
+                assert isinstance(reader.search_text(text, k=3), list)
+            reader.close()
+
+    def test_every_language_can_be_built(self, subject: Subject) -> None:
+        """And a word finds itself."""
+        for way in words.LANGUAGES:
+            rows = [snapshots.Row(id=str(number), text=text) for number, text in enumerate(("Lastgood 2026", "migration"))]
+            part = subject.folder / way
+            snapshots.write(rows, make_vectors(2), part, embedder=EMBEDDER, spec={words.KEY: way})
+            reader = subject.engine.open(subject.engine.build(part).name)
+            if reader.text_search:
+                assert [hit.row.id for hit in reader.search_text("Lastgood", k=3)] == ["0"], way
+            reader.close()
+
+    def test_a_snapshot_without_words_says_so(self, subject: Subject) -> None:
+        """`none` is refused where it is asked, and found by meaning all the same."""
+        snapshots.write(make_rows(5), make_vectors(5), subject.folder / "part", embedder=EMBEDDER, spec={words.KEY: words.NONE})
+        name = subject.engine.build(subject.folder / "part").name
+        subject.engine.verify(name, deep=True)
+        reader = subject.engine.open(name)
+        assert not reader.text_search
+        fails(errors.NotAllowed, lambda: reader.search_text("model", k=3))
+        assert len(reader.search(make_vectors(1)[0], k=3)) == 3
         reader.close()
 
     def test_two_replicas_of_equal_parts_answer_alike(self, subject: Subject) -> None:

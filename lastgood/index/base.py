@@ -13,7 +13,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from lastgood import errors
 from lastgood.index import snapshot as snapshots
@@ -54,8 +54,8 @@ class Reader(abc.ABC):
     """
 
     snapshot: snapshots.Snapshot
-    text_search: ClassVar[bool] = True
-    """Whether the engine can look for words; one that cannot refuses `search_text` (NotAllowed)."""
+    text_search: bool = True
+    """Whether words can be looked for, in this engine and this snapshot; where not, `search_text` is refused (NotAllowed)."""
 
     @abc.abstractmethod
     def search(self, vector: Vector, *, k: int) -> list[Hit]:

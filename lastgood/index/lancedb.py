@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any
 from lastgood import artifacts, durable, errors
 from lastgood import bundle as bundles
 from lastgood.failpoints import failpoint
-from lastgood.index import base
+from lastgood.index import base, words
 from lastgood.index import snapshot as snapshots
+from lastgood.index.words import refuse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -239,6 +240,7 @@ class _Reader(base.Reader):
 
     def __init__(self, folder: Path, lease: int) -> None:
         self.snapshot = snapshots.read(folder)
+        self.text_search = words.of_spec(self.snapshot.spec) != words.NONE
         self._folder = folder
         self._lease: int | None = lease
         self._table = self._opened()
@@ -260,6 +262,8 @@ class _Reader(base.Reader):
     def search_text(self, words: str, *, k: int) -> list[base.Hit]:
         from lancedb import query
 
+        if not self.text_search:
+            raise refuse()
         if not words.strip():
             return []
         match: Any = query.MatchQuery  # its types ask for what has a default
@@ -324,7 +328,13 @@ def _fill(folder: Path, rows: list[snapshots.Packed], snapshot: snapshots.Snapsh
     )
     made = _connect(folder).create_table(_TABLE, table)
     made.create_index("id", config=BTree())
-    made.create_index("text", config=FTS(stem=True, remove_stop_words=True, ascii_folding=True))
+    way = words.of_spec(snapshot.spec)
+    if way == words.NGRAM:
+        # Pieces of two: a word of Chinese is no longer as a rule.
+        asked = FTS(base_tokenizer="ngram", ngram_min_length=words.GRAM, ngram_max_length=words.GRAM, stem=False, remove_stop_words=False)
+        made.create_index("text", config=asked)
+    elif way != words.NONE:
+        made.create_index("text", config=FTS(language=way.title(), stem=True, remove_stop_words=True, ascii_folding=way == words.DEFAULT))
     if snapshot.rows > FLAT_ROWS:
         made.create_index("vector", config=rounded(snapshot.dim))
 

@@ -25,6 +25,7 @@ from lastgood import errors
 from lastgood.failpoints import failpoint
 from lastgood.index import base
 from lastgood.index import snapshot as snapshots
+from lastgood.index import words as ways
 
 if TYPE_CHECKING:
     import psycopg
@@ -73,15 +74,17 @@ class PgvectorIndex(base.VectorIndex):
         """All in one transaction: a builder that dies leaves nothing."""
         table = self._named(snapshot.name)
         rows = snapshots.read_packed(part)
+        _check_letters(connection, _way(snapshot))
         with connection.transaction():
             connection.execute(f"DROP TABLE IF EXISTS {table}")
             connection.execute(
                 f'CREATE TABLE {table} (id text COLLATE "C" PRIMARY KEY, text text NOT NULL, meta text NOT NULL, '
-                "words tsvector GENERATED ALWAYS AS (to_tsvector('english', text)) STORED, "
+                f"{_words_column(snapshot)}"
                 f"embedding vector({snapshot.dim}) NOT NULL)"
             )
-            self._copy(connection, table, rows)
-            connection.execute(f"CREATE INDEX ON {table} USING gin (words)")
+            self._copy(connection, table, rows, grams=_way(snapshot) == ways.NGRAM)
+            if _way(snapshot) != ways.NONE:
+                connection.execute(f"CREATE INDEX ON {table} USING gin (words)")
             if _indexed(snapshot):
                 _give_memory(connection, snapshot)
                 connection.execute(f"CREATE INDEX ON {table} USING hnsw (embedding vector_cosine_ops)")
@@ -93,15 +96,18 @@ class PgvectorIndex(base.VectorIndex):
         failpoint("index.after_rename")
         connection.execute(f"ANALYZE {table}")
 
-    def _copy(self, connection: psycopg.Connection[Any], table: str, rows: Sequence[snapshots.Packed]) -> None:
+    def _copy(self, connection: psycopg.Connection[Any], table: str, rows: Sequence[snapshots.Packed], *, grams: bool) -> None:
         import numpy as np
         import pgvector.psycopg
 
         pgvector.psycopg.register_vector(connection)
-        with connection.cursor().copy(f"COPY {table} (id, text, meta, embedding) FROM STDIN WITH (FORMAT BINARY)") as copy:
-            copy.set_types(["text", "text", "text", "vector"])
+        names = "id, text, meta, embedding" + (", grams" if grams else "")
+        with connection.cursor().copy(f"COPY {table} ({names}) FROM STDIN WITH (FORMAT BINARY)") as copy:
+            copy.set_types(["text", "text", "text", "vector", *(["text[]"] if grams else [])])
             for row in rows:
-                copy.write_row((row.id.decode(), row.text.decode(), row.meta.decode(), np.frombuffer(row.vector, dtype="<f4")))
+                text = row.text.decode()
+                values = (row.id.decode(), text, row.meta.decode(), np.frombuffer(row.vector, dtype="<f4"))
+                copy.write_row((*values, ways.grams(text)) if grams else values)
 
     # --- reading ---------------------------------------------------------------------------------------------
 
@@ -124,7 +130,8 @@ class PgvectorIndex(base.VectorIndex):
             (table,),
         ).fetchone()
         valid, graph = found or (0, None)
-        if valid < (3 if _indexed(snapshot) else 2) or bool(graph) != _indexed(snapshot):
+        needed = 1 + (_way(snapshot) != ways.NONE) + _indexed(snapshot)
+        if valid < needed or bool(graph) != _indexed(snapshot):
             raise _damaged(name, "its table or an index of it is not there")
         if deep:
             base.check_rows(_read_back(connection, table), snapshot, what=f"replica {name!r}")
@@ -238,6 +245,7 @@ class _Reader(base.Reader):
 
     def __init__(self, index: PgvectorIndex, name: str, snapshot: snapshots.Snapshot) -> None:
         self.snapshot = snapshot
+        self.text_search = _way(snapshot) != ways.NONE
         self._index = index
         self._name = name
         self._table = index._named(name)
@@ -257,10 +265,20 @@ class _Reader(base.Reader):
 
     def search_text(self, words: str, *, k: int) -> list[base.Hit]:
         """Rows with any of the words: a question has many, and a passage seldom all of them."""
-        # The tokens are taken from the parsed text, so that nothing a user types is read as an operator.
+        way = _way(self.snapshot)
+        if way == ways.NONE:
+            raise ways.refuse()
+        if way == ways.NGRAM:
+            return self._ask(
+                "WITH asked AS (SELECT string_agg(quote_literal(gram), ' | ')::tsquery AS q FROM unnest(%(grams)s::text[]) AS gram) "
+                f"SELECT id, text, meta, ts_rank(words, q, 1) AS score FROM {self._table}, asked WHERE words @@ q "
+                "ORDER BY score DESC, id LIMIT %(k)s",
+                {"grams": ways.grams(words.replace("\0", " ")), "k": k},
+            )
+        # The tokens are taken from the parsed text, so that nothing a user types is read as an operator, and no ending is cut off twice.
         return self._ask(
-            "WITH asked AS (SELECT to_tsquery('english', string_agg(quote_literal(lexeme), ' | ')) AS q "
-            "FROM unnest(to_tsvector('english', %(words)s))) "
+            "WITH asked AS (SELECT string_agg(quote_literal(lexeme), ' | ')::tsquery AS q "
+            f"FROM unnest(to_tsvector('{way}', %(words)s))) "
             f"SELECT id, text, meta, ts_rank_cd(words, q, 1) AS score FROM {self._table}, asked WHERE words @@ q "
             "ORDER BY score DESC, id LIMIT %(k)s",
             {"words": words.replace("\0", " "), "k": k},
@@ -345,6 +363,32 @@ def _line(error: Exception) -> str:
 def _plain(url: str) -> str:
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+def _way(snapshot: snapshots.Snapshot) -> str:
+    """A language (of a fixed list: it stands in statements), NGRAM or NONE."""
+    return ways.of_spec(snapshot.spec)
+
+
+def _check_letters(connection: psycopg.Connection[Any], way: str) -> None:
+    """Raise UsageError if the database knows no letters beyond ASCII, and *way* needs them: it would find nothing, in silence."""
+    if way in (ways.DEFAULT, ways.NGRAM, ways.NONE):
+        return
+    row = connection.execute("SELECT length(to_tsvector('simple', 'договор'))").fetchone()
+    if not row or not row[0]:
+        raise errors.UsageError(
+            f"the database's locale knows no letters beyond ASCII, so words of {way!r} cannot be searched in it; "
+            "create it with a UTF-8 locale (LC_CTYPE 'C.UTF-8'), or build the index with text_search: 'ngram'"
+        )
+
+
+def _words_column(snapshot: snapshots.Snapshot) -> str:
+    way = _way(snapshot)
+    if way == ways.NONE:
+        return ""
+    if way == ways.NGRAM:
+        return "grams text[] NOT NULL, words tsvector GENERATED ALWAYS AS (array_to_tsvector(grams)) STORED, "
+    return f"words tsvector GENERATED ALWAYS AS (to_tsvector('{way}', text)) STORED, "
 
 
 def _indexed(snapshot: snapshots.Snapshot) -> bool:

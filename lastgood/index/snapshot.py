@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from lastgood import bundle as bundles
 from lastgood import errors
+from lastgood.index import words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,7 +61,7 @@ class Snapshot:
     """What an index is, without its rows.
 
     `embedder` is the digest of the weights and the tokenizer that made the vectors, `spec` what an engine is to make of
-    them (`metric`, `text_search`) and how the rows came about (`chunking`), in plain JSON.
+    them (`metric`, `text_search`: see `words`) and how the rows came about (`chunking`), in plain JSON.
     """
 
     rows: int
@@ -105,6 +106,7 @@ def write(rows: Sequence[Row], vectors: Vectors, out: Path, *, embedder: str, sp
     """
     import numpy as np
 
+    words.check_spec(spec or {})
     order = _order(rows)
     block = checked_vectors(vectors, rows=len(rows))[order]
     packed = [_pack(rows[number], vector) for number, vector in zip(order, block, strict=True)]

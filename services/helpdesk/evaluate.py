@@ -29,12 +29,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """The report on the parts of a bundle (`data`, `model`, `prompt`, `index`), in plain JSON: {"metrics", "worst"}.
 
-    With a *judge* its metrics are among them, and `judged` says who it was and what it found worst.
+    Raises NotAllowed if words find nothing for nearly all golden questions. With a *judge* its metrics are among them, and `judged` says who it was and what it found worst.
     """
     runtime = runtimes.Runtime.open(parts, options, settings=settings)
     try:
         questions = read_questions(parts["data"] / "questions.jsonl")
         golden = [one for one in questions if one["kind"] == "golden"]
+        runtime.check_words([one["question"] for one in golden])
         found = {one["question"]: runtime.find(one["question"]) for one in golden}
         ranks = {one["question"]: rank(found[one["question"]], one["answers"]) for one in golden}
         metrics = {**retrieval_metrics(found, golden), **answer_metrics(runtime, golden, unanswerable=_of(questions, "unanswerable"))}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import pydantic
 
 from lastgood import artifacts, errors, prompts
-from lastgood.index import base, embedders
+from lastgood.index import base, embedders, words
 from lastgood.index import catalog as indexes
 from lastgood.llm import base as llm
 from lastgood.llm import catalog as llms
@@ -110,6 +110,13 @@ class Runtime(runtime.Runtime):
         """The passages for *question*, best first."""
         query = self._prompt.render("query", question=question)
         return retrieval.search(query, reader=self._reader, embedder=self._embedder, options=self._options)
+
+    def check_words(self, questions: Sequence[str]) -> float:
+        """The share of *questions* for which words find anything. Raises NotAllowed if that is hardly any: hybrid would be half of itself."""
+        if self._options.retrieval == "vector" or not self._reader.text_search:
+            return 1.0
+        way = words.of_spec(self._reader.snapshot.spec)
+        return words.check_finds(questions, lambda question: self._reader.search_text(question, k=1), way=way)
 
     def warm_up(self) -> list[dict[str, Any]]:
         """A question that the documentation answers, and one that it does not."""

@@ -337,3 +337,26 @@ def test_the_graph_of_many_rows_is_checked(tmp_path: Path, server: postgres.Serv
         connection.execute(f"DROP INDEX {index}")
     with pytest.raises(errors.Damaged, match="index of it"):
         subject.engine.open(snapshot.name)
+
+
+def test_a_database_without_letters_is_refused_for_their_languages(tmp_path: Path, server: postgres.Server) -> None:
+    """In silence it would find nothing; pieces of words need no locale."""
+    import psycopg
+
+    from lastgood.index import words
+
+    url = server.url("postgres")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE plain TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    plain = psycopg.conninfo.make_conninfo(url, dbname="plain")
+    rows = [snapshots.Row(id="a", text="Договор подписан")]
+    for way, fits in (("russian", False), ("ngram", True)):
+        snapshots.write(rows, suite.make_vectors(1), tmp_path / way, embedder=suite.EMBEDDER, spec={words.KEY: way})
+        engine = pgvector.PgvectorIndex(plain)
+        if not fits:
+            with pytest.raises(errors.UsageError, match=r"C\.UTF-8.*ngram"):
+                engine.build(tmp_path / way)
+            continue
+        reader = engine.open(engine.build(tmp_path / way).name)
+        assert reader.search_text("договор", k=1)
+        reader.close()
