@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import datetime
 import json
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from lastgood import bundle as bundles
-from lastgood import converge, errors, ledger, lifetimes, release, rollout, settings
+from lastgood import converge, errors, ledger, lifetimes, release, rollout, settings, wallclock
 from lastgood.cli import common, plans
 from lastgood.layers import base, reconcile
 from lastgood.layers.receipts import Receipt, read
@@ -81,7 +80,7 @@ def _ending(ctx: release.Context, state: rollout.State) -> dict[str, dict[str, A
     found = {}
     for alias in ("stable", "candidate", "previous"):
         digest = getattr(state, alias)
-        known = lifetimes.newest(ctx.ledger, digest, now=time.time()) if digest else None
+        known = lifetimes.newest(ctx.ledger, digest, now=wallclock.now()) if digest else None
         if known is not None and known.status in ("dying", "gone"):
             found[alias] = {"bundle": digest, **known.to_json()}
     return found
@@ -164,7 +163,7 @@ def _status_text(
     lost: Sequence[loss.Missing],
     serving: tuple[str, str],
 ) -> str:
-    now = time.time()
+    now = wallclock.now()
     held = f"  held by {state.hold.actor}: {state.hold.reason}" if state.hold else ""
     lines = [f"{state.service}  revision {state.revision}  {_phase(state, now)}{held}"]
     for alias in ("stable", "candidate", "previous"):
