@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import random
+import socket
 import sys
 import threading
 import time
