@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import random
+import socket
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from lastgood import bundle as bundles
-from lastgood import duty, errors, gatekeeper, heartbeat, housekeeping, private, proceed, readiness, release, rollout
+from lastgood import duty, errors, gatekeeper, heartbeat, housekeeping, private, proceed, readiness, release, rollout, wallclock
 from lastgood.layers import base, receipts, reconcile
 from lastgood.ledger import Fence, audit
 from lastgood.ops import incident, loss, paging
@@ -120,6 +121,7 @@ class ServiceLoop:
         self._loops = {name: LayerLoop(ctx.settings, layer, service=service) for name, layer in self._layers.items()}
         self._reports = ctx.settings.run(service) / "layers"
         self._losses_at = -math.inf
+        self._skewed = False
         self._begin()
         self._holder = duty.holder(ctx.settings)
         self._woken = moved
@@ -156,6 +158,7 @@ class ServiceLoop:
             self._advance()
             self._report_stuck()
             self._report_losses()
+            self._report_clock()
 
     def _hand_over(self) -> None:
         newest = self._ctx.ledger.newest(self._service)
@@ -202,7 +205,7 @@ class ServiceLoop:
     def _look(self, state: rollout.State) -> readiness.View:
         """Ask this host's workers and put that into the ledger; what all hosts say. One that cannot ask says nothing."""
         self._looked_at = time.monotonic()
-        ctx, now = self._ctx, time.time()
+        ctx, now = self._ctx, wallclock.now()
         processes = self._layers.get("infrastructure")
         asked: dict[str, Any] = {"settings": ctx.settings, "now": now}
         try:
@@ -243,14 +246,14 @@ class ServiceLoop:
         if state.stable is None or state.phase != "idle" or view.word(state.stable) != "not ready":
             return
         moved = release.last_move(self._ctx, state)
-        if moved.verb in release.WAYS_BACK and time.time() - moved.at >= NOT_FOLLOWED_S:
+        if moved.verb in release.WAYS_BACK and wallclock.now() - moved.at >= NOT_FOLLOWED_S:
             why = f"traffic could not follow the step back to {bundles.short(state.stable)} yet, which is {view.text(state.stable)}"
             self._tell(state, "not-followed", "critical", f"{why}; {self._answering(state)}")
 
     def _tell_cold(self, state: rollout.State, view: readiness.View) -> None:
         """Previous cannot be kept warm: a rollback to it would not be a matter of milliseconds."""
         since = view.since(state.previous) if state.previous else None
-        if state.previous is None or since is None or not view.failing(state.previous) or time.time() - since < COLD_S:
+        if state.previous is None or since is None or not view.failing(state.previous) or wallclock.now() - since < COLD_S:
             return
         warm = [
             bundles.short(digest)
@@ -276,8 +279,27 @@ class ServiceLoop:
         if (state.revision, key) in self._told:
             return
         page: dict[str, Any] = {"revision": state.revision, "key": key, "severity": severity, "summary": f"{self._service}: {summary}"}
-        self._ctx.ledger.page(self._service, **page, body={}, now=time.time())
+        self._ctx.ledger.page(self._service, **page, body={}, now=wallclock.now())
         self._told.add((state.revision, key))
+
+    def _report_clock(self) -> None:
+        """A clock that somebody has set is told once: it is followed by nobody until a person accepts it."""
+        skew_s = wallclock.skew_s()
+        if not skew_s or self._skewed:
+            self._skewed = bool(skew_s)
+            return
+        self._skewed = True
+        summary = (
+            f"{self._service}: the clock of {socket.gethostname()} was set {'ahead' if skew_s > 0 else 'back'} by {abs(skew_s):.0f} s; "
+            "lastgood goes on by the time before; set it right, or accept it with 'lastgood up' if it is right now"
+        )
+        page: dict[str, Any] = {"key": "clock", "severity": "critical", "summary": summary}
+        try:
+            revision = self._ctx.ledger.newest(self._service)
+            self._ctx.ledger.page(self._service, revision=revision, **page, body={"skew_s": skew_s}, now=wallclock.now())
+        except errors.LastgoodError as error:
+            self._skewed = False
+            log.warning("%s: that the clock was set could not be told: %s", self._service, error)
 
     def _report_losses(self) -> None:
         """Rows that the service's logs lack are told once; it is looked now and then."""
@@ -285,7 +307,7 @@ class ServiceLoop:
         if now - self._losses_at >= LOSSES_EVERY_S:
             self._losses_at = now
             try:
-                loss.tell(self._ctx, self._service, now=time.time())
+                loss.tell(self._ctx, self._service, now=wallclock.now())
             except errors.LastgoodError as error:
                 log.warning("%s: that rows of its log are missing could not be told: %s", self._service, error)
 
@@ -301,7 +323,7 @@ class ServiceLoop:
                     desired_revision=self._seen,
                     observed_revision=None,
                     ms=limit * 1000,
-                    at=time.time(),
+                    at=wallclock.now(),
                     detail=detail,
                 )
                 receipts.write(self._reports, receipt)

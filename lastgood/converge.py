@@ -16,7 +16,21 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lastgood import bundle as bundles
-from lastgood import daemon, duty, errors, failpoints, heartbeat, ledger, lifetimes, patience, proceed, readiness, release, rollout
+from lastgood import (
+    daemon,
+    duty,
+    errors,
+    failpoints,
+    heartbeat,
+    ledger,
+    lifetimes,
+    patience,
+    proceed,
+    readiness,
+    release,
+    rollout,
+    wallclock,
+)
 from lastgood import service as services
 from lastgood.layers import base, receipts, reconcile
 from lastgood.layers.infrastructure import warm_ups
@@ -135,7 +149,7 @@ def promote(
     planned: rollout.State | None = None,
     wait_s: float = 60.0,
     progress: Progress = lambda receipt: None,
-    clock: release.Clock = time.time,
+    clock: release.Clock = wallclock.now,
 ) -> Outcome:
     """Release *digest*: verify, make its workers ready, pass its phases, cut over; previous stays warm.
 
@@ -166,7 +180,7 @@ def roll_back(
     expected: int | None = None,
     wait_s: float = 60.0,
     progress: Progress = lambda receipt: None,
-    clock: release.Clock = time.time,
+    clock: release.Clock = wallclock.now,
 ) -> Outcome:
     """Roll *service* back and move its traffic; returns when every layer has followed or *wait_s* seconds are over."""
     began = time.perf_counter()
@@ -248,7 +262,7 @@ def _check_measured(ctx: release.Context, state: rollout.State, digest: str, *, 
     """Raise Unavailable if *digest* has phases to pass and nobody would measure them."""
     if state.candidate == digest or controller_record(ctx.settings) is not None:
         return
-    if ctx.ledger.lease_holder(duty.lease_name(state.service), now=time.time()) is not None:
+    if ctx.ledger.lease_holder(duty.lease_name(state.service), now=wallclock.now()) is not None:
         return  # a controller of another host
     with contextlib.suppress(errors.NotFound, errors.Damaged):  # the proposal itself says what is wrong
         frozen = reconcile.frozen_service(ctx.ledger.bundle(digest), store=ctx.store)
@@ -395,7 +409,7 @@ def _lagging(ctx: release.Context, wanted: base.Desired, name: str, *, alive: bo
         desired_revision=wanted.revision,
         observed_revision=told.observed_revision if told else None,
         ms=0.0,
-        at=time.time(),
+        at=wallclock.now(),
         detail=why,
         facts=dict(told.facts) if told else {},
     )
@@ -413,7 +427,7 @@ def _write_down(ctx: release.Context, outcome: Outcome, *, actor: str) -> None:
         "layers": {receipt.layer: receipt.status for receipt in outcome.receipts},
     }
     try:
-        ctx.ledger.note(outcome.service, kind="receipt", body=body, actor=actor, now=time.time())
+        ctx.ledger.note(outcome.service, kind="receipt", body=body, actor=actor, now=wallclock.now())
         audit.checkpoint(ctx.ledger, outcome.service, ctx.settings.keys)
     except (OSError, errors.LastgoodError) as error:
         log.warning("revision %s is done, but its receipt is not in the audit trail: %s", outcome.revision.number, error)

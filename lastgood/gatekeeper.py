@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
-from lastgood import duty, errors, judge, proceed, readiness, release, rollout
+from lastgood import duty, errors, judge, proceed, readiness, release, rollout, wallclock
 from lastgood.settings import Settings
 from lastgood.sources import catalog
 
@@ -88,14 +88,14 @@ class Gatekeeper(threading.Thread):
     def _look(self, ctx: release.Context, bench: judge.Judge) -> float:
         limits = ctx.settings.controller
         state = ctx.ledger.state(self._service)
-        view = readiness.read(ctx.ledger, self._service, settings=ctx.settings, now=time.time())
+        view = readiness.read(ctx.ledger, self._service, settings=ctx.settings, now=wallclock.now())
         fence = duty.decide(ctx.ledger, state, view, holder=self._holder, ttl_s=limits.lease_s)
         if fence is None:
             bench.forget()
             return limits.measure_s
-        asked = judge.open_questions(ctx, state, now=time.time())
-        bench.measure(asked, now=time.time())
-        verdicts, afterwards = bench.verdicts(time.time())
+        asked = judge.open_questions(ctx, state, now=wallclock.now())
+        bench.measure(asked, now=wallclock.now())
+        verdicts, afterwards = bench.verdicts(wallclock.now())
         done = None
         if verdicts or state.phase in ("approval", "baking"):
             judged: dict[str, Any] = {"verdicts": verdicts, "judged_at": state.revision, "fence": fence}
@@ -106,13 +106,13 @@ class Gatekeeper(threading.Thread):
             log.info("%s: revision %s: %s: %s", self._service, done.revision.number, done.revision.verb, done.revision.reason)
             self._moved(ctx, done)
         else:
-            self._forget(ctx, state, asked, now=time.time())
+            self._forget(ctx, state, asked, now=wallclock.now())
         busy = state.phase != "idle" or state.verifying is not None
         return limits.measure_s if busy or done else limits.watch_s if asked else limits.measure_s
 
     def _forget(self, ctx: release.Context, state: rollout.State, asked: Collection[judge.Question], *, now: float) -> None:
         """Now and then, remove the measurements that are old; not those of a rollout that is still judged, or was just taken back."""
-        if now - self._forgot_at < FORGET_EVERY_S:
+        if abs(now - self._forgot_at) < FORGET_EVERY_S:
             return
         self._forgot_at = now
         needed = filter(None, (state.rollout, state.verifying.rollout if state.verifying else None))

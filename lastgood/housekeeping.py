@@ -25,10 +25,9 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable
 
-from lastgood import daemon, errors
+from lastgood import daemon, errors, wallclock
 from lastgood.layers.infrastructure import folder
 from lastgood.layers.traffic import envoy_files, envoy_logs
 from lastgood.settings import Settings
@@ -77,7 +76,7 @@ class Sweeper(threading.Thread):
     """Sweeps every *every_s* seconds until the process or `end` ends it. A trouble is told once, and the next sweep tries again."""
 
     def __init__(
-        self, settings: Settings, services: Callable[[], Iterable[str]], *, every_s: float, clock: Callable[[], float] = time.time
+        self, settings: Settings, services: Callable[[], Iterable[str]], *, every_s: float, clock: Callable[[], float] = wallclock.now
     ) -> None:
         super().__init__(name="housekeeping", daemon=True)
         self._settings = settings

@@ -17,6 +17,12 @@ from lastgood import conditions, rollout
 from lastgood.gates import base
 from lastgood.service import Service
 
+MAX_SKEW_S = 60.0
+"""Seconds that the clocks of two hosts may differ."""
+
+ABANDONED_S = 86_400.0
+"""Seconds after a phase's last moment at which what was measured in it says nothing about today, so it is passed no more."""
+
 Verdicts = Mapping[str, base.Verdict]
 
 NOTHING: Verdicts = {}
@@ -68,7 +74,7 @@ def verify(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision 
         return _verified("not_recovered", "; ".join(verdict.why for verdict in failed), told)
     if told and not open_:
         return _verified("recovered", "; ".join(verdict.why for verdict in told), told)
-    if now >= state.verifying.until:
+    if now >= state.verifying.until or _set_back(state.verifying.since, now):
         why = "; ".join(verdict.why for verdict in open_) or "no gate of this service can judge stable alone"
         return _verified("inconclusive", why, told)
     return None
@@ -92,7 +98,7 @@ def _prepared(
         return None if state.hold is not None else _next_phase(state, service, why="the candidate's workers are ready")
     # Of workers that nobody knows of it is not said that they are not ready: their hosts get the same time once more.
     more_s = (state.phase_until or now) - (state.phase_since or now) if any(arm in unknown for arm in missing) else 0.0
-    if state.phase_until is not None and now >= state.phase_until + more_s:
+    if state.phase_until is not None and (now >= state.phase_until + more_s or _set_back(state.phase_since or now, now)):
         whose = "candidate's" if state.candidate in missing else "control arm's"
         why = f"the {whose} workers did not become ready in time" + (f": {trouble}" if trouble else "")
         return Decision(event=rollout.Abandon(bundle=state.candidate, reason="not ready in time"), verb="abandon", reason=why)
@@ -128,7 +134,7 @@ def _forward(state: rollout.State, service: Service, verdicts: Verdicts, *, read
         return None
     if state.phase == "approval":
         return _next_phase(state, service, why="a person approved it") if state.approved else None
-    if not _passed(state, verdicts, now=now):
+    if not _passed(state, verdicts, now=now) or (state.phase_until is not None and now - state.phase_until > ABANDONED_S):
         return None
     told = tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
     why = "; ".join(verdict.why for verdict in told) or "its time is over"
@@ -162,7 +168,17 @@ def _passed(state: rollout.State, verdicts: Verdicts, *, now: float) -> bool:
 
 
 def _over(state: rollout.State, now: float) -> bool:
-    return state.phase_until is not None and now >= state.phase_until
+    if state.phase_until is not None and now >= state.phase_until:
+        return True
+    return state.phase_since is not None and _set_back(state.phase_since, now)
+
+
+def _set_back(since: float, now: float) -> bool:
+    """True if *since* lies in the future: it was written under a clock that was ahead, and nobody knows how long ago that is.
+
+    What waits for its end then ends now, as what could not be judged, and not when that clock's time comes.
+    """
+    return since - now > MAX_SKEW_S
 
 
 # --- after it ----------------------------------------------------------------------------------------------

@@ -11,11 +11,10 @@ What does not belong here: measuring (`judge`), deciding (`judgement`, `rollout`
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from lastgood import errors, failpoints, judgement, ledger, readiness, release, rollout
+from lastgood import errors, failpoints, judgement, ledger, readiness, release, rollout, wallclock
 from lastgood import service as services
 from lastgood.bundle import short
 from lastgood.layers import reconcile
@@ -32,7 +31,7 @@ def advance(
     trouble: str = "",
     unknown: Collection[str] = (),
     fence: ledger.Fence | None = None,
-    clock: release.Clock = time.time,
+    clock: release.Clock = wallclock.now,
 ) -> release.Committed | None:
     """Take the release in flight one step further, or back, if that is due; None if there is nothing to do.
 
@@ -64,7 +63,7 @@ def verify(
     verdicts: judgement.Verdicts,
     actor: str,
     fence: ledger.Fence | None = None,
-    clock: release.Clock = time.time,
+    clock: release.Clock = wallclock.now,
 ) -> release.Committed | None:
     """Close the measurement after a step back if it can be told whether that helped, or its time is over; None before."""
     state = ctx.ledger.state(service)
@@ -81,7 +80,7 @@ def go_on_back(
     view: readiness.View,
     actor: str,
     fence: ledger.Fence | None = None,
-    clock: release.Clock = time.time,
+    clock: release.Clock = wallclock.now,
 ) -> release.Committed | None:
     """Take one more step back if the target of the newest rollback did not get ready in its time; None if it is not due.
 

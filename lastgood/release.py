@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lastgood import artifacts, errors, failpoints, keys, ledger, lifetimes, private, readiness, rollout, trial
+from lastgood import artifacts, errors, failpoints, keys, ledger, lifetimes, private, readiness, rollout, trial, wallclock
 from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood import settings as settings_
@@ -84,6 +84,8 @@ def open_context(
             _check_not_lost(settings)
         else:
             check_there(settings, service=service)
+        if not read_only:
+            wallclock.anchor(settings.home)
         yield opened.enter_context(_connected(settings, read_only=read_only, create=create, service=service))
 
 
@@ -247,7 +249,7 @@ def propose(
     way: Way = OWN,
     expected: int | None = None,
     planned: rollout.State | None = None,
-    clock: Clock = time.time,
+    clock: Clock = wallclock.now,
 ) -> Committed | None:
     """Make *digest* the candidate, whose workers are then made ready. None if it is the candidate already.
 
@@ -281,7 +283,7 @@ def _check_same_way(state: rollout.State, digest: str, way: Way) -> None:
         )
 
 
-def approve(ctx: Context, service: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = time.time) -> Committed:
+def approve(ctx: Context, service: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = wallclock.now) -> Committed:
     """A person lets the candidate through its approval. Raises NothingToDo if none is waited for."""
     state = ctx.ledger.state(service)
     if state.candidate is None:
@@ -303,7 +305,7 @@ def roll_back(
     unready: bool = False,
     evidence: Mapping[str, Any] = MappingProxyType({}),
     fence: ledger.Fence | None = None,
-    clock: Clock = time.time,
+    clock: Clock = wallclock.now,
 ) -> Committed:
     """Go back to the newest bundle that was stable, verifies now and is not quarantined; or to the digest *to*.
 
@@ -343,10 +345,10 @@ def check_not_the_same_alarm(ctx: Context, state: rollout.State, *, now: float) 
         if last.verb == "cut-over":
             return
         limit_s = SAME_PAGE_S if last.evidence.get("verdicts") else SAME_ALARM_S
-        if last.verb in WAYS_BACK and now - last.at < limit_s:
+        if last.verb in WAYS_BACK and abs(now - last.read_at) < limit_s:
             only = f"to call off only the release under way, 'lastgood rollback {state.service} stable'; " if state.candidate else ""
             raise errors.NothingToDo(
-                f"{state.service!r} was rolled back {max(now - last.at, 0):.0f} s ago by {last.actor} (revision {last.number}); "
+                f"{state.service!r} was rolled back {max(now - last.read_at, 0):.0f} s ago by {last.actor} (revision {last.number}); "
                 f"{only}to go back one further, run it again with --expect {state.revision}"
             )
 
@@ -388,7 +390,7 @@ def plan_roll_back(
     """The event of a rollback from *state*, with the possible targets checked: by what the hosts say of them at *now*, and byte by byte."""
     if to is not None and to not in state.marks:
         _check_lives(ctx, to)
-    view = readiness.read(ctx.ledger, state.service, settings=ctx.settings, now=time.time() if now is None else now)
+    view = readiness.read(ctx.ledger, state.service, settings=ctx.settings, now=wallclock.now() if now is None else now)
     wanted = (to,) if to else readiness.ranked(state.lineage, view)
     skip = {state.stable, seen or state.stable} if to is None else set()
     verified: dict[str, bool] = {}
@@ -422,7 +424,7 @@ def condemn(
     actor: str,
     take_down: bool = False,
     expected: int | None = None,
-    clock: Clock = time.time,
+    clock: Clock = wallclock.now,
 ) -> Committed:
     """Quarantine or revoke *digest*; if it serves, the service goes back in the same transaction.
 
@@ -442,7 +444,7 @@ def condemn(
 
 
 def lift(
-    ctx: Context, service: str, digest: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = time.time
+    ctx: Context, service: str, digest: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = wallclock.now
 ) -> Committed:
     """Lift the quarantine of *digest*. Raises NotAllowed if it is revoked."""
     state = ctx.ledger.state(service, about=(digest,))
@@ -450,14 +452,14 @@ def lift(
     return commit(ctx, state, event, verb="lift", reason=reason, actor=actor, expected=expected, clock=clock)
 
 
-def hold(ctx: Context, service: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = time.time) -> Committed:
+def hold(ctx: Context, service: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = wallclock.now) -> Committed:
     """No releases of *service* from now on; rollbacks pass."""
     event = rollout.SetHold(reason=reason, actor=actor)
     return commit(ctx, ctx.ledger.state(service), event, verb="hold", reason=reason, actor=actor, expected=expected, clock=clock)
 
 
 def release_hold(
-    ctx: Context, service: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = time.time
+    ctx: Context, service: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = wallclock.now
 ) -> Committed:
     """Releases of *service* are allowed again."""
     state = ctx.ledger.state(service)
@@ -478,7 +480,7 @@ def commit(
     expected: int | None = None,
     evidence: Mapping[str, Any] = MappingProxyType({}),
     fence: ledger.Fence | None = None,
-    clock: Clock = time.time,
+    clock: Clock = wallclock.now,
 ) -> Committed:
     """Decide on *event* and write the next revision; all or nothing.
 
@@ -490,6 +492,9 @@ def commit(
     began = time.perf_counter()
     failpoints.failpoint("release.before_append")
     emergency = isinstance(event, rollout.RollBack | rollout.Condemn)
+    skew_s = wallclock.skew_s() if clock is wallclock.now else 0.0
+    if skew_s:
+        evidence = {**evidence, "clock": {"machine": now + skew_s}}
     written: dict[str, Any] = {"evidence": evidence, "emergency": emergency, "fence": fence}
     revision = ctx.ledger.append(after, effects, verb=verb, actor=actor, reason=reason, now=now, **written)
     failpoints.failpoint("release.after_append")
@@ -507,7 +512,7 @@ def _what_changed(ctx: Context, service: str, *, since: int) -> str:
 
 def _check_lives(ctx: Context, digest: str) -> None:
     """Raise NotAllowed if a model that *digest* asks is known to be gone."""
-    why = lifetimes.gone(ctx.ledger, digest, now=time.time())
+    why = lifetimes.gone(ctx.ledger, digest, now=wallclock.now())
     if why is not None:
         bundle = ctx.ledger.bundle(digest)
         raise errors.NotAllowed(
@@ -518,7 +523,7 @@ def _check_lives(ctx: Context, digest: str) -> None:
 
 def _verifies(ctx: Context, digest: str) -> bool:
     """Whether *digest* could serve now: its bytes are whole, and no model that it asks is known to be gone."""
-    if lifetimes.gone(ctx.ledger, digest, now=time.time()) is not None:
+    if lifetimes.gone(ctx.ledger, digest, now=wallclock.now()) is not None:
         return False
     bundle = ctx.ledger.bundle(digest)
     deep = sum(part.size for part in bundle.parts.values()) <= DEEP_VERIFY_BYTES

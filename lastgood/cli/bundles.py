@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
 from lastgood import bundle as bundles
-from lastgood import ledger, rollout
+from lastgood import ledger, rollout, wallclock
 from lastgood.cli import common, look
 
 
@@ -82,7 +81,7 @@ def import_(file: Path, trust: tuple[str, ...], untried: bool, actor: str | None
 
     with common.context(create=True) as ctx:
         found, provenance = transfer.import_(file, store=ctx.store, keys=ctx.settings.keys, trust=frozenset(trust))
-        new = release.register(ctx, found, provenance=provenance, actor=common.actor(actor), now=time.time(), untried=untried)
+        new = release.register(ctx, found, provenance=provenance, actor=common.actor(actor), now=wallclock.now(), untried=untried)
         value = {"schema": "lastgood.import/v1", "bundle": found.id, "service": found.service, "new": new}
         text = f"{bundles.short(found.id)} {'imported' if new else 'was known already'}; release it with 'lastgood promote {found.service} {bundles.short(found.id)}'"
         common.emit(value, as_json=as_json, text=lambda: text)

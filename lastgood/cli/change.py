@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from lastgood import bundle as bundles
-from lastgood import converge, errors, release, rollout
+from lastgood import converge, errors, release, rollout, wallclock
 from lastgood import strategy as strategies
 from lastgood.cli import common, plans, receipt
 from lastgood.layers import base
@@ -191,7 +191,7 @@ def _rollback_plan(ctx: release.Context, state: rollout.State, *, to: str | None
         return plans.rollback(ctx, state, to=to, reason=options["reason"] or "rolled back by hand")
     except errors.NotAllowed:
         if to is None and options["expected"] is None:
-            release.check_not_the_same_alarm(ctx, state, now=time.time())
+            release.check_not_the_same_alarm(ctx, state, now=wallclock.now())
         raise
 
 

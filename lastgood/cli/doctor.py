@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from lastgood import converge, daemon, errors, heartbeat, ledger, patience, private, release, settings
+from lastgood import converge, daemon, errors, heartbeat, ledger, patience, private, release, settings, wallclock
 from lastgood import service as services
 from lastgood.cli import common
 from lastgood.layers.infrastructure import warm_ups
@@ -126,6 +126,27 @@ def _ledger(here: Settings) -> Iterator[Finding]:
         yield Finding(name="ledger", ok=True, detail=f"schema {opened.schema_version()}, services: {', '.join(names) or 'none'}")
 
 
+def _clock(here: Settings) -> Iterator[Finding]:
+    """Whether this machine's clock was set, or disagrees with the times in the ledger."""
+    wallclock.look(here.home)
+    skew_s = wallclock.skew_s()
+    told = f"set by {skew_s:+.0f} s since lastgood was started; it goes on by the time before" if skew_s else "goes on as it was"
+    yield Finding(name="clock", ok=not skew_s, detail=told, remedy="set it right, or accept it with 'lastgood up' if it is right now")
+    if not here.ledger.url and not (here.home / "ledger.db").exists():
+        return
+    with ledger.connect(here.ledger_url, read_only=True) as opened:
+        for name in opened.services():
+            for last in opened.history(name, limit=1):
+                ahead_s = last.at - wallclock.now()
+                if ahead_s > wallclock.MAX_SKEW_S:
+                    yield Finding(
+                        name=f"times of {name}",
+                        ok=False,
+                        detail=f"revision {last.number} is {ahead_s:.0f} s in the future; its own clock said {common.moment(last.read_at)}",
+                        remedy="set this clock right if it is behind; else one that committed was ahead, and 'lastgood history' reckons with that",
+                    )
+
+
 def _services(here: Settings) -> Iterator[Finding]:
     for file in sorted(here.services.glob(f"*/{services.FILE}")):
         try:
@@ -162,4 +183,4 @@ def _time_limits(here: Settings) -> Iterator[Finding]:
                     yield Finding(name=f"time limits {name}", ok=False, detail=said, remedy=remedy)
 
 
-CHECKS = (_python, _project, _home, _ledger, _services, _time_limits, _controller)
+CHECKS = (_python, _project, _home, _clock, _ledger, _services, _time_limits, _controller)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import click
 
 from lastgood import bundle as bundles
-from lastgood import errors, release
+from lastgood import errors, release, wallclock
 from lastgood.cli import common
 
 
@@ -84,7 +83,7 @@ def retire(name: str | None, dry_run: bool, as_json: bool) -> int:
     from lastgood.index import retention
 
     with common.context(read_only=dry_run) as ctx:
-        engine, now = _engine(ctx), time.time()
+        engine, now = _engine(ctx), wallclock.now()
         if name is None:
             gone = retention.sweep(engine, ctx.ledger, ctx.settings.index, now=now, dry_run=dry_run)
         else:
@@ -132,7 +131,7 @@ def _set_hold(service: str, bundle: str, *, held: bool, reason: str, actor: str 
 
     with common.context(service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle)
-        asked: dict[str, Any] = {"reason": reason, "actor": common.actor(actor), "now": time.time()}
+        asked: dict[str, Any] = {"reason": reason, "actor": common.actor(actor), "now": wallclock.now()}
         retention.set_legal_hold(ctx.ledger, service, digest, held=held, **asked)
         value = {"schema": "lastgood.index.hold/v1", "service": service, "bundle": digest, "held": held, "reason": reason}
         said = f"legal hold {'on' if held else 'lifted from'} {bundles.short(digest)}: {reason}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime
 import functools
 import os
-import time
 from typing import TYPE_CHECKING
 
 import click
 
 from lastgood import bundle as bundles
+from lastgood import wallclock
 from lastgood.cli import common
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def liveness(service: str, offline: bool, warn_days: float, actor: str | None, a
     ask = None if offline else functools.partial(models.ask_provider, environ=os.environ)
     with common.context(service=service) as ctx:
         common.known_state(ctx, service)
-        report = checks.check(ctx, service, ask=ask, now=time.time(), warn_days=warn_days, actor=common.actor(actor))
+        report = checks.check(ctx, service, ask=ask, now=wallclock.now(), warn_days=warn_days, actor=common.actor(actor))
     value = {
         "schema": "lastgood.liveness/v1",
         "service": service,

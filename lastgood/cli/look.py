@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from lastgood import arms, converge, errors, heartbeat, ledger, lifetimes, readiness, release, rollout, settings
+from lastgood import arms, converge, errors, heartbeat, ledger, lifetimes, readiness, release, rollout, settings, wallclock
 from lastgood import bundle as bundles
 from lastgood.cli import common, plans
 from lastgood.cli import receipt as receipt_text
@@ -41,7 +40,7 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
     state = common.known_state(ctx, service)
     seen = _look_at_layers(ctx, state)
     controller = heartbeat.look(ctx.settings)
-    view = readiness.read(ctx.ledger, service, settings=ctx.settings, now=time.time())
+    view = readiness.read(ctx.ledger, service, settings=ctx.settings, now=wallclock.now())
     last = ctx.ledger.revision(service, state.revision)
     ending = _ending(ctx, state)
     lost = loss.missing(ctx.settings, service)
@@ -90,7 +89,7 @@ def _requests(seen: Sequence[Receipt]) -> Requests:
     """Requests in flight on workers that leave, and what kills of the last day cut off."""
     infrastructure = next((one for one in seen if one.layer == "infrastructure"), None)
     found = receipts.requests(infrastructure, since=0)
-    young = tuple(cut for cut in found.cut_off if cut["at"] > time.time() - DAY_S)
+    young = tuple(cut for cut in found.cut_off if cut["at"] > wallclock.now() - DAY_S)
     return dataclasses.replace(found, cut_off=young)
 
 
@@ -114,7 +113,7 @@ def _ending(ctx: release.Context, state: rollout.State) -> dict[str, dict[str, A
     found = {}
     for alias in ALIASES:
         digest = getattr(state, alias)
-        known = lifetimes.newest(ctx.ledger, digest, now=time.time()) if digest else None
+        known = lifetimes.newest(ctx.ledger, digest, now=wallclock.now()) if digest else None
         if known is not None and known.status in ("dying", "gone"):
             found[alias] = {"bundle": digest, **known.to_json()}
     return found
@@ -199,7 +198,7 @@ def _status_text(
     lost: Sequence[loss.Missing],
     serving: tuple[str, str],
 ) -> str:
-    now = time.time()
+    now = wallclock.now()
     held = f"  held by {state.hold.actor}: {state.hold.reason}" if state.hold else ""
     lines = [f"{state.service}  revision {state.revision}  {_phase(state, now)}{held}"]
     for alias in ALIASES:

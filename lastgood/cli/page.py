@@ -6,7 +6,7 @@ import time
 
 import click
 
-from lastgood import converge, errors
+from lastgood import converge, errors, wallclock
 from lastgood.cli import common
 
 LOOK_EVERY_S = 0.2
@@ -33,7 +33,7 @@ def test_page(service: str, severity: str, timeout_s: float, as_json: bool) -> i
         if converge.controller_record(ctx.settings) is None:
             raise errors.Unavailable("no controller runs, and pages are delivered by it; start it with 'lastgood up'")
         ways = [channel.name for channel in channels.configured(ctx.settings)]
-        now = time.time()
+        now = wallclock.now()
         key = f"test-{now:.0f}"
         summary = f"{service}: a test page by {common.actor(None)}; nothing is wrong"
         ctx.ledger.page(service, revision=newest, key=key, severity=severity, summary=summary, body={}, now=now)
@@ -41,7 +41,7 @@ def test_page(service: str, severity: str, timeout_s: float, as_json: bool) -> i
             page = next(one for one in ctx.ledger.pages(service) if one.key == key)
             tried = {way: page.deliveries.get(way) for way in ways}
             arrived = all(one is not None and one.delivered_at is not None for one in tried.values())
-            if arrived or time.time() >= now + timeout_s:
+            if arrived or wallclock.now() >= now + timeout_s:
                 break
             time.sleep(LOOK_EVERY_S)
         told = {

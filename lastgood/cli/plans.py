@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
 from typing import Any
 
 from lastgood import bundle as bundles
-from lastgood import converge, errors, lifetimes, readiness, release, rollout
+from lastgood import converge, errors, lifetimes, readiness, release, rollout, wallclock
 from lastgood.cli import common
 from lastgood.layers import reconcile
 from lastgood.layers.infrastructure import warm_ups
@@ -116,15 +115,15 @@ def check_promotion(
 ) -> None:
     """Raise what promoting *digest* would raise; changes nothing."""
     if way.skip and state.candidate == digest:
-        rollout.step(state, rollout.Skip(bundle=digest), time.time())
+        rollout.step(state, rollout.Skip(bundle=digest), wallclock.now())
         return
-    rollout.step(state, release.plan_propose(ctx, state, digest, override=override), time.time())
+    rollout.step(state, release.plan_propose(ctx, state, digest, override=override), wallclock.now())
 
 
 def rollback(ctx: release.Context, state: rollout.State, *, to: str | None, reason: str) -> Plan:
     """What rolling back would change; raises what the rollback itself would raise."""
     event = release.plan_roll_back(ctx, state, reason=reason, to=to)
-    after, effects = rollout.step(state, event, time.time())
+    after, effects = rollout.step(state, event, wallclock.now())
     marked = tuple(effect.bundle for effect in effects if isinstance(effect, rollout.Marked))
     facts = []
     if after.stable is not None and after.stable != state.stable:
@@ -143,7 +142,7 @@ def rollback(ctx: release.Context, state: rollout.State, *, to: str | None, reas
 
 def _warmth(ctx: release.Context, state: rollout.State, goal: str, *, named: bool) -> list[str]:
     """Whether *goal* could answer at once, as the hosts say; what could if it cannot; and what was passed over for it."""
-    view = readiness.read(ctx.ledger, state.service, settings=ctx.settings, now=time.time())
+    view = readiness.read(ctx.ledger, state.service, settings=ctx.settings, now=wallclock.now())
     behind = [digest for digest in state.lineage if digest not in state.marks and digest != state.stable]
     command = f"lastgood rollback {state.service}"
     if view.word(goal) == "ready":
@@ -162,7 +161,7 @@ def _warmth(ctx: release.Context, state: rollout.State, goal: str, *, named: boo
 
 def _ends(ctx: release.Context, digest: str) -> list[str]:
     """That a bundle to go back to answers only for a while, if that is known."""
-    known = lifetimes.newest(ctx.ledger, digest, now=time.time())
+    known = lifetimes.newest(ctx.ledger, digest, now=wallclock.now())
     ending = known is not None and known.status in ("dying", "gone")
     return [f"! {bundles.short(digest)} asks a model that is {known.status}: {known.why}"] if known and ending else []
 
@@ -170,7 +169,7 @@ def _ends(ctx: release.Context, digest: str) -> list[str]:
 def _last_stable(ctx: release.Context, service: str, digest: str) -> str:
     for revision in ctx.ledger.history(service, limit=100):
         if revision.state.stable == digest:
-            return f"stable until revision {revision.number} ({common.ago(time.time() - revision.at)} ago)"
+            return f"stable until revision {revision.number} ({common.ago(wallclock.now() - revision.at)} ago)"
     return "stable earlier"
 
 

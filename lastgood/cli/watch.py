@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lastgood import bundle as bundles
-from lastgood import release
+from lastgood import release, wallclock
 from lastgood.cli import common, plans
 from lastgood.gates import base
 from lastgood.ops import glance
@@ -52,7 +52,9 @@ def watch(service: str, once: bool, interval_s: float, as_json: bool) -> int:
         return follow(watcher, _lines if as_json else _told(full=once), once=once, pause=lambda: time.sleep(interval_s))
 
 
-def follow(watcher: glance.Watcher, show: Show, *, once: bool = False, pause: Callable[[], None], clock: release.Clock = time.time) -> int:
+def follow(
+    watcher: glance.Watcher, show: Show, *, once: bool = False, pause: Callable[[], None], clock: release.Clock = wallclock.now
+) -> int:
     """Show each change until the release has ended; the exit code of that, 0 if it was looked at *once* under way."""
     before: Any = None
     while True:
@@ -211,7 +213,7 @@ def _live(watcher: glance.Watcher, *, interval_s: float) -> int:
 
         while True:
             # Drawn at each look, changed or not: the clock has moved on.
-            seen = watcher.look(time.time())
+            seen = watcher.look(wallclock.now())
             show(seen)
             if seen.exit_code is not None:
                 return seen.exit_code

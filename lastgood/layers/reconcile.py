@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lastgood import arms, errors, readiness
+from lastgood import arms, errors, readiness, wallclock
 from lastgood import service as services
 from lastgood.layers import base, catalog, receipts
 
@@ -48,7 +48,7 @@ def desired(
 
 def read_desired(state: rollout.State, *, ledger: ledger.Ledger, store: artifacts.Store, settings: settings.Settings) -> base.Desired:
     """Like `desired`, with bundles from the ledger and the service's configuration as frozen in the stable bundle."""
-    kept = spares(state, readiness.read(ledger, state.service, settings=settings, now=time.time()))
+    kept = spares(state, readiness.read(ledger, state.service, settings=settings, now=wallclock.now()))
     named = {digest for digest in (state.stable, state.candidate, state.previous, *kept) if digest is not None}
     bundles = {digest: ledger.bundle(digest) for digest in named}
     service = read_service(state, ledger=ledger, store=store, settings=settings)
@@ -136,7 +136,7 @@ _JUDGED: dict[bool | None, tuple[receipts.Status, str]] = {
 
 
 def attempt(
-    layer: base.Layer, desired: base.Desired, *, look_first: bool = True, clock: Callable[[], float] = time.time
+    layer: base.Layer, desired: base.Desired, *, look_first: bool = True, clock: Callable[[], float] = wallclock.now
 ) -> receipts.Receipt:
     """Make *layer* agree with *desired* once; whatever happens becomes its receipt, nothing is raised.
 
@@ -178,7 +178,7 @@ def attempt(
     )
 
 
-def look(layer: base.Layer, desired: base.Desired, *, clock: Callable[[], float] = time.time) -> receipts.Receipt:
+def look(layer: base.Layer, desired: base.Desired, *, clock: Callable[[], float] = wallclock.now) -> receipts.Receipt:
     """Compare *layer* with *desired* and change nothing."""
     return attempt(_Onlooker(layer), desired, clock=clock)
 

@@ -163,10 +163,24 @@ class Ledger(Leases, Measurements, Outbox, ReadinessRows):
             return self._revisions(service, self.dialect.fetch(queries.HISTORY, service=service, before=below, limit=limit))
 
     def at(self, service: str, when: float) -> Revision | None:
-        """The revision in force at Unix time *when*; None if there was none yet."""
+        """The revision in force at Unix time *when*; None if there was none yet.
+
+        Where the clocks of those who committed disagreed by more than a second, by the times that most of them agree on.
+        """
         with self.reading():
-            found = self._revisions(service, self.dialect.fetch(queries.REVISION_AT, service=service, at=when))
+            if self.dialect.fetch(queries.CLOCK_DIFFERED, service=service, clock=rows.HAS_CLOCK):
+                found = self._at_by_clocks(service, when)
+            else:
+                found = self._revisions(service, self.dialect.fetch(queries.REVISION_AT, service=service, at=when))
         return found[0] if found else None
+
+    def _at_by_clocks(self, service: str, when: float) -> list[Revision]:
+        all_ = self.dialect.fetch(queries.TIMES, service=service, clock=rows.HAS_CLOCK)
+        read = [rows.clock_read(rows.parse(row["evidence"], f"revision {row['number']} of {service!r}"), row["at"]) for row in all_]
+        in_force = [row["number"] for row, at in zip(all_, rows.believed(read), strict=True) if at <= when]
+        if not in_force:
+            return []
+        return self._revisions(service, self.dialect.fetch(queries.REVISION, service=service, number=in_force[-1]))
 
     def was_stable(self, service: str, bundle_id: str) -> bool:
         """True if the bundle has ever been stable."""
@@ -226,7 +240,8 @@ class Ledger(Leases, Measurements, Outbox, ReadinessRows):
         `state.revision` must be the newest number plus one, else Conflict says who was faster. A repeated
         `operation` changes nothing and returns the revision that it made the first time. NotAllowed if the
         database's own rules refuse it. With a *fence*, Conflict if that lease has changed hands. With `emergency`, a full disk costs the ballast instead of the change.
-        `at` of the revision is *now*, or that of the revision before if the clock went back.
+        `at` of the revision is *now*, or that of the revision before if the clock went back; then `evidence` keeps *now*
+        as `clock`, which `Revision.read_at` gives.
         """
         rows.check_text(verb=verb, actor=actor, reason=reason, operation=operation)
         draft = {
@@ -239,7 +254,7 @@ class Ledger(Leases, Measurements, Outbox, ReadinessRows):
             "verb": verb,
             "actor": actor,
             "reason": reason,
-            "evidence": rows.dump(evidence),
+            "evidence": evidence,
             "operation": operation,
             "at": rows.check_time(now),
         }
@@ -268,7 +283,7 @@ class Ledger(Leases, Measurements, Outbox, ReadinessRows):
             newest = self.dialect.fetch(queries.NEWEST_REVISION, service=service)
             if state.revision != (newest[0]["number"] if newest else 0) + 1:
                 raise rows.conflict(state, newest[0] if newest else None)
-            row = {**draft, "at": max(draft["at"], newest[0]["at"] if newest else 0.0)}
+            row = rows.in_order(draft, after=newest[0]["at"] if newest else 0.0)
             written = [
                 {"service": service, "bundle": m.bundle, "revision": state.revision, "kind": m.kind, "reason": m.reason} for m in marks
             ]

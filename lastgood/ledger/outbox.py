@@ -19,6 +19,8 @@ from lastgood.ledger.session import Session
 
 _SEVERITIES = ("critical", "warning", "info")
 _SETTLE = 100
+LONGEST_WAIT_S = 2 * 3600.0
+"""Tries are an hour apart at most: one that is due later was put off under a clock that was ahead, and is due now."""
 
 
 class Outbox(Session):
@@ -77,7 +79,7 @@ class Outbox(Session):
         the channel's own.
         """
         with self.reading():
-            found = self.dialect.fetch(queries.DUE_PAGES, channel=channel, now=now, limit=limit)
+            found = self.dialect.fetch(queries.DUE_PAGES, channel=channel, now=now, latest=now + LONGEST_WAIT_S, limit=limit)
         return [rows.page(row, [{**row, "channel": channel, "delivered_at": None}] if row["tries"] else []) for row in found]
 
     def page_tried(self, page: Page, channel: str, *, now: float, delivered: bool, error: str = "", next_at: float = 0.0) -> None:

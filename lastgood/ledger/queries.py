@@ -27,6 +27,11 @@ REVISION = f"SELECT {_REVISION} FROM revision WHERE service = :service AND numbe
 NEWEST_REVISION = f"SELECT {_REVISION} FROM revision WHERE service = :service ORDER BY number DESC LIMIT 1"
 REVISION_OF_OPERATION = f"SELECT {_REVISION} FROM revision WHERE service = :service AND operation = :operation"
 REVISION_AT = f"SELECT {_REVISION} FROM revision WHERE service = :service AND at <= :at ORDER BY at DESC, number DESC LIMIT 1"
+CLOCK_DIFFERED = "SELECT 1 AS one FROM revision WHERE service = :service AND evidence LIKE :clock LIMIT 1"
+TIMES = (
+    "SELECT number, at, CASE WHEN evidence LIKE :clock THEN evidence ELSE '{}' END AS evidence "
+    "FROM revision WHERE service = :service ORDER BY number"
+)
 HISTORY = f"SELECT {_REVISION} FROM revision WHERE service = :service AND number < :before ORDER BY number DESC LIMIT :limit"
 REVISION_PAGE = f"SELECT {_REVISION} FROM revision WHERE service = :service AND number > :after ORDER BY number LIMIT :limit"
 WAS_STABLE = "SELECT 1 AS one FROM revision WHERE service = :service AND stable = :bundle LIMIT 1"
@@ -95,7 +100,7 @@ _SAME_PAGE = "{0}.service = {1}.service AND {0}.revision = {1}.revision AND {0}.
 DUE_PAGES = (
     f"SELECT {', '.join(f'p.{name}' for name in _PAGE.split(', '))}, p.delivered_at, d.tries, d.next_at, d.error FROM page p "
     f"LEFT JOIN delivery d ON {_SAME_PAGE.format('d', 'p')} AND d.channel = :channel "
-    "WHERE p.delivered_at IS NULL AND d.delivered_at IS NULL AND (d.tries IS NULL OR d.next_at <= :now) "
+    "WHERE p.delivered_at IS NULL AND d.delivered_at IS NULL AND (d.tries IS NULL OR d.next_at <= :now OR d.next_at > :latest) "
     f"AND NOT EXISTS (SELECT 1 FROM page e LEFT JOIN delivery x ON {_SAME_PAGE.format('x', 'e')} AND x.channel = :channel "
     "WHERE e.service || '' = p.service AND e.key = p.key AND e.delivered_at IS NULL AND e.revision < p.revision AND x.delivered_at IS NULL) "
     "ORDER BY coalesce(d.tries, 0), p.at, p.service, p.revision, p.key LIMIT :limit"

@@ -5,6 +5,7 @@ What does not belong here: SQL.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import datetime
 import json
@@ -18,6 +19,10 @@ from lastgood.rollout import Mark, Marked, State
 
 Row = Mapping[str, Any]
 
+HAS_CLOCK = '%"clock":%'
+"""Finds evidence that may keep a second time."""
+CLOCKS_DIFFER_S = 1.0
+"""By so many seconds a clock may be behind the revision before without a word."""
 MAX_TIME = 1e12
 """Unix seconds; the database refuses later times too, so that no slip of a unit puts all later revisions in the far future."""
 
@@ -50,6 +55,11 @@ class Revision:
     operation: str | None
     hash: str
     marks: tuple[Marked, ...]
+
+    @property
+    def read_at(self) -> float:
+        """What the clock of whoever committed it said: `at`, unless that clock was behind the revision before."""
+        return clock_read(self.evidence, self.at)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +264,48 @@ def check_text(**texts: str | None) -> None:
     for name, text in texts.items():
         if text is not None and re.search("[\0\ud800-\udfff]", text):
             raise errors.UsageError(f"{name} {text!r} is not plain text; leave out NUL characters and broken surrogates")
+
+
+def clock_read(evidence: Mapping[str, Any], at: float) -> float:
+    """The time that *evidence* keeps beside *at*, if the two differed."""
+    clock = evidence.get("clock")
+    read = clock.get("read") if isinstance(clock, Mapping) else None
+    return float(read) if isinstance(read, int | float) else at
+
+
+def in_order(draft: Mapping[str, Any], *, after: float) -> dict[str, Any]:
+    """A revision's row whose time is not before *after*, as the database demands; what its clock said is kept if that was earlier."""
+    evidence, read = dict(draft["evidence"]), draft["at"]
+    if after - read > CLOCKS_DIFFER_S:
+        evidence["clock"] = {**evidence.get("clock", {}), "read": read}
+    return {**draft, "evidence": dump(evidence), "at": max(read, after)}
+
+
+def believed(read: Sequence[float]) -> list[float]:
+    """The times of successive revisions, put right where one of their clocks was wrong.
+
+    Time only goes on: as few readings as possible are held to be wrong, of equally many the earlier ones, and each of
+    those is moved to the nearest moment between its neighbours.
+    """
+    tails: list[int] = []  # for each length, the end of the ascending run that ends lowest
+    before: list[int | None] = []
+    for index, value in enumerate(read):
+        place = bisect.bisect_right([read[end] for end in tails], value) if tails and value < read[tails[-1]] else len(tails)
+        before.append(tails[place - 1] if place else None)
+        tails[place:] = [index, *tails[place + 1 :]]
+    right = set()
+    step = tails[-1] if tails else None
+    while step is not None:
+        right.add(step)
+        step = before[step]
+    times = list(read)
+    later = float("inf")
+    for index in range(len(read) - 1, -1, -1):
+        later = times[index] = read[index] if index in right else min(read[index], later)
+    earlier = float("-inf")
+    for index, value in enumerate(times):
+        earlier = times[index] = max(value, earlier)
+    return times
 
 
 def check_time(now: float) -> float:

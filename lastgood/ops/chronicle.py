@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from lastgood import bundle as bundles
-from lastgood import errors, judge, ledger, proceed, release
+from lastgood import errors, judge, ledger, proceed, release, wallclock
 from lastgood.bundle import short
 from lastgood.gates import base
 from lastgood.layers import receipts
@@ -149,7 +148,7 @@ def newest(book: ledger.Ledger, service: str) -> int:
     return episode.newest(book, service)
 
 
-def collect(ctx: release.Context, service: str, *, rollout: int | None = None, clock: release.Clock = time.time) -> Chronicle:
+def collect(ctx: release.Context, service: str, *, rollout: int | None = None, clock: release.Clock = wallclock.now) -> Chronicle:
     """Everything about the rollout that revision *rollout* proposed (None: the newest). Raises NotFound if it proposed none.
 
     Only reads. Takes some seconds for each 10,000 measurements; memory does not grow with them.

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from lastgood import converge, duty, errors, ledger, readiness, release, rollout
+from lastgood import converge, duty, errors, ledger, readiness, release, rollout, wallclock
 from lastgood.bundle import short
 from lastgood.drift import comparison, verdict
 from lastgood.drift import reference as references
@@ -248,7 +248,7 @@ def carry_out(
     _check_sees_traffic(ctx, what)
     name, holder = duty.drift_lease_name(what.service), duty.holder(ctx.settings)
     with duty.given_up(ctx.ledger, name, holder=holder):
-        fence = duty.take(ctx.ledger, name, holder=holder, now=time.time(), ttl_s=LEASE_S)
+        fence = duty.take(ctx.ledger, name, holder=holder, now=wallclock.now(), ttl_s=LEASE_S)
         if fence is None:
             raise errors.Conflict(
                 f"another process decides about the drift of {what.service!r} just now; see 'lastgood drift {what.service}'"
@@ -277,7 +277,7 @@ def _carried_out(
 
 def _check_sees_traffic(ctx: release.Context, what: drift_watch.Watched) -> None:
     """Raise Conflict if other hosts run the workers of the watched bundle and this one does not: it has not seen what they answered."""
-    view = readiness.read(ctx.ledger, what.service, settings=ctx.settings, now=time.time())
+    view = readiness.read(ctx.ledger, what.service, settings=ctx.settings, now=wallclock.now())
     hosts = {row.host for row in view.rows if row.arm == what.bundle and row.ready}
     if view.word(what.bundle) == "ready" and readiness.host(ctx.settings) not in hosts:
         raise errors.Conflict(

@@ -9,12 +9,11 @@ import json
 import logging
 import math
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lastgood import errors, release
+from lastgood import errors, release, wallclock
 from lastgood.ledger import audit, rows
 from lastgood.ops import chronicle as chronicles
 from lastgood.ops import episode, words
@@ -26,7 +25,7 @@ SCHEMA = "lastgood.incident/v1"
 ACTOR = "lastgood"
 
 
-def close(ctx: release.Context, service: str, revision_number: int, *, clock: release.Clock = time.time) -> dict[str, Any] | None:
+def close(ctx: release.Context, service: str, revision_number: int, *, clock: release.Clock = wallclock.now) -> dict[str, Any] | None:
     """Keep the record of the rollout that revision *revision_number* took back, or whose way back it found to have helped or not.
 
     Returns the record, the old one if it was kept before; None if the revision ends nothing, if nobody is blamed, or
@@ -48,7 +47,7 @@ def close(ctx: release.Context, service: str, revision_number: int, *, clock: re
         ) from error
 
 
-def write(ctx: release.Context, service: str, chronicle: Chronicle, *, clock: release.Clock = time.time) -> dict[str, Any]:
+def write(ctx: release.Context, service: str, chronicle: Chronicle, *, clock: release.Clock = wallclock.now) -> dict[str, Any]:
     """Keep the record in the audit trail and in `incidents/` of the home folder, once for each rollout; returns what is kept.
 
     Raises NothingToDo if nothing was taken back, Unavailable if the file cannot be written (the audit trail has it then).

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from lastgood import errors
+from lastgood import errors, wallclock
 from lastgood import ledger as ledgers
 from lastgood.ops import channels
 from lastgood.ops.page_text import text
@@ -67,7 +67,7 @@ def deliver_over(
             sent += wanted
             continue
         tries = page.deliveries[channel.name].tries + 1 if page.deliveries else 1
-        again = now + backoff(tries, age_s=now - page.at, chance=chance)
+        again = now + backoff(tries, age_s=abs(now - page.at), chance=chance)
         ledger.page_tried(page, channel.name, now=now, delivered=False, error=str(failure), next_at=again)
         log.warning("page %r of %s was not delivered (try %d): %s", page.key, page.service, tries, failure)
         if failure.down:
@@ -105,7 +105,7 @@ class PageLoop:
     several controllers one serves each channel.
     """
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time, pause_s: float = 1.0) -> None:
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = wallclock.now, pause_s: float = 1.0) -> None:
         ways = channels.configured(settings)
         self._stop = threading.Event()
         self._threads = [_ChannelLoop(settings, channel, ways, clock=clock, pause_s=pause_s, stop=self._stop) for channel in ways]

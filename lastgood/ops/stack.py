@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lastgood import converge, daemon, errors, heartbeat, readiness, release
+from lastgood import converge, daemon, errors, heartbeat, readiness, release, wallclock
 from lastgood import ledger as ledgers
 from lastgood import service as services
 from lastgood.layers import base, reconcile
@@ -95,6 +95,9 @@ def up(settings: Settings, *, names: list[str], say: Say) -> list[Receipt]:
     brought: list[str] = []
     try:
         with release.open_context(settings) as ctx:
+            skew_s = wallclock.accept(settings.home)
+            if skew_s:
+                say(f"  {'clock':<15} accepted   it was set by {skew_s:+.0f} s; from now on lastgood goes by it")
             for name in names:
                 # One service that cannot be brought up keeps no other one down.
                 ran = _runs(settings, name)
@@ -223,7 +226,7 @@ def _say_gone(settings: Settings, service: str) -> None:
     """This host has no workers any more: nobody has to wait until it has been silent for long. Creates nothing."""
     with contextlib.suppress(errors.LastgoodError), ledgers.connect(settings.ledger_url) as book:
         if any(row.host == readiness.host(settings) for row in book.readiness(service)):
-            book.report_readiness(service, host=readiness.host(settings), seen={}, now=time.time())
+            book.report_readiness(service, host=readiness.host(settings), seen={}, now=wallclock.now())
 
 
 def _is_up(settings: Settings, service: str) -> bool:

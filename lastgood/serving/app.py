@@ -27,7 +27,7 @@ from starlette import requests
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lastgood import bundle as bundles
-from lastgood import cache, marks, patience
+from lastgood import cache, marks, patience, wallclock
 from lastgood import service as services
 from lastgood.layers.infrastructure import in_flight
 from lastgood.serving import (
@@ -117,7 +117,7 @@ def create(
     feedback_log: segments.SegmentLog,
     answers: cache.Cache | None = None,
     counted: in_flight.InFlight | None = None,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] = wallclock.now,
     on_failed_warm_up: Callable[[], None] = lambda: None,
     on_out_of_memory: Callable[[], None] = lambda: None,
 ) -> ASGIApp:

@@ -33,7 +33,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lastgood import errors
+from lastgood import errors, wallclock
 from lastgood.serving import losses
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ MERGE_EVERY_S = 60.0
 MAX_WAITING = 20_000
 """Rows kept in memory while the disk refuses them (about 20 MB); older ones are lost then, and counted."""
 _EXPIRE_EVERY_S = 3600.0
+_SURE_S = 86_400.0
+"""Before everything of a log goes at once, the process has to have lived this long: a machine that starts with a wrong clock gets its time."""
 _READ_ATTEMPTS = 8
 _logger = logging.getLogger(__name__)
 _NAME = re.compile(r"(?P<writer>[a-z0-9-]+)\.(?P<first>\d{8})-(?P<last>\d{8})\.parquet")
@@ -79,7 +81,7 @@ class SegmentLog:
         flush_s: float,
         segment_rows: int,
         keep_days: float,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = wallclock.now,
     ) -> None:
         self.folder = folder
         self.writer = f"{name}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -96,6 +98,7 @@ class SegmentLog:
         self._reported = (0, 0)
         self._open: dict[str, list[_Segment]] = defaultdict(list)
         self._merged_at = self._expired_at = clock()
+        self._begun = time.monotonic()
         self._left_over: list[Path] = []
         self._lock_file: int | None = None
         self._stop = threading.Event()
@@ -193,9 +196,9 @@ class SegmentLog:
         while not self._stop.wait(self._pause_s):
             self._guarded(self._remove_left_over)
             self.flush()
-            if self._clock() - self._merged_at >= MERGE_EVERY_S:
+            if abs(self._clock() - self._merged_at) >= MERGE_EVERY_S:
                 self._guarded(self._merge)
-            if self._clock() - self._expired_at >= _EXPIRE_EVERY_S:
+            if abs(self._clock() - self._expired_at) >= _EXPIRE_EVERY_S:
                 self._guarded(self._expire)
 
     def _guarded(self, step: Callable[[], None]) -> None:
@@ -294,9 +297,16 @@ class SegmentLog:
         self._expired_at = self._clock()
         oldest = datetime.datetime.fromtimestamp(self._expired_at - self._keep_days * 86_400, datetime.UTC)
         losses.forget(self.folder, before=oldest.timestamp())
-        for folder in self.folder.glob("dt=*"):
-            if folder.name < day_name(oldest.timestamp()):
-                shutil.rmtree(folder)
+        days = sorted(folder for folder in self.folder.glob("dt=*") if folder.name != day_name(self._expired_at))
+        old = [folder for folder in days if folder.name < day_name(oldest.timestamp())]
+        if len(old) > 1 and old == days and time.monotonic() - self._begun < _SURE_S:
+            _logger.warning(
+                "log %s: all %d days of it are older than %g days, which may be a wrong clock; they are removed in a day unless it is set right",
+                self.folder, len(old), self._keep_days,
+            )  # fmt: skip
+            return
+        for folder in old:
+            shutil.rmtree(folder)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

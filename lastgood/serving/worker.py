@@ -16,7 +16,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -24,7 +23,7 @@ from typing import Any
 
 import uvicorn
 
-from lastgood import artifacts, cache, environment, errors, housekeeping, patience, private
+from lastgood import artifacts, cache, environment, errors, housekeeping, patience, private, wallclock
 from lastgood import bundle as bundles
 from lastgood import settings as settings_
 from lastgood.layers import reconcile
@@ -211,7 +210,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         listener = listen(call.host, call.port) if call.socket is None else listen_at(call.socket)
         settings = settings_.load()
-        loaded = load(settings, service=call.service, bundle=call.bundle, now=time.time())
+        wallclock.anchor(settings.home)
+        loaded = load(settings, service=call.service, bundle=call.bundle, now=wallclock.now())
     except errors.LastgoodError as error:
         _logger.error("worker of %r does not start: %s", call.service, error)  # noqa: TRY400  (the message says all; a traceback would hide it)
         return error.exit_code

@@ -15,7 +15,7 @@ from lastgood.index import snapshot as snapshots
 @pytest.mark.parametrize("way", ["klingon", "English", "", None, 3, True])
 def test_a_way_that_there_is_not_is_refused_when_it_is_written(tmp_path: Path, way: object) -> None:
     """With those that there are."""
-    with pytest.raises(errors.UsageError, match="'ngram'.*german"):
+    with pytest.raises(errors.UsageError, match=r"'ngram'.*german"):
         snapshots.write(engines.make_rows(2), engines.make_vectors(2), tmp_path / "p", embedder=engines.EMBEDDER, spec={words.KEY: way})
 
 
@@ -48,7 +48,7 @@ def _share(folder: Path, way: str) -> float:
 
 def test_words_that_find_nothing_are_noticed(tmp_path: Path) -> None:
     """English finds nothing in Chinese, Japanese or Korean, and says so; pieces find all; who wants no words is not bothered."""
-    with pytest.raises(errors.NotAllowed, match="0% of 3 questions.*english.*'ngram'"):
+    with pytest.raises(errors.NotAllowed, match=r"0% of 3 questions.*english.*'ngram'"):
         _share(tmp_path / "a", "english")
     assert _share(tmp_path / "b", "ngram") == 1.0
     assert _share(tmp_path / "c", "none") == 1.0

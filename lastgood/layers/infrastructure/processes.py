@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lastgood import arms, daemon, errors
+from lastgood import arms, daemon, errors, wallclock
 from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood import settings as settings_
@@ -57,7 +57,7 @@ class Workers(base.Processes):
         command: step.Command | None = None,
         drain_s: float = 10.0,
         patience_s: float = 5.0,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = wallclock.now,
     ) -> None:
         self._settings = settings
         self._service = bundles.check_service_name(service)

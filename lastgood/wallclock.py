@@ -1,0 +1,145 @@
+"""Unix time that does not jump: the machine's clock, unless somebody has set it by more than a minute since the last look.
+
+Rules compare times that several processes wrote down: a phase's least time, a pause after a failure, how long logs are kept.
+A clock that is set a year ahead must not end a phase, and one that is set back must not keep anybody waiting. So each process
+goes on by the time that has really passed (the kernel's count since boot), and a note in the home folder lets the next
+process of the same boot do the same. `skew_s` says how far the machine's clock is off by then; who finds it right after
+all accepts it with `lastgood up`.
+
+Across a reboot, and between machines, nobody can tell: there the rules take differences as absolute (`ledger`, `judgement`).
+
+What does not belong here: durations within one process (`time.monotonic`), the order of revisions (`ledger`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+MAX_SKEW_S = 60.0
+"""Seconds by which a clock may be set at once and is simply followed, as by a leap second or a first contact with a time server."""
+NOTE_EVERY_S = 60.0
+NOTE = "clock.json"
+
+
+class Clock:
+    """One process's idea of the time. `reading` is the machine's clock, `counting` the seconds since boot."""
+
+    def __init__(self, *, reading: Any = None, counting: Any = None, boot: str | None = None) -> None:
+        self._reading = reading or time.time
+        self._counting = counting or _since_boot
+        self._boot = _boot_id() if boot is None else boot
+        self._lock = threading.Lock()
+        self._base: float | None = None
+        self._skew_s = 0.0
+        self._note: Path | None = None
+        self._noted_at = float("-inf")
+
+    def now(self) -> float:
+        """Unix time in seconds, by which everybody on this machine goes on."""
+        with self._lock:
+            found = self._look()
+            if self._note is not None and self._counting() - self._noted_at >= NOTE_EVERY_S:
+                self._follow_note()
+                found = self._look()
+            return found
+
+    def skew_s(self) -> float:
+        """By how many seconds the machine's clock is ahead of `now`; 0 unless it was set by more than `MAX_SKEW_S`."""
+        self.now()
+        return self._skew_s
+
+    def anchor(self, home: Path) -> None:
+        """Go by the time that the processes of *home* went by before this one, if the machine has not been started anew since."""
+        with self._lock:
+            self._note = home / "run" / NOTE
+            self._follow_note()
+
+    def look(self, home: Path) -> None:
+        """Like `anchor`, and leaves no note."""
+        with self._lock:
+            note = self._note or home / "run" / NOTE
+            noted = _read_note(note, boot=self._boot)
+            self._base = self._base if noted is None else noted
+            self._look()
+
+    def accept(self, home: Path) -> float:
+        """Take the machine's clock as it is from now on, here and for everybody of *home*; returns by how much it was off, in seconds."""
+        with self._lock:
+            self._note = home / "run" / NOTE
+            self._follow_note()
+            self._look()
+            skew_s, self._skew_s = self._skew_s, 0.0
+            self._base = self._reading() - self._counting()
+            self._write_note()
+            return skew_s
+
+    def _look(self) -> float:
+        wall, count = self._reading(), self._counting()
+        if self._base is None:
+            self._base = wall - count
+        ahead = wall - (count + self._base)
+        if abs(ahead) <= MAX_SKEW_S:
+            self._base, self._skew_s = wall - count, 0.0
+            return float(wall)
+        self._skew_s = ahead
+        return float(count + self._base)
+
+    def _follow_note(self) -> None:
+        """Take over what the others go by; leave a note where there is none of this boot."""
+        self._noted_at = self._counting()
+        noted = _read_note(self._note, boot=self._boot) if self._note else None
+        if noted is None:
+            self._look()
+        else:
+            self._base = noted
+            self._look()
+            if self._skew_s:
+                return
+        self._write_note()
+
+    def _write_note(self) -> None:
+        """Safe to lose, so it is not synced, and a full disk changes nothing."""
+        if self._note is None or not self._boot or not self._note.parent.parent.is_dir():
+            return
+        with contextlib.suppress(OSError):
+            self._note.parent.mkdir(mode=0o700, exist_ok=True)
+            staged = self._note.with_name(f".{NOTE}.{os.getpid()}-{threading.get_ident()}")
+            staged.touch(mode=0o600)
+            staged.write_text(json.dumps({"boot": self._boot, "base": self._base}), "utf-8")
+            staged.replace(self._note)
+
+
+def _read_note(note: Path, *, boot: str) -> float | None:
+    """Unix time at the start of *boot* as *note* has it; None if it is of another one."""
+    try:
+        value = json.loads(note.read_text("utf-8"))
+        return float(value["base"]) if boot and value["boot"] == boot else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _since_boot() -> float:
+    """Seconds since the machine started, sleep included; the same for all processes."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def _boot_id() -> str:
+    """Which start of the machine the count is of; empty where it cannot be told, so that no note is left."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+_clock = Clock()
+now = _clock.now
+skew_s = _clock.skew_s
+anchor = _clock.anchor
+look = _clock.look
+accept = _clock.accept

@@ -1,0 +1,219 @@
+"""Clocks that jump: what goes on by the time before, what is kept of both, and what no jump may bring about."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lastgood import errors, judgement, release, rollout, wallclock
+from lastgood.ledger import audit, rows
+from lastgood.serving import segments
+from tests import factory
+
+HOUR_S = 3600.0
+DAY_S = 86_400.0
+YEAR_S = 365 * DAY_S
+JUMPS = [pytest.param(jump, id=f"{jump / HOUR_S:+.0f}h") for jump in (HOUR_S, -HOUR_S, YEAR_S, -YEAR_S)]
+START = 1_800_000_000.0
+
+
+class Machine:
+    """A machine whose clock can be set; time passes for all its processes."""
+
+    def __init__(self) -> None:
+        self.wall = START
+        self.count = 100.0
+        self.boot = "first"
+
+    def passes(self, seconds: float) -> None:
+        self.wall += seconds
+        self.count += seconds
+
+    def process(self) -> wallclock.Clock:
+        return wallclock.Clock(reading=lambda: self.wall, counting=lambda: self.count, boot=self.boot)
+
+
+@pytest.fixture
+def machine() -> Machine:
+    """A machine at `START`."""
+    return Machine()
+
+
+@pytest.mark.parametrize("jump_s", JUMPS)
+def test_a_process_goes_on_by_the_time_that_has_passed(machine: Machine, jump_s: float) -> None:
+    """Whatever the clock is set to; how far it is off is told, and when it is put right nothing has happened."""
+    clock = machine.process()
+    assert clock.now() == START
+    machine.wall += jump_s
+    machine.passes(10)
+    assert clock.now() == pytest.approx(START + 10)
+    assert clock.skew_s() == pytest.approx(jump_s)
+    machine.wall -= jump_s
+    assert (clock.now(), clock.skew_s()) == (pytest.approx(START + 10), 0.0)
+
+
+def test_small_corrections_are_followed(machine: Machine) -> None:
+    """A time server moves a clock by seconds, again and again; the sum may be hours."""
+    clock = machine.process()
+    clock.now()
+    for _ in range(200):
+        machine.wall += 59
+        assert clock.now() == machine.wall
+    assert clock.skew_s() == 0.0
+
+
+@pytest.mark.parametrize("jump_s", JUMPS)
+def test_a_process_that_starts_after_the_jump_goes_on_by_the_same_time(machine: Machine, tmp_path: Path, jump_s: float) -> None:
+    """A controller that is killed and started again, a command, a worker: all agree; accepting is for all of them too."""
+    first = machine.process()
+    first.anchor(tmp_path)
+    assert stat.S_IMODE((tmp_path / "run" / wallclock.NOTE).stat().st_mode) == 0o600
+    machine.wall += jump_s
+    machine.passes(5)
+    second = machine.process()
+    second.anchor(tmp_path)
+    assert second.now() == pytest.approx(first.now()) == pytest.approx(START + 5)
+    looking = machine.process()
+    looking.look(tmp_path)
+    assert looking.skew_s() == pytest.approx(jump_s)
+    assert second.accept(tmp_path) == pytest.approx(jump_s)
+    machine.passes(wallclock.NOTE_EVERY_S)
+    assert first.now() == second.now() == machine.wall
+    assert first.skew_s() == 0.0
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"boot": "first"}', '{"boot": "first", "base": "x"}', '{"boot": "other", "base": 1.0}'])
+def test_a_note_that_says_nothing_of_this_boot_is_written_anew(machine: Machine, tmp_path: Path, note: str) -> None:
+    """Damaged, or from before the machine was started: then its clock is all there is."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / wallclock.NOTE).write_text(note)
+    clock = machine.process()
+    clock.anchor(tmp_path)
+    assert (clock.now(), clock.skew_s()) == (START, 0.0)
+    again = machine.process()
+    machine.wall += YEAR_S
+    again.anchor(tmp_path)
+    assert again.skew_s() == pytest.approx(YEAR_S)
+
+
+# --- the ledger: what served when ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump_s", JUMPS)
+@pytest.mark.parametrize("where", [1, 2, 3])
+def test_one_commit_under_a_wrong_clock_falsifies_nothing_else(tmp_path: Path, jump_s: float, where: int) -> None:
+    """Whatever clock one of five commits had, who asks what served before and after it is told the truth; both times are kept."""
+    settings = factory.project(tmp_path)
+    with factory.opened(settings) as ctx:
+        first = factory.released(ctx, 1.0)
+        began = ctx.ledger.history("toy", limit=1)[0].at
+        numbers = []
+        for step in range(5):
+            at = began + (step + 1) * 10 * HOUR_S + (jump_s if step == where else 0.0)
+            verb: Callable[..., Any] = release.hold if step % 2 == 0 else release.release_hold
+            numbers.append(verb(ctx, "toy", reason=f"step {step}", actor="test", clock=lambda at=at: at).revision.number)
+        for step, number in enumerate(numbers):
+            found = ctx.ledger.at("toy", began + (step + 1) * 10 * HOUR_S + 9 * HOUR_S)
+            if step != where and abs(step - where) > 1:
+                assert found is not None
+                assert found.number == number, step
+        assert ctx.ledger.at("toy", began + 1).state.stable in first
+        kept = {revision.number: (revision.at, revision.read_at) for revision in ctx.ledger.history("toy", limit=5)}
+        assert [kept[number][1] for number in numbers] == [
+            began + (step + 1) * 10 * HOUR_S + (jump_s if step == where else 0.0) for step in range(5)
+        ], "what each clock said"
+        assert [at for at, _ in kept.values()] == sorted((at for at, _ in kept.values()), reverse=True), "as the database demands"
+        assert not audit.verify(ctx.ledger, "toy", settings.keys).problems
+
+
+def test_times_are_put_right_by_what_most_clocks_say() -> None:
+    """Any one reading, ahead or behind, that most contradict: all others stand as they are, and the result ascends."""
+    for length, jump in itertools.product(range(3, 9), (-1e6, 1e6)):
+        for wrong in range(1 if jump > 0 else 2, length - 1):
+            read = [float(10 * step) + (jump if step == wrong else 0.0) for step in range(length)]
+            found = rows.believed(read)
+            assert found == sorted(found)
+            assert [found[step] for step in range(length) if step != wrong] == [10.0 * step for step in range(length) if step != wrong]
+            assert 10.0 * (wrong - 1) <= found[wrong] <= 10.0 * (wrong + 1)
+    assert rows.believed([]) == []
+    assert rows.believed([1.0, 1.0, 2.0]) == [1.0, 1.0, 2.0]
+
+
+def test_a_commit_under_a_clock_that_was_set_keeps_what_the_machine_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger goes by the time before; the machine's own reading stands beside it."""
+    machine = Machine()
+    clock = machine.process()
+    monkeypatch.setattr(wallclock, "now", clock.now)
+    monkeypatch.setattr(wallclock, "skew_s", clock.skew_s)
+    settings = factory.project(tmp_path)
+    with factory.opened(settings) as ctx:
+        factory.released(ctx, 1.0)
+        at = max(START, ctx.ledger.history("toy", limit=1)[0].at) + 10
+        machine.wall = at
+        clock.accept(tmp_path)
+        machine.wall += YEAR_S
+        release.hold(ctx, "toy", reason="r", actor="test", clock=wallclock.now)
+        last = ctx.ledger.history("toy", limit=1)[0]
+        assert last.at == pytest.approx(at)
+        assert last.evidence["clock"]["machine"] == pytest.approx(at + YEAR_S)
+
+
+# --- rollbacks -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump_s", JUMPS)
+def test_no_jump_forbids_a_rollback(tmp_path: Path, jump_s: float) -> None:
+    """A step back made under a wrong clock keeps nobody from the next one; two who answer one alarm still go back once."""
+    settings = factory.project(tmp_path)
+    with factory.opened(settings) as ctx:
+        for answer in (1.0, 2.0, 3.0):
+            factory.released(ctx, answer)
+        now = ctx.ledger.history("toy", limit=1)[0].at + 10 * HOUR_S
+        release.roll_back(ctx, "toy", reason="one", actor="test", clock=lambda: now + jump_s)
+        with pytest.raises(errors.NothingToDo, match="was rolled back"):
+            release.roll_back(ctx, "toy", reason="same alarm", actor="test", clock=lambda: now + jump_s + 5)
+        done = release.roll_back(ctx, "toy", reason="two", actor="test", clock=lambda: now + 60)
+        assert done.revision.verb == "rollback"
+
+
+@pytest.mark.parametrize("jump_s", [HOUR_S, YEAR_S])
+def test_what_is_measured_after_a_step_back_ends_though_it_began_in_the_future(jump_s: float) -> None:
+    """Written under a clock that was ahead, found under one that is right: it ends now, as what could not be told, not in a year."""
+    verifying = rollout.Verifying(since=START + jump_s, until=START + jump_s + 300, left=None, rollout=None)
+    state = dataclasses.replace(rollout.State(service="toy"), verifying=verifying)
+    decision = judgement.verify(state, {}, now=START)
+    assert decision is not None
+    assert decision.event == rollout.Verified(outcome="inconclusive", reason="no gate of this service can judge stable alone")
+    assert judgement.verify(dataclasses.replace(state, verifying=dataclasses.replace(verifying, since=START + 59)), {}, now=START) is None
+
+
+# --- logs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump_s", JUMPS)
+def test_a_clock_that_starts_wrong_deletes_no_log(tmp_path: Path, jump_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All days would be too old at once: that waits for a day of this process; what is too old by the days around it goes at once."""
+    for age in range(4):
+        (tmp_path / segments.day_name(START - age * DAY_S)).mkdir()
+    log = segments.SegmentLog(
+        tmp_path, to_table=lambda _rows: None, name="x", keep_days=2, flush_s=1, segment_rows=10, clock=lambda: START + jump_s
+    )
+    log._expire()
+    assert len(list(tmp_path.glob("dt=*"))) == (3 if abs(jump_s) < DAY_S else 4)
+    if jump_s == YEAR_S:
+        late = log._begun + segments._SURE_S + 1
+        monkeypatch.setattr(segments.time, "monotonic", lambda: late)
+        log._expire()
+        assert list(tmp_path.glob("dt=*")) == [], "a year later than the last row, and sure of it"
+
+
+def test_the_day_names_of_the_test_are_those_of_the_log() -> None:
+    """So that the test above tests what it says."""
+    assert segments.day_name(START) == f"dt={datetime.datetime.fromtimestamp(START, datetime.UTC):%Y-%m-%d}"
