@@ -115,7 +115,10 @@ def up(settings: Settings, *, names: list[str], say: Say) -> list[Receipt]:
         _serve_last_good(settings, names=names, say=say)
         raise
     if brought or any(_is_up(settings, name) for name in known_services(settings) if name not in names):
-        record = start_controller(settings, say=say)
+        life = heartbeat.look(settings)
+        if life is not None and life.frozen:
+            say(f"  {'controller':<15} replaced   pid {life.record.pid} was {life.trouble.partition(';')[0]}")
+        record = start_controller(settings)
         say(f"  {'controller':<15} running    pid {record.pid}")
     if troubles or broken:
         raise [*troubles, *broken][0]
@@ -173,7 +176,7 @@ def _shut_down(settings: Settings, name: str, *, say: Say) -> None:
         say(f"  {name + ' ' + layer.name:<15} stopped{'    ! ' + cut if cut else ''}")
 
 
-def start_controller(settings: Settings, *, say: Say = lambda _: None) -> daemon.Record:
+def start_controller(settings: Settings) -> daemon.Record:
     """The running controller; started if there is none, and in the place of one that is frozen. Safe to call from several commands at once."""
     folder = settings.home / "run"
     with daemon.locked(folder / "controller.lock", wait_s=10.0):
@@ -183,7 +186,6 @@ def start_controller(settings: Settings, *, say: Say = lambda _: None) -> daemon
         if running is not None:
             # Safe at any moment: whatever it was about to commit is fenced by its lease.
             daemon.stop(running.record, grace_s=0.0 if running.stopped else 2.0)
-            say(f"  {'controller':<15} replaced   pid {running.record.pid} was {running.trouble.partition(';')[0]}")
         argv = [sys.executable, "-m", "lastgood.controller"]
         return daemon.start(
             argv, record=folder / "controller.json", log=settings.home / "logs" / "controller.log", env=environment(settings)

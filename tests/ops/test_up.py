@@ -49,7 +49,7 @@ def test_a_revision_committed_meanwhile_is_brought_up_and_not_called_lagging(tmp
         def build(_settings: settings_.Settings, _name: str) -> dict[str, base.Layer]:
             return {"infrastructure": layer}
 
-        def start(_settings: settings_.Settings, **_asked: object) -> daemon.Record:
+        def start(_settings: settings_.Settings) -> daemon.Record:
             return daemon.Record(pid=1, started="0")
 
         monkeypatch.setattr(reconcile, "build", build)
