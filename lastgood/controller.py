@@ -246,14 +246,14 @@ class ServiceLoop:
         if state.stable is None or state.phase != "idle" or view.word(state.stable) != "not ready":
             return
         moved = release.last_move(self._ctx, state)
-        if moved.verb in release.WAYS_BACK and wallclock.now() - moved.at >= NOT_FOLLOWED_S:
+        if moved.verb in release.WAYS_BACK and abs(wallclock.now() - moved.read_at) >= NOT_FOLLOWED_S:
             why = f"traffic could not follow the step back to {bundles.short(state.stable)} yet, which is {view.text(state.stable)}"
             self._tell(state, "not-followed", "critical", f"{why}; {self._answering(state)}")
 
     def _tell_cold(self, state: rollout.State, view: readiness.View) -> None:
         """Previous cannot be kept warm: a rollback to it would not be a matter of milliseconds."""
         since = view.since(state.previous) if state.previous else None
-        if state.previous is None or since is None or not view.failing(state.previous) or wallclock.now() - since < COLD_S:
+        if state.previous is None or since is None or not view.failing(state.previous) or abs(wallclock.now() - since) < COLD_S:
             return
         warm = [
             bundles.short(digest)
