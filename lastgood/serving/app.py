@@ -14,17 +14,14 @@ import hashlib
 import json
 import logging
 import math
-import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import fastapi
 import pydantic
 from fastapi import responses
-from starlette import requests
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from lastgood import bundle as bundles
 from lastgood import cache, marks, patience, wallclock
@@ -33,10 +30,12 @@ from lastgood.layers.infrastructure import in_flight
 from lastgood.serving import (
     admission,
     border,
+    envelope,
     feedback,
     inference_log,
     metrics,
     openapi,
+    request_rows,
     row_form,
     row_ids,
     runtime,
@@ -46,11 +45,6 @@ from lastgood.serving import (
 from lastgood.serving.border import Refused
 
 _logger = logging.getLogger(__name__)
-_REQUEST_ID = re.compile(feedback.REQUEST_ID)
-_INSIDE = ("/metrics", "/readyz")
-"""Paths for whoever runs the service: through the proxy they are answered to holders of the debug token only."""
-_COUNTED = ("/predict", "/feedback")
-"""Paths whose requests a worker that is asked to end answers first."""
 _NOT_READY = {marks.UNREADY: "1", marks.FAILED_CHECK: "true"}
 """What the proxy is told with an answer that says only that this worker is not ready; callers never see it."""
 REMEMBERED = 50_000
@@ -132,8 +126,8 @@ def create(
         loaded=loaded,
         identity=loaded.identity(),
         named={} if loaded.service.traffic.disclose == "none" else {"bundle": loaded.bundle.id},
-        rows=_rows_adapter(loaded.runtime.Request),
-        outcomes=_rows_adapter(feedback.Feedback),
+        rows=request_rows.adapter_of(loaded.runtime.Request),
+        outcomes=request_rows.adapter_of(feedback.Feedback),
         predictions_log=predictions_log,
         feedback_log=feedback_log,
         metrics=metrics.Metrics(service=loaded.service.service, bundle=loaded.bundle.id, logs=logs),
@@ -167,7 +161,9 @@ def create(
     app = fastapi.FastAPI(title=loaded.service.service, description=loaded.service.description, version=bundles.short(loaded.bundle.id),
                           lifespan=lifespan, docs_url=None, redoc_url=None)  # fmt: skip
     _add_routes(app, worker)
-    return _Envelope(app, worker)
+    return envelope.Envelope(
+        app, bundle=loaded.bundle.id, counted=worker.counted, metrics=worker.metrics, out_of_memory=worker.out_of_memory
+    )
 
 
 def _add_routes(app: fastapi.FastAPI, worker: _Worker) -> None:
@@ -229,19 +225,21 @@ async def _predict(worker: _Worker, request: fastapi.Request) -> responses.Respo
 
 
 async def _predict_rows(worker: _Worker, request: fastapi.Request) -> responses.Response:
-    body = await _body(request, worker.loaded.service.serving.max_body_bytes)
+    body = await request_rows.read(request, worker.loaded.service.serving.max_body_bytes)
     at, began = worker.clock(), time.perf_counter()
-    rows = _parse(body, worker.rows, max_rows=worker.loaded.service.serving.max_batch, content_type=request.headers.get("content-type", ""))
+    rows = request_rows.parse(
+        body, worker.rows, max_rows=worker.loaded.service.serving.max_batch, content_type=request.headers.get("content-type", "")
+    )
     if worker.readable:
-        _check_kept(worker.form, rows)
-    shadow = _is_copy(request.scope)
+        request_rows.check_kept(worker.form, rows)
+    shadow = envelope.is_copy(request.scope)
     async with worker.turns.turn(request.headers.get(marks.PEER, ""), _user(worker, request)):
         outputs = await asyncio.get_running_loop().run_in_executor(
             worker.threads, functools.partial(_answer_or_refuse, worker, rows, shadow=shadow)
         )
-    ids: _Ids = request.scope["state"]["ids"]
+    ids: envelope.Ids = request.scope["state"]["ids"]
     # Without the proxy nobody but the owner asks, as for a test or a scrape.
-    told = worker.identity if marks.DISCLOSE in request.headers or not _through_proxy(request.scope) else worker.named
+    told = worker.identity if marks.DISCLOSE in request.headers or not envelope.through_proxy(request.scope) else worker.named
     answer = json.dumps({"request_id": ids.own, **told, "predictions": outputs}, allow_nan=False).encode()
     latency_us = round((time.perf_counter() - began) * 1e6)
     answered = inference_log.Answered(
@@ -272,7 +270,7 @@ def _answer_or_refuse(worker: _Worker, rows: list[Any], *, shadow: bool) -> list
         if number is None:
             raise
         _tell(worker, "row %d of a request cannot be computed, the warm-up rows can: it is refused", number, error)
-        raise _uncomputable(number, f"cannot be computed by this service ({error}); correct the row, or the code") from error
+        raise request_rows.uncomputable(number, f"cannot be computed by this service ({error}); correct the row, or the code") from error
 
 
 def _tell(worker: _Worker, text: str, number: int, error: BaseException) -> None:
@@ -286,21 +284,6 @@ def _tell(worker: _Worker, text: str, number: int, error: BaseException) -> None
 def _patience_s(service: services.Service) -> float:
     """Seconds after which it is no longer looked for whose fault it is: whoever asked should have an answer in time."""
     return 0.8 * patience.try_s(service.traffic)
-
-
-def _uncomputable(number: int, text: str) -> Refused:
-    found = border.problem(("rows", number), text)
-    return Refused(422, border.sentence(found), problems=[found], kind="uncomputable", headers={marks.PROBLEM: "uncomputable"})
-
-
-def _check_kept(form: row_form.Form, rows: Sequence[Any]) -> None:
-    """Raises Refused (422) for a row that the log could not hold, or not give back."""
-    for number, row in enumerate(rows):
-        try:
-            form.check(row)
-        except row_form.Unkept as error:
-            found = border.problem(("rows", number, *([error.field] if error.field else [])), error.problem)
-            raise Refused(422, border.sentence(found), problems=[found], kind="unkept") from error
 
 
 def _answer(worker: _Worker, rows: list[Any], *, shadow: bool) -> list[dict[str, Any]]:
@@ -329,9 +312,9 @@ def _cached(worker: _Worker, kept: cache.Cache, rows: list[Any]) -> list[dict[st
 
 async def _take_feedback(worker: _Worker, request: fastapi.Request) -> responses.Response:
     border.check_head(request.headers)
-    body = await _body(request, worker.loaded.service.serving.max_body_bytes)
+    body = await request_rows.read(request, worker.loaded.service.serving.max_body_bytes)
     content_type = request.headers.get("content-type", "")
-    given: list[feedback.Feedback] = _parse(
+    given: list[feedback.Feedback] = request_rows.parse(
         body, worker.outcomes, max_rows=worker.loaded.service.serving.max_batch, content_type=content_type
     )
     worker.bounds.feedback(_user(worker, request), len(given))
@@ -369,7 +352,7 @@ def _label(worker: _Worker, given: feedback.Feedback, number: int) -> float | No
         raise
     except BaseException as error:  # a team's code may raise anything
         _tell(worker, "the label of row %d of a feedback cannot be computed: it is refused", number, error)
-        raise _uncomputable(
+        raise request_rows.uncomputable(
             number, f"no label can be computed ({type(error).__name__} in the service's code); correct the row, or the code"
         ) from error
 
@@ -381,7 +364,7 @@ async def _warm_up(worker: _Worker, on_failed: Callable[[], None]) -> None:
         began = time.perf_counter()
         rows, outputs = _ask_warm_up(worker)
         worker.warm_up_s = round(time.perf_counter() - began, 3)
-        worker.readable = _readable(worker.form, rows)
+        worker.readable = request_rows.readable(worker.form, rows)
         # The log's writer loads for seconds; without this that falls into the first second of live traffic.
         rehearsed = inference_log.Answered(
             request_id="warm-up", caller_id=None, at=worker.clock(), bundle=worker.loaded.bundle.id, arm=None, shadow=False,
@@ -408,17 +391,6 @@ def _ask_warm_up(worker: _Worker) -> tuple[list[Any], list[dict[str, Any]]]:
     return rows, uncomputable.check(_answer(worker, rows, shadow=True), rows=len(rows))
 
 
-def _readable(form: row_form.Form, rows: Sequence[Any]) -> bool:
-    """Whether *rows* could be read back. Else it is not asked of any: the model, and no row, is to blame, and is served as it always was."""
-    try:
-        for row in rows:
-            form.check(row)
-    except row_form.Unkept as error:
-        _logger.warning("rows of this service cannot be read back from its log: field %s %s", error.field, error.problem)
-        return False
-    return True
-
-
 def _about(worker: _Worker) -> dict[str, Any]:
     loaded = worker.loaded
     return {
@@ -434,66 +406,6 @@ def _about(worker: _Worker) -> dict[str, Any]:
     }
 
 
-async def _body(request: fastapi.Request, limit: int) -> bytes:
-    """The request's body. Raises Refused (413) as soon as it is known to be longer than *limit* bytes."""
-    declared = request.headers.get("content-length", "")
-    received = bytearray()
-    if not (declared.isdecimal() and int(declared[:20]) > limit):
-        try:
-            async for chunk in request.stream():
-                received += chunk
-                if len(received) > limit:
-                    break
-            else:
-                return bytes(received)
-        except requests.ClientDisconnect as error:
-            raise Refused(400, "the sender left before the body was whole; send it again") from error
-    raise Refused(413, f"the body is longer than {limit} bytes; send fewer rows at a time", kind="size")
-
-
-def _rows_adapter(row: type[pydantic.BaseModel]) -> pydantic.TypeAdapter[Any]:
-    """Reads `{"rows": [...]}`; a single row is put into that form before."""
-    rows: Any = Annotated[list[row], pydantic.Field(min_length=1)]  # type: ignore[valid-type]
-    model = pydantic.create_model("Rows", __config__=pydantic.ConfigDict(extra="forbid"), rows=(rows, ...))
-    return pydantic.TypeAdapter(model)
-
-
-def _parse(body: bytes, adapter: pydantic.TypeAdapter[Any], *, max_rows: int, content_type: str = "") -> list[Any]:
-    """The checked rows of *body*. Raises Refused (422) naming row and field, or 415."""
-    value = border.parse(body, content_type=content_type)
-    single = "rows" not in value
-    if not single and isinstance(value["rows"], list) and len(value["rows"]) > max_rows:
-        count = len(value["rows"])
-        raise Refused(422, f"{count} rows are more than the {max_rows} of one request; send several requests", kind="rows", rows=count)
-    try:
-        checked = adapter.validate_json(b'{"rows":[' + body + b"]}" if single else body)
-    except pydantic.ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)[: border.PROBLEMS]
-        problems = [border.problem(item["loc"], item["msg"]) for item in found]
-        text = f"{border.sentence(problems[0])}; {error.error_count()} in all, correct them"
-        raise Refused(422, text, problems=problems, kind="field", rows=len({one["row"] for one in problems})) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # a validator of a team's model may raise anything
-        raise _beyond(value, adapter, error) from error
-    rows = list(checked.rows)
-    border.check_made([value] if single else value["rows"], rows)
-    return rows
-
-
-def _beyond(value: Mapping[str, Any], adapter: pydantic.TypeAdapter[Any], error: Exception) -> Refused:
-    """The refusal of the first row on which a validator raises something else than it may."""
-    rows = value["rows"] if isinstance(value.get("rows"), list) else [value]
-    for number, row in enumerate(rows):
-        try:
-            adapter.validate_json(json.dumps({"rows": [row]}))
-        except pydantic.ValidationError:
-            continue
-        except Exception as own:  # noqa: BLE001
-            return _uncomputable(number, f"cannot be checked ({type(own).__name__} in the service's code); correct the row, or the code")
-    return _uncomputable(0, f"cannot be checked ({type(error).__name__} in the service's code); correct the rows, or the code")
-
-
 def _user(worker: _Worker, request: fastapi.Request) -> str | None:
     """Who the request says it is from."""
     traffic = worker.loaded.service.traffic
@@ -507,91 +419,3 @@ def _arm(request: fastapi.Request) -> str | None:
 
 def _json(status: int, value: Any, *, headers: Mapping[str, str] | None = None) -> responses.Response:
     return responses.Response(json.dumps(value).encode(), status_code=status, media_type="application/json", headers=headers)
-
-
-class _Envelope:
-    """Around everything, also around failures: names the bundle and the request in each answer, and counts it."""
-
-    def __init__(self, app: ASGIApp, worker: _Worker) -> None:
-        self._app = app
-        self._worker = worker
-        self._bundle = (b"x-lastgood-bundle", worker.loaded.bundle.id.encode())
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began = time.perf_counter()
-        ids = _ids(scope)
-        scope.setdefault("state", {})["ids"] = ids
-        headers = [
-            self._bundle,
-            (marks.REQUEST_ID.encode(), ids.own.encode()),
-            (marks.CALLER_ID.encode(), (ids.callers or ids.own).encode()),
-        ]
-        app = self._app
-        if _is_copy(scope) and scope["path"] != "/predict":
-            app = _refuse_copy
-        elif scope["path"] in _INSIDE and _through_proxy(scope) and not _header(scope, marks.DISCLOSE):
-            app = _refuse_stranger
-        code = 500
-        counted = scope["path"] in _COUNTED
-        if counted:
-            self._worker.counted.begin(copy=_is_copy(scope))
-
-        async def enveloped(message: Message) -> None:
-            nonlocal code
-            if message["type"] == "http.response.start":
-                code = message["status"]
-                message["headers"] = [*message.get("headers", ()), *headers]
-            await send(message)
-
-        try:
-            await app(scope, receive, enveloped)
-        except MemoryError:
-            self._worker.out_of_memory()
-            _logger.exception("bundle %s ran out of memory; this worker ends", self._worker.loaded.bundle.id)
-            raise
-        finally:
-            if counted:
-                self._worker.counted.end(copy=_is_copy(scope))
-            self._worker.metrics.request(path=scope["path"], code=code, seconds=time.perf_counter() - began)
-
-
-async def _refuse_copy(scope: Scope, receive: Receive, send: Send) -> None:
-    """A copy may only be predicted; anything else may write, and a proxy that copies it is set up wrongly."""
-    text = f"{scope['path'][:200]!r} must not be mirrored; only /predict may be, correct the proxy"
-    await _json(403, {"error": text})(scope, receive, send)
-
-
-async def _refuse_stranger(scope: Scope, receive: Receive, send: Send) -> None:
-    text = f"{scope['path']!r} is not answered here; ask the worker itself, or show the debug token ({marks.TOKEN})"
-    await _json(404, {"error": text})(scope, receive, send)
-
-
-def _is_copy(scope: Scope) -> bool:
-    """Whether the proxy marks the request as a mirrored copy."""
-    return bool(_header(scope, marks.SHADOW))
-
-
-def _through_proxy(scope: Scope) -> bool:
-    return bool(_header(scope, marks.REVISION))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Ids:
-    """What names a request: `own` by the proxy, or made here; `callers` as the caller, or the proxy for it, named it."""
-
-    own: str
-    callers: str | None
-
-
-def _ids(scope: Scope) -> _Ids:
-    own, callers = _header(scope, marks.REQUEST_ID), _header(scope, marks.CALLER_ID)
-    return _Ids(own=own if _REQUEST_ID.match(own) else str(uuid.uuid4()), callers=callers if _REQUEST_ID.match(callers) else None)
-
-
-def _header(scope: Scope, name: str) -> str:
-    """The first value of the header *name*; "" if it is not there."""
-    key = name.encode()
-    return next((value.decode("latin-1") for known, value in scope["headers"] if known == key), "")

@@ -1,0 +1,126 @@
+"""Around every request, also one that fails: what the proxy says of it, whose it is, and the names in its answer.
+
+What does not belong here: what is answered (`app`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+from starlette import responses
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lastgood import marks
+from lastgood.layers.infrastructure import in_flight
+from lastgood.serving import feedback, metrics
+
+_logger = logging.getLogger(__name__)
+_REQUEST_ID = re.compile(feedback.REQUEST_ID)
+_INSIDE = ("/metrics", "/readyz")
+"""Paths for whoever runs the service: through the proxy they are answered to holders of the debug token only."""
+_COUNTED = ("/predict", "/feedback")
+"""Paths whose requests a worker that is asked to end answers first."""
+
+
+class Envelope:
+    """Around everything, also around failures: names the bundle and the request in each answer, and counts it."""
+
+    def __init__(
+        self, app: ASGIApp, *, bundle: str, counted: in_flight.InFlight, metrics: metrics.Metrics, out_of_memory: Callable[[], None]
+    ) -> None:
+        self._app = app
+        self._name = bundle
+        self._bundle = (marks.BUNDLE.encode(), bundle.encode())
+        self._counted = counted
+        self._metrics = metrics
+        self._out_of_memory = out_of_memory
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        ids = _ids(scope)
+        scope.setdefault("state", {})["ids"] = ids
+        headers = [
+            self._bundle,
+            (marks.REQUEST_ID.encode(), ids.own.encode()),
+            (marks.CALLER_ID.encode(), (ids.callers or ids.own).encode()),
+        ]
+        app = self._app
+        if is_copy(scope) and scope["path"] != "/predict":
+            app = _refuse_copy
+        elif scope["path"] in _INSIDE and through_proxy(scope) and not header(scope, marks.DISCLOSE):
+            app = _refuse_stranger
+        code = 500
+        counted = scope["path"] in _COUNTED
+        if counted:
+            self._counted.begin(copy=is_copy(scope))
+
+        async def enveloped(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+                message["headers"] = [*message.get("headers", ()), *headers]
+            await send(message)
+
+        try:
+            await app(scope, receive, enveloped)
+        except MemoryError:
+            self._out_of_memory()
+            _logger.exception("bundle %s ran out of memory; this worker ends", self._name)
+            raise
+        finally:
+            if counted:
+                self._counted.end(copy=is_copy(scope))
+            self._metrics.request(path=scope["path"], code=code, seconds=time.perf_counter() - began)
+
+
+async def _refuse_copy(scope: Scope, receive: Receive, send: Send) -> None:
+    """A copy may only be predicted; anything else may write, and a proxy that copies it is set up wrongly."""
+    text = f"{scope['path'][:200]!r} must not be mirrored; only /predict may be, correct the proxy"
+    await _refusal(403, text)(scope, receive, send)
+
+
+async def _refuse_stranger(scope: Scope, receive: Receive, send: Send) -> None:
+    text = f"{scope['path']!r} is not answered here; ask the worker itself, or show the debug token ({marks.TOKEN})"
+    await _refusal(404, text)(scope, receive, send)
+
+
+def is_copy(scope: Scope) -> bool:
+    """Whether the proxy marks the request as a mirrored copy."""
+    return bool(header(scope, marks.SHADOW))
+
+
+def through_proxy(scope: Scope) -> bool:
+    """Whether the request came through the proxy; else it is from the owner, for nobody else can reach a worker."""
+    return bool(header(scope, marks.REVISION))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ids:
+    """What names a request: `own` by the proxy, or made here; `callers` as the caller, or the proxy for it, named it."""
+
+    own: str
+    callers: str | None
+
+
+def _ids(scope: Scope) -> Ids:
+    own, callers = header(scope, marks.REQUEST_ID), header(scope, marks.CALLER_ID)
+    return Ids(own=own if _REQUEST_ID.match(own) else str(uuid.uuid4()), callers=callers if _REQUEST_ID.match(callers) else None)
+
+
+def header(scope: Scope, name: str) -> str:
+    """The first value of the header *name*; "" if it is not there."""
+    key = name.encode()
+    return next((value.decode("latin-1") for known, value in scope["headers"] if known == key), "")
+
+
+def _refusal(status: int, text: str) -> responses.Response:
+    return responses.Response(json.dumps({"error": text}).encode(), status_code=status, media_type="application/json")
