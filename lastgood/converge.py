@@ -380,7 +380,9 @@ def _slow(ctx: release.Context, wanted: base.Desired) -> tuple[str, ...]:
     """That the warm-up of the bundle that was promoted took longer than a try has, if its worker said so."""
     digest = wanted.candidate or wanted.stable
     told = receipts.read(ctx.settings.run(wanted.name) / "layers").get("infrastructure")
-    measured = told.facts.get("workers", {}).get(digest, {}).get("warm_up_s") if told else None
+    workers = told.facts.get("workers") if told else None
+    worker = workers.get(digest) if isinstance(workers, Mapping) else None  # an adapter may tell less of them
+    measured = worker.get("warm_up_s") if isinstance(worker, Mapping) else None
     if measured is None and digest is not None:
         measured = warm_ups.read(ctx.settings.run(wanted.name), digest)
     return tuple(slow_warnings(ctx, wanted.service, digest, warm_up_s=measured)) if digest else ()

@@ -148,7 +148,7 @@ class Pair:
     """Two hosts with homes of their own on one ledger. The first is well."""
 
     def __init__(self, root: Path, url: str) -> None:
-        quick = "poll_s = 0.02\nresync_s = 0.2\nheartbeat_s = 1.0\nlease_s = 1.0\nmeasure_s = 0.1\n"
+        quick = "poll_s = 0.02\nresync_s = 0.2\nheartbeat_s = 1.0\nlease_s = 1.0\nmeasure_s = 0.1\nwatch_s = 0.3\n"
         self.settings = []
         for name in ("one", "two"):
             made = factory.project(root / name)
