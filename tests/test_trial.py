@@ -74,7 +74,7 @@ ROWS = st.builds(
     id=st.uuids().map(str),
     day=st.dates(),
     # The bounds are without a zone; the strategy adds it.
-    when=st.datetimes(datetime.datetime(1900, 1, 1), datetime.datetime(2200, 1, 1), timezones=st.just(datetime.UTC)),  # noqa: DTZ001
+    when=st.datetimes(datetime.datetime(1900, 1, 1), datetime.datetime(2200, 1, 1), timezones=st.just(datetime.UTC)),  # noqa: DTZ001  # hypothesis adds the zone  # noqa: DTZ001
     price=st.decimals(-1000, 1000, places=2),
     tags=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5), max_size=3),
     place=st.fixed_dictionaries({"lat": st.floats(-90, 90), "lon": st.floats(-90, 90)}),

@@ -140,8 +140,8 @@ def _blame_machine(error: BaseException) -> None:
     """Raise Unknown if *error*, or what led to it, is about this machine: a package, a server, memory, a device that it lacks."""
     seen: BaseException | None = error
     while seen is not None:
-        own = isinstance(seen, ModuleNotFoundError) and (seen.name or "").partition(".")[0].startswith(("lastgood", "lastgood_config_"))
-        if isinstance(seen, ImportError) and not own and (not isinstance(seen, ModuleNotFoundError) or seen.name):
+        own = isinstance(seen, ImportError) and str(seen.name).startswith("lastgood")  # ours, or a module of the bundle
+        if isinstance(seen, ImportError) and not own:
             raise Unknown(f"this environment lacks what it imports: {seen}") from error
         if isinstance(seen, MemoryError | ConnectionError | TimeoutError | errors.Unavailable) or type(seen).__name__ == "gaierror":
             raise Unknown(f"this machine cannot try it: {seen!r:.300}") from error
