@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lastgood import artifacts, errors, failpoints, keys, ledger, lifetimes, private, readiness, rollout, trial, wallclock
 from lastgood import bundle as bundles
+from lastgood import errors, failpoints, ledger, lifetimes, readiness, rollout, trial, wallclock
 from lastgood import service as services
-from lastgood import settings as settings_
 from lastgood import strategy as strategies
+from lastgood.context import Context as Context
+from lastgood.context import check_known as check_known
+from lastgood.context import check_there as check_there
+from lastgood.context import open_context as open_context
 from lastgood.layers import reconcile
 from lastgood.ledger import audit
-from lastgood.ledger.postgres import without_password
 
 DEEP_VERIFY_BYTES = 256 * 1024 * 1024
 """Up to this size a rollback target is hashed again before it serves (0.6 s per GiB); above it, sizes are compared
@@ -45,15 +47,6 @@ Clock = Callable[[], float]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """What the verbs work on."""
-
-    settings: settings_.Settings
-    ledger: ledger.Ledger
-    store: artifacts.Store
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
     """A change that is in the ledger: the state before, the new revision, and what a person must be told."""
 
@@ -61,99 +54,6 @@ class Committed:
     revision: ledger.Revision
     ms: float
     pages: tuple[str, ...] = ()
-
-
-@contextlib.contextmanager
-def open_context(
-    settings: settings_.Settings, *, read_only: bool = False, create: bool = True, service: str | None = None
-) -> Iterator[Context]:
-    """The ledger and the store of *settings*, made ready on first use; closed at the end.
-
-    Without *create* there has to be a ledger already: only `up` and registering a bundle begin one, for a command in the
-    wrong folder must not find an empty ledger and say that all is well. With *read_only* nothing is created or migrated at
-    all, so it works on a read-only disk. *service* is a name that has to be known there. What is written meanwhile is for this
-    user alone. Raises NotFound, Unavailable or Damaged, and NotAllowed for a home that another user owns or may write.
-    """
-    private.check_home(settings.home)
-    create = create and not read_only
-    with contextlib.ExitStack() as opened:
-        if not read_only:
-            opened.enter_context(private.files())
-        if create:
-            _prepare_home(settings)
-            _check_not_lost(settings)
-        else:
-            check_there(settings, service=service)
-        if not read_only:
-            wallclock.anchor(settings.home)
-        yield opened.enter_context(_connected(settings, read_only=read_only, create=create, service=service))
-
-
-@contextlib.contextmanager
-def _connected(settings: settings_.Settings, *, read_only: bool, create: bool, service: str | None) -> Iterator[Context]:
-    with ledger.connect(
-        settings.ledger_url,
-        busy_timeout_s=settings.ledger.busy_timeout_s,
-        read_only=read_only,
-        ballast_bytes=settings.ledger.ballast_bytes,
-    ) as connected:
-        if not create and settings.ledger.url and connected.schema_version() == 0:
-            raise errors.NotFound(_nothing_here(settings, without_password(settings.ledger.url), service=service))
-        if create:
-            connected.migrate()
-        if service is not None:
-            check_known(connected, service)
-        if not create and not read_only:
-            _prepare_home(settings)
-            connected.migrate()
-        yield Context(settings=settings, ledger=connected, store=artifacts.Store(settings.store))
-
-
-def check_known(book: ledger.Ledger, service: str) -> None:
-    """Raise NotFound, naming the services that there are, if *book* has neither a bundle nor a revision of *service*."""
-    known = book.services()
-    if service not in known and not book.newest(service):
-        raise errors.NotFound(
-            f"{service!r} has never been released, nor has a bundle; services in this ledger: {', '.join(known) or 'none yet'}; "
-            "name one of them, or build a bundle of it first"
-        )
-
-
-def check_there(settings: settings_.Settings, *, service: str | None = None) -> None:
-    """Raise NotFound, saying where was looked, if the ledger is a file that has never been there; Unavailable if it is lost."""
-    file = settings.ledger_file
-    if file is None or file.exists():
-        return
-    _check_not_lost(settings)
-    raise errors.NotFound(_nothing_here(settings, str(file), service=service))
-
-
-def _nothing_here(settings: settings_.Settings, where: str, *, service: str | None) -> str:
-    told = f"{service!r} has never been released here: " if service else ""
-    return (
-        f"{told}there is no ledger at {where} (project {settings.project}, home {settings.home}); go to the project's folder with 'cd', "
-        "or set LASTGOOD_PROJECT or LASTGOOD_HOME; 'lastgood up' begins a new one"
-    )
-
-
-def _prepare_home(settings: settings_.Settings) -> None:
-    try:
-        settings.home.mkdir(parents=True, exist_ok=True)
-        private.close_home(settings.home)
-        keys.init_keys(settings.keys)
-    except OSError as error:
-        if not settings.home.is_dir():
-            raise errors.Unavailable(f"cannot create {settings.home}: {error}; set LASTGOOD_HOME to a folder you may write") from error
-
-
-def _check_not_lost(settings: settings_.Settings) -> None:
-    """A new, empty ledger must never take the place of one that is missing: it would know no last good bundle."""
-    if settings.ledger.url or (settings.home / "ledger.db").exists() or not any((settings.home / "audit").glob("*.jsonl")):
-        return
-    raise errors.Unavailable(
-        f"the ledger {settings.home / 'ledger.db'} is gone although this home has released before; what serves keeps serving; "
-        "put the file back from a backup"
-    )
 
 
 # --- building ----------------------------------------------------------------------------------------------
