@@ -209,7 +209,7 @@ def test_a_user_beyond_its_bound_is_refused_and_others_are_answered(home: Home) 
 
 def test_feedback_beyond_a_users_bound_is_refused_whole(home: Home) -> None:
     """A batch that is too much is refused as one, another user's is taken."""
-    with TestClient(odd(home, Odd(), serving={"user_feedback_per_min": 5}), base_url="http://127.0.0.1") as client:
+    with TestClient(odd(home, Odd(), serving={"user_feedback_per_min": 5, "max_batch": 5}), base_url="http://127.0.0.1") as client:
         wait_ready(client)
 
         def send(rows: int, user: str) -> int:
