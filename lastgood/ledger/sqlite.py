@@ -58,7 +58,10 @@ class Sqlite(Dialect):
     def _make(self) -> None:
         """The file, readable for its owner alone from the first moment; SQLite gives its log the same mode."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # Only one that is not there is opened: closing a file drops all of this process's locks on it, those of other connections
+        # too, and then the next one to leave takes itself for the last and removes the log that these still write to.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
     def _opened_immutable(self) -> sqlite3.Connection:
         """Open where no lock file can be made (read-only folder, full disk); only right if all commits are in the main file."""

@@ -293,3 +293,27 @@ def test_status_can_be_read_on_a_full_disk(tmp_path: Path):
             _fill_disk(folder)
         with contextlib.nullcontext() if may_mount() else read_only(folder), open_at(folder / "ledger.db", read_only=True) as ledger:
             assert ledger.state(SERVICE).stable == digest(2)
+
+
+SECOND = f"import sys; from lastgood.ledger import connect\nwith connect(sys.argv[1]) as ledger: print(ledger.newest({SERVICE!r}))"
+
+
+def test_a_second_connection_takes_no_lock_from_the_first(file: Path) -> None:
+    """A process that opens its ledger twice keeps its hold on it: whoever looks meanwhile and leaves does not take the log away.
+
+    A file that is opened and closed beside SQLite drops the whole process's locks, and what is committed after that is lost.
+    """
+
+    def elsewhere() -> str:
+        return subprocess.run([sys.executable, "-c", SECOND, url], check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+    url = f"sqlite:///{file}"
+    with connect(url) as first:
+        with connect(url) as second:
+            second.migrate()
+        before = first.newest(SERVICE)
+        assert elsewhere() == str(before)  # opens and leaves
+        roll_back(first)
+        assert first.newest(SERVICE) == before + 1
+        assert elsewhere() == str(before + 1)
+    assert elsewhere() == str(before + 1)
