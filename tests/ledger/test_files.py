@@ -309,9 +309,9 @@ def test_a_second_connection_takes_no_lock_from_the_first(file: Path) -> None:
 
     url = f"sqlite:///{file}"
     with connect(url) as first:
+        before = first.newest(SERVICE)
         with connect(url) as second:
             second.migrate()
-        before = first.newest(SERVICE)
         assert elsewhere() == str(before)  # opens and leaves
         roll_back(first)
         assert first.newest(SERVICE) == before + 1
