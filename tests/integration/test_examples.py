@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench import application
-from tests import project
+from tests import curl, project
 
 EXAMPLES = sorted((application.ROOT / "docs" / "examples").glob("[0-9]*.md"))
 
@@ -21,7 +21,7 @@ def test_the_examples_do_what_they_say(tmp_path: Path) -> None:
     """Every command ends well; those that look at something find it."""
     made = tmp_path / "project"
     port = project.copy(made)["helpdesk"]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    path = os.pathsep.join([str(Path(sys.executable).parent), curl.folder(tmp_path / "bin"), os.environ.get("PATH", os.defpath)])
     env = {**os.environ, "PATH": path, "LASTGOOD_PROJECT": str(made), "DAGSTER_HOME": str(made)}
     assert len(EXAMPLES) == 4
     try:

@@ -254,7 +254,8 @@ def test_a_truncated_file_is_detected(full: Ledger, keys: Path, tmp_path: Path):
     full.close()
     source = tmp_path / "home" / "ledger.db"
     original = source.read_bytes()
-    for size in (0, 1, 100, 4096, 5000, len(original) // 2, len(original) - 4096, len(original) - 1):
+    # Zeros at the end are no loss: SQLite reads a page that is short of them as the same page.
+    for size in (0, 1, 100, 4096, 5000, len(original) // 2, len(original.rstrip(b"\0")) - 1):
         target = tmp_path / "cut" / f"{size}.db"
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(original[:size])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests import project
+from tests import curl, project
 from tests.services import samples
 
 PAGE = samples.PROJECT / "docs" / "own-service.md"
@@ -56,7 +56,7 @@ def test_three_files_are_a_service(tmp_path: Path) -> None:
         return done.stdout
 
     (shell,) = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    path = os.pathsep.join([str(Path(sys.executable).parent), curl.folder(tmp_path / "bin"), os.environ.get("PATH", os.defpath)])
     try:
         done = subprocess.run(
             ["bash", "-c", "set -eux\n" + shell.replace("127.0.0.1:8390", f"127.0.0.1:{port}")],
