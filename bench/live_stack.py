@@ -69,10 +69,10 @@ class Live:
         release.roll_back(self.ctx, SERVICE, reason="called off", actor=ACTOR, to=self.state().stable)
 
     def until(self, found: Callable[[], object], *, what: str, within_s: float = READY_S) -> None:
-        """Wait until *found* says so. Raises RuntimeError with the newest revision if it does not within *within_s* seconds."""
+        """Wait until *found* says so. Raises RuntimeError with the newest revisions if it does not within *within_s* seconds."""
         if not self.within(found, within_s):
-            last = self.ctx.ledger.history(SERVICE, limit=1)[0]
-            told = f"revision {last.number}, {last.verb} by {last.actor}: {last.reason}; phase {last.state.phase}"
+            newest = self.ctx.ledger.history(SERVICE, limit=3)
+            told = " <- ".join(f"revision {one.number}, {one.verb} by {one.actor}: {one.reason} ({one.state.phase})" for one in newest)
             raise RuntimeError(f"no {what} within {within_s:g} s; {told}; read {self.settings.home / 'logs'}")
 
     @staticmethod

@@ -31,8 +31,11 @@ UNCOMPUTABLE = "uncomputable"
 MOST_CALLERS = 100
 """Callers remembered whose rows could not be computed; more of them count no more, for these are reason enough."""
 
-CUT_OFF = frozenset({"UF", "UC", "UR", "UT", "UPE", "LR", "UMSDR", "DT", "URX", "SI"})
-"""Envoy's flags for an answer that did not come whole from a worker: no connection, cut, reset, timed out."""
+CUT_OFF = frozenset({"UF", "UC", "UR", "UT", "UPE", "LR", "UMSDR", "DT", "SI"})
+"""Envoy's flags for an answer that did not come whole from a worker: no connection, cut, reset, timed out.
+
+URX, no more tries left, is none of them: the last try may have had a whole answer, such as a 422, and its code says what that was.
+"""
 REFUSED = frozenset({"UO", "RL", "RLSE", "NR", "NC", "OM", "DO", "UAEX", "FI", "DI", "DPE", "IH", "RFCF", "NFCF"})
 """Envoy's flags for a request that its own limits or rules refused: no worker was asked."""
 TIMED_OUT = frozenset({"UT", "DT", "UMSDR"})
@@ -73,7 +76,8 @@ def _own(request: Request) -> bool:
 
 
 def _uncomputable(request: Request, callers: set[str]) -> bool:
-    if request.code != 422 or not request.problem.startswith(UNCOMPUTABLE) or not _own(request):
+    # Of several tries the second went to the fallback, and the third came back: nobody could compute it.
+    if request.code != 422 or not request.problem.startswith(UNCOMPUTABLE) or not _own(request) or request.attempts > 1:
         return False
     # A proxy that names no caller makes all of them one: too few failures, never too many.
     if request.peer in callers or len(callers) >= MOST_CALLERS:

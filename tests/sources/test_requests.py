@@ -54,6 +54,11 @@ SAYS: dict[str, tuple[bytes, tuple[int, int, int]]] = {
     "the caller's fault, says the fallback": (line(B.id, by=A.id, code=422, attempts=2), (0, 0, 0)),
     "too many requests": (line(B.id, code=429), (0, 0, 0)),
     "not computable, both say": (line(B.id, by=A.id, code=422, attempts=2, problem="uncomputable"), (0, 0, 0)),
+    "not computable, the fallback says so too, and it itself once more": (
+        line(B.id, code=422, attempts=3, flags="URX", problem="uncomputable"),
+        (0, 0, 0),
+    ),
+    "no answer is taken, at the last try neither": (line(B.id, code=422, attempts=3, flags="URX"), (0, 0, 0)),
     "not computable, nobody else asked": (line(B.id, code=422, problem="uncomputable"), (1, 1, 0)),
     "feedback": (line(B.id, path="/feedback", code=500), (0, 0, 0)),
     "metrics": (line(B.id, path="/metrics"), (0, 0, 0)),
