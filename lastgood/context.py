@@ -44,9 +44,10 @@ def open_context(
             _check_not_lost(settings)
         else:
             check_there(settings, service=service)
+        ctx = opened.enter_context(_connected(settings, read_only=read_only, create=create, service=service))
         if not read_only:
             wallclock.anchor(settings.home)
-        yield opened.enter_context(_connected(settings, read_only=read_only, create=create, service=service))
+        yield ctx
 
 
 @contextlib.contextmanager

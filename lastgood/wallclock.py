@@ -94,14 +94,12 @@ class Clock:
         """Take over what the others go by; leave a note where there is none of this boot."""
         self._noted_at = self._counting()
         noted = _read_note(self._note, boot=self._boot) if self._note else None
-        if noted is None:
-            self._look()
-        else:
+        if noted is not None:
             self._base = noted
-            self._look()
-            if self._skew_s:
-                return
-        self._write_note()
+        self._look()
+        # A clock that runs a little fast or slow moves away from the note by and by.
+        if noted is None or (not self._skew_s and abs((self._base or 0.0) - noted) > MAX_SKEW_S / 4):
+            self._write_note()
 
     def _write_note(self) -> None:
         """Safe to lose, so it is not synced, and a full disk changes nothing."""

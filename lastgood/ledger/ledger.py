@@ -33,6 +33,8 @@ from lastgood.rollout import Effect, Marked, Paged, State
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 ALIASES = ("stable", "candidate", "previous")
 MIN_PREFIX = 4
+NEAR = 32
+"""So many revisions after a moment are looked at for a clock that was ahead then."""
 
 
 def connect(url: str, *, busy_timeout_s: float = 5.0, read_only: bool = False, ballast_bytes: int = 0) -> Ledger:
@@ -168,11 +170,19 @@ class Ledger(Leases, Measurements, Outbox, ReadinessRows):
         Where the clocks of those who committed disagreed by more than a second, by the times that most of them agree on.
         """
         with self.reading():
-            if self.dialect.fetch(queries.CLOCK_DIFFERED, service=service, clock=rows.HAS_CLOCK):
-                found = self._at_by_clocks(service, when)
-            else:
-                found = self._revisions(service, self.dialect.fetch(queries.REVISION_AT, service=service, at=when))
-        return found[0] if found else None
+            found = self.dialect.fetch(queries.REVISION_AT, service=service, at=when)
+            doubted = self._clocks_differed(service, around=found[0]["number"] if found else 1)
+            told = self._at_by_clocks(service, when) if doubted else self._revisions(service, found)
+        return told[0] if told else None
+
+    def _clocks_differed(self, service: str, *, around: int) -> bool:
+        """Whether one of the revisions from *around* on, or the newest, keeps a second time: then some clock of theirs was wrong."""
+        newest = self.dialect.fetch(queries.NEWEST_REVISION, service=service)
+        spans = [(around, NEAR), (newest[0]["number"] if newest else 1, 1)]
+        asked = {"service": service, "clock": rows.HAS_CLOCK}
+        return any(
+            row["differed"] for first, limit in spans for row in self.dialect.fetch(queries.CLOCKS_FROM, first=first, limit=limit, **asked)
+        )
 
     def _at_by_clocks(self, service: str, when: float) -> list[Revision]:
         all_ = self.dialect.fetch(queries.TIMES, service=service, clock=rows.HAS_CLOCK)

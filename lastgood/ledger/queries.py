@@ -27,7 +27,10 @@ REVISION = f"SELECT {_REVISION} FROM revision WHERE service = :service AND numbe
 NEWEST_REVISION = f"SELECT {_REVISION} FROM revision WHERE service = :service ORDER BY number DESC LIMIT 1"
 REVISION_OF_OPERATION = f"SELECT {_REVISION} FROM revision WHERE service = :service AND operation = :operation"
 REVISION_AT = f"SELECT {_REVISION} FROM revision WHERE service = :service AND at <= :at ORDER BY at DESC, number DESC LIMIT 1"
-CLOCK_DIFFERED = "SELECT 1 AS one FROM revision WHERE service = :service AND evidence LIKE :clock LIMIT 1"
+CLOCKS_FROM = (
+    "SELECT CASE WHEN evidence LIKE :clock THEN 1 ELSE 0 END AS differed FROM revision "
+    "WHERE service = :service AND number >= :first ORDER BY number LIMIT :limit"
+)
 TIMES = (
     "SELECT number, at, CASE WHEN evidence LIKE :clock THEN evidence ELSE '{}' END AS evidence "
     "FROM revision WHERE service = :service ORDER BY number"

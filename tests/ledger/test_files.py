@@ -59,7 +59,7 @@ def may_mount() -> bool:
 @contextlib.contextmanager
 def mounted(folder: Path, size: str) -> Iterator[None]:
     """A small file system of its own in *folder*; needs root."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder)], check=True)
     try:
         yield
     finally:
