@@ -25,7 +25,6 @@ SERVICE = project.SERVICE
 RUNTIME = '''
 """Answers with the number it is asked about, as a probability, unless its fault file says otherwise."""
 
-import itertools
 import json
 import os
 import random
@@ -39,6 +38,8 @@ from typing import Any
 import pydantic
 
 from lastgood.serving import runtime
+
+WARM_UP = 0.515625
 
 
 class Row(pydantic.BaseModel):
@@ -55,7 +56,7 @@ class Runtime(runtime.Runtime):
         self._read_at = 0.0
         self._reading = threading.Lock()
         self._fault: dict[str, Any] = {}
-        self._numbers = itertools.count()
+        self._failed = 0
         self._grown: list[bytes] = []
         self._warm = False
 
@@ -69,7 +70,7 @@ class Runtime(runtime.Runtime):
             with self._reading:
                 if changed != self._read_at:
                     self._fault = json.loads(self._file.read_text("utf-8"))
-                    self._numbers = itertools.count()
+                    self._failed = 0
                     self._read_at = changed
         except FileNotFoundError:
             return {}
@@ -89,12 +90,19 @@ class Runtime(runtime.Runtime):
             self._grow(fault["grow_mb"])
         if fault.get("sleep_s"):
             time.sleep(fault["sleep_s"])
-        if random.random() < fault.get("errors", 0.0) or next(self._numbers) < fault.get("first", 0):
+        if random.random() < fault.get("errors", 0.0) or self._among_the_first(fault.get("first", 0), rows):
             raise RuntimeError("a fault that was asked for")
         if any(row.x > 1e9 for row in rows):
             raise ArithmeticError("no code of ours reckons with such a number")
         worse = fault.get("worse", 0.0)
         return [{"probability": row.x + (0.5 - row.x) * 2 * worse} for row in rows]
+
+    def _among_the_first(self, most: int, rows: Any) -> bool:
+        """Warm-up rows, by which a worker finds out whether it is well, fail with them and are not among them."""
+        if any(row.x == WARM_UP for row in rows):
+            return self._failed < most
+        self._failed += 1
+        return self._failed <= most
 
     def _grow(self, mb: int) -> None:
         if not self._grown:
@@ -108,7 +116,7 @@ class Runtime(runtime.Runtime):
         return None if late is None else float(late)
 
     def warm_up(self) -> list[dict[str, Any]]:
-        return [{"x": 0.5}]
+        return [{"x": WARM_UP}]
 '''
 
 
