@@ -48,6 +48,8 @@ def environment(settings: Settings) -> dict[str, str]:
     return {**os.environ, **QUIET, "LASTGOOD_PROJECT": str(settings.project), "LASTGOOD_HOME": str(settings.home)}
 
 
+BRINGS_UP_S = 60.0
+"""Seconds for which `up` waits at most for what is on its way, such as a worker that still loads."""
 WORTH_SAYING_S = 2.0
 """Seconds of waiting after which a person wants to know what for."""
 LEAVES_S = 2.0
@@ -295,10 +297,15 @@ def _newest(ctx: release.Context, name: str) -> list[Receipt]:
 
 def _bring_up(settings: Settings, wanted: base.Desired) -> Iterator[Receipt]:
     layers = reconcile.build(settings, wanted.name)
+    until = time.monotonic() + min(wanted.service.serving.ready_timeout_s, BRINGS_UP_S)
     for name in converge.HERE:
         if name in layers:
             layers[name].start_up(wanted)
-            yield reconcile.attempt(layers[name], wanted)
+            receipt = reconcile.attempt(layers[name], wanted)
+            while receipt.status == "lagging" and time.monotonic() < until:
+                time.sleep(0.1)
+                receipt = reconcile.attempt(layers[name], wanted)
+            yield receipt
             layers[name].close()
 
 

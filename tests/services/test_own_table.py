@@ -64,8 +64,8 @@ def test_three_files_are_a_service(tmp_path: Path) -> None:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
         assert '"probability"' in done.stdout
-        ask_for(port, seconds=7.0, times=1.0)
-        ask_for(port, seconds=7.0, times=1000.0)
+        ask_for(port, seconds=10.0, times=1.0)
+        ask_for(port, seconds=10.0, times=1000.0)
         told = json.loads(run("-m", "lastgood", "drift", NAME, "--json"))
     finally:
         run("-m", "lastgood", "down", NAME, "--yes")
