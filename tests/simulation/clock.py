@@ -46,12 +46,13 @@ class _On:
 def running(clock: Clock) -> Iterator[None]:
     """Makes the gatekeeper and the controller, which are run as they are, live by *clock*."""
     modules: tuple[Any, ...] = (gatekeeper, controller)
-    before = [(module.time, module.proceed) for module in modules]
+    before = [(module.time, module.wallclock, module.proceed) for module in modules]
     for module in modules:
         module.time = SimpleNamespace(time=clock, monotonic=lambda: clock.true)
+        module.wallclock = SimpleNamespace(now=clock, skew_s=lambda: 0.0)
         module.proceed = _On(proceed, clock)
     try:
         yield
     finally:
-        for module, (time, own) in zip(modules, before, strict=True):
-            module.time, module.proceed = time, own
+        for module, (time, wallclock, own) in zip(modules, before, strict=True):
+            module.time, module.wallclock, module.proceed = time, wallclock, own
