@@ -138,7 +138,8 @@ PLANTED: tuple[tuple[Plant, str], ...] = (
     (a_new_judge_begins_with_nothing, "a crashed judge says what one that was not says"),
     (nonsense_is_written_down, "a turn fails only while something is down"),
     (silence_counts_from_the_epoch, "patience begins when somebody looks"),
-    (a_rollback_is_rolled_back, "no rollback of a rollback"),
+    # Found by what it leaves behind: the measurement that nobody remembers is closed without a verdict.
+    (a_rollback_is_rolled_back, "every automatic step has evidence"),
 )
 
 
