@@ -157,7 +157,8 @@ def _late(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision |
     unapproved = state.phase == "approval" and not state.approved
     said = "; ".join(verdict.why for verdict in missing) or ("nobody approved it" if unapproved else "its workers are not ready")
     why = f"it could not be judged within {limit_s:g} s: {said}"
-    return Decision(event=rollout.Abandon(bundle=state.candidate or "", reason=why), verb="abandon", reason=why, verdicts=missing)
+    told = missing or tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
+    return Decision(event=rollout.Abandon(bundle=state.candidate or "", reason=why), verb="abandon", reason=why, verdicts=told)
 
 
 def _passed(state: rollout.State, verdicts: Verdicts, *, now: float) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from lastgood import errors, wallclock
+from lastgood import errors
 from lastgood import settings as settings_
 from lastgood.cli import common, look
 from tests import factory
@@ -56,12 +56,12 @@ def _args(name: str, args: tuple[str, ...], *, service: str = "toy", bundle: str
 
 
 def _files(*folders: Path) -> dict[str, int]:
-    """What lies below *folders*, but for what SQLite and Python put beside their files when they read, and the length of the clock's note."""
+    """What lies below *folders*, but for what SQLite and Python themselves put beside their files when they read."""
     found = {}
     for folder in folders:
         for path in sorted(folder.rglob("*")):
             if not path.name.endswith(("-wal", "-shm")) and "__pycache__" not in path.parts:
-                found[str(path)] = path.stat().st_size if path.is_file() and path.name != wallclock.NOTE else -1
+                found[str(path)] = path.stat().st_size if path.is_file() else -1
     return found
 
 

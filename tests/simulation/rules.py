@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 Rule = Callable[["World", rollout.State, rows.Revision], None]
 
 UNREADY = "its workers were not ready"
-NOT_JUDGED = "its workers are not ready"
-"""How a release ends that no gate could say anything of, for want of workers: there are no verdicts then."""
 
 
 def _broken(rule: str, detail: str) -> None:
@@ -130,7 +128,7 @@ def every_automatic_step_says_why(world: World, before: rollout.State, revision:
     judged = revision.verb in ("rollback", "hold", "verified") or (
         revision.verb in ("advance", "cut-over", "abandon") and before.phase in ("shadow", "canary")
     )
-    by_gates = judged and not revision.reason.startswith(UNREADY) and not revision.reason.endswith(NOT_JUDGED)
+    by_gates = judged and not revision.reason.startswith(UNREADY)
     if by_gates and not verdicts(revision):
         _broken("every automatic step has evidence", f"revision {revision.number} {revision.verb}: {revision.reason}")
     if "ready" not in revision.evidence:

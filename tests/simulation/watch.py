@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lastgood import errors, judge, rollout
-from lastgood.layers import base, reconcile
+from lastgood.layers import reconcile
 from lastgood.ledger import rows
 from tests.simulation import rules
 from tests.simulation.controller import ACTOR, Controller
@@ -118,9 +118,15 @@ class Watch:
             raise Violation("after a step back a Verified follows in time", f"open since {now - state.verifying.until:g} s")
         late = state.phase in ("shadow", "canary", "approval", "baking") and state.phase_until is not None and now >= state.phase_until
         # Where automation has stopped, or nothing is left to go back to, a bake does not end as if the bundle were good.
-        stopped = state.hold is not None and (state.hold.actor == "lastgood" or state.previous is None)
+        stopped = state.hold is not None and (state.hold.actor == "lastgood" or state.previous is None or self._stranded(state))
         if late and (state.hold is None or (state.phase == "baking" and not stopped)):
             raise Violation("no phase outlasts its limit", f"{state.phase} is over since {now - (state.phase_until or 0):g} s")
+
+    def _stranded(self, state: rollout.State) -> bool:
+        """Whether all that was stable before is damaged or marked, and a person was told so."""
+        lost = {*self._world.project.store.damaged, *state.marks, state.stable}
+        told = (page.key for page in self._world.book.pages(SERVICE, limit=500) if page.revision == state.revision)
+        return set(state.lineage) <= lost and "stranded" in told
 
     def one_pair(self, controller: Controller) -> None:
         """No analysis goes over to another bundle."""
@@ -146,7 +152,7 @@ class Watch:
         """A turn ended early; only for a reason that a turn may end early for."""
         locked = isinstance(error, errors.Unavailable) and self._world.locked
         split = isinstance(error, errors.Conflict) and len(self._world.controllers) > 1
-        if not (locked or split or isinstance(error, base.LayerError)):
+        if not (locked or split):
             raise Violation("a turn fails only while something is down", f"{type(error).__name__}: {error}") from error
         self._world.tally[f"turn failed {type(error).__name__}"] += 1
 
