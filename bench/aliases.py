@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import load, measure, project, shots
+from bench import load, measure, shots
 from bench.running import ROOT
 from bench.shots import Shot
+from lastgood import testing
 
 RATE = 100.0
 PAUSE_S = 0.3
@@ -59,7 +60,7 @@ def measure_load_prompt(folder: Path, *, count: int) -> Control:
 
 
 def _control(folder: Path, uri: str, *, name: str, cache_s: float, count: int, pause_s: float, load_prompt: bool = False) -> Control:
-    port, log, out = project.free_port(), folder / "server.log", folder / f"cache-{cache_s:g}.jsonl"
+    port, log, out = testing.free_port(), folder / "server.log", folder / f"cache-{cache_s:g}.jsonl"
     with (
         _serving(port=port, uri=uri, cache_s=cache_s, log=log, load_prompt=load_prompt),
         load.running(port=port, out=out, log=log, rate=RATE),

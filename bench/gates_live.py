@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench import live_cpu, live_load, live_pass, live_project, live_stack, measure, processes, project
+from bench import live_cpu, live_load, live_pass, live_project, live_stack, measure, processes
 from bench.live_project import Faulty
 from bench.live_stack import Live
 from bench.table import Row, Table
-from lastgood import ledger
+from lastgood import ledger, testing
 
 RATE = 200.0
 """Requests per second over 8 connections."""
@@ -94,7 +94,7 @@ def run(*, quick: bool) -> list[Table]:
     size = QUICK if quick else FULL
     with processes.scratch() as folder:
         settings = live_project.make(folder / "project")
-        port = project.free_port()
+        port = testing.free_port()
         # Retries would hide from users what a candidate does to them, and from this measurement too.
         _configure(settings, port=port, retries=False)
         with live_stack.up(settings) as live:

@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import project
-from lastgood import artifacts, environment, release
+from lastgood import artifacts, environment, release, testing
 from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood import settings as settings_
@@ -74,7 +73,7 @@ def make(root: Path) -> settings_.Settings:
     folder.mkdir(parents=True)
     for name in ("runtime.py", "retrieval.py", "pins.py"):
         shutil.copy(ROOT / "services" / SERVICE / name, folder / name)
-    (folder / services.FILE).write_text(SERVICE_YAML.format(port=project.free_port()), "utf-8")
+    (folder / services.FILE).write_text(SERVICE_YAML.format(port=testing.free_port()), "utf-8")
     (root / "requirements.lock").write_text("helpdesk==1\n", "utf-8")
     (root / "lastgood.toml").write_text('[layers]\nregistry = ""\nprompts = ""\n', "utf-8")
     return settings_.load(root, environ={})

@@ -7,13 +7,12 @@ answer that was made by the model of one and the configuration of another cannot
 from __future__ import annotations
 
 import dataclasses
-import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lastgood import artifacts, environment, release
+from lastgood import artifacts, environment, release, testing
 from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood import settings as settings_
@@ -87,17 +86,10 @@ def make(root: Path, *, registry: str = "") -> settings_.Settings:
     folder = root / "services" / SERVICE
     folder.mkdir(parents=True)
     (folder / "runtime.py").write_text(RUNTIME, "utf-8")
-    (folder / services.FILE).write_text(SERVICE_YAML.format(service=SERVICE, port=free_port()), "utf-8")
+    (folder / services.FILE).write_text(SERVICE_YAML.format(service=SERVICE, port=testing.free_port()), "utf-8")
     (root / "requirements.lock").write_text("toy==1\n", "utf-8")
     (root / "lastgood.toml").write_text(f'[layers]\nregistry = "{registry}"\n', "utf-8")
     return settings_.load(root, environ={})
-
-
-def free_port() -> int:
-    """A loopback port that nothing listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def port(settings: settings_.Settings, service: str = SERVICE) -> int:

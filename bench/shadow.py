@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bench import live_load, live_project, live_stack, measure, processes, project
+from bench import live_load, live_project, live_stack, measure, processes
 from bench.live_project import SERVICE, Faulty
 from bench.live_stack import Live
 from bench.table import Row, Table
+from lastgood import testing
 from lastgood.layers import base, reconcile
 from lastgood.layers.traffic import envoy_admin, envoy_config, envoy_files, envoy_stats
 from lastgood.ops import stack
@@ -65,7 +66,7 @@ def run(*, quick: bool) -> list[Table]:
     size = QUICK if quick else FULL
     with processes.scratch() as folder:
         settings = live_project.make(folder / "project")
-        live_project.configure(settings, port=project.free_port(), strategy=[{"phase": "shadow", "min_s": 3600}])
+        live_project.configure(settings, port=testing.free_port(), strategy=[{"phase": "shadow", "min_s": 3600}])
         with live_stack.up(settings) as live:
             candidate = live_project.build(live.ctx, 2)
             live.propose(candidate)

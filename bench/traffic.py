@@ -16,7 +16,7 @@ from pathlib import Path
 from bench import load, measure, processes, project, running, shots
 from bench.running import ROOT, Stack
 from bench.table import Row, Table
-from lastgood import daemon
+from lastgood import daemon, testing
 from lastgood.layers.traffic import envoy
 
 DIRECT, ENVOY, HTTPX = "direct", "Envoy", "httpx proxy"
@@ -98,7 +98,7 @@ def _worker(stack: Stack) -> daemon.Record:
 @contextlib.contextmanager
 def _on_a_port(folder: Path, stack: Stack, *, bundle: str) -> Iterator[tuple[int, int]]:
     """A worker of the same bundle that listens on a port, for those who cannot ask at a Unix socket: that port and its pid."""
-    port = project.free_port()
+    port = testing.free_port()
     argv = [sys.executable, "-m", "lastgood.serving.worker", "--service", project.SERVICE, "--bundle", bundle, "--port", str(port)]
     environment = {**os.environ, "LASTGOOD_PROJECT": str(stack.settings.project), "LASTGOOD_HOME": str(stack.settings.home)}
     with _started(argv, port=port, log=folder / "twin.log", env=environment) as pid:
@@ -108,7 +108,7 @@ def _on_a_port(folder: Path, stack: Stack, *, bundle: str) -> Iterator[tuple[int
 @contextlib.contextmanager
 def _httpx_proxy(folder: Path, *, to: int) -> Iterator[tuple[int, int]]:
     """A running proxy: its port and its pid."""
-    port = project.free_port()
+    port = testing.free_port()
     argv = [sys.executable, "-m", "bench.httpx_proxy", "--port", str(port), "--to", str(to)]
     with _started(argv, port=port, log=folder / "proxy.log", env=os.environ) as pid:
         yield port, pid

@@ -1,4 +1,4 @@
-"""Layers in memory, for tests of whatever drives layers. They pass the suite of every real adapter.
+"""For tests: a free port, and layers in memory for tests of whatever drives layers. They pass the suite of every real adapter.
 
 Each has a switch: while `failure` holds an error, every method raises it, as a layer does that is down. `served`
 (`aliases`, `workers`) is the world itself: read it to see what was done, change it to play somebody who edits by hand.
@@ -8,13 +8,39 @@ What does not belong here: rules of releases (`rollout`), real processes (`layer
 
 from __future__ import annotations
 
+import random
+import socket
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from lastgood.layers import base
 
-__all__ = ["MemoryInfrastructure", "MemoryRegistry", "MemoryTraffic"]
+__all__ = ["MemoryInfrastructure", "MemoryRegistry", "MemoryTraffic", "free_port"]
 
 Ready = Callable[[], Mapping[str, tuple[base.Endpoint, ...]]]
+
+_OUTGOING_FROM = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on.
+
+    It lies below the ports that the system gives to outgoing connections: one of those can be taken by any client of the
+    machine between this call and the server's start.
+    """
+    try:
+        end = int(_OUTGOING_FROM.read_text("ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        end = 32768
+    ports = range(max(1024, end - 16384), end)
+    for port in random.sample(ports, min(200, len(ports))):  # nothing secret
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError(f"200 ports below {end} are taken; end what listens there")
 
 
 class _Memory(base.Layer):

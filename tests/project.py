@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 from bench import application
+from lastgood import testing
 
 PORTS = {"flights": 8380, "helpdesk": 8381}
 
@@ -20,14 +20,6 @@ def move(manifest: Path, *, port: int) -> int:
     """Give the service of *manifest*, which says *port*, a free one, and return that."""
     text = manifest.read_text("utf-8")
     assert f"port: {port}" in text
-    found = free_port()
+    found = testing.free_port()
     manifest.write_text(text.replace(f"port: {port}", f"port: {found}"), "utf-8")
     return found
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port

@@ -7,7 +7,6 @@ import http.client
 import http.server
 import json
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lastgood import testing
 from tests import tools
 
 START_DEADLINE_S = 60.0
@@ -76,9 +76,7 @@ def serving() -> Iterator[Prometheus]:
     program = tools.find("prometheus")
     folder = Path(tempfile.mkdtemp(prefix="lg-prom-"))
     page = Page()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = testing.free_port()
     job = {"job_name": "test", "static_configs": [{"targets": [f"127.0.0.1:{page.server.server_port}"]}]}
     interval = f"{round(SCRAPE_S * 1000)}ms"
     (folder / "prometheus.yml").write_text(

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import platform
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import redis
+
+from lastgood import testing
 
 START_DEADLINE_S = 20.0
 
@@ -23,9 +24,7 @@ class Server:
     """One Redis; `start` and `kill` may be repeated."""
 
     def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = testing.free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +15,7 @@ import pytest
 from lastgood import controller, converge, daemon, heartbeat
 from lastgood import settings as settings_
 from lastgood.ops import stack
-from tests import factory, memory
+from tests import factory, memory, timing
 
 LONG_S = 60.0
 
@@ -63,7 +61,7 @@ def test_a_stopped_controller_is_frozen_for_everybody_and_replaced(settings: set
         factory.released(ctx, 1)
     until(lambda: gives_signs(settings), what="a sign of life")
     assert converge.controller_record(settings) == record
-    os.kill(record.pid, signal.SIGSTOP)
+    timing.freeze(record.pid)
     until(lambda: daemon.stopped(record), what="the stop")
     assert converge.controller_record(settings) is None
     for verb in (["status", "toy"], ["doctor"]):

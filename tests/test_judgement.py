@@ -255,7 +255,7 @@ def test_an_approval_that_nobody_gives_ends_the_release() -> None:
     """At the end of its time, not before."""
     assert decide(on_its_way(4), GOOD, now=4099.0) is None
     why = "it could not be judged within 4000 s: nobody approved it"
-    expected = judgement.Decision(event=rollout.Abandon(bundle=B, reason=why), verb="abandon", reason=why)
+    expected = judgement.Decision(event=rollout.Abandon(bundle=B, reason=why), verb="abandon", reason=why, verdicts=(GOOD,))
     assert decide(on_its_way(4), GOOD, now=4100.0) == expected
 
 

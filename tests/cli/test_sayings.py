@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import converge, daemon, errors, ledger, rollout
+from lastgood import converge, daemon, errors, ledger, rollout, testing
 from lastgood import settings as settings_
 from lastgood.cli import receipt
 from lastgood.ops import stack
@@ -59,7 +59,7 @@ def test_after_down_status_says_that_nothing_serves(run: Run, settings: settings
 @pytest.mark.parametrize("fault", ["port taken", "not YAML", "a wrong value", "a key twice", "another name", "unknown beside a known one"])
 def test_up_that_fails_says_why_and_leaves_nothing(run: Run, tmp_path: Path, fault: str) -> None:
     """No controller, no proxy, no worker; with the reason, in text and in JSON."""
-    made = factory.project(tmp_path / "real", port=_free(), layers=True)
+    made = factory.project(tmp_path / "real", port=testing.free_port(), layers=True)
     file = made.services / "toy" / "service.yaml"
     names = ["toy"]
     with socket.socket() as holder:
@@ -85,9 +85,3 @@ def test_up_that_fails_says_why_and_leaves_nothing(run: Run, tmp_path: Path, fau
 
 def _port(text: str) -> int:
     return int(text.split("port: ")[1].split("}", maxsplit=1)[0])
-
-
-def _free() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

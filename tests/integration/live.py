@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import live_load, live_project, live_stack, project
+from bench import live_load, live_project, live_stack
 from bench.live_project import SERVICE, Faulty
 from bench.live_stack import Live
 from lastgood import bundle as bundles
-from lastgood import gatekeeper, judge, ledger, proceed
+from lastgood import gatekeeper, judge, ledger, proceed, testing
 from lastgood.gates import base
 from lastgood.ledger import audit
 
@@ -54,7 +54,7 @@ def running(
         settings.home.mkdir()
         shutil.copyfile(mlflow, settings.home / "mlflow.db")
     release = {"bake_s": 1, "control_arm": control, "recovery": {"within_s": 30, "min_samples": 50}}
-    live_project.configure(settings, port=project.free_port(), strategy=phases, gates=GATES, release=release, traffic=traffic)
+    live_project.configure(settings, port=testing.free_port(), strategy=phases, gates=GATES, release=release, traffic=traffic)
     with live_stack.up(settings) as live:
         yield live, live_project.build(live.ctx, 2)
 

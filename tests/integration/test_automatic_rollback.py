@@ -171,7 +171,7 @@ def test_a_controller_killed_in_the_middle_comes_to_the_same_verdict(tmp_path: P
         candidate.begin(first=TOO_FEW)
         live.until(lambda: _failures(live, proposed, phase) >= TOO_FEW, what="failures in the ledger")
         live.kill_controller()
-        assert live.state().phase == phase
+        assert live.state().phase == phase, live.since(proposed)[-1].reason
         before = looks(live, after=proposed, phase=phase)
         candidate.begin(errors=0.2)
         live.start_controller()

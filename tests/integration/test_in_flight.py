@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from bench import live_project, live_stack, project
+from bench import live_project, live_stack
 from bench.live_project import SERVICE
 from bench.live_stack import Live
-from lastgood import release
+from lastgood import release, testing
 from lastgood.layers import reconcile
 from lastgood.ops import stack
 
@@ -70,7 +70,7 @@ def running(root: Path) -> Iterator[tuple[Live, live_project.Faulty]]:
     settings = live_project.make(root / "live", controller={"resync_s": 1.0})
     traffic = {"timeout_s": 60, "idempotent": False}
     live_project.configure(
-        settings, port=project.free_port(), strategy=(), release={"bake_s": 0, "recovery": {"within_s": 0}}, traffic=traffic
+        settings, port=testing.free_port(), strategy=(), release={"bake_s": 0, "recovery": {"within_s": 0}}, traffic=traffic
     )
     with live_stack.up(settings) as live:
         second = live_project.build(live.ctx, 2)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import live_project, live_stack, project
+from bench import live_project, live_stack
 from bench.live_project import SERVICE
 from bench.live_stack import Live
-from lastgood import daemon, marks
+from lastgood import daemon, marks, testing
 from lastgood.layers.infrastructure import folder, processes
 
 CLIENTS = 6
@@ -72,7 +72,7 @@ def test_a_worker_that_warms_up_again_gets_no_traffic(tmp_path: Path) -> None:
     # Nothing is taken back: this is about the proxy alone.
     kinds = {"errors": "error_rate", "oom": "oom_kills", "ejections": "ejections", "split": "sample_ratio"}
     gates = {name: {"metric": metric, "kind": "observe"} for name, metric in kinds.items()}
-    live_project.configure(settings, port=project.free_port(), gates=gates, traffic={"timeout_s": 30, "idempotent": False})
+    live_project.configure(settings, port=testing.free_port(), gates=gates, traffic={"timeout_s": 30, "idempotent": False})
     with live_stack.up(settings) as live:
         second = live_project.build(live.ctx, 2)
         live.cut_over(second)

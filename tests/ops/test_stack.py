@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from lastgood import daemon
+from lastgood import daemon, testing
 from lastgood import settings as settings_
 from tests import factory
 
@@ -106,9 +106,7 @@ def until(condition: Callable[[], object], *, what: str, seconds: float = 60.0) 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
     """A running stack of the service `toy`, which serves nothing yet."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = testing.free_port()
     settings = factory.project(tmp_path, port=port, layers=True)
     made = Stack(settings=settings, port=port)
     up = made.cli("up")
@@ -237,9 +235,7 @@ def test_one_service_can_be_taken_down_while_another_serves(stack: Stack) -> Non
     with factory.opened(stack.settings) as ctx:
         digest = factory.build(ctx, 1)
     assert stack.cli("promote", "toy", digest[7:19], "--yes").returncode == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = testing.free_port()
     other = stack.settings.services / "other"
     shutil.copytree(stack.settings.services / "toy", other)
     text = (other / "service.yaml").read_text("utf-8")

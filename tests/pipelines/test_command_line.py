@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 import assets
-from lastgood import release
+from lastgood import release, testing
 from pipelines import home as homes
 from tests.pipelines import world
 
@@ -47,7 +47,7 @@ def test_beside_dagster_dev_the_rollback_shows_in_the_timeline(tmp_path):
     env = world.environment(home, DAGSTER_HOME=str(dagster_home))
     with (
         dg.DagsterInstance.from_config(str(dagster_home)) as instance,
-        world.dagster_dev(env=env, cwd=project, log=log, port=world.free_port()),
+        world.dagster_dev(env=env, cwd=project, log=log, port=testing.free_port()),
     ):
         world.wait_for(lambda: len(timeline(instance)) == 6 and observations(instance), log=log)
         world.wait_for(lambda: outcomes(instance, "quality"), log=log)

@@ -6,7 +6,6 @@ The layers are switched off: what is tested here is what Dagster does with a rev
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -120,13 +119,6 @@ def dagster_dev(*, env: Mapping[str, str], cwd: Path, log: Path, port: int) -> I
             process.wait(timeout=60)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], bool], *, log: Path, within_s: float = 200.0) -> None:

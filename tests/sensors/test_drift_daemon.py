@@ -16,7 +16,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from lastgood import release
+from lastgood import release, testing
 from lastgood import settings as settings_
 from lastgood.ops import drift_decision, drift_watch
 from pipelines import home
@@ -59,7 +59,7 @@ class Dagster:
             "-h",
             "127.0.0.1",
             "-p",
-            str(world.free_port()),
+            str(testing.free_port()),
         ]
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(

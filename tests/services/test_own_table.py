@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lastgood import testing
 from tests import curl, project
 from tests.services import samples
 
@@ -33,7 +34,7 @@ def test_three_files_are_a_service(tmp_path: Path) -> None:
     assert len((manifest + runtime + asset).splitlines()) < 160
     root = tmp_path / "project"
     project.copy(root)
-    port = project.free_port()
+    port = testing.free_port()
     for folder, name, text in (
         ("services", "service.yaml", manifest),
         ("services", "runtime.py", runtime),

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from lastgood import artifacts, errors
+from lastgood import artifacts, errors, testing
 from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood.serving import inference_log, runtime, segments, worker
@@ -35,7 +35,7 @@ class Process:
     def __init__(
         self, home: Home, bundle_id: str, *, project: Path | None = None, service: str = "flights", port: int | None = None
     ) -> None:
-        self.port = port or free_port()
+        self.port = port or testing.free_port()
         env = {**os.environ, "LASTGOOD_HOME": str(home.settings.home), "LASTGOOD_PROJECT": str(project or samples.PROJECT)}
         env["PYTHONPATH"] = str(samples.PROJECT)
         command = [sys.executable, "-m", "lastgood.serving.worker", "--service", service, "--bundle", bundle_id, "--port", str(self.port)]
@@ -73,13 +73,6 @@ class Process:
         """Send a signal and return the exit code."""
         self.child.send_signal(number)
         return self.child.wait(timeout=60)
-
-
-def free_port() -> int:
-    """A port that nobody holds now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

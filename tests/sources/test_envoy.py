@@ -457,7 +457,7 @@ def test_an_envoy_that_hangs_is_down_in_time(world: World, source: source_.Envoy
         looker.look(0.5)
     record = daemon.read(envoy_files.of(world.settings, SERVICE).record)
     assert record is not None
-    os.kill(record.pid, signal.SIGSTOP)
+    timing.freeze(record.pid)
     try:
         moments = itertools.count(1.0)
 

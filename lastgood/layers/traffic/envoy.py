@@ -62,8 +62,13 @@ class EnvoyTraffic(base.Layer):
     def observe(self) -> base.Observed:
         """What Envoy serves by now. An Envoy that does not answer gives revision None, which never counts as agreement."""
         record = daemon.read(self._files.record)
-        if record is None or not daemon.alive(record) or daemon.stopped(record):
+        if record is None or not daemon.alive(record):
             return base.Observed(revision=None, facts={"envoy": None})
+        if daemon.stopped(record):
+            trouble = (
+                f"envoy (pid {record.pid}) was stopped by a signal and answers nobody: the controller or 'lastgood up' starts another one"
+            )
+            return base.Observed(revision=None, facts={"envoy": None, "trouble": trouble})
         why = envoy_process.unreachable(self._files)
         if why:
             trouble = (

@@ -45,7 +45,9 @@ def main():
         folder = Path(os.environ["LASTGOOD_HOME"]) / "run" / args.service / "workers" / "draining"
         folder.mkdir(exist_ok=True)
         left = {"requests": holds, "copies": 0}
-        (folder / f"{os.getpid()}.json").write_text(json.dumps(left))
+        staged = folder / f".{os.getpid()}.json"  # whoever kills us reads the file at any moment
+        staged.write_text(json.dumps(left))
+        staged.replace(folder / f"{os.getpid()}.json")
 
     if "holds" in words:
         signal.signal(signal.SIGTERM, hold)

@@ -14,6 +14,7 @@ import pytest
 from lastgood import arms, bundle, daemon
 from lastgood.layers import base
 from lastgood.layers.infrastructure import processes
+from tests import timing
 from tests.layers.infrastructure.conftest import SERVICE, A, B, C, D
 
 
@@ -253,7 +254,7 @@ def test_a_hanging_worker_is_not_ready_within_a_bounded_time(world):
     desired = world.desired(stable=A, previous=B)
     world.layer.apply(desired)
     pid = world.worker(A)["pid"]
-    os.kill(pid, signal.SIGSTOP)
+    timing.freeze(pid)
     try:
         assert set(world.layer.endpoints()) == {B}
         assert world.converged(desired) is False

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from lastgood import daemon, settings
+from lastgood import daemon, settings, testing
 from lastgood.conformance import layers
 from lastgood.layers import base, mlflow_layer, registry
 from tests.layers.registry.conftest import SERVICE, A, B, C, make_bundle, make_desired
@@ -259,9 +259,7 @@ def test_a_server_that_never_answers_holds_nobody_up(tmp_path):
 def test_through_a_real_server(world, tmp_path):
     """The same over HTTP: versions, aliases, deletion, revision; then the server dies and is told."""
     server = "import sys\nfrom mlflow.server import app\nimport werkzeug.serving as w\nw.run_simple('127.0.0.1', int(sys.argv[1]), app, threaded=True)"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = testing.free_port()
     uri = f"http://127.0.0.1:{port}"
     env = {
         **os.environ,

@@ -17,17 +17,11 @@ from typing import Any
 from lastgood import bundle as bundles
 from lastgood import service as services
 from lastgood import settings as settings_
+from lastgood import testing
 from lastgood.layers import base
 from lastgood.layers.traffic import envoy
 
 SERVICE = "echo"
-
-
-def free_port() -> int:
-    """A port that nothing listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_bundle(number: int) -> bundles.Bundle:
@@ -144,7 +138,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.settings = settings_.Settings(project=folder, home=folder / "home")
-        self.port = free_port()
+        self.port = testing.free_port()
         self.service = self.configured()
         self.upstreams: dict[str, Upstream] = {}
         self.ready: dict[str, tuple[base.Endpoint, ...]] = {}
