@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
@@ -25,6 +26,8 @@ from lastgood.context import check_there as check_there
 from lastgood.context import open_context as open_context
 from lastgood.layers import reconcile
 from lastgood.ledger import audit
+
+_logger = logging.getLogger(__name__)
 
 DEEP_VERIFY_BYTES = 256 * 1024 * 1024
 """Up to this size a rollback target is hashed again before it serves (0.6 s per GiB); above it, sizes are compared
@@ -82,7 +85,10 @@ def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, A
     # The manifest's bytes hash to the bundle's id, so a worker can load a bundle with nothing but the store.
     ctx.store.put_bytes(bundles.canonical(bundle.manifest()), name="manifest.json")
     audit.begin(ctx.ledger, bundle.service, ctx.settings.keys)
-    provenance = {**provenance, "trial": _tried(ctx, bundle, service, untried=untried).to_json()}
+    tried = _tried(ctx, bundle, service, untried=untried)
+    for note in tried.notes if tried.outcome != "skipped" else ():
+        _logger.warning("bundle %s of %r: %s", bundles.short(bundle.id), bundle.service, note)
+    provenance = {**provenance, "trial": tried.to_json()}
     new = ctx.ledger.register(bundle, provenance=provenance, actor=actor, now=now)
     audit.checkpoint(ctx.ledger, bundle.service, ctx.settings.keys)
     return new

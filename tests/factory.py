@@ -77,7 +77,15 @@ def opened(settings: settings_.Settings) -> Iterator[release.Context]:
         yield ctx
 
 
-def build(ctx: release.Context, answer: float, *, service: str = "toy", now: float = 1000.0, llms: Sequence[Mapping[str, Any]] = ()) -> str:
+def build(
+    ctx: release.Context,
+    answer: float,
+    *,
+    service: str = "toy",
+    now: float = 1000.0,
+    llms: Sequence[Mapping[str, Any]] = (),
+    untried: bool = True,
+) -> str:
     """Register a bundle whose model answers *answer* and that names the hosted models *llms*; returns its id."""
     work = ctx.settings.home / "work" / str(answer)
     work.mkdir(parents=True, exist_ok=True)
@@ -93,7 +101,7 @@ def build(ctx: release.Context, answer: float, *, service: str = "toy", now: flo
         artifacts.part(ctx.store.put_bytes(env, name="environment.json"), name="environment", media_type="application/json", meta={}),
     )
     made = bundles.of(service, *parts)
-    release.register(ctx, made, provenance={"built": "by a test"}, actor="test", now=now, untried=True)
+    release.register(ctx, made, provenance={"built": "by a test"}, actor="test", now=now, untried=untried)
     return made.id
 
 

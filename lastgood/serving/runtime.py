@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import pydantic
 
 from lastgood import bundle as bundles
-from lastgood import errors
+from lastgood import errors, runtime_api
 
 _SHADOW = contextvars.ContextVar("lastgood_shadow", default=False)
 
@@ -107,7 +107,8 @@ def load_class(config: Path, *, entry: str, digest: str) -> type[Runtime]:
     except MemoryError:
         raise  # no fault of the bundle's bytes
     except Exception as error:  # a team's code may raise anything while it is imported
-        raise errors.Damaged(f"runtime {entry!r} of config part {digest} cannot be imported: {error!r}; build the bundle again") from error
+        remedy = runtime_api.missing(error) or f"{error!r}; build the bundle again"
+        raise errors.Damaged(f"runtime {entry!r} of config part {digest} cannot be imported: {remedy}") from error
     if not (isinstance(found, type) and issubclass(found, Runtime)):
         raise errors.Damaged(
             f"runtime {entry!r} of config part {digest} is no subclass of lastgood.serving.runtime.Runtime; correct 'runtime'"

@@ -19,7 +19,7 @@ from typing import Any
 
 import pydantic
 
-from lastgood import artifacts, errors, prompts
+from lastgood import artifacts, errors, prompts, runtime_api
 from lastgood import settings as settings_
 from lastgood.drift import reference as references
 from lastgood.index import snapshot as snapshots
@@ -47,6 +47,7 @@ def attempt(settings: settings_.Settings, *, service: str, bundle: str) -> list[
     frozen = reconcile.frozen_service(found, store=store)
     if frozen is None or frozen.service != service:
         raise Refused(f"the config part does not describe {service!r}; freeze services/{service} and rebuild")
+    notes += _unlisted(parts["config"])
     cls = _class(parts["config"], entry=frozen.runtime, digest=found.parts["config"].digest)
     for file, what in _references(parts):
         _check_reference(file, cls.Request, what=what)
@@ -106,6 +107,15 @@ def _why(error: Exception, table: Any) -> str:
 # --- its own code ------------------------------------------------------------------------------------------
 
 
+def _unlisted(config: Path) -> list[str]:
+    names = runtime_api.unlisted(sorted(config.rglob("*.py")))
+    note = (
+        f"its code uses {', '.join(names)}, which may change with any version of lastgood, and a rollback to this bundle may then fail; "
+        "use what lastgood.runtime_api lists, or copy that code into the service"
+    )
+    return [note] if names else []
+
+
 def _class(config: Path, *, entry: str, digest: str) -> type[runtime.Runtime]:
     try:
         return runtime.load_class(config, entry=entry, digest=digest)
@@ -130,7 +140,7 @@ def _answer(cls: type[runtime.Runtime], parts: Mapping[str, Path], *, options: M
         if "index" in parts and isinstance(error, errors.NotFound):
             raise Unknown(f"its index has no replica here yet, so it was not loaded: {error}") from error
         _blame_machine(error)
-        told = str(error) if isinstance(error, errors.LastgoodError) else f"{error!r:.500}"
+        told = runtime_api.missing(error) or (str(error) if isinstance(error, errors.LastgoodError) else f"{error!r:.500}")
         raise Refused(
             f"the bundle cannot {step}: {told}; correct its code or parts and build it again, or register it untried where this machine is to blame"
         ) from error

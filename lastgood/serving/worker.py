@@ -23,7 +23,7 @@ from typing import Any
 
 import uvicorn
 
-from lastgood import artifacts, cache, environment, errors, housekeeping, patience, private, wallclock
+from lastgood import artifacts, cache, environment, errors, housekeeping, patience, private, runtime_api, wallclock
 from lastgood import bundle as bundles
 from lastgood import settings as settings_
 from lastgood.layers import reconcile
@@ -48,10 +48,16 @@ def load(settings: settings_.Settings, *, service: str, bundle: str, now: float)
         raise errors.Damaged(f"the config part of bundle {bundle!r} does not describe {service!r}; build the bundle again")
     parts = {name: store.path(part.digest) for name, part in found.parts.items()}
     cls = runtime.load_class(parts["config"], entry=frozen.runtime, digest=found.parts["config"].digest)
+    try:
+        runs = cls.load(parts, frozen.options)
+    except Exception as error:  # a team's runtime may raise anything
+        if lacks := runtime_api.missing(error):
+            raise errors.Damaged(f"the code of bundle {bundle!r} cannot run here: {lacks}") from error
+        raise
     return app.Loaded(
         bundle=found,
         service=frozen,
-        runtime=cls.load(parts, frozen.options),
+        runtime=runs,
         started=datetime.datetime.fromtimestamp(now, datetime.UTC).isoformat(timespec="milliseconds"),
         notes=tuple(environment_notes(parts.get("environment"), settings.project / "requirements.lock")),
     )
