@@ -29,6 +29,9 @@ whoever takes over has a day to read at most. What creeps in over weeks is a mat
 for one verdict (WATCH_TIMES that), it is so many days."""
 WATCH_TIMES = 24
 
+ANALYSES = ("shadow", "canary", "bake")
+"""A release is analysed at most once in each, so each has an equal share of its alpha."""
+
 RECOVERY_ALPHA = 0.01
 """Chance that the measurement after a step back calls a healthy service not recovered."""
 
@@ -106,7 +109,7 @@ def _on_the_way(state: rollout.State, service: services.Service, *, proposed_at:
         watched=state.candidate,
         beside=state.stable,
         gates=gates,
-        alpha=_share_of_alpha(state, service),
+        alpha=_share_of_alpha(service),
         began=proposed_at,
         mirrored=not live,
         copied=live and state.mirror_pct > 0,
@@ -118,9 +121,12 @@ def _on_the_way(state: rollout.State, service: services.Service, *, proposed_at:
     )
 
 
-def _share_of_alpha(state: rollout.State, service: services.Service) -> float:
-    """One release is judged in shadow, in the canary and in the bake: its alpha is shared by those that it has."""
-    return service.release.alpha / (len({phase.kind for phase in state.chain} - {"approval"}) + 1)
+def _share_of_alpha(service: services.Service) -> float:
+    """What one analysis of a release may spend, whatever way the release takes: phases can be named and skipped while it is under way.
+
+    On watch, what a day may spend.
+    """
+    return service.release.alpha / len(ANALYSES)
 
 
 def _serving(state: rollout.State, service: services.Service, *, now: float) -> Question | None:
@@ -138,7 +144,7 @@ def _serving(state: rollout.State, service: services.Service, *, now: float) -> 
         beside=None,
         gates=gates,
         phase_since=state.phase_since or 0.0,
-        alpha=service.release.alpha / (len({phase.phase for phase in service.chain} - {"approval"}) + 1),
+        alpha=_share_of_alpha(service),
         began=(state.phase_since or 0.0) if baking else stretch * stretch_s,
         reference=state.rollout,
     )

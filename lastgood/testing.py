@@ -8,8 +8,11 @@ What does not belong here: rules of releases (`rollout`), real processes (`layer
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -19,6 +22,7 @@ __all__ = ["MemoryInfrastructure", "MemoryRegistry", "MemoryTraffic", "free_port
 
 Ready = Callable[[], Mapping[str, tuple[base.Endpoint, ...]]]
 
+_RESERVED: list[int] = []
 _OUTGOING_FROM = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -26,7 +30,7 @@ def free_port() -> int:
     """A loopback port that nothing listens on.
 
     It lies below the ports that the system gives to outgoing connections: one of those can be taken by any client of the
-    machine between this call and the server's start.
+    machine between this call and the server's start. No other process that asks here gets the same one while this process lives.
     """
     try:
         end = int(_OUTGOING_FROM.read_text("ascii").split()[0])
@@ -34,13 +38,32 @@ def free_port() -> int:
         end = 32768
     ports = range(max(1024, end - 16384), end)
     for port in random.sample(ports, min(200, len(ports))):  # nothing secret
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        if _reserve(port) and _is_free(port):
             return port
     raise RuntimeError(f"200 ports below {end} are taken; end what listens there")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _reserve(port: int) -> bool:
+    """Whether no other process that lives has this port from `free_port`; the lock is let go of with the process."""
+    folder = Path(tempfile.gettempdir()) / f"lastgood-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    handle = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return False
+    _RESERVED.append(handle)
+    return True
 
 
 class _Memory(base.Layer):
