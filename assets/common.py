@@ -17,7 +17,7 @@ from assets import parts, show
 from lastgood import settings as settings_
 
 if TYPE_CHECKING:
-    from lastgood.bundle import Bundle
+    from lastgood.bundle.manifest import Bundle
     from lastgood.release import Context
 
 ERROR = dg.AssetCheckSeverity.ERROR
@@ -45,8 +45,8 @@ def config(service: str, *, owners: Sequence[str], code: Sequence[str]) -> dg.As
     )
     def config(context: dg.AssetExecutionContext, config: Options, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
         """Freeze the service folder with the options asked for."""
-        from lastgood import artifacts
-        from lastgood import service as services
+        from lastgood.bundle import store as artifacts
+        from lastgood.service import schema as services
 
         store = artifacts.Store(settings.store)
         asked = {"options": config.options, "overlay": config.overlay}
@@ -75,8 +75,8 @@ def environment(service: str, *, owners: Sequence[str]) -> dg.AssetsDefinition:
     )
     def environment(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
         """Describe the environment this process runs in."""
-        from lastgood import artifacts
-        from lastgood import environment as environments
+        from lastgood.bundle import environment as environments
+        from lastgood.bundle import store as artifacts
 
         described = environments.describe(settings.project / "requirements.lock")
         stored = artifacts.Store(settings.store).put_bytes(environments.encode(described), name="environment.json")
@@ -112,8 +112,8 @@ def registered(
 
     With it the bundle that is stable now, and what the UI is to show of both.
     """
-    from lastgood import bundle as bundles
     from lastgood import release
+    from lastgood.bundle import manifest as bundles
 
     made = {name: parts.made(context, service, name) for name in names}
     built = bundles.of(service, *(item.part for item in made.values()))
@@ -182,7 +182,7 @@ def limits(service: str, *, of: str) -> dg.AssetChecksDefinition:
     def limits(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.AssetCheckResult:
         """The rule that a promotion applies too, told before anything is bundled."""
         from lastgood import release
-        from lastgood import service as services
+        from lastgood.service import schema as services
 
         wanted = services.load(settings.services / service).evaluation
         metrics = parts.metadata(context, service, of)[parts.REPORT].value["metrics"]

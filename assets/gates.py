@@ -16,7 +16,7 @@ from assets import verdicts
 from lastgood import settings as settings_
 
 if TYPE_CHECKING:
-    from lastgood.conditions import AnyGate
+    from lastgood.service.gates import AnyGate
 
 FIGURES = ("n", "n_beside", "estimate", "reference", "evidence", "boundary", "streak", "persistence", "needs", "needs_s")
 """What a verdict has of numbers; the UI plots them over time."""
@@ -27,8 +27,9 @@ def of(service: str) -> "dict[str, AnyGate]":
 
     That is no error here: a broken service must not keep the jobs of the others, least of all `rollback`, from loading.
     """
-    from lastgood import conditions, errors
-    from lastgood import service as services
+    from lastgood import errors
+    from lastgood.service import gates as conditions
+    from lastgood.service import schema as services
 
     try:
         return dict(services.load(assets.PROJECT / "services" / service).gates)

@@ -16,7 +16,7 @@ from lastgood import settings as settings_
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lastgood.ops.drift_watch import Looked, Watched
+    from lastgood.drift.watch import Looked, Watched
     from lastgood.release import Context
 
 MOST = 20_000
@@ -32,7 +32,7 @@ def checks(service: str, described: dict[str, str]) -> dg.AssetChecksDefinition:
     @dg.multi_asset_check(name=f"{service}__live", specs=specs, description="Great Expectations on the newest window of what came in.")
     def live(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> Iterator[dg.AssetCheckResult]:
         from lastgood import release
-        from lastgood.ops import drift_watch
+        from lastgood.drift import watch as drift_watch
 
         with release.open_context(settings, read_only=True) as ctx:
             what = drift_watch.watched(ctx, service)
@@ -72,7 +72,8 @@ def rows(ctx: "Context", what: "Watched", one: "Looked") -> "pd.DataFrame":
     """The requests of a window as the log has them, one column for each field. Without rows it has no columns."""
     import pandas as pd
 
-    from lastgood.ops import drift_reference, drift_watch
+    from lastgood.drift import bundle_reference as drift_reference
+    from lastgood.drift import watch as drift_watch
     from lastgood.serving import inference_log
 
     fields = drift_reference.load(ctx.settings, ctx.ledger.bundle(what.bundle)).runtime.Request.model_fields

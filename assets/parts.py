@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 
 import assets
-from lastgood import bundle as bundles
+from lastgood.bundle import manifest as bundles
 
 PART = "lastgood/part"
 PROVENANCE = "lastgood/provenance"

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lastgood.analysis.run import Analysis, Question
+    from lastgood.core.transitions import State
     from lastgood.gates.base import Verdict
-    from lastgood.judge import Analysis, Question
     from lastgood.ledger import Ledger, Revision
     from lastgood.release import Context
-    from lastgood.rollout import State
 
 BATCH = 20_000
 """Most measurements of one analysis that one look takes in, some 10 s of work on a slow core; a tick may take 60 s."""
@@ -89,7 +89,7 @@ class Evidence:
 
     def look(self, ctx: "Context", state: "State", *, now: float) -> Look:
         """What the gates say in *state* at Unix time *now*. A candidate's own verdict goes before one on what serves."""
-        from lastgood import judge
+        from lastgood.analysis import run as judge
 
         asked = {self._name(ctx, state, question): question for question in judge.open_questions(ctx, state, now=now)}
         mine = (ctx.settings.ledger_url, state.service)
@@ -108,7 +108,7 @@ class Evidence:
         return (ctx.settings.ledger_url, state.service, question.key, told, *sorted(question.gates))
 
     def _caught_up(self, ctx: "Context", service: str, name: tuple[str, ...], question: "Question") -> "tuple[Analysis, _Book]":
-        from lastgood import judge
+        from lastgood.analysis import run as judge
 
         if name in self._kept:
             analysis, book = self._kept[name]

@@ -9,7 +9,7 @@ import dagster as dg
 from assets import parts, show
 
 if TYPE_CHECKING:
-    from lastgood.ops.drift_watch import Looked, Watched
+    from lastgood.drift.watch import Looked, Watched
 
 SHOWN = 12
 """Columns whose distance the UI plots and the picture shows, the worst first."""
@@ -76,6 +76,7 @@ def _row(column: Mapping[str, Any]) -> dict[str, show.Cell]:
 
 def bars(columns: Sequence[Mapping[str, Any]]) -> bytes:
     """The distance of each column beside what is usual for it, as PNG."""
-    from lastgood.ops import drift_plots, plots
+    from lastgood.drift import plots as drift_plots
+    from lastgood.reports import plots
 
     return plots.png(drift_plots.by_feature(columns))

@@ -17,7 +17,7 @@ from bench.drift_samples import CATEGORIES, NUMBERS, sample
 from bench.table import Row, Table
 from lastgood.drift import calibration, distances, verdict
 from lastgood.drift.reference import Sample
-from lastgood.drift_rules import DAY_S, Drift
+from lastgood.service.drift import DAY_S, Drift
 
 RULES = Drift(max_rows=10_000_000)
 TICK_ROWS = 30_000

@@ -12,7 +12,8 @@ from bench import application, measure, processes
 from bench.table import Row, Table
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.ops import claims, stack
+from lastgood.ops import claims
+from lastgood.ops import local_stack as stack
 from services.flights import year
 
 CALM_S = 20.0

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lastgood.drift.reference import Sample
-from lastgood.drift_rules import DAY_S
+from lastgood.service.drift import DAY_S
 
 NUMBERS, CATEGORIES = 11, 3
 

@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from bench import drift_samples
 from lastgood.drift import verdict
+from lastgood.drift import watch as drift_watch
+from lastgood.drift import window as windows
 from lastgood.drift.reference import Sample
-from lastgood.drift_rules import DAY_S, Drift
-from lastgood.ops import drift_watch
+from lastgood.service.drift import DAY_S, Drift
 from lastgood.serving import inference_log, segments
-from lastgood.sources import windows
 
 BUNDLE = "sha256:" + "1" * 64
 RULES = Drift()

@@ -20,12 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from lastgood import artifacts, environment, proceed, release
-from lastgood import bundle as bundles
-from lastgood import service as services
+from lastgood import release
 from lastgood import settings as settings_
+from lastgood.bundle import environment
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
+from lastgood.drift import decision as drift_decision
 from lastgood.drift import reference as references
-from lastgood.ops import drift_decision, drift_watch
+from lastgood.drift import watch as drift_watch
+from lastgood.release import advance as proceed
+from lastgood.service import schema as services
 from lastgood.serving import inference_log, segments
 from services.flights import drift, features, prepare, tables, train
 
@@ -99,7 +103,7 @@ def promote(ctx: release.Context, digest: str, *, at: float) -> None:
 
 def answer(ctx: release.Context, digest: str, table: pa.Table) -> None:
     """Write what the bundle answers to the flights of *table* into the log, at their departure, and how they turned out."""
-    from lastgood.ops import drift_reference
+    from lastgood.drift import bundle_reference as drift_reference
 
     loaded = drift_reference.load(ctx.settings, ctx.ledger.bundle(digest))
     probability = _forecast(loaded.runtime, table)
@@ -217,7 +221,7 @@ def data_set_drifts(months: Path, month: int, *, change: Change | None = None) -
 
 
 def _brier(ctx: release.Context, digest: str, table: pa.Table) -> float:
-    from lastgood.ops import drift_reference
+    from lastgood.drift import bundle_reference as drift_reference
 
     loaded = drift_reference.load(ctx.settings, ctx.ledger.bundle(digest))
     return float(np.mean((_forecast(loaded.runtime, table) - table["late"].to_numpy(zero_copy_only=False).astype(float)) ** 2))

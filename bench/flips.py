@@ -14,7 +14,8 @@ from bench.shots import Shot
 from bench.table import Row, Table
 from lastgood import release
 from lastgood.layers import base, reconcile
-from lastgood.ops import stack as stacks
+from lastgood.layers import desired as desired_state
+from lastgood.ops import local_stack as stacks
 
 RATE = 400.0
 PAUSE_S = 0.05
@@ -51,7 +52,7 @@ def measure_flips(stack: Stack, *, count: int, out: Path, rate: float = RATE, bo
     stack.promote(stack.bad)
     stacks.down(stack.settings, names=[stack.service], keep_serving=True, say=lambda _: None)
     with release.open_context(stack.settings, read_only=True) as ctx:
-        wanted = reconcile.read_desired(ctx.ledger.state(stack.service), ledger=ctx.ledger, store=ctx.store, settings=stack.settings)
+        wanted = desired_state.read(ctx.ledger.state(stack.service), ledger=ctx.ledger, store=ctx.store, settings=stack.settings)
     layer = reconcile.build(stack.settings, stack.service)["traffic"]
     found = []
     with load.running(port=stack.port, out=out, log=stack.log, rate=rate, bodies=bodies):

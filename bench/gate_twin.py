@@ -12,8 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from lastgood.gates import bounds, counts, dispersion, scores, sequential, windows
-from lastgood.gates.family import PERSISTENCE, SEQUENTIAL
+from lastgood.gates import confidence as bounds
+from lastgood.gates import eprocess as sequential
+from lastgood.gates import overdispersion as dispersion
+from lastgood.gates import persistence as windows
+from lastgood.gates import proportions as counts
+from lastgood.gates import scores
+from lastgood.gates.evaluator import PERSISTENCE, SEQUENTIAL
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

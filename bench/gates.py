@@ -1,7 +1,7 @@
 """The gates: false rollbacks of a healthy release, and the time until a bad one is found, beside the rules in use elsewhere.
 
 Virtual time, seeded traffic, a thousand runs of each. Ours is the arithmetic of `lastgood.gates` in numpy (`gate_twin`), which
-a test proves equal to `lastgood.gates.track.Track` on random paths.
+a test proves equal to `lastgood.gates.gate.Track` on random paths.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ QUICK = Size(runs=200, rates=(2.0, 20.0), hours=6.0, look_s=60.0, fine_s=None)
 FULL = Size(runs=1_000, rates=(0.2, 2.0, 20.0, 200.0), hours=24.0, look_s=30.0, fine_s=2.0)
 
 ABOUT = (
-    f"Our alpha is {ALPHA:g} for the one gate; the split of it between evidence and windows is in lastgood/gates/family.py.",
+    f"Our alpha is {ALPHA:g} for the one gate; the split of it between evidence and windows is in lastgood/gates/evaluator.py.",
     "Argo-style and Flagger-style skip a minute in which the candidate had no request; with their own defaults it may abort.",
     "The uniform e-process is told the true share of traffic; ours reads it off the requests.",
 )

@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lastgood import artifacts, environment, release, testing
-from lastgood import bundle as bundles
-from lastgood import service as services
+from lastgood import release, testing
 from lastgood import settings as settings_
+from lastgood.bundle import environment
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
 from lastgood.index import catalog, embedders
 from lastgood.index import snapshot as snapshots
+from lastgood.service import schema as services
 from services.helpdesk import build as building
 from services.helpdesk import evaluate, models, pins, prepare, prompting
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lastgood import bundle as bundles
-from lastgood import rollout
+from lastgood.bundle import manifest as bundles
+from lastgood.core import transitions as rollout
 from lastgood.ledger import Ledger
 
 SERVICE = "longlived"

@@ -22,7 +22,7 @@ from bench import (
 )
 from bench.index_ways import Figures, Way
 from bench.table import Row, Table
-from lastgood import durable
+from lastgood.system import files as durable
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from bench import index_rows, measure
 from bench.table import Row, Table
-from lastgood import artifacts, durable
+from lastgood.bundle import store as artifacts
 from lastgood.index import base, embedders, lancedb
 from lastgood.index import snapshot as snapshots
+from lastgood.system import files as durable
 from services.helpdesk import build, models, pins, prepare
 
 DEEP_S = 2.0

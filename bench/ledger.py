@@ -13,7 +13,8 @@ from pathlib import Path
 
 from bench import history, measure, postgres, processes
 from bench.table import Row, Table
-from lastgood import ledger, rollout
+from lastgood import ledger
+from lastgood.core import transitions as rollout
 from lastgood.ledger import Ledger
 
 BARE = "bare INSERT"

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lastgood import marks
+from lastgood.layers.traffic import headers as marks
 
 TIMEOUT_S = 15.0
 USERS = 997

@@ -13,9 +13,11 @@ import yaml
 
 from bench import live_cpu, measure
 from bench.table import Row, Table
-from lastgood import conditions, judge, ledger
-from lastgood import service as services
+from lastgood import ledger
+from lastgood.analysis import run as judge
 from lastgood.gates import base
+from lastgood.service import gates as conditions
+from lastgood.service import schema as services
 from lastgood.sources import base as sources
 
 SAMPLE = 60

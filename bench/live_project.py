@@ -17,8 +17,8 @@ import yaml
 
 from bench import project
 from lastgood import release
-from lastgood import service as services
 from lastgood import settings as settings_
+from lastgood.service import schema as services
 
 SERVICE = project.SERVICE
 

@@ -12,12 +12,17 @@ from typing import Any
 
 from bench import live_load, live_project
 from bench.live_project import SERVICE, Faulty
-from lastgood import converge, daemon, errors, failpoints, ledger, release, rollout, strategy
-from lastgood import service as services
+from lastgood import errors, ledger, release
 from lastgood import settings as settings_
+from lastgood.core import transitions as rollout
 from lastgood.layers import receipts
-from lastgood.layers.traffic import envoy_files
-from lastgood.ops import stack
+from lastgood.layers.traffic.envoy import files as envoy_files
+from lastgood.ops import local_stack as stack
+from lastgood.release import convergence as converge
+from lastgood.service import schema as services
+from lastgood.service import strategy
+from lastgood.system import failpoints
+from lastgood.system import processes as daemon
 
 READY_S = 60.0
 LOOK_S = 0.02

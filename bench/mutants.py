@@ -49,11 +49,11 @@ class Group:
 
 GROUPS = {
     "core": Group(
-        files=("lastgood/rollout.py", "lastgood/setback.py", "lastgood/rules.py", "lastgood/state.py", "lastgood/judgement.py"),
+        files=("lastgood/core/transitions.py", "lastgood/core/rollback.py", "lastgood/core/guards.py", "lastgood/core/state.py", "lastgood/analysis/policy.py"),
         tests=("tests/test_rollout.py", "tests/test_rollout_phases.py", "tests/test_setback.py", "tests/test_breaker.py", "tests/test_judgement*.py", "tests/test_state.py"),
     ),
     "service": Group(
-        files=("lastgood/strategy.py", "lastgood/conditions.py", "lastgood/yaml_lines.py", "lastgood/service.py"),
+        files=("lastgood/service/strategy.py", "lastgood/service/gates.py", "lastgood/system/yaml_errors.py", "lastgood/service/schema.py"),
         tests=("tests/test_service_yaml.py", "tests/test_service_freeze.py", "tests/test_strategy.py"),
     ),
     "gates": Group(files=("lastgood/gates/*.py",), tests=("tests/gates/test_*.py",)),

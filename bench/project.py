@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lastgood import artifacts, environment, release, testing
-from lastgood import bundle as bundles
-from lastgood import service as services
+from lastgood import release, testing
 from lastgood import settings as settings_
+from lastgood.bundle import environment
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
+from lastgood.service import schema as services
 
 SERVICE = "toy"
 FACTOR = 1000.0

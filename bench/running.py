@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench import measure, project
-from lastgood import daemon, ledger, release
+from lastgood import ledger, release
 from lastgood import settings as settings_
-from lastgood.ops import stack
+from lastgood.ops import local_stack as stack
+from lastgood.system import processes as daemon
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM = 2

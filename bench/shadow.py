@@ -13,8 +13,12 @@ from bench.live_stack import Live
 from bench.table import Row, Table
 from lastgood import testing
 from lastgood.layers import base, reconcile
-from lastgood.layers.traffic import envoy_admin, envoy_config, envoy_files, envoy_stats
-from lastgood.ops import stack
+from lastgood.layers import desired as desired_state
+from lastgood.layers.traffic.envoy import admin as envoy_admin
+from lastgood.layers.traffic.envoy import config as envoy_config
+from lastgood.layers.traffic.envoy import files as envoy_files
+from lastgood.layers.traffic.envoy import stats as envoy_stats
+from lastgood.ops import local_stack as stack
 
 RATE = 150.0
 SLEEP_S = 0.5
@@ -87,7 +91,7 @@ class _Proxy:
 
     def __init__(self, live: Live, candidate: Faulty) -> None:
         ctx = live.ctx
-        self._wanted: base.Desired = reconcile.read_desired(live.state(), ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
+        self._wanted: base.Desired = desired_state.read(live.state(), ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
         self._layer = reconcile.build(ctx.settings, SERVICE)["traffic"]
         self._admin = envoy_admin.Admin(envoy_files.of(ctx.settings, SERVICE).admin)
         self._candidate = candidate.bundle

@@ -16,8 +16,9 @@ from pathlib import Path
 from bench import load, measure, processes, project, running, shots
 from bench.running import ROOT, Stack
 from bench.table import Row, Table
-from lastgood import daemon, testing
-from lastgood.layers.traffic import envoy
+from lastgood import testing
+from lastgood.layers.traffic.envoy import layer as envoy
+from lastgood.system import processes as daemon
 
 DIRECT, ENVOY, HTTPX = "direct", "Envoy", "httpx proxy"
 CONNECTIONS = 8

@@ -1,4 +1,4 @@
-"""The ledger and the store that the verbs work on: opened, made ready on first use, and never begun anew by a look.
+"""The ledger and the store that the verbs work on, and whose configuration counts: opened, made ready on first use, and never begun anew by a look.
 
 What does not belong here: the verbs (`release`), what a home may be believed by (`private`).
 """
@@ -9,9 +9,17 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 
-from lastgood import artifacts, errors, keys, ledger, private, wallclock
+from lastgood import errors
+from lastgood import ledger as ledgers
 from lastgood import settings as settings_
+from lastgood.bundle import store as artifacts
+from lastgood.core import transitions as rollout
 from lastgood.ledger.postgres import without_password
+from lastgood.service import frozen
+from lastgood.service import schema as services
+from lastgood.system import clock as wallclock
+from lastgood.system import permissions as private
+from lastgood.system import signing as keys
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +27,7 @@ class Context:
     """What the verbs work on."""
 
     settings: settings_.Settings
-    ledger: ledger.Ledger
+    ledger: ledgers.Ledger
     store: artifacts.Store
 
 
@@ -52,7 +60,7 @@ def open_context(
 
 @contextlib.contextmanager
 def _connected(settings: settings_.Settings, *, read_only: bool, create: bool, service: str | None) -> Iterator[Context]:
-    with ledger.connect(
+    with ledgers.connect(
         settings.ledger_url,
         busy_timeout_s=settings.ledger.busy_timeout_s,
         read_only=read_only,
@@ -70,7 +78,30 @@ def _connected(settings: settings_.Settings, *, read_only: bool, create: bool, s
         yield Context(settings=settings, ledger=connected, store=artifacts.Store(settings.store))
 
 
-def check_known(book: ledger.Ledger, service: str) -> None:
+def judged_by(ctx: Context, state: rollout.State) -> services.Service:
+    """The configuration that says how the release is judged: the candidate's own, else that of the stable bundle."""
+    if state.candidate is not None:
+        found = frozen.read(ctx.ledger.bundle(state.candidate), store=ctx.store)
+        if found is not None:
+            return found
+    return read_service(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
+
+
+def read_service(state: rollout.State, *, ledger: ledgers.Ledger, store: artifacts.Store, settings: settings_.Settings) -> services.Service:
+    """The configuration frozen in the stable bundle; the project's own before the first release, or if that is damaged.
+
+    The layers have to be driven even then: what they need of it (a port, time limits) seldom differs.
+    """
+    serving = state.stable or state.candidate
+    if serving is not None:
+        with contextlib.suppress(errors.NotFound, errors.Damaged):
+            found = frozen.read(ledger.bundle(serving), store=store)
+            if found is not None:
+                return found
+    return services.load(settings.services / state.service)
+
+
+def check_known(book: ledgers.Ledger, service: str) -> None:
     """Raise NotFound, naming the services that there are, if *book* has neither a bundle nor a revision of *service*."""
     known = book.services()
     if service not in known and not book.newest(service):

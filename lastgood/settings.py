@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 import pydantic
 
-from lastgood import errors, private
+from lastgood import errors
+from lastgood.system import permissions as private
 
 
 class _Group(pydantic.BaseModel):

@@ -11,8 +11,8 @@ from pipelines import drift_report, hooks
 from pipelines.jobs import NEVER_AGAIN
 
 if TYPE_CHECKING:
-    from lastgood.ops.drift_decision import Decision, Look
-    from lastgood.ops.drift_watch import Watched
+    from lastgood.drift.decision import Decision, Look
+    from lastgood.drift.watch import Watched
 
 
 class Evaluate(dg.Config):
@@ -33,7 +33,8 @@ def evaluate(
     import time
 
     from lastgood import errors, release
-    from lastgood.ops import drift_decision, drift_watch
+    from lastgood.drift import decision as drift_decision
+    from lastgood.drift import watch as drift_watch
 
     now = time.time()
     with release.open_context(settings, create=False, service=config.service) as ctx:

@@ -18,7 +18,7 @@ from lastgood import settings as settings_
 from pipelines import hooks
 
 if TYPE_CHECKING:
-    from lastgood.ops.drift_watch import Watched
+    from lastgood.drift.watch import Watched
     from lastgood.release import Context
 
 NAME = "drift_report"
@@ -42,7 +42,7 @@ def report(
 ) -> None:
     """Write the report, and say where it is. Nothing answered, or nothing watched, is a result and no error."""
     from lastgood import release
-    from lastgood.ops import drift_watch
+    from lastgood.drift import watch as drift_watch
 
     until = time.time() if config.until is None else config.until
     since = until - settings.drift.report_hours * 3600 if config.since is None else config.since
@@ -64,7 +64,7 @@ def report(
 
 def written(ctx: "Context", what: "Watched", *, since: float, until: float, settings: settings_.Settings, mlflow: Any) -> dict[str, Any]:
     """Metadata of the report on *since* to *until* (Unix seconds), which lies in the home folder and in MLflow then. Raises LastgoodError."""
-    from lastgood.ops import drift_report as evidently
+    from lastgood.drift import evidently_report as evidently
 
     snapshot = evidently.run(ctx, what, since=since, until=until)
     files = evidently.archive(settings, what, snapshot, since=since, until=until)
@@ -128,7 +128,7 @@ def schedules() -> list[dg.ScheduleDefinition]:
 def _schedule(service: str, cron: str) -> dg.ScheduleDefinition:
     def asked(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         from lastgood import release
-        from lastgood.ops import drift_watch
+        from lastgood.drift import watch as drift_watch
 
         try:
             with release.open_context(settings_.load(), read_only=True) as ctx:

@@ -15,8 +15,8 @@ from pydantic import Field
 from lastgood import settings as settings_
 
 if TYPE_CHECKING:
-    from lastgood.converge import Outcome
     from lastgood.release import Way
+    from lastgood.release.convergence import Outcome
 
 NEVER_AGAIN = {"dagster/max_retries": "0"}
 """A run that died after its commit must not be started again by itself: it would go back one bundle further."""
@@ -72,7 +72,8 @@ class RollBack(dg.Config):
 @dg.op(description="Release a bundle: verify it, make its workers ready, pass its phases and gates, cut over; the previous one stays warm.")
 def promote(context: dg.OpExecutionContext, config: Promote, settings: dg.ResourceParam[settings_.Settings]) -> None:
     """Report the outcome of the verb `promote`."""
-    from lastgood import converge, release
+    from lastgood import release
+    from lastgood.release import convergence as converge
 
     def verb() -> "Outcome":
         way = _way(config)
@@ -86,7 +87,8 @@ def promote(context: dg.OpExecutionContext, config: Promote, settings: dg.Resour
 
 def _way(config: Promote) -> "Way":
     """How the bundle is to take over. Raises UsageError."""
-    from lastgood import errors, release, strategy
+    from lastgood import errors, release
+    from lastgood.service import strategy
 
     if config.skip_analysis and not config.reason.strip():
         raise errors.UsageError("skip_analysis needs a reason, for whoever reads the audit trail later; give one")
@@ -100,7 +102,8 @@ def _way(config: Promote) -> "Way":
 @dg.op(description="Let the candidate through the approval that it waits for; the controller then goes on with it.")
 def approve(context: dg.OpExecutionContext, config: Approve, settings: dg.ResourceParam[settings_.Settings]) -> None:
     """Report the outcome of the verb `approve`."""
-    from lastgood import converge, errors, release
+    from lastgood import errors, release
+    from lastgood.release import convergence as converge
 
     def verb() -> "Outcome":
         if not config.reason.strip():
@@ -117,7 +120,8 @@ def approve(context: dg.OpExecutionContext, config: Approve, settings: dg.Resour
 @dg.op(description="Go back to the newest good bundle that was stable, quarantine the bad one, move the traffic.")
 def roll_back(context: dg.OpExecutionContext, config: RollBack, settings: dg.ResourceParam[settings_.Settings]) -> None:
     """Report the outcome of the verb `rollback`."""
-    from lastgood import converge, release
+    from lastgood import release
+    from lastgood.release import convergence as converge
 
     def verb() -> "Outcome":
         with release.open_context(settings, create=False, service=config.service) as ctx:

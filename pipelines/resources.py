@@ -9,8 +9,8 @@ from typing import Any
 
 import dagster as dg
 
-from lastgood import private
 from lastgood import settings as settings_
+from lastgood.system import permissions as private
 
 EXPERIMENT = "lastgood"
 

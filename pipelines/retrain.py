@@ -11,7 +11,7 @@ from lastgood import settings as settings_
 from pipelines import jobs
 
 if TYPE_CHECKING:
-    from lastgood.converge import Outcome
+    from lastgood.release.convergence import Outcome
 
 
 class Retrain(dg.Config):
@@ -30,7 +30,8 @@ class Retrain(dg.Config):
 @dg.op(description="Run the service's build job, and propose the bundle that comes of it: its phases and gates decide.")
 def retrain(context: dg.OpExecutionContext, config: Retrain, settings: dg.ResourceParam[settings_.Settings]) -> None:
     """Report the outcome of the verb `promote` on the new bundle; a build that fails changes nothing."""
-    from lastgood import converge, release
+    from lastgood import release
+    from lastgood.release import convergence as converge
 
     digest = build(context, config)
     hold_beside(context, config, digest, settings=settings)
@@ -69,7 +70,8 @@ def hold_beside(context: dg.OpExecutionContext, config: Retrain, digest: str, *,
     import time
 
     from lastgood import errors, release
-    from lastgood.ops import drift_compare, drift_watch
+    from lastgood.drift import bundle_comparison as drift_compare
+    from lastgood.drift import watch as drift_watch
 
     now = time.time()
     try:

@@ -17,8 +17,8 @@ from lastgood import errors
 from lastgood import settings as settings_
 
 if TYPE_CHECKING:
-    from lastgood.ops.drift_decision import Look
-    from lastgood.ops.drift_watch import Looked, Watched
+    from lastgood.drift.decision import Look
+    from lastgood.drift.watch import Looked, Watched
     from lastgood.release import Context
 
 DECIDE, REPORT, RETRAIN = "evaluate_rollback", "drift_report", "retrain"
@@ -85,7 +85,8 @@ class _News:
 
 def _service(context: dg.SensorEvaluationContext, ctx: "Context", service: str, *, news: _News, until: float) -> str:
     """What there is to say of one service."""
-    from lastgood.ops import drift_decision, drift_watch
+    from lastgood.drift import decision as drift_decision
+    from lastgood.drift import watch as drift_watch
 
     what = drift_watch.watched(ctx, service) if ctx.ledger.newest(service) else None
     if what is None:

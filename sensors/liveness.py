@@ -18,8 +18,8 @@ from lastgood import settings as settings_
 def model_liveness(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SkipReason:
     """One sentence for each service: what was found out."""
     from lastgood import errors, release
-    from lastgood.llm import liveness as models
-    from lastgood.ops import liveness
+    from lastgood.model_retirement import check as liveness
+    from lastgood.model_retirement import providers as models
 
     ask = functools.partial(models.ask_provider, environ=os.environ)
     told = []

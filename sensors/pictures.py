@@ -25,7 +25,8 @@ def of(ctx: "Context", service: str, rollout: int) -> dict[str, Any]:
     try:
         reason = _too_much(ctx, service, rollout)
         if not reason:
-            from lastgood.ops import chronicle, plots
+            from lastgood.reports import plots
+            from lastgood.reports import record as chronicle
 
             drawn = plots.pictures(chronicle.collect(ctx, service, rollout=rollout), max_bytes=MAX_BYTES)
             return {KEY: show.pictures(drawn)} if drawn else {}

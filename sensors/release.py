@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 import assets
-from lastgood import bundle as bundles
 from lastgood import settings as settings_
+from lastgood.bundle import manifest as bundles
 
 if TYPE_CHECKING:
     from lastgood.ledger import Ledger, Revision

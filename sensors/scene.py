@@ -8,12 +8,12 @@ import dagster as dg
 
 import assets
 from assets import gates, show, verdicts
-from lastgood import bundle as bundles
+from lastgood.bundle import manifest as bundles
 
 if TYPE_CHECKING:
+    from lastgood.core.transitions import State
     from lastgood.ledger import Revision
     from lastgood.release import Context
-    from lastgood.rollout import State
 
 POSITION = "lastgood/position"
 """Metadata key under which an observation keeps what it told."""

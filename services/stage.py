@@ -18,12 +18,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lastgood import bundle as bundles
-from lastgood import converge, daemon, errors, release
-from lastgood import service as services
+from lastgood import errors, release
 from lastgood import settings as settings_
-from lastgood.layers.traffic import envoy_files
-from lastgood.ops import claims, stack
+from lastgood.bundle import manifest as bundles
+from lastgood.layers.traffic.envoy import files as envoy_files
+from lastgood.ops import claims
+from lastgood.ops import local_stack as stack
+from lastgood.release import convergence as converge
+from lastgood.service import schema as services
+from lastgood.system import processes as daemon
 
 MARKER = "demo.json"
 RELEASE_S = 420.0
@@ -367,7 +370,7 @@ def main(service: str, description: str, tell: Callable[[settings_.Settings, cla
 
 def overlay(project: Path, service: str) -> dict[str, Any]:
     """What the demonstration of *service* lays over its service.yaml."""
-    from lastgood import yaml_lines
+    from lastgood.system import yaml_errors as yaml_lines
 
     file = project / "services" / service / "demo.yaml"
     found: dict[str, Any] = yaml_lines.load(file.read_text("utf-8"), where=str(file))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from lastgood import marks
+from lastgood.layers.traffic import headers as marks
 
 TIMEOUT_S = 20.0
 

@@ -10,10 +10,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lastgood import artifacts, environment, lifetimes, proceed, release
-from lastgood import bundle as bundles
-from lastgood import service as services
+from lastgood import release
 from lastgood import settings as settings_
+from lastgood.bundle import environment
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
+from lastgood.model_retirement import records as lifetimes
+from lastgood.release import advance as proceed
+from lastgood.service import schema as services
 
 RUNTIME = '''
 """Answers every number with a constant of its bundle plus that number."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from lastgood import readiness
+from lastgood.hosts import readiness
 from lastgood.ledger import Readiness
 
 STALE_S = 30.0

@@ -9,7 +9,8 @@ import dataclasses
 
 import pytest
 
-from lastgood import errors, rollout
+from lastgood import errors
+from lastgood.core import transitions as rollout
 
 A, B, C, D, E = (f"sha256:{letter * 64}" for letter in "abcde")
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from lastgood import judge, rollout
-from lastgood import service as services
-from lastgood.gates import track
+from lastgood.analysis import run as judge
+from lastgood.core import transitions as rollout
+from lastgood.gates import gate as track
+from lastgood.service import schema as services
 from tests.rollouts import B, after, released
 
 SERVICE = """\

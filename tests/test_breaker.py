@@ -8,7 +8,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from lastgood import errors, rollout
+from lastgood import errors
+from lastgood.core import transitions as rollout
 from tests.rollouts import (
     A,
     B,

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import bundle as bundles
-from lastgood import cache, errors, settings
+from lastgood import errors, settings
+from lastgood.bundle import manifest as bundles
 from lastgood.conformance import layers
-from lastgood.layers import answers, base
+from lastgood.layers import answer_cache as answers
+from lastgood.layers import answer_store as cache
+from lastgood.layers import base
 from tests import redis
 from tests.layers import wanted
 

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import controller, converge, errors, proceed, release
+from lastgood import errors, release
 from lastgood import settings as settings_
+from lastgood.controller import loop as controller
 from lastgood.layers import base, receipts
 from lastgood.ledger import audit
+from lastgood.release import advance as proceed
+from lastgood.release import convergence as converge
 from tests import factory, memory
 from tests.hosts import seen
 
@@ -115,7 +118,7 @@ def test_a_candidate_that_never_gets_ready_is_abandoned(settings: settings_.Sett
         b = factory.build(ctx, 2)
         world.infrastructure.never_ready = {b}
         state = ctx.ledger.state("toy", about=(b,))
-        from lastgood import rollout
+        from lastgood.core import transitions as rollout
 
         release.commit(ctx, state, rollout.Propose(bundle=b, verified=True, ready_s=0.2), verb="promote", reason="go", actor="ann")
         with pytest.raises(errors.PromotionFailed, match="stable was not touched"):
@@ -209,7 +212,7 @@ def test_two_controllers_are_harmless(settings: settings_.Settings, running: Non
 
 def test_pages_are_left_once(tmp_path: Path) -> None:
     """The same page about the same revision is one file."""
-    from lastgood import pages
+    from lastgood.paging import files as pages
 
     for _ in range(3):
         pages.write(tmp_path, service="toy", revision=4, summary="toy: rolled back", now=1.0)

@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from lastgood import daemon, errors
+from lastgood import errors
+from lastgood.system import processes as daemon
 
 SLEEPER = [sys.executable, "-S", "-c", "import time\nprint('up', flush=True)\ntime.sleep(600)"]
 STUBBORN = [
@@ -73,7 +74,7 @@ def test_age_and_memory_are_told(begin):
 def test_a_process_survives_the_command_that_started_it(tmp_path):
     """The starter is killed with -9; the daemon goes on in a session of its own, with empty input."""
     code = (
-        "import os,signal\nfrom pathlib import Path\nfrom lastgood import daemon\n"
+        "import os,signal\nfrom pathlib import Path\nfrom lastgood.system import processes as daemon\n"
         f"daemon.start({SLEEPER!r}, record=Path({str(tmp_path / 'd.json')!r}), log=Path({str(tmp_path / 'd.log')!r}))\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

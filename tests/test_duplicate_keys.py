@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import errors, prompts, service, settings, yaml_lines
+from lastgood import errors, settings
+from lastgood.bundle import prompts
+from lastgood.service import schema as service
+from lastgood.system import yaml_errors as yaml_lines
 
 SECRET = "hunter2-very-secret"
 SERVICE = "schema: lastgood.service/v1\nservice: toy\ntier: real-time-api\nowner: tests\ntraffic: {port: 8399}\n"

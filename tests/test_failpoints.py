@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import errors, failpoints
+from lastgood import errors
+from lastgood.system import failpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,7 +23,7 @@ def _run(code: str, rules: str) -> subprocess.CompletedProcess[str]:
 
 
 REACH_THREE_TIMES = """
-from lastgood.failpoints import failpoint
+from lastgood.system.failpoints import failpoint
 for turn in 1, 2, 3:
     failpoint("store.before_rename")
     print(turn, flush=True)
@@ -98,7 +99,7 @@ def test_a_misspelt_rule_is_refused(rules):
     """A rule that cannot be meant is a UsageError, from the environment as well."""
     with pytest.raises(errors.UsageError), failpoints.armed(rules):
         pass
-    assert "UsageError" in _run("from lastgood import failpoints; failpoints.check_environment()", rules).stderr
+    assert "UsageError" in _run("from lastgood.system import failpoints; failpoints.check_environment()", rules).stderr
 
 
 def test_an_unregistered_name_in_code_is_refused():

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from lastgood import release, transfer
-from lastgood import service as services
+from lastgood import release
 from lastgood import settings as settings_
+from lastgood.bundle import archive as transfer
 from lastgood.drift import reference as references
-from lastgood.layers import reconcile
+from lastgood.service import frozen as frozen_service
+from lastgood.service import schema as services
 from lastgood.serving import inference_log, worker
 from tests import project
 from tests.services import samples
@@ -120,7 +121,7 @@ def test_it_is_served_and_rolled_back_to(service: str, cli: Any) -> None:
 def evaluate(root: Path, bundle: str) -> None:
     """Give *bundle* an offline evaluation that just keeps the limits frozen in it: nobody evaluated the file."""
     with release.open_context(settings_.load(root, environ={})) as ctx:
-        frozen = reconcile.frozen_service(ctx.ledger.bundle(bundle), store=ctx.store)
+        frozen = frozen_service.read(ctx.ledger.bundle(bundle), store=ctx.store)
         assert frozen is not None
         metrics = {**frozen.evaluation.floors, **frozen.evaluation.ceilings}
         ctx.ledger.evaluate(bundle, kind="offline", report={"metrics": metrics}, actor="test", now=1.0)

@@ -12,9 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from lastgood import controller, converge, daemon, heartbeat
 from lastgood import settings as settings_
-from lastgood.ops import stack
+from lastgood.controller import loop as controller
+from lastgood.hosts import heartbeat
+from lastgood.ops import local_stack as stack
+from lastgood.release import convergence as converge
+from lastgood.system import processes as daemon
 from tests import factory, memory, timing
 
 LONG_S = 60.0

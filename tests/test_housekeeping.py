@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import housekeeping, settings
-from lastgood.layers.infrastructure import folder
-from lastgood.layers.traffic import envoy_admin, envoy_files, envoy_logs, envoy_requests
-from lastgood.layers.traffic.envoy_requests import RequestLog
+from lastgood import settings
+from lastgood.layers import housekeeping
+from lastgood.layers.infrastructure.local import worker_files as folder
+from lastgood.layers.traffic.envoy import admin as envoy_admin
+from lastgood.layers.traffic.envoy import files as envoy_files
+from lastgood.layers.traffic.envoy import logs as envoy_logs
+from lastgood.layers.traffic.envoy import requests as envoy_requests
+from lastgood.layers.traffic.envoy.requests import RequestLog
 from tests.layers.traffic.world import A
 from tests.sources.lines import line
 

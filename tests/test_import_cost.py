@@ -18,15 +18,18 @@ HEAVY = {
 LIGHT = [
     "lastgood.errors",
     "lastgood.settings",
-    "lastgood.bundle",
-    "lastgood.service",
-    "lastgood.rollout",
+    "lastgood.bundle.manifest",
+    "lastgood.bundle.store",
+    "lastgood.service.schema",
+    "lastgood.service.frozen",
+    "lastgood.core.transitions",
     "lastgood.ledger",
     "lastgood.layers.base",
     "lastgood.layers.reconcile",
     "lastgood.release",
+    "lastgood.release.convergence",
     "lastgood.cli",
-    "lastgood.cli.change",
+    "lastgood.cli.release",
 ]
 
 COUNT = """

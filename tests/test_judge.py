@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import gatekeeper, judge, proceed, release
-from lastgood.judge import WATCH_S
+from lastgood import context, release
+from lastgood.analysis import run as judge
+from lastgood.analysis.run import WATCH_S
+from lastgood.controller import analysis_loop as gatekeeper
+from lastgood.release import advance as proceed
 from tests.ops import story as stories
 from tests.ops.story import SERVICE, Story
 
@@ -33,7 +36,7 @@ def asked(story: Story, now: float) -> list[judge.Question]:
     """What is to be measured at *now*."""
     state = story.state()
     at = story.ctx.ledger.revision(SERVICE, state.rollout).at if state.rollout else 0.0
-    return judge.questions(state, proceed.judged_by(story.ctx, state), proposed_at=at, now=now)
+    return judge.questions(state, context.judged_by(story.ctx, state), proposed_at=at, now=now)
 
 
 def test_on_watch_the_evidence_begins_anew_each_day(story: Story) -> None:
@@ -57,7 +60,7 @@ gates:
 """
     with stories.begun(tmp_path, gates=slow) as begun:
         begun.first()
-        service = proceed.judged_by(begun.ctx, begun.state())
+        service = context.judged_by(begun.ctx, begun.state())
         for wanted, days in (({"errors"}, 2), ({"errors", "bought"}, 28)):
             gates = {name: gate if name in wanted else gate.model_copy(update={"watch": "bake"}) for name, gate in service.gates.items()}
             told = service.model_copy(update={"gates": gates})

@@ -8,9 +8,11 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from lastgood import errors, judgement, rollout
-from lastgood import service as services
+from lastgood import errors
+from lastgood.analysis import policy as judgement
+from lastgood.core import transitions as rollout
 from lastgood.gates import base
+from lastgood.service import schema as services
 from tests.rollouts import CHAIN, A, B, C, after, back, canary, held, on_its_way, released
 
 SERVICE = services.parse(

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from lastgood import judgement, rollout
+from lastgood.analysis import policy as judgement
+from lastgood.core import transitions as rollout
 from lastgood.gates import base
 from tests.rollouts import A, B, after, alarm, baking, canary, held, released
 from tests.test_judgement import BAD, GOOD, UNTOLD, decide, says

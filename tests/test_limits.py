@@ -17,16 +17,25 @@ from typing import Any
 import pydantic
 import pytest
 
-from lastgood import cache, conditions, drift_rules, errors, judge, patience, readiness, rollout, strategy
-from lastgood import service as services
+from lastgood import errors
 from lastgood import settings as settings_
+from lastgood.analysis import run as judge
 from lastgood.cli import common
+from lastgood.core import transitions as rollout
+from lastgood.drift import watch as drift_watch
+from lastgood.hosts import readiness
+from lastgood.layers import answer_store as cache
 from lastgood.layers import base
-from lastgood.layers.infrastructure import drain, notes
-from lastgood.layers.traffic import envoy_config
-from lastgood.ops import drift_watch
+from lastgood.layers.infrastructure.local import drain
+from lastgood.layers.infrastructure.local import worker_state as notes
+from lastgood.layers.traffic.envoy import config as envoy_config
+from lastgood.service import drift as drift_rules
+from lastgood.service import gates as conditions
+from lastgood.service import schema as services
+from lastgood.service import strategy
+from lastgood.service import timeouts as patience
 from lastgood.serving import admission, segments
-from lastgood.sources import blocks
+from lastgood.sources import label_join as blocks
 
 ROOT = Path(__file__).parents[1]
 NOW = 1_800_000_000.0

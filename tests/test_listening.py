@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lastgood import listening
+from lastgood.system import ports as listening
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, which only Linux has")
 

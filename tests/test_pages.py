@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import durable, pages
+from lastgood.paging import files as pages
+from lastgood.system import files as durable
 
 
 def names(folder: Path) -> list[str]:

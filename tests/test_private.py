@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import durable, errors, ledger, private, release
+from lastgood import errors, ledger, release
 from lastgood import settings as settings_
+from lastgood.system import files as durable
+from lastgood.system import permissions as private
 from tests import factory
 
 NOBODY = 65534

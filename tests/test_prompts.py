@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import errors, prompts
+from lastgood import errors
+from lastgood.bundle import prompts
 
 HEAD = "schema: lastgood.prompt/v1\n"
 PLAIN = HEAD + "variables: {question: text, passages: list}\nparts: {user: user.txt}\n"

@@ -10,11 +10,18 @@ from typing import Any
 
 import pytest
 
-from lastgood import controller, converge, duty, errors, proceed, readiness, release, rollout
+from lastgood import errors, release
 from lastgood import ledger as ledgers
 from lastgood import settings as settings_
-from lastgood.layers import base, reconcile
+from lastgood.controller import loop as controller
+from lastgood.core import transitions as rollout
+from lastgood.hosts import lease as duty
+from lastgood.hosts import readiness
+from lastgood.layers import base
+from lastgood.layers import desired as desired_state
 from lastgood.ledger import Ledger, Seen
+from lastgood.release import advance as proceed
+from lastgood.release import convergence as converge
 from tests import factory, memory, postgres
 from tests.hosts import row, seen, view
 
@@ -66,7 +73,7 @@ def test_another_bundle_is_kept_warm_while_previous_cannot_be(tmp_path: Path) ->
         a, b, c, _ = factory.released(ctx, 1, 2, 3, 4)
 
         def warm() -> tuple[str, ...]:
-            return reconcile.read_desired(ctx.ledger.state("toy"), ledger=ctx.ledger, store=ctx.store, settings=made).spares
+            return desired_state.read(ctx.ledger.state("toy"), ledger=ctx.ledger, store=ctx.store, settings=made).spares
 
         assert warm() == ()
         say(ctx, "one", {c: Seen(ready=False)})

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import bundle as bundles
-from lastgood import errors, proceed, release, strategy
+from lastgood import errors, release
 from lastgood import settings as settings_
+from lastgood.bundle import manifest as bundles
 from lastgood.ledger import audit
+from lastgood.release import advance as proceed
+from lastgood.service import strategy
 from tests import factory
 from tests.hosts import seen
 

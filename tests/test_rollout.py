@@ -7,8 +7,10 @@ import json
 
 import pytest
 
-from lastgood import errors, rollout, rules
-from lastgood import state as state_
+from lastgood import errors
+from lastgood.core import guards as rules
+from lastgood.core import state as state_
+from lastgood.core import transitions as rollout
 
 A, B, C, D = (f"sha256:{letter * 64}" for letter in "abcd")
 

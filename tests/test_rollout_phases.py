@@ -8,7 +8,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from lastgood import errors, rollout
+from lastgood import errors
+from lastgood.core import transitions as rollout
 from tests.rollouts import CHAIN, A, B, C, after, alarm, back, baking, canary, held, on_its_way, pages, refused, released, step, with_mark
 
 # --- proposing ---------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import itertools
 from collections import deque
 from collections.abc import Iterator
 
-from lastgood import errors, rollout
+from lastgood import errors
+from lastgood.core import transitions as rollout
 
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 BUNDLES = (A, B, C)

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 import lastgood
-from lastgood import bundle as bundles
 from lastgood import errors, release, runtime_api
-from lastgood import service as services
+from lastgood.bundle import manifest as bundles
+from lastgood.service import schema as services
 from lastgood.serving import runtime, worker
 from tests import factory
 
@@ -135,11 +135,11 @@ def test_runtimes_of_the_documentation_use_what_is_listed(page: str, tmp_path: P
         ("from lastgood.index.fuse import _scaled", ["lastgood.index.fuse._scaled"]),
         ("from lastgood.index.fuse import *", ["lastgood.index.fuse.*"]),
         ("from lastgood import ledger\nledger.open", ["lastgood.ledger"]),
-        ("import lastgood.ops.stack as s\ns.up()", ["lastgood.ops.stack"]),
+        ("import lastgood.ops.local_stack as s\ns.up()", ["lastgood.ops.local_stack"]),
         ("import lastgood.errors\nlastgood.errors.Damaged", []),
         ("import lastgood.errors\nlastgood.errors.Nosuch", ["lastgood.errors.Nosuch"]),
         ("import lastgood", ["lastgood"]),
-        ("def late():\n    from lastgood import transfer\n", ["lastgood.transfer"]),
+        ("def late():\n    from lastgood import ledger\n", ["lastgood.ledger"]),
         ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lastgood import ledger\n", []),
         (
             "import typing\nif typing.TYPE_CHECKING:\n    from lastgood import ledger\nelse:\n    from lastgood import audit",

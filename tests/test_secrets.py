@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import secrets
+from lastgood.bundle import secret_scan as secrets
 
 ROOT = Path(__file__).resolve().parent.parent
 

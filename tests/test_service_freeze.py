@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lastgood import conditions, errors
-from lastgood import service as services
-from lastgood import strategy as strategies
+from lastgood import errors
+from lastgood.service import gates as conditions
+from lastgood.service import schema as services
+from lastgood.service import strategy as strategies
 from tests.test_service_yaml import HEAD, parse
 
 # --- defaults ----------------------------------------------------------------------------------------------

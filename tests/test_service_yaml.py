@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from lastgood import errors
-from lastgood import service as services
+from lastgood.service import schema as services
 
 HEAD = """\
 schema: lastgood.service/v1

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from lastgood import errors, rollout
+from lastgood import errors
+from lastgood.core import transitions as rollout
 from tests.rollouts import (
     A,
     B,

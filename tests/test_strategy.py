@@ -10,7 +10,8 @@ import pydantic
 import pytest
 from hypothesis import strategies as st
 
-from lastgood import rollout, strategy
+from lastgood.core import transitions as rollout
+from lastgood.service import strategy
 
 HOUR = 3600.0
 DAY = 24 * HOUR

@@ -18,11 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lastgood import artifacts, environment, errors, prompts, release, trial
-from lastgood import bundle as bundles
-from lastgood import service as services
+from lastgood import errors, release
 from lastgood import settings as settings_
+from lastgood.bundle import environment, prompts
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
 from lastgood.drift import reference as references
+from lastgood.release import trial
+from lastgood.service import schema as services
 from lastgood.serving import inference_log
 from tests import factory
 

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
-from lastgood import errors, judgement, release, rollout, wallclock
+from lastgood import errors, release
+from lastgood.analysis import policy as judgement
+from lastgood.core import transitions as rollout
 from lastgood.ledger import audit, rows
 from lastgood.serving import segments
+from lastgood.system import clock as wallclock
 from tests import factory
 
 HOUR_S = 3600.0

@@ -30,7 +30,7 @@ DATA_CHECKS = [
 @dg.multi_asset_check(specs=DATA_CHECKS, description="Great Expectations on the tables to train on and to evaluate on.")
 def data_checks(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> Iterator[dg.AssetCheckResult]:
     """One validation of each table; its results are told check by check."""
-    from lastgood import artifacts
+    from lastgood.bundle import store as artifacts
 
     folder = artifacts.Store(settings.store).path(parts.made(context, "flights", "data").part.digest)
     found = expectations.validate({name: folder / f"{name}.parquet" for name in ("train", "evaluate")})

@@ -34,8 +34,9 @@ def data(context: dg.AssetExecutionContext, config: Windows, settings: dg.Resour
 
     import pyarrow.parquet as pq
 
-    from lastgood import artifacts, yaml_lines
+    from lastgood.bundle import store as artifacts
     from lastgood.drift import reference as references
+    from lastgood.system import yaml_errors as yaml_lines
     from services.flights import data as source
     from services.flights import drift
 

@@ -14,7 +14,7 @@ from assets.flights import data
 from lastgood import settings as settings_
 
 if TYPE_CHECKING:
-    from lastgood.artifacts import Stored
+    from lastgood.bundle.store import Stored
     from services.flights.model import Model
 
 KEY = parts.key("flights", "model")
@@ -48,7 +48,8 @@ def model(
 ) -> dg.MaterializeResult:
     """Train on the data this run made, evaluate against what is stable now, and write the training down in MLflow."""
 
-    from lastgood import artifacts, yaml_lines
+    from lastgood.bundle import store as artifacts
+    from lastgood.system import yaml_errors as yaml_lines
 
     params = yaml_lines.load((settings.project / "params.yaml").read_text("utf-8"), where="params.yaml")["train"] | config.model_dump(
         exclude_none=True
@@ -83,7 +84,7 @@ def train(settings: settings_.Settings, data_digest: str, params: Mapping[str, A
     """Fit on train.parquet of the stored data, store the model, evaluate it on evaluate.parquet."""
     import pandas
 
-    from lastgood import artifacts
+    from lastgood.bundle import store as artifacts
     from lastgood.drift import reference as references
     from services.flights import drift, evaluate, features, figures
     from services.flights import train as training

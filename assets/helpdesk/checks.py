@@ -23,7 +23,7 @@ CORPUS_CHECKS = [
 @dg.multi_asset_check(specs=CORPUS_CHECKS, description="Great Expectations on the chunks.")
 def corpus_checks(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> Iterator[dg.AssetCheckResult]:
     """One validation; its results are told check by check."""
-    from lastgood import artifacts
+    from lastgood.bundle import store as artifacts
 
     folder = artifacts.Store(settings.store).path(parts.made(context, "helpdesk", "corpus").part.digest)
     found = expectations.validate(folder / "chunks.jsonl")

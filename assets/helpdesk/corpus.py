@@ -29,7 +29,7 @@ def corpus(context: dg.AssetExecutionContext, config: Version, settings: dg.Reso
     import tempfile
     from pathlib import Path
 
-    from lastgood import artifacts
+    from lastgood.bundle import store as artifacts
     from lastgood.drift import reference as references
     from services.helpdesk import drift, prepare
 

@@ -36,7 +36,8 @@ def evaluation(context: dg.AssetExecutionContext, config: Judging, settings: dg.
     """Ask the golden questions of the parts that this run made."""
     import os
 
-    from lastgood import artifacts, bundle
+    from lastgood.bundle import manifest as bundle
+    from lastgood.bundle import store as artifacts
     from lastgood.llm import base, catalog
     from lastgood.llm import judge as judges
     from services.helpdesk import evaluate

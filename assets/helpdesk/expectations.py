@@ -62,7 +62,7 @@ def live() -> list[Any]:
 
 def leaks(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Whether a chunk holds a secret; where, and never what."""
-    from lastgood import secrets
+    from lastgood.bundle import secret_scan as secrets
 
     found = [f"{row['id']}, line {one.line}: {one.kind}" for row in rows for one in secrets.find(row["text"])]
     yield {"check": "secrets", "expectation": "no secret", "column": "text", "passed": not found, "found": "; ".join(found)[:1000]}

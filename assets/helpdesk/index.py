@@ -23,7 +23,7 @@ def index(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings
     import tempfile
     from pathlib import Path
 
-    from lastgood import artifacts
+    from lastgood.bundle import store as artifacts
     from lastgood.index import catalog, embedders
     from lastgood.index import snapshot as snapshots
     from services.helpdesk import build, pins

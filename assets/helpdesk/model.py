@@ -36,7 +36,7 @@ def model(context: dg.AssetExecutionContext, config: Models, settings: dg.Resour
     import tempfile
     from pathlib import Path
 
-    from lastgood import artifacts
+    from lastgood.bundle import store as artifacts
     from services.helpdesk import models
 
     with tempfile.TemporaryDirectory() as scratch:

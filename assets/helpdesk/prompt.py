@@ -30,7 +30,7 @@ def prompt(context: dg.AssetExecutionContext, config: Texts, settings: dg.Resour
     import tempfile
     from pathlib import Path
 
-    from lastgood import artifacts
+    from lastgood.bundle import store as artifacts
     from services.helpdesk import prompting
 
     store = artifacts.Store(settings.store)

@@ -14,24 +14,25 @@ from collections.abc import Sequence
 
 import click
 
-from lastgood import errors, private
+from lastgood import errors
+from lastgood.system import permissions as private
 
 _VERBS = {
-    "status": "look",
-    "history": "look",
-    "show": "look",
-    "diff": "look",
-    "plan": "look",
-    "verify": "look",
+    "status": "inspect",
+    "history": "inspect",
+    "show": "inspect",
+    "diff": "inspect",
+    "plan": "inspect",
+    "verify": "inspect",
     "watch": "watch",
     "report": "watch",
-    "promote": "change",
-    "approve": "change",
-    "rollback": "change",
-    "hold": "change",
-    "release-hold": "change",
-    "quarantine": "change",
-    "revoke": "change",
+    "promote": "release",
+    "approve": "release",
+    "rollback": "release",
+    "hold": "release",
+    "release-hold": "release",
+    "quarantine": "release",
+    "revoke": "release",
     "audit": "audit",
     "bundle": "bundles",
     "index": "index",

@@ -6,7 +6,8 @@ import json
 
 import click
 
-from lastgood.cli import common, look
+from lastgood.cli import common
+from lastgood.cli import inspect as look
 
 
 @click.group()

@@ -7,9 +7,12 @@ from typing import Any
 
 import click
 
-from lastgood import bundle as bundles
-from lastgood import ledger, rollout, wallclock
-from lastgood.cli import common, look
+from lastgood import ledger
+from lastgood.bundle import manifest as bundles
+from lastgood.cli import common
+from lastgood.cli import inspect as look
+from lastgood.core import transitions as rollout
+from lastgood.system import clock as wallclock
 
 
 @click.group()
@@ -58,7 +61,7 @@ bundle.add_command(look.verify, "verify")
 @common.json_option
 def export(service: str, which: str, out: Path | None, as_json: bool) -> int:
     """Write a bundle with all its bytes into one signed file."""
-    from lastgood import transfer
+    from lastgood.bundle import archive as transfer
 
     with common.context(service=service) as ctx:
         digest = ctx.ledger.resolve(service, which)
@@ -77,7 +80,8 @@ def export(service: str, which: str, out: Path | None, as_json: bool) -> int:
 @common.json_option
 def import_(file: Path, trust: tuple[str, ...], untried: bool, actor: str | None, as_json: bool) -> int:
     """Take in a bundle file: signature, names, sizes and every digest are checked before anything becomes visible."""
-    from lastgood import release, transfer
+    from lastgood import release
+    from lastgood.bundle import archive as transfer
 
     with common.context(create=True) as ctx:
         found, provenance = transfer.import_(file, store=ctx.store, keys=ctx.settings.keys, trust=frozenset(trust))

@@ -19,7 +19,8 @@ import click
 from lastgood import errors
 
 if TYPE_CHECKING:
-    from lastgood import release, rollout
+    from lastgood import release
+    from lastgood.core import transitions as rollout
 
 Command = Callable[..., Any]
 
@@ -34,7 +35,7 @@ def complete_services(_ctx: click.Context, _param: click.Parameter, incomplete: 
 
 def complete_bundles(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Short ids of the service's bundles, for the shell's completion."""
-    from lastgood import bundle
+    from lastgood.bundle import manifest as bundle
 
     service = ctx.params.get("service")
     if not service:
@@ -60,7 +61,7 @@ def _service_names(ctx: click.Context, param: click.Parameter, values: tuple[str
 
 def _service_name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     """Refused before anything is opened: the name becomes part of paths."""
-    from lastgood import bundle
+    from lastgood.bundle import manifest as bundle
 
     return bundle.check_service_name(value)
 

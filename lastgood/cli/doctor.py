@@ -11,11 +11,17 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from lastgood import converge, daemon, errors, heartbeat, ledger, patience, private, release, settings, wallclock
-from lastgood import service as services
+from lastgood import errors, ledger, release, settings
 from lastgood.cli import common
-from lastgood.layers.infrastructure import warm_ups
+from lastgood.hosts import heartbeat
+from lastgood.layers.infrastructure.local import warm_ups
+from lastgood.release import convergence as converge
+from lastgood.service import schema as services
+from lastgood.service import timeouts as patience
 from lastgood.settings import Settings
+from lastgood.system import clock as wallclock
+from lastgood.system import permissions as private
+from lastgood.system import processes as daemon
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

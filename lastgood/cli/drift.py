@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lastgood import bundle as bundles
 from lastgood import errors
+from lastgood.bundle import manifest as bundles
 from lastgood.cli import common
 
 if TYPE_CHECKING:
-    from lastgood.ops.drift_compare import Beside
-    from lastgood.ops.drift_decision import Decision
-    from lastgood.ops.drift_watch import Looked, Watched
+    from lastgood.drift.bundle_comparison import Beside
+    from lastgood.drift.decision import Decision
+    from lastgood.drift.watch import Looked, Watched
 
 SHOWN = 14
 
@@ -44,8 +44,10 @@ def drift(
 
     Looks at each window that is over, once; Dagster's sensor does the same. An alarm moves nothing by itself.
     """
-    from lastgood.cli.look import parse_time
-    from lastgood.ops import drift_compare, drift_decision, drift_watch
+    from lastgood.cli.inspect import parse_time
+    from lastgood.drift import bundle_comparison as drift_compare
+    from lastgood.drift import decision as drift_decision
+    from lastgood.drift import watch as drift_watch
 
     now = time.time()
     since = parse_time(since_text) if since_text is not None else None
@@ -70,7 +72,7 @@ def drift(
             begin = next(moment for moment in (since, drift_watch.open_alarm(found), what.since) if moment is not None)
             compared = drift_compare.beside(ctx, what, ctx.ledger.resolve(service, beside), since=begin, now=now)
         if report is not None:
-            from lastgood.ops import drift_report
+            from lastgood.drift import evidently_report as drift_report
 
             drift_report.write(ctx, what, since=found[0].begin if found else what.since, until=found[-1].end if found else now, file=report)
         decided = [one.report for one in ctx.ledger.evaluations(what.bundle) if one.kind == drift_decision.KIND]
@@ -91,7 +93,7 @@ def drift(
 def _text(
     what: Watched, found: Sequence[Looked], decided: Sequence[Mapping[str, Any]], decision: Decision | None, compared: Beside | None
 ) -> str:
-    from lastgood.ops import drift_watch
+    from lastgood.drift import watch as drift_watch
 
     open_since = drift_watch.open_alarm(found)
     head = f"{what.service}  {bundles.short(what.bundle)}  " + (f"alarm since {common.moment(open_since)}" if open_since else "no alarm")

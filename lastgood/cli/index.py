@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from lastgood import bundle as bundles
-from lastgood import errors, release, wallclock
+from lastgood import errors, release
+from lastgood.bundle import manifest as bundles
 from lastgood.cli import common
+from lastgood.system import clock as wallclock
 
 
 @click.group()

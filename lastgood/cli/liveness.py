@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lastgood import bundle as bundles
-from lastgood import wallclock
+from lastgood.bundle import manifest as bundles
 from lastgood.cli import common
+from lastgood.system import clock as wallclock
 
 if TYPE_CHECKING:
-    from lastgood.ops.liveness import Report
+    from lastgood.model_retirement.check import Report
 
 WARN_DAYS = 30.0
-"""As `lastgood.llm.liveness` has it, which is not imported before it is needed."""
+"""As `lastgood.model_retirement.providers` has it, which is not imported before it is needed."""
 
 
 @click.command()
@@ -38,8 +38,8 @@ def liveness(service: str, offline: bool, warn_days: float, actor: str | None, a
     What is found out is written down: a bundle whose model is gone is no target of a rollback. Exit code 1 if what serves
     asks a model that ends, or if nothing safe is left to go back to; somebody is paged then, once.
     """
-    from lastgood.llm import liveness as models
-    from lastgood.ops import liveness as checks
+    from lastgood.model_retirement import check as checks
+    from lastgood.model_retirement import providers as models
 
     ask = None if offline else functools.partial(models.ask_provider, environ=os.environ)
     with common.context(service=service) as ctx:

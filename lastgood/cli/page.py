@@ -6,8 +6,10 @@ import time
 
 import click
 
-from lastgood import converge, errors, wallclock
+from lastgood import errors
 from lastgood.cli import common
+from lastgood.release import convergence as converge
+from lastgood.system import clock as wallclock
 
 LOOK_EVERY_S = 0.2
 
@@ -22,7 +24,7 @@ def test_page(service: str, severity: str, timeout_s: float, as_json: bool) -> i
 
     Exit code: 0 once every channel has it, 1 if one has not in time; it is tried again as any page is.
     """
-    from lastgood.ops import channels
+    from lastgood.paging import channels
 
     with common.context(service=service) as ctx:
         newest = ctx.ledger.newest(service)

@@ -6,11 +6,16 @@ import contextlib
 import dataclasses
 from typing import Any
 
-from lastgood import bundle as bundles
-from lastgood import converge, errors, lifetimes, readiness, release, rollout, wallclock
+from lastgood import errors, release
+from lastgood.bundle import manifest as bundles
 from lastgood.cli import common
-from lastgood.layers import reconcile
-from lastgood.layers.infrastructure import warm_ups
+from lastgood.core import transitions as rollout
+from lastgood.hosts import readiness
+from lastgood.layers.infrastructure.local import warm_ups
+from lastgood.model_retirement import records as lifetimes
+from lastgood.release import convergence as converge
+from lastgood.service import frozen as frozen_service
+from lastgood.system import clock as wallclock
 
 NOT_UNDONE = ("answers already given, and what other systems did with them",)
 
@@ -90,14 +95,14 @@ def _time_limits(ctx: release.Context, state: rollout.State, digest: str) -> lis
     """What is wrong with the time limits, by what its worker said of its warm-up if it has run here."""
     serving = None
     with contextlib.suppress(errors.NotFound, errors.Damaged):
-        serving = reconcile.frozen_service(ctx.ledger.bundle(state.stable) if state.stable else None, store=ctx.store)
+        serving = frozen_service.read(ctx.ledger.bundle(state.stable) if state.stable else None, store=ctx.store)
     return converge.slow_warnings(ctx, serving, digest, warm_up_s=warm_ups.read(ctx.settings.run(state.service), digest))
 
 
 def _way(ctx: release.Context, state: rollout.State, digest: str, *, way: release.Way) -> list[str]:
     """The phases it will pass, or why there are none."""
     with contextlib.suppress(errors.NotFound, errors.Damaged):
-        frozen = reconcile.frozen_service(ctx.ledger.bundle(digest), store=ctx.store)
+        frozen = frozen_service.read(ctx.ledger.bundle(digest), store=ctx.store)
         if frozen is not None and state.stable:
             chain = release.chain_of(state, digest, frozen, way=way)
             return [f"phases: {' -> '.join([*map(phase_text, chain), 'cut-over', f'bake {frozen.release.bake_s:g} s'])}"]

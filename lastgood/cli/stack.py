@@ -19,7 +19,7 @@ from lastgood.cli import common
 @common.json_option
 def up(names: tuple[str, ...], ui: bool, dagster_port: int, mlflow_port: int, as_json: bool) -> int:
     """Start proxy, workers and controller, detached (default: of every service). Running twice changes nothing."""
-    from lastgood.ops import stack
+    from lastgood.ops import local_stack as stack
 
     here = settings.load()
     chosen = list(names) or stack.known_services(here)
@@ -48,7 +48,7 @@ def up(names: tuple[str, ...], ui: bool, dagster_port: int, mlflow_port: int, as
 @common.json_option
 def down(names: tuple[str, ...], keep_serving: bool, yes: bool, as_json: bool) -> int:
     """Stop the stack. Without --keep-serving the services stop answering."""
-    from lastgood.ops import stack
+    from lastgood.ops import local_stack as stack
 
     here = settings.load()
     chosen = list(names) or stack.known_services(here)

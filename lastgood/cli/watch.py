@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lastgood import bundle as bundles
-from lastgood import release, wallclock
+from lastgood import release
+from lastgood.bundle import manifest as bundles
 from lastgood.cli import common, plans
 from lastgood.gates import base
-from lastgood.ops import glance
-from lastgood.ops.glance import Glance
+from lastgood.reports import live as glance
+from lastgood.reports.live import Glance
+from lastgood.system import clock as wallclock
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -314,8 +315,9 @@ def _layers_text(seen: Glance) -> Text:
 @common.json_option
 def report(service: str, rollout: int | None, out: Path | None, as_json: bool) -> int:
     """Write one HTML file about a release: who had the traffic, what the gates saw, how it ended. Prints its path."""
-    from lastgood.ops import chronicle, incident
-    from lastgood.ops import report as reports
+    from lastgood.reports import html as reports
+    from lastgood.reports import incident
+    from lastgood.reports import record as chronicle
 
     with common.context(read_only=True, service=service) as ctx:
         told = chronicle.collect(ctx, service, rollout=rollout)

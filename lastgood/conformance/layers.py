@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lastgood.bundle import Bundle
+from lastgood.bundle.manifest import Bundle
 from lastgood.layers import base
 
 WITHIN_S = 20.0

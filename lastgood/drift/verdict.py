@@ -15,7 +15,7 @@ from lastgood.drift import distances
 from lastgood.drift import reference as references
 from lastgood.drift.calibration import Calibration, Odd
 from lastgood.drift.reference import Sample
-from lastgood.drift_rules import Drift
+from lastgood.service.drift import Drift
 
 Outcome = Literal["pass", "fail", "inconclusive", "broken"]
 

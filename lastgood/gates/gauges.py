@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lastgood import conditions
 from lastgood.gates.base import Cause, Observation, Tally
-from lastgood.gates.family import Family, Reading, Setup, Unset
+from lastgood.gates.evaluator import Family, Reading, Setup, Unset
+from lastgood.service import gates as conditions
 
 
 class Gauge(Family):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-from lastgood import conditions
-from lastgood.gates import bounds, sequential
+from lastgood.gates import confidence as bounds
+from lastgood.gates import eprocess as sequential
 from lastgood.gates.base import EMPTY, Cause, Observation, Tally
-from lastgood.gates.family import Family, Reading, Setup, Unset
-from lastgood.gates.sequential import Pool, Wealth
-from lastgood.gates.windows import normal_tail
+from lastgood.gates.eprocess import Pool, Wealth
+from lastgood.gates.evaluator import Family, Reading, Setup, Unset
+from lastgood.gates.persistence import normal_tail
+from lastgood.service import gates as conditions
 
 POOLED = 10
 """Rows of each arm that make a block; fewer have a mean too skewed for a test that leans on symmetry."""

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
-from lastgood import artifacts, errors
+from lastgood import errors
+from lastgood.bundle import store as artifacts
 
 if TYPE_CHECKING:
     import numpy as np

@@ -24,12 +24,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lastgood import artifacts, durable, errors
-from lastgood import bundle as bundles
-from lastgood.failpoints import failpoint
+from lastgood import errors
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
 from lastgood.index import base, words
 from lastgood.index import snapshot as snapshots
 from lastgood.index.words import refuse
+from lastgood.system import files as durable
+from lastgood.system.failpoints import failpoint
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -20,12 +20,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lastgood import bundle as bundles
 from lastgood import errors
-from lastgood.failpoints import failpoint
+from lastgood.bundle import manifest as bundles
 from lastgood.index import base
 from lastgood.index import snapshot as snapshots
 from lastgood.index import words as ways
+from lastgood.system.failpoints import failpoint
 
 if TYPE_CHECKING:
     import psycopg

@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lastgood import bundle as bundles
 from lastgood import errors
+from lastgood.bundle import manifest as bundles
 from lastgood.index import base
 from lastgood.index import snapshot as snapshots
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lastgood import errors
 from lastgood import ledger as ledgers
-from lastgood.bundle import Bundle, short
+from lastgood.bundle.manifest import Bundle, short
 from lastgood.index import base
 from lastgood.index import snapshot as snapshots
 from lastgood.settings import IndexSettings

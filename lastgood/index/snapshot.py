@@ -23,8 +23,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lastgood import bundle as bundles
 from lastgood import errors
+from lastgood.bundle import manifest as bundles
 from lastgood.index import words
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-from lastgood import arms, errors
-from lastgood import bundle as bundles
-from lastgood import service as services
+from lastgood import errors
+from lastgood.bundle import manifest as bundles
+from lastgood.core import arms
+from lastgood.service import schema as services
 
 
 class LayerError(errors.LastgoodError):

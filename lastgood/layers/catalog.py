@@ -14,12 +14,12 @@ from lastgood import errors
 Kind = Literal["infrastructure", "traffic", "registry", "index", "prompts", "answers"]
 
 KNOWN: dict[str, dict[str, str]] = {
-    "infrastructure": {"processes": "lastgood.layers.infrastructure.processes"},
-    "traffic": {"envoy": "lastgood.layers.traffic.envoy"},
+    "infrastructure": {"processes": "lastgood.layers.infrastructure.local.layer"},
+    "traffic": {"envoy": "lastgood.layers.traffic.envoy.layer"},
     "registry": {"mlflow": "lastgood.layers.registry"},
-    "index": {"index": "lastgood.layers.index"},
+    "index": {"index": "lastgood.layers.vector_index"},
     "prompts": {"mlflow": "lastgood.layers.prompts"},
-    "answers": {"redis": "lastgood.layers.answers"},
+    "answers": {"redis": "lastgood.layers.answer_cache"},
 }
 
 
@@ -40,6 +40,6 @@ def load(kind: Kind, name: str) -> Callable[..., Any]:
         raise errors.UsageError(f"{kind} layer {name!r} cannot be loaded: {error}; install what it needs, or correct the name") from error
     build = getattr(module, "build", None)
     if not callable(build):
-        raise errors.UsageError(f"{kind} layer {name!r} has no function 'build'; see lastgood.layers.infrastructure.processes for one")
+        raise errors.UsageError(f"{kind} layer {name!r} has no function 'build'; see lastgood.layers.infrastructure.local.layer for one")
     found: Callable[..., Any] = build
     return found

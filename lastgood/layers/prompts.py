@@ -3,17 +3,19 @@
 One prompt per service, `<service>-prompt`; one version per prompt part, found by its tag. Nothing of ours reads it: a worker
 renders the templates of its own bundle, for an alias that is read through MLflow's cache is up to a minute old.
 
-What does not belong here: what a prompt is (`lastgood.prompts`).
+What does not belong here: what a prompt is (`lastgood.bundle.prompts`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lastgood import artifacts, errors
-from lastgood import bundle as bundles
+from lastgood import errors
 from lastgood import settings as settings_
-from lastgood.layers import base, mlflow_layer
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
+from lastgood.layers import base
+from lastgood.layers import mlflow_base as mlflow_layer
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from lastgood import arms
+from lastgood.core import arms
 
 Status = Literal["converged", "lagging", "failed", "unknown"]
 

@@ -1,102 +1,22 @@
-"""From ledger to layers: what is desired, which layers there are, and one attempt at one layer."""
+"""One attempt at one layer, and which layers there are.
+
+What does not belong here: what is desired of them (`layers.desired`).
+"""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lastgood import arms, errors, readiness, wallclock
-from lastgood import service as services
+from lastgood import errors
 from lastgood.layers import base, catalog, receipts
+from lastgood.service import schema as services
+from lastgood.system import clock as wallclock
 
 if TYPE_CHECKING:
-    from lastgood import artifacts, bundle, ledger, rollout, settings
-
-
-SPARES = 2
-"""So many more bundles are kept warm at most while the one behind stable cannot be."""
-
-
-def desired(
-    state: rollout.State, *, bundles: Mapping[str, bundle.Bundle], service: services.Service, spares: tuple[str, ...] = ()
-) -> base.Desired:
-    """What *state* asks of the layers: the candidate's share of the traffic, the rest to stable, and what is mirrored."""
-    weights = {state.stable: 100.0} if state.stable else {}
-    if state.stable and state.candidate and state.weight_pct > 0:
-        # The newest bundle stands first, so that a user who is in at 5 % is still in at 20 %.
-        weights = {state.candidate: state.weight_pct}
-        if state.control_pct > 0:
-            weights[arms.control_of(state.stable)] = state.control_pct
-        weights[state.stable] = 100.0 - state.weight_pct - state.control_pct
-    return base.Desired(
-        service=service,
-        revision=state.revision,
-        stable=state.stable,
-        candidate=state.candidate,
-        previous=state.previous,
-        weights=weights,
-        mirror=(state.candidate, state.mirror_pct) if state.candidate and state.mirror_pct > 0 else None,
-        control=state.control and state.candidate is not None,
-        spares=spares,
-        bundles=bundles,
-    )
-
-
-def read_desired(state: rollout.State, *, ledger: ledger.Ledger, store: artifacts.Store, settings: settings.Settings) -> base.Desired:
-    """Like `desired`, with bundles from the ledger and the service's configuration as frozen in the stable bundle."""
-    kept = spares(state, readiness.read(ledger, state.service, settings=settings, now=wallclock.now()))
-    named = {digest for digest in (state.stable, state.candidate, state.previous, *kept) if digest is not None}
-    bundles = {digest: ledger.bundle(digest) for digest in named}
-    service = read_service(state, ledger=ledger, store=store, settings=settings)
-    return desired(state, bundles=bundles, service=service, spares=kept)
-
-
-def spares(state: rollout.State, view: readiness.View) -> tuple[str, ...]:
-    """What is kept warm beside previous while that cannot be: one bundle that can be started, and those tried in vain before it."""
-    found: list[str] = []
-    behind = [digest for digest in state.lineage if digest not in state.marks and digest not in (state.stable, state.candidate)]
-    for number, digest in enumerate(behind[: SPARES + 1]):
-        if number > 0:
-            found.append(digest)
-        if not view.failing(digest):
-            break
-    return tuple(found)
-
-
-def read_service(state: rollout.State, *, ledger: ledger.Ledger, store: artifacts.Store, settings: settings.Settings) -> services.Service:
-    """The configuration frozen in the stable bundle; the project's own before the first release, or if that is damaged.
-
-    The layers have to be driven even then: what they need of it (a port, time limits) seldom differs.
-    """
-    serving = state.stable or state.candidate
-    if serving is not None:
-        with contextlib.suppress(errors.NotFound, errors.Damaged):
-            frozen = frozen_service(ledger.bundle(serving), store=store)
-            if frozen is not None:
-                return frozen
-    return services.load(settings.services / state.service)
-
-
-def frozen_service(of: bundle.Bundle | None, *, store: artifacts.Store) -> services.Service | None:
-    """The service configuration inside *of*'s config part; None if there is no bundle. Raises NotFound or Damaged."""
-    if of is None:
-        return None
-    if "config" not in of.parts:
-        raise errors.NotFound(f"bundle of {of.service!r} has no config part; rebuild it with one")
-    return _parsed(store.path(of.parts["config"].digest) / services.FILE)
-
-
-@functools.lru_cache(maxsize=64)
-def _parsed(file: Path) -> services.Service:
-    """Parsed once per process: the folder is named by its content."""
-    try:
-        return services.parse_frozen(file.read_text("utf-8"), where=str(file))
-    except (OSError, UnicodeDecodeError, errors.UsageError) as error:
-        raise errors.Damaged(f"{file} is no usable {services.FILE}: {error}; build the bundle again") from error
+    from lastgood import settings
 
 
 def build(settings: settings.Settings, service: str) -> dict[str, base.Layer]:

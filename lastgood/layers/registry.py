@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lastgood import bundle as bundles
 from lastgood import settings as settings_
-from lastgood.layers import base, mlflow_layer
+from lastgood.bundle import manifest as bundles
+from lastgood.layers import base
+from lastgood.layers import mlflow_base as mlflow_layer
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

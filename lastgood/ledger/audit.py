@@ -21,12 +21,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
-from lastgood import bundle, durable, errors
-from lastgood import keys as signing
-from lastgood.failpoints import failpoint
+from lastgood import errors
+from lastgood.bundle import manifest as bundle
 from lastgood.ledger import chain, migrate, queries, rows
 from lastgood.ledger.dialect import NoSchema
 from lastgood.ledger.ledger import Ledger
+from lastgood.system import files as durable
+from lastgood.system import signing
+from lastgood.system.failpoints import failpoint
 
 KIND = "application/vnd.lastgood.checkpoint.v1+json"
 

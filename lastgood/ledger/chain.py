@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lastgood import bundle
+from lastgood.bundle import manifest as bundle
 
 Row = Mapping[str, Any]
 

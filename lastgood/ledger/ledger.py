@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import Any
 
 from lastgood import errors
-from lastgood.bundle import Bundle, short
-from lastgood.failpoints import failpoint
+from lastgood.bundle.manifest import Bundle, short
+from lastgood.core.transitions import Effect, Marked, Paged, State
 from lastgood.ledger import chain, queries, rows
 from lastgood.ledger.ballast import Ballast
 from lastgood.ledger.dialect import DiskFull
@@ -28,7 +28,7 @@ from lastgood.ledger.postgres import Postgres, without_password
 from lastgood.ledger.readiness import ReadinessRows
 from lastgood.ledger.rows import BundleRow, Evaluation, Revision
 from lastgood.ledger.sqlite import Sqlite
-from lastgood.rollout import Effect, Marked, Paged, State
+from lastgood.system.failpoints import failpoint
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 ALIASES = ("stable", "candidate", "previous")

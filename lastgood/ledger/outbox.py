@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from lastgood import rollout
+from lastgood.core import transitions as rollout
 from lastgood.ledger import queries, rows
 from lastgood.ledger.rows import Page
 from lastgood.ledger.session import Session

@@ -3,7 +3,7 @@
 Only the host that runs a worker writes its row: when something has changed, and now and then as a sign of life. Writing
 takes a lock of its own, so on Postgres it never waits for a release or a rollback, nor they for it.
 
-What does not belong here: what the rows of several hosts come to (`lastgood.readiness`).
+What does not belong here: what the rows of several hosts come to (`lastgood.hosts.readiness`).
 """
 
 from __future__ import annotations

@@ -13,9 +13,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
-from lastgood import bundle, errors, rollout
-from lastgood.bundle import short
-from lastgood.rollout import Mark, Marked, State
+from lastgood import errors
+from lastgood.bundle import manifest as bundle
+from lastgood.bundle.manifest import short
+from lastgood.core import transitions as rollout
+from lastgood.core.transitions import Mark, Marked, State
 
 Row = Mapping[str, Any]
 

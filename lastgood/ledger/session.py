@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
-from lastgood.failpoints import failpoint
 from lastgood.ledger import migrate
 from lastgood.ledger.ballast import Ballast
 from lastgood.ledger.dialect import Dialect, DiskFull
+from lastgood.system.failpoints import failpoint
 
 
 class Session:

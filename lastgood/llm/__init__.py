@@ -8,5 +8,5 @@
     liveness            whether a hosted model is still there, and for how long
     catalog             from a pin to a model
 
-What does not belong here: prompts (`lastgood.prompts`), finding passages (`lastgood.index`).
+What does not belong here: prompts (`lastgood.bundle.prompts`), finding passages (`lastgood.index`).
 """

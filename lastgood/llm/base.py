@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
-from lastgood import bundle as bundles
 from lastgood import errors
+from lastgood.bundle import manifest as bundles
 
 if TYPE_CHECKING:
     import numpy as np

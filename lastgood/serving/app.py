@@ -23,10 +23,12 @@ import pydantic
 from fastapi import responses
 from starlette.types import ASGIApp
 
-from lastgood import bundle as bundles
-from lastgood import cache, marks, patience, wallclock
-from lastgood import service as services
-from lastgood.layers.infrastructure import in_flight
+from lastgood.bundle import manifest as bundles
+from lastgood.layers import answer_store as cache
+from lastgood.layers.infrastructure.local import in_flight
+from lastgood.layers.traffic import headers as marks
+from lastgood.service import schema as services
+from lastgood.service import timeouts as patience
 from lastgood.serving import (
     admission,
     border,
@@ -43,6 +45,7 @@ from lastgood.serving import (
     uncomputable,
 )
 from lastgood.serving.border import Refused
+from lastgood.system import clock as wallclock
 
 _logger = logging.getLogger(__name__)
 _NOT_READY = {marks.UNREADY: "1", marks.FAILED_CHECK: "true"}

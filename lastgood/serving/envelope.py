@@ -16,8 +16,8 @@ from collections.abc import Callable
 from starlette import responses
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lastgood import marks
-from lastgood.layers.infrastructure import in_flight
+from lastgood.layers.infrastructure.local import in_flight
+from lastgood.layers.traffic import headers as marks
 from lastgood.serving import feedback, metrics
 
 _logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import prometheus_client as prometheus
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from lastgood import bundle as bundles
+from lastgood.bundle import manifest as bundles
 from lastgood.serving import segments
 
 CONTENT_TYPE = prometheus.CONTENT_TYPE_LATEST

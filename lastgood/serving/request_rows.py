@@ -14,7 +14,7 @@ import fastapi
 import pydantic
 from starlette import requests
 
-from lastgood import marks
+from lastgood.layers.traffic import headers as marks
 from lastgood.serving import border, row_form
 from lastgood.serving.border import Refused
 

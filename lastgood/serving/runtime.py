@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 
 import pydantic
 
-from lastgood import bundle as bundles
 from lastgood import errors, runtime_api
+from lastgood.bundle import manifest as bundles
 
 _SHADOW = contextvars.ContextVar("lastgood_shadow", default=False)
 

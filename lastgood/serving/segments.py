@@ -33,8 +33,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lastgood import errors, wallclock
+from lastgood import errors
 from lastgood.serving import losses
+from lastgood.system import clock as wallclock
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -23,12 +23,19 @@ from typing import Any
 
 import uvicorn
 
-from lastgood import artifacts, cache, environment, errors, housekeeping, patience, private, runtime_api, wallclock
-from lastgood import bundle as bundles
+from lastgood import errors, runtime_api
 from lastgood import settings as settings_
-from lastgood.layers import reconcile
-from lastgood.layers.infrastructure import in_flight
+from lastgood.bundle import environment
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
+from lastgood.layers import answer_store as cache
+from lastgood.layers import housekeeping
+from lastgood.layers.infrastructure.local import in_flight
+from lastgood.service import frozen as frozen_service
+from lastgood.service import timeouts as patience
 from lastgood.serving import app, feedback, inference_log, runtime, segments
+from lastgood.system import clock as wallclock
+from lastgood.system import permissions as private
 
 _logger = logging.getLogger("lastgood.worker")
 
@@ -43,7 +50,7 @@ def load(settings: settings_.Settings, *, service: str, bundle: str, now: float)
     if found.service != service:
         raise errors.UsageError(f"bundle {bundle!r} is of service {found.service!r}, not {service!r}; name the service it was built for")
     store.verify_bundle(found, deep=True)
-    frozen = reconcile.frozen_service(found, store=store)
+    frozen = frozen_service.read(found, store=store)
     if frozen is None or frozen.service != service:
         raise errors.Damaged(f"the config part of bundle {bundle!r} does not describe {service!r}; build the bundle again")
     parts = {name: store.path(part.digest) for name, part in found.parts.items()}

@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lastgood import conditions
 from lastgood.gates import base
+from lastgood.service import gates as conditions
 
 Cursor = Mapping[str, Any]
 """Plain JSON, small."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from lastgood import conditions
 from lastgood import settings as settings_
 from lastgood.gates.base import Observation
+from lastgood.service import gates as conditions
 from lastgood.sources import base
 
 log = logging.getLogger("lastgood.sources")
@@ -91,7 +91,7 @@ def _probe(*_: object) -> base.Source:
 
 def _workers(settings: settings_.Settings, service: str) -> base.Source:
     from lastgood.layers import catalog
-    from lastgood.sources import workers
+    from lastgood.sources import oom_kills as workers
 
     chosen = settings.layers.infrastructure
     return workers.WorkersSource(lambda: catalog.load("infrastructure", chosen)(settings, service) if chosen else None)

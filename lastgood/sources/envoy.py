@@ -26,12 +26,17 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from lastgood import arms, conditions
 from lastgood import settings as settings_
+from lastgood.core import arms
 from lastgood.gates.base import Observation, Tally
 from lastgood.layers import base as layers
-from lastgood.layers.traffic import envoy_admin, envoy_config, envoy_files, envoy_requests, envoy_stats
-from lastgood.layers.traffic.envoy_requests import Batch, Place, Request
+from lastgood.layers.traffic.envoy import admin as envoy_admin
+from lastgood.layers.traffic.envoy import config as envoy_config
+from lastgood.layers.traffic.envoy import files as envoy_files
+from lastgood.layers.traffic.envoy import requests as envoy_requests
+from lastgood.layers.traffic.envoy import stats as envoy_stats
+from lastgood.layers.traffic.envoy.requests import Batch, Place, Request
+from lastgood.service import gates as conditions
 from lastgood.sources import base, requests
 
 TIMEOUT_S = 0.9

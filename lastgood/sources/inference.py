@@ -23,13 +23,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lastgood import conditions, errors
+from lastgood import errors
 from lastgood import settings as settings_
 from lastgood.gates.base import Observation, Tally
+from lastgood.service import gates as conditions
 from lastgood.serving import feedback, inference_log, losses, segments
-from lastgood.serving import tail as tails
+from lastgood.serving import log_tail as tails
 from lastgood.sources import base
-from lastgood.sources.blocks import CAPACITY, Arm, Blocks, Key, Row, Timed
+from lastgood.sources.label_join import CAPACITY, Arm, Blocks, Key, Row, Timed
 
 if TYPE_CHECKING:
     import pyarrow as pa

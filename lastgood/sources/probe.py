@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from lastgood import conditions
 from lastgood.gates.base import Observation, Tally
-from lastgood.sources import base, web
+from lastgood.service import gates as conditions
+from lastgood.sources import base
+from lastgood.sources import http_get as web
 
 
 class ProbeSource(base.Source):

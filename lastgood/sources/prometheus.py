@@ -9,10 +9,11 @@ import time
 import urllib.parse
 from typing import Any
 
-from lastgood import bundle as bundles
-from lastgood import conditions
+from lastgood.bundle import manifest as bundles
 from lastgood.gates.base import Observation, Tally
-from lastgood.sources import base, web
+from lastgood.service import gates as conditions
+from lastgood.sources import base
+from lastgood.sources import http_get as web
 
 _NAME = re.compile(r"\$(bundle|arm)\b")
 _NO_URL = "no Prometheus is configured; set 'prometheus_url' under [metrics] in lastgood.toml"

@@ -22,7 +22,7 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 
-from lastgood.layers.traffic.envoy_requests import HUNG_UP, Request
+from lastgood.layers.traffic.envoy.requests import HUNG_UP, Request
 
 ASIDE = frozenset({"/feedback", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
 """Paths of a worker that ask no bundle for an answer."""

@@ -23,7 +23,8 @@ from typing import Any
 
 import yaml
 
-from lastgood import errors, yaml_lines
+from lastgood import errors
+from lastgood.system import yaml_errors as yaml_lines
 
 STAGES = ("prepare", "split")
 """Those of dvc.yaml that make this service's data."""

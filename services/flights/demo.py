@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from lastgood import bundle as bundles
 from lastgood import errors
 from lastgood import settings as settings_
+from lastgood.bundle import manifest as bundles
 from lastgood.ops import claims
 from services import stage
 from services.flights import answers as answers_

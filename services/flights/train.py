@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lastgood import artifacts, errors
+from lastgood import errors
+from lastgood.bundle import store as artifacts
 
 from . import features
 from . import model as models

@@ -16,10 +16,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from lastgood import bundle as bundles
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.ops import claims, drift_watch, stack
+from lastgood.bundle import manifest as bundles
+from lastgood.drift import watch as drift_watch
+from lastgood.ops import claims
+from lastgood.ops import local_stack as stack
 from services import stage
 
 SERVICE = "flights"

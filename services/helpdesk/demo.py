@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lastgood import bundle as bundles
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.ops import claims, stack
+from lastgood.bundle import manifest as bundles
+from lastgood.ops import claims
+from lastgood.ops import local_stack as stack
 from services import stage
 
 SERVICE = "helpdesk"

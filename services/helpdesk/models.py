@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from lastgood import errors, lifetimes
+from lastgood import errors
 from lastgood.index import embedders
 from lastgood.llm import base as llm
+from lastgood.model_retirement import records as lifetimes
 
 from . import pins
 

@@ -1,6 +1,6 @@
 """Making the prompt part out of the templates in `prompt/`.
 
-What does not belong here: what a template may do (`lastgood.prompts`).
+What does not belong here: what a template may do (`lastgood.bundle.prompts`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lastgood import bundle, errors, prompts
+from lastgood import errors
+from lastgood.bundle import manifest as bundle
+from lastgood.bundle import prompts
 
 NEEDED = ("system", "user", "query")
 """What `runtime` renders."""

@@ -10,7 +10,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from lastgood import errors, safety
+from lastgood import errors
+from lastgood.bundle import formats as safety
 
 MAX_BYTES = 50 << 20
 """Largest document; a larger one is no documentation but a dump that went astray."""

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import artifacts, bundle, errors
+from lastgood import errors
+from lastgood.bundle import manifest as bundle
+from lastgood.bundle import store as artifacts
 
 
 @pytest.fixture

@@ -23,7 +23,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lastgood import artifacts, errors, safety
+from lastgood import errors
+from lastgood.bundle import formats as safety
+from lastgood.bundle import store as artifacts
 
 
 class Evil:

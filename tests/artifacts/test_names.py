@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lastgood import artifacts, errors, safety
+from lastgood import errors
+from lastgood.bundle import formats as safety
+from lastgood.bundle import store as artifacts
 
 HOSTILE = [
     "", ".", "..", "../a", "a/../b", "a/..", "/a", "//a", "a//b", "a/", "./a", "~/a\n", "a\\b", "C:\\a", "a:b", "a\0b", "a\nb", "a\x7f",

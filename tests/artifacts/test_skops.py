@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lastgood import artifacts, errors, skops_bytes
+from lastgood import errors
+from lastgood.bundle import skops as skops_bytes
+from lastgood.bundle import store as artifacts
 
 TRUSTED = (
     "functools.partial",

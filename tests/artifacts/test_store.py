@@ -14,7 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import artifacts, bundle, errors, failpoints, safety
+from lastgood import errors
+from lastgood.bundle import formats as safety
+from lastgood.bundle import manifest as bundle
+from lastgood.bundle import store as artifacts
+from lastgood.system import failpoints
 
 
 @pytest.fixture
@@ -192,7 +196,7 @@ def test_many_processes_put_the_same_content(folder, store):
     assert list((store.root / ".staging").iterdir()) == []
 
 
-PUT = "import sys; from pathlib import Path; from lastgood.artifacts import Store; Store(Path(sys.argv[1])).put(Path(sys.argv[2]))"
+PUT = "import sys; from pathlib import Path; from lastgood.bundle.store import Store; Store(Path(sys.argv[1])).put(Path(sys.argv[2]))"
 
 
 @pytest.mark.parametrize(("place", "visible"), [("store.before_rename", False), ("store.after_rename", True)])

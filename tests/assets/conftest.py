@@ -6,8 +6,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from lastgood import converge, release
+from lastgood import release
 from lastgood import settings as settings_
+from lastgood.release import convergence as converge
 from pipelines.definitions import build_definitions
 from tests.pipelines import world
 

@@ -3,8 +3,8 @@
 import dagster as dg
 import pytest
 
-from lastgood import bundle as bundles
 from lastgood import release
+from lastgood.bundle import manifest as bundles
 from tests.assets.conftest import bundle_of
 
 pytestmark = pytest.mark.timeout(600)

@@ -9,7 +9,7 @@ import pytest
 
 from assets import parts
 from assets.flights import checks, expectations, model
-from lastgood import artifacts
+from lastgood.bundle import store as artifacts
 from pipelines import resources
 
 pytestmark = pytest.mark.timeout(600)

@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 
 from assets import parts
-from lastgood import bundle as bundles
+from lastgood.bundle import manifest as bundles
 
 
 class Label(dg.Config):

@@ -9,7 +9,7 @@ import pytest
 
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.bundle import short
+from lastgood.bundle.manifest import short
 from tests.cli.conftest import Run
 from tests.ops import drift_project as toy
 from tests.ops.drift_project import HOUR_S, START

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from lastgood import artifacts, proceed, release
-from lastgood import bundle as bundles
+from lastgood import release
 from lastgood import settings as settings_
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
 from lastgood.conformance import index as engines
 from lastgood.index import catalog
+from lastgood.release import advance as proceed
 from tests import factory
 from tests.cli.conftest import Run
 

@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-from lastgood import errors, lifetimes, release
+from lastgood import errors, release
 from lastgood import settings as settings_
-from lastgood.bundle import short
+from lastgood.bundle.manifest import short
+from lastgood.model_retirement import records as lifetimes
 from tests import factory
 from tests.cli.conftest import Run
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import converge
 from lastgood import settings as settings_
-from lastgood.ops import paging
+from lastgood.paging import delivery as paging
+from lastgood.release import convergence as converge
 from tests import factory
 from tests.cli.conftest import Run
 from tests.ops.pager import DEAD, KEY

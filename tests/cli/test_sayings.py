@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import converge, daemon, errors, ledger, rollout, testing
+from lastgood import errors, ledger, testing
 from lastgood import settings as settings_
-from lastgood.cli import receipt
-from lastgood.ops import stack
+from lastgood.cli import outcome as receipt
+from lastgood.core import transitions as rollout
+from lastgood.ops import local_stack as stack
+from lastgood.release import convergence as converge
+from lastgood.system import processes as daemon
 from tests import factory
 from tests.cli.conftest import Run
 

@@ -14,7 +14,8 @@ import pytest
 
 from lastgood import errors
 from lastgood import settings as settings_
-from lastgood.cli import common, look
+from lastgood.cli import common
+from lastgood.cli import inspect as look
 from tests import factory
 from tests.cli import commands
 from tests.cli.conftest import Done, Run
@@ -206,10 +207,10 @@ def test_no_value_of_an_option_is_worse_than_refused(
 ) -> None:
     """Zero, negative, huge, not a number, empty, odd times, NUL, lines, very long: a documented code and a sentence, never a traceback."""
     if name in ("up", "down"):
-        monkeypatch.setattr("lastgood.ops.stack.up", lambda *_, **__: [])
-        monkeypatch.setattr("lastgood.ops.stack.open_pages", lambda *_, **__: {})
+        monkeypatch.setattr("lastgood.ops.local_stack.up", lambda *_, **__: [])
+        monkeypatch.setattr("lastgood.ops.local_stack.open_pages", lambda *_, **__: {})
     if name == "test-page":
-        monkeypatch.setattr("lastgood.converge.controller_record", lambda _: None)
+        monkeypatch.setattr("lastgood.release.convergence.controller_record", lambda _: None)
     monkeypatch.chdir(tmp_path)
     args = [
         arg for arg in _args(name, commands.CALLS[name], bundle="stable") if arg not in ("--reason", "x") or "--reason" not in option.opts

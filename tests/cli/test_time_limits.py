@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lastgood import settings as settings_
-from lastgood.layers.infrastructure import warm_ups
+from lastgood.layers.infrastructure.local import warm_ups
 from tests import factory
 from tests.cli.conftest import Run
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import rich.console
 
-from lastgood import proceed, release
+from lastgood import release
 from lastgood import settings as settings_
 from lastgood.cli import watch
-from lastgood.ops import glance
+from lastgood.release import advance as proceed
+from lastgood.reports import live as glance
 from tests import factory
 from tests.cli.conftest import Run
 from tests.ops import story as stories

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lastgood.drift import calibration, verdict
 from lastgood.drift.reference import Sample
-from lastgood.drift_rules import Drift
+from lastgood.service.drift import Drift
 from tests.drift.samples import DAY_S, days
 
 RULES = Drift(min_effect=0.0, min_rows=2)

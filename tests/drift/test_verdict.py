@@ -9,7 +9,7 @@ import pytest
 
 from lastgood.drift import calibration, verdict
 from lastgood.drift import reference as references
-from lastgood.drift_rules import Drift
+from lastgood.service.drift import Drift
 from tests.drift.samples import DAY_S, changed, days
 
 REFERENCE = days(40, spread=0.2)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from lastgood import conditions
 from lastgood.gates.base import Mode, Observation, Tally, Verdict
-from lastgood.gates.track import Track
+from lastgood.gates.gate import Track
+from lastgood.service import gates as conditions
 
 START = 1_700_000_000.0
 

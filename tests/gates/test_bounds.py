@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from lastgood.gates import bounds
+from lastgood.gates import confidence as bounds
 
 
 @pytest.mark.parametrize("p", [0.005, 0.05, 0.3])

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from lastgood import conditions
 from lastgood.gates.base import Observation, Tally
+from lastgood.service import gates as conditions
 from tests.gates.paths import GATES, START, counted, every, fed, said, track
 
 ERRORS = GATES["errors"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from lastgood.gates.dispersion import Dispersion
+from lastgood.gates.overdispersion import Dispersion
 
 START = 1_700_000_000.0
 

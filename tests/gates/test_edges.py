@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 
-from lastgood import conditions
-from lastgood.gates import base, bounds, counts, gauges, scores, sequential, split, track, windows
+from lastgood.gates import base, gauges, scores
+from lastgood.gates import confidence as bounds
+from lastgood.gates import eprocess as sequential
+from lastgood.gates import gate as track
+from lastgood.gates import persistence as windows
+from lastgood.gates import proportions as counts
+from lastgood.gates import sample_ratio as split
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.family import Reading, Setup, Unset, of
+from lastgood.gates.evaluator import Reading, Setup, Unset, of
+from lastgood.service import gates as conditions
 from tests.gates.paths import GATES, START
 
 QUERY = conditions.Query(metric="promql", query="queue{arm='$arm'}", max=50.0, margin=5.0, persistence=2, window_s=10, min_samples=3)

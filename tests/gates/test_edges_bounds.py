@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy import integrate, stats
 
-from lastgood.gates import bounds
+from lastgood.gates import confidence as bounds
 
 ONE_GOOD, ONE_BAD = 10 / 10.5, 0.5 / 10.5
 """The chance of a first good and a first bad request under the prior Beta(0.5, 10)."""

@@ -7,10 +7,13 @@ import types
 
 import pytest
 
-from lastgood import conditions
-from lastgood.gates import base, bounds, counts, windows
+from lastgood.gates import base
+from lastgood.gates import confidence as bounds
+from lastgood.gates import persistence as windows
+from lastgood.gates import proportions as counts
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.family import Family, Reading, Setup
+from lastgood.gates.evaluator import Family, Reading, Setup
+from lastgood.service import gates as conditions
 from tests.gates.paths import START
 
 ERRORS = conditions.ErrorRate(metric="error_rate", margin=0.5, persistence=4, window_min=1)

@@ -6,11 +6,14 @@ import math
 
 import pytest
 
-from lastgood import conditions
-from lastgood.gates import bounds, counts, sequential, windows
+from lastgood.gates import confidence as bounds
+from lastgood.gates import eprocess as sequential
+from lastgood.gates import persistence as windows
+from lastgood.gates import proportions as counts
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.dispersion import Dispersion
-from lastgood.gates.family import Family, Reading, Setup, percent
+from lastgood.gates.evaluator import Family, Reading, Setup, percent
+from lastgood.gates.overdispersion import Dispersion
+from lastgood.service import gates as conditions
 from tests.gates.paths import START
 
 ERRORS = conditions.ErrorRate(metric="error_rate", margin=0.5, persistence=4, window_min=1)

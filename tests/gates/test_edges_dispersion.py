@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from lastgood.gates.dispersion import Dispersion
+from lastgood.gates.overdispersion import Dispersion
 from tests.gates.paths import START
 
 

@@ -7,9 +7,10 @@ import math
 
 import pytest
 
-from lastgood.gates import base, family
+from lastgood.gates import base
+from lastgood.gates import evaluator as family
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.family import Setup
+from lastgood.gates.evaluator import Setup
 from tests.gates.paths import GATES, START
 
 

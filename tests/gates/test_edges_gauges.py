@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from lastgood import conditions
 from lastgood.gates import gauges
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.family import Reading, Setup
+from lastgood.gates.evaluator import Reading, Setup
+from lastgood.service import gates as conditions
 from tests.gates.paths import START
 
 QUERY = conditions.Query(metric="promql", query="queue{arm='$arm'}", margin=5.0, persistence=2)

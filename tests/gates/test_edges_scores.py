@@ -7,10 +7,12 @@ import types
 
 import pytest
 
-from lastgood import conditions
-from lastgood.gates import base, scores, sequential, windows
+from lastgood.gates import base, scores
+from lastgood.gates import eprocess as sequential
+from lastgood.gates import persistence as windows
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.family import Reading, Setup
+from lastgood.gates.evaluator import Reading, Setup
+from lastgood.service import gates as conditions
 from tests.gates.paths import START
 
 BRIER = conditions.Score(metric="score", score="brier", margin=0.25, limit=0.5, window_min=1, min_samples=160, persistence=3)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lastgood.gates import sequential
+from lastgood.gates import eprocess as sequential
 from lastgood.gates.base import Tally
 from tests.gates.paths import START
 

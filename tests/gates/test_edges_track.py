@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from lastgood import conditions
 from lastgood.gates.base import Observation, Tally, Verdict
+from lastgood.service import gates as conditions
 from tests.gates.paths import GATES, START, down, every, fed, said, track
 
 HEALTH = conditions.Downstream(metric="downstream", url="http://127.0.0.1:1/health", persistence=4)

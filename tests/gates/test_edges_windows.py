@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lastgood.gates import windows
+from lastgood.gates import persistence as windows
 from lastgood.gates.base import Tally
 from tests.gates.paths import START
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from lastgood import conditions
 from lastgood.gates import base
 from lastgood.gates.base import Observation, Tally
+from lastgood.service import gates as conditions
 from tests.gates.paths import GATES, START, every, fed, said, track
 
 HEALTH = GATES["health"]

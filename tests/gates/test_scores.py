@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from lastgood import conditions
 from lastgood.gates.base import Observation, Tally
+from lastgood.service import gates as conditions
 from tests.gates.paths import START, every, said, scored, track
 
 BRIER = conditions.Score(metric="score", score="brier", margin=0.02)

@@ -14,7 +14,7 @@ from scipy import stats
 from bench import gate_rules as rules
 from bench import gate_sims as sims
 from bench import gate_twin as twin
-from lastgood.gates import sequential
+from lastgood.gates import eprocess as sequential
 from lastgood.gates.base import Tally
 
 RUNS = 500

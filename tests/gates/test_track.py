@@ -11,10 +11,10 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from lastgood import conditions
 from lastgood.gates import base
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.track import budget
+from lastgood.gates.gate import budget
+from lastgood.service import gates as conditions
 from tests.gates.paths import GATES, START, anything, counted, down, every, fed, said, scored, track
 
 ALONE = {name: gate for name, gate in GATES.items() if name not in ("agreement", "ejections", "split")}

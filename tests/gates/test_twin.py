@@ -10,9 +10,9 @@ import pytest
 from bench import gate_rules as rules
 from bench import gate_sims as sims
 from bench import gate_twin as twin
-from lastgood import conditions
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.track import Track
+from lastgood.gates.gate import Track
+from lastgood.service import gates as conditions
 
 RUNS, LOOKS = 6, 400
 STARTS = 1_700_000_000.0

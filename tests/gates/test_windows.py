@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from scipy import stats
 
-from lastgood.gates import windows
+from lastgood.gates import persistence as windows
 from lastgood.gates.base import Tally
 
 START = 1_700_000_000.0

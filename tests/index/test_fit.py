@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from lastgood import artifacts, errors, release
-from lastgood import bundle as bundles
+from lastgood import errors, release
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
 from lastgood.conformance import index as engines
 from tests import factory
 

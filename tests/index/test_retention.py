@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import bundle as bundles
-from lastgood import errors, ledger, rollout, settings
+from lastgood import errors, ledger, settings
+from lastgood.bundle import manifest as bundles
 from lastgood.conformance import index as suite
+from lastgood.core import transitions as rollout
+from lastgood.core.state import Hold
 from lastgood.index import lancedb, retention
-from lastgood.state import Hold
 
 SERVICE = "demo"
 LATER = 10 * retention.DAY_S

@@ -13,8 +13,10 @@ from typing import Any
 from bench import live_load, live_project, live_stack
 from bench.live_project import SERVICE, Faulty
 from bench.live_stack import Live
-from lastgood import bundle as bundles
-from lastgood import gatekeeper, judge, ledger, proceed, testing
+from lastgood import context, ledger, testing
+from lastgood.analysis import run as judge
+from lastgood.bundle import manifest as bundles
+from lastgood.controller import analysis_loop as gatekeeper
 from lastgood.gates import base
 from lastgood.ledger import audit
 
@@ -97,7 +99,7 @@ def standing(live: Live) -> dict[str, str]:
     """What the gates say by now, for a failed test to tell."""
     state = live.state()
     at = live.ctx.ledger.revision(SERVICE, state.rollout).at if state.rollout else 0.0
-    found = judge.standing(live.ctx.ledger, state, proceed.judged_by(live.ctx, state), proposed_at=at, now=time.time())
+    found = judge.standing(live.ctx.ledger, state, context.judged_by(live.ctx, state), proposed_at=at, now=time.time())
     return {name: f"{verdict.outcome}: {verdict.why}" for name, verdict in found.items()}
 
 
@@ -105,7 +107,7 @@ def judged_again(live: Live, candidate: Faulty, ended: ledger.Revision) -> Mappi
     """What somebody who has nothing but the ledger makes of the measurements that were there when *ended* was committed."""
     before = live.ctx.ledger.revision(SERVICE, ended.number - 1).state
     proposed = live.ctx.ledger.revision(SERVICE, before.rollout or 0)
-    service = proceed.judged_by(live.ctx, before)
+    service = context.judged_by(live.ctx, before)
     assert before.candidate == candidate.bundle
     (question,) = judge.questions(before, service, proposed_at=proposed.at, now=ended.at)
     return judge.Analysis(question, book=live.ctx.ledger, service=SERVICE).verdicts(ended.evidence["verdicts"][0]["at"])

@@ -20,7 +20,7 @@ from bench.live_project import SERVICE
 from bench.live_stack import Live
 from lastgood import release, testing
 from lastgood.layers import reconcile
-from lastgood.ops import stack
+from lastgood.ops import local_stack as stack
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -13,9 +13,11 @@ import pytest
 
 from bench.live_project import SERVICE
 from bench.live_stack import Live
-from lastgood import daemon, release
+from lastgood import release
+from lastgood.layers import desired as desired_state
 from lastgood.layers import reconcile
-from lastgood.layers.traffic import envoy_files
+from lastgood.layers.traffic.envoy import files as envoy_files
+from lastgood.system import processes as daemon
 from tests.integration.live import CANARY, ENDLESS, RATE, running
 
 pytestmark = pytest.mark.timeout(240)
@@ -111,7 +113,7 @@ def test_forged_records_and_environments_change_nothing(tmp_path: Path) -> None:
         os.chown(file, NOBODY, NOBODY)
         assert any(str(file) in said for said in daemon.strangers(live.settings.home))
         layers = reconcile.build(live.settings, SERVICE)
-        wanted = reconcile.read_desired(live.state(), ledger=live.ctx.ledger, store=live.ctx.store, settings=live.settings)
+        wanted = desired_state.read(live.state(), ledger=live.ctx.ledger, store=live.ctx.store, settings=live.settings)
         live.until(lambda: reconcile.attempt(layers["infrastructure"], wanted).status == "converged", what="its own record again")
         again = daemon.read(file)
         assert again is not None

@@ -17,8 +17,11 @@ import pytest
 from bench import live_project, live_stack
 from bench.live_project import SERVICE
 from bench.live_stack import Live
-from lastgood import daemon, marks, testing
-from lastgood.layers.infrastructure import folder, processes
+from lastgood import testing
+from lastgood.layers.infrastructure.local import layer as processes
+from lastgood.layers.infrastructure.local import worker_files as folder
+from lastgood.layers.traffic import headers as marks
+from lastgood.system import processes as daemon
 
 CLIENTS = 6
 WARM_S = 6.0

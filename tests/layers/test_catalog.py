@@ -11,7 +11,7 @@ from lastgood.layers import catalog
 
 def test_known_names_give_their_build_function():
     """`processes` is the workers layer of this machine."""
-    from lastgood.layers.infrastructure import processes
+    from lastgood.layers.infrastructure.local import layer as processes
 
     assert catalog.load("infrastructure", "processes") is processes.build
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lastgood import testing
-from lastgood.bundle import Bundle
+from lastgood.bundle.manifest import Bundle
 from lastgood.conformance.layers import LayerSuite, ProcessesSuite, Subject
 from lastgood.layers import base
 from tests.layers.traffic.subject import EnvoySubject

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import artifacts, errors, service, settings
-from lastgood import bundle as bundles
+from lastgood import errors, settings
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
 from lastgood.conformance import index as engines
 from lastgood.conformance import layers
 from lastgood.index import lancedb
-from lastgood.layers import base, index, reconcile
+from lastgood.layers import base, reconcile
+from lastgood.layers import vector_index as index
+from lastgood.service import schema as service
 from tests.layers import wanted
 
 SERVICE = wanted.SERVICE

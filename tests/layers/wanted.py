@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lastgood import bundle as bundles
-from lastgood import service
+from lastgood.bundle import manifest as bundles
 from lastgood.layers import base
+from lastgood.service import schema as service
 
 SERVICE = "demo"
 CONFIGURATION = {"schema": service.SCHEMA, "service": SERVICE, "tier": "rag", "owner": "nobody", "traffic": {"port": 18082}}

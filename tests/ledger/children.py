@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from lastgood import failpoints
 from lastgood.ledger import Ledger, connect
+from lastgood.system import failpoints
 
 
 def killed(url: str, fault: str, work: Callable[[Ledger], object]) -> int:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import keys as signing
 from lastgood.ledger import Ledger, connect
+from lastgood.system import signing
 from tests import postgres
 
 

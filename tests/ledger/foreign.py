@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from lastgood import rollout
+from lastgood.core import transitions as rollout
 from tests.ledger.world import SERVICE, digest
 
 TABLES = ("bundle", "revision", "mark", "evaluation", "audit", "schema_version", "lease", "measurement", "page", "delivery", "readiness")

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from lastgood import errors, rollout
-from lastgood import keys as signing
+from lastgood import errors
+from lastgood.core import transitions as rollout
 from lastgood.ledger import Ledger, audit, connect
+from lastgood.system import signing
 from tests.ledger.world import SERVICE, Everything, digest, promote, register
 
 BASE = 4

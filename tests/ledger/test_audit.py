@@ -14,7 +14,8 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lastgood import errors, rollout
+from lastgood import errors
+from lastgood.core import transitions as rollout
 from lastgood.ledger import Ledger, audit, chain, connect
 from tests.ledger import foreign
 from tests.ledger.foreign import Client

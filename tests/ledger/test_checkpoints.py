@@ -131,7 +131,8 @@ def test_a_crash_between_the_two_files_is_mended_and_is_no_alarm(settings: setti
 
 def test_checkpoints_of_older_releases_go_on_being_believed(settings: settings_.Settings) -> None:
     """They do not say what they follow, and have no file of the newest; the next one says it."""
-    from lastgood import bundle, keys
+    from lastgood.bundle import manifest as bundle
+    from lastgood.system import signing as keys
 
     claims = [{"service": SERVICE, "seq": entry["seq"], "hash": entry["hash"]} for entry in _entries(settings)[3:7]]
     key = keys.load_private(settings.keys)

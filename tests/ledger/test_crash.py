@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import failpoints
-from lastgood.failpoints import FAILPOINTS
+from lastgood.system import failpoints
+from lastgood.system.failpoints import FAILPOINTS
 from tests import tools
 from tests.ledger import scenario
 

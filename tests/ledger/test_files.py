@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import errors, rollout
+from lastgood import errors
+from lastgood.core import transitions as rollout
 from lastgood.ledger import DiskFull, Ledger, audit, connect
 from tests.ledger.world import SERVICE, act, digest, promote, register, roll_back
 

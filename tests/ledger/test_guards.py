@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lastgood import rollout
+from lastgood.core import transitions as rollout
 from lastgood.ledger import Ledger, audit, connect
 from tests.ledger import foreign
 from tests.ledger.foreign import REFUSALS, Client

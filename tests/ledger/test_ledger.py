@@ -6,9 +6,11 @@ import dataclasses
 
 import pytest
 
-from lastgood import bundle, errors, rollout
+from lastgood import errors
+from lastgood.bundle import manifest as bundle
+from lastgood.core import transitions as rollout
+from lastgood.core.transitions import Mark, Marked
 from lastgood.ledger import Ledger, connect
-from lastgood.rollout import Mark, Marked
 from tests.ledger import world
 from tests.ledger.world import SERVICE, act, digest, promote, register, roll_back
 

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lastgood import errors, rollout
+from lastgood import errors
+from lastgood.core import transitions as rollout
+from lastgood.core.transitions import Mark
 from lastgood.ledger import audit, connect
-from lastgood.rollout import Mark
 from tests.ledger.world import SERVICE, digest, register
 
 BUNDLES = [digest(n) for n in range(1, 6)]

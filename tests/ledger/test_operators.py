@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import errors, rollout
+from lastgood import errors
+from lastgood.core import transitions as rollout
 from lastgood.ledger import Ledger, audit, connect
 from tests import postgres
 from tests.ledger.world import SERVICE, act, decide, promote, register

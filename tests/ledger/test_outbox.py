@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from lastgood import errors, failpoints, rollout
+from lastgood import errors
+from lastgood.core import transitions as rollout
 from lastgood.ledger import DiskFull, Ledger, Page, audit, connect
+from lastgood.system import failpoints
 from tests.ledger import foreign
 from tests.ledger.children import killed
 from tests.ledger.test_files import BALLAST, _fill_disk, fill, may_mount, mounted, open_at

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import errors, rollout
+from lastgood import errors
+from lastgood.core import transitions as rollout
 from lastgood.ledger import Ledger, Seen, audit, connect, migrate
 from tests.ledger import foreign
 from tests.ledger.world import SERVICE, digest, promote, register

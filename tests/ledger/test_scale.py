@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import rollout
+from lastgood.core import transitions as rollout
 from lastgood.ledger import Ledger, Revision, connect
 from tests.ledger.world import SERVICE, act, digest, promote, register, roll_back
 

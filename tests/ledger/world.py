@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lastgood import bundle, rollout
+from lastgood.bundle import manifest as bundle
+from lastgood.core import transitions as rollout
 from lastgood.ledger import Ledger, Revision
 
 SERVICE = "flights"

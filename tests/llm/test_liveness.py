@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lastgood import errors
-from lastgood.llm import base, liveness
+from lastgood.llm import base
+from lastgood.model_retirement import providers as liveness
 from tests.llm import servers
 
 NOW = datetime.datetime(2026, 11, 26, tzinfo=datetime.UTC).timestamp()

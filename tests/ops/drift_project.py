@@ -14,11 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pydantic
 
-from lastgood import artifacts, environment, proceed, release
-from lastgood import bundle as bundles
-from lastgood import service as services
+from lastgood import release
 from lastgood import settings as settings_
+from lastgood.bundle import environment
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
 from lastgood.drift import reference as references
+from lastgood.release import advance as proceed
+from lastgood.service import schema as services
 from lastgood.serving import feedback, inference_log, segments
 
 SERVICE = "toy"

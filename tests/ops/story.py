@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lastgood import judge, proceed, release, strategy
+from lastgood import context, release
+from lastgood.analysis import run as judge
 from lastgood.gates import base
+from lastgood.release import advance as proceed
+from lastgood.service import strategy
 from lastgood.sources import base as sources
 from tests import factory
 
@@ -120,7 +123,7 @@ class Story:
         if self.bench is None:
             self.bench = judge.Judge(self.ctx.ledger, SERVICE, self.traffic)
         proposed_at = self.ctx.ledger.revision(SERVICE, state.rollout).at if state.rollout else 0.0
-        asked = judge.questions(state, proceed.judged_by(self.ctx, state), proposed_at=proposed_at, now=self.now)
+        asked = judge.questions(state, context.judged_by(self.ctx, state), proposed_at=proposed_at, now=self.now)
         self.bench.measure(asked, now=self.now)
         verdicts, afterwards = self.bench.verdicts(self.now)
         told: Mapping[str, Any] = {"verdicts": verdicts, "judged_at": state.revision, "actor": "controller", "clock": self.clock}

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from lastgood import settings as settings_
-from lastgood.ops import channels
-from lastgood.ops.channels import Channel, Undelivered
+from lastgood.paging import channels
+from lastgood.paging.channels import Channel, Undelivered
 from tests import timing
 from tests.ops.endpoint import Answer, Endpoint, serving
 from tests.ops.pager import BAD, DEAD, KEY, NOW, STABLE, VERDICT, files, page, settings

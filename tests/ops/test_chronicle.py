@@ -9,10 +9,18 @@ from typing import Any
 
 import pytest
 
-from lastgood import conditions, errors, judge, proceed, release
-from lastgood.gates import base, track
+from lastgood import errors, release
+from lastgood.analysis import run as judge
+from lastgood.gates import base
+from lastgood.gates import gate as track
 from lastgood.layers import receipts
-from lastgood.ops import chronicle, onset, times, trails, words
+from lastgood.release import advance as proceed
+from lastgood.reports import changepoint as onset
+from lastgood.reports import evidence as trails
+from lastgood.reports import latency as times
+from lastgood.reports import record as chronicle
+from lastgood.reports import wording as words
+from lastgood.service import gates as conditions
 from tests.ops import story as stories
 from tests.ops.story import SERVICE, Story
 

@@ -11,10 +11,18 @@ from typing import Any
 
 import pytest
 
-from lastgood import conditions, strategy
 from lastgood.cli import watch
 from lastgood.gates import base
-from lastgood.ops import chronicle, glance, incident, onset, page_text, report, trails, words
+from lastgood.paging import message as page_text
+from lastgood.reports import changepoint as onset
+from lastgood.reports import evidence as trails
+from lastgood.reports import html as report
+from lastgood.reports import incident
+from lastgood.reports import live as glance
+from lastgood.reports import record as chronicle
+from lastgood.reports import wording as words
+from lastgood.service import gates as conditions
+from lastgood.service import strategy
 from lastgood.sources import base as sources
 from tests.ops import story as stories
 from tests.ops.story import SERVICE, Story

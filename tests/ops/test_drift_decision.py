@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import errors, failpoints, release
+from lastgood import errors, release
 from lastgood import settings as settings_
-from lastgood.bundle import short
-from lastgood.ops import drift_compare, drift_decision, drift_watch
+from lastgood.bundle.manifest import short
+from lastgood.drift import bundle_comparison as drift_compare
+from lastgood.drift import decision as drift_decision
+from lastgood.drift import watch as drift_watch
+from lastgood.system import failpoints
 from tests.ops import drift_project as toy
 from tests.ops.drift_project import HOUR_S, START
 

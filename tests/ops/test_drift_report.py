@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from lastgood import settings as settings_
-from lastgood.drift_rules import Drift
-from lastgood.ops import drift_report, drift_watch
+from lastgood.drift import evidently_report as drift_report
+from lastgood.drift import watch as drift_watch
+from lastgood.service.drift import Drift
 
 
 class Snapshot:

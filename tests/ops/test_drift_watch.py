@@ -13,8 +13,8 @@ import pytest
 
 from lastgood import errors, release
 from lastgood import settings as settings_
-from lastgood.bundle import short
-from lastgood.ops import drift_watch
+from lastgood.bundle.manifest import short
+from lastgood.drift import watch as drift_watch
 from lastgood.serving import inference_log
 from tests.ops import drift_project as toy
 from tests.ops.drift_project import HOUR_S, START
@@ -368,7 +368,7 @@ def test_a_tick_that_is_killed_anywhere_loses_nothing_and_doubles_nothing(
     code = f"""
 import sys
 from lastgood import release, settings
-from lastgood.ops import drift_watch
+from lastgood.drift import watch as drift_watch
 with release.open_context(settings.load()) as ctx:
     drift_watch.tick(ctx, drift_watch.watched(ctx, {toy.SERVICE!r}), now={START + 3 * HOUR_S + 10})
 """

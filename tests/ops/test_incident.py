@@ -10,7 +10,8 @@ import pytest
 
 from lastgood import errors, release
 from lastgood.ledger import audit
-from lastgood.ops import chronicle, incident
+from lastgood.reports import incident
+from lastgood.reports import record as chronicle
 from tests.ops import story as stories
 from tests.ops.story import SERVICE, Story
 

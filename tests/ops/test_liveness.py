@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from lastgood import errors, lifetimes, release
-from lastgood.bundle import short
+from lastgood import errors, release
+from lastgood.bundle.manifest import short
 from lastgood.llm import base
-from lastgood.ops import liveness
+from lastgood.model_retirement import check as liveness
+from lastgood.model_retirement import records as lifetimes
 from tests import factory
 
 OLD = {"provider": "openai", "model": "old-2024-01-01"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lastgood import release
-from lastgood.ops import loss
 from lastgood.serving import losses
+from lastgood.sources import log_losses as loss
 from tests.ops import drift_project as toy
 from tests.ops.drift_project import SERVICE, START
 

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from lastgood.cli import app
-from lastgood.ops import page_text
+from lastgood.paging import message as page_text
 from tests.ops.pager import BAD, BODY, STABLE, VERDICT, page
 
 

@@ -13,9 +13,11 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from lastgood import errors, rollout
+from lastgood import errors
+from lastgood.core import transitions as rollout
 from lastgood.ledger import Delivery, Ledger, Page, connect
-from lastgood.ops import channels, paging
+from lastgood.paging import channels
+from lastgood.paging import delivery as paging
 from lastgood.settings import PagingSettings, Settings
 from tests.ledger.children import killed
 from tests.ledger.world import Everything, act, digest, promote, register

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors
-from lastgood.ops import chronicle, plots, report
+from lastgood.reports import html as report
+from lastgood.reports import plots
+from lastgood.reports import record as chronicle
 from tests.ops import story as stories
 from tests.ops.story import SERVICE, Story
 

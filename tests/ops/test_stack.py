@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
-from lastgood import daemon, testing
 from lastgood import settings as settings_
+from lastgood import testing
+from lastgood.system import processes as daemon
 from tests import factory
 
 pytestmark = pytest.mark.timeout(300)

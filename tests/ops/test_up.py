@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import daemon, release
+from lastgood import release
 from lastgood import settings as settings_
 from lastgood.layers import base, reconcile
-from lastgood.ops import stack
+from lastgood.ops import local_stack as stack
+from lastgood.system import processes as daemon
 from tests import factory
 
 

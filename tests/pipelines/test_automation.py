@@ -9,7 +9,9 @@ import dagster as dg
 import pytest
 
 from assets import automation
-from lastgood import converge, daemon, release
+from lastgood import release
+from lastgood.release import convergence as converge
+from lastgood.system import processes as daemon
 from pipelines import jobs
 from pipelines.definitions import defs
 from sensors import candidate

@@ -8,7 +8,8 @@ import dagster as dg
 import pytest
 
 from lastgood import release
-from lastgood.ops import drift_compare, drift_watch
+from lastgood.drift import bundle_comparison as drift_compare
+from lastgood.drift import watch as drift_watch
 from pipelines import retrain
 from tests.ops import drift_project as toy
 from tests.pipelines import world

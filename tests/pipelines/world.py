@@ -13,11 +13,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from lastgood import artifacts, converge, proceed, release, service, strategy
-from lastgood import bundle as bundles
+from lastgood import release
 from lastgood import settings as settings_
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
 from lastgood.gates import base
-from lastgood.layers import reconcile
+from lastgood.release import advance as proceed
+from lastgood.release import convergence as converge
+from lastgood.service import frozen as frozen_service
+from lastgood.service import schema as service
+from lastgood.service import strategy
 
 PROJECT = Path(__file__).resolve().parents[2]
 QUIET = {
@@ -150,4 +155,4 @@ def clone(folder: Path) -> Path:
 
 def reconcile_forgets() -> None:
     """Drop what this process remembers of frozen configurations, as a new one would."""
-    reconcile._parsed.cache_clear()
+    frozen_service._parsed.cache_clear()

@@ -16,7 +16,8 @@ import assets
 from assets import live, windows
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.ops import drift_decision, drift_watch
+from lastgood.drift import decision as drift_decision
+from lastgood.drift import watch as drift_watch
 from pipelines import drift as jobs
 from pipelines import drift_report, resources, retrain
 from sensors import drift as sensor

@@ -18,7 +18,8 @@ import pytest
 
 from lastgood import release, testing
 from lastgood import settings as settings_
-from lastgood.ops import drift_decision, drift_watch
+from lastgood.drift import decision as drift_decision
+from lastgood.drift import watch as drift_watch
 from pipelines import home
 from tests.ops import drift_project as toy
 from tests.pipelines import world

@@ -6,8 +6,8 @@ import dagster as dg
 import pytest
 
 import assets
-from lastgood import lifetimes
 from lastgood import settings as settings_
+from lastgood.model_retirement import records as lifetimes
 from sensors import liveness
 from tests import factory
 

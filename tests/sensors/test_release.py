@@ -6,7 +6,8 @@ import dagster as dg
 import pytest
 
 import assets
-from lastgood import converge, release
+from lastgood import release
+from lastgood.release import convergence as converge
 from sensors.release import release_mirror
 from tests.pipelines import world
 

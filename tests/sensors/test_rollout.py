@@ -11,8 +11,11 @@ import pytest
 
 import assets
 from assets import verdicts
-from lastgood import judge, proceed, release, rollout
+from lastgood import context, release
+from lastgood.analysis import run as judge
+from lastgood.core import transitions as rollout
 from lastgood.gates import base
+from lastgood.release import advance as proceed
 from sensors import pictures
 from sensors import rollout as sensor
 from tests.ops import story as stories
@@ -50,7 +53,7 @@ class Watched:
         """What the controller does once it has measured."""
         state = self.ctx.ledger.state("flights")
         asked = {"proposed_at": 0.0, "now": time.time()}
-        said = judge.standing(self.ctx.ledger, state, proceed.judged_by(self.ctx, state), **asked)
+        said = judge.standing(self.ctx.ledger, state, context.judged_by(self.ctx, state), **asked)
         ready = {state.stable, state.candidate} - {None}
         return proceed.advance(self.ctx, "flights", ready=ready, verdicts=said, judged_at=state.revision, actor="controller")
 
@@ -287,7 +290,7 @@ def test_what_is_kept_between_ticks_comes_to_the_same_as_reading_all(watched):
         state = watched.ctx.ledger.state("flights")
         answers = kept.look(watched.ctx, state, now=now).answers
         proposed_at = watched.ctx.ledger.revision("flights", state.rollout).at
-        fresh = judge.standing(watched.ctx.ledger, state, proceed.judged_by(watched.ctx, state), proposed_at=proposed_at, now=now)
+        fresh = judge.standing(watched.ctx.ledger, state, context.judged_by(watched.ctx, state), proposed_at=proposed_at, now=now)
         assert {gate: said.verdict for gate, said in answers.items()} == fresh
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from lastgood import errors
-from lastgood import service as services
+from lastgood.service import schema as services
 from services.flights import evaluate, features, figures, runtime, train
 from services.flights import model as models
 from tests.services import samples

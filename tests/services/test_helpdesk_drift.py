@@ -11,14 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lastgood import artifacts, environment, release
-from lastgood import bundle as bundles
-from lastgood import service as services
+from lastgood import release
 from lastgood import settings as settings_
+from lastgood.bundle import environment
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
+from lastgood.drift import bundle_reference as drift_reference
+from lastgood.drift import decision as drift_decision
 from lastgood.drift import reference as references
+from lastgood.drift import watch as drift_watch
 from lastgood.index import base, embedders
 from lastgood.index import snapshot as snapshots
-from lastgood.ops import drift_decision, drift_reference, drift_watch
+from lastgood.service import schema as services
 from lastgood.serving import feedback, inference_log, segments
 from services.helpdesk import build, drift, evaluate, models, pins, prepare, prompting, runtime, signals
 from tests.ops import drift_project as toy

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from lastgood import artifacts, environment
-from lastgood import bundle as bundles
-from lastgood import service as services
 from lastgood import settings as settings_
+from lastgood.bundle import environment
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
+from lastgood.service import schema as services
 from lastgood.serving import app, segments, worker
 from tests.services import samples
 

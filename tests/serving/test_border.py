@@ -16,11 +16,15 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import strategies as st
 
-from lastgood import conditions, drift_rules
+from lastgood.drift import bundle_comparison as drift_compare
+from lastgood.drift import bundle_reference as drift_reference
 from lastgood.drift import comparison, verdict
-from lastgood.ops import drift_compare, drift_reference, drift_watch
+from lastgood.drift import watch as drift_watch
+from lastgood.drift import window as windows
+from lastgood.service import drift as drift_rules
+from lastgood.service import gates as conditions
 from lastgood.serving import app, border, inference_log, runtime, segments, worker
-from lastgood.sources import inference, windows
+from lastgood.sources import inference
 from tests.serving import hostile
 from tests.serving.conftest import Home, wait_ready
 from tests.sources.looking import Looker

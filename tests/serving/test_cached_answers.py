@@ -10,8 +10,9 @@ import pydantic
 import pytest
 from fastapi.testclient import TestClient
 
-from lastgood import bundle as bundles
-from lastgood import cache, service
+from lastgood.bundle import manifest as bundles
+from lastgood.layers import answer_store as cache
+from lastgood.service import schema as service
 from lastgood.serving import app, feedback, inference_log, runtime, segments, uncomputable
 
 

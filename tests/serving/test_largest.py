@@ -7,7 +7,7 @@ import json
 import pytest
 from starlette.testclient import TestClient
 
-from lastgood import service as services
+from lastgood.service import schema as services
 from tests.serving.conftest import Home, wait_ready
 from tests.serving.test_app import Odd, odd
 

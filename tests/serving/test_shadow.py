@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from lastgood import service as services
+from lastgood.service import schema as services
 from lastgood.serving import feedback as feedback_
 from lastgood.serving import runtime, worker
 from tests.services import samples

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lastgood import errors
+from lastgood.serving import log_tail as tails
 from lastgood.serving import segments
-from lastgood.serving import tail as tails
 from tests.serving.test_segments import DAY_S, NOON, log_in, row
 
 

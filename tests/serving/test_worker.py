@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from lastgood import artifacts, errors, testing
-from lastgood import bundle as bundles
-from lastgood import service as services
+from lastgood import errors, testing
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
+from lastgood.service import schema as services
 from lastgood.serving import inference_log, runtime, segments, worker
 from tests.services import samples
 from tests.serving.conftest import Home
@@ -268,7 +269,7 @@ def test_a_model_with_untrusted_types_is_refused(home: Home, tmp_path: Path) -> 
 
 def test_another_environment_is_told_and_served(home: Home, tmp_path: Path) -> None:
     """Other locked packages or another Python are noted in words; the bundle is served all the same."""
-    from lastgood import environment
+    from lastgood.bundle import environment
 
     recorded = {**environment.describe(samples.PROJECT / "requirements.lock"), "lock": "sha256:" + "0" * 64, "python": "3.99.1"}
     (tmp_path / environment.FILE).write_bytes(environment.encode(recorded))
@@ -279,7 +280,7 @@ def test_another_environment_is_told_and_served(home: Home, tmp_path: Path) -> N
 
 def test_a_patch_release_of_python_is_no_difference() -> None:
     """3.11.7 and 3.11.9 are one environment; 3.12 is another."""
-    from lastgood import environment
+    from lastgood.bundle import environment
 
     base = {"lock": "sha256:a", "python": "3.11.7", "implementation": "CPython", "platform": "linux", "machine": "x86_64"}
     assert environment.differences(base, {**base, "python": "3.11.9"}) == []

@@ -13,8 +13,9 @@ from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from lastgood import bundle as bundles
-from lastgood import errors, rollout
+from lastgood import errors
+from lastgood.bundle import manifest as bundles
+from lastgood.core import transitions as rollout
 from lastgood.ledger import Fence, Seen, outbox, rows
 from lastgood.ledger.leases import MAX_SKEW_S
 

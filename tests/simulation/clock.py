@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from lastgood import controller, gatekeeper, proceed
+from lastgood.controller import analysis_loop as gatekeeper
+from lastgood.controller import loop as controller
+from lastgood.release import advance as proceed
 
 BEGIN = 1_800_000_000.0
 

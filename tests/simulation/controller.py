@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lastgood import controller, errors, gatekeeper, judge, readiness, release
+from lastgood import errors, release
+from lastgood.analysis import run as judge
+from lastgood.controller import analysis_loop as gatekeeper
+from lastgood.controller import loop as controller
+from lastgood.hosts import readiness
 from lastgood.layers import base, reconcile
 from tests.simulation.line import Killed
 from tests.simulation.project import SERVICE

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lastgood import conditions
 from lastgood.gates.base import Observation, Tally
+from lastgood.service import gates as conditions
 from lastgood.sources import base, catalog
 from tests.simulation.traffic import Counters, Traffic
 

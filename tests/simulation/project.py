@@ -6,10 +6,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lastgood import artifacts, errors
-from lastgood import bundle as bundles
-from lastgood import service as services
+from lastgood import errors
 from lastgood import settings as settings_
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
+from lastgood.service import schema as services
 from tests import factory
 from tests.simulation.traffic import SLOW_MS
 

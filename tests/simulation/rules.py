@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lastgood import conditions, judge, rollout
-from lastgood import service as services
-from lastgood.gatekeeper import ACTOR
+from lastgood.analysis import run as judge
+from lastgood.controller.analysis_loop import ACTOR
+from lastgood.core import transitions as rollout
 from lastgood.ledger import rows
+from lastgood.service import gates as conditions
+from lastgood.service import schema as services
 from tests.simulation.project import SERVICE
 
 if TYPE_CHECKING:

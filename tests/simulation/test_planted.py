@@ -9,9 +9,14 @@ from typing import Any
 
 import pytest
 
-from lastgood import judge, judgement, proceed, rollout, setback, testing
-from lastgood.gates import track
+from lastgood import testing
+from lastgood.analysis import policy as judgement
+from lastgood.analysis import run as judge
+from lastgood.core import rollback as setback
+from lastgood.core import transitions as rollout
+from lastgood.gates import gate as track
 from lastgood.layers import reconcile
+from lastgood.release import advance as proceed
 from tests.simulation import plan, watch
 from tests.simulation.project import Project
 from tests.simulation.world import World

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from lastgood import keys, ledger
+from lastgood import ledger
 from lastgood.ledger import audit
+from lastgood.system import signing as keys
 from tests.conftest import BUDGET
 from tests.simulation import plan, watch
 from tests.simulation.book import Book
@@ -159,7 +160,8 @@ def test_a_seed_is_the_same_world_everywhere(project: Project) -> None:
 
 def test_the_double_is_no_ledger_that_takes_everything() -> None:
     """It refuses what the real one refuses: a revision that is not the next, and what JSON cannot hold."""
-    from lastgood import errors, rollout
+    from lastgood import errors
+    from lastgood.core import transitions as rollout
 
     book = Book(SERVICE)
     asked = {"verb": "x", "actor": "a", "reason": "r", "now": 1.0}

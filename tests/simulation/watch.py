@@ -7,7 +7,9 @@ import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from lastgood import errors, judge, rollout
+from lastgood import errors
+from lastgood.analysis import run as judge
+from lastgood.core import transitions as rollout
 from lastgood.layers import reconcile
 from lastgood.ledger import rows
 from tests.simulation import rules

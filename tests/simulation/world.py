@@ -15,6 +15,7 @@ from typing import Any
 
 from lastgood import release, testing
 from lastgood.layers import base, reconcile
+from lastgood.layers import desired as desired_state
 from tests.simulation import clock as clocks
 from tests.simulation.book import Book
 from tests.simulation.controller import Controller
@@ -80,7 +81,7 @@ class World:
 
     def desired(self, context: release.Context, state: release.rollout.State) -> base.Desired:
         """What *state* asks of the layers."""
-        return reconcile.read_desired(state, ledger=context.ledger, store=context.store, settings=context.settings)
+        return desired_state.read(state, ledger=context.ledger, store=context.store, settings=context.settings)
 
     # --- time ------------------------------------------------------------------------------------------------
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from lastgood import conditions
 from lastgood.gates.base import Observation
+from lastgood.service import gates as conditions
 from lastgood.sources import base
 
 

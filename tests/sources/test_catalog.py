@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lastgood import conditions
 from lastgood import settings as settings_
 from lastgood.gates.base import Observation, Tally
+from lastgood.service import gates as conditions
 from lastgood.sources import base, catalog
 from tests.layers.traffic.world import A, B
 
@@ -104,7 +104,7 @@ def test_the_catalog_loads_nothing_heavy() -> None:
     code = (
         "import sys; from lastgood.sources import catalog; "
         "print([name for name in ('pyarrow', 'numpy', 'http.client', 'lastgood.serving.segments', "
-        "'lastgood.layers.traffic.envoy_stats') if name in sys.modules])"
+        "'lastgood.layers.traffic.envoy.stats') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -16,10 +16,14 @@ from typing import Any
 
 import pytest
 
-from lastgood import arms, conditions, daemon
+from lastgood.core import arms
 from lastgood.gates.base import Observation, Tally
-from lastgood.layers.traffic import envoy_files, envoy_logs, envoy_stats
+from lastgood.layers.traffic.envoy import files as envoy_files
+from lastgood.layers.traffic.envoy import logs as envoy_logs
+from lastgood.layers.traffic.envoy import stats as envoy_stats
+from lastgood.service import gates as conditions
 from lastgood.sources import envoy as source_
+from lastgood.system import processes as daemon
 from tests import timing
 from tests.layers.traffic.world import SERVICE, A, B, C, Upstream, World, until
 from tests.sources.looking import Looker

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lastgood import conditions
 from lastgood.gates.base import Observation, Tally
+from lastgood.service import gates as conditions
 from lastgood.serving import inference_log, segments
 from lastgood.sources import inference
 from tests.layers.traffic.world import A, B, C

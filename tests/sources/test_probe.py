@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lastgood import conditions
+from lastgood.service import gates as conditions
 from lastgood.sources import probe
 from tests import timing
 from tests.layers.traffic.world import A

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lastgood import bundle as bundles
-from lastgood import conditions
+from lastgood.bundle import manifest as bundles
 from lastgood.gates.base import Observation
+from lastgood.service import gates as conditions
 from lastgood.sources import prometheus as source_
 from tests import prometheus, timing
 from tests.layers.traffic.world import A, B

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lastgood import conditions
-from lastgood.gates import track
+from lastgood.gates import gate as track
 from lastgood.gates.base import Observation, Tally
-from lastgood.layers.traffic import envoy_requests
-from lastgood.layers.traffic.envoy_requests import Batch, Request
+from lastgood.layers.traffic.envoy import requests as envoy_requests
+from lastgood.layers.traffic.envoy.requests import Batch, Request
+from lastgood.service import gates as conditions
 from lastgood.sources import base
 from lastgood.sources import envoy as source_
 from lastgood.sources import requests as requests_

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lastgood import conditions
-from lastgood.layers.traffic import envoy_requests, envoy_stats
-from lastgood.layers.traffic.envoy_stats import Bucket, Cluster
+from lastgood.layers.traffic.envoy import requests as envoy_requests
+from lastgood.layers.traffic.envoy import stats as envoy_stats
+from lastgood.layers.traffic.envoy.stats import Bucket, Cluster
+from lastgood.service import gates as conditions
 from lastgood.sources import base
 from lastgood.sources import envoy as source_
 from tests.layers.traffic.world import A, B

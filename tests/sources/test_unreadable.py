@@ -11,13 +11,14 @@ import pyarrow as pa
 import pydantic
 import pytest
 
-from lastgood import conditions
 from lastgood import settings as settings_
 from lastgood.drift import verdict
-from lastgood.drift_rules import Drift
-from lastgood.ops import loss
+from lastgood.drift import window as windows
+from lastgood.service import gates as conditions
+from lastgood.service.drift import Drift
 from lastgood.serving import feedback, inference_log, segments
-from lastgood.sources import inference, windows
+from lastgood.sources import inference
+from lastgood.sources import log_losses as loss
 from tests.layers.traffic.world import A
 from tests.sources.logs import BEGIN, SERVICE
 from tests.sources.looking import Looker

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lastgood import conditions
 from lastgood.layers import base as layers
-from lastgood.sources import workers
+from lastgood.service import gates as conditions
+from lastgood.sources import oom_kills as workers
 from tests.layers.traffic.world import A, B
 from tests.sources.looking import Looker
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from lastgood import artifacts, bundle, keys
+from lastgood.bundle import manifest as bundle
+from lastgood.bundle import store as artifacts
+from lastgood.system import signing as keys
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,11 @@ import tarfile
 
 import pytest
 
-from lastgood import artifacts, bundle, errors, keys, transfer
+from lastgood import errors
+from lastgood.bundle import archive as transfer
+from lastgood.bundle import manifest as bundle
+from lastgood.bundle import store as artifacts
+from lastgood.system import signing as keys
 from tests.transfer.conftest import Row
 
 

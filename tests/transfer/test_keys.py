@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from lastgood import errors, keys
+from lastgood import errors
+from lastgood.system import signing as keys
 
 
 def test_key_is_made_once_and_private(tmp_path):
@@ -92,5 +93,5 @@ def test_encoding_is_the_published_one():
 def test_existing_key_loads_no_cryptography(tmp_path):
     """init_keys on the emergency path imports nothing heavy once there is a key."""
     keys.init_keys(tmp_path)
-    code = f"import sys; from pathlib import Path; from lastgood import keys; keys.init_keys(Path({str(tmp_path)!r})); print('cryptography' in sys.modules)"
+    code = f"import sys; from pathlib import Path; from lastgood.system import signing as keys; keys.init_keys(Path({str(tmp_path)!r})); print('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

@@ -14,8 +14,11 @@ import tarfile
 
 import pytest
 
-from lastgood import bundle as bundles
-from lastgood import errors, failpoints, keys, transfer
+from lastgood import errors
+from lastgood.bundle import archive as transfer
+from lastgood.bundle import manifest as bundles
+from lastgood.system import failpoints
+from lastgood.system import signing as keys
 from tests.transfer.conftest import Row, make_home
 
 
@@ -178,7 +181,7 @@ def test_missing_file(tmp_path, ours):
 def test_kill_during_import(place, file, ours, theirs):
     """Killed at any named place, the store holds only whole objects, and the import can be repeated."""
     code = (
-        "import sys; from pathlib import Path; from lastgood import artifacts, transfer\n"
+        "import sys; from pathlib import Path; from lastgood.bundle import archive as transfer, store as artifacts\n"
         "transfer.import_(Path(sys.argv[1]), store=artifacts.Store(Path(sys.argv[2])), keys=Path(sys.argv[3]), trust=frozenset([sys.argv[4]]))"
     )
     argv = [sys.executable, "-c", code, str(file), str(theirs.store.root), str(theirs.keys), ours.fingerprint]

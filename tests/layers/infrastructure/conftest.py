@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import bundle, service, settings
+from lastgood import settings
+from lastgood.bundle import manifest as bundle
 from lastgood.layers import base
-from lastgood.layers.infrastructure import processes
+from lastgood.layers.infrastructure.local import layer as processes
+from lastgood.service import schema as service
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 SERVICE = "demo"

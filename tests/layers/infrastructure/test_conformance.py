@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from lastgood import bundle as bundles
+from lastgood.bundle import manifest as bundles
 from lastgood.conformance import layers
-from lastgood.layers.infrastructure import processes
+from lastgood.layers.infrastructure.local import layer as processes
 from tests.layers.infrastructure.conftest import SERVICE
 
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from lastgood import daemon
-from lastgood.cli import receipt as receipt_text
+from lastgood.cli import outcome as receipt_text
 from lastgood.layers import base, receipts, reconcile
-from lastgood.layers.infrastructure import drain, in_flight, warm_ups
+from lastgood.layers.infrastructure.local import drain, in_flight, warm_ups
+from lastgood.system import processes as daemon
 from tests.layers.infrastructure.conftest import A, B
 
 SAID_S = 20

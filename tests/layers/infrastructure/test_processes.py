@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import arms, bundle, daemon
+from lastgood.bundle import manifest as bundle
+from lastgood.core import arms
 from lastgood.layers import base
-from lastgood.layers.infrastructure import processes
+from lastgood.layers.infrastructure.local import layer as processes
+from lastgood.system import processes as daemon
 from tests import timing
 from tests.layers.infrastructure.conftest import SERVICE, A, B, C, D
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors
-from lastgood.layers.infrastructure import sockets
+from lastgood.layers.infrastructure.local import sockets
 from lastgood.serving import worker
 
 ARM = "sha256:" + "a" * 64

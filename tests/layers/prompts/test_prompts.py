@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from lastgood import artifacts, settings
-from lastgood import bundle as bundles
+from lastgood import settings
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
 from lastgood.conformance import layers
-from lastgood.layers import base, mlflow_layer, prompts
+from lastgood.layers import base, prompts
+from lastgood.layers import mlflow_base as mlflow_layer
 from tests.layers import wanted
 from tests.layers.registry.test_registry import exclusive
 from tests.mlflow_template import mlflow_db, mlflow_template

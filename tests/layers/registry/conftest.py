@@ -4,9 +4,10 @@ import sqlite3
 
 import pytest
 
-from lastgood import bundle as bundles
-from lastgood import service, settings
+from lastgood import settings
+from lastgood.bundle import manifest as bundles
 from lastgood.layers import base, registry
+from lastgood.service import schema as service
 from tests.mlflow_template import mlflow_db, mlflow_template
 
 __all__ = ["mlflow_db", "mlflow_template"]

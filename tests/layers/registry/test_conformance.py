@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from lastgood.conformance import layers
-from lastgood.layers import mlflow_layer
+from lastgood.layers import mlflow_base as mlflow_layer
 from tests.layers.registry.conftest import A, B, make_desired
 from tests.layers.registry.test_registry import exclusive
 

@@ -13,9 +13,11 @@ import time
 
 import pytest
 
-from lastgood import daemon, settings, testing
+from lastgood import settings, testing
 from lastgood.conformance import layers
-from lastgood.layers import base, mlflow_layer, registry
+from lastgood.layers import base, registry
+from lastgood.layers import mlflow_base as mlflow_layer
+from lastgood.system import processes as daemon
 from tests.layers.registry.conftest import SERVICE, A, B, C, make_bundle, make_desired
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
-from lastgood.bundle import Bundle
+from lastgood.bundle.manifest import Bundle
 from lastgood.conformance.layers import Subject
 from lastgood.layers import base
-from lastgood.layers.traffic import envoy, envoy_config, envoy_files
+from lastgood.layers.traffic.envoy import config as envoy_config
+from lastgood.layers.traffic.envoy import files as envoy_files
+from lastgood.layers.traffic.envoy import layer as envoy
 from tests.layers.traffic.world import SERVICE, A, B, World
 
 

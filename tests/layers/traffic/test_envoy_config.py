@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lastgood import arms, errors
-from lastgood import service as services
+from lastgood import errors
+from lastgood.core import arms
 from lastgood.layers import base
-from lastgood.layers.traffic import envoy_config, envoy_documents
+from lastgood.layers.traffic.envoy import config as envoy_config
+from lastgood.layers.traffic.envoy import documents as envoy_documents
+from lastgood.service import schema as services
 from tests.layers.traffic.world import SERVICE, A, B, C
 
 BUNDLES = (A, B, C)

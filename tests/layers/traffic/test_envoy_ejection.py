@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from lastgood.layers.traffic import envoy_config
+from lastgood.layers.traffic.envoy import config as envoy_config
 from tests.layers.traffic.world import A, B, Upstream, World, ask, until
 
 HOUR_S = 3600

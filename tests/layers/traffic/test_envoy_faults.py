@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 
-from lastgood import failpoints, housekeeping
-from lastgood.bundle import Bundle
-from lastgood.layers import base
-from lastgood.layers.traffic import envoy, envoy_config, envoy_files, envoy_logs
+from lastgood.bundle.manifest import Bundle
+from lastgood.layers import base, housekeeping
+from lastgood.layers.traffic.envoy import config as envoy_config
+from lastgood.layers.traffic.envoy import files as envoy_files
+from lastgood.layers.traffic.envoy import layer as envoy
+from lastgood.layers.traffic.envoy import logs as envoy_logs
+from lastgood.system import failpoints
 from tests import timing
 from tests.layers.traffic.world import SERVICE, A, B, C, World, load, until
 

@@ -11,7 +11,7 @@ from concurrent import futures
 import pytest
 
 from lastgood.layers import base
-from lastgood.layers.traffic import envoy
+from lastgood.layers.traffic.envoy import layer as envoy
 from tests.layers.traffic.world import A, B, C, Upstream, World, load, until
 
 BUDGET = float(os.environ.get("LASTGOOD_TEST_BUDGET", "1"))

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from lastgood import bundle as bundles
-from lastgood import marks
+from lastgood.bundle import manifest as bundles
 from lastgood.layers import base
-from lastgood.layers.traffic import envoy_files
+from lastgood.layers.traffic import headers as marks
+from lastgood.layers.traffic.envoy import files as envoy_files
 from tests.layers.traffic.world import A, B, C, Reply, World, until
 
 

@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
-from lastgood import patience
-from lastgood import service as services
-from lastgood.layers.traffic import envoy, envoy_bootstrap, envoy_config, envoy_drain, envoy_files
+from lastgood.layers.traffic.envoy import bootstrap as envoy_bootstrap
+from lastgood.layers.traffic.envoy import config as envoy_config
+from lastgood.layers.traffic.envoy import drain as envoy_drain
+from lastgood.layers.traffic.envoy import files as envoy_files
+from lastgood.layers.traffic.envoy import layer as envoy
+from lastgood.service import schema as services
+from lastgood.service import timeouts as patience
 from tests.layers.traffic.world import SERVICE, A, B, C, Reply, World, until
 
 MIB = 1024 * 1024

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import daemon, errors
+from lastgood import errors
 from lastgood import settings as settings_
 from lastgood.layers import base
-from lastgood.layers.traffic import envoy, envoy_files
+from lastgood.layers.traffic.envoy import files as envoy_files
+from lastgood.layers.traffic.envoy import layer as envoy
+from lastgood.system import processes as daemon
 from tests.layers.traffic.world import SERVICE, A, B, World, load, until
 
 

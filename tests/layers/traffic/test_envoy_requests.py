@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lastgood.layers.traffic import envoy_logs, envoy_requests
-from lastgood.layers.traffic.envoy_requests import RequestLog
+from lastgood.layers.traffic.envoy import logs as envoy_logs
+from lastgood.layers.traffic.envoy import requests as envoy_requests
+from lastgood.layers.traffic.envoy.requests import RequestLog
 from tests.layers.traffic.world import B
 from tests.sources.lines import line
 

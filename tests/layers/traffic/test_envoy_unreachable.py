@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import daemon
 from lastgood.layers import reconcile
-from lastgood.layers.traffic import envoy, envoy_files
+from lastgood.layers.traffic.envoy import files as envoy_files
+from lastgood.layers.traffic.envoy import layer as envoy
+from lastgood.system import processes as daemon
 from tests.layers.traffic.world import SERVICE, A, B, World, until
 
 

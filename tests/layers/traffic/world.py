@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lastgood import bundle as bundles
-from lastgood import service as services
 from lastgood import settings as settings_
 from lastgood import testing
+from lastgood.bundle import manifest as bundles
 from lastgood.layers import base
-from lastgood.layers.traffic import envoy
+from lastgood.layers.traffic.envoy import layer as envoy
+from lastgood.service import schema as services
 
 SERVICE = "echo"
 

@@ -1,0 +1,257 @@
+"""From verdicts to the next event of a release: what a failed gate does, and what is done when one cannot tell. Pure.
+
+    guardrail failed          the candidate is rejected (before the cut-over), or the service rolled back (after it)
+    signal failed             no step further until it passes, or until a person releases the hold
+    cannot tell for too long  the gate's own policy: wait, roll back, or ask; never "fine"
+    all passed                after the phase's least time: the next phase, or the cut-over
+
+What does not belong here: statistics (`gates`), the rules that every event has to keep (`rollout`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+
+from lastgood.core import transitions as rollout
+from lastgood.gates import base
+from lastgood.service import gates as conditions
+from lastgood.service.schema import Service
+
+MAX_SKEW_S = 60.0
+"""Seconds that the clocks of two hosts may differ."""
+
+ABANDONED_S = 86_400.0
+"""Seconds after a phase's last moment at which what was measured in it says nothing about today, so it is passed no more."""
+
+Verdicts = Mapping[str, base.Verdict]
+
+NOTHING: Verdicts = {}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """An event that is due, under which verb it goes into the ledger, why, and the verdicts that led to it."""
+
+    event: rollout.Event
+    verb: str
+    reason: str
+    verdicts: tuple[base.Verdict, ...] = ()
+
+
+def decide(
+    state: rollout.State,
+    service: Service,
+    *,
+    ready: Collection[str],
+    verdicts: Verdicts,
+    now: float,
+    trouble: str = "",
+    unknown: Collection[str] = (),
+) -> Decision | None:
+    """What is due for the release in flight, or for the bundle that serves; None if nothing is.
+
+    *service* is the configuration frozen in the bundle that is judged; *ready* names the arms whose workers are
+    ready, *unknown* those of which nobody knows, *trouble* is what their layer last complained of.
+    """
+    counted = {name: verdict for name, verdict in verdicts.items() if name not in state.waived and name in service.gates}
+    match state.phase:
+        case "preparing":
+            return _prepared(state, service, ready=ready, unknown=unknown, now=now, trouble=trouble)
+        case "shadow" | "canary" | "approval":
+            return _on_its_way(state, service, counted, ready=ready, now=now)
+        case _:
+            return _serving(state, service, counted, now=now)
+
+
+def verify(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision | None:
+    """Whether a step back helped, as soon as that can be told, or when its time is over; None before."""
+    if state.verifying is None:
+        return None
+    told = tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
+    failed = tuple(verdict for verdict in told if verdict.outcome == "fail")
+    open_ = tuple(verdict for verdict in told if verdict.outcome == "inconclusive")
+    if failed:
+        return _verified("not_recovered", "; ".join(verdict.why for verdict in failed), told)
+    if told and not open_:
+        return _verified("recovered", "; ".join(verdict.why for verdict in told), told)
+    if now >= state.verifying.until or _set_back(state.verifying.since, now):
+        why = "; ".join(verdict.why for verdict in open_) or "no gate of this service can judge stable alone"
+        return _verified("inconclusive", why, told)
+    return None
+
+
+def _verified(outcome: str, why: str, told: tuple[base.Verdict, ...]) -> Decision:
+    event = rollout.Verified(outcome=outcome, reason=why)  # type: ignore[arg-type]
+    return Decision(event=event, verb="verified", reason=f"{outcome.replace('_', ' ')}: {why}", verdicts=told)
+
+
+# --- before the cut-over -----------------------------------------------------------------------------------
+
+
+def _prepared(
+    state: rollout.State, service: Service, *, ready: Collection[str], unknown: Collection[str], now: float, trouble: str
+) -> Decision | None:
+    if state.candidate is None:
+        return None
+    missing = [arm for arm in state.awaited if arm not in ready]
+    if not missing:
+        return None if state.hold is not None else _next_phase(state, service, why="the candidate's workers are ready")
+    # Of workers that nobody knows of it is not said that they are not ready: their hosts get the same time once more.
+    more_s = (state.phase_until or now) - (state.phase_since or now) if any(arm in unknown for arm in missing) else 0.0
+    if state.phase_until is not None and (now >= state.phase_until + more_s or _set_back(state.phase_since or now, now)):
+        whose = "candidate's" if state.candidate in missing else "control arm's"
+        why = f"the {whose} workers did not become ready in time" + (f": {trouble}" if trouble else "")
+        return Decision(event=rollout.Abandon(bundle=state.candidate, reason="not ready in time"), verb="abandon", reason=why)
+    return None
+
+
+def _on_its_way(state: rollout.State, service: Service, verdicts: Verdicts, *, ready: Collection[str], now: float) -> Decision | None:
+    if state.candidate is None:
+        return None
+    bad = _bad(service, verdicts, now=now, over=_over(state, now))
+    if bad:
+        event = rollout.Reject(bundle=state.candidate, reason=_words(bad, service), verify_s=service.release.recovery.within_s)
+        return Decision(event=event, verb="rollback", reason=_words(bad, service), verdicts=bad)
+    if state.hold is not None:
+        return None
+    asked = _question(service, verdicts, now=now, over=_over(state, now))
+    return asked or _forward(state, service, verdicts, ready=ready, now=now) or _late(state, verdicts, now=now)
+
+
+def _question(service: Service, verdicts: Verdicts, *, now: float, over: bool) -> Decision | None:
+    """The hold that a gate asks for."""
+    asking = _asking(service, verdicts, now=now, over=over)
+    if not asking:
+        return None
+    event = rollout.SetHold(reason=_words(asking, service), actor="lastgood", gate=asking[0].gate)
+    return Decision(event=event, verb="hold", reason=_words(asking, service), verdicts=asking)
+
+
+def _forward(state: rollout.State, service: Service, verdicts: Verdicts, *, ready: Collection[str], now: float) -> Decision | None:
+    """The next phase, or the cut-over, if this one is passed."""
+    needed = state.awaited[:1] if state.last_phase else state.awaited  # at the cut-over nothing is left to compare with
+    if any(arm not in ready for arm in needed):
+        return None
+    if state.phase == "approval":
+        return _next_phase(state, service, why="a person approved it") if state.approved else None
+    if not _passed(state, verdicts, now=now) or (state.phase_until is not None and now - state.phase_until > ABANDONED_S):
+        return None
+    told = tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
+    why = "; ".join(verdict.why for verdict in told) or "its time is over"
+    return dataclasses.replace(_next_phase(state, service, why=f"{state.phase} passed: {why}"), verdicts=told)
+
+
+def _next_phase(state: rollout.State, service: Service, *, why: str) -> Decision:
+    candidate = state.candidate or ""
+    if state.last_phase:
+        return Decision(event=rollout.CutOver(bundle=candidate, bake_s=service.release.bake_s), verb="cut-over", reason=why)
+    return Decision(event=rollout.Advance(bundle=candidate), verb="advance", reason=why)
+
+
+def _late(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision | None:
+    """The end of a release that could not be judged in the time it had: nobody is blamed, and it does not go on."""
+    if not _over(state, now):
+        return None
+    missing = tuple(verdict for verdict in verdicts.values() if verdict.outcome != "pass" and verdict.kind != "observe")
+    limit_s = state.planned.max_s if state.planned else 0.0
+    unapproved = state.phase == "approval" and not state.approved
+    said = "; ".join(verdict.why for verdict in missing) or ("nobody approved it" if unapproved else "its workers are not ready")
+    why = f"it could not be judged within {limit_s:g} s: {said}"
+    told = missing or tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
+    return Decision(event=rollout.Abandon(bundle=state.candidate or "", reason=why), verb="abandon", reason=why, verdicts=told)
+
+
+def _passed(state: rollout.State, verdicts: Verdicts, *, now: float) -> bool:
+    planned, since = state.planned, state.phase_since
+    if planned is None or since is None or now - since < planned.min_s:
+        return False
+    return all(verdict.outcome == "pass" for verdict in verdicts.values() if verdict.kind != "observe")
+
+
+def _over(state: rollout.State, now: float) -> bool:
+    if state.phase_until is not None and now >= state.phase_until:
+        return True
+    return state.phase_since is not None and _set_back(state.phase_since, now)
+
+
+def _set_back(since: float, now: float) -> bool:
+    """True if *since* lies in the future: it was written under a clock that was ahead, and nobody knows how long ago that is.
+
+    What waits for its end then ends now, as what could not be judged, and not when that clock's time comes.
+    """
+    return since - now > MAX_SKEW_S
+
+
+# --- after it ----------------------------------------------------------------------------------------------
+
+
+def _serving(state: rollout.State, service: Service, verdicts: Verdicts, *, now: float) -> Decision | None:
+    """Baking, or idle with triggers on stable. What stable cannot be blamed for ends in a hold, or in nothing."""
+    if state.stable is None:
+        return None
+    baking = state.phase == "baking"
+    over = baking and _over(state, now)
+    bad = () if state.verifying else _bad(service, verdicts, now=now, over=False)
+    if bad:
+        event = rollout.RollBack(
+            reason=_words(bad, service), seen=state.stable, automatic=True, verify_s=service.release.recovery.within_s
+        )  # fmt: skip
+        return Decision(event=event, verb="rollback", reason=_words(bad, service), verdicts=bad)
+    asked = None if state.hold else _question(service, verdicts, now=now, over=False)
+    if asked:
+        return asked
+    return _proven(state, verdicts, now=now) if over else None
+
+
+def _proven(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision:
+    """The end of a bake: nobody took the release back. What did not pass, or could not be told, is said with it."""
+    told = tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
+    open_ = "; ".join(f"{verdict.gate}: {verdict.why}" for verdict in told if verdict.outcome != "pass")
+    reason = "the release stayed good for the time it was watched"
+    if open_:
+        reason = (
+            f"no guardrail failed in the {now - (state.phase_since or now):.0f} s for which it was watched; not shown to be good: {open_}"
+        )
+    return Decision(event=rollout.BakeEnded(), verb="bake-ended", reason=reason, verdicts=told)
+
+
+# --- what a verdict asks for -------------------------------------------------------------------------------
+
+
+def _bad(service: Service, verdicts: Verdicts, *, now: float, over: bool) -> tuple[base.Verdict, ...]:
+    """Verdicts that take the release back: failed guardrails, and what the policy of a gate that cannot tell says."""
+    return tuple(
+        verdict
+        for name, verdict in verdicts.items()
+        if (verdict.outcome == "fail" and verdict.kind == "guardrail")
+        or _policy(service.gates[name], verdict, now=now, over=over) == "roll_back"
+    )
+
+
+def _asking(service: Service, verdicts: Verdicts, *, now: float, over: bool) -> tuple[base.Verdict, ...]:
+    """Verdicts that ask a person."""
+    return tuple(
+        verdict
+        for name, verdict in verdicts.items()
+        if (verdict.outcome == "fail" and verdict.kind == "signal" and service.gates[name].resume == "person")
+        or _policy(service.gates[name], verdict, now=now, over=over) == "ask"
+    )
+
+
+def _policy(gate: conditions.AnyGate, verdict: base.Verdict, *, now: float, over: bool) -> conditions.Unknown:
+    """What a gate that cannot tell asks for by now."""
+    if verdict.outcome != "inconclusive" or verdict.kind == "observe":
+        return "wait"
+    patient = verdict.since is None or now - verdict.since < gate.patience_s
+    if verdict.cause == "no_traffic":
+        return "wait" if patient else gate.no_traffic
+    if verdict.cause == "source_down":
+        return "wait" if patient else gate.source_down
+    return gate.too_few if over else "wait"
+
+
+def _words(verdicts: tuple[base.Verdict, ...], service: Service) -> str:
+    audits = any(service.gates[verdict.gate].audit for verdict in verdicts)
+    said = "; ".join(f"gate {verdict.gate!r}: {verdict.why}" for verdict in verdicts)
+    return said + ("; audit what this bundle has done" if audits else "")

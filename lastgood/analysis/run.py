@@ -1,0 +1,368 @@
+"""Measuring for one service: what the gates are asked, of which bundles, and what they say by now.
+
+An *analysis* is one question about one pair of bundles: the mirrored answers, the canary, the bake, the time after a step
+back, or a trigger on stable. Its measurements are kept in the ledger as they come, so that a controller that was
+killed, or another one, goes on with the same evidence and comes to the same verdict. A new candidate is a new analysis.
+
+What does not belong here: statistics (`gates`), where numbers come from (`sources`), what a verdict leads to (`judgement`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from lastgood import context, ledger
+from lastgood.core import transitions as rollout
+from lastgood.gates import base
+from lastgood.gates import eprocess as sequential
+from lastgood.gates import gate as track
+from lastgood.service import gates as conditions
+from lastgood.service import schema as services
+from lastgood.sources import base as sources
+
+log = logging.getLogger("lastgood.judge")
+
+WATCH_S = 86_400.0
+"""On watch the evidence begins anew each day (UTC): a trigger blames a healthy service with its share of `alpha` a day, and
+whoever takes over has a day to read at most. What creeps in over weeks is a matter of drift, not of gates. Where a gate needs long
+for one verdict (WATCH_TIMES that), it is so many days."""
+WATCH_TIMES = 24
+
+ANALYSES = ("shadow", "canary", "bake")
+"""A release is analysed at most once in each, so each has an equal share of its alpha."""
+
+RECOVERY_ALPHA = 0.01
+"""Chance that the measurement after a step back calls a healthy service not recovered."""
+
+
+class Reader(Protocol):
+    """What answers for every gate; see `lastgood.sources.catalog`."""
+
+    def read(self, name: str, asked: sources.Asked, *, now: float, cursor: sources.Cursor | None) -> sources.Answer: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What one analysis is about.
+
+    `key` names it among the measurements of the service. `watched` is judged, beside `beside` or alone. `share` is the
+    watched arm's share of the live traffic of both, `control` that `beside` is the control arm of that bundle. `step` is the index of the canary step, which began at `phase_since`; `began` when the evidence begins
+    (Unix seconds), `reference` the rollout whose stable arm says what good looked like where nothing serves beside.
+    """
+
+    key: str
+    mode: base.Mode
+    watched: str
+    beside: str | None
+    gates: Mapping[str, conditions.AnyGate]
+    alpha: float
+    began: float
+    mirrored: bool = False
+    copied: bool = False
+    share: float | None = None
+    control: bool = False
+    step: int = 0
+    phase_since: float = 0.0
+    reference: int | None = None
+    flush_s: float = 1.0
+    """How often the workers write their logs, in seconds."""
+
+
+def questions(state: rollout.State, service: services.Service, *, proposed_at: float, now: float) -> list[Question]:
+    """What is to be measured in *state* at Unix time *now*; *service* is the configuration of the bundle that is judged.
+
+    *proposed_at* is when the rollout under way was proposed (Unix seconds).
+    """
+    asked = [_on_the_way(state, service, proposed_at=proposed_at), _serving(state, service, now=now), _afterwards(state, service)]
+    flush_s = service.serving.log_flush_s
+    return [dataclasses.replace(question, flush_s=flush_s) for question in asked if question is not None and question.gates]
+
+
+def open_questions(ctx: context.Context, state: rollout.State, *, now: float) -> list[Question]:
+    """As `questions`, with the configuration and the time of the proposal looked up; nothing while workers are made ready.
+
+    Raises NotFound or Unavailable if they cannot be read.
+    """
+    if state.revision == 0 or (state.phase == "preparing" and state.verifying is None):
+        return []
+    proposed_at = ctx.ledger.revision(state.service, state.rollout).at if state.rollout else 0.0
+    return questions(state, context.judged_by(ctx, state), proposed_at=proposed_at, now=now)
+
+
+def _on_the_way(state: rollout.State, service: services.Service, *, proposed_at: float) -> Question | None:
+    if state.candidate is None or state.stable is None or state.phase not in ("shadow", "canary", "approval"):
+        return None
+    live = state.weight_pct > 0
+    phase = "canary" if live else "shadow"
+    gates = {
+        name: gate
+        for name, gate in service.gates.items()
+        if phase in gate.during
+        and not (isinstance(gate, conditions.Agreement) and not state.mirror_pct)
+        and not (isinstance(gate, conditions.SampleRatio | conditions.Ejections) and not live)
+        and not (isinstance(gate, conditions.Score) and gate.of_users and not live)
+    }
+    return Question(
+        key=f"{state.rollout}/{phase}",
+        mode="compare",
+        watched=state.candidate,
+        beside=state.stable,
+        gates=gates,
+        alpha=_share_of_alpha(service),
+        began=proposed_at,
+        mirrored=not live,
+        copied=live and state.mirror_pct > 0,
+        # Of the requests that either arm answers: with a control arm the rest of stable's is left out.
+        share=state.weight_pct / (state.weight_pct + (state.control_pct or 100 - state.weight_pct)) if live else None,
+        control=live and state.control_pct > 0,
+        step=state.position or 0,
+        phase_since=state.phase_since or 0.0,
+    )
+
+
+def _share_of_alpha(service: services.Service) -> float:
+    """What one analysis of a release may spend, whatever way the release takes: phases can be named and skipped while it is under way.
+
+    On watch, what a day may spend.
+    """
+    return service.release.alpha / len(ANALYSES)
+
+
+def _serving(state: rollout.State, service: services.Service, *, now: float) -> Question | None:
+    if state.stable is None or state.verifying is not None or state.phase not in ("baking", "idle"):
+        return None
+    baking = state.phase == "baking"
+    watch = ("bake", "always") if baking else ("always",)
+    gates = _alone({name: gate for name, gate in service.gates.items() if gate.watch in watch})
+    stretch_s = _watch_s(gates)
+    stretch = int(now // stretch_s)
+    return Question(
+        key=f"{state.rollout}/bake" if baking else f"{state.revision}/watch-{stretch}",
+        mode="alone",
+        watched=state.stable,
+        beside=None,
+        gates=gates,
+        phase_since=state.phase_since or 0.0,
+        alpha=_share_of_alpha(service),
+        began=(state.phase_since or 0.0) if baking else stretch * stretch_s,
+        reference=state.rollout,
+    )
+
+
+def _watch_s(gates: Mapping[str, conditions.AnyGate]) -> float:
+    """How long one stretch of watching is: whole days, in which each gate can come to many verdicts."""
+    longest = max(
+        (max(getattr(gate, "persistence", 0) * gate.window_s, getattr(gate, "block_s", 0.0), gate.patience_s) for gate in gates.values()),
+        default=0.0,
+    )
+    return WATCH_S * max(1, math.ceil(WATCH_TIMES * longest / WATCH_S))
+
+
+def _afterwards(state: rollout.State, service: services.Service) -> Question | None:
+    if state.stable is None or state.verifying is None:
+        return None
+    wanted = service.release.recovery.min_samples
+    gates = {
+        name: gate.model_copy(update={"min_samples": min(gate.min_samples, wanted)} if gate.min_samples > 1 else {})
+        for name, gate in _alone(service.gates).items()
+    }
+    return Question(
+        key=f"verify/{state.verifying.since:.3f}",
+        mode="alone",
+        watched=state.stable,
+        beside=None,
+        gates=gates,
+        alpha=RECOVERY_ALPHA,
+        began=state.verifying.since,
+        reference=state.verifying.rollout,
+    )
+
+
+def _alone(gates: Mapping[str, conditions.AnyGate]) -> dict[str, conditions.AnyGate]:
+    """The gates that can judge a bundle with nothing beside it."""
+    needs_two = conditions.Agreement | conditions.SampleRatio | conditions.Ejections
+    return {name: gate for name, gate in gates.items() if not isinstance(gate, needs_two)}
+
+
+def since(question: Question, *, book: ledger.Ledger, service: str) -> Question:
+    """*question*, on watch not before the revision that its key names: then the bundle began to serve alone."""
+    number, _, kind = question.key.partition("/")
+    if not kind.startswith("watch"):
+        return question
+    return dataclasses.replace(question, began=max(question.began, book.revision(service, int(number)).at))
+
+
+class Analysis:
+    """The evidence on one question so far; begins with what the ledger has of it."""
+
+    def __init__(self, question: Question, *, book: ledger.Ledger, service: str) -> None:
+        self.question = question = since(question, book=book, service=service)
+        self._book = book
+        self._service = service
+        self._cursors: dict[str, sources.Cursor] = {}
+        self._seq = 0
+        references = _references(book, service, question)
+        alphas = track.budget(question.gates, question.alpha)
+        self._tracks = {
+            name: track.Track(
+                name, gate, mode=question.mode, alpha=alphas.get(name, question.alpha), since=question.began, reference=references.get(name)
+            )
+            for name, gate in question.gates.items()
+        }
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Take over what the ledger has by now and this object has not seen; for whoever only looks on."""
+        for row in self._book.recorded(self._service, self.question.key, after=self._seq):
+            self._take(row["seq"], row["body"], at=row["at"])
+
+    def go_on(self, question: Question) -> None:
+        """The same analysis in the next step of a canary."""
+        self.question = dataclasses.replace(question, began=self.question.began)
+
+    def measure(self, now: float, read: Reader) -> None:
+        """One look at every source through *read*. What was seen counts once it is in the ledger, so a crash loses it for both.
+
+        Two controllers may look at once, for a lease is no lock. Both saw the same requests: only the one whose measurement came
+        first counts (`_follows`), for whoever reads the ledger.
+        """
+        body: dict[str, Any] = {"after": self._seq, "step": self.question.step, "observations": {}, "cursors": {}}
+        for name, gate in self.question.gates.items():
+            if isinstance(gate, conditions.LatencyP99) and now < self.question.phase_since + gate.settle_s:
+                if name in self._cursors:
+                    body["cursors"][name] = None  # what happens until then is passed over: the next look starts from there
+                continue
+            answer = read.read(name, self._asked(gate), now=now, cursor=self._cursors.get(name))
+            if answer.observations:
+                body["observations"][name] = [_kept(seen, now) for seen in answer.observations]
+            if answer.observations or name not in self._cursors:
+                body["cursors"][name] = dict(answer.cursor)
+        if body["observations"] or body["cursors"]:
+            seq = self._book.record(self._service, self.question.key, body, now=now)
+            if seq == self._seq + 1:
+                self._take(seq, body, at=now)
+            else:
+                self.catch_up()
+
+    def verdicts(self, now: float) -> dict[str, base.Verdict]:
+        """What each gate says now."""
+        return {name: one.verdict(now) for name, one in self._tracks.items()}
+
+    def _asked(self, gate: conditions.AnyGate) -> sources.Asked:
+        question = self.question
+        return sources.Asked(
+            gate=gate,
+            watched=question.watched,
+            beside=question.beside,
+            mirrored=question.mirrored,
+            copied=question.copied,
+            share=question.share,
+            control=question.control,
+            since=question.began,
+            flush_s=question.flush_s,
+        )
+
+    def _take(self, seq: int, body: Mapping[str, Any], *, at: float) -> None:
+        if not self._seq:
+            for one in self._tracks.values():
+                one.looked(at)
+        self._seq = seq
+        if not _follows(seq, body):
+            return
+        for name, seen in body["observations"].items():
+            if name in self._tracks:
+                for one in seen:
+                    self._tracks[name].take(base.observation(one), step=body["step"])
+        for name, cursor in body["cursors"].items():
+            if cursor is None:
+                self._cursors.pop(name, None)
+            else:
+                self._cursors[name] = cursor
+
+
+def _follows(seq: int, body: Mapping[str, Any]) -> bool:
+    """Whether measurement *seq* goes on where the one before ended; else its requests were counted by that one already."""
+    return bool(body.get("after", seq - 1) == seq - 1)
+
+
+def _kept(seen: base.Observation, now: float) -> dict[str, Any]:
+    """*seen* as the ledger can hold it: JSON has no NaN, and a source that gives one tells as much as one that is down."""
+    value = seen.to_json()
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return base.Observation(at=now, down=True, detail=f"a figure is no number: {seen.watched!r} beside {seen.beside!r}").to_json()
+    return value
+
+
+def _references(book: ledger.Ledger, service: str, question: Question) -> dict[str, base.Tally]:
+    """What the stable arm did before, gate by gate, where nothing serves beside the watched one.
+
+    Without any record of it, a share of failures is held against none, so that the gate's margin is the limit.
+    """
+    if question.mode == "compare":
+        return {}
+    found: dict[str, base.Tally] = {}
+    for phase in ("canary", "shadow"):
+        if question.reference is not None and not found:
+            rows = book.recorded(service, f"{question.reference}/{phase}")
+            found = _totals(row["body"] for row in rows if _follows(row["seq"], row["body"]))
+    nothing = {name: base.Tally(n=1) for name, gate in question.gates.items() if isinstance(gate, conditions.ErrorRate)}
+    return {**nothing, **found}
+
+
+def _totals(bodies: Iterable[Mapping[str, Any]]) -> dict[str, base.Tally]:
+    sums: dict[str, base.Tally] = {}
+    for body in bodies:
+        for name, seen in body["observations"].items():
+            for one in map(base.observation, seen):
+                if one.beside is not None and not one.down:
+                    sums[name] = sequential.joined(sums.get(name, base.EMPTY), one.beside)
+    return {name: tally for name, tally in sums.items() if tally.n}
+
+
+class Judge:
+    """All analyses of one service that are under way."""
+
+    def __init__(self, book: ledger.Ledger, service: str, read: Reader) -> None:
+        self._book = book
+        self._service = service
+        self._read = read
+        self._analyses: dict[str, Analysis] = {}
+
+    def measure(self, asked: Iterable[Question], *, now: float) -> None:
+        """Begin or go on with what is *asked*, one look each; drop the rest."""
+        wanted = {question.key: question for question in asked}
+        self._analyses = {key: analysis for key, analysis in self._analyses.items() if key in wanted}
+        for key, question in wanted.items():
+            if key not in self._analyses:
+                self._analyses[key] = Analysis(question, book=self._book, service=self._service)
+            self._analyses[key].go_on(question)
+            self._analyses[key].measure(now, self._read)
+
+    def verdicts(self, now: float) -> tuple[dict[str, base.Verdict], dict[str, base.Verdict]]:
+        """What the gates say of the release (or of stable on watch), and of the time after a step back."""
+        release: dict[str, base.Verdict] = {}
+        afterwards: dict[str, base.Verdict] = {}
+        for key, analysis in self._analyses.items():
+            (afterwards if key.startswith("verify/") else release).update(analysis.verdicts(now))
+        return release, afterwards
+
+    def forget(self) -> None:
+        """Drop everything in memory: another controller measures now, and its evidence is in the ledger."""
+        self._analyses = {}
+
+
+def standing(
+    book: ledger.Ledger, state: rollout.State, service: services.Service, *, proposed_at: float, now: float
+) -> dict[str, base.Verdict]:
+    """What the gates say by the measurements in the ledger, for whoever only looks on; those after a step back come last."""
+    found: dict[str, base.Verdict] = {}
+    for question in questions(state, service, proposed_at=proposed_at, now=now):
+        found |= Analysis(question, book=book, service=state.service).verdicts(now)
+    return found

@@ -1,0 +1,253 @@
+"""Verbs that change what serves. Each shows its plan, asks on a terminal, and ends with a receipt and the way back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from lastgood import errors, release
+from lastgood.bundle import manifest as bundles
+from lastgood.cli import common, plans
+from lastgood.cli import outcome as receipt
+from lastgood.core import transitions as rollout
+from lastgood.layers import base
+from lastgood.release import convergence as converge
+from lastgood.service import strategy as strategies
+from lastgood.system import clock as wallclock
+
+
+@click.command()
+@common.service_argument
+@common.bundle_argument()
+@click.option("--override-quarantine", is_flag=True, help="Release it although it is quarantined; needs --reason.")
+@click.option("--strategy", default=None, help="Phases instead of the bundle's own, e.g. 'shadow,canary:5,canary:25,approval', or 'none'.")
+@click.option("--skip-analysis", is_flag=True, help="In an emergency: pass over all phases that are left; needs --reason.")
+@common.change_options
+def promote(service: str, bundle: str, override_quarantine: bool, strategy: str | None, skip_analysis: bool, **options: Any) -> int:
+    """Release BUNDLE: verify it, make its workers ready, pass its phases and gates, then give it all traffic.
+
+    Waits for --timeout seconds; the controller goes on by itself. Exit code 5 if a gate took it out, 6 if it is still on its way.
+    """
+    for flag, given in (("--override-quarantine", override_quarantine), ("--skip-analysis", skip_analysis)):
+        if given and not options["reason"]:
+            raise errors.UsageError(f"{flag} needs --reason, for whoever reads the audit trail later")
+    override = options["reason"] if override_quarantine else None
+    way = release.Way(strategy=parse_strategy(strategy) if strategy is not None else None, skip=skip_analysis)
+    with common.context(read_only=options["dry_run"], service=service) as ctx:
+        digest = ctx.ledger.resolve(service, bundle)
+        state = ctx.ledger.state(service, about=(digest,))
+        release.check_expected(ctx, state, options["expected"])
+        if options["dry_run"]:
+            plans.check_promotion(ctx, state, digest, override=override, way=way)
+        plan = plans.promotion(ctx, state, digest, way=way)
+        if _only_shown(plan, options):
+            return 0
+        common.confirm(f"Release {bundles.short(digest)} now?", yes=options["yes"])
+        outcome = converge.promote(
+            ctx,
+            service,
+            digest,
+            reason=options["reason"] or "promoted by hand",
+            actor=common.actor(options["actor"]),
+            override=override,
+            way=way,
+            expected=options["expected"],
+            planned=state,
+            wait_s=options["timeout_s"] if options["wait"] else 0.0,
+            progress=receipt.progress(options["as_json"]),
+        )
+        return receipt.finish(outcome, as_json=options["as_json"], waited=options["wait"])
+
+
+def parse_strategy(text: str) -> strategies.Chain:
+    """The chain that `--strategy` names. Raises UsageError."""
+    try:
+        return strategies.from_text(text)
+    except ValueError as error:
+        raise errors.UsageError(str(error)) from error
+
+
+@click.command()
+@common.service_argument
+@common.change_options
+def approve(service: str, **options: Any) -> int:
+    """Let the candidate through the approval it waits for; who, when and why is kept for ever."""
+    if not options["reason"]:
+        raise errors.UsageError("an approval needs --reason, for whoever reads the audit trail later")
+    with common.context(service=service) as ctx:
+        who = common.actor(options["actor"])
+        state = ctx.ledger.state(service)
+        if _dry(options, f"would approve {bundles.short(state.candidate) if state.candidate else 'nothing'}"):
+            return 0
+        done = release.approve(ctx, service, reason=options["reason"], actor=who, expected=options["expected"])
+        return _settled(ctx, done, "approve", options)
+
+
+@click.command()
+@common.service_argument
+@common.bundle_argument(required=False)
+@click.option("--to-revision", type=common.revision_number(), default=None, help="Go back to what was stable at this revision.")
+@common.change_options
+def rollback(service: str, bundle: str | None, to_revision: int | None, **options: Any) -> int:
+    """Go back, now: to the newest bundle that was stable, verifies, and is not quarantined; or to BUNDLE.
+
+    Cancels a release in flight, quarantines what is left behind, and needs no proof of cause.
+    """
+    began = time.perf_counter()
+    with common.context(read_only=options["dry_run"], service=service) as ctx:
+        to = _target(ctx, service, bundle=bundle, to_revision=to_revision)
+        state = ctx.ledger.state(service, about=(to,) if to else ())
+        release.check_expected(ctx, state, options["expected"])
+        plan = _rollback_plan(ctx, state, to=to, options=options)
+        if _only_shown(plan, options):
+            return 0
+        asked = common.confirm("Roll back now?", yes=options["yes"])
+        began = time.perf_counter() if asked else began
+        with converge.layers_of(ctx, service) as layers:
+            committed = release.roll_back(
+                ctx,
+                service,
+                to=to,
+                reason=options["reason"] or "rolled back by hand",
+                actor=common.actor(options["actor"]),
+                expected=options["expected"],
+                planned=state if asked else None,
+            )
+            return _followed(ctx, committed, "rollback", options, layers=layers, began=began)
+
+
+@click.command()
+@common.service_argument
+@common.change_options
+def hold(service: str, **options: Any) -> int:
+    """No releases of SERVICE until 'release-hold'. Rollbacks pass."""
+    if not options["reason"]:
+        raise errors.UsageError("a hold needs --reason, for whoever finds it")
+    with common.context(service=service) as ctx:
+        who = common.actor(options["actor"])
+        if _dry(options, f"would hold {service}"):
+            return 0
+        return _settled(ctx, release.hold(ctx, service, reason=options["reason"], actor=who, expected=options["expected"]), "hold", options)
+
+
+@click.command()
+@common.service_argument
+@common.change_options
+def release_hold(service: str, **options: Any) -> int:
+    """Allow releases of SERVICE again."""
+    with common.context(service=service) as ctx:
+        who = common.actor(options["actor"])
+        if _dry(options, f"would allow releases of {service} again"):
+            return 0
+        reason = options["reason"] or "hold released"
+        done = release.release_hold(ctx, service, reason=reason, actor=who, expected=options["expected"])
+        return _settled(ctx, done, "release-hold", options)
+
+
+@click.command()
+@common.service_argument
+@common.bundle_argument()
+@click.option("--lift", "lifts", is_flag=True, help="Lift the quarantine instead.")
+@common.change_options
+def quarantine(service: str, bundle: str, lifts: bool, **options: Any) -> int:
+    """BUNDLE may not be released any more, until a person lifts it. If it serves, the service goes back."""
+    if not options["reason"]:
+        raise errors.UsageError("a quarantine needs --reason, for whoever meets it")
+    with common.context(service=service) as ctx:
+        digest = ctx.ledger.resolve(service, bundle)
+        who = common.actor(options["actor"])
+        if _dry(options, f"would {'lift the quarantine of' if lifts else 'quarantine'} {bundles.short(digest)}"):
+            return 0
+        if lifts:
+            lifted = release.lift(ctx, service, digest, reason=options["reason"], actor=who, expected=options["expected"])
+            return _settled(ctx, lifted, "lift", options)
+        common.confirm(f"Quarantine {bundles.short(digest)}?", yes=options["yes"])
+        done = release.condemn(ctx, service, digest, kind="quarantined", reason=options["reason"], actor=who, expected=options["expected"])
+        return _settled(ctx, done, "quarantine", options)
+
+
+@click.command()
+@common.service_argument
+@common.bundle_argument()
+@click.option("--take-down", is_flag=True, help="If there is nothing to go back to, stop answering.")
+@common.change_options
+def revoke(service: str, bundle: str, take_down: bool, **options: Any) -> int:
+    """BUNDLE may never serve again; this cannot be lifted. If it serves, the service goes back."""
+    if not options["reason"]:
+        raise errors.UsageError("a revocation needs --reason, for example the number of a vulnerability")
+    with common.context(service=service) as ctx:
+        digest = ctx.ledger.resolve(service, bundle)
+        if _dry(options, f"would revoke {bundles.short(digest)} for ever"):
+            return 0
+        common.confirm(f"Revoke {bundles.short(digest)} for ever?", yes=options["yes"])
+        who = common.actor(options["actor"])
+        asked = {"reason": options["reason"], "actor": who, "expected": options["expected"]}
+        done = release.condemn(ctx, service, digest, kind="revoked", take_down=take_down, **asked)
+        return _settled(ctx, done, "revoke", options)
+
+
+def _rollback_plan(ctx: release.Context, state: rollout.State, *, to: str | None, options: dict[str, Any]) -> plans.Plan:
+    """What would be done. Raises NothingToDo where a colleague has just done it, also if there is nothing further back."""
+    try:
+        return plans.rollback(ctx, state, to=to, reason=options["reason"] or "rolled back by hand")
+    except errors.NotAllowed:
+        if to is None and options["expected"] is None:
+            release.check_not_the_same_alarm(ctx, state, now=wallclock.now())
+        raise
+
+
+def _target(ctx: release.Context, service: str, *, bundle: str | None, to_revision: int | None) -> str | None:
+    if bundle is not None and to_revision is not None:
+        raise errors.UsageError("give a bundle or --to-revision, not both")
+    if to_revision is None:
+        return ctx.ledger.resolve(service, bundle) if bundle else None
+    stable = ctx.ledger.revision(service, to_revision).state.stable
+    if stable is None:
+        raise errors.NotFound(f"nothing was stable at revision {to_revision}; see 'lastgood history {service}'")
+    return stable
+
+
+def _only_shown(plan: plans.Plan, options: dict[str, Any]) -> bool:
+    if options["dry_run"]:
+        common.emit(plan.to_json(), as_json=options["as_json"], text=plan.text)
+        return True
+    if not options["as_json"]:
+        common.say(plan.text())
+    return False
+
+
+def _dry(options: dict[str, Any], text: str) -> bool:
+    if options["dry_run"]:
+        common.emit({"schema": "lastgood.plan/v1", "text": text}, as_json=options["as_json"], text=lambda: text)
+    return bool(options["dry_run"])
+
+
+def _settled(ctx: release.Context, committed: release.Committed, verb: str, options: dict[str, Any]) -> int:
+    began = time.perf_counter()
+    with converge.layers_of(ctx, committed.before.service) as layers:
+        return _followed(ctx, committed, verb, options, layers=layers, began=began)
+
+
+def _followed(
+    ctx: release.Context,
+    committed: release.Committed,
+    verb: str,
+    options: dict[str, Any],
+    *,
+    layers: Mapping[str, base.Layer],
+    began: float,
+) -> int:
+    outcome = converge.settle(
+        ctx,
+        committed,
+        layers=layers,
+        verb=verb,
+        began=began,
+        wait_s=options["timeout_s"] if options["wait"] else 0.0,
+        actor=committed.revision.actor,
+        progress=receipt.progress(options["as_json"]),
+    )
+    return receipt.finish(outcome, as_json=options["as_json"])

@@ -1,0 +1,1 @@
+"""The loops: everything that happens without a person. `python -m lastgood.controller` runs them."""

@@ -1,0 +1,5 @@
+"""`python -m lastgood.controller`."""
+
+from lastgood.controller.loop import main
+
+main()

@@ -1,0 +1,129 @@
+"""The thread that measures one service and acts on its gates, with a ledger connection of its own.
+
+It never touches a layer: it measures, decides and commits; the controller makes the layers follow. Only the holder of the
+service's lease measures and decides, from the readiness that all hosts have put into the ledger, and a commit proves the lease.
+
+What does not belong here: what is measured (`judge`), what a verdict leads to (`judgement`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from lastgood import errors, release
+from lastgood.analysis import run as judge
+from lastgood.core import transitions as rollout
+from lastgood.hosts import lease as duty
+from lastgood.hosts import readiness
+from lastgood.release import advance as proceed
+from lastgood.settings import Settings
+from lastgood.sources import catalog
+from lastgood.system import clock as wallclock
+
+log = logging.getLogger("lastgood.gatekeeper")
+
+ACTOR = "lastgood-controller"
+
+FORGET_EVERY_S = 3600.0
+FORGET_AT_MOST = 10_000
+"""Rows; more than are measured meanwhile, and done in a second or two."""
+
+Moved = Callable[[release.Context, release.Committed], None]
+
+
+class Gatekeeper(threading.Thread):
+    """Looks at one service again and again, every second while something is under way.
+
+    *moved* is called after each commit with the ledger it went into, so that the layers follow at once.
+    """
+
+    def __init__(self, settings: Settings, service: str, *, holder: str, moved: Moved) -> None:
+        super().__init__(name=f"{service}/gates", daemon=True)
+        self._settings = settings
+        self._service = service
+        self._holder = holder
+        self._moved = moved
+        self._stop = threading.Event()
+        self._forgot_at = float("-inf")
+        self.turned_at = time.monotonic()
+        limits = settings.controller
+        self.due_s = max(limits.measure_s, limits.watch_s) + limits.layer_timeout_s
+        """Within so many seconds it has come to its next turn."""
+
+    def end(self) -> None:
+        """Stop at the next turn."""
+        self._stop.set()
+
+    def run(self) -> None:
+        while not self._stop.is_set():
+            self.turned_at = time.monotonic()
+            try:
+                with release.open_context(self._settings, create=False) as ctx:
+                    self._turns(ctx)
+            except errors.LastgoodError as error:
+                log.warning("%s: the ledger cannot be opened: %s", self.name, error)
+                self._stop.wait(self._settings.controller.measure_s)
+
+    def _turns(self, ctx: release.Context) -> None:
+        with contextlib.closing(catalog.Sources(ctx.settings, self._service)) as sources:
+            bench = judge.Judge(ctx.ledger, self._service, sources)
+            while not self._stop.is_set():
+                began = self.turned_at = time.monotonic()
+                pause_s = self._turn(ctx, bench)
+                self._stop.wait(max(0.05, pause_s - (time.monotonic() - began)))
+            with contextlib.suppress(errors.LastgoodError):
+                ctx.ledger.give_up_lease(duty.lease_name(self._service), holder=self._holder)
+
+    def _turn(self, ctx: release.Context, bench: judge.Judge) -> float:
+        """One look; returns after how many seconds the next is due. A fault of one turn is told and does not end the loop."""
+        limits = ctx.settings.controller
+        try:
+            return self._look(ctx, bench)
+        except errors.LastgoodError as error:
+            log.warning("%s: %s", self.name, error)
+        except Exception:
+            log.exception("%s: unexpected fault; the next look goes on", self.name)
+        bench.forget()
+        return limits.measure_s
+
+    def _look(self, ctx: release.Context, bench: judge.Judge) -> float:
+        limits = ctx.settings.controller
+        state = ctx.ledger.state(self._service)
+        view = readiness.read(ctx.ledger, self._service, settings=ctx.settings, now=wallclock.now())
+        fence = duty.decide(ctx.ledger, state, view, holder=self._holder, ttl_s=limits.lease_s)
+        if fence is None:
+            bench.forget()
+            return limits.measure_s
+        asked = judge.open_questions(ctx, state, now=wallclock.now())
+        bench.measure(asked, now=wallclock.now())
+        verdicts, afterwards = bench.verdicts(wallclock.now())
+        done = None
+        if verdicts or state.phase in ("approval", "baking"):
+            judged: dict[str, Any] = {"verdicts": verdicts, "judged_at": state.revision, "fence": fence}
+            done = proceed.advance(ctx, self._service, actor=ACTOR, **judged, **readiness.known(view, state.awaited))
+        if done is None and state.verifying is not None:
+            done = proceed.verify(ctx, self._service, verdicts=afterwards, actor=ACTOR, fence=fence)
+        if done is not None:
+            log.info("%s: revision %s: %s: %s", self._service, done.revision.number, done.revision.verb, done.revision.reason)
+            self._moved(ctx, done)
+        else:
+            self._forget(ctx, state, asked, now=wallclock.now())
+        busy = state.phase != "idle" or state.verifying is not None
+        return limits.measure_s if busy or done else limits.watch_s if asked else limits.measure_s
+
+    def _forget(self, ctx: release.Context, state: rollout.State, asked: Collection[judge.Question], *, now: float) -> None:
+        """Now and then, remove the measurements that are old; not those of a rollout that is still judged, or was just taken back."""
+        if abs(now - self._forgot_at) < FORGET_EVERY_S:
+            return
+        self._forgot_at = now
+        needed = filter(None, (state.rollout, state.verifying.rollout if state.verifying else None))
+        began = [*(ctx.ledger.revision(self._service, number).at for number in needed), *(question.began for question in asked)]
+        oldest = min([now - ctx.settings.controller.keep_measurements_days * 86_400, *began])
+        with contextlib.suppress(errors.Unavailable):  # the next time will do
+            gone = ctx.ledger.forget_measurements(self._service, before=oldest, at_most=FORGET_AT_MOST)
+            log.info("%s: %s measurements were removed", self._service, gone)

@@ -1,0 +1,452 @@
+"""The loop: read the ledger, take releases in flight a step further, make every layer follow, each alone.
+
+One thread per service and layer, so that a registry that hangs for a minute delays no traffic. All of them are
+level-triggered: they get the newest desired state, never a list of events, and look at the world again every
+`resync_s` seconds, which puts hand edits back. Each controller looks after the layers of its own host and says in the
+ledger which workers are ready there; of several on one ledger the holder of the lease decides, from what all of them say.
+
+What does not belong here: rules (`rollout`), moving a single layer (`layers`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import random
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from lastgood import errors, release
+from lastgood.bundle import manifest as bundles
+from lastgood.controller import analysis_loop as gatekeeper
+from lastgood.core import transitions as rollout
+from lastgood.hosts import heartbeat, readiness
+from lastgood.hosts import lease as duty
+from lastgood.layers import base, housekeeping, receipts, reconcile
+from lastgood.layers import desired as desired_state
+from lastgood.ledger import Fence, audit
+from lastgood.paging import delivery as paging
+from lastgood.release import advance as proceed
+from lastgood.reports import incident
+from lastgood.settings import Settings
+from lastgood.sources import log_losses as loss
+from lastgood.system import clock as wallclock
+from lastgood.system import permissions as private
+
+log = logging.getLogger("lastgood.controller")
+
+ACTOR = gatekeeper.ACTOR
+LOSSES_EVERY_S = 30.0
+"""Seconds between two looks at what the logs lack."""
+IDLE_LOOK_S = 2.0
+"""Seconds between looks at the workers of a service on which nothing is under way and whose stable bundle has been ready."""
+STRANDED_AGAIN_S = 5.0
+"""Seconds until it is looked again for a way further back where there was none: targets are read from the disk."""
+NOT_FOLLOWED_S = 5.0
+"""Seconds after a step back from which a person is told that traffic could not follow it."""
+COLD_S = 60.0
+"""Seconds for which previous cannot be kept warm before a person is told."""
+
+
+class LayerLoop(threading.Thread):
+    """Keeps one layer of one service in agreement with the newest desired state it was handed."""
+
+    def __init__(self, settings: Settings, layer: base.Layer, *, service: str) -> None:
+        super().__init__(name=f"{service}/{layer.name}", daemon=True)
+        self._settings = settings.controller
+        self._reports = settings.run(service) / "layers"
+        self._layer = layer
+        self._wanted: base.Desired | None = None
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self.busy_since: float | None = None
+        self.turned_at = time.monotonic()
+
+    def want(self, desired: base.Desired) -> None:
+        """Hand over the newest desired state; an older one still waiting is dropped, as it should be."""
+        self._wanted = desired
+        self._wake.set()
+
+    @property
+    def due_s(self) -> float:
+        """Within so many seconds it has come to its next turn, unless its layer hangs."""
+        return self._settings.resync_s + self._settings.layer_timeout_s
+
+    def end(self) -> None:
+        self._stop.set()
+        self._wake.set()
+
+    def run(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            self.turned_at = time.monotonic()
+            self._wake.clear()
+            wanted = self._wanted
+            pause = self._settings.resync_s
+            if wanted is not None:
+                receipt = self._once(wanted)
+                failures = 0 if receipt.status == "converged" else failures + 1
+                if failures:
+                    pause = min(backoff(failures, self._settings.backoff_max_s), self._settings.resync_s)
+            self._wake.wait(pause)
+        self._layer.close()
+
+    def _once(self, wanted: base.Desired) -> receipts.Receipt:
+        self.busy_since = time.monotonic()
+        try:
+            receipt = reconcile.attempt(self._layer, wanted)
+        finally:
+            self.busy_since = None
+        receipts.write(self._reports, receipt)
+        if receipt.status != "converged":
+            log.warning("%s revision %s: %s: %s", self.name, wanted.revision, receipt.status, receipt.detail)
+        return receipt
+
+
+def overdue(threads: Iterable[Any]) -> dict[str, float]:
+    """Of *threads* that tell `turned_at` and `due_s`, those that have ended or made no turn in their time: for how many seconds."""
+    now = time.monotonic()
+    silent = {thread.name: (now - thread.turned_at, thread.due_s if thread.is_alive() else 0.0) for thread in threads}
+    return {name: seconds for name, (seconds, due_s) in silent.items() if seconds > due_s}
+
+
+def backoff(failures: int, longest_s: float) -> float:
+    """Seconds to wait before the next attempt: full jitter over a doubling range that starts at 0.2 s."""
+    return random.uniform(0.05, min(longest_s, 0.1 * 2.0 ** min(failures, 20)))  # noqa: S311  # jitter, not a secret
+
+
+class ServiceLoop:
+    """Everything the controller does for one service."""
+
+    def __init__(self, ctx: release.Context, service: str, *, moved: Callable[[], None]) -> None:
+        self._ctx = ctx
+        self._service = service
+        self._layers = reconcile.build(ctx.settings, service)
+        self._loops = {name: LayerLoop(ctx.settings, layer, service=service) for name, layer in self._layers.items()}
+        self._reports = ctx.settings.run(service) / "layers"
+        self._losses_at = -math.inf
+        self._skewed = False
+        self._begin()
+        self._holder = duty.holder(ctx.settings)
+        self._woken = moved
+        self._gatekeeper = gatekeeper.Gatekeeper(ctx.settings, service, holder=self._holder, moved=self._moved)
+        for loop in self._loops.values():
+            loop.start()
+        self._gatekeeper.start()
+
+    def _begin(self) -> None:
+        """What is remembered from one turn to the next, and safe to lose."""
+        self._proven = -1
+        """Revision whose stable bundle was ready; until then its workers are watched closely."""
+        self._looked_at = float("-inf")
+        self._seen = 0
+        self._spares: tuple[str, ...] = ()
+        """What the layers were handed last."""
+        self._no_way_until = float("-inf")
+        self._told: set[tuple[int, str]] = set()
+
+    def _moved(self, ctx: release.Context, committed: release.Committed) -> None:
+        """A gate has decided: the layers follow now, and what it came to is written down after that."""
+        self._woken()
+        try:
+            incident.close(ctx, self._service, committed.revision.number)
+        except errors.LastgoodError as error:
+            log.warning("%s: the incident record is missing: %s", self._service, error)
+
+    def tick(self) -> None:
+        """One look: hand a new revision to the layers, and take a release in flight one step further."""
+        try:
+            self._hand_over()
+        finally:
+            # Also with a configuration that cannot be read: going one further back is then the way out.
+            self._advance()
+            self._report_stuck()
+            self._report_losses()
+            self._report_clock()
+
+    def _hand_over(self) -> None:
+        newest = self._ctx.ledger.newest(self._service)
+        if newest != self._seen:
+            state = self._ctx.ledger.state(self._service)
+            wanted = desired_state.read(state, ledger=self._ctx.ledger, store=self._ctx.store, settings=self._ctx.settings)
+            for loop in self._loops.values():
+                loop.want(wanted)
+            self._seen, self._spares = state.revision, wanted.spares
+            audit.checkpoint(self._ctx.ledger, self._service, self._ctx.settings.keys)
+
+    def overdue(self) -> dict[str, float]:
+        """Threads that have made no turn in their time, by name; see `overdue`."""
+        return overdue([*self._loops.values(), self._gatekeeper])
+
+    def end(self) -> None:
+        self._gatekeeper.end()
+        for loop in self._loops.values():
+            loop.end()
+
+    def _advance(self) -> None:
+        """Say which workers are ready here; then, as the holder of the lease, take what is under way a step further by what all hosts say."""
+        state = self._ctx.ledger.state(self._service)
+        settled = state.phase == "idle" and state.revision == self._proven
+        if settled and time.monotonic() - self._looked_at < IDLE_LOOK_S:
+            return
+        view = self._look(state)
+        if state.phase == "idle" and state.stable is not None and view.word(state.stable) == "ready":
+            self._proven = state.revision
+        limits = self._ctx.settings.controller
+        fence = duty.decide(self._ctx.ledger, state, view, holder=self._holder, ttl_s=limits.lease_s)
+        if fence is None:
+            self._tell_nobody(state, view)
+            return  # another controller decides, from the same rows
+        self._tell_cold(state, view)
+        if state.phase == "baking":
+            return  # the gatekeeper's: whoever has measured nothing does not say that a release is good
+        trouble = "; ".join(filter(None, (view.why(arm) for arm in state.awaited if view.word(arm) == "not ready")))
+        known = readiness.known(view, state.awaited)
+        proceed.advance(self._ctx, self._service, actor=ACTOR, trouble=trouble, fence=fence, **known)
+        if state.revision != self._proven:
+            self._go_on_back(state, view, fence)
+
+    def _look(self, state: rollout.State) -> readiness.View:
+        """Ask this host's workers and put that into the ledger; what all hosts say. One that cannot ask says nothing."""
+        self._looked_at = time.monotonic()
+        ctx, now = self._ctx, wallclock.now()
+        processes = self._layers.get("infrastructure")
+        asked: dict[str, Any] = {"settings": ctx.settings, "now": now}
+        try:
+            if isinstance(processes, base.Processes):
+                wanted = tuple(dict.fromkeys(filter(None, (state.stable, *state.awaited, state.previous, *self._spares))))
+                view = readiness.report(ctx.ledger, self._service, wanted=wanted, **base.readiness_of(processes), **asked)
+            else:
+                view = readiness.read(ctx.ledger, self._service, **asked)
+        except base.LayerError as error:
+            log.warning("%s: cannot tell which workers are ready: %s", self._service, error)
+            view = readiness.read(ctx.ledger, self._service, **asked)
+        if desired_state.spares(state, view) != self._spares:
+            self._seen = -1  # the layers get a new list of what to keep warm
+        return view
+
+    def _go_on_back(self, state: rollout.State, view: readiness.View, fence: Fence) -> None:
+        """One further back if the bundle gone back to does not get ready; a person is told what really answers meanwhile."""
+        if time.monotonic() < self._no_way_until:
+            return
+        try:
+            if proceed.go_on_back(self._ctx, self._service, view=view, actor=ACTOR, fence=fence) is None:
+                self._tell_not_followed(state, view)
+        except errors.NotAllowed as error:
+            self._no_way_until = time.monotonic() + STRANDED_AGAIN_S
+            why = f"the bundle gone back to, {bundles.short(state.stable or '')}, does not get ready, and there is nothing further back"
+            self._tell(state, "stranded", "critical", f"{why}: {error}; {self._answering(state)}")
+
+    def _tell_nobody(self, state: rollout.State, view: readiness.View) -> None:
+        """The hosts that have what serves say nothing any more, and this one does not have it: a person has to look."""
+        serving = state.stable or state.candidate
+        if serving is None or view.word(serving) != "unknown" or readiness.host(self._ctx.settings) in view.homes(serving):
+            return
+        why = f"nobody decides by itself: {bundles.short(serving)} was ready elsewhere, but {view.why(serving)}"
+        self._tell(state, "nobody-decides", "warning", f"{why}; here it is not ready")
+
+    def _tell_not_followed(self, state: rollout.State, view: readiness.View) -> None:
+        """A step back is committed, but its target has no ready worker: traffic is where it was."""
+        if state.stable is None or state.phase != "idle" or view.word(state.stable) != "not ready":
+            return
+        moved = release.last_move(self._ctx, state)
+        if moved.verb in release.WAYS_BACK and abs(wallclock.now() - moved.read_at) >= NOT_FOLLOWED_S:
+            why = f"traffic could not follow the step back to {bundles.short(state.stable)} yet, which is {view.text(state.stable)}"
+            self._tell(state, "not-followed", "critical", f"{why}; {self._answering(state)}")
+
+    def _tell_cold(self, state: rollout.State, view: readiness.View) -> None:
+        """Previous cannot be kept warm: a rollback to it would not be a matter of milliseconds."""
+        since = view.since(state.previous) if state.previous else None
+        if state.previous is None or since is None or not view.failing(state.previous) or abs(wallclock.now() - since) < COLD_S:
+            return
+        warm = [
+            bundles.short(digest)
+            for digest in state.lineage
+            if digest in view.ready and digest != state.stable and digest not in state.marks
+        ]
+        instead = f"a rollback goes to {warm[0]}, which is warm" if warm else "no bundle to go back to is warm"
+        why = f"previous, {bundles.short(state.previous)}, cannot be kept warm: {view.text(state.previous)}; {instead}"
+        self._tell(state, f"cold-{bundles.short(state.previous)}", "warning", f"{why}; see 'lastgood status {self._service}'")
+
+    def _answering(self, state: rollout.State) -> str:
+        """What answers requests, as the proxy of this host was last seen to have it."""
+        seen = receipts.serving(receipts.read(self._reports))
+        if seen is None:
+            return "which bundle answers is not known on this host"
+        shares = ", ".join(
+            f"{bundles.short(digest)} {share:g} %{' (quarantined)' if digest in state.marks else ''}" for digest, share in seen.items()
+        )
+        return f"requests are answered by: {shares or 'nothing'}"
+
+    def _tell(self, state: rollout.State, key: str, severity: str, summary: str) -> None:
+        """Page *summary* once for this revision."""
+        if (state.revision, key) in self._told:
+            return
+        page: dict[str, Any] = {"revision": state.revision, "key": key, "severity": severity, "summary": f"{self._service}: {summary}"}
+        self._ctx.ledger.page(self._service, **page, body={}, now=wallclock.now())
+        self._told.add((state.revision, key))
+
+    def _report_clock(self) -> None:
+        """A clock that somebody has set is told once: it is followed by nobody until a person accepts it."""
+        skew_s = wallclock.skew_s()
+        if not skew_s or self._skewed:
+            self._skewed = bool(skew_s)
+            return
+        self._skewed = True
+        summary = (
+            f"{self._service}: the clock of {socket.gethostname()} was set {'ahead' if skew_s > 0 else 'back'} by {abs(skew_s):.0f} s; "
+            "lastgood goes on by the time before; set it right, or accept it with 'lastgood up' if it is right now"
+        )
+        page: dict[str, Any] = {"key": "clock", "severity": "critical", "summary": summary}
+        try:
+            revision = self._ctx.ledger.newest(self._service)
+            self._ctx.ledger.page(self._service, revision=revision, **page, body={"skew_s": skew_s}, now=wallclock.now())
+        except errors.LastgoodError as error:
+            self._skewed = False
+            log.warning("%s: that the clock was set could not be told: %s", self._service, error)
+
+    def _report_losses(self) -> None:
+        """Rows that the service's logs lack are told once; it is looked now and then."""
+        now = time.monotonic()
+        if now - self._losses_at >= LOSSES_EVERY_S:
+            self._losses_at = now
+            try:
+                loss.tell(self._ctx, self._service, now=wallclock.now())
+            except errors.LastgoodError as error:
+                log.warning("%s: that rows of its log are missing could not be told: %s", self._service, error)
+
+    def _report_stuck(self) -> None:
+        limit = self._ctx.settings.controller.layer_timeout_s
+        for name, loop in self._loops.items():
+            since = loop.busy_since
+            if since is not None and time.monotonic() - since > limit:
+                detail = f"no answer for {limit:g} s; other layers go on without it"
+                receipt = receipts.Receipt(
+                    layer=name,
+                    status="failed",
+                    desired_revision=self._seen,
+                    observed_revision=None,
+                    ms=limit * 1000,
+                    at=wallclock.now(),
+                    detail=detail,
+                )
+                receipts.write(self._reports, receipt)
+
+
+def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], object] | None = None) -> None:
+    """Reconcile every service of the ledger until *stop* is set; a fault in one service does not stop the others.
+
+    With the ledger unreachable it keeps what runs, says so in its log, and goes on trying.
+    """
+    woken = threading.Event()
+
+    def until_woken(seconds: float) -> None:
+        woken.wait(seconds)
+        woken.clear()
+
+    pause = wait or until_woken
+    with _opened(settings, stop=stop, pause=pause) as ctx:
+        services: dict[str, ServiceLoop] = {}
+        pager = paging.PageLoop(settings)
+        pager.start()
+        sweeper = housekeeping.Sweeper(settings, lambda: list(services), every_s=housekeeping.EVERY_S)
+        sweeper.start()
+        pulse = heartbeat.Pulse(settings)
+
+        def beat() -> None:
+            hanging = overdue(pager.threads)
+            for loop in services.values():
+                hanging |= loop.overdue()
+            pulse.beat(hanging)
+
+        try:
+            while not stop.is_set():
+                beat()
+                for name in _services(ctx):
+                    if settings.parked(name).exists():
+                        _let_go(services, name)
+                    else:
+                        _look_after(ctx, services, name, woken=woken)
+                    beat()
+                pause(settings.controller.poll_s)
+        finally:
+            for loop in services.values():
+                loop.end()
+            sweeper.end()
+            pager.end(wait_s=2.0)
+            pulse.end()
+
+
+def _look_after(ctx: release.Context, services: dict[str, ServiceLoop], name: str, *, woken: threading.Event) -> None:
+    """One turn for one service; whatever broke for it, the others still have to be served."""
+    try:
+        if name not in services:
+            services[name] = ServiceLoop(ctx, name, moved=woken.set)
+        services[name].tick()
+    except errors.LastgoodError as error:
+        log.warning("%s: %s", name, error)
+    except Exception:
+        # The border of the loop.
+        log.exception("%s: unexpected fault; other services go on", name)
+
+
+def _let_go(services: dict[str, ServiceLoop], name: str) -> None:
+    """Leave a service alone that somebody took down on purpose."""
+    loop = services.pop(name, None)
+    if loop is not None:
+        log.info("%s was taken down", name)
+        loop.end()
+
+
+@contextlib.contextmanager
+def _opened(settings: Settings, *, stop: threading.Event, pause: Callable[[float], object]) -> Iterator[release.Context]:
+    """The ledger and the store, as soon as they can be opened; an empty turn of the loop costs nothing meanwhile."""
+    while True:
+        with contextlib.ExitStack() as opened:
+            try:
+                ctx = opened.enter_context(release.open_context(settings, create=False))
+            except errors.LastgoodError as error:
+                log.warning("the ledger cannot be opened: %s", error)
+                if stop.is_set():
+                    raise
+                pause(max(settings.controller.poll_s, 1.0))
+                continue
+            yield ctx
+            return
+
+
+def _services(ctx: release.Context) -> list[str]:
+    try:
+        return ctx.ledger.services()
+    except errors.LastgoodError as error:
+        log.warning("the ledger does not answer: %s", error)
+        return []
+
+
+def main() -> None:
+    """`python -m lastgood.controller`: run until SIGTERM or SIGINT."""
+    import signal
+
+    from lastgood import settings as settings_
+
+    os.umask(private.UMASK)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        settings = settings_.load()
+        # A ledger that does not answer is waited for; one that was never there means the wrong folder.
+        release.check_there(settings)
+    except errors.UsageError as error:
+        log.error("the controller does not start: %s", error)  # noqa: TRY400  # the message says all
+        sys.exit(error.exit_code)
+    except errors.LastgoodError as error:
+        log.warning("%s", error)
+    run(settings, stop=stop)

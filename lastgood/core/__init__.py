@@ -1,0 +1,1 @@
+"""What may happen: states, events, guards and transitions of a release. Pure."""

@@ -1,0 +1,62 @@
+"""Rules that every step of a release shares. Pure.
+
+What does not belong here: what an event leads to (`rollout` going forward, `setback` going back).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lastgood import errors
+from lastgood.bundle.manifest import short
+from lastgood.core.events import Effect, Marked
+from lastgood.core.state import Mark, MarkKind, State
+
+LINEAGE_LENGTH = 16
+
+Step = tuple[State, tuple[Effect, ...]]
+
+
+def check_may_serve(state: State, digest: str) -> None:
+    """Raise NotAllowed if the bundle is quarantined or revoked."""
+    mark = state.marks.get(digest)
+    if mark is None:
+        return
+    remedy = "build a new bundle"
+    if mark.kind == "quarantined":
+        remedy += f", or lift it with 'lastgood promote {state.service} {short(digest)} --override-quarantine --reason …'"
+    raise errors.NotAllowed(f"bundle {short(digest)!r} is {mark.kind} ({mark.reason}); {remedy}")
+
+
+def check_not_held(state: State) -> None:
+    """Raise NotAllowed if a person has to say so first."""
+    if state.hold is not None:
+        raise errors.NotAllowed(
+            f"{state.service!r} is held by {state.hold.actor} ({state.hold.reason}); run 'lastgood release-hold {state.service}' first"
+        )
+
+
+def check_candidate(state: State, digest: str) -> None:
+    """Raise Conflict if *digest* is not the candidate any more."""
+    if state.candidate != digest:
+        raise errors.Conflict(f"bundle {short(digest)!r} is no longer the candidate; see 'lastgood history {state.service}'")
+
+
+def marked(state: State, digest: str, kind: MarkKind, reason: str) -> Step:
+    """*digest* is quarantined or revoked."""
+    marks = {**state.marks, digest: Mark(kind=kind, reason=reason)}
+    return dataclasses.replace(state, marks=marks), (Marked(bundle=digest, kind=kind, reason=reason),)
+
+
+def with_stable(state: State, digest: str) -> State:
+    """*digest* serves."""
+    rest = tuple(known for known in state.lineage if known != digest)
+    return dataclasses.replace(state, stable=digest, lineage=(digest, *rest)[:LINEAGE_LENGTH])
+
+
+def idle(state: State) -> State:
+    """Nothing is on its way: all live traffic is stable's, and nothing is mirrored."""
+    return dataclasses.replace(
+        state, candidate=None, phase="idle", phase_since=None, phase_until=None, rollout=None, chain=(), position=None,
+        weight_pct=0.0, mirror_pct=0.0, control=False, approved=False, waived=(),
+    )  # fmt: skip

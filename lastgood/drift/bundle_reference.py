@@ -1,0 +1,290 @@
+"""The reference of a bundle, ready to be held beside a window: the rows that it brings, what it answers to them, and what is usual.
+
+The last two take seconds and are kept under `drift/` of the home folder, named by what they were made of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lastgood import errors
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle import store as artifacts
+from lastgood.drift import calibration
+from lastgood.drift import reference as references
+from lastgood.drift import window as windows
+from lastgood.drift.reference import PROBABILITY, Sample
+from lastgood.serving import inference_log
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+    import pydantic
+
+    from lastgood.serving.app import Loaded
+    from lastgood.settings import Settings
+
+    Floats = npt.NDArray[np.float64]
+
+KEPT = 4
+"""Bundles of which a process keeps the reference, sorted, and the code, loaded."""
+BATCH = 1000
+PROBES = 5
+"""Rows that are asked until one is answered, to see whether a bundle answers with a probability."""
+VERSION = 4
+"""Of how what is usual is found out; another one does not trust what was kept."""
+MADE = "made "
+"""Prefix of the columns with features that are no field of a request."""
+
+
+def of_bundle(settings: Settings, bundle: bundles.Bundle) -> Sample:
+    """The reference that *bundle* brings; this process keeps the last few. Raises NotFound or Damaged.
+
+    With a column `probability` if it answers with one, for which its own code runs in this process, once; and with a column
+    `made NAME` for each feature that training made of the same rows, or, where the bundle does not say, that its own code makes of
+    them, and that is no field of a request.
+    """
+    file, key = find(settings, bundle), (settings.home, bundle.id)
+    if key not in _REFERENCES:
+        while len(_REFERENCES) >= KEPT:
+            _REFERENCES.pop(next(iter(_REFERENCES)), None)
+        _REFERENCES[key] = _of_bundle(settings, bundle, file)
+    return _REFERENCES[key]
+
+
+_REFERENCES: dict[tuple[Path, str], Sample] = {}
+
+
+def _of_bundle(settings: Settings, bundle: bundles.Bundle, file: Path) -> Sample:
+    import numpy as np
+
+    brought = references.read(file)
+    brought = dataclasses.replace(brought, sample=_as_logged(settings, bundle, brought))
+    brought = dataclasses.replace(brought, sample=_with_features(settings, bundle, brought))
+    kept = settings.home / "drift" / f"{bundles.short(bundle.id)}.json"
+    values = _read(kept)
+    if not isinstance(values, list) or len(values) != brought.sample.rows:
+        loaded = load(settings, bundle)
+        values = forecast(loaded, inference_log.requests(brought.table, loaded.runtime.Request))
+        _write(kept, values)
+    known = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    if not np.isfinite(known).any():
+        return brought.sample
+    return dataclasses.replace(brought.sample, columns={**brought.sample.columns, PROBABILITY: known})
+
+
+def _as_logged(settings: Settings, bundle: bundles.Bundle, brought: references.Reference) -> Sample:
+    """The sample with those fields that a log keeps as JSON text (Enum, UUID, lists, …) written as a log writes them."""
+    import numpy as np
+
+    request = load(settings, bundle).runtime.Request
+    form = inference_log.form_of(request)
+    names = [name for name, kind in form.kinds.items() if kind is None and name in brought.sample.columns]
+    if not names:
+        return brought.sample
+    texts = [None if row is None else form.text(row) for row in inference_log.requests(brought.table, request)]
+    fresh = {name: np.array([None if text is None else text[name] for text in texts], dtype=object) for name in names}
+    return dataclasses.replace(brought.sample, columns={**brought.sample.columns, **fresh})
+
+
+def find(settings: Settings, bundle: bundles.Bundle) -> Path:
+    """The file with the reference. Raises NotFound, with the remedy."""
+    part = bundle.parts.get("data")
+    file = artifacts.Store(settings.store).path(part.digest) / references.FILE if part else None
+    if file is None or not file.is_file():
+        raise errors.NotFound(
+            f"bundle {bundles.short(bundle.id)!r} brings no {references.FILE} in its data part, so nobody knows what is usual; "
+            "write one with lastgood.drift.reference when the data is built, or take 'drift' out of service.yaml"
+        )
+    return file
+
+
+def _with_features(settings: Settings, bundle: bundles.Bundle, brought: references.Reference) -> Sample:
+    sample = brought.sample
+    trained = features_of_training(settings, bundle)
+    made = trained.columns if trained is not None else _own_features(settings, bundle, brought.table)
+    fresh = {f"{MADE}{name}": values for name, values in made.items() if name not in sample.columns and len(values) == sample.rows}
+    return dataclasses.replace(sample, columns={**sample.columns, **fresh})
+
+
+def _own_features(settings: Settings, bundle: bundles.Bundle, table: pa.Table) -> dict[str, Floats]:
+    """What the bundle's own code makes of the rows of *table*, found out once; nothing if it does not say."""
+    import numpy as np
+
+    kept = settings.home / "drift" / f"{bundles.short(bundle.id)}.made.json"
+    known = _read(kept)
+    if not isinstance(known, dict):
+        loaded = load(settings, bundle)
+        made = features(loaded, inference_log.requests(table, loaded.runtime.Request)) or {}
+        known = {name: [None if math.isnan(value) else value for value in values.tolist()] for name, values in made.items()}
+        _write(kept, known)
+    return {name: np.array([math.nan if value is None else value for value in values]) for name, values in known.items()}
+
+
+def features_of_training(settings: Settings, bundle: bundles.Bundle) -> Sample | None:
+    """What training made of the rows of the reference; None if the bundle does not say. Raises Damaged."""
+    part = bundle.parts.get("model")
+    file = artifacts.Store(settings.store).path(part.digest) / references.FEATURES if part else None
+    return references.read(file).sample if file is not None and file.is_file() else None
+
+
+def with_features(settings: Settings, bundle: bundles.Bundle, reference: Sample, window: windows.Window) -> Sample:
+    """The sample of *window*, with what the bundle's own code makes of its rows where the *reference* has that."""
+    names = [name for name in reference.columns if name.startswith(MADE)]
+    if not names or window.table is None:
+        return window.sample
+    loaded = load(settings, bundle)
+    made = features(loaded, inference_log.requests(window.table, loaded.runtime.Request))
+    fresh = {} if made is None else {name: made[name.removeprefix(MADE)] for name in names if name.removeprefix(MADE) in made}
+    return dataclasses.replace(window.sample, columns={**window.sample.columns, **fresh})
+
+
+def features(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> dict[str, Floats] | None:
+    """What the bundle's own code makes of *rows*, by name, NaN for a row that it does not take; None if it does not say."""
+    import numpy as np
+
+    places = [number for number, row in enumerate(rows) if row is not None]
+    found: dict[str, Floats] = {}
+    for some, made in _made(loaded, [(number, row) for number, row in enumerate(rows) if row is not None]) if places else ():
+        if made is None:
+            return None
+        for name, values in made.items():
+            found.setdefault(name, np.full(len(rows), np.nan))[some] = values
+    return found
+
+
+def _made(loaded: Loaded, rows: list[tuple[int, pydantic.BaseModel]]) -> Iterator[tuple[list[int], dict[str, Floats] | None]]:
+    """What the code makes of *rows* by their numbers, in one piece, or by halves where it raises about one of them; nothing of that one.
+
+    Raises what the code raises if it makes nothing of any.
+    """
+    import numpy as np
+
+    def attempt(some: list[tuple[int, pydantic.BaseModel]]) -> dict[str, Floats] | None:
+        made = loaded.runtime.features([row for _, row in some])
+        if made is None:
+            return None
+        found = {name: np.asarray(values, dtype=np.float64) for name, values in made.items()}
+        if any(values.shape != (len(some),) for values in found.values()):
+            raise ValueError("the runtime gave another number of features than of rows; correct its features")
+        return found
+
+    waiting, answered, trouble = [rows], False, None
+    while waiting:
+        some = waiting.pop()
+        try:
+            made = attempt(some)
+        except Exception as error:  # noqa: BLE001  # a team's code may raise anything about a row; the others still have features
+            trouble = error
+            half = len(some) // 2
+            waiting += [some[half:], some[:half]] if half else []
+        else:
+            answered = True
+            yield [number for number, _ in some], made
+    if trouble is not None and not answered:
+        raise trouble
+
+
+def load(settings: Settings, bundle: bundles.Bundle) -> Loaded:
+    """The bundle's own code and parts, verified, in this process, which keeps the last few. Raises what loading a worker raises."""
+    return _load(settings, bundle.service, bundle.id)
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _load(settings: Settings, service: str, bundle: str) -> Loaded:
+    from lastgood.serving import worker
+
+    return worker.load(settings, service=service, bundle=bundle, now=time.time())
+
+
+def forecast(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> list[float | None]:
+    """The probability that the bundle answers each row with; None for a row that it does not take, or an answer without one."""
+    from lastgood.serving import runtime
+
+    def answered(asked: list[pydantic.BaseModel]) -> list[float | None]:
+        try:
+            values = [_finite(answer.get("probability")) for answer in loaded.runtime.predict(asked)]
+            if len(values) != len(asked):
+                raise ValueError("another number of answers than of rows")  # as if it had raised about one of them
+        except Exception:  # noqa: BLE001  # a team's code may raise anything about a row; the others still have an answer
+            if len(asked) == 1:
+                return [None]
+            half = len(asked) // 2
+            return [*answered(asked[:half]), *answered(asked[half:])]
+        return values
+
+    known = [number for number, row in enumerate(rows) if row is not None]
+    found: list[float | None] = [None] * len(rows)
+    with runtime.shadow(on=True):
+        if not _forecasts(loaded, [rows[number] for number in known]):
+            return found
+        for start in range(0, len(known), BATCH):
+            batch = known[start : start + BATCH]
+            for number, value in zip(batch, answered([row for row in (rows[number] for number in batch) if row is not None]), strict=True):
+                found[number] = value
+    return found
+
+
+def _finite(value: object) -> float | None:
+    """A probability, None for an answer without one. Raises OverflowError, or ValueError for what is no finite number."""
+    if not isinstance(value, int | float):
+        return None
+    if not math.isfinite(value):
+        raise ValueError("no finite number")
+    return float(value)
+
+
+def _forecasts(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> bool:
+    """Whether the bundle answers with a probability, by its first answer: thousands of others may be asked of a hosted model, for money."""
+    for row in rows[:PROBES]:
+        if row is None:
+            continue
+        try:
+            (answer,) = loaded.runtime.predict([row])
+            return isinstance(answer.get("probability"), int | float)
+        except Exception:  # noqa: BLE001, S112  # a team's code may raise anything about a row; the next one may do
+            continue
+    return True
+
+
+def usual(settings: Settings, bundle: bundles.Bundle, reference: Sample, *, rows: int, span_s: float) -> calibration.Calibration | None:
+    """What is usual for windows about as large as this one; None if the reference is too short to tell."""
+    size, span = _rounded(rows), _rounded(span_s)
+    kept = settings.home / "drift" / f"{bundles.short(bundle.id)}-{size:g}-{span:g}.v{VERSION}.json"
+    known = _read(kept)
+    if isinstance(known, dict):
+        return calibration.from_json(known) if known else None
+    found = calibration.calibrate(reference, rows=int(size), span_s=span)
+    _write(kept, found.to_json() if found else {})
+    return found
+
+
+def _rounded(value: float) -> float:
+    """To a step of a quarter, so that windows of nearly one size share what is usual."""
+    return float(round(1.25 ** round(math.log(max(value, 1.0), 1.25))))
+
+
+def _read(file: Path) -> object:
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _write(file: Path, value: object) -> None:
+    """Whole or not at all. A disk that refuses costs the next tick its seconds again, and nothing else."""
+    staged = file.with_name(f".{file.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_text(json.dumps(value), "utf-8")
+        staged.replace(file)

@@ -1,0 +1,325 @@
+"""What an alarm comes to: the bundle that serves and the one behind it, both whole, on the same recent rows.
+
+    roll_back   the one behind is better by more than the margin on labelled rows, whatever day they are from; or the code that
+                serves makes other features of the rows than it was trained on, and that of the one behind does not
+    retrain     neither: but the one that serves is not as good as on its reference, so one that knows the new rows is worth building
+    keep        neither: what comes in has changed, and it is as good as it was
+    ask         nobody can tell: no labels, nothing behind, rows that the one behind does not take
+
+Drift alone never moves anything: on a year of flights going back at every alarm was wrong more often than right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from lastgood import errors, ledger, release
+from lastgood.bundle.manifest import short
+from lastgood.core import transitions as rollout
+from lastgood.drift import bundle_comparison as drift_compare
+from lastgood.drift import bundle_reference as drift_reference
+from lastgood.drift import comparison, verdict
+from lastgood.drift import reference as references
+from lastgood.drift import watch as drift_watch
+from lastgood.drift.reference import Sample
+from lastgood.hosts import lease as duty
+from lastgood.hosts import readiness
+from lastgood.paging import once as telling
+from lastgood.release import convergence as converge
+from lastgood.serving import inference_log
+from lastgood.system import clock as wallclock
+from lastgood.system.failpoints import failpoint
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    from lastgood.serving.app import Loaded
+
+Outcome = Literal["roll_back", "retrain", "keep", "ask"]
+KIND = "drift-decision"
+SKEWED, BESIDE = 0.5, 3.0
+"""Standard deviations from which a feature is another one than in training, if the other bundle's is at least so many times nearer to its own."""
+FEW = 0.01
+"""Two codes that make something else of no more than this share of the rows make the same of them."""
+SHOWN = 8
+"""Features of each bundle that a decision writes down."""
+LEASE_S = 60.0
+"""Seconds after which another process may decide if this one stops on the way; the rollback itself takes less than one."""
+FEATURE_ROWS = 20_000
+"""Rows, the newest ones, whose features are looked at."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One of the set times at which an alarm is decided. `number` counts from 1, `until` is Unix seconds."""
+
+    alarm: float
+    number: int
+    of: int
+    until: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What was decided about stable, beside `target`, and why; `compared` are the numbers, None without labels."""
+
+    outcome: Outcome
+    why: str
+    bundle: str
+    target: str | None
+    look: Look
+    compared: comparison.Comparison | None = None
+    features: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """By bundle: what its code makes of the rows beside what it made of its reference."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **dataclasses.asdict(self),
+            "compared": self.compared.to_json() if self.compared else None,
+            "features": dict(self.features),
+        }
+
+
+def due(ctx: release.Context, what: drift_watch.Watched, *, now: float) -> Look | None:
+    """The look at the open alarm that has come and was not decided; None if there is none. Of several the newest.
+
+    While a release is on its way its gates decide, and nothing is due.
+    """
+    newest = list(drift_watch.looked(ctx, what))[-1:]
+    rules, alarm = what.rules.decide, drift_watch.open_alarm(newest)
+    if alarm is None or ctx.ledger.state(what.service).candidate is not None:
+        return None
+    if newest[0].episode.broken and not _decided(ctx, what, alarm):
+        return Look(alarm=alarm, number=1, of=len(rules.looks_s), until=newest[0].end)
+    passed = [n for n, after in enumerate(rules.looks_s, start=1) if alarm + after + rules.label_delay_s <= now]
+    if not passed or passed[-1] in _decided(ctx, what, alarm):
+        return None
+    return Look(alarm=alarm, number=passed[-1], of=len(rules.looks_s), until=alarm + rules.looks_s[passed[-1] - 1])
+
+
+def _decided(ctx: release.Context, what: drift_watch.Watched, alarm: float) -> set[int]:
+    """The numbers of the looks at this alarm that were decided."""
+    found = [one.report["look"] for one in ctx.ledger.evaluations(what.bundle) if one.kind == KIND]
+    return {look["number"] for look in found if look["alarm"] == alarm}
+
+
+def to_build(ctx: release.Context, what: drift_watch.Watched, alarm: float) -> tuple[Look, str] | None:
+    """The newest decision about *alarm* and its reason, if it is `retrain`, the service wants that done by itself, and nothing was released since."""
+    if what.rules.decide.retrain != "build":
+        return None
+    found = [one for one in ctx.ledger.evaluations(what.bundle) if one.kind == KIND and one.report["look"]["alarm"] == alarm]
+    newest = max(found, key=lambda one: one.at, default=None)
+    if newest is None or newest.report["outcome"] != "retrain":
+        return None
+    if ctx.ledger.revision(what.service, ctx.ledger.newest(what.service)).at > newest.at:
+        return None
+    return Look(**newest.report["look"]), str(newest.report["why"])
+
+
+def decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decision:
+    """Compare stable with the bundle that a rollback would go back to, on what was answered since the alarm. Changes nothing."""
+    target = way_back(ctx, ctx.ledger.state(what.service))
+    if target is None:
+        why = "there is no other bundle that was stable, verifies and is not quarantined; a new one has to be built"
+        return Decision(outcome="retrain", why=why, bundle=what.bundle, target=None, look=look)
+    both = {digest: drift_reference.load(ctx.settings, ctx.ledger.bundle(digest)) for digest in (what.bundle, target)}
+    rows = drift_compare.rows(ctx, what, both[what.bundle], since=look.alarm, until=look.until)
+    if rows is None:
+        return Decision(outcome="ask", why="nothing was answered since the alarm", bundle=what.bundle, target=target, look=look)
+    features = {digest: _features(ctx, loaded, rows, what) for digest, loaded in both.items()}
+    facts: dict[str, Any] = {
+        "bundle": what.bundle,
+        "target": target,
+        "look": look,
+        "features": {short(digest): _brief(made.beside_training) for digest, made in features.items() if made is not None},
+    }
+    hard = _hard_break(features[what.bundle], features[target])
+    if hard is not None:
+        return Decision(outcome="roll_back", why=f"{hard}; the code of {short(target)} makes the usual ones", **facts)
+    return _by_labels(ctx, both, rows, what, target=target, facts=facts)
+
+
+def way_back(ctx: release.Context, state: rollout.State) -> str | None:
+    """The bundle that a rollback would go back to now, None if there is none."""
+    event = release.plan_roll_back(ctx, state, reason="drift", seen=state.stable, automatic=True)
+    return next((digest for digest, whole in event.verified.items() if whole), None)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a bundle's own code makes of the rows, by name, and how that looks beside what its training made."""
+
+    columns: Mapping[str, npt.NDArray[np.float64]]
+    beside_training: verdict.Verdict
+
+
+def _features(ctx: release.Context, loaded: Loaded, rows: pa.Table, what: drift_watch.Watched) -> Made | None:
+    """None if the bundle does not say what its code makes, or what its training made."""
+    import numpy as np
+
+    trained = drift_reference.features_of_training(ctx.settings, loaded.bundle)
+    asked = inference_log.requests(rows.slice(max(0, rows.num_rows - FEATURE_ROWS)), loaded.runtime.Request)
+    made = drift_reference.features(loaded, asked)
+    if trained is None or made is None:
+        return None
+    window = Sample(at=np.arange(len(asked), dtype=np.float64), columns=made)
+    return Made(columns=made, beside_training=verdict.of_window(window, trained, None, what.rules))
+
+
+def _brief(said: verdict.Verdict) -> dict[str, Any]:
+    """Of what a bundle makes of the rows as much as a report needs: the features that are not as in training, the farthest first."""
+    far = [column for column in said.columns if column.outcome in ("fail", "broken")] or list(said.columns[:1])
+    shown = [{"name": one.name, "outcome": one.outcome, "distance": one.distance, "why": one.why} for one in far[:SHOWN]]
+    return {"outcome": said.outcome, "rows": said.rows, "columns": shown, "others": len(said.columns) - len(shown)}
+
+
+def _hard_break(mine: Made | None, others: Made | None) -> str | None:
+    """Why the code that serves is broken, if it is and that of the other is not: both were asked about the same rows.
+
+    Where both make the same of them it is not the code, whatever each was trained on: then it is the world, or the season.
+    """
+    if mine is None or others is None:
+        return None
+    beside = {one.name: one for one in others.beside_training.columns if one.name in mine.columns}
+    found = [
+        f"feature {one.name}: {why}"
+        for one in mine.beside_training.columns
+        if one.name in beside and _differ(mine.columns[one.name], others.columns[one.name]) and (why := _skewed(one, beside[one.name]))
+    ]
+    return "; ".join(found) or None
+
+
+def _differ(mine: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> bool:
+    """Whether two codes make something else of more than a few of the same rows."""
+    import numpy as np
+
+    return bool(np.mean(~np.isclose(mine, others, rtol=1e-6, atol=1e-9, equal_nan=True)) > FEW)
+
+
+def _skewed(mine: verdict.Column, other: verdict.Column) -> str:
+    """Why a feature is not what the model was trained on, where the other bundle's is; empty if it is, or if the world has changed for both."""
+    if mine.outcome == "broken" and other.outcome != "broken":
+        return mine.why
+    if mine.distance is None or other.distance is None or mine.distance < SKEWED or other.distance > mine.distance / BESIDE:
+        return ""
+    return f"{mine.distance:.2g} standard deviations from what the model was trained on, in the other bundle {other.distance:.2g}"
+
+
+def _by_labels(
+    ctx: release.Context, both: Mapping[str, Loaded], rows: pa.Table, what: drift_watch.Watched, *, target: str, facts: Mapping[str, Any]
+) -> Decision:
+    compared = drift_compare.on_labels(both, rows, what, other=target, alpha=what.rules.decide.alpha / facts["look"].of)
+    if isinstance(compared, str):
+        return Decision(outcome="ask", why=compared, **facts)
+    return _judged(compared, what, target=target, expected=_expected(ctx, what), facts=facts)
+
+
+def _expected(ctx: release.Context, what: drift_watch.Watched) -> float | None:
+    """The mean score of the serving bundle on its own reference, where that has labels: how good it was made."""
+    import numpy as np
+
+    found = drift_reference.of_bundle(ctx.settings, ctx.ledger.bundle(what.bundle)).columns
+    if references.LABEL not in found or references.PROBABILITY not in found:
+        return None
+    label, forecast = found[references.LABEL], found[references.PROBABILITY]
+    known = np.isfinite(label) & np.isfinite(forecast)
+    return float(comparison.losses(what.rules.decide.score, forecast[known], label[known]).mean()) if known.any() else None
+
+
+def _judged(
+    compared: comparison.Comparison, what: drift_watch.Watched, *, target: str, expected: float | None, facts: Mapping[str, Any]
+) -> Decision:
+    rules = what.rules.decide
+    told = drift_compare.told(compared, what, other=target)
+    if compared.low is not None and compared.low > rules.margin:
+        return Decision(outcome="roll_back", why=f"{told}, above the margin {rules.margin:g}", compared=compared, **facts)
+    told += f": going back would not help by more than {rules.margin:g}"
+    if expected is not None and compared.first <= expected + rules.margin:
+        return Decision(outcome="keep", why=f"{told}, and it is as good as on its reference ({expected:.4f})", compared=compared, **facts)
+    return Decision(outcome="retrain", why=told, compared=compared, **facts)
+
+
+def carry_out(
+    ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, now: float, actor: str, wait_s: float = 10.0
+) -> converge.Outcome | None:
+    """If the decision says so, go back and move the traffic; then write it down. None if nothing moved, or the service has moved on.
+
+    Written down last, so that a look whose process died on the way is still due. Raises Conflict, with nothing written down, if
+    another host is the one to decide: it has the lease, or runs the workers whose log was read. Raises nothing for a rollback that a rule forbids, or
+    if another change was faster: then a person is told.
+    """
+    _check_sees_traffic(ctx, what)
+    name, holder = duty.drift_lease_name(what.service), duty.holder(ctx.settings)
+    with duty.given_up(ctx.ledger, name, holder=holder):
+        fence = duty.take(ctx.ledger, name, holder=holder, now=wallclock.now(), ttl_s=LEASE_S)
+        if fence is None:
+            raise errors.Conflict(
+                f"another process decides about the drift of {what.service!r} just now; see 'lastgood drift {what.service}'"
+            )
+        return _carried_out(ctx, what, decision, fence=fence, now=now, actor=actor, wait_s=wait_s)
+
+
+def _carried_out(
+    ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, fence: ledger.Fence, now: float, actor: str, wait_s: float
+) -> converge.Outcome | None:
+    state = ctx.ledger.state(what.service)
+    outcome: converge.Outcome | None = None
+    trouble = ""
+    failpoint("drift.before_rollback")
+    if decision.outcome == "roll_back" and state.stable == what.bundle:
+        moved: dict[str, Any] = {"expected": state.revision, "fence": fence, "now": now, "actor": actor, "wait_s": wait_s}
+        try:
+            outcome = _go_back(ctx, what, decision, **moved)
+        except (errors.NotAllowed, errors.Conflict, errors.NothingToDo) as error:
+            trouble = f"; it could not be done: {error}"
+    failpoint("drift.after_rollback")
+    _page(ctx, what, decision, trouble=trouble, now=now)
+    ctx.ledger.evaluate(what.bundle, kind=KIND, report=drift_watch.plain(decision.to_json()), actor=actor, now=now)
+    return outcome
+
+
+def _check_sees_traffic(ctx: release.Context, what: drift_watch.Watched) -> None:
+    """Raise Conflict if other hosts run the workers of the watched bundle and this one does not: it has not seen what they answered."""
+    view = readiness.read(ctx.ledger, what.service, settings=ctx.settings, now=wallclock.now())
+    hosts = {row.host for row in view.rows if row.arm == what.bundle and row.ready}
+    if view.word(what.bundle) == "ready" and readiness.host(ctx.settings) not in hosts:
+        raise errors.Conflict(
+            f"{short(what.bundle)} is served by {', '.join(sorted(hosts))}, and its log is there; decide about its drift on that host"
+        )
+
+
+def _go_back(
+    ctx: release.Context,
+    what: drift_watch.Watched,
+    decision: Decision,
+    *,
+    expected: int,
+    fence: ledger.Fence,
+    now: float,
+    actor: str,
+    wait_s: float,
+) -> converge.Outcome:
+    began = time.perf_counter()
+    evidence = {"drift": drift_watch.plain(decision.to_json()), "verdicts": []}
+    asked: dict[str, Any] = {"reason": f"drift: {decision.why}", "actor": actor, "automatic": True, "evidence": evidence, "fence": fence}
+    with converge.layers_of(ctx, what.service) as layers:
+        committed = release.roll_back(ctx, what.service, expected=expected, clock=lambda: now, **asked)
+        return converge.settle(ctx, committed, layers=layers, verb="rollback", began=began, wait_s=wait_s, actor=actor)
+
+
+def _page(ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, trouble: str, now: float) -> None:
+    if decision.outcome == "roll_back" and not trouble:
+        return  # the rollback pages by itself
+    said = {"roll_back": "should be rolled back", "retrain": "should be trained anew", "keep": "may stay", "ask": "cannot be judged"}
+    telling.Teller(ctx, what.service).once(
+        f"drift-decision-{short(what.bundle)}-{int(decision.look.alarm)}-{decision.look.number}",
+        f"{what.service}: after the drift alarm {short(what.bundle)} {said[decision.outcome]}: {decision.why}{trouble}",
+        severity="critical" if trouble else "warning",
+        body={"decision": drift_watch.plain(decision.to_json())},
+        now=now,
+    )

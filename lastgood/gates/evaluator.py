@@ -1,0 +1,116 @@
+"""What all kinds of gates have in common: the fold of observations, and what it says at any moment.
+
+What does not belong here: dead sources, missing traffic, and how long something has lasted (`track`).
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+
+from lastgood.gates import persistence as windows
+from lastgood.gates.base import Cause, Mode, Observation, Tally
+from lastgood.gates.confidence import Interval
+from lastgood.service import gates as conditions
+
+SEQUENTIAL, PERSISTENCE = 0.98, 0.02
+"""How a gate's alpha is split: the first part over all time for the evidence, the second per day for rows of windows."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a gate starts with. `reference` is what stable had before, for gates that are alone; `alpha` this gate's share."""
+
+    mode: Mode
+    alpha: float
+    since: float
+    reference: Tally | None = None
+
+    @property
+    def boundary(self) -> float:
+        """Natural log of what the e-value must reach."""
+        return -math.log(self.alpha * SEQUENTIAL)
+
+    def level(self, gate: conditions.AnyGate) -> float:
+        """How improbable a window of *gate* must be to count as over the threshold."""
+        return windows.level(self.alpha * PERSISTENCE, window_s=gate.window_s, persistence=gate.persistence)
+
+    def windows(self, gate: conditions.AnyGate, over: windows.Judge, also: windows.Judge | None = None) -> windows.Windows:
+        """The persistence rule of *gate*."""
+        return windows.Windows(
+            window_s=gate.window_s, window_min=gate.window_min, persistence=gate.persistence, since=self.since, over=over, also=also
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a family says now; the words are parts of one sentence.
+
+    `story` tells what was seen, `harm` what a pass excludes, `lacks` why it cannot pass yet (empty: too little was
+    seen). `evidence` and `boundary` are natural logs.
+    """
+
+    story: str
+    harm: str = ""
+    lacks: str = ""
+    passes: Cause | None = None
+    estimate: float | None = None
+    reference: float | None = None
+    interval: Interval | None = None
+    evidence: float | None = None
+    boundary: float | None = None
+    streak: int = 0
+    persistence: int = 0
+    needs: int | None = None
+
+
+class Family(abc.ABC):
+    """One kind of gate: takes observations one after the other, in constant memory."""
+
+    unit = "requests"
+    """What `n` counts, for people."""
+    traffic = True
+    """Whether nothing to count means that the watched arm has no traffic."""
+
+    @abc.abstractmethod
+    def take(self, seen: Observation, *, step: int) -> None:
+        """Take in one observation of a source that is up."""
+
+    @abc.abstractmethod
+    def fails(self) -> Cause | None:
+        """Why the gate fails by what it knows now, or None. Cheap: asked after every observation."""
+
+    @abc.abstractmethod
+    def read(self) -> Reading:
+        """All that there is to say."""
+
+    def both(self) -> bool:
+        """Whether it would fail if stable were not over the threshold as well."""
+        return False
+
+
+class Unset(Family):
+    """A gate that has nothing to compare with; it can neither pass nor fail."""
+
+    def __init__(self, missing: str) -> None:
+        self._missing = missing
+
+    def take(self, seen: Observation, *, step: int) -> None:
+        """Nothing to learn from it."""
+
+    def fails(self) -> Cause | None:
+        return None
+
+    def read(self) -> Reading:
+        return Reading(story="nothing to compare with", lacks=self._missing)
+
+
+def percent(value: float) -> str:
+    """A share for people: 5.1 %, 0.52 %."""
+    return f"{100 * value:.1f} %" if value == 0 or abs(value) >= 0.01 else f"{100 * value:.2g} %"
+
+
+def of(bad: float, n: float) -> str:
+    """A share with what it is made of: 5.1 % (31 of 612)."""
+    return f"{percent(bad / n)} ({bad:,.0f} of {n:,.0f})" if n else "unknown (none yet)"

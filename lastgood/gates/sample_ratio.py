@@ -1,0 +1,54 @@
+"""The gate on the split of traffic: if the proxy does not split as asked, no comparison means anything."""
+
+from __future__ import annotations
+
+import math
+
+from lastgood.gates import eprocess as sequential
+from lastgood.gates.base import Cause, Observation
+from lastgood.gates.evaluator import Family, Reading, Setup, percent
+from lastgood.service import gates as conditions
+
+SURER = 10.0
+"""By how much the evidence must exceed what the gate's alpha asks for: users are not dice, one busy client is no broken proxy."""
+
+
+class Split(Family):
+    """The share of the requests that the watched arm really gets, against the one asked for."""
+
+    def __init__(self, gate: conditions.SampleRatio, setup: Setup) -> None:
+        self._gate = gate
+        self._boundary = setup.boundary + math.log(SURER)
+        self._wealth = sequential.Wealth(sequential.RATIO_PRIOR * 2, since=setup.since)
+        self._watched = self._all = 0
+        self._expected = 0.0
+
+    def take(self, seen: Observation, *, step: int) -> None:
+        """Take in one observation; without a share asked for, or another arm, there is no split."""
+        n = seen.watched.n + (seen.beside.n if seen.beside else 0)
+        if seen.beside is None or seen.share is None or not 0 < seen.share < 1 or not n:
+            return
+        self._watched, self._all, self._expected = self._watched + seen.watched.n, self._all + n, self._expected + n * seen.share
+        bets = sequential.outside(seen.watched.n, seen.beside.n, share=seen.share, tolerance=self._gate.tolerance)
+        self._wealth.grow(bets, at=seen.at, step=step)
+
+    def fails(self) -> Cause | None:
+        return "sequential" if self._wealth.log_e >= self._boundary else None
+
+    def read(self) -> Reading:
+        if not self._all:
+            return Reading(story="no split of traffic seen yet", evidence=0.0, boundary=self._boundary)
+        share, asked = self._watched / self._all, self._expected / self._all
+        low, high = sequential.band(asked, self._gate.tolerance)
+        within = low <= share <= high
+        return Reading(
+            story=f"{percent(share)} of {self._all:,} requests where {percent(asked)} is asked for, {percent(low)} to {percent(high)} allowed",
+            harm="a split outside of what is allowed",
+            lacks="" if within else "the split is outside of what is allowed, though not yet beyond doubt",
+            passes="within" if within and self._watched >= self._gate.min_samples else None,
+            estimate=share,
+            reference=asked,
+            evidence=self._wealth.log_e,
+            boundary=self._boundary,
+            needs=max(self._gate.min_samples - self._watched, 0) if within else None,
+        )

@@ -1,0 +1,1 @@
+"""Several machines on one ledger: which workers are ready where, who decides, who is alive."""

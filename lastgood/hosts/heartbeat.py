@@ -1,0 +1,114 @@
+"""Signs of life of the controller: a process that is there is not one that works.
+
+Once a second the controller notes the machine's own running time in a small file of fixed size, which needs no room on a
+full disk. That time stands still while a laptop sleeps and knows nothing of clocks that are set, so neither is taken for
+a frozen controller.
+
+What does not belong here: starting and replacing it (`ops.stack`), signs of life of a host in the ledger (`readiness`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from lastgood.settings import Settings
+from lastgood.system import processes as daemon
+
+FROZEN_S = 20.0
+"""Seconds without a sign of life after which the controller is taken for frozen; a slow ledger holds up one turn for some seconds."""
+EVERY_S = 1.0
+_SIZE = 4096
+
+
+def record_path(settings: Settings) -> Path:
+    """The record of the controller's process."""
+    return settings.home / "run" / "controller.json"
+
+
+def _file(settings: Settings) -> Path:
+    return settings.home / "run" / "controller.alive"
+
+
+class Pulse:
+    """What the controller says of itself. On a disk that cannot be written it says nothing, and nobody thinks worse of it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._handle: int | None = None
+        self._own = daemon.current()
+        self._at = -math.inf
+        with contextlib.suppress(OSError):
+            path = _file(settings)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.beat({})
+
+    def beat(self, overdue: Mapping[str, float]) -> None:
+        """Note that it lives, at most once a second; *overdue* says of its threads, by name, for how many seconds they have made no turn."""
+        now = time.monotonic()
+        if self._handle is None or now - self._at < EVERY_S:
+            return
+        said = {"pid": self._own.pid, "started": self._own.started, "at": now, "overdue": dict(sorted(overdue.items())[:20])}
+        line = json.dumps(said).encode()
+        with contextlib.suppress(OSError):
+            os.pwrite(self._handle, line.ljust(_SIZE)[:_SIZE], 0)
+        self._at = now
+
+    def end(self) -> None:
+        """The controller ends by itself; nothing is left that could look frozen."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """The controller's process.
+
+    `silent_s` are the seconds since its last sign of life, None if it gives none; `overdue` are threads of it that have made no
+    turn for so many seconds.
+    """
+
+    record: daemon.Record
+    silent_s: float | None = None
+    stopped: bool = False
+    overdue: Mapping[str, float] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def frozen(self) -> bool:
+        return self.stopped or (self.silent_s is not None and self.silent_s > FROZEN_S)
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with it, and what to do; empty if nothing is."""
+        if self.frozen:
+            silent = f"no sign of life for {self.silent_s:.0f} s" if self.silent_s is not None else "it does not run"
+            how = f"{silent}, stopped by a signal" if self.stopped else silent
+            return f"frozen: {how}; nothing is decided or repaired; 'lastgood up' replaces it"
+        if self.overdue:
+            which = ", ".join(f"{name} ({seconds:.0f} s)" for name, seconds in self.overdue.items())
+            return f"parts of it hang: {which}; end it with 'kill {self.record.pid}' and run 'lastgood up'"
+        return ""
+
+
+def look(settings: Settings) -> Life | None:
+    """The controller's process and its signs of life; None if none runs."""
+    record = daemon.find(record_path(settings))
+    if record is None:
+        return None
+    stopped = daemon.stopped(record)
+    try:
+        said = json.loads(_file(settings).read_bytes())
+        if (said["pid"], said["started"]) != (record.pid, record.started):
+            return Life(record=record, stopped=stopped)
+        overdue = {str(name): float(seconds) for name, seconds in said["overdue"].items()}
+        return Life(record=record, silent_s=max(0.0, time.monotonic() - float(said["at"])), stopped=stopped, overdue=overdue)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Life(record=record, stopped=stopped)

@@ -1,0 +1,72 @@
+"""What the ledger asks of the layers: shares of the traffic, bundles that are kept warm, configuration.
+
+What does not belong here: making the layers follow (`layers.reconcile`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from lastgood import context
+from lastgood.core import arms
+from lastgood.hosts import readiness
+from lastgood.layers import base
+from lastgood.service import schema as services
+from lastgood.system import clock as wallclock
+
+if TYPE_CHECKING:
+    from lastgood import ledger, settings
+    from lastgood.bundle import manifest as bundle
+    from lastgood.bundle import store as artifacts
+    from lastgood.core import transitions as rollout
+
+
+SPARES = 2
+"""So many more bundles are kept warm at most while the one behind stable cannot be."""
+
+
+def of(
+    state: rollout.State, *, bundles: Mapping[str, bundle.Bundle], service: services.Service, spares: tuple[str, ...] = ()
+) -> base.Desired:
+    """What *state* asks of the layers: the candidate's share of the traffic, the rest to stable, and what is mirrored."""
+    weights = {state.stable: 100.0} if state.stable else {}
+    if state.stable and state.candidate and state.weight_pct > 0:
+        # The newest bundle stands first, so that a user who is in at 5 % is still in at 20 %.
+        weights = {state.candidate: state.weight_pct}
+        if state.control_pct > 0:
+            weights[arms.control_of(state.stable)] = state.control_pct
+        weights[state.stable] = 100.0 - state.weight_pct - state.control_pct
+    return base.Desired(
+        service=service,
+        revision=state.revision,
+        stable=state.stable,
+        candidate=state.candidate,
+        previous=state.previous,
+        weights=weights,
+        mirror=(state.candidate, state.mirror_pct) if state.candidate and state.mirror_pct > 0 else None,
+        control=state.control and state.candidate is not None,
+        spares=spares,
+        bundles=bundles,
+    )
+
+
+def read(state: rollout.State, *, ledger: ledger.Ledger, store: artifacts.Store, settings: settings.Settings) -> base.Desired:
+    """Like `of`, with bundles from the ledger and the service's configuration as frozen in the stable bundle."""
+    kept = spares(state, readiness.read(ledger, state.service, settings=settings, now=wallclock.now()))
+    named = {digest for digest in (state.stable, state.candidate, state.previous, *kept) if digest is not None}
+    bundles = {digest: ledger.bundle(digest) for digest in named}
+    service = context.read_service(state, ledger=ledger, store=store, settings=settings)
+    return of(state, bundles=bundles, service=service, spares=kept)
+
+
+def spares(state: rollout.State, view: readiness.View) -> tuple[str, ...]:
+    """What is kept warm beside previous while that cannot be: one bundle that can be started, and those tried in vain before it."""
+    found: list[str] = []
+    behind = [digest for digest in state.lineage if digest not in state.marks and digest not in (state.stable, state.candidate)]
+    for number, digest in enumerate(behind[: SPARES + 1]):
+        if number > 0:
+            found.append(digest)
+        if not view.failing(digest):
+            break
+    return tuple(found)

@@ -1,0 +1,107 @@
+"""How a worker leaves: it takes nothing new, answers what it has for as long as a request may take, and only then is it killed.
+
+What was cut off by that is written down, since the receipt of the change was printed long before. Nothing here waits:
+each look asks how much is left, so a controller that is started anew goes on where the last one was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lastgood.core import arms
+from lastgood.layers.infrastructure.local import in_flight
+from lastgood.service import timeouts as patience
+from lastgood.system import processes as daemon
+
+MARGIN_S = 10.0
+"""Seconds beyond the time for a request until a worker is killed; and for one that has no requests, until it is."""
+REMEMBERED = 20
+
+
+def patience_s(*timeouts_s: float | None) -> float:
+    """Seconds that a worker may take to leave: the longest time for a request that is known, and the margin; with none known the longest there is."""
+    known = [seconds for seconds in timeouts_s if seconds is not None]
+    return max(known, default=patience.LONGEST_S) + MARGIN_S
+
+
+def left(workers: Path, record: daemon.Record) -> in_flight.Left:
+    """What a worker that was asked to end still has to answer, by its own word."""
+    return in_flight.read(in_flight.file_of(workers.parent, record.pid))
+
+
+def until(record: daemon.Record) -> float:
+    """When the worker is killed at the latest, in Unix seconds."""
+    return float(record.facts.get("asked", 0.0)) + float(record.facts.get("patience_s", MARGIN_S))
+
+
+def is_overdue(record: daemon.Record, has: in_flight.Left, *, now: float) -> bool:
+    """Whether a worker that was asked to end is to be killed: its time is over, or it owes nobody an answer and does not end."""
+    idle = has.requests == 0 and now - float(record.facts.get("asked", 0.0)) >= MARGIN_S
+    return idle or now >= until(record)
+
+
+def forget(workers: Path, pid: int) -> None:
+    """What another process of this number left behind is nothing of the next one's."""
+    in_flight.file_of(workers.parent, pid).unlink(missing_ok=True)
+
+
+def cut_off(workers: Path, record: daemon.Record, *, now: float) -> dict[str, Any] | None:
+    """Write down what the worker, just killed, had not answered, and return it; None if it owed nobody an answer."""
+    has = left(workers, record)
+    if has.requests == 0:
+        return None
+    entry = {
+        "bundle": record.facts.get("bundle"),
+        "arm": record.facts.get("arm"),
+        "pid": record.pid,
+        "revision": record.facts.get("left_at"),
+        "at": now,
+        "requests": has.requests,
+    }
+    with contextlib.suppress(OSError):
+        known = [*cuts(workers), entry][-REMEMBERED:]
+        staged = _file(workers).with_suffix(".new")
+        staged.write_text(json.dumps(known), "utf-8")
+        staged.replace(_file(workers))
+    return entry
+
+
+def cuts(workers: Path) -> list[dict[str, Any]]:
+    """The newest cuts, oldest first."""
+    try:
+        found = json.loads(_file(workers).read_text("utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+def leaving(workers: Path, records: Mapping[Path, daemon.Record]) -> list[dict[str, Any]]:
+    """What the workers on their way out still have to answer, and until when they may; for the layer's facts."""
+    return [
+        {
+            "bundle": record.facts.get("bundle"),
+            "arm": record.facts.get("arm"),
+            "pid": record.pid,
+            "revision": record.facts.get("left_at"),
+            "requests": left(workers, record).requests,
+            "until": until(record),
+        }
+        for record in records.values()
+    ]
+
+
+def words(cut: Mapping[str, Any]) -> str:
+    """One cut for people."""
+    number = cut["requests"]
+    of = arms.label(str(cut.get("arm") or cut.get("bundle")))
+    if number is None:
+        return f"the worker of {of} was killed; nobody knows how many requests it had not answered"
+    return f"the worker of {of} was killed with {number} request{'' if number == 1 else 's'} unanswered"
+
+
+def _file(workers: Path) -> Path:
+    return workers / "cut-off.list"

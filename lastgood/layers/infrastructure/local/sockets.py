@@ -1,0 +1,50 @@
+"""Where a worker listens: a Unix socket that only our user reaches, whatever the length of the home's name.
+
+Nobody else can take the place of a worker that died, as anybody can take a port: the folder belongs to us and is closed to
+all others, and that is looked at before each start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from lastgood import errors
+from lastgood.core import arms
+
+PATH_BYTES = 100
+"""The name of a Unix socket ends at 104 (macOS) or 108 bytes (Linux); some room is left."""
+
+
+def path(folder: Path, arm: str) -> Path:
+    """The socket of *arm*'s worker: in *folder*, or below the temp dir where that name would be too long. Makes the folder.
+
+    Raises Unavailable if the folder is not ours, or open to others.
+    """
+    name = f"{arms.label(arm)}.sock"
+    if len(os.fsencode(folder / name)) > PATH_BYTES:
+        marked = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+        folder = Path(tempfile.gettempdir()) / f"lastgood-{os.getuid()}-{marked}"
+    if len(os.fsencode(folder / name)) > PATH_BYTES:
+        raise errors.Unavailable(f"{folder / name} is too long for a socket; set TMPDIR to a folder with a shorter name")
+    _own(folder)
+    return folder / name
+
+
+def _own(folder: Path) -> None:
+    """Make *folder*, for us alone. Another one of that name, or a link, is refused: who made it could take our place."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+        if found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode) and found.st_mode & 0o077:
+            folder.chmod(0o700)  # ours, from a time or with a umask that left it open
+            found = folder.lstat()
+    except OSError as error:
+        raise errors.Unavailable(f"cannot make {folder} for the sockets of workers: {error}; correct its owner or mode") from error
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
+        raise errors.Unavailable(
+            f"{folder} belongs to somebody else or is no folder of ours alone; remove it, or set TMPDIR to another place"
+        )

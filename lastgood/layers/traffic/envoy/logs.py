@@ -1,0 +1,88 @@
+"""What Envoy writes without end, kept within bounds: its requests, its ejections, what it says.
+
+Requests are put aside when their file is full or a day old, whether anything is released or not; Envoy then opens a new one.
+Readers follow (`envoy_requests`): a file that was put aside stays whole until three newer ones have been.
+
+What does not belong here: reading them, and who comes by often enough (`lastgood.layers.housekeeping`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from lastgood.layers.traffic.envoy import admin as envoy_admin
+from lastgood.layers.traffic.envoy import requests as envoy_requests
+from lastgood.layers.traffic.envoy.files import Files
+
+FULL_BYTES = 64 * 1024 * 1024
+"""Requests are put aside at this size: with those that are kept, a quarter of a GB, and what comes between two looks."""
+OLD_S = 86_400.0
+"""... or when the first line is so old."""
+GONE_S = (envoy_requests.PUT_ASIDE + 1) * OLD_S
+"""What was put aside and began so long ago is removed, also where nothing new comes."""
+EJECTIONS_BYTES = 8 * 1024 * 1024
+SAID_BYTES = 8 * 1024 * 1024
+
+
+def put_aside(files: Files, *, now: float, full_bytes: int | None = None) -> bool:
+    """Put aside what is full or old at Unix time *now*; True if anything was. Raises OSError, or Down if Envoy cannot be told.
+
+    The caller holds the lock of *files*. Whoever is killed in between has lost nothing: Envoy goes on in the file that it has
+    open, and the next call tells it.
+    """
+    moved = _turn_requests(files.access_log, now=now, full_bytes=FULL_BYTES if full_bytes is None else full_bytes)
+    if _size(files.ejections) > EJECTIONS_BYTES:
+        files.ejections.replace(files.ejections.with_name(files.ejections.name + ".1"))
+        moved = True
+    cut(files.log, most=SAID_BYTES)
+    untold = any(path.with_name(path.name + ".1").exists() and not path.exists() for path in (files.access_log, files.ejections))
+    if moved or untold:
+        admin = envoy_admin.Admin(files.admin)
+        try:
+            admin.ask("/reopen_logs", method="POST")
+        finally:
+            admin.close()
+    return moved
+
+
+def cut(log: Path, *, most: int) -> bool:
+    """Empty a *log* of more than *most* bytes, whose writer appends to it; its last *most* bytes stay beside it as `….1`.
+
+    For writers that cannot be told to open a new file. What comes while it is copied is lost, a line or two.
+    """
+    if _size(log) <= most:
+        return False
+    staged = log.with_name(f".{log.name}.{os.getpid()}")
+    with log.open("rb") as file:
+        file.seek(-most, os.SEEK_END)
+        file.readline()
+        handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as kept:
+            kept.write(file.read(most))
+    staged.replace(log.with_name(log.name + ".1"))
+    os.truncate(log, 0)
+    return True
+
+
+def _turn_requests(log: Path, *, now: float, full_bytes: int) -> bool:
+    newest, *aside = envoy_requests.names(log)
+    for path in aside:
+        began = envoy_requests.began(path)
+        if began is not None and now - began > GONE_S:
+            path.unlink(missing_ok=True)
+    began = envoy_requests.began(newest)
+    if began is None or (_size(newest) <= full_bytes and now - began <= OLD_S):
+        return False
+    for older, newer in zip(reversed(aside), reversed([newest, *aside[:-1]]), strict=True):
+        with contextlib.suppress(FileNotFoundError):
+            newer.replace(older)
+    return True
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

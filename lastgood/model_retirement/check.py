@@ -1,0 +1,120 @@
+"""Asking how long the models of a service's bundles live: written down when it changes, and paged when something ends.
+
+What does not belong here: what is made of it when a target is chosen (`release`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lastgood import context, errors
+from lastgood.bundle.manifest import short
+from lastgood.core import transitions as rollout
+from lastgood.llm import base
+from lastgood.model_retirement import providers as models
+from lastgood.model_retirement import records as lifetimes
+from lastgood.model_retirement.records import Lifetime
+from lastgood.paging import once as telling
+
+RENEWED_S = 7 * lifetimes.DAY_S
+"""An answer that stays the same is written down again after this time, in seconds, so that it can be seen that somebody asks."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What was found out about one bundle. `role` is stable, candidate, or `way back`; `models` are named provider/model."""
+
+    bundle: str
+    role: str
+    models: tuple[str, ...]
+    lifetime: Lifetime
+
+    def to_json(self) -> dict[str, Any]:
+        return {"bundle": self.bundle, "role": self.role, "models": list(self.models), **self.lifetime.to_json()}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What was found out about a service. `risk` says why there is nothing safe to go back to, if so."""
+
+    checked: tuple[Checked, ...]
+    risk: str | None
+
+    @property
+    def ok(self) -> bool:
+        """Nothing that serves or may have to serve is ending."""
+        return self.risk is None and all(one.lifetime.status in ("alive", "unknown") for one in self.checked if one.role != "way back")
+
+
+def check(
+    ctx: context.Context, service: str, *, ask: models.Ask | None, now: float, warn_days: float = models.WARN_DAYS, actor: str
+) -> Report:
+    """Ask for every bundle that serves or may be gone back to; write down what is new, page what ends within *warn_days*.
+
+    Without *ask* only the dates that came with this version are looked up.
+    """
+    state = ctx.ledger.state(service)
+    found = []
+    for digest, role in _bundles(state):
+        pinned = lifetimes.pins(ctx.ledger.bundle(digest))
+        if not pinned:
+            continue
+        asked = [_lifetime(pin, ask=ask, now=now, warn_days=warn_days) for pin in pinned]
+        ends = [one.ends_at for _, one in asked if one.ends_at is not None]
+        worst = max((one for _, one in asked), key=lambda one: lifetimes.ORDER.index(one.status))
+        lifetime = dataclasses.replace(worst, ends_at=min(ends, default=None))
+        _write_down(ctx, digest, lifetime, actor=actor, now=now)
+        found.append(Checked(bundle=digest, role=role, models=tuple(name for name, _ in asked), lifetime=lifetime))
+    report = Report(checked=tuple(found), risk=_risk(state, found))
+    _tell(ctx, state, report, now=now)
+    return report
+
+
+def _bundles(state: rollout.State) -> list[tuple[str, str]]:
+    """What serves, and what may be gone back to, newest first."""
+    serving = [(digest, role) for digest, role in ((state.stable, "stable"), (state.candidate, "candidate")) if digest]
+    back = [digest for digest in state.lineage if digest not in state.marks and digest != state.stable]
+    return [*serving, *((digest, "way back") for digest in back)]
+
+
+def _lifetime(pin: Mapping[str, Any], *, ask: models.Ask | None, now: float, warn_days: float) -> tuple[str, Lifetime]:
+    """The name of a pinned model and how long it lives; of a pin that nobody understands nothing is known."""
+    name = f"{pin.get('provider')}/{pin.get('model')}"
+    try:
+        found = models.check(base.parse(pin), now=now, ask=ask, warn_days=warn_days)
+    except errors.UsageError as error:
+        return name, Lifetime(status="unknown", why=f"{name}: {error}")
+    return name, Lifetime(status=found.status, why=f"{name}: {found.why}", ends_at=found.ends_at)
+
+
+def _write_down(ctx: context.Context, digest: str, found: Lifetime, *, actor: str, now: float) -> None:
+    last = [one for one in ctx.ledger.evaluations(digest) if one.kind == lifetimes.KIND][-1:]
+    known = [(one.report["status"], one.report["ends_at"]) for one in last if now - one.at < RENEWED_S]
+    if known != [(found.status, found.ends_at)]:
+        ctx.ledger.evaluate(digest, kind=lifetimes.KIND, report=found.to_json(), actor=actor, now=now)
+
+
+def _risk(state: rollout.State, found: list[Checked]) -> str | None:
+    """Why nothing safe is left to go back to: there are targets, and the model of each is gone or dying."""
+    asked = {one.bundle: one.lifetime for one in found}
+    back = [digest for digest, role in _bundles(state) if role == "way back"]
+    if not back or any(digest not in asked or asked[digest].status in ("alive", "unknown") for digest in back):
+        return None
+    return "; ".join(f"{short(digest)}: {asked[digest].why}" for digest in back)
+
+
+def _tell(ctx: context.Context, state: rollout.State, report: Report, *, now: float) -> None:
+    """Once for each bundle and what becomes of it, and once for each stable bundle that has nothing behind it."""
+    teller = telling.Teller(ctx, state.service)
+    for one in report.checked:
+        status = one.lifetime.status
+        if one.role != "way back" and status in ("dying", "gone"):
+            summary = f"{state.service}: {one.role} {short(one.bundle)} asks a model that is {status}: {one.lifetime.why}; release another"
+            severity = "critical" if status == "gone" else "warning"
+            teller.once(f"liveness-{short(one.bundle)}-{status}", summary, severity=severity, body=one.to_json(), now=now)
+    if report.risk is not None:
+        summary = f"{state.service}: nothing safe is left to go back to; release a bundle with a model that lives: {report.risk}"
+        body = {"way_back": [one.to_json() for one in report.checked if one.role == "way back"]}
+        teller.once(f"liveness-way-back-{short(state.stable or '')}", summary, severity="warning", body=body, now=now)

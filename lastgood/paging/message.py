@@ -1,0 +1,151 @@
+"""What a page says to whoever reads it at night: what happened, which bundles, the figures, what was done, what to type.
+
+What does not belong here: sending it (`channels`), when (`paging`).
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lastgood.bundle.manifest import short
+from lastgood.ledger import Page
+
+MAX_KEY = 255
+"""PagerDuty's limit for a deduplication key, in characters; Opsgenie's is 512."""
+
+
+def dedup_key(page: Page) -> str:
+    """The name under which pagers join the pages about one thing: `lastgood/SERVICE/KEY`, the same at every repetition."""
+    key = f"lastgood/{page.service}/{page.key}"
+    return key if len(key) <= MAX_KEY else f"{key[:190]}/{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+
+
+def title(page: Page) -> str:
+    """One line: the severity (or that it is over) and what happened."""
+    return f"[{'resolved' if page.resolves else page.severity}] {page.summary}"
+
+
+def text(page: Page) -> str:
+    """The page in plain text, several short lines."""
+    when = datetime.datetime.fromtimestamp(page.at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    done = "".join(f", {name} {page.body[key]}" for name, key in (("done:", "verb"), ("by", "actor")) if page.body.get(key))
+    lines = [title(page), f"when: {when}, revision {page.revision} of {page.service}{done}"]
+    lines += [f"bundles: {bundles}" for bundles in (_bundles(page.body),) if bundles]
+    lines += [f"gate {line}" for line in map(_gate, verdicts(page)) if line]
+    lines += [str(page.body["damaged"])] if page.body.get("damaged") else []
+    return "\n".join([*lines, *(f"next: {line}" for line in commands(page))])
+
+
+def verdicts(page: Page) -> list[Mapping[str, Any]]:
+    """What the gates said: the verdicts with the page, or the body itself if it is one."""
+    given = page.body.get("verdicts")
+    found = given if isinstance(given, list) else [page.body] if page.body.get("gate") else []
+    return [verdict for verdict in found if isinstance(verdict, Mapping)]
+
+
+def details(page: Page) -> dict[str, Any]:
+    """The same for machines: bundles, figures of each gate, commands."""
+    gates = {
+        str(verdict.get("gate")): {name: verdict[name] for name in _FIGURES if verdict.get(name) is not None} for verdict in verdicts(page)
+    }
+    told = {name: page.body[name] for name in ("verb", "actor", "reason", "stable", "candidate", "before") if page.body.get(name)}
+    return {"service": page.service, "revision": page.revision, **told, **({"gates": gates} if gates else {}), "next": commands(page)}
+
+
+_FIGURES = (
+    "metric",
+    "kind",
+    "outcome",
+    "cause",
+    "estimate",
+    "reference",
+    "interval",
+    "n",
+    "n_beside",
+    "user_errors",
+    "copies",
+    "streak",
+    "persistence",
+    "why",
+)
+
+
+def commands(page: Page) -> list[str]:
+    """What to type next, the likeliest first; each works as it stands but for the words in capitals."""
+    return [*_likely(page), f"lastgood status {page.service}"]
+
+
+def _likely(page: Page) -> Iterator[str]:
+    service, kind = page.service, page.key.partition("-")[0]
+    if page.resolves:
+        return
+    if kind == "approval":
+        yield f"lastgood approve {service} --reason WHY"
+        yield f"lastgood rollback {service} stable --reason WHY"
+    elif kind in ("hold", "breaker"):
+        yield f"lastgood history {service}"
+        yield f"lastgood release-hold {service} --reason WHY"
+    elif kind == "stranded":
+        yield f"lastgood bundle list {service}"
+        yield f"lastgood promote {service} BUNDLE"
+    elif kind == "liveness":
+        yield f"lastgood liveness {service}"
+        yield f"lastgood promote {service} BUNDLE"
+    elif left := _left(page):
+        yield f"lastgood history {service}"
+        yield f"lastgood promote {service} {_short(left)} --override-quarantine --reason WHY"
+
+
+def _left(page: Page) -> str | None:
+    """The bundle that a step back took out, which a person may want back if the gate was wrong."""
+    before = _before(page.body)
+    if page.body.get("verb") != "rollback":
+        return None
+    if before.get("stable") != page.body.get("stable"):
+        return before.get("stable")
+    return before.get("candidate")
+
+
+def _before(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The aliases before; none if the body is not as a revision's page has it, since a page must be readable all the same."""
+    before = body.get("before")
+    return before if isinstance(before, Mapping) else {}
+
+
+def _bundles(body: Mapping[str, Any]) -> str:
+    before = _before(body)
+    told = []
+    for alias in ("stable", "candidate"):
+        if alias in body:
+            was = f" (was {_short(before.get(alias))})" if before.get(alias) != body[alias] else ""
+            told.append(f"{alias} {_short(body[alias])}{was}")
+    return ", ".join(told)
+
+
+def _short(digest: str | None) -> str:
+    return short(str(digest)) if digest else "none"
+
+
+def _gate(verdict: Mapping[str, Any]) -> str:
+    estimate, reference, interval = (verdict.get(name) for name in ("estimate", "reference", "interval"))
+    figures = "" if estimate is None else f" {_figure(estimate)}"
+    figures += "" if reference is None else f" against {_figure(reference)}"
+    figures += f", difference within {' to '.join(map(_figure, interval))}" if isinstance(interval, list | tuple) else ""
+    figures += f", n={verdict['n']}{_of_copies(verdict)}" if verdict.get("n") else ""
+    return (
+        f"{verdict.get('gate')}: {verdict.get('metric', 'metric')}{figures}: {verdict.get('outcome', '')} {verdict.get('why', '')}".rstrip()
+    )
+
+
+def _of_copies(verdict: Mapping[str, Any]) -> str:
+    """Says it of figures that were measured on copies of requests, whose answers nobody got."""
+    copies, n = verdict.get("copies"), verdict.get("n")
+    whole = isinstance(copies, int) and isinstance(n, int) and copies >= n > 0 and verdict.get("user_errors") is None
+    return " copies" if whole else f" and {copies} copies" if copies else ""
+
+
+def _figure(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)

@@ -1,0 +1,180 @@
+"""A release under way, taken one step further: by the controller, or by a command that waits for it.
+
+Each function looks at the ledger, decides on what it is told about the world (ready workers, verdicts of the gates), and
+commits one event at most. What a caller tells about the world is what the hosts say in the ledger (`readiness`), never what it
+sees itself; and it proves with a *fence* that it is the one who decides (`duty`). So a host that cannot start or reach a
+worker, or has been frozen for a while, moves nothing.
+
+What does not belong here: measuring (`judge`), deciding (`judgement`, `rollout`), what a person asks for (`release`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from lastgood import context, errors, ledger, release
+from lastgood.analysis import policy as judgement
+from lastgood.bundle.manifest import short
+from lastgood.core import transitions as rollout
+from lastgood.hosts import readiness
+from lastgood.service import schema as services
+from lastgood.system import clock as wallclock
+from lastgood.system import failpoints
+
+
+def advance(
+    ctx: release.Context,
+    service: str,
+    *,
+    ready: Collection[str],
+    actor: str,
+    verdicts: judgement.Verdicts = judgement.NOTHING,
+    judged_at: int | None = None,
+    trouble: str = "",
+    unknown: Collection[str] = (),
+    fence: ledger.Fence | None = None,
+    clock: release.Clock = wallclock.now,
+) -> release.Committed | None:
+    """Take the release in flight one step further, or back, if that is due; None if there is nothing to do.
+
+    *ready* names the arms whose workers are ready, *unknown* those of which nobody knows; *verdicts* are what the gates say, measured at revision
+    *judged_at*: if the service has moved on since, they are not used. *trouble* is what the workers' layer last complained
+    of. Safe to call from several processes: one wins.
+    """
+    state = ctx.ledger.state(service)
+    if judged_at is not None and judged_at != state.revision:
+        verdicts = judgement.NOTHING
+        if state.phase not in ("preparing", "baking"):
+            return None
+    if state.phase in ("shadow", "canary") and judged_at is None:
+        return None  # whoever has measured nothing decides nothing
+    service_ = context.judged_by(ctx, state)
+    decision = judgement.decide(state, service_, ready=ready, unknown=unknown, verdicts=verdicts, now=clock(), trouble=trouble)
+    _tell_signals(ctx, state, service_, verdicts, now=clock())
+    if decision is None:
+        return None
+    failpoints.failpoint("release.before_cutover")
+    evidence = _evidence(decision, ready=ready, trouble=trouble)
+    return _commit(ctx, state, decision, actor=actor, evidence=evidence, fence=fence, clock=clock)
+
+
+def verify(
+    ctx: release.Context,
+    service: str,
+    *,
+    verdicts: judgement.Verdicts,
+    actor: str,
+    fence: ledger.Fence | None = None,
+    clock: release.Clock = wallclock.now,
+) -> release.Committed | None:
+    """Close the measurement after a step back if it can be told whether that helped, or its time is over; None before."""
+    state = ctx.ledger.state(service)
+    decision = judgement.verify(state, verdicts, now=clock())
+    if decision is None:
+        return None
+    return _commit(ctx, state, decision, actor=actor, evidence=_evidence(decision, ready=(), trouble=""), fence=fence, clock=clock)
+
+
+def go_on_back(
+    ctx: release.Context,
+    service: str,
+    *,
+    view: readiness.View,
+    actor: str,
+    fence: ledger.Fence | None = None,
+    clock: release.Clock = wallclock.now,
+) -> release.Committed | None:
+    """Take one more step back if the target of the newest rollback did not get ready in its time; None if it is not due.
+
+    The bundle that was left stays in traffic until a target is ready, so this must not wait for a person. It goes only to a
+    bundle that is warm by *view*: to another one traffic could not follow either. Raises NotAllowed if there is none: then a
+    person has to be told.
+    """
+    state = ctx.ledger.state(service)
+    if state.stable is None or view.word(state.stable) != "not ready" or state.phase != "idle" or state.revision == 0:
+        return None
+    moved = release.last_move(ctx, state)
+    limit_s = context.read_service(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings).serving.ready_timeout_s
+    unready_s = clock() - max(moved.at, view.since(state.stable) or 0.0)
+    if moved.verb not in release.WAYS_BACK or unready_s < limit_s:
+        return None
+    warm = sorted(view.ready)
+    if not any(digest in warm for digest in state.lineage if digest not in state.marks and digest != state.stable):
+        raise errors.NotAllowed(
+            f"no bundle further back is warm; name one with 'lastgood rollback {service} BUNDLE', or correct what keeps "
+            f"{short(state.stable)} from starting: {view.why(state.stable) or 'see its log'}"
+        )
+    reason = f"its workers were not ready within {limit_s:g} s after the rollback"
+    with contextlib.suppress(errors.Conflict, errors.NothingToDo):
+        evidence = {"ready": warm, "trouble": view.why(state.stable) or reason, "verdicts": []}
+        asked: dict[str, Any] = {"reason": reason, "actor": actor, "evidence": evidence, "fence": fence, "clock": clock}
+        return release.roll_back(ctx, service, automatic=True, unready=True, **asked)
+    return None
+
+
+def _commit(
+    ctx: release.Context,
+    state: rollout.State,
+    decision: judgement.Decision,
+    *,
+    actor: str,
+    evidence: Mapping[str, Any],
+    fence: ledger.Fence | None,
+    clock: release.Clock,
+) -> release.Committed | None:
+    """Commit what was decided on *state*; None if somebody was faster, or if a rule says that it is done already."""
+    asked: dict[str, Any] = {
+        "verb": decision.verb,
+        "reason": decision.reason,
+        "actor": actor,
+        "evidence": evidence,
+        "fence": fence,
+        "clock": clock,
+    }
+    event = decision.event
+    with contextlib.suppress(errors.Conflict, errors.NothingToDo):
+        try:
+            if isinstance(event, rollout.RollBack):
+                event = release.plan_roll_back(ctx, state, reason=event.reason, seen=event.seen, automatic=True, now=clock())
+            return release.commit(ctx, state, event, **asked)
+        except errors.NotAllowed as error:
+            if not isinstance(event, rollout.RollBack):
+                raise
+            if state.hold is not None:
+                _tell_stranded(ctx, state, decision, error, now=clock())
+                return None
+            # Nothing to go back to: a person has to know, and nothing new may come on top meanwhile.
+            held = rollout.SetHold(reason=f"{decision.reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate)
+            return release.commit(ctx, state, held, **{**asked, "verb": "hold", "reason": held.reason})
+    return None
+
+
+def _tell_stranded(
+    ctx: release.Context, state: rollout.State, decision: judgement.Decision, error: errors.NotAllowed, *, now: float
+) -> None:
+    """Page that what serves is bad and nothing is left to go back to; not if the service is held for that very reason."""
+    if state.hold is not None and state.hold.gate == decision.verdicts[0].gate:
+        return
+    page: dict[str, Any] = {"severity": "critical", "summary": f"{state.service}: {decision.reason}; {error}"}
+    body = {"verdicts": [verdict.to_json() for verdict in decision.verdicts]}
+    ctx.ledger.page(state.service, revision=state.revision, key="stranded", **page, body=body, now=now)
+
+
+def _tell_signals(
+    ctx: release.Context, state: rollout.State, service: services.Service, verdicts: judgement.Verdicts, *, now: float
+) -> None:
+    """Page a failed signal that puts no hold on the release: once for each rollout, or for what serves."""
+    for name, verdict in verdicts.items():
+        gate = service.gates.get(name)
+        if gate is None or verdict.kind != "signal" or verdict.outcome != "fail" or gate.resume == "person" or name in state.waived:
+            continue
+        waits = f"{short(state.candidate)} goes no further until it passes" if state.candidate else f"{short(state.stable or '')} serves on"
+        summary = f"{state.service}: gate {name!r} failed, {waits}: {verdict.why}"
+        page: dict[str, Any] = {"severity": "warning", "summary": summary, "body": {"verdicts": [verdict.to_json()]}}
+        ctx.ledger.page(state.service, revision=state.rollout or state.revision, key=f"signal-{name}", **page, now=now)
+
+
+def _evidence(decision: judgement.Decision, *, ready: Collection[str], trouble: str) -> dict[str, Any]:
+    return {"ready": sorted(ready), "trouble": trouble, "verdicts": [verdict.to_json() for verdict in decision.verdicts]}

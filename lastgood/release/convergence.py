@@ -1,0 +1,437 @@
+"""After the commit: make the layers follow and say, layer by layer, what is done.
+
+Traffic is moved by the command itself, at once, so that a rollback needs no controller. The slower layers are
+the controller's; with the controller dead the command also looks after the workers, and says what is left undone.
+
+What does not belong here: deciding anything (`rollout`), the endless loop (`controller`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from lastgood import errors, ledger, release
+from lastgood.bundle import manifest as bundles
+from lastgood.core import transitions as rollout
+from lastgood.hosts import heartbeat, readiness
+from lastgood.hosts import lease as duty
+from lastgood.layers import base, receipts, reconcile
+from lastgood.layers import desired as desired_state
+from lastgood.layers.infrastructure.local import warm_ups
+from lastgood.layers.receipts import Receipt, Requests
+from lastgood.ledger import audit
+from lastgood.model_retirement import records as lifetimes
+from lastgood.release import advance as proceed
+from lastgood.service import frozen as frozen_service
+from lastgood.service import schema as services
+from lastgood.service import timeouts as patience
+from lastgood.settings import Settings
+from lastgood.system import clock as wallclock
+from lastgood.system import failpoints
+from lastgood.system import processes as daemon
+
+log = logging.getLogger("lastgood.converge")
+
+STEP_S = 0.05
+HERE = ("infrastructure", "traffic")
+"""Layers that a command can converge itself: their adapters are light."""
+
+Progress = Callable[[Receipt], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a change came to. `receipts` has one answer per configured layer; times are milliseconds.
+
+    `traffic_ms` runs from the commit until the proxy has acknowledged the new routes, None if it has not.
+    """
+
+    service: str
+    verb: str
+    before: rollout.State
+    revision: ledger.Revision
+    receipts: tuple[Receipt, ...]
+    commit_ms: float
+    traffic_ms: float | None
+    total_ms: float
+    warnings: tuple[str, ...] = ()
+    """What a person should know of how it went, one sentence each with its remedy."""
+
+    @property
+    def requests(self) -> Requests:
+        """What became of the requests in flight on the workers that leave, as far as it is known by now."""
+        told = next((receipt for receipt in self.receipts if receipt.layer == "infrastructure"), None)
+        return receipts.requests(told, since=self.revision.number)
+
+    @property
+    def after(self) -> rollout.State:
+        return self.revision.state
+
+    @property
+    def converged(self) -> bool:
+        return all(receipt.covers(self.revision.number) for receipt in self.receipts)
+
+    @property
+    def serving(self) -> dict[str, float] | None:
+        """Which bundles get requests, in percent, as the proxy said after the change; None if it did not say."""
+        return receipts.serving({receipt.layer: receipt for receipt in self.receipts})
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a candidate is still on its way; the controller goes on with it."""
+        return self.after.candidate is not None
+
+    @property
+    def undo(self) -> str | None:
+        """The exact command that takes this change back; None if it is for good or changed nothing that serves."""
+        if self.before.stable == self.after.stable or self.before.stable is None:
+            return None
+        if self.verb == "promote":
+            return f"lastgood rollback {self.service}"
+        old = bundles.short(self.before.stable)
+        mark = self.after.marks.get(self.before.stable)
+        if mark is None or mark.kind == "revoked":
+            return None
+        held = f"lastgood release-hold {self.service} && " if self.after.hold else ""
+        return f"{held}lastgood promote {self.service} {old} --override-quarantine --reason 'undo revision {self.revision.number}'"
+
+    def to_json(self) -> dict[str, Any]:
+        """The stable form that `--json` prints."""
+        return {
+            "schema": "lastgood.outcome/v1",
+            "service": self.service,
+            "verb": self.verb,
+            "revision": self.revision.number,
+            "from": self.before.stable,
+            "to": self.after.stable,
+            "quarantined": [mark.bundle for mark in self.revision.marks if mark.kind == "quarantined"],
+            "phase": self.after.phase,
+            "weight_pct": self.after.weight_pct,
+            "under_way": self.under_way,
+            "phase_until": self.after.phase_until,
+            "commit_ms": self.commit_ms,
+            "traffic_ms": self.traffic_ms,
+            "total_ms": self.total_ms,
+            "converged": self.converged,
+            "serving": self.serving,
+            "layers": [receipt.to_json() for receipt in self.receipts],
+            "requests": self.requests.to_json(),
+            "warnings": list(self.warnings),
+            "undo": self.undo,
+            "next": f"lastgood status {self.service}",
+        }
+
+
+def controller_record(settings: Settings) -> daemon.Record | None:
+    """The controller's process, None if none runs or it is frozen: then nobody does its work."""
+    life = heartbeat.look(settings)
+    return life.record if life is not None and not life.frozen else None
+
+
+def promote(
+    ctx: release.Context,
+    service: str,
+    digest: str,
+    *,
+    reason: str,
+    actor: str,
+    override: str | None = None,
+    way: release.Way = release.OWN,
+    expected: int | None = None,
+    planned: rollout.State | None = None,
+    wait_s: float = 60.0,
+    progress: Progress = lambda receipt: None,
+    clock: release.Clock = wallclock.now,
+) -> Outcome:
+    """Release *digest*: verify, make its workers ready, pass its phases, cut over; previous stays warm.
+
+    Blocks until the cut-over; with phases before it, for *wait_s* seconds at most, and the controller goes on. Asking
+    again for the same bundle resumes where it was. Raises PromotionFailed if the workers do not become ready
+    within the service's own limit, GateFailed if a gate takes the candidate out: then stable was not touched. Raises
+    Unavailable, with nothing changed, if there are phases to pass and no controller runs to measure them.
+    """
+    began = time.perf_counter()
+    before = ctx.ledger.state(service, about=(digest,))
+    _check_measured(ctx, before, digest, way=way)
+    asked: dict[str, Any] = {"override": override, "way": way, "expected": expected, "planned": planned, "clock": clock}
+    release.propose(ctx, service, digest, reason=reason, actor=actor, **asked)
+    with layers_of(ctx, service) as layers:
+        deadline = time.monotonic() + max(wait_s, 0.0)
+        committed = _until_cut_over(ctx, service, digest, layers=layers, actor=actor, deadline=deadline, clock=clock)
+        committed = dataclasses.replace(committed, before=before)
+        return settle(ctx, committed, layers=layers, verb="promote", began=began, wait_s=wait_s, progress=progress, actor=actor)
+
+
+def roll_back(
+    ctx: release.Context,
+    service: str,
+    *,
+    reason: str,
+    actor: str,
+    to: str | None = None,
+    expected: int | None = None,
+    wait_s: float = 60.0,
+    progress: Progress = lambda receipt: None,
+    clock: release.Clock = wallclock.now,
+) -> Outcome:
+    """Roll *service* back and move its traffic; returns when every layer has followed or *wait_s* seconds are over."""
+    began = time.perf_counter()
+    with layers_of(ctx, service) as layers:
+        committed = release.roll_back(ctx, service, reason=reason, actor=actor, to=to, expected=expected, clock=clock)
+        return settle(ctx, committed, layers=layers, verb="rollback", began=began, wait_s=wait_s, progress=progress, actor=actor)
+
+
+@contextlib.contextmanager
+def layers_of(ctx: release.Context, service: str) -> Iterator[Mapping[str, base.Layer]]:
+    """The layers of *service*, opened and looked at before a commit, so that nothing has to be loaded after it."""
+    layers = reconcile.build(ctx.settings, service)
+    try:
+        state = ctx.ledger.state(service)
+        for digest in filter(None, (state.stable, state.previous)):
+            with contextlib.suppress(errors.Damaged, errors.NotFound):
+                frozen_service.read(ctx.ledger.bundle(digest), store=ctx.store)
+        if "traffic" in layers:
+            with contextlib.suppress(base.LayerError):
+                layers["traffic"].observe()
+        yield layers
+    finally:
+        for layer in layers.values():
+            layer.close()
+
+
+def _until_cut_over(
+    ctx: release.Context,
+    service: str,
+    digest: str,
+    *,
+    layers: Mapping[str, base.Layer],
+    actor: str,
+    deadline: float,
+    clock: release.Clock,
+) -> release.Committed:
+    """Drive the release to its cut-over, or find that the controller has done so; or where it is at *deadline*, if phases are left.
+
+    The workers of this host are looked after, and the ledger is told which are ready; whoever has the lease decides.
+    """
+    processes = layers.get("infrastructure")
+    name, holder = duty.lease_name(service), duty.holder(ctx.settings)
+    with duty.given_up(ctx.ledger, name, holder=holder):
+        while True:
+            state = ctx.ledger.state(service)
+            if state.stable == digest:
+                return _found_done(ctx, state)
+            if state.candidate != digest:
+                raise _not_taken_over(ctx, service, digest)
+            if state.chain and (state.phase != "preparing" or time.monotonic() >= deadline):
+                if time.monotonic() >= deadline:
+                    return _found_done(ctx, state)
+                time.sleep(STEP_S)
+                continue
+            view = _look_after(ctx, state, processes, clock=clock)
+            fence = duty.decide(ctx.ledger, state, view, holder=holder, ttl_s=ctx.settings.controller.lease_s)
+            if fence is not None:
+                trouble = "; ".join(filter(None, (view.why(arm) for arm in state.awaited if view.word(arm) == "not ready")))
+                told = {"trouble": trouble, "fence": fence, **readiness.known(view, state.awaited)}
+                committed = proceed.advance(ctx, service, actor=actor, clock=clock, **told)
+                if committed is not None and committed.revision.state.stable == digest:
+                    return committed
+            time.sleep(STEP_S)
+
+
+def _look_after(ctx: release.Context, state: rollout.State, processes: base.Layer | None, *, clock: release.Clock) -> readiness.View:
+    """Bring this host's workers a step further and put into the ledger which are ready; what all hosts say then."""
+    asked: dict[str, Any] = {"settings": ctx.settings, "now": clock()}
+    if isinstance(processes, base.Processes):
+        wanted = desired_state.read(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
+        _report(ctx, wanted.name, reconcile.attempt(processes, wanted))
+        with contextlib.suppress(base.LayerError):  # who cannot ask says nothing
+            seen = base.readiness_of(processes)
+            return readiness.report(ctx.ledger, state.service, wanted=wanted.warm, **seen, **(asked | {"now": clock()}))
+    return readiness.read(ctx.ledger, state.service, **asked)
+
+
+def _check_measured(ctx: release.Context, state: rollout.State, digest: str, *, way: release.Way) -> None:
+    """Raise Unavailable if *digest* has phases to pass and nobody would measure them."""
+    if state.candidate == digest or controller_record(ctx.settings) is not None:
+        return
+    if ctx.ledger.lease_holder(duty.lease_name(state.service), now=wallclock.now()) is not None:
+        return  # a controller of another host
+    with contextlib.suppress(errors.NotFound, errors.Damaged):  # the proposal itself says what is wrong
+        frozen = frozen_service.read(ctx.ledger.bundle(digest), store=ctx.store)
+        if frozen is not None and release.chain_of(state, digest, frozen, way=way):
+            raise errors.Unavailable(
+                f"{bundles.short(digest)!r} has phases to pass, and no controller runs that measures them; start it with 'lastgood up', "
+                "or pass over them with --skip-analysis and a reason"
+            )
+
+
+def _found_done(ctx: release.Context, state: rollout.State) -> release.Committed:
+    return release.Committed(before=state, revision=ctx.ledger.revision(state.service, state.revision), ms=0.0)
+
+
+def _not_taken_over(ctx: release.Context, service: str, digest: str) -> errors.LastgoodError:
+    """The error that fits the revision by which *digest* stopped being the candidate."""
+    last = next(r for r in ctx.ledger.history(service, limit=20) if r.state.candidate != digest and r.verb != "verified")
+    what = f"bundle {bundles.short(digest)!r} did not take over: revision {last.number} by {last.actor}, {last.verb}: {last.reason}"
+    if last.verb == "rollback" and any(mark.bundle == digest for mark in last.marks) and last.evidence.get("verdicts"):
+        return errors.GateFailed(f"{what}; stable was not touched; see 'lastgood report {service}'")
+    if last.verb != "abandon":
+        return errors.Conflict(f"{what}; look at 'lastgood status {service}' and decide again")
+    return errors.PromotionFailed(f"{what}; stable was not touched; read the worker's log in {ctx.settings.logs(service)}")
+
+
+def settle(
+    ctx: release.Context,
+    committed: release.Committed,
+    *,
+    layers: Mapping[str, base.Layer],
+    verb: str,
+    began: float,
+    wait_s: float,
+    actor: str,
+    progress: Progress = lambda receipt: None,
+) -> Outcome:
+    """Make the layers follow a change that is committed; *began* is `time.perf_counter()` of the command's start."""
+    flipped = time.perf_counter()
+    state = committed.revision.state
+    wanted = desired_state.read(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
+    deadline = time.monotonic() + max(wait_s, 0.0)
+    answers = _flip(ctx, wanted, layers=layers, deadline=deadline, progress=progress)
+    traffic = answers.get("traffic")
+    traffic_ms = round((time.perf_counter() - flipped) * 1000, 3) if traffic and traffic.covers(state.revision) else None
+    failpoints.failpoint("release.after_traffic")
+    _wait_for_others(ctx, wanted, layers=layers, answers=answers, deadline=deadline, progress=progress)
+    told = tuple(answers[name] for name in layers if name in answers)
+    outcome = Outcome(
+        service=state.service,
+        verb=verb,
+        before=committed.before,
+        revision=committed.revision,
+        receipts=told,
+        warnings=_slow(ctx, wanted) if verb == "promote" else (),
+        commit_ms=committed.ms,
+        traffic_ms=traffic_ms,
+        total_ms=round((time.perf_counter() - began) * 1000, 3),
+    )
+    _write_down(ctx, outcome, actor=actor)
+    return outcome
+
+
+def _flip(
+    ctx: release.Context, wanted: base.Desired, *, layers: Mapping[str, base.Layer], deadline: float, progress: Progress
+) -> dict[str, Receipt]:
+    """Move the traffic now; only if no worker is ready for it, start one first."""
+    answers: dict[str, Receipt] = {}
+    traffic, processes = layers.get("traffic"), layers.get("infrastructure")
+    if traffic is None:
+        return answers
+    receipt = reconcile.attempt(traffic, wanted, look_first=False)
+    while not receipt.covers(wanted.revision):
+        if processes is not None:
+            answers["infrastructure"] = _report(ctx, wanted.name, reconcile.attempt(processes, wanted))
+            receipt = reconcile.attempt(traffic, wanted, look_first=False)
+        if receipt.covers(wanted.revision) or time.monotonic() >= deadline:
+            break
+        time.sleep(STEP_S)
+    answers["traffic"] = _report(ctx, wanted.name, receipt)
+    progress(receipt)
+    return answers
+
+
+def _wait_for_others(
+    ctx: release.Context,
+    wanted: base.Desired,
+    *,
+    layers: Mapping[str, base.Layer],
+    answers: dict[str, Receipt],
+    deadline: float,
+    progress: Progress,
+) -> None:
+    alive = controller_record(ctx.settings) is not None
+    if not alive and "infrastructure" in layers:
+        answers["infrastructure"] = _report(ctx, wanted.name, reconcile.attempt(layers["infrastructure"], wanted))
+        progress(answers["infrastructure"])
+    waiting = [name for name in layers if not (name in answers and answers[name].covers(wanted.revision))]
+    while waiting and alive:
+        told = receipts.read(ctx.settings.run(wanted.name) / "layers")
+        for name in list(waiting):
+            if name in told and told[name].covers(wanted.revision):
+                answers[name] = told[name]
+                progress(told[name])
+                waiting.remove(name)
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(STEP_S if waiting else 0)
+    for name in waiting:
+        if name not in answers or alive:
+            answers[name] = _lagging(ctx, wanted, name, alive=alive)
+            progress(answers[name])
+
+
+def _slow(ctx: release.Context, wanted: base.Desired) -> tuple[str, ...]:
+    """That the warm-up of the bundle that was promoted took longer than a try has, if its worker said so."""
+    digest = wanted.candidate or wanted.stable
+    told = receipts.read(ctx.settings.run(wanted.name) / "layers").get("infrastructure")
+    workers = told.facts.get("workers") if told else None
+    worker = workers.get(digest) if isinstance(workers, Mapping) else None  # an adapter may tell less of them
+    measured = worker.get("warm_up_s") if isinstance(worker, Mapping) else None
+    if measured is None and digest is not None:
+        measured = warm_ups.read(ctx.settings.run(wanted.name), digest)
+    return tuple(slow_warnings(ctx, wanted.service, digest, warm_up_s=measured)) if digest else ()
+
+
+def slow_warnings(ctx: release.Context, serving: services.Service | None, digest: str, *, warm_up_s: float | None) -> list[str]:
+    """What is wrong with the time limits for bundle *digest*: by its own settings, and by those of the one *serving* while that has the routes."""
+    own = None
+    with contextlib.suppress(errors.NotFound, errors.Damaged):
+        own = frozen_service.read(ctx.ledger.bundle(digest), store=ctx.store)
+    known = [] if own is None else patience.notes(own.traffic, pins=lifetimes.pins(ctx.ledger.bundle(digest)))
+    for settings, name in ((own, "its own settings"), (serving if serving != own else None, "stable's settings")):
+        said = patience.slow(warm_up_s, settings.traffic, of=name) if settings is not None else None
+        known += [f"{bundles.short(digest)}: {said}"] if said else []
+    return known
+
+
+def _lagging(ctx: release.Context, wanted: base.Desired, name: str, *, alive: bool) -> Receipt:
+    told = receipts.read(ctx.settings.run(wanted.name) / "layers").get(name)
+    why = "has not followed yet; the controller keeps trying" if alive else "waits for the controller; start it with 'lastgood up'"
+    if told is not None and told.status == "failed" and alive:
+        why = f"{told.detail} (the controller keeps trying)"
+    return Receipt(
+        layer=name,
+        status="lagging",
+        desired_revision=wanted.revision,
+        observed_revision=told.observed_revision if told else None,
+        ms=0.0,
+        at=wallclock.now(),
+        detail=why,
+        facts=dict(told.facts) if told else {},
+    )
+
+
+def _write_down(ctx: release.Context, outcome: Outcome, *, actor: str) -> None:
+    """Put the receipt into the audit trail, and sign a checkpoint of it.
+
+    The change itself is long committed: a disk that is full by now must not turn a done rollback into a failed command.
+    """
+    body = {
+        "revision": outcome.revision.number,
+        "commit_ms": outcome.commit_ms,
+        "traffic_ms": outcome.traffic_ms,
+        "layers": {receipt.layer: receipt.status for receipt in outcome.receipts},
+    }
+    try:
+        ctx.ledger.note(outcome.service, kind="receipt", body=body, actor=actor, now=wallclock.now())
+        audit.checkpoint(ctx.ledger, outcome.service, ctx.settings.keys)
+    except (OSError, errors.LastgoodError) as error:
+        log.warning("revision %s is done, but its receipt is not in the audit trail: %s", outcome.revision.number, error)
+
+
+def _report(ctx: release.Context, service: str, receipt: Receipt) -> Receipt:
+    receipts.write(ctx.settings.run(service) / "layers", receipt)
+    return receipt

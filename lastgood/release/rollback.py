@@ -1,0 +1,166 @@
+"""Going back to a bundle that was good, and taking a bundle out of use."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from lastgood import context, errors, ledger
+from lastgood.context import Context
+from lastgood.core import transitions as rollout
+from lastgood.hosts import readiness
+from lastgood.release import targets
+from lastgood.release.transaction import Clock, Committed, check_expected, check_planned, commit, note_refusals
+from lastgood.system import clock as wallclock
+
+ATTEMPTS = 8
+"""How often a rollback decides anew because somebody else committed first; each round takes milliseconds."""
+
+SAME_ALARM_S = 30.0
+"""Two people who answer the same alarm must not go back twice: within this time after a rollback, another one needs
+to say which revision it saw (a person who confirmed a plan has), or name its target."""
+
+SAME_PAGE_S = 300.0
+"""The same after a step back that a gate took: the page needs some minutes to wake somebody."""
+
+WAYS_BACK = ("rollback", "quarantine", "revoke")
+"""Verbs that can move stable to an older bundle."""
+
+
+def roll_back(
+    ctx: Context,
+    service: str,
+    *,
+    reason: str,
+    actor: str,
+    to: str | None = None,
+    expected: int | None = None,
+    planned: rollout.State | None = None,
+    automatic: bool = False,
+    unready: bool = False,
+    evidence: Mapping[str, Any] = MappingProxyType({}),
+    fence: ledger.Fence | None = None,
+    clock: Clock = wallclock.now,
+) -> Committed:
+    """Go back to the newest bundle that was stable, verifies now and is not quarantined; or to the digest *to*.
+
+    A bundle that is warm comes before one that is not, and one whose workers cannot be started comes last. What is done without
+    a person needs the *fence* of whoever decides for the service.
+
+    Beats a promotion that commits at the same moment by deciding again on what it finds. With *expected* (a
+    revision) or *planned* (the state of a plan that a person confirmed) it raises Conflict instead if the service is not
+    at that revision, or if another bundle is stable or candidate than planned, so that the person sees what changed.
+    Raises NothingToDo if somebody rolled back moments ago and the caller does not say that it knows.
+    """
+    seen: str | None = None
+    for _ in range(ATTEMPTS):
+        state = ctx.ledger.state(service, about=(to,) if to else ())
+        seen = seen or state.stable
+        check_planned(ctx, state, planned)
+        if to is None and expected is None and planned is None and not automatic:
+            check_not_the_same_alarm(ctx, state, now=clock())
+        event = plan_roll_back(ctx, state, reason=reason, to=to, seen=seen, automatic=automatic, unready=unready, now=clock())
+        noted = note_refusals(ctx, service, verb="rollback", digest=to, actor=actor, clock=clock)
+        with contextlib.nullcontext() if automatic else noted:
+            try:
+                asked: dict[str, Any] = {"reason": reason, "actor": actor, "expected": expected, "evidence": evidence, "clock": clock}
+                return commit(ctx, state, event, verb="rollback", fence=fence, **asked)
+            except errors.Conflict:
+                if expected is not None or automatic:
+                    raise
+    raise errors.Conflict(f"{service!r} changed {ATTEMPTS} times while rolling back; see 'lastgood history {service}' and run it again")
+
+
+def check_not_the_same_alarm(ctx: Context, state: rollout.State, *, now: float) -> None:
+    """Raise NothingToDo if a step back was taken moments ago, by a person or by a gate, also if only a candidate was taken out.
+
+    What was released since then is another bundle, and whoever goes back from that answers another alarm.
+    """
+    for last in ctx.ledger.history(state.service, limit=10):
+        if last.verb == "cut-over":
+            return
+        limit_s = SAME_PAGE_S if last.evidence.get("verdicts") else SAME_ALARM_S
+        if last.verb in WAYS_BACK and abs(now - last.read_at) < limit_s:
+            only = f"to call off only the release under way, 'lastgood rollback {state.service} stable'; " if state.candidate else ""
+            raise errors.NothingToDo(
+                f"{state.service!r} was rolled back {max(now - last.read_at, 0):.0f} s ago by {last.actor} (revision {last.number}); "
+                f"{only}to go back one further, run it again with --expect {state.revision}"
+            )
+
+
+def plan_roll_back(
+    ctx: Context,
+    state: rollout.State,
+    *,
+    reason: str,
+    to: str | None = None,
+    seen: str | None = None,
+    automatic: bool = False,
+    unready: bool = False,
+    now: float | None = None,
+) -> rollout.RollBack:
+    """The event of a rollback from *state*, with the possible targets checked: by what the hosts say of them at *now*, and byte by byte."""
+    if to is not None and to not in state.marks:
+        targets.check_lives(ctx, to)
+    view = readiness.read(ctx.ledger, state.service, settings=ctx.settings, now=wallclock.now() if now is None else now)
+    wanted = (to,) if to else readiness.ranked(state.lineage, view)
+    skip = {state.stable, seen or state.stable} if to is None else set()
+    verified: dict[str, bool] = {}
+    for digest in wanted:
+        if digest in skip or digest in state.marks:
+            continue
+        verified[digest] = targets.verifies(ctx, digest)
+        if verified[digest]:
+            break
+    proven = to is not None and ctx.ledger.was_stable(state.service, to)
+    return rollout.RollBack(
+        reason=reason, seen=seen, to=to, proven=proven, verified=verified, automatic=automatic, unready=unready,
+        verify_s=verify_s(ctx, state),
+    )  # fmt: skip
+
+
+def verify_s(ctx: Context, state: rollout.State) -> float:
+    """For how many seconds a step back is measured, as declared in the stable bundle before it; 0 if that cannot be read."""
+    with contextlib.suppress(errors.LastgoodError):
+        return context.read_service(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings).release.recovery.within_s
+    return 0.0
+
+
+def condemn(
+    ctx: Context,
+    service: str,
+    digest: str,
+    *,
+    kind: rollout.MarkKind,
+    reason: str,
+    actor: str,
+    take_down: bool = False,
+    expected: int | None = None,
+    clock: Clock = wallclock.now,
+) -> Committed:
+    """Quarantine or revoke *digest*; if it serves, the service goes back in the same transaction.
+
+    With *expected*, Conflict if the service is not at that revision.
+    """
+    for _ in range(ATTEMPTS):
+        state = ctx.ledger.state(service, about=(digest,))
+        check_expected(ctx, state, expected)
+        verified = {d: targets.verifies(ctx, d) for d in state.lineage if digest == state.stable and d != digest and d not in state.marks}
+        event = rollout.Condemn(
+            bundle=digest, kind=kind, reason=reason, verified=verified, take_down=take_down, verify_s=verify_s(ctx, state)
+        )
+        with contextlib.suppress(errors.Conflict):
+            verb = "quarantine" if kind == "quarantined" else "revoke"
+            return commit(ctx, state, event, verb=verb, reason=reason, actor=actor, clock=clock)
+    raise errors.Conflict(f"{service!r} changed {ATTEMPTS} times meanwhile; see 'lastgood history {service}' and run it again")
+
+
+def lift(
+    ctx: Context, service: str, digest: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = wallclock.now
+) -> Committed:
+    """Lift the quarantine of *digest*. Raises NotAllowed if it is revoked."""
+    state = ctx.ledger.state(service, about=(digest,))
+    event = rollout.Lift(bundle=digest, reason=reason)
+    return commit(ctx, state, event, verb="lift", reason=reason, actor=actor, expected=expected, clock=clock)

@@ -1,0 +1,74 @@
+"""Whether a bundle can serve now: its bytes, its offline evaluation, the hosted models that it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lastgood import errors
+from lastgood.bundle import manifest as bundles
+from lastgood.context import Context
+from lastgood.model_retirement import records as lifetimes
+from lastgood.service import frozen as frozen_service
+from lastgood.service import schema as services
+from lastgood.system import clock as wallclock
+
+DEEP_VERIFY_BYTES = 256 * 1024 * 1024
+"""Up to this size a rollback target is hashed again before it serves (0.6 s per GiB); above it, sizes are compared
+and the worker hashes it while loading, as it always does."""
+
+
+def check_lives(ctx: Context, digest: str) -> None:
+    """Raise NotAllowed if a model that *digest* asks is known to be gone."""
+    why = lifetimes.gone(ctx.ledger, digest, now=wallclock.now())
+    if why is not None:
+        bundle = ctx.ledger.bundle(digest)
+        raise errors.NotAllowed(
+            f"bundle {bundles.short(digest)!r} answers no more, {why}; name a bundle with another model, "
+            f"or ask again with 'lastgood liveness {bundle.service}'"
+        )
+
+
+def verifies(ctx: Context, digest: str) -> bool:
+    """Whether *digest* could serve now: its bytes are whole, and no model that it asks is known to be gone."""
+    if lifetimes.gone(ctx.ledger, digest, now=wallclock.now()) is not None:
+        return False
+    bundle = ctx.ledger.bundle(digest)
+    deep = sum(part.size for part in bundle.parts.values()) <= DEEP_VERIFY_BYTES
+    try:
+        ctx.store.verify_bundle(bundle, deep=deep)
+    except (errors.Damaged, errors.NotFound, errors.Unavailable, OSError):
+        # A disk that cannot be read now is no place to go back to.
+        return False
+    return True
+
+
+def check_evaluated(ctx: Context, digest: str) -> services.Service:
+    """The bundle's frozen service configuration, if its newest offline evaluation keeps the limits set there."""
+    bundle = ctx.ledger.bundle(digest)
+    frozen = frozen_service.read(bundle, store=ctx.store)
+    if frozen is None:
+        raise errors.NotAllowed(f"bundle {bundles.short(digest)!r} has no configuration; rebuild it")
+    broken = missed_limits(frozen.evaluation, _newest_metrics(ctx, digest))
+    if broken:
+        raise errors.NotAllowed(
+            f"bundle {bundles.short(digest)!r} misses its offline limits: {'; '.join(broken)}; evaluate it, or build a better one"
+        )
+    return frozen
+
+
+def missed_limits(limits: services.Evaluation, metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """Which of *limits* the metrics miss, in words; a metric that was not measured is missed."""
+    missed = []
+    for name, floor in limits.floors.items():
+        if not metrics.get(name, float("nan")) >= floor:
+            missed.append(f"{name} is {metrics.get(name, 'not measured')}, at least {floor} is required")
+    for name, ceiling in limits.ceilings.items():
+        if not metrics.get(name, float("nan")) <= ceiling:
+            missed.append(f"{name} is {metrics.get(name, 'not measured')}, at most {ceiling} is allowed")
+    return tuple(missed)
+
+
+def _newest_metrics(ctx: Context, digest: str) -> Mapping[str, float]:
+    offline = [e for e in ctx.ledger.evaluations(digest) if e.kind == "offline"]
+    metrics: Mapping[str, float] = max(offline, key=lambda e: e.at).report.get("metrics", {}) if offline else {}
+    return metrics

@@ -1,0 +1,108 @@
+"""The one way into the ledger: one decision of the pure core, one transaction.
+
+What does not belong here: what each verb checks before it decides (`promotion`, `rollback`, `holds`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from lastgood import errors, ledger
+from lastgood.bundle import manifest as bundles
+from lastgood.context import Context
+from lastgood.core import transitions as rollout
+from lastgood.system import clock as wallclock
+from lastgood.system import failpoints
+
+Clock = Callable[[], float]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """A change that is in the ledger: the state before, the new revision, and what a person must be told."""
+
+    before: rollout.State
+    revision: ledger.Revision
+    ms: float
+    pages: tuple[str, ...] = ()
+
+
+def commit(
+    ctx: Context,
+    state: rollout.State,
+    event: rollout.Event,
+    *,
+    verb: str,
+    reason: str,
+    actor: str,
+    expected: int | None = None,
+    evidence: Mapping[str, Any] = MappingProxyType({}),
+    fence: ledger.Fence | None = None,
+    clock: Clock = wallclock.now,
+) -> Committed:
+    """Decide on *event* and write the next revision; all or nothing.
+
+    Raises Conflict if *state* (or *expected*) is no longer the newest revision, or the lease of *fence* changed hands, and whatever rule `rollout.step` finds.
+    """
+    check_expected(ctx, state, expected)
+    now = clock()
+    after, effects = rollout.step(state, event, now)
+    began = time.perf_counter()
+    failpoints.failpoint("release.before_append")
+    emergency = isinstance(event, rollout.RollBack | rollout.Condemn)
+    skew_s = wallclock.skew_s() if clock is wallclock.now else 0.0
+    if skew_s:
+        evidence = {**evidence, "clock": {"machine": now + skew_s}}
+    written: dict[str, Any] = {"evidence": evidence, "emergency": emergency, "fence": fence}
+    revision = ctx.ledger.append(after, effects, verb=verb, actor=actor, reason=reason, now=now, **written)
+    failpoints.failpoint("release.after_append")
+    pages = tuple(effect.summary for effect in effects if isinstance(effect, rollout.Paged))
+    return Committed(before=state, revision=revision, ms=round((time.perf_counter() - began) * 1000, 3), pages=pages)
+
+
+def check_expected(ctx: Context, state: rollout.State, expected: int | None) -> None:
+    """Raise Conflict if *state* is not at revision *expected*; None expects nothing."""
+    if expected is not None and state.revision != expected:
+        raise errors.Conflict(_what_changed(ctx, state.service, since=expected))
+
+
+def check_planned(ctx: Context, state: rollout.State, planned: rollout.State | None) -> None:
+    """Raise Conflict if another bundle is stable or candidate than in the state that a plan was made on."""
+    if planned is not None and (planned.stable, planned.candidate) != (state.stable, state.candidate):
+        raise errors.Conflict(_what_changed(ctx, state.service, since=planned.revision))
+
+
+def _what_changed(ctx: Context, service: str, *, since: int) -> str:
+    newer = [r for r in ctx.ledger.history(service, limit=10) if r.number > since]
+    lines = "; ".join(
+        f"revision {r.number} by {r.actor}: {r.verb}, stable is {bundles.short(r.state.stable or 'none')}" for r in reversed(newer)
+    )
+    return f"{service!r} has moved on since revision {since}: {lines}; look at 'lastgood status {service}' and decide again"
+
+
+def last_move(ctx: Context, state: rollout.State) -> ledger.Revision:
+    """The revision by which the present stable bundle became stable; what came after it (a hold, say) moved nothing."""
+    moved = ctx.ledger.revision(state.service, state.revision)
+    while older := ctx.ledger.history(state.service, limit=50, before=moved.number):
+        for revision in older:
+            if revision.state.stable != state.stable:
+                return moved
+            moved = revision
+    return moved
+
+
+@contextlib.contextmanager
+def note_refusals(ctx: Context, service: str, *, verb: str, digest: str | None, actor: str, clock: Clock) -> Iterator[None]:
+    """Write into the audit trail if a rule forbids what is done within the block; the error goes on."""
+    try:
+        yield
+    except errors.NotAllowed as refusal:
+        body = {"verb": verb, "bundle": digest, "why": str(refusal)}
+        with contextlib.suppress(errors.Unavailable):
+            ctx.ledger.note(service, kind="refusal", body=body, actor=actor, now=clock())
+        raise

@@ -1,0 +1,70 @@
+"""Whether a bundle can be used, before anybody knows it: its own code loads it and answers, in a process of its own.
+
+What is accepted here is read later by workers and by the drift watch, at 3 AM too. The child (`serving.trial`) does what they
+do; this side starts it, waits, and knows nothing heavy.
+
+What does not belong here: what is tried (`serving.trial`), whether a bundle is good (gates).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from lastgood import errors
+from lastgood import settings as settings_
+from lastgood.bundle import manifest as bundles
+
+SKIPPED = "skipped as asked: nobody knows whether this bundle loads, and whether its reference, prompt and index can be read"
+SLACK_S = 60.0
+"""Longer than a worker may take to become ready: the machine that builds may be a slow one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """`outcome` is "answered", "unknown" (it cannot be told on this machine) or "skipped"; `notes` say why, or what was odd."""
+
+    outcome: str
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For the provenance."""
+        return {"outcome": self.outcome, "notes": list(self.notes)}
+
+
+def run(settings: settings_.Settings, bundle: bundles.Bundle, *, timeout_s: float) -> Tried:
+    """Try *bundle*, whose parts and manifest are in the store. Raises NotAllowed, with the remedy, if it could not be used."""
+    command = [sys.executable, "-m", "lastgood.conformance.bundle", "--service", bundle.service, "--bundle", bundle.id]
+    environ = {**os.environ, "LASTGOOD_HOME": str(settings.home)}
+    try:
+        done = subprocess.run(  # our own interpreter and module
+            command,
+            cwd=settings.project,
+            env=environ,
+            capture_output=True,
+            timeout=timeout_s + SLACK_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        return Tried(outcome="unknown", notes=(f"it did not answer its warm-up within {timeout_s + SLACK_S:.0f} s on this machine",))
+    except OSError as error:
+        return Tried(outcome="unknown", notes=(f"no process could be started to try it: {error}",))
+    return _read(done)
+
+
+def _read(done: subprocess.CompletedProcess[bytes]) -> Tried:
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    try:
+        found = json.loads(lines[-1])
+        outcome, notes = found["outcome"], tuple(found["notes"])
+    except (ValueError, KeyError, TypeError, IndexError):
+        last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"])[-1]
+        return Tried(outcome="unknown", notes=(f"the process that tried it ended with {done.returncode}: {last[:300]}",))
+    if outcome == "refused":
+        raise errors.NotAllowed("; ".join(notes))
+    return Tried(outcome=outcome, notes=notes)

@@ -1,0 +1,1 @@
+"""How it went: one rollout put together from the ledger, as values, pictures, a page and an incident record."""

@@ -1,0 +1,247 @@
+"""The evidence of one analysis over time: its measurements, replayed from the ledger through the gates that judged them.
+
+A replay is the same fold that the controller made, looked at on the way: what each gate said then, what both arms did
+in each stretch of time. Memory does not grow with the number of measurements.
+
+What does not belong here: which analyses a rollout had (`chronicle`), what an evidence means (`gates`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from lastgood import ledger
+from lastgood.analysis import run as judge
+from lastgood.gates import base
+from lastgood.service import gates as conditions
+
+POINTS = 240
+"""Moments at which each gate is asked on the way; a path of evidence has no more points, and one for the end."""
+
+SPANS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 43_200, 86_400)
+"""Lengths of a stretch of time, in seconds."""
+
+STRETCHES = 120
+"""No more stretches than this in one analysis, whatever its length (up to 120 days)."""
+
+Kind = Literal["shadow", "canary", "bake", "watch", "verify"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """What a gate said at `at` (Unix seconds). `evidence` and `boundary` are log10 as in a verdict, None for gates without."""
+
+    at: float
+    n: int
+    outcome: base.Outcome
+    estimate: float | None
+    evidence: float | None
+    boundary: float | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """What both arms did from `start` until `end` (Unix seconds). `value` of a tally is its mean, by requests.
+
+    `after` is the number of the measurement before its first one.
+    """
+
+    start: float
+    end: float
+    after: int
+    watched: base.Tally
+    beside: base.Tally | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Trail:
+    """One gate in one analysis: the verdict at its end, the path to it, and what both arms did, in stretches and in all."""
+
+    gate: conditions.AnyGate
+    verdict: base.Verdict
+    points: tuple[Point, ...]
+    stretches: tuple[Stretch, ...]
+    watched: base.Tally
+    beside: base.Tally | None
+
+
+Times = Mapping[float, int]
+"""Requests by the lower edge, in ms, of the proxy's bucket that their time fell in."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Analysis:
+    """One question that was measured: `watched` judged beside `beside`, or alone, from `began` until `ended` (Unix seconds).
+
+    `kind` is the phase it belongs to, `rows` how many measurements there are, `trails` one trail per gate by name. `times`
+    maps each bundle to the times of its answers, where a latency gate counted them.
+    """
+
+    key: str
+    kind: Kind
+    mode: base.Mode
+    watched: str
+    beside: str | None
+    began: float
+    ended: float
+    rows: int
+    trails: Mapping[str, Trail]
+    times: Mapping[str, Times]
+
+
+def replay(book: ledger.Ledger, service: str, question: judge.Question, *, kind: Kind, until: float) -> Analysis:
+    """The analysis of *question* as it stood at *until* (Unix seconds). Reads each measurement once."""
+    question = judge.since(question, book=book, service=service)
+    return _Replay(question, book=book, service=service, until=until).told(kind)
+
+
+class _Replay(judge.Analysis):
+    """The fold of a judge, asked at regular times on the way."""
+
+    def __init__(self, question: judge.Question, *, book: ledger.Ledger, service: str, until: float) -> None:
+        self._until = until
+        self._step_s = max((until - question.began) / POINTS, 1e-3)
+        self._due = question.began
+        self._rows = 0
+        self._points: dict[str, list[Point]] = {name: [] for name in question.gates}
+        self._bins = {name: _Bins(question.began, until) for name in question.gates}
+        self._times = {name: (_Times(), _Times()) for name, gate in question.gates.items() if gate.metric == "latency_p99"}
+        super().__init__(question, book=book, service=service)
+
+    def _take(self, seq: int, body: Mapping[str, Any], *, at: float) -> None:
+        seen = [(name, base.observation(one)) for name, found in body["observations"].items() for one in found]
+        newest = max((one.at for _, one in seen if math.isfinite(one.at)), default=None)
+        if newest is not None and newest > self._until:
+            return
+        super()._take(seq, body, at=at)
+        if not judge._follows(seq, body):  # a second controller saw the same requests
+            return
+        self._rows += 1
+        for name, one in seen:
+            if name in self._bins and not one.down and math.isfinite(one.at):
+                self._bins[name].add(one, seq=seq)
+        for name, arms in self._times.items():
+            if name in body["cursors"]:
+                for arm, times in zip(("watched", "beside"), arms, strict=True):
+                    times.take((body["cursors"][name] or {}).get(arm))
+        if newest is not None and newest >= self._due:
+            self._ask(newest)
+
+    def _ask(self, at: float) -> None:
+        self._due = at + self._step_s
+        for name, verdict in self.verdicts(at).items():
+            self._points[name].append(_point(verdict))
+
+    def told(self, kind: Kind) -> Analysis:
+        question = self.question
+        last = self.verdicts(self._until) if self._rows else {}
+        names = {question.watched: 0, **({question.beside: 1} if question.beside else {})}
+        times = {digest: arms[place].counts for arms in self._times.values() for digest, place in names.items() if arms[place].counts}
+        return Analysis(
+            key=question.key,
+            kind=kind,
+            mode=question.mode,
+            watched=question.watched,
+            beside=question.beside,
+            began=question.began,
+            ended=self._until,
+            rows=self._rows,
+            trails={name: self._trail(name, verdict) for name, verdict in last.items()},
+            times=times,
+        )
+
+    def _trail(self, name: str, verdict: base.Verdict) -> Trail:
+        kept = self._tracks[name]
+        return Trail(
+            gate=self.question.gates[name],
+            verdict=verdict,
+            points=(*self._points[name], _point(verdict)),
+            stretches=tuple(self._bins[name].told()),
+            watched=kept.watched,
+            beside=None if verdict.n_beside is None else kept.beside,
+        )
+
+
+def _point(verdict: base.Verdict) -> Point:
+    return Point(
+        at=verdict.at,
+        n=verdict.n,
+        outcome=verdict.outcome,
+        estimate=verdict.estimate,
+        evidence=verdict.evidence,
+        boundary=verdict.boundary,
+    )
+
+
+class _Bins:
+    """Sums of both arms in stretches of equal length; an observation belongs to the one that holds its `at`, the end included."""
+
+    def __init__(self, began: float, ended: float) -> None:
+        self._began = began
+        wanted = (ended - began) / STRETCHES
+        self._length = next((span for span in SPANS if span >= wanted), wanted)
+        self._sums: dict[int, tuple[_Sum, _Sum, int]] = {}
+
+    def add(self, seen: base.Observation, *, seq: int) -> None:
+        place = max(math.ceil((seen.at - self._began) / self._length) - 1, 0)
+        watched, beside, _ = self._sums.setdefault(place, (_Sum(), _Sum(), seq - 1))
+        watched.add(seen.watched)
+        beside.add(seen.beside)
+
+    def told(self) -> Iterator[Stretch]:
+        for place, (watched, beside, after) in sorted(self._sums.items(), key=lambda item: item[0]):
+            start = self._began + place * self._length
+            yield Stretch(
+                start=start,
+                end=start + self._length,
+                after=after,
+                watched=watched.tally(),
+                beside=beside.tally() if beside.looks else None,
+            )
+
+
+class _Sum:
+    """Tallies added up; gauges by their mean, weighed by requests."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self._n = self._bad = 0
+        self._total = self._value = self._weight = 0.0
+
+    def add(self, tally: base.Tally | None) -> None:
+        if tally is None:
+            return
+        self.looks += 1
+        self._n, self._bad, self._total = self._n + tally.n, self._bad + tally.bad, self._total + tally.total
+        if tally.value is not None:
+            weight = max(tally.n, 1)
+            self._value, self._weight = self._value + tally.value * weight, self._weight + weight
+
+    def tally(self) -> base.Tally:
+        return base.Tally(n=self._n, bad=self._bad, total=self._total, value=self._value / self._weight if self._weight else None)
+
+
+class _Times:
+    """Adds up the proxy's cumulative buckets, as its source leaves them in each cursor.
+
+    A count that went back begins anew; after a cursor without any, the next one only says where counting goes on.
+    """
+
+    def __init__(self) -> None:
+        self._before: Mapping[str, int] | None = None
+        self.counts: dict[float, int] = {}
+
+    def take(self, cursor: Any) -> None:
+        now = cursor.get("times") if isinstance(cursor, Mapping) else None
+        before, self._before = self._before, now
+        if not isinstance(now, Mapping) or before is None:
+            return
+        if any(now.get(low, 0) < count for low, count in before.items()):
+            before = {}
+        for low, count in now.items():
+            fresh = count - before.get(low, 0)
+            if fresh:
+                self.counts[float(low)] = self.counts.get(float(low), 0) + fresh

@@ -1,0 +1,229 @@
+"""One page about one rollout: a single HTML file that needs nothing else, to be kept, mailed and printed.
+
+What does not belong here: what is known (`chronicle`), how it is drawn (`plots`).
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lastgood import errors
+from lastgood.bundle.manifest import short
+from lastgood.gates import base
+from lastgood.reports import evidence as trails
+from lastgood.reports import incident, plots
+from lastgood.reports import wording as words
+from lastgood.reports.record import Chronicle
+
+NONE = "\u2013"
+"""What stands where there is no figure."""
+
+MAX_BYTES = 2_000_000
+"""A page is smaller than this; pictures that would make it larger are left out."""
+
+EXTRA = "a report needs the extra 'report'; install it: pip install 'lastgood[report]'"
+
+_TITLES = {
+    "traffic": "Who had the traffic",
+    "evidence": "What the gates had against the candidate",
+    "latency": "How long answers took",
+    "layers": "How the layers followed",
+}
+_CAPTIONS = {
+    "traffic": "Each bundle's share of live requests. Hatched: requests that were copied to the candidate, whose answers nobody saw. "
+    "Marks show where verdicts of the gates moved the release.",
+    "evidence": "Each line is a bet that the candidate does harm, started at 1: what it has grown to, on a scale of powers of ten. A gate fails where its "
+    "line crosses the dashed boundary. It may be looked at any time, and crosses by chance no more often than the alpha in service.yaml says.",
+    "latency": "The further left, the faster; at the dotted line 99 of 100 answers were ready.",
+    "layers": "From the ledger's commit until each layer agreed with it. Hatched: it agreed by then; when exactly was not recorded.",
+}
+_ARMS = "One step stands for 25 requests or more of that bundle. The dashed line is the threshold, the dotted one where by estimate the fault begins to show."
+
+
+def write(chronicle: Chronicle, out: Path) -> Path:
+    """Write the page to *out* and return it. Atomic. Raises Unavailable, or UsageError without the extra `report`."""
+    text = html(chronicle)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staged = out.with_name(f".{out.name}.{os.getpid()}")
+        staged.write_text(text, "utf-8")
+        staged.replace(out)
+    except OSError as error:
+        raise errors.Unavailable(f"cannot write {out}: {error}; name another file with --out") from error
+    return out
+
+
+def html(chronicle: Chronicle) -> str:
+    """The page as text. All words that come from people or bundles are escaped; no address outside the page is named."""
+    try:
+        import jinja2
+    except ImportError as error:
+        raise errors.UsageError(EXTRA) from error
+    source = resources.files("lastgood.reports").joinpath("report.html.j2").read_text("utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "short": _short,
+        "moment": words.moment,
+        "duration": words.duration,
+        "between": words.between,
+        "figure": _figure,
+        "power": _power,
+    }
+    template = environment.from_string(source)
+    return template.render(**_values(chronicle), svgs=_pictures(chronicle))
+
+
+def _values(chronicle: Chronicle) -> dict[str, Any]:
+    """What the page shows besides pictures."""
+    return {
+        "c": chronicle,
+        "headline": words.headline(chronicle),
+        "afterwards": words.afterwards(chronicle),
+        "tone": _tone(chronicle),
+        "incident": incident.of(chronicle),
+        "analyses": [_analysis(one) for one in chronicle.analyses if one.rows],
+        "revisions": [_revision(revision) for revision in chronicle.revisions],
+        "parts": [_part(change) for change in chronicle.changes],
+        "requests": [(digest, chronicle.requests[digest]) for digest in _bundles(chronicle) if digest in chronicle.requests],
+        "not_undone": words.NOT_UNDONE if chronicle.left else (),
+        "commands": _commands(chronicle),
+    }
+
+
+def _tone(chronicle: Chronicle) -> str:
+    """good, bad or open: the colour of the headline."""
+    return {"released": "good", "taken out": "bad", "rolled back": "bad"}.get(chronicle.outcome, "open")
+
+
+def _bundles(chronicle: Chronicle) -> list[str]:
+    return [digest for digest in (chronicle.candidate, chronicle.stable) if digest is not None]
+
+
+def _pictures(chronicle: Chronicle) -> list[dict[str, str]]:
+    """The pictures as SVG, each with its heading and what to read from it."""
+    import markupsafe
+
+    made: list[dict[str, str]] = []
+    for number, (name, figure) in enumerate(plots.every(chronicle).items()):
+        gate = name.removeprefix("arms-")
+        title = plots.title_of(figure)
+        svg = plots.svg(figure, name=f"p{number}", title=title)
+        if sum(len(one["svg"]) for one in made) + len(svg) > MAX_BYTES * 0.8:
+            continue
+        heading = _TITLES.get(name, f"What gate '{gate}' saw of both bundles")
+        made.append({"name": name, "heading": heading, "caption": _CAPTIONS.get(name, _ARMS), "svg": markupsafe.Markup(svg)})  # noqa: S704  # matplotlib has escaped its texts
+    return made
+
+
+# --- tables ------------------------------------------------------------------------------------------------
+
+
+def _analysis(one: trails.Analysis) -> dict[str, Any]:
+    titles = {
+        "shadow": "Shadow: answers to copied requests",
+        "canary": "Canary: beside stable",
+        "bake": "Bake: alone, after the cut-over",
+        "watch": "Watch: alone, long after the cut-over",
+        "verify": "After the way back: is stable well?",
+    }
+    gates = [_gate(trail) for trail in one.trails.values()]
+    return {
+        "title": titles[one.kind],
+        "seconds": one.ended - min(trail.points[0].at for trail in one.trails.values()),
+        "rows": one.rows,
+        "gates": gates,
+    }
+
+
+def _gate(trail: trails.Trail) -> dict[str, Any]:
+    verdict = trail.verdict
+    return {
+        "verdict": verdict,
+        "outcome": words.gate_words(verdict),
+        "share": None if verdict.evidence is None or not verdict.boundary else max(0.0, min(1.0, verdict.evidence / verdict.boundary)),
+        "figures": f"{_amount(verdict, verdict.estimate)} / {_amount(verdict, verdict.reference)}",
+        "interval": _interval(verdict),
+    }
+
+
+def _amount(verdict: base.Verdict, value: float | None) -> str:
+    """A figure in the unit of its metric."""
+    if value is None:
+        return NONE
+    if verdict.metric in ("error_rate", "agreement", "latency_p99", "sample_ratio"):
+        return f"{100 * value:.3g} %"
+    return f"{value:.4g}"
+
+
+def _interval(verdict: base.Verdict) -> str:
+    if verdict.interval is None:
+        return NONE
+    scale, unit = (100, " points") if verdict.metric in ("error_rate", "agreement", "latency_p99", "sample_ratio") else (1, "")
+    low, high = (f"{scale * bound:+.3g}" for bound in verdict.interval)
+    return f"{low} to {high}{unit}"
+
+
+def _revision(revision: Any) -> dict[str, Any]:
+    state = revision.state
+    return {
+        "number": revision.number,
+        "at": revision.at,
+        "verb": revision.verb,
+        "actor": revision.actor,
+        "reason": revision.reason,
+        "phase": "verifying" if state.verifying and state.phase == "idle" else state.phase,
+        "weight_pct": state.weight_pct if state.candidate else (100.0 if state.phase == "baking" else 0.0),
+        "marks": [(mark.bundle, mark.kind) for mark in revision.marks],
+    }
+
+
+def _part(change: Any) -> dict[str, Any]:
+    sides = {"before": change.before, "after": change.after}
+    digests = {side: short(part.digest) if part else NONE for side, part in sides.items()}
+    meta = [(key, _brief(old), _brief(new)) for key, (old, new) in change.meta.items()] if change.change == "changed" else []
+    return {"name": change.name, "change": change.change, **digests, "meta": meta}
+
+
+def _commands(chronicle: Chronicle) -> list[tuple[str, str]]:
+    """Where to look further, exactly as it is typed."""
+    service, candidate = chronicle.service, short(chronicle.candidate)
+    found = [("what serves now", f"lastgood status {service}"), ("every change", f"lastgood history {service}")]
+    if chronicle.ending is None:
+        found += [("watch it", f"lastgood watch {service}"), ("stop it", f"lastgood rollback {service} stable")]
+    if chronicle.stable:
+        found.append(("what differs", f"lastgood diff {service} {short(chronicle.stable)} {candidate}"))
+    found += [
+        ("the bundle", f"lastgood show {service} {candidate}"),
+        ("these figures as JSON", f"lastgood report {service} --rollout {chronicle.rollout} --json"),
+    ]
+    if chronicle.left:
+        found.append(("release it all the same", f"lastgood promote {service} {candidate} --override-quarantine --reason '…'"))
+    if chronicle.revisions[-1].state.hold is not None:
+        found.append(("allow releases again", f"lastgood release-hold {service} --reason '…'"))
+    return [*found, ("prove that nothing was changed since", f"lastgood audit verify {service}")]
+
+
+# --- filters -----------------------------------------------------------------------------------------------
+
+
+def _short(digest: str | None) -> str:
+    return short(digest) if digest else "nothing"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}"
+
+
+def _power(value: float) -> str:
+    """A power of ten; a number cannot be markup."""
+    import markupsafe
+
+    return markupsafe.Markup("10<sup>{}</sup>").format(f"{value:.1f}")
+
+
+def _brief(value: object) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 80 else text[:77] + "…"

@@ -1,0 +1,224 @@
+"""The record of a rollout that was taken back: one JSON object with a stable schema, kept in the audit trail and as a file.
+
+What does not belong here: telling a person at once (`paging`), pages to read (`report`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lastgood import errors, release
+from lastgood.ledger import audit, rows
+from lastgood.reports import record as chronicles
+from lastgood.reports import rollouts as episode
+from lastgood.reports import wording as words
+from lastgood.reports.record import Chronicle
+from lastgood.system import clock as wallclock
+
+log = logging.getLogger("lastgood.ops.incident")
+
+SCHEMA = "lastgood.incident/v1"
+ACTOR = "lastgood"
+
+
+def close(ctx: release.Context, service: str, revision_number: int, *, clock: release.Clock = wallclock.now) -> dict[str, Any] | None:
+    """Keep the record of the rollout that revision *revision_number* took back, or whose way back it found to have helped or not.
+
+    Returns the record, the old one if it was kept before; None if the revision ends nothing, if nobody is blamed, or
+    if it is still being measured whether the way back helped. Raises nothing but LastgoodError.
+    """
+    try:
+        rollout = episode.of(ctx.ledger, service, revision_number)
+        if rollout is None:
+            return None
+        told = chronicles.collect(ctx, service, rollout=rollout, clock=clock)
+        over = told.verified is not None or told.revisions[-1].state.verifying is None
+        return write(ctx, service, told, clock=clock) if told.left is not None and over else None
+    except errors.LastgoodError:
+        raise
+    except Exception as error:  # the border: whoever calls this has a release to look after
+        raise errors.LastgoodError(
+            f"the incident of revision {revision_number} of {service!r} cannot be recorded: {type(error).__name__}: {error}; "
+            f"see 'lastgood report {service}'"
+        ) from error
+
+
+def write(ctx: release.Context, service: str, chronicle: Chronicle, *, clock: release.Clock = wallclock.now) -> dict[str, Any]:
+    """Keep the record in the audit trail and in `incidents/` of the home folder, once for each rollout; returns what is kept.
+
+    Raises NothingToDo if nothing was taken back, Unavailable if the file cannot be written (the audit trail has it then).
+    """
+    if chronicle.left is None:
+        raise errors.NothingToDo(f"rollout {chronicle.rollout} of {service!r} was not taken back; see 'lastgood report {service}'")
+    kept = chronicles.notes(ctx.ledger, service, "incident", since=chronicle.revisions[0].at)
+    found = next((note for note in kept if note["rollout"] == chronicle.rollout), None)
+    if found is None:
+        # As the audit trail gives it back, so that a second writing changes nothing.
+        found = rows.parse(rows.dump(of(chronicle)), "the incident")
+        ctx.ledger.note(service, kind="incident", body=found, actor=ACTOR, now=clock())
+        try:
+            audit.checkpoint(ctx.ledger, service, ctx.settings.keys)
+        except (OSError, errors.LastgoodError) as error:
+            log.warning("the incident of rollout %s is in the audit trail, but not signed: %s", chronicle.rollout, error)
+    _write_file(file_of(ctx.settings.home, service, chronicle.rollout), found)
+    return found
+
+
+def file_of(home: Path, service: str, rollout: int) -> Path:
+    """Where the record of a rollout is in the home folder."""
+    return home / "incidents" / f"{service}-rollout-{rollout}.json"
+
+
+def of(chronicle: Chronicle) -> dict[str, Any]:
+    """The record, as plain JSON. Times are Unix seconds; what is not known is null.
+
+    Of a rollout that was not taken back, `bad_bundle` is null and the rest says how far it came.
+    """
+    ending, fired = chronicle.ending, chronicle.fired
+    bad = chronicle.left
+    answered = chronicle.requests.get(chronicle.candidate, chronicles.Requests())
+    value = {
+        "schema": SCHEMA,
+        "service": chronicle.service,
+        "rollout": chronicle.rollout,
+        "outcome": chronicle.outcome,
+        "summary": words.headline(chronicle),
+        "bad_bundle": bad,
+        "candidate": chronicle.candidate,
+        "good_bundle": chronicle.good,
+        "proposed_at": chronicle.revisions[0].at,
+        "onset": chronicle.onset,
+        "onset_between": list(chronicle.onset_between) if chronicle.onset_between else None,
+        "detected_at": _detected(chronicle),
+        "decided": _decided(chronicle),
+        "seconds": _seconds(chronicle),
+        "requests": {
+            "answered": answered.answered,
+            "failed": answered.failed,
+            "user_errors": answered.user_errors,
+            "mirrored": answered.mirrored,
+            "bad_by_gate": _bad_by_gate(chronicle, copies=False),
+            "bad_copies_by_gate": _bad_by_gate(chronicle, copies=True),
+        },
+        "verdict": fired.to_json() if fired else None,
+        "gates": [verdict.to_json() for verdict in chronicle.decided],
+        "layers": [_layer(one) for one in chronicle.followed],
+        "pages": [_page(page) for page in chronicle.pages],
+        "verification": _verification(chronicle),
+        "not_undone": list(words.NOT_UNDONE) if bad else [],
+        "missing": list(chronicle.missing),
+        "ended": ending is not None,
+    }
+    plain: dict[str, Any] = _plain(value)
+    return plain
+
+
+def _detected(chronicle: Chronicle) -> float | None:
+    if chronicle.left is None or chronicle.ending is None:
+        return None
+    return chronicle.fired.at if chronicle.fired else chronicle.ending.at
+
+
+def _decided(chronicle: Chronicle) -> dict[str, Any] | None:
+    ending = chronicle.ending
+    if ending is None:
+        return None
+    return {
+        "revision": ending.number,
+        "at": ending.at,
+        "verb": ending.verb,
+        "actor": ending.actor,
+        "reason": ending.reason,
+        "automatic": bool(chronicle.left and chronicle.decided),
+    }
+
+
+def _seconds(chronicle: Chronicle) -> dict[str, Any]:
+    """Measured: `exposure` (the candidate had users), from the verdict to the commit, and until the traffic had moved.
+
+    Estimated: all that begins with the onset, as that is; `onset_to_verdict_between` is the least and the most that it may be.
+    """
+    measured = {"exposure": chronicle.exposure_s}
+    detected, ending = _detected(chronicle), chronicle.ending
+    if detected is None or ending is None:
+        names = ("onset_to_verdict", "onset_to_verdict_between", "verdict_to_commit", "verdict_to_traffic", "onset_to_traffic")
+        return {**dict.fromkeys(names), **measured}
+    traffic = next((one.ms for one in chronicle.followed if one.layer == "traffic" and not one.at_most), None)
+    moved = None if traffic is None else ending.at + traffic / 1000
+    onset, between = chronicle.onset, chronicle.onset_between
+    return {
+        "onset_to_verdict": None if onset is None else max(detected - onset, 0.0),
+        "onset_to_verdict_between": None if between is None else [max(detected - moment, 0.0) for moment in reversed(between)],
+        "verdict_to_commit": max(ending.at - detected, 0.0),
+        "verdict_to_traffic": None if moved is None else max(moved - detected, 0.0),
+        "onset_to_traffic": None if moved is None or onset is None else max(moved - onset, 0.0),
+        **measured,
+    }
+
+
+def _bad_by_gate(chronicle: Chronicle, *, copies: bool) -> dict[str, int]:
+    """How many of the candidate's answers the gates counted as bad (failed, too slow, different): to users, or to copies.
+
+    Agreement is counted on copies alone, whenever that is.
+    """
+    sums: dict[str, int] = {}
+    for analysis in chronicle.analyses:
+        if analysis.watched == chronicle.candidate:
+            for name, trail in analysis.trails.items():
+                of_copies = analysis.kind == "shadow" or trail.verdict.metric == "agreement"
+                if trail.verdict.metric in ("error_rate", "latency_p99", "agreement") and of_copies == copies:
+                    sums[name] = sums.get(name, 0) + trail.watched.bad
+    return sums
+
+
+def _layer(one: chronicles.Followed) -> dict[str, Any]:
+    return {
+        "layer": one.layer,
+        "status": one.status,
+        "desired": one.desired,
+        "observed": one.observed,
+        "ms": one.ms,
+        "at_most": one.at_most,
+        "detail": one.detail,
+    }
+
+
+def _page(page: Any) -> dict[str, Any]:
+    names = ("revision", "key", "severity", "summary", "at", "delivered_at", "resolves")
+    return {name: getattr(page, name) for name in names}
+
+
+def _verification(chronicle: Chronicle) -> dict[str, Any] | None:
+    verified = chronicle.verified
+    if verified is None:
+        return None
+    outcome = verified.reason.partition(":")[0].replace(" ", "_")
+    return {"outcome": outcome, "reason": verified.reason, "revision": verified.number, "at": verified.at}
+
+
+def _plain(value: Any) -> Any:
+    """*value* as JSON can hold it: a figure that is none becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_file(file: Path, value: Mapping[str, Any]) -> None:
+    text = json.dumps(value, indent=2, sort_keys=True) + "\n"
+    try:
+        if file.exists() and file.read_text("utf-8") == text:
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        staged = file.with_name(f".{file.name}.{os.getpid()}")
+        staged.write_text(text, "utf-8")
+        staged.replace(file)
+    except OSError as error:
+        raise errors.Unavailable(f"cannot write {file}: {error}; the audit trail has the record: 'lastgood audit export'") from error

@@ -1,0 +1,395 @@
+"""Everything that is known of one rollout, put together from the ledger: values only, for reports and incident records.
+
+A rollout begins with the revision that proposed it and ends with its cut-over and bake, or with its way back and the
+measurement after that. What cannot be read any more is left out, and `missing` says so.
+
+What does not belong here: pictures (`plots`), pages (`report`), what is worth keeping as an incident (`incident`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lastgood import context, errors, ledger, release
+from lastgood.analysis import run as judge
+from lastgood.bundle import manifest as bundles
+from lastgood.bundle.manifest import short
+from lastgood.gates import base
+from lastgood.layers import receipts
+from lastgood.ledger import audit
+from lastgood.reports import changepoint as onset
+from lastgood.reports import evidence as trails
+from lastgood.reports import latency as times
+from lastgood.reports import rollouts as episode
+from lastgood.reports.rollouts import Outcome
+from lastgood.system import clock as wallclock
+
+__all__ = ["Chronicle", "Followed", "Outcome", "Segment", "collect", "newest"]
+
+GAP_S = 900.0
+"""Seconds before a late way back that are still shown; what lies between the bake and that is left out."""
+
+PAGES = 500
+"""So many of a service's newest pages are looked through for those of the rollout."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """From `start` until `end` (Unix seconds) nothing changed: each bundle's share of the traffic in percent, and the mirror."""
+
+    revision: int
+    phase: str
+    start: float
+    end: float
+    shares: Mapping[str, float]
+    mirror_pct: float = 0.0
+    held: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """How one layer followed the revision that ended the rollout (or the newest one).
+
+    `ms` is from the commit until it agreed; None if unknown. If `at_most`, only that it was no later is known.
+    """
+
+    layer: str
+    status: str
+    desired: int
+    observed: int | None
+    ms: float | None
+    at_most: bool = False
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Requests:
+    """What was asked of one bundle while the rollout was measured.
+
+    `answered` are the requests of users that it was to answer, of which it `failed` some; `user_errors` of them ended with an error
+    for the user, whoever gave it (None: not known). `mirrored` are copies of requests, whose answers nobody got.
+    """
+
+    answered: int = 0
+    failed: int = 0
+    mirrored: int = 0
+    user_errors: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Chronicle:
+    """One rollout of `candidate` over `stable`; `rollout` is the revision that proposed it.
+
+    `revisions` are its own, oldest first; `ending` is the one that ended it, None while it is under way, `verified` the one
+    that closed the measurement after its way back. `decided` are the verdicts that the ending revision was made on (the
+    standing ones while it is under way). `left` is the bundle that was taken back, `good` what serves since then.
+    `onset` is an estimate of since when the fault shows, `onset_between` the earliest and the latest that it may well have been.
+    Times are Unix seconds.
+    """
+
+    service: str
+    rollout: int
+    at: float
+    candidate: str
+    stable: str | None
+    outcome: Outcome
+    revisions: tuple[ledger.Revision, ...]
+    ending: ledger.Revision | None
+    verified: ledger.Revision | None
+    segments: tuple[Segment, ...]
+    analyses: tuple[trails.Analysis, ...]
+    decided: tuple[base.Verdict, ...]
+    onset: float | None
+    onset_between: tuple[float, float] | None
+    followed: tuple[Followed, ...]
+    pages: tuple[ledger.Page, ...]
+    changes: tuple[bundles.PartChange, ...]
+    requests: Mapping[str, Requests]
+    times: Mapping[str, times.Curve]
+    missing: tuple[str, ...]
+
+    @property
+    def left(self) -> str | None:
+        """The bundle that was taken back and is blamed; None if none is."""
+        return self.candidate if self.outcome in ("taken out", "rolled back") else None
+
+    @property
+    def good(self) -> str | None:
+        """What serves since the rollout ended (so far: what is stable)."""
+        return self.revisions[-1].state.stable if self.ending is None else self.ending.state.stable
+
+    @property
+    def fired(self) -> base.Verdict | None:
+        """The verdict that took the rollout back; None if no gate did."""
+        failed = [verdict for verdict in self.decided if verdict.outcome == "fail"] or list(self.decided)
+        return failed[0] if self.left and failed else None
+
+    @property
+    def exposure_s(self) -> float:
+        """For how long the candidate had users, by the revisions: seconds in which it had a share of the traffic, until now or the end."""
+        end = math.inf if self.ending is None or self.left is None else self.ending.at
+        return sum(max(min(one.end, end) - one.start, 0.0) for one in self.segments if one.shares.get(self.candidate, 0.0) > 0)
+
+    @property
+    def began(self) -> float:
+        return self.segments[0].start
+
+    @property
+    def ended(self) -> float:
+        return self.segments[-1].end
+
+    @property
+    def last_analysis(self) -> trails.Analysis | None:
+        """The one on which the rollout was judged last, the time after a way back not counted."""
+        judged = [one for one in self.analyses if one.kind != "verify" and one.rows]
+        return judged[-1] if judged else None
+
+
+def newest(book: ledger.Ledger, service: str) -> int:
+    """The newest rollout of *service*. Raises NotFound if there was none."""
+    return episode.newest(book, service)
+
+
+def collect(ctx: release.Context, service: str, *, rollout: int | None = None, clock: release.Clock = wallclock.now) -> Chronicle:
+    """Everything about the rollout that revision *rollout* proposed (None: the newest). Raises NotFound if it proposed none.
+
+    Only reads. Takes some seconds for each 10,000 measurements; memory does not grow with them.
+    """
+    found = episode.find(ctx.ledger, service, episode.newest(ctx.ledger, service) if rollout is None else rollout)
+    now = clock()
+    until = found.over_at if found.over_at is not None else max(now, found.revisions[-1].at)
+    missing: list[str] = []
+    asked = _asked(ctx, found, until=until, missing=missing)
+    analyses = tuple(
+        trails.replay(ctx.ledger, service, question, kind=kind, until=end)
+        for question, kind, end in asked  # one after the other: each is a fold over its measurements
+    )
+    if not any(one.rows for one in analyses):
+        missing.append("no measurements: none were made, or they are older than the time that measurements are kept")
+    estimate = _onset(ctx, found, asked, analyses)
+    return Chronicle(
+        service=service,
+        rollout=found.number,
+        at=now,
+        candidate=found.candidate,
+        stable=found.stable,
+        outcome=found.outcome,
+        revisions=found.revisions,
+        ending=found.ending,
+        verified=found.verified,
+        segments=_segments(found, until=until),
+        analyses=analyses,
+        decided=_decided(found, analyses, missing),
+        onset=None if estimate is None else estimate.at,
+        onset_between=None if estimate is None else (estimate.earliest, estimate.latest),
+        followed=_followed(ctx, found, missing),
+        pages=_pages(ctx, found),
+        changes=_changes(ctx, found, missing),
+        requests=_requests(analyses, asked, missing),
+        times=_times(ctx, found, analyses, until=until, missing=missing),
+        missing=tuple(missing),
+    )
+
+
+# --- time --------------------------------------------------------------------------------------------------
+
+
+def _segments(found: episode.Episode, *, until: float) -> tuple[Segment, ...]:
+    """One for each revision, until the next; a way back long after the bake is shown with the time just before it."""
+    made = []
+    moments = [revision.at for revision in found.revisions[1:]]
+    for revision, end in zip(found.revisions, [*moments, until], strict=True):
+        state = revision.state
+        shares = {state.stable: 100.0} if state.stable else {}
+        if state.stable and state.candidate and state.weight_pct > 0:
+            shares = {state.candidate: state.weight_pct, state.stable: 100.0 - state.weight_pct}
+        phase = "verifying" if state.verifying and state.phase == "idle" else state.phase
+        made.append(
+            Segment(
+                revision=revision.number,
+                phase=phase,
+                start=revision.at,
+                end=max(end, revision.at),
+                shares=shares,
+                mirror_pct=state.mirror_pct if state.candidate else 0.0,
+                held=state.hold is not None,
+            )
+        )
+    if found.late and found.ending is not None:
+        start = max(found.ending.at - GAP_S, found.revisions[0].at)
+        return tuple(dataclasses.replace(one, start=max(one.start, start)) for one in made if one.end > start)
+    return tuple(made)
+
+
+# --- evidence ----------------------------------------------------------------------------------------------
+
+_Asked = tuple[judge.Question, trails.Kind, float]
+
+_MEASURED_S = 1.0
+"""A step back rests on what was measured some moments before: on watch, perhaps, at the end of the day before."""
+
+
+def _asked(ctx: release.Context, found: episode.Episode, *, until: float, missing: list[str]) -> list[_Asked]:
+    """The analyses of the rollout: the question in its last form, its phase, and when it ended."""
+    asked: dict[str, _Asked] = {}
+    for state, end in found.states(until):
+        try:
+            service = context.judged_by(ctx, state)
+        except errors.LastgoodError as error:
+            if f"gates: {error}" not in missing:
+                missing.append(f"gates: {error}")
+            continue
+        for question in judge.questions(state, service, proposed_at=found.revisions[0].at, now=end - _MEASURED_S):
+            earlier = asked.get(question.key)
+            gates = {**(earlier[0].gates if earlier else {}), **question.gates}
+            asked[question.key] = dataclasses.replace(question, gates=gates), _kind(question.key), end
+    return [one for one in asked.values() if one[1] != "watch" or found.late]
+
+
+def _kind(key: str) -> trails.Kind:
+    if key.startswith("verify/"):
+        return "verify"
+    phase = key.rpartition("/")[2]
+    return next(kind for kind in ("shadow", "canary", "bake", "watch") if phase.startswith(kind))
+
+
+def _decided(found: episode.Episode, analyses: tuple[trails.Analysis, ...], missing: list[str]) -> tuple[base.Verdict, ...]:
+    """The verdicts in the evidence of the ending revision; while under way, those that stand."""
+    if found.ending is None:
+        judged = [one for one in analyses if one.rows]
+        return tuple(trail.verdict for trail in judged[-1].trails.values()) if judged else ()
+    kept = found.ending.evidence.get("verdicts", ())
+    verdicts = tuple(filter(None, map(parse_verdict, kept)))
+    if len(verdicts) < len(kept):
+        missing.append(
+            f"{len(kept) - len(verdicts)} verdicts of revision {found.ending.number} are in a form that this release does not know"
+        )
+    return verdicts
+
+
+def parse_verdict(value: Mapping[str, Any]) -> base.Verdict | None:
+    """The verdict that `Verdict.to_json` made; None if it is none that this release knows."""
+    try:
+        interval = value.get("interval")
+        return base.Verdict(**{**value, "interval": tuple(interval) if interval else None})
+    except (TypeError, AttributeError):
+        return None
+
+
+def _onset(
+    ctx: release.Context, found: episode.Episode, asked: list[_Asked], analyses: tuple[trails.Analysis, ...]
+) -> onset.Estimate | None:
+    """Since when the fault of the gate that took the rollout back shows, by estimate."""
+    failed = {verdict.gate for verdict in map(parse_verdict, found.taken_back_by) if verdict and verdict.outcome == "fail"}
+    moments = [
+        onset.estimate(ctx.ledger, found.service, question, trail=analysis.trails[gate])
+        for (question, kind, _), analysis in zip(asked, analyses, strict=True)
+        for gate in failed & set(analysis.trails)
+        if kind != "verify" and analysis.rows and analysis.trails[gate].verdict.outcome == "fail"
+    ]
+    return min((moment for moment in moments if moment is not None), key=lambda moment: moment.at, default=None)
+
+
+def _requests(analyses: tuple[trails.Analysis, ...], asked: list[_Asked], missing: list[str]) -> dict[str, Requests]:
+    """Each bundle's requests, as the gate on failed requests counted them in every analysis; copies apart."""
+    sums: dict[str, Requests] = {}
+    for (question, _, _), analysis in zip(asked, analyses, strict=True):
+        trail = next((trail for trail in analysis.trails.values() if trail.verdict.metric == "error_rate"), None)
+        if trail is None:
+            continue
+        if question.copied and trail.watched.n and trail.watched.user_errors is None:
+            missing.append("how many of the candidate's answers in the canary went to users: an older release counted copies with them")
+        for digest, tally in ((analysis.watched, trail.watched), (analysis.beside, trail.beside)):
+            if digest is None or tally is None:
+                continue
+            copied = analysis.kind == "shadow" and digest == analysis.watched
+            old = sums.get(digest, Requests())
+            sums[digest] = Requests(
+                answered=old.answered + (0 if copied else tally.n),
+                failed=old.failed + (0 if copied else tally.bad),
+                user_errors=old.user_errors if copied or tally.user_errors is None else (old.user_errors or 0) + tally.user_errors,
+                mirrored=old.mirrored + (tally.n if copied else tally.copies),
+            )
+    return sums
+
+
+def _times(
+    ctx: release.Context, found: episode.Episode, analyses: tuple[trails.Analysis, ...], *, until: float, missing: list[str]
+) -> dict[str, times.Curve]:
+    """How long answers took: what the proxy counted for a latency gate, else what the workers logged."""
+    for analysis in reversed([one for one in analyses if one.kind != "verify"]):
+        if set(analysis.times) >= {analysis.watched, *filter(None, (analysis.beside,))}:
+            return {digest: times.of_buckets(counts) for digest, counts in analysis.times.items()}
+    end = until if found.ending is None else found.ending.at
+    wanted = tuple(filter(None, (found.candidate, found.stable)))
+    try:
+        return times.logged(ctx.settings.inference(found.service), wanted, since=found.revisions[0].at, until=end)
+    except (ImportError, OSError, errors.LastgoodError) as error:
+        missing.append(f"times of answers: {error}")
+        return {}
+
+
+# --- around it ---------------------------------------------------------------------------------------------
+
+
+def _followed(ctx: release.Context, found: episode.Episode, missing: list[str]) -> tuple[Followed, ...]:
+    """What the layers answered to the revision that ended the rollout, by the audit trail and their newest receipts."""
+    revision = found.ending or found.revisions[-1]
+    answers: dict[str, Followed] = {}
+    for name, told in receipts.read(ctx.settings.run(found.service) / "layers").items():
+        if told.desired_revision >= revision.number:
+            answers[name] = _told(told, revision)
+    try:
+        note = next(
+            (note for note in notes(ctx.ledger, found.service, "receipt", since=revision.at) if note["revision"] == revision.number), None
+        )
+    except errors.LastgoodError as error:
+        missing.append(f"receipts: {error}")
+        note = None
+    for name, status in (note or {}).get("layers", {}).items():
+        ms = note["traffic_ms"] if note and name == "traffic" else None
+        kept = answers.get(name)
+        if ms is not None or kept is None:
+            answers[name] = Followed(
+                layer=name, status=str(status), desired=revision.number, observed=kept.observed if kept else None, ms=ms
+            )
+    return tuple(answers.values())
+
+
+def _told(told: receipts.Receipt, revision: ledger.Revision) -> Followed:
+    """A receipt file is written anew at each look, so it only says that the layer had followed by then."""
+    agreed = told.covers(revision.number)
+    return Followed(
+        layer=told.layer,
+        status=told.status,
+        desired=revision.number,
+        observed=told.observed_revision,
+        ms=max(told.at - revision.at, 0.0) * 1000 if agreed and told.desired_revision == revision.number else None,
+        at_most=True,
+        detail=told.detail,
+    )
+
+
+def notes(book: ledger.Ledger, service: str, kind: str, *, since: float) -> list[dict[str, Any]]:
+    """The notes of one *kind* in the audit trail of *service* since then (Unix seconds), oldest first."""
+    entries = audit.export(book, service, since=since)
+    return [entry["body"]["note"] for entry in entries if entry["kind"] == "note" and entry["subject"] == kind]
+
+
+def _pages(ctx: release.Context, found: episode.Episode) -> tuple[ledger.Page, ...]:
+    """The pages that went with the revisions of the rollout, oldest first."""
+    own = {revision.number for revision in found.revisions}
+    pages = (page for page in ctx.ledger.pages(found.service, limit=PAGES) if page.revision in own)
+    return tuple(sorted(pages, key=lambda page: (page.at, page.revision, page.key)))
+
+
+def _changes(ctx: release.Context, found: episode.Episode, missing: list[str]) -> tuple[bundles.PartChange, ...]:
+    try:
+        old = ctx.ledger.bundle(found.stable) if found.stable else None
+        return tuple(bundles.diff(old, ctx.ledger.bundle(found.candidate)))
+    except errors.LastgoodError as error:
+        missing.append(f"parts of {short(found.candidate)}: {error}")
+        return ()

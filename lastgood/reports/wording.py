@@ -1,0 +1,97 @@
+"""A rollout in words: the one sentence that says how it went, and times for people."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+from lastgood.bundle.manifest import short
+from lastgood.gates import base
+from lastgood.reports.record import Chronicle
+
+NOT_UNDONE = (
+    "answers that users have already had, and what other systems did with them",
+    "actions that the bundle took outside (bookings, messages): see the audit of what it did",
+    "labels and feedback that were given to its answers; they stay in the log, marked with its digest",
+)
+"""What no way back takes back."""
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people: 12 ms, 3.4 s, 5 min, 2.5 h."""
+    if seconds <= 0:
+        return "0 s"
+    for unit, size in (("days", 86_400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        if seconds >= size * (2 if size > 1 else 1):
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1000:.3g} ms"
+
+
+def moment(at: float) -> str:
+    """Unix time for people, in UTC and to the second."""
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def headline(chronicle: Chronicle) -> str:
+    """How the rollout went, in one sentence."""
+    name = short(chronicle.candidate)
+    ending = chronicle.ending
+    if ending is None:
+        return _unfinished(chronicle, name)
+    took = duration(ending.at - chronicle.revisions[0].at)
+    match chronicle.outcome:
+        case "released":
+            return f"{name} was released after {took}, and nothing spoke against it"
+        case "given up":
+            return f"The release of {name} was given up after {took}, and nobody is blamed: {ending.reason}"
+        case "called off":
+            return f"The release of {name} was called off by {ending.actor} after {took}: {ending.reason}"
+    automatically = " automatically" if chronicle.decided else ""
+    done = f"taken out{automatically} before its cut-over" if chronicle.outcome == "taken out" else f"rolled back{automatically}"
+    if not chronicle.decided:
+        return f"{name} was {done} by {ending.actor}, {took} after it was proposed: {ending.reason}"
+    return f"{name} was {done}, {took} after it was proposed; {exposure(chronicle)}{onset(chronicle, ending.at)}: {ending.reason}"
+
+
+def exposure(chronicle: Chronicle) -> str:
+    """For how long users had had the candidate, as it was measured."""
+    return f"users had had it for {duration(chronicle.exposure_s)}" if chronicle.exposure_s > 0 else "no user had had an answer of it"
+
+
+def onset(chronicle: Chronicle, until: float) -> str:
+    """How long before *until* (Unix seconds) the fault began to show, as the estimate that it is; empty if there is none."""
+    if chronicle.onset is None:
+        return ""
+    text = f", and its fault had shown for an estimated {duration(max(until - chronicle.onset, 0.0))}"
+    return text + (f" ({between([until - moment for moment in reversed(chronicle.onset_between)])})" if chronicle.onset_between else "")
+
+
+def between(seconds: Sequence[float]) -> str:
+    """The least and the most that a length of time may be."""
+    least, most = (max(value, 0.0) for value in seconds)
+    return f"between {duration(least)} and {duration(most)}"
+
+
+def _unfinished(chronicle: Chronicle, name: str) -> str:
+    state = chronicle.revisions[-1].state
+    since = duration(chronicle.at - chronicle.revisions[0].at)
+    if chronicle.outcome == "baking":
+        return f"{name} has all traffic since {duration(chronicle.at - (state.phase_since or chronicle.at))} and is being watched"
+    held = f", held by {state.hold.actor}: {state.hold.reason}" if state.hold else ""
+    return f"{name} is on its way since {since}: {state.phase}, {state.weight_pct:g} % of the traffic{held}"
+
+
+def afterwards(chronicle: Chronicle) -> str:
+    """Whether the way back helped, in one sentence; empty if there was none."""
+    if chronicle.left is None or chronicle.ending is None:
+        return ""
+    if chronicle.verified is not None:
+        return chronicle.verified.reason
+    if chronicle.revisions[-1].state.verifying is not None:
+        return "it is being measured whether that helped"
+    return "it was not measured whether that helped: no user had had an answer of it, or the service turns this off"
+
+
+def gate_words(verdict: base.Verdict) -> str:
+    """A verdict in two words."""
+    return {"pass": "passed", "fail": "failed", "inconclusive": "cannot tell"}[verdict.outcome]

@@ -1,0 +1,283 @@
+"""`service.yaml`: what a team says about its own service, strictly checked.
+
+The file is frozen into every bundle's config part together with the code files it names, so a rollback
+brings back the settings a bundle was released with. Unknown keys are errors, units stand in the names.
+
+What does not belong here: machine-wide settings (`settings`) and which bundle serves (`ledger`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import yaml
+
+from lastgood import errors
+from lastgood.bundle import manifest as bundle
+from lastgood.service import drift as drift_rules
+from lastgood.service import gates as conditions
+from lastgood.service import strategy as strategies
+from lastgood.service import timeouts as patience
+from lastgood.system import yaml_errors as yaml_lines
+
+FILE = "service.yaml"
+SCHEMA = "lastgood.service/v1"
+
+
+class _Group(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Traffic(_Group):
+    """How requests reach the service."""
+
+    port: int = pydantic.Field(ge=1, le=65535)
+    """Loopback port on which the proxy listens."""
+    timeout_s: float = pydantic.Field(default=5.0, gt=0, le=patience.LONGEST_S)
+    """Seconds until the proxy gives up on an answer, and for which a worker that is retired goes on with one. Missing: as the tier has it."""
+    per_try_timeout_s: float = pydantic.Field(default=3.0, gt=0, le=patience.LONGEST_S)
+    """Seconds for one attempt, where asking twice does no harm; a second one goes to the fallback bundle. Missing: 60 % of timeout_s."""
+    idempotent: bool = True
+    """True if asking twice does no harm: then failed answers are retried, not only failed connections. Missing: as the tier has it."""
+    user_header: str = "x-user-id"
+    """Header that names the user; one user stays on one side of a split."""
+    user_cookie: str = "session"
+    """Cookie that names the user where the header is missing."""
+    disclose: Literal["bundle", "none"] = "bundle"
+    """What an answer says of where it is from: its bundle and revision, or nothing. Arm and parts are told by debug token only."""
+
+
+class Serving(_Group):
+    """How a worker process behaves."""
+
+    ready_timeout_s: float = pydantic.Field(default=60.0, gt=0, le=3600)
+    """Seconds a new worker may take to load and answer its warm-up; after that a promotion fails."""
+    max_body_bytes: int = pydantic.Field(default=1_048_576, gt=0, le=16 * 1024 * 1024)
+    """Largest request body, in bytes; a larger one is answered with 413."""
+    max_batch: int = pydantic.Field(default=1000, gt=0, le=10_000)
+    """Most rows in one request."""
+    user_requests: int = pydantic.Field(default=32, ge=1, le=2000)
+    """Most requests of one user under way at a worker; one more is answered with 429."""
+    user_feedback_per_min: int = pydantic.Field(default=6000, ge=1, le=10_000_000)
+    """Most rows of feedback that a worker takes of one user in a minute, `max_batch` at least; more are answered with 429."""
+    log_flush_s: float = pydantic.Field(default=1.0, gt=0, le=60)
+    """Seconds of inference log that a kill -9 may lose at most."""
+    log_segment_rows: int = pydantic.Field(default=50_000, gt=0, le=5_000_000)
+    """Rows after which a new Parquet segment is begun."""
+    log_keep_days: float = pydantic.Field(default=30.0, gt=0, le=3660)
+    """Days after which a segment is removed."""
+    cache_s: float = pydantic.Field(default=0.0, ge=0, le=30 * 86_400)
+    """Seconds for which the answer to a row is kept and given again to an equal row; 0 keeps none."""
+    cache_rows: int = pydantic.Field(default=10_000, ge=1, le=10_000_000)
+    """Most answers that a worker keeps in its own memory; a Redis has limits of its own."""
+
+
+class Recovery(_Group):
+    """What counts as recovered after a step back; declared before the release, so that nobody moves the goal afterwards.
+
+    Every gate of the service is asked of stable alone: against its own limit, else against what stable had before, plus
+    the gate's margin. All pass: recovered. One fails: not recovered, so the release was not the cause.
+    """
+
+    within_s: float = pydantic.Field(default=300.0, ge=0, le=30 * 86_400)
+    """Seconds that the measurement may take; after that it is inconclusive. 0 turns it off."""
+    min_samples: int = pydantic.Field(default=50, ge=1, le=conditions.MOST)
+    """Fewest requests of stable before it can be called recovered."""
+
+
+class Release(_Group):
+    """How a new bundle takes over."""
+
+    strategy: tuple[strategies.Phase, ...] | None = None
+    """Phases before the cut-over: shadow, canary, approval. Empty: cut over at once. Missing: those of the tier."""
+    high_stakes: bool = False
+    """With no strategy named: shadow, canary and an approval, whatever the tier."""
+    control_arm: bool = False
+    """A second worker of stable, started with the candidate's, answers as large a share; times and scores are compared with it alone."""
+    bake_s: float = pydantic.Field(default=600.0, ge=0, le=90 * 86_400)
+    """Seconds after the cut-over during which the release counts as unproven; previous stays warm meanwhile and after."""
+    alpha: float = pydantic.Field(default=0.01, gt=0, le=0.2)
+    """Chance that the sequential tests of one release, all together, take out a bundle that is no worse."""
+    rollback_window: int = pydantic.Field(default=3, ge=0, le=16)
+    """A bundle among so many that were stable last has proved itself: it is released without analysis. 0: none is."""
+    recovery: Recovery = Recovery()
+
+    @pydantic.field_validator("strategy")
+    @classmethod
+    def _chain(cls, value: tuple[strategies.Phase, ...] | None) -> tuple[strategies.Phase, ...] | None:
+        return None if value is None else strategies.check(value)
+
+
+class Evaluation(_Group):
+    """What a bundle must reach offline before it may serve."""
+
+    floors: dict[str, float] = {}
+    """Metric name to the lowest value allowed."""
+    ceilings: dict[str, float] = {}
+    """Metric name to the highest value allowed."""
+
+
+class Service(_Group):
+    """One service, as its `service.yaml` says."""
+
+    schema_: Literal["lastgood.service/v1"] = pydantic.Field(alias="schema")
+    service: str
+    tier: strategies.Tier
+    owner: str
+    """Who is paged and who may be asked."""
+    description: str = ""
+    runtime: str = "runtime:Runtime"
+    """`module:Class` inside the service folder; loads a bundle and answers requests."""
+    code: tuple[str, ...] = ("runtime.py",)
+    """Files of the service folder that are frozen with the configuration."""
+    parts: tuple[str, ...] = ("model", "config", "environment")
+    """Parts that every bundle of this service must have."""
+    traffic: Traffic
+    serving: Serving = Serving()
+    release: Release = Release()
+    evaluation: Evaluation = Evaluation()
+    gates: dict[str, conditions.Gate] = pydantic.Field(default={}, validate_default=True)
+    """Name to gate; the gates `errors`, `oom`, `ejections` and `split` are always there and can be set by these names."""
+    drift: drift_rules.Drift | None = None
+    """What is watched on the bundle that serves; without it nothing is. The bundle's data part must then bring a reference."""
+    options: dict[str, Any] = {}
+    """Settings of the service's own code; lastgood only freezes them."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _of_tier(cls, value: Any) -> Any:
+        return patience.filled(value)
+
+    @pydantic.field_validator("service")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return bundle.check_service_name(value)
+
+    @pydantic.field_validator("parts")
+    @classmethod
+    def _parts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = set(value) - set(bundle.PART_NAMES)
+        if unknown:
+            raise ValueError(f"unknown parts {sorted(unknown)}; a bundle has {', '.join(bundle.PART_NAMES)}")
+        return value
+
+    @pydantic.field_validator("code")
+    @classmethod
+    def _code(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"{name!r} leaves the service folder; name files below it")
+        return value
+
+    @pydantic.field_validator("gates")
+    @classmethod
+    def _gates(cls, value: dict[str, conditions.AnyGate]) -> dict[str, conditions.AnyGate]:
+        return {**conditions.DEFAULTS, **value}
+
+    @pydantic.model_validator(mode="after")
+    def _agree(self) -> Service:
+        if self.release.control_arm:
+            strategies.check_control(self.chain)
+            conditions.check_control(self.gates)
+        conditions.check(self.gates, mirrored=any(getattr(phase, "mirror_pct", 0.0) for phase in self.chain))
+        return self
+
+    @property
+    def chain(self) -> strategies.Chain:
+        """The phases of a release before the cut-over: those named, else those of the tier."""
+        if self.release.strategy is not None:
+            return self.release.strategy
+        return strategies.of_tier(self.tier, high_stakes=self.release.high_stakes)
+
+
+def parse(text: str, *, where: str) -> Service:
+    """The service that *text* (YAML) describes; *where* names its source in errors. Raises UsageError, naming the lines."""
+    value = yaml_lines.load(text, where=where)
+    with _explained(text, where=where):
+        return Service.model_validate(value)
+
+
+def parse_frozen(text: str, *, where: str) -> Service:
+    """Like `parse`, for what a bundle brings: a value above a largest one that came later counts as the largest.
+
+    An older bundle was released with it, and must still be there to go back to.
+    """
+    value = yaml_lines.load(text, where=where)
+    with _explained(text, where=where):
+        try:
+            return Service.model_validate(value)
+        except pydantic.ValidationError as error:
+            if not all(problem["type"] == "less_than_equal" for problem in error.errors()):
+                raise
+            for problem in error.errors():
+                _put(value, problem["loc"], problem["ctx"]["le"])
+            return Service.model_validate(value)
+
+
+def _put(value: Any, loc: Sequence[int | str], new: float) -> None:
+    """Set what *loc* of an error leads to; steps that only name a kind of a union are passed over."""
+    *way, last = loc
+    for step in way:
+        if isinstance(value, list) or (isinstance(value, dict) and step in value):
+            inside: Any = value
+            value = inside[step]
+    value[last] = new
+
+
+@contextlib.contextmanager
+def _explained(text: str, *, where: str) -> Iterator[None]:
+    """What is wrong with *text*, as a UsageError that names its lines."""
+    try:
+        yield
+    except pydantic.ValidationError as error:
+        raise errors.UsageError(f"{where} is wrong: {yaml_lines.explain(text, error)}") from error
+    except errors.UsageError as error:
+        raise errors.UsageError(f"{where} is wrong: {error}; correct the named key") from error
+
+
+def load(folder: Path) -> Service:
+    """The service of the folder that holds `service.yaml`. Raises UsageError or NotFound."""
+    file = folder / FILE
+    try:
+        text = file.read_text("utf-8")
+    except FileNotFoundError as error:
+        known = sorted(p.parent.name for p in folder.parent.glob(f"*/{FILE}"))
+        raise errors.NotFound(f"no service {folder.name!r}: {file} is missing; services here: {', '.join(known) or 'none'}") from error
+    except UnicodeDecodeError as error:
+        raise errors.UsageError(f"{file} is not UTF-8: {error}; save it as UTF-8") from error
+    found = parse(text, where=str(file))
+    if found.service != folder.name:
+        raise errors.UsageError(f"{file} names service {found.service!r}; rename the folder or the service so that they agree")
+    return found
+
+
+def freeze(folder: Path, out: Path, *, options: Mapping[str, Any] | None = None, overlay: Mapping[str, Any] | None = None) -> Path:
+    """Write the config part of the service in *folder* to *out* and return it: service.yaml and the code files it names.
+
+    The written file is the effective one: defaults filled in, *options* laid over the service's own, the keys of *overlay*
+    (`release`, `gates`, …) in place of the file's, comments and order dropped, so that equal settings have equal bytes and a
+    later default does not reach back into old bundles. Raises NotFound if a named code file is missing, UsageError if *out*
+    holds anything already or the overlay does not fit.
+    """
+    found = load(folder)
+    if overlay:
+        laid = yaml.safe_dump({**found.model_dump(mode="json", by_alias=True, exclude_unset=True), **overlay}, sort_keys=False)
+        found = parse(laid, where=f"{folder / FILE} with {', '.join(overlay)} replaced")
+    release = found.release.model_copy(update={"strategy": found.chain})
+    merged = found.model_copy(update={"options": {**found.options, **(options or {})}, "release": release})
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise errors.UsageError(f"{out} is not empty; freeze a configuration into a new folder")
+    for name in found.code:
+        if not (folder / name).is_file():
+            raise errors.NotFound(f"service {found.service!r} names code file {name!r}, which {folder} does not have; correct 'code'")
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, out / name)
+    text = yaml.safe_dump(merged.model_dump(mode="json", by_alias=True), sort_keys=True, allow_unicode=True)
+    (out / FILE).write_text(text, "utf-8")
+    return out

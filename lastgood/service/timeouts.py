@@ -1,0 +1,111 @@
+"""How long a request may take, and whether it may be asked twice: what each tier does where its service.yaml does not say.
+
+    real-time-api     5 s in all, asked again elsewhere after 3 s or a failed answer
+    batch-scoring     300 s, asked once
+    llm-application, fine-tuned-model, rag     120 s, asked once
+    multi-step-agent  600 s, asked once
+
+Where nothing is asked twice, one try may take as long as the whole request. What a file names wins always.
+
+What does not belong here: how Envoy is told (`layers.traffic`), the phases of a tier (`strategy`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from lastgood.service.strategy import Tier
+
+
+class Limits(Protocol):
+    """The time limits of a service, `traffic` of its service.yaml."""
+
+    @property
+    def timeout_s(self) -> float: ...
+    @property
+    def per_try_timeout_s(self) -> float: ...
+    @property
+    def idempotent(self) -> bool: ...
+
+
+LONGEST_S = 600.0
+"""The longest that a service may let its callers wait."""
+_WAITS = ("local", "openai", "anthropic")
+"""Providers that take their time; the others answer at once, whatever their pin says."""
+TRY_SHARE = 0.6
+"""Of the time for a request, the share that its first try may take; the rest is for the fallback."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Patience:
+    """What a tier's callers wait for an answer, in seconds, and whether asking twice does no harm."""
+
+    timeout_s: float
+    idempotent: bool
+
+    def per_try_s(self, timeout_s: float, *, idempotent: bool) -> float:
+        """Seconds for one try of a request that may take *timeout_s*."""
+        return round(timeout_s * TRY_SHARE, 6) if idempotent else timeout_s
+
+
+DEFAULTS: Mapping[Tier, Patience] = {
+    "real-time-api": Patience(5.0, idempotent=True),
+    "batch-scoring": Patience(300.0, idempotent=False),
+    "multi-step-agent": Patience(LONGEST_S, idempotent=False),
+    "llm-application": Patience(120.0, idempotent=False),
+    "fine-tuned-model": Patience(120.0, idempotent=False),
+    "rag": Patience(120.0, idempotent=False),
+}
+
+
+def filled(service: Any) -> Any:
+    """*service*, the content of a service.yaml, with what its `traffic` leaves out by tier; anything else as it is."""
+    traffic = service.get("traffic") if isinstance(service, Mapping) else None
+    tier = DEFAULTS.get(service["tier"]) if isinstance(traffic, Mapping) and isinstance(service.get("tier"), str) else None
+    if not isinstance(traffic, Mapping) or tier is None:
+        return service
+    timeout_s = traffic.get("timeout_s", tier.timeout_s)
+    idempotent = traffic.get("idempotent", tier.idempotent)
+    known = {"timeout_s": timeout_s, "idempotent": idempotent}
+    if isinstance(timeout_s, int | float) and isinstance(idempotent, bool):
+        known["per_try_timeout_s"] = tier.per_try_s(timeout_s, idempotent=idempotent)
+    return {**service, "traffic": {**known, **traffic}}
+
+
+def try_s(traffic: Limits) -> float:
+    """Seconds that one try really has, as the proxy is told."""
+    return min(traffic.per_try_timeout_s, traffic.timeout_s) if traffic.idempotent else traffic.timeout_s
+
+
+def notes(traffic: Limits, *, pins: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """What of *traffic* contradicts itself or the *pins* of its models, one sentence each with its remedy."""
+    found = []
+    if not traffic.idempotent and traffic.per_try_timeout_s < traffic.timeout_s:
+        found.append(
+            f"traffic.per_try_timeout_s ({traffic.per_try_timeout_s:g} s) has no effect, since nothing is asked twice; "
+            "set idempotent: true if asking twice does no harm, or take it out"
+        )
+    limit_s = try_s(traffic)
+    key = "per_try_timeout_s" if limit_s < traffic.timeout_s else "timeout_s"
+    for pin in pins:
+        budget_s = pin.get("params", {}).get("budget_s")
+        if pin.get("provider") in _WAITS and isinstance(budget_s, int | float) and budget_s > limit_s:
+            found.append(
+                f"{pin['provider']} model {pin.get('model')!r} may take {budget_s:g} s by its pin, but traffic.{key} ends a try after "
+                f"{limit_s:g} s; raise {key} above it, or lower params.budget_s of the pin"
+            )
+    return found
+
+
+def slow(warm_up_s: float | None, traffic: Limits, *, of: str) -> str | None:
+    """That a worker's warm-up took longer than a try by *of*'s settings has; None if it did not, or if nobody measured it."""
+    limit_s = try_s(traffic)
+    if warm_up_s is None or warm_up_s <= limit_s:
+        return None
+    again = limit_s < traffic.timeout_s
+    key = "per_try_timeout_s" if again else "timeout_s"
+    then = "a request that takes as long is given up and asked again elsewhere" if again else "a request that takes as long is given up"
+    return f"its warm-up took {warm_up_s:.3g} s, longer than the {limit_s:g} s of a try ({of}: traffic.{key}): {then}; raise {key}, or make it faster"

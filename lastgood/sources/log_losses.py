@@ -1,0 +1,57 @@
+"""Rows that the logs of a service lack: lost when they were written, or passed over when they were read. Shown by `status`, and told once.
+
+What does not belong here: who counts them (`serving.segments`, `sources.inference`), how a page is delivered (`ops.paging`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from lastgood import context
+from lastgood.paging import once as telling
+from lastgood.serving import losses
+from lastgood.settings import Settings
+
+CAUSES = {
+    "disk": "were lost, for the disk refused them; make room there, and see 'lastgood doctor'",
+    "unwritable": "were lost, for no column could hold them; the worker's log says which",
+    "unreadable": "cannot be read and are passed over; they are older than the checks that refuse such rows, and go with the log's age",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """So many rows of a log, for one cause of CAUSES; `why` is what was seen last."""
+
+    log: str
+    cause: str
+    rows: int
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def text(self) -> str:
+        """A sentence, with the remedy."""
+        return f"{self.rows:,} rows of the log of {self.log} {CAUSES[self.cause]}{f' ({self.why})' if self.why else ''}"
+
+
+def missing(settings: Settings, service: str) -> list[Missing]:
+    """What the logs of *service* lack, by log and cause. Of several gates that pass over the same rows the one with the most counts."""
+    found: dict[tuple[str, str], tuple[int, str]] = {}
+    for one in losses.read(settings.inference(service)):
+        for cause, rows in (("disk", one.lost - one.unwritable), ("unwritable", one.unwritable), ("unreadable", one.unreadable)):
+            if rows > 0:
+                known, why = found.get((one.log, cause), (0, ""))
+                found[one.log, cause] = (max(known, rows) if cause == "unreadable" else known + rows, one.why or why)
+    return [Missing(log=log, cause=cause, rows=rows, why=why) for (log, cause), (rows, why) in sorted(found.items())]
+
+
+def tell(ctx: context.Context, service: str, *, now: float) -> None:
+    """Page each cause once."""
+    found = missing(ctx.settings, service)
+    teller = telling.Teller(ctx, service) if found else None
+    for one in found:
+        if teller is not None:
+            teller.once(f"log-{one.log}-{one.cause}", f"{service}: {one.text()}", severity="warning", body=one.to_json(), now=now)
