@@ -12,22 +12,18 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bench import measure
 from bench.table import Row, Table
 from lastgood.index import base, embedders, fuse, lancedb
 from services.helpdesk import build, evaluate, models, pins, prepare, retrieval
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDS = 5
 DEEP = 30
 """Passages that each search hands to the ranking."""
 WAYS: Sequence[retrieval.Way] = ("text", "vector", "hybrid")
-SAMPLES = 2000
 
 Hits = list[base.Hit]
 Golden = Sequence[Mapping[str, Any]]
@@ -77,7 +73,7 @@ def _measured(folder: Path, *, name: models.Name, version: str) -> list[Row]:
     }
     scores = {way: _ndcg(hits, golden) for way, hits in ways.items()}
     gain = [ranked - both for ranked, both in zip(scores["ranked"], scores["hybrid"], strict=True)]
-    low, high = _interval(gain)
+    low, high = measure.interval(gain)
     mean: Callable[[Sequence[float]], float] = lambda values: sum(values) / len(values)  # noqa: E731
     peers = {
         "words": mean(scores["text"]),
@@ -137,12 +133,3 @@ def _place(hit: base.Hit, hits: Hits) -> tuple[float, float]:
 @functools.cache
 def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"[a-z0-9_]{3,}", text.lower()))
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % of the means of samples drawn from *values* with replacement."""
-    import numpy as np
-
-    draw = np.random.default_rng(1)
-    means: npt.NDArray[np.float64] = draw.choice(np.asarray(values), size=(SAMPLES, len(values))).mean(axis=1)
-    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))

@@ -52,12 +52,13 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows of one measurement. `ours` heads our column; `notes` say how it was done."""
+    """Rows of one measurement. `ours` heads our column; `notes` say how it was done; without `ratios` the peers stand alone."""
 
     title: str
     rows: Sequence[Row]
     ours: str = "lastgood"
     notes: Sequence[str] = ()
+    ratios: bool = True
 
     @property
     def peers(self) -> tuple[str, ...]:
@@ -105,18 +106,20 @@ def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
     with_limit = any(row.below is not None for row in table.rows)
     with_note = any(row.note for row in table.rows)
     head = ["figure", "unit", table.ours, *(["p95", "p99", "max", "n"] if with_spread else [])]
-    head += [column for name in peers for column in (name, "ratio")]
+    head += [column for name in peers for column in ((name, "ratio") if table.ratios else (name,))]
     head += [*(["promised"] if with_limit else []), *(["note"] if with_note else [])]
-    return head, [_line(row, peers=peers, columns=(with_spread, with_limit, with_note)) for row in table.rows]
+    return head, [_line(row, peers=peers, columns=(with_spread, table.ratios, with_limit, with_note)) for row in table.rows]
 
 
-def _line(row: Row, *, peers: Sequence[str], columns: tuple[bool, bool, bool]) -> list[str]:
-    with_spread, with_limit, with_note = columns
+def _line(row: Row, *, peers: Sequence[str], columns: tuple[bool, bool, bool, bool]) -> list[str]:
+    with_spread, with_ratios, with_limit, with_note = columns
     cells = [row.what, row.unit, number(row.ours)]
     if with_spread:
         cells += [number(value) for value in (row.spread.p95, row.spread.p99, row.spread.high, row.spread.n)] if row.spread else [""] * 4
     for name in peers:
-        cells += [number(row.peers[name]) if name in row.peers else "", number(row.ratios[name]) if name in row.ratios else ""]
+        cells.append(number(row.peers[name]) if name in row.peers else "")
+        if with_ratios:
+            cells.append(number(row.ratios[name]) if name in row.ratios else "")
     if with_limit:
         verdict = {None: "", True: " kept", False: " MISSED"}[row.kept]
         cells.append(f"< {number(row.below)}{verdict}" if row.below is not None else "")

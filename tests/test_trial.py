@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import enum
+import json
 import textwrap
 import uuid
 from collections.abc import Callable
@@ -23,7 +24,11 @@ from lastgood import settings as settings_
 from lastgood.bundle import environment, prompts
 from lastgood.bundle import manifest as bundles
 from lastgood.bundle import store as artifacts
+from lastgood.conformance import bundle_words as trial_words
+from lastgood.conformance import index as engines
 from lastgood.drift import reference as references
+from lastgood.index import snapshot as snapshots
+from lastgood.index import words
 from lastgood.release import trial
 from lastgood.service import schema as services
 from lastgood.serving import inference_log
@@ -140,9 +145,10 @@ def _register(project: settings_.Settings, *, fill: Callable[[Path], None] = lam
             "environment": ctx.store.put_bytes(
                 environment.encode(environment.describe(project.project / "requirements.lock")), name=environment.FILE
             ),
-            **({"prompt": ctx.store.put(work / "prompt")} if (work / "prompt").exists() else {}),
+            **{name: ctx.store.put(work / name) for name in ("prompt", "index") if (work / name).exists()},
         }
-        made = bundles.of("toy", *(artifacts.part(one, name=name, media_type="x/y", meta={}) for name, one in stored.items()))
+        meta = {"embedder": engines.EMBEDDER} if "index" in stored else {}
+        made = bundles.of("toy", *(artifacts.part(one, name=name, media_type="x/y", meta=meta) for name, one in stored.items()))
         try:
             release.register(ctx, made, provenance={}, actor="test", now=5.0, untried=untried)
         except errors.NotAllowed:
@@ -254,6 +260,74 @@ def test_a_prompt_that_loses_text_or_cannot_be_rendered_is_refused(tmp_path: Pat
         prompts.check(tmp_path / "prompt")
     with pytest.raises(errors.NotAllowed, match=match):
         _register(_project(tmp_path / "project"), fill=_prompt(text))
+
+
+# --- whether words find anything --------------------------------------------------------------------------
+
+OPENED = f"from lastgood.index import catalog; catalog.open_replica(parts['index'], embedder={engines.EMBEDDER!r}).close()"
+TEXTS = ("东京的天气今天很好", "数据库迁移会改变表格的结构", "東京都の天気は晴れです", "データベースの移行は表を変えます")
+ASKED = ("天气怎么样?", "如何迁移数据库?", "天気はどうですか", "データベースを移行する")
+
+
+def _corpus(spec: dict[str, Any], *, asked: tuple[str, ...] = ASKED, kind: str = "golden") -> Callable[[Path], None]:
+    """An index of Chinese and Japanese texts with *spec*, and questions about them in the data part."""
+
+    def fill(work: Path) -> None:
+        rows = [snapshots.Row(id=str(number), text=text) for number, text in enumerate(TEXTS)]
+        snapshots.write(rows, engines.make_vectors(len(rows)), work / "index", embedder=engines.EMBEDDER, spec=spec)
+        lines = [json.dumps({"question": one, "kind": kind, "answers": ["0"]}) for one in asked]
+        (work / "data" / trial_words.QUESTIONS).write_text("\n".join(lines) + "\n")
+
+    return fill
+
+
+@pytest.mark.parametrize("way", ["english", "russian"])
+def test_an_index_in_which_words_find_no_golden_question_is_refused(tmp_path: Path, way: str) -> None:
+    """It says how words are searched, and they are not found so: with the remedy, and nothing is registered."""
+    with pytest.raises(errors.NotAllowed, match=rf"0% of 4 questions.*text_search: {way}.*language of its texts.*'ngram'.*'none'"):
+        _register(_project(tmp_path, load=OPENED), fill=_corpus({words.KEY: way}))
+
+
+@pytest.mark.parametrize("way", [words.NGRAM, words.NONE])
+def test_an_index_in_which_words_are_found_or_not_searched_is_taken(tmp_path: Path, way: str) -> None:
+    """Pieces of two letters find what words cannot; who wants no words is not bothered."""
+    assert _register(_project(tmp_path, load=OPENED), fill=_corpus({words.KEY: way})) == {"outcome": "answered", "notes": []}
+
+
+def test_an_index_that_does_not_say_how_words_are_searched_is_taken_with_a_note(tmp_path: Path) -> None:
+    """Its service may search by meaning alone."""
+    found = _register(_project(tmp_path, load=OPENED), fill=_corpus({}))
+    assert found["outcome"] == "answered"
+    (note,) = found["notes"]
+    assert "0% of 4 questions" in note
+    assert "'ngram'" in note
+
+
+@pytest.mark.parametrize(
+    ("load", "asked"),
+    [
+        pytest.param(OPENED, {"asked": ()}, id="no questions"),
+        pytest.param(OPENED, {"kind": "unanswerable"}, id="none that the texts answer"),
+        pytest.param("pass", {}, id="the bundle searches without the engine"),
+    ],
+)
+def test_where_nothing_can_be_asked_nothing_is_said(tmp_path: Path, load: str, asked: dict[str, Any]) -> None:
+    """An index alone is no reason to refuse."""
+    assert _register(_project(tmp_path, load=load), fill=_corpus({words.KEY: "english"}, **asked)) == {"outcome": "answered", "notes": []}
+
+
+def test_an_engine_that_cannot_be_asked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundle answered without it, so it is taken."""
+    monkeypatch.setenv("LASTGOOD_INDEX_URL", "nothing://at-all")
+    found = _register(_project(tmp_path), fill=_corpus({words.KEY: "english"}))
+    assert (found["outcome"], "not known: index.url 'nothing://at-all'" in found["notes"][0]) == ("answered", True)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"golden"', '{"kind": "golden"}', '{"kind": "golden", "question": 3}', "\xff"])
+def test_questions_of_another_form_are_nobodys(tmp_path: Path, text: str) -> None:
+    """A data part may hold a file of that name for itself."""
+    (tmp_path / trial_words.QUESTIONS).write_text(text, "latin-1")
+    assert trial_words.golden(tmp_path) == []
 
 
 PIECES = st.lists(

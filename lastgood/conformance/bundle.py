@@ -1,7 +1,7 @@
 """A bundle is tried before it is registered: `python -m lastgood.conformance.bundle --service S --bundle DIGEST`.
 
 Every reader of what a bundle brings is run once: the prompt is rendered, index and references are read row by row, its own code
-loads it and answers its warm-up as a worker would ask. The last line of stdout is JSON: {"outcome": answered | unknown |
+loads it and answers its warm-up as a worker would ask, words are looked for in its index. The last line of stdout is JSON: {"outcome": answered | unknown |
 refused, "notes": […]}. What this machine lacks (a package, a server, memory) is "unknown"; it says nothing about the bundle.
 
 What does not belong here: starting it and waiting (`lastgood.release.trial`).
@@ -23,6 +23,7 @@ from lastgood import errors, runtime_api
 from lastgood import settings as settings_
 from lastgood.bundle import prompts
 from lastgood.bundle import store as artifacts
+from lastgood.conformance import bundle_words as trial_words
 from lastgood.drift import reference as references
 from lastgood.index import snapshot as snapshots
 from lastgood.service import frozen as frozen_service
@@ -54,7 +55,7 @@ def attempt(settings: settings_.Settings, *, service: str, bundle: str) -> list[
     for file, what in _references(parts):
         _check_reference(file, cls.Request, what=what)
     _answer(cls, parts, options=frozen.options)
-    return notes
+    return [*notes, *_check_words(parts, settings)]
 
 
 # --- what is read without the bundle's code ----------------------------------------------------------------
@@ -68,6 +69,14 @@ def _read_parts(parts: Mapping[str, Path]) -> Iterator[str]:
         if "index" in parts and (parts["index"] / snapshots.FILE).is_file():
             snapshots.verify(parts["index"])
     except errors.LastgoodError as error:
+        raise Refused(str(error)) from error
+
+
+def _check_words(parts: Mapping[str, Path], settings: settings_.Settings) -> list[str]:
+    """What is odd about searching for words, once the replica that the bundle opened is there. Raises Refused."""
+    try:
+        return trial_words.check(parts, settings=settings)
+    except errors.NotAllowed as error:
         raise Refused(str(error)) from error
 
 

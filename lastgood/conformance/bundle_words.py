@@ -1,0 +1,56 @@
+"""Whether words find anything in a bundle's index, asked with the golden questions of its own data part, before it is registered.
+
+A search that never finds is silent: a wrong `text_search` leaves half of a hybrid search dead, and nothing else tells. Golden are
+the lines of `questions.jsonl` with {"kind": "golden", "question"}; without any, without an index part or without a replica of it
+in the engine there is nothing to ask.
+
+What does not belong here: how many must find something (`index.words.check_finds`), whether it is the right thing (evaluations).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from lastgood import errors
+from lastgood import settings as settings_
+from lastgood.index import catalog, words
+from lastgood.index import snapshot as snapshots
+
+QUESTIONS = "questions.jsonl"
+
+
+def check(parts: Mapping[str, Path], *, settings: settings_.Settings) -> list[str]:
+    """What is odd about it. Raises NotAllowed, with the remedy, if words find hardly anything though the snapshot says how they are searched.
+
+    A snapshot that says nothing may belong to a service that never searches for words, so there it is only told.
+    """
+    asked = golden(parts["data"]) if "data" in parts else []
+    if not asked or "index" not in parts or not (parts["index"] / snapshots.FILE).is_file():
+        return []
+    snapshot = snapshots.read(parts["index"])
+    try:
+        with contextlib.closing(catalog.connect(settings)) as engine, contextlib.closing(engine.open(snapshot.name)) as reader:
+            if reader.text_search:
+                words.check_finds(asked, lambda question: reader.search_text(question, k=1), way=words.of_spec(snapshot.spec))
+    except (errors.NotFound, errors.Damaged):  # the bundle's own code answered without it, so it searches by other means
+        return []
+    except errors.NotAllowed as error:
+        if words.KEY in snapshot.spec:
+            raise
+        return [str(error)]
+    except errors.LastgoodError as error:
+        return [f"whether words find the golden questions is not known: {error}"]
+    return []
+
+
+def golden(part: Path) -> list[str]:
+    """The golden questions of the data part in folder *part*, in their order; none where the file is not there or has another form."""
+    try:
+        lines = [json.loads(line) for line in (part / QUESTIONS).read_text("utf-8").split("\n") if line.strip()]
+    except (OSError, ValueError):
+        return []
+    found = [one["question"] for one in lines if isinstance(one, dict) and one.get("kind") == "golden" and "question" in one]
+    return [one for one in found if isinstance(one, str)]
