@@ -87,8 +87,17 @@ def _no_skip(report: pytest.TestReport | pytest.CollectReport) -> pytest.TestRep
     return report
 
 
-FIRST = ("integration", "test_demo.py", "test_fresh_machine.py", "pipelines", "sensors", "ops", "services", "layers", "serving")
+FIRST = ("test_demo.py", "test_fresh_machine.py", "integration", "ops", "pipelines", "sensors", "services", "layers", "ledger")
 """What takes longest begins first, so that at the end of a run side by side no process is left with it alone."""
+
+SERVERS = (
+    *FIRST, "assets", "bench", "cli", "index", "serving", "simulation", "sources", "test_bootstrap.py", "test_conftest.py", "test_controller.py",
+    "test_daemon.py", "test_docs_shell.py", "test_frozen_bundles.py", "test_heartbeat.py", "test_readiness.py", "test_release_postgres.py", "test_trial.py",
+)  # fmt: skip
+"""What starts programs, or takes long for another reason: `./test fast` leaves it out."""
+
+if "LASTGOOD_TEST_FAST" in os.environ:
+    collect_ignore = list(SERVERS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
