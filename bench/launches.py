@@ -20,7 +20,7 @@ WITHIN_S = 180.0
 def measure_launches(stack: Stack, *, count: int, out: Path, home: Path) -> Measured:
     """Release the bad bundle and launch the job `rollback`, *count* times, under load. *home* becomes the DAGSTER_HOME."""
     env = {**stack.environment, "DAGSTER_HOME": str(home)}
-    prepared = measure.run([sys.executable, "-m", "pipelines.home"], env=env, cwd=ROOT, log=stack.log)
+    prepared = measure.run([sys.executable, "-m", "dagster_lastgood.home"], env=env, cwd=ROOT, log=stack.log)
     if prepared.code:
         raise RuntimeError(f"no DAGSTER_HOME could be made; read {stack.log}")
     changes = []
@@ -75,5 +75,7 @@ def table(found: Measured, by_hand: Measured) -> Table:
         title=f"`dagster job launch -w workspace.yaml -j rollback` under the same load, {len(found.changes)} times",
         rows=rows,
         ours="dagster job launch (p50)",
-        notes=("No daemon, no web server; DAGSTER_HOME made once by `python -m pipelines.home`. The same stack and service as above.",),
+        notes=(
+            "No daemon, no web server; DAGSTER_HOME made once by `python -m dagster_lastgood.home`. The same stack and service as above.",
+        ),
     )

@@ -231,7 +231,7 @@ def load(project: Path | None = None, environ: Mapping[str, str] | None = None) 
     Raises UsageError, naming the file and the key, if anything is misspelt or of the wrong type.
     """
     env = os.environ if environ is None else environ
-    root = project or _find_project(env)
+    root = project or find_project(env)
     file = root / "lastgood.toml"
     values = _read(file)
     configured = values.pop("home", root / ".lastgood")
@@ -253,7 +253,11 @@ def _groups() -> dict[str, type[_Group]]:
     return {name: f.annotation for name, f in fields if isinstance(f.annotation, type) and issubclass(f.annotation, _Group)}
 
 
-def _find_project(env: Mapping[str, str]) -> Path:
+def find_project(env: Mapping[str, str]) -> Path:
+    """The folder that LASTGOOD_PROJECT names, else the nearest one upwards with a lastgood.toml, else the working folder.
+
+    Raises NotAllowed for a lastgood.toml that somebody else may have put there.
+    """
     if env.get("LASTGOOD_PROJECT"):
         return Path(env["LASTGOOD_PROJECT"]).absolute()
     here = Path.cwd()

@@ -1,4 +1,1 @@
-"""Wiring: which definitions, jobs, hooks and resources make up the code location `lastgood`.
-
-What does not belong here: what is versioned (`assets`), when something happens (`sensors`), how (`lastgood`).
-"""
+"""Wiring: the code location `lastgood`, put together by dagster_lastgood from the services in `assets` and the sensors in `sensors`."""

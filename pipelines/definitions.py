@@ -1,7 +1,6 @@
-"""The code location `lastgood`: everything Dagster can see, put together from its parts.
+"""The code location `lastgood`: the services of this project, shown by dagster_lastgood.
 
-Loading this module must stay cheap: a `dagster job launch` imports it twice before the first line of a rollback
-runs. So nothing reachable from here imports an ML library at module level; `tests/pipelines` asserts it.
+Loading this module must stay cheap: a `dagster job launch` imports it twice before the first line of a rollback runs.
 """
 
 from collections.abc import Mapping
@@ -9,24 +8,14 @@ from collections.abc import Mapping
 import dagster as dg
 
 import assets
+import dagster_lastgood
 import sensors
-from pipelines import drift, drift_report, home, hooks, jobs, resources, retrain
-
-DRIFT_JOBS = (drift.evaluate_rollback_job, drift_report.drift_report_job, retrain.retrain_job)
+from dagster_lastgood import home
 
 
 def build_definitions(resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
-    """All services' assets and checks with the jobs, sensors and resources they share; tests replace resources by name."""
-    services = assets.definitions()
-    return dg.Definitions(
-        assets=[hooks.closing_mlflow_run(asset) for asset in services.assets or ()],
-        asset_checks=services.asset_checks,
-        jobs=[*(services.jobs or ()), *jobs.all_jobs(), *DRIFT_JOBS],
-        sensors=sensors.all_sensors(drift_jobs=DRIFT_JOBS, promote=jobs.promote_job),
-        schedules=drift_report.schedules(),
-        resources={**resources.all_resources(), **(resource_overrides or {})},
-        executor=dg.in_process_executor,
-    )
+    """What Dagster shows; tests replace resources by name."""
+    return dagster_lastgood.build_definitions(assets.services(), sensors=sensors.SENSORS, resource_overrides=resource_overrides)
 
 
 home.warn_if_runs_would_wait()

@@ -1,24 +1,29 @@
-"""What is versioned of the service `flights`: data, model, configuration and environment, frozen into one bundle."""
+"""The service `flights`: data, model, configuration and environment, frozen into one bundle."""
 
-import dagster as dg
+from assets.flights import bundle, checks, data, expectations, model, source
+from dagster_lastgood import Service, part_assets
 
-from assets import automation
-from assets.flights import bundle, checks, config, data, environment, model, release, source
+OWNERS = ["team:flights-on-call"]
+CODE = ["services/flights/service.yaml", "services/flights/runtime.py", "services/flights/features.py"]
 
-PARTS = automation.rebuilt("flights", [data.data, model.model, config.config, environment.environment, bundle.bundle])
-
-build = dg.define_asset_job(
-    "build",
-    selection=dg.AssetSelection.assets(*(asset.key for asset in PARTS)),
-    executor_def=dg.in_process_executor,
-    description="Make all parts of flights, check them, and freeze them into a registered bundle. Changes nothing that serves.",
+SERVICE = Service(
+    name="flights",
+    owners=OWNERS,
+    source=source.source,
+    made=[
+        data.data,
+        model.model,
+        part_assets.config("flights", owners=OWNERS, code=CODE),
+        part_assets.environment("flights", owners=OWNERS),
+        bundle.bundle,
+    ],
+    checks=checks.ALL,
+    build="build",
+    expectations=expectations.live,
+    expected={
+        "schema": "Requests have exactly the fields that are known.",
+        "nulls": "No field has more gaps than it ever had.",
+        "ranges": "Numbers are in their units' range.",
+        "categories": "Airports and airlines have codes, origins are the three known.",
+    },
 )
-
-
-def definitions() -> dg.Definitions:
-    """All that Dagster is to know of this service."""
-    return dg.Definitions(
-        assets=[source.source, *PARTS, release.release, release.drift],
-        asset_checks=[*checks.ALL, release.checks, release.live_checks],
-        jobs=[build],
-    )

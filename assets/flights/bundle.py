@@ -2,8 +2,9 @@
 
 import dagster as dg
 
-from assets import common, parts
-from assets.flights import config, data, environment, model
+from assets.flights import data, model
+from dagster_lastgood import part_assets as common
+from dagster_lastgood import parts
 from lastgood import settings as settings_
 
 KEY = parts.key("flights", "bundle")
@@ -12,7 +13,7 @@ NAMES = ("data", "model", "config", "environment")
 
 @dg.asset(
     key=KEY,
-    deps=[data.KEY, model.KEY, config.KEY, environment.KEY],
+    deps=[data.KEY, model.KEY, parts.key("flights", "config"), parts.key("flights", "environment")],
     group_name="flights",
     kinds={"lastgood"},
     owners=["team:flights-on-call"],

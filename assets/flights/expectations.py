@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from assets import judged
+from dagster_lastgood import expectations as judged
 
 KNOWN = {"plane_year": 0.7, "seats": 0.7, "pressure": 0.7, "tailnum": 0.99, "arr_delay": 1.0, "late": 1.0}
 WEATHER_KNOWN = 0.9

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from assets import common, parts, show
 from assets.flights import data
+from dagster_lastgood import metadata as show
+from dagster_lastgood import part_assets as common
+from dagster_lastgood import parts
 from lastgood import settings as settings_
 
 if TYPE_CHECKING:

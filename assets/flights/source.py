@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from assets import automation
+from dagster_lastgood import automation
 
 
 def version(project: Path) -> str:

@@ -1,36 +1,31 @@
-"""What is versioned of the service `helpdesk`: corpus, models, prompt, index, configuration and environment, frozen into one bundle."""
+"""The service `helpdesk`: corpus, models, prompt, index, configuration and environment, frozen into one bundle."""
 
-import dagster as dg
+from assets.helpdesk import bundle, checks, corpus, evaluation, expectations, index, model, prompt, source
+from dagster_lastgood import Service, part_assets
 
-from assets import automation
-from assets.helpdesk import bundle, checks, config, corpus, environment, evaluation, index, model, prompt, release, source
+OWNERS = ["team:helpdesk-on-call"]
+CODE = [f"services/helpdesk/{name}" for name in ("service.yaml", "runtime.py", "retrieval.py", "pins.py", "signals.py")]
 
-PARTS = automation.rebuilt(
-    "helpdesk",
-    [
+SERVICE = Service(
+    name="helpdesk",
+    owners=OWNERS,
+    source=source.source,
+    made=[
         corpus.corpus,
         model.model,
         prompt.prompt,
         index.index,
-        config.config,
-        environment.environment,
+        part_assets.config("helpdesk", owners=OWNERS, code=CODE),
+        part_assets.environment("helpdesk", owners=OWNERS),
         evaluation.evaluation,
         bundle.bundle,
     ],
-)
-
-build = dg.define_asset_job(
-    "build_helpdesk",
-    selection=dg.AssetSelection.assets(*(asset.key for asset in PARTS)),
-    executor_def=dg.in_process_executor,
+    checks=checks.ALL,
+    build="build_helpdesk",
     description="Make all parts of helpdesk, check and evaluate them, and freeze them into a registered bundle. Changes nothing that serves.",
+    expectations=expectations.live,
+    expected={
+        "schema": "Requests have a question, and nothing else.",
+        "questions": "Questions are as long as questions are, in words, and not one of them over and over.",
+    },
 )
-
-
-def definitions() -> dg.Definitions:
-    """All that Dagster is to know of this service."""
-    return dg.Definitions(
-        assets=[source.source, *PARTS, release.release, release.drift],
-        asset_checks=[*checks.ALL, release.checks, release.live_checks],
-        jobs=[build],
-    )

@@ -2,8 +2,10 @@
 
 import dagster as dg
 
-from assets import common, parts, show
-from assets.helpdesk import config, corpus, environment, evaluation, index, model, prompt
+from assets.helpdesk import corpus, evaluation, index, model, prompt
+from dagster_lastgood import metadata as show
+from dagster_lastgood import part_assets as common
+from dagster_lastgood import parts
 from lastgood import settings as settings_
 
 KEY = parts.key("helpdesk", "bundle")
@@ -12,7 +14,15 @@ NAMES = ("corpus", "model", "prompt", "index", "config", "environment")
 
 @dg.asset(
     key=KEY,
-    deps=[corpus.KEY, model.KEY, prompt.KEY, index.KEY, config.KEY, environment.KEY, evaluation.KEY],
+    deps=[
+        corpus.KEY,
+        model.KEY,
+        prompt.KEY,
+        index.KEY,
+        parts.key("helpdesk", "config"),
+        parts.key("helpdesk", "environment"),
+        evaluation.KEY,
+    ],
     group_name="helpdesk",
     kinds={"lastgood"},
     owners=["team:helpdesk-on-call"],

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets import common, parts, show
 from assets.helpdesk import corpus, expectations, index
+from dagster_lastgood import metadata as show
+from dagster_lastgood import part_assets as common
+from dagster_lastgood import parts
 from lastgood import settings as settings_
 
 CORPUS_CHECKS = [

@@ -3,7 +3,8 @@
 import dagster as dg
 from pydantic import Field
 
-from assets import automation, parts, show
+from dagster_lastgood import automation, parts
+from dagster_lastgood import metadata as show
 from lastgood import settings as settings_
 
 KEY = parts.key("helpdesk", "corpus")

@@ -5,8 +5,9 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from assets import parts, show
-from assets.helpdesk import config, corpus, index, model, prompt
+from assets.helpdesk import corpus, index, model, prompt
+from dagster_lastgood import metadata as show
+from dagster_lastgood import parts
 from lastgood import settings as settings_
 
 KEY = parts.key("helpdesk", "evaluation")
@@ -25,7 +26,7 @@ NAMES = ("corpus", "model", "prompt", "index", "config")
 
 @dg.asset(
     key=KEY,
-    deps=[corpus.KEY, model.KEY, prompt.KEY, index.KEY, config.KEY],
+    deps=[corpus.KEY, model.KEY, prompt.KEY, index.KEY, parts.key("helpdesk", "config")],
     group_name="helpdesk",
     kinds={"python"},
     owners=["team:helpdesk-on-call"],

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from assets import judged
+from dagster_lastgood import expectations as judged
 
 MAX_CHARS = 1700
 MIN_CHARS = 20

@@ -2,8 +2,9 @@
 
 import dagster as dg
 
-from assets import common, parts
 from assets.helpdesk import corpus, model
+from dagster_lastgood import part_assets as common
+from dagster_lastgood import parts
 from lastgood import settings as settings_
 
 KEY = parts.key("helpdesk", "index")

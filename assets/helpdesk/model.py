@@ -5,7 +5,7 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import Field
 
-from assets import parts
+from dagster_lastgood import parts
 from lastgood import settings as settings_
 
 KEY = parts.key("helpdesk", "model")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from assets import automation
 from assets.helpdesk import corpus
+from dagster_lastgood import automation
 
 
 def version(project: Path) -> str:

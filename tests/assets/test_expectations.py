@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from assets import parts
 from assets.flights import checks, expectations, model
+from dagster_lastgood import parts, resources
 from lastgood.bundle import store as artifacts
-from pipelines import resources
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-import assets
-from assets import gates, verdicts
+from dagster_lastgood import gate_checks as gates
+from dagster_lastgood import parts
 from lastgood import context, release
+from lastgood.analysis import follow as verdicts
 from lastgood.analysis import run as judge
 from lastgood.gates import base
 from lastgood.release import advance as proceed
@@ -75,7 +76,7 @@ def test_every_gate_of_service_yaml_is_a_check_with_its_kind():
 
 def test_a_service_yaml_that_cannot_be_read_leaves_the_default_gates(tmp_path, monkeypatch):
     """A broken service must not keep the code location, with the job rollback in it, from loading."""
-    monkeypatch.setattr(assets, "PROJECT", tmp_path)
+    monkeypatch.setenv("LASTGOOD_PROJECT", str(tmp_path))
     folder = tmp_path / "services" / "flights"
     folder.mkdir(parents=True)
     (folder / "service.yaml").write_text("gates: [", "utf-8")
@@ -85,7 +86,7 @@ def test_a_service_yaml_that_cannot_be_read_leaves_the_default_gates(tmp_path, m
 def execute(home: Path, *names: str) -> dict[str, dg.AssetCheckEvaluation]:
     """What a person gets who executes these checks in the UI."""
     definitions = build_definitions({"settings": world.settings(home)})
-    wanted = {dg.AssetCheckKey(assets.release_key("flights"), name) for name in names}
+    wanted = {dg.AssetCheckKey(parts.release_key("flights"), name) for name in names}
     job = definitions.resolve_implicit_global_asset_job_def().get_subset(asset_check_selection=wanted)
     with dg.DagsterInstance.ephemeral() as instance:
         result = job.execute_in_process(instance=instance)

@@ -3,7 +3,7 @@
 import dagster as dg
 import pytest
 
-from assets import parts
+from dagster_lastgood import parts
 from lastgood.bundle import manifest as bundles
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from lastgood import errors, release
 from lastgood.analysis import run as judge
+from lastgood.core import transitions
 from lastgood.gates import base
 from lastgood.gates import gate as track
 from lastgood.layers import receipts
@@ -389,7 +390,7 @@ def test_a_verdict_of_another_release_of_the_program_is_left_out_and_said(story:
     good = story.first()
     bad = story.propose(2.0)
     story.go_on(seconds=3)
-    event = release.rollout.Reject(bundle=bad, reason="x")
+    event = transitions.Reject(bundle=bad, reason="x")
     evidence = {"verdicts": [{"gate": "errors", "colour": "blue"}]}
     release.commit(story.ctx, story.state(), event, verb="rollback", reason="x", actor="c", evidence=evidence, clock=story.clock)
     found = told(story)

@@ -8,13 +8,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets import automation
+from dagster_lastgood import automation
+from dagster_lastgood.jobs import verbs as jobs
+from dagster_lastgood.sensors import new_candidate as candidate
 from lastgood import release
 from lastgood.release import convergence as converge
 from lastgood.system import processes as daemon
-from pipelines import jobs
 from pipelines.definitions import defs
-from sensors import candidate
 from services.flights import data
 from tests.pipelines import world
 

@@ -6,12 +6,12 @@ import uuid
 import dagster as dg
 import pytest
 
-import assets
+from dagster_lastgood import home as homes
+from dagster_lastgood import parts
 from lastgood import release, testing
-from pipelines import home as homes
 from tests.pipelines import world
 
-KEY = assets.release_key("flights")
+KEY = parts.release_key("flights")
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -7,7 +7,7 @@ import sys
 import dagster as dg
 from dagster._core.run_coordinator import DefaultRunCoordinator
 
-from pipelines import home
+from dagster_lastgood import home
 from pipelines.definitions import build_definitions, defs
 from tests.pipelines import world
 

@@ -9,12 +9,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from dagster_lastgood.jobs import verbs as jobs
 from lastgood import release
 from lastgood.layers.receipts import Receipt
 from lastgood.release import advance as proceed
 from lastgood.release import convergence as converge
 from lastgood.system import processes as daemon
-from pipelines import jobs
 from pipelines.definitions import build_definitions
 from tests.pipelines import world
 

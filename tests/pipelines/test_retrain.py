@@ -7,10 +7,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from dagster_lastgood.jobs import retrain
 from lastgood import release
 from lastgood.drift import bundle_comparison as drift_compare
 from lastgood.drift import watch as drift_watch
-from pipelines import retrain
 from tests.ops import drift_project as toy
 from tests.pipelines import world
 from tests.pipelines.test_jobs import controller, failure, home, metadata, run  # noqa: F401  # a fixture
@@ -23,7 +23,7 @@ def test_what_is_built_becomes_the_candidate(home: Path, monkeypatch: pytest.Mon
     (stable,) = world.released(home, "a")
     with release.open_context(world.settings(home)) as ctx:
         fresh = world.register(ctx, "b", home / "scratch")
-    monkeypatch.setattr(retrain, "build", lambda context, config: fresh)
+    monkeypatch.setattr(retrain, "build", lambda context, config, builds: fresh)
     with controller(home):
         result = run(home, "retrain", "retrain", **ASKED)
     assert result.success, failure(result)
@@ -59,12 +59,12 @@ def test_the_newest_bundle_of_the_build_is_released(home: Path, monkeypatch: pyt
     def bundle() -> dg.MaterializeResult:
         return dg.MaterializeResult(metadata={"lastgood/bundle": "sha256:made"})
 
-    import pipelines.definitions as definitions
-
     defs = dg.Definitions(assets=[bundle], jobs=[dg.define_asset_job("build", selection=[bundle], executor_def=dg.in_process_executor)])
-    monkeypatch.setattr(definitions, "defs", defs)
     with dg.DagsterInstance.ephemeral() as instance, dg.build_op_context(instance=instance) as context:
-        assert retrain.build(context, retrain.Retrain(service="flights", reason="drift")) == "sha256:made"
+        assert (
+            retrain.build(context, retrain.Retrain(service="flights", reason="drift"), lambda _: defs.resolve_job_def("build"))
+            == "sha256:made"
+        )
 
 
 def test_what_is_built_is_held_beside_stable_on_the_rows_since_the_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import datetime
 import json
-import sys
-import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-import assets
-from assets import live, windows
+from dagster_lastgood import drift_assets as windows
+from dagster_lastgood import live_checks as live
+from dagster_lastgood import resources
+from dagster_lastgood.jobs import drift_report, retrain
+from dagster_lastgood.jobs import evaluate_rollback as jobs
+from dagster_lastgood.sensors import drift_watch as sensor
 from lastgood import release
 from lastgood import settings as settings_
 from lastgood.drift import decision as drift_decision
 from lastgood.drift import watch as drift_watch
-from pipelines import drift as jobs
-from pipelines import drift_report, resources, retrain
-from sensors import drift as sensor
 from tests.ops import drift_project as toy
 from tests.ops.drift_project import HOUR_S, START
 
-SENSOR = sensor.drift_watch([jobs.evaluate_rollback_job, drift_report.drift_report_job, retrain.retrain_job])
+RETRAIN = retrain.retrain_job(lambda _: None)
+EXPECTED: dict[str, live.Expectations] = {}
+"""What is expected of what comes in, by service; `expected` sets it for a test."""
+SENSOR = sensor.drift_watch([toy.SERVICE], jobs=[jobs.evaluate_rollback_job, drift_report.drift_report_job, RETRAIN], expected=EXPECTED)
 
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> settings_.Settings:
     """The small service, and none besides."""
-    monkeypatch.setattr(assets, "names", lambda: [toy.SERVICE])
     return toy.make(tmp_path)
 
 
@@ -165,7 +166,6 @@ def test_an_alarm_that_comes_to_retraining_waits_for_a_person(
 
 def test_a_service_may_have_it_built_by_itself(tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for each decision, and no more once something was released; what is built is promoted as by hand, here without phases."""
-    monkeypatch.setattr(assets, "names", lambda: [toy.SERVICE])
     settings = toy.make(tmp_path, decide="retrain: build")
     stable, (asked,) = to_retrain(settings, instance, monkeypatch)
     assert asked.run_key == f"toy/{stable[7:19]}/2/{int(START)}/1/retrain"
@@ -174,9 +174,9 @@ def test_a_service_may_have_it_built_by_itself(tmp_path: Path, instance: dg.Dags
     with release.open_context(settings) as ctx:
         assert config["expected"] == ctx.ledger.newest(toy.SERVICE)
         fresh = toy.build(ctx, -2.0)
-    monkeypatch.setattr(retrain, "build", lambda context, config: fresh)
+    monkeypatch.setattr(retrain, "build", lambda context, config, builds: fresh)
     given = {**asked.run_config["ops"]["retrain"]["config"], "wait_s": 0.0}
-    done = retrain.retrain_job.execute_in_process(
+    done = RETRAIN.execute_in_process(
         run_config={"ops": {"retrain": {"config": given}}}, resources={"settings": settings}, instance=instance, tags=asked.tags
     )
     assert done.success
@@ -233,9 +233,8 @@ def test_reports_are_scheduled_where_something_is_watched(
     settings: settings_.Settings, stable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One schedule for each service, running; its run is named by its time."""
-    monkeypatch.setattr(assets, "names", lambda: [toy.SERVICE, "other"])
     monkeypatch.setenv("LASTGOOD_PROJECT", str(settings.project))
-    first, second = drift_report.schedules()
+    first, second = drift_report.schedules([toy.SERVICE, "other"])
     assert (first.name, first.cron_schedule, first.default_status) == ("toy_drift_report", "0 6 * * *", dg.DefaultScheduleStatus.RUNNING)
     when = datetime.datetime(2026, 1, 2, 6, tzinfo=datetime.UTC)
     (asked,) = first.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=when)).run_requests
@@ -267,7 +266,7 @@ def test_what_came_in_is_judged_by_the_services_own_expectations(
     with release.open_context(settings, read_only=True) as ctx:
         what = drift_watch.watched(ctx, toy.SERVICE)
         assert set(live.rows(ctx, what, list(drift_watch.looked(ctx, what))[1])["kind"]) == {"a", "z"}
-    check = live.checks(toy.SERVICE, {"schema": "", "ranges": "", "categories": ""})
+    check = live.checks(toy.SERVICE, {"schema": "", "ranges": "", "categories": ""}, suite=EXPECTED[toy.SERVICE])
     by_hand = list(check(dg.build_asset_check_context(instance=instance), settings=settings))
     assert [(one.check_name, one.passed) for one in by_hand] == [("schema", True), ("ranges", False), ("categories", False)]
 
@@ -284,11 +283,8 @@ def suite(*, low: float) -> list:
 
 
 def expected(monkeypatch: pytest.MonkeyPatch, live_suite: Callable[[], list]) -> None:
-    """What `assets/toy/expectations.py` of the service would say."""
-    module = types.ModuleType("assets.toy.expectations")
-    module.live = live_suite
-    monkeypatch.setitem(sys.modules, "assets.toy", types.ModuleType("assets.toy"))
-    monkeypatch.setitem(sys.modules, "assets.toy.expectations", module)
+    """What is expected of what comes in to the service."""
+    monkeypatch.setitem(EXPECTED, toy.SERVICE, live_suite)
 
 
 def test_an_empty_window_breaks_its_expectations_and_one_that_raises_costs_no_window(

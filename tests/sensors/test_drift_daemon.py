@@ -16,11 +16,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from dagster_lastgood import home
 from lastgood import release, testing
 from lastgood import settings as settings_
 from lastgood.drift import decision as drift_decision
 from lastgood.drift import watch as drift_watch
-from pipelines import home
 from tests.ops import drift_project as toy
 from tests.pipelines import world
 
@@ -29,14 +29,9 @@ pytestmark = pytest.mark.timeout(500)
 ASSETS = '''
 """The small service, as Dagster sees it."""
 
-import dagster as dg
+from dagster_lastgood import Service
 
-from assets import windows
-
-
-def definitions():
-    """What is watched of it."""
-    return dg.Definitions(assets=[windows.drift("toy", owners=["team:toy"])])
+SERVICE = Service(name="toy", owners=["team:toy"])
 '''
 HOURS = 6
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
-import assets
+from dagster_lastgood.sensors import model_liveness as liveness
 from lastgood import settings as settings_
 from lastgood.model_retirement import records as lifetimes
-from sensors import liveness
 from tests import factory
 
 PIN = {"provider": "anthropic", "model": "claude-opus-4-5-20251101"}
@@ -17,7 +16,6 @@ PIN = {"provider": "anthropic", "model": "claude-opus-4-5-20251101"}
 @pytest.fixture
 def settings(tmp_path, monkeypatch: pytest.MonkeyPatch) -> settings_.Settings:
     """A project whose only service is `toy`, and no key of any provider."""
-    monkeypatch.setattr(assets, "names", lambda: ["toy"])
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     return factory.project(tmp_path)
 
@@ -25,7 +23,7 @@ def settings(tmp_path, monkeypatch: pytest.MonkeyPatch) -> settings_.Settings:
 def tick(settings: settings_.Settings) -> str:
     """What the sensor says."""
     with dg.build_sensor_context(resources={"settings": settings}) as context:
-        return liveness.model_liveness(context).skip_message
+        return liveness.model_liveness(["toy"])(context).skip_message
 
 
 def test_nothing_is_asked_before_the_first_release(settings: settings_.Settings) -> None:

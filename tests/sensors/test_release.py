@@ -5,13 +5,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-import assets
+from dagster_lastgood import parts
+from dagster_lastgood.sensors.release_mirror import release_mirror
 from lastgood import release
 from lastgood.release import convergence as converge
-from sensors.release import release_mirror
 from tests.pipelines import world
 
-KEY = assets.release_key("flights")
+KEY = parts.release_key("flights")
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def instance(tmp_path):
 def tick(home: Path, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult | dg.SkipReason:
     """Evaluate the sensor once."""
     context = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"settings": world.settings(home)})
-    return release_mirror(context)
+    return release_mirror(["flights", "helpdesk"])(context)
 
 
 def store(instance: dg.DagsterInstance, result: dg.SensorResult) -> None:

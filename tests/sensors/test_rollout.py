@@ -9,19 +9,19 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-import assets
-from assets import verdicts
+from dagster_lastgood import parts
+from dagster_lastgood.sensors import pictures
+from dagster_lastgood.sensors import rollout_mirror as sensor
 from lastgood import context, release
+from lastgood.analysis import follow as verdicts
 from lastgood.analysis import run as judge
 from lastgood.core import transitions as rollout
 from lastgood.gates import base
 from lastgood.release import advance as proceed
-from sensors import pictures
-from sensors import rollout as sensor
 from tests.ops import story as stories
 from tests.pipelines import world
 
-KEY = assets.release_key("flights")
+KEY = parts.release_key("flights")
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
 
@@ -33,11 +33,12 @@ class Watched:
     ctx: release.Context
     instance: dg.DagsterInstance
     cursor: str | None = None
+    services: tuple[str, ...] = ("flights", "helpdesk")
 
     def tick(self) -> dg.SensorResult | dg.SkipReason:
         """Evaluate the sensor and do with its answer what the daemon does."""
         context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor, resources={"settings": self.ctx.settings})
-        result = sensor.rollout_mirror(context)
+        result = sensor.rollout_mirror(self.services)(context)
         if isinstance(result, dg.SensorResult):
             for event in result.asset_events:
                 self.instance.report_runless_asset_event(event)
@@ -90,7 +91,7 @@ def test_a_missing_ledger_is_a_reason_to_skip(tmp_path):
     """Before the first bundle there is no ledger; the sensor says so and does not fail."""
     with dg.DagsterInstance.ephemeral() as instance:
         context = dg.build_sensor_context(instance=instance, resources={"settings": world.settings(tmp_path / "nowhere")})
-        assert "the ledger cannot be read" in sensor.rollout_mirror(context).skip_message
+        assert "the ledger cannot be read" in sensor.rollout_mirror(["flights", "helpdesk"])(context).skip_message
 
 
 def test_a_service_that_was_never_released_is_a_reason_to_skip(tmp_path):
@@ -376,12 +377,11 @@ def test_pictures_that_did_take_longer_are_not_tried_again(watched):
 def test_what_always_watches_a_proven_bundle_is_told_once_it_can_be(tmp_path, monkeypatch):
     """On an idle service a trigger's answer comes with its evidence; at the turn of a day, while there is none yet, the last one stands."""
     monkeypatch.setattr(sensor, "EVIDENCE", verdicts.Evidence())
-    monkeypatch.setattr(assets, "names", lambda: [stories.SERVICE])
     always = "gates:\n  errors: {metric: error_rate, window_s: 10, min_samples: 100, watch: always, max: 0.1}\n"
     with stories.begun(tmp_path, gates=always) as story, dg.DagsterInstance.ephemeral() as instance:
         story.now = time.time() - 300
         story.first()
-        watched = Watched(home=tmp_path, ctx=story.ctx, instance=instance)
+        watched = Watched(home=tmp_path, ctx=story.ctx, instance=instance, services=(stories.SERVICE,))
         assert "errors" not in _checked(watched)
         story.go_on(seconds=60)
         assert _checked(watched)["errors"].passed

@@ -15,7 +15,7 @@ from lastgood.analysis import run as judge
 from lastgood.core import rollback as setback
 from lastgood.core import transitions as rollout
 from lastgood.gates import gate as track
-from lastgood.layers import reconcile
+from lastgood.layers import desired
 from lastgood.release import advance as proceed
 from tests.simulation import plan, watch
 from tests.simulation.project import Project
@@ -73,13 +73,13 @@ def marks_mark_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 def stable_keeps_all_its_traffic(patch: pytest.MonkeyPatch) -> None:
-    real = reconcile.desired
+    real = desired.of
 
     def both(state: rollout.State, **asked: Any) -> Any:
         found = real(state, **asked)
         return dataclasses.replace(found, weights={**found.weights, state.stable: 100.0} if state.stable else {})
 
-    patch.setattr(reconcile, "desired", both)
+    patch.setattr(desired, "of", both)
 
 
 def the_gateway_takes_whatever_it_is_told(patch: pytest.MonkeyPatch) -> None:

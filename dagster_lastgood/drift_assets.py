@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from assets import parts, show
+from dagster_lastgood import metadata as show
+from dagster_lastgood import parts
 
 if TYPE_CHECKING:
     from lastgood.drift.watch import Looked, Watched

@@ -1,14 +1,14 @@
 """The job `retrain`: build a new bundle with the service's own build job and hand it to the normal rollout. Never straight to stable."""
 
-import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
-from assets import parts
+from dagster_lastgood import parts
+from dagster_lastgood.jobs import verbs as jobs
 from lastgood import settings as settings_
-from pipelines import jobs
 
 if TYPE_CHECKING:
     from lastgood.release.convergence import Outcome
@@ -27,13 +27,35 @@ class Retrain(dg.Config):
     wait_s: float = Field(default=60.0, ge=0, description="Seconds to wait for the phases; the controller goes on by itself.")
 
 
-@dg.op(description="Run the service's build job, and propose the bundle that comes of it: its phases and gates decide.")
-def retrain(context: dg.OpExecutionContext, config: Retrain, settings: dg.ResourceParam[settings_.Settings]) -> None:
+Builds = Callable[[str], dg.JobDefinition | None]
+"""Gives the build job of a service; None if it has none."""
+
+
+def retrain_job(builds: Builds) -> dg.JobDefinition:
+    """The job; *builds* is asked when it runs."""
+
+    @dg.op(name="retrain", description="Run the service's build job, and propose the bundle that comes of it: its phases and gates decide.")
+    def retrain(context: dg.OpExecutionContext, config: Retrain, settings: dg.ResourceParam[settings_.Settings]) -> None:
+        _retrained(context, config, settings, builds)
+
+    @dg.graph(name="retraining")
+    def retraining() -> None:
+        retrain()
+
+    # By way of a graph: a job made of an op of its own name is refused.
+    return retraining.to_job(
+        name="retrain",
+        executor_def=dg.in_process_executor,
+        description='Build and release as a candidate: {"ops": {"retrain": {"config": {"service": "flights", "reason": "drift"}}}}.',
+    )
+
+
+def _retrained(context: dg.OpExecutionContext, config: Retrain, settings: settings_.Settings, builds: Builds) -> None:
     """Report the outcome of the verb `promote` on the new bundle; a build that fails changes nothing."""
     from lastgood import release
     from lastgood.release import convergence as converge
 
-    digest = build(context, config)
+    digest = build(context, config, builds)
     hold_beside(context, config, digest, settings=settings)
 
     def verb() -> "Outcome":
@@ -44,17 +66,15 @@ def retrain(context: dg.OpExecutionContext, config: Retrain, settings: dg.Resour
     jobs.report(context, verb)
 
 
-def build(context: dg.OpExecutionContext, config: Retrain) -> str:
+def build(context: dg.OpExecutionContext, config: Retrain, builds: Builds) -> str:
     """The bundle that the service's build job makes, as a run of its own. Raises Failure."""
-    from pipelines.definitions import defs
-
-    try:
-        name = importlib.import_module(f"assets.{config.service}").build.name
-    except (ImportError, AttributeError) as error:
+    job = builds(config.service)
+    if job is None:
         raise dg.Failure(
-            f"service {config.service!r} has no build job: {error}; give assets/{config.service} one, called 'build'", allow_retries=False
-        ) from error
-    done = defs.resolve_job_def(name).execute_in_process({"ops": config.ops}, instance=context.instance, raise_on_error=False)
+            f"service {config.service!r} has no build job in this code location; give its dagster_lastgood.Service one, called 'build'",
+            allow_retries=False,
+        )
+    done = job.execute_in_process({"ops": config.ops}, instance=context.instance, raise_on_error=False)
     if not done.success:
         raise dg.Failure(f"the build failed in run {done.run_id}; nothing was released", allow_retries=False)
     wanted = parts.key(config.service, "bundle")
@@ -86,16 +106,3 @@ def hold_beside(context: dg.OpExecutionContext, config: Retrain, digest: str, *,
         context.log.warning(f"not compared with stable: {error}")
         return
     context.log.info(f"beside stable, on the rows since the alarm (some of which it may know): {said.why}")
-
-
-@dg.graph(name="retraining")
-def _retraining() -> None:
-    retrain()
-
-
-# By way of a graph: a job made of an op of its own name is refused.
-retrain_job = _retraining.to_job(
-    name="retrain",
-    executor_def=dg.in_process_executor,
-    description='Build and release as a candidate: {"ops": {"retrain": {"config": {"service": "flights", "reason": "drift"}}}}.',
-)

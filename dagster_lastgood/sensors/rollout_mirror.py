@@ -9,13 +9,15 @@ import dataclasses
 import json
 import threading
 import time
+from collections.abc import Sequence
 
 import dagster as dg
 
-import assets
-from assets import verdicts
+from dagster_lastgood import parts
+from dagster_lastgood.sensors import observation as scene
+from dagster_lastgood.sensors import pictures
 from lastgood import settings as settings_
-from sensors import pictures, scene
+from lastgood.analysis import follow as verdicts
 
 EVIDENCE = verdicts.Evidence()
 """What this process has read of the measurements; only the tick that holds READING touches it."""
@@ -23,13 +25,25 @@ READING = threading.Lock()
 """Dagster gives a tick up after 60 s and begins the next one while the body of the first still runs."""
 
 
-@dg.sensor(
-    asset_selection=dg.AssetSelection.assets(*map(assets.release_key, assets.names())),
-    minimum_interval_seconds=5,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Shows the figures and gates of a release on its way as observations and checks of <service>/release.",
-)
-def rollout_mirror(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
+def rollout_mirror(services: Sequence[str]) -> dg.SensorDefinition:
+    """The sensor for *services*."""
+
+    @dg.sensor(
+        name="rollout_mirror",
+        asset_selection=dg.AssetSelection.assets(*map(parts.release_key, services)),
+        minimum_interval_seconds=5,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Shows the figures and gates of a release on its way as observations and checks of <service>/release.",
+    )
+    def mirror(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
+        return _mirrored(context, settings, services)
+
+    return mirror
+
+
+def _mirrored(
+    context: dg.SensorEvaluationContext, settings: settings_.Settings, services: Sequence[str]
+) -> dg.SensorResult | dg.SkipReason:
     """Report what has changed since the positions in the cursor: one observation of each service at most."""
     from lastgood import errors
 
@@ -38,7 +52,7 @@ def rollout_mirror(context: dg.SensorEvaluationContext, settings: dg.ResourcePar
     told: dict[str, scene.Position] = json.loads(context.cursor or "{}")
     words: dict[str, str] = {}
     try:
-        news = _news(context, settings, told, words=words)
+        news = _news(context, settings, services, told, words=words)
     except errors.LastgoodError as error:
         return dg.SkipReason(f"the ledger cannot be read: {error}")
     finally:
@@ -50,14 +64,19 @@ def rollout_mirror(context: dg.SensorEvaluationContext, settings: dg.ResourcePar
 
 
 def _news(
-    context: dg.SensorEvaluationContext, settings: settings_.Settings, told: dict[str, scene.Position], *, words: dict[str, str]
+    context: dg.SensorEvaluationContext,
+    settings: settings_.Settings,
+    services: Sequence[str],
+    told: dict[str, scene.Position],
+    *,
+    words: dict[str, str],
 ) -> dict[str, scene.Scene]:
     """The services that have something to tell; what there is to say of the others goes into *words*."""
     from lastgood import errors, release
 
     news: dict[str, scene.Scene] = {}
     with release.open_context(settings, read_only=True) as ctx:
-        for service in assets.names():
+        for service in services:
             if not ctx.ledger.newest(service):
                 continue
             try:
@@ -74,7 +93,7 @@ def _news(
 
 def _last_told(context: dg.SensorEvaluationContext, service: str, told: dict[str, scene.Position]) -> scene.Position:
     """The newer one of the cursor and Dagster's newest observation: the daemon stores events before the cursor, and may die in between."""
-    found = context.instance.fetch_observations(assets.release_key(service), limit=1).records
+    found = context.instance.fetch_observations(parts.release_key(service), limit=1).records
     shown = found[0].asset_observation if found else None
     kept = shown.metadata.get(scene.POSITION) if shown else None
     return max(told.get(service, scene.START), kept.value if kept else scene.START, key=lambda position: position["at"])

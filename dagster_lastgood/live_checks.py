@@ -1,16 +1,17 @@
-"""Great Expectations on what came in: checks on `<service>/drift`, each window judged by what the service's own `expectations.live()` expects.
+"""Great Expectations on what came in: checks on `<service>/drift`, each window judged by what the service's own suite expects.
 
 They stand beside the statistics of drift and open no alarm: an expectation is a limit that somebody wrote down, drift is
 what the reference makes unusual. The sensor `drift_watch` reports them; one executed by hand judges the newest window.
 """
 
-import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from assets import judged, show, windows
+from dagster_lastgood import drift_assets as windows
+from dagster_lastgood import expectations as judged
+from dagster_lastgood import metadata as show
 from lastgood import settings as settings_
 
 if TYPE_CHECKING:
@@ -19,14 +20,17 @@ if TYPE_CHECKING:
     from lastgood.drift.watch import Looked, Watched
     from lastgood.release import Context
 
+Expectations = Callable[[], Sequence[Any]]
+"""Gives the expectations of Great Expectations on the requests of a service, each with `meta={"check": name}`."""
+
 MOST = 20_000
 """Rows of a window that are judged; of more, every second, fourth, ... request."""
 SHOWN = 20
 """Expectations that a check lists, the failed ones first."""
 
 
-def checks(service: str, described: dict[str, str]) -> dg.AssetChecksDefinition:
-    """The checks *described* by name; each name is a `meta["check"]` of the expectations."""
+def checks(service: str, described: Mapping[str, str], *, suite: Expectations) -> dg.AssetChecksDefinition:
+    """The checks *described* by name; each name is a `meta["check"]` of the expectations of *suite*."""
     specs = [dg.AssetCheckSpec(name, asset=windows.key(service), description=text) for name, text in described.items()]
 
     @dg.multi_asset_check(name=f"{service}__live", specs=specs, description="Great Expectations on the newest window of what came in.")
@@ -39,7 +43,7 @@ def checks(service: str, described: dict[str, str]) -> dg.AssetChecksDefinition:
             found = list(drift_watch.looked(ctx, what)) if what else []
             if what is None or not found:
                 raise dg.Failure(f"no window of {service!r} has been looked at yet; wait for the first, or run 'lastgood drift {service}'")
-            for one in evaluations(ctx, what, found[-1]):
+            for one in evaluations(ctx, what, found[-1], suite=suite):
                 yield dg.AssetCheckResult(
                     check_name=one.check_name, passed=one.passed, severity=one.severity, description=one.description, metadata=one.metadata
                 )
@@ -47,25 +51,14 @@ def checks(service: str, described: dict[str, str]) -> dg.AssetChecksDefinition:
     return live
 
 
-def evaluations(ctx: "Context", what: "Watched", one: "Looked") -> list[dg.AssetCheckEvaluation]:
+def evaluations(ctx: "Context", what: "Watched", one: "Looked", *, suite: Expectations | None) -> list[dg.AssetCheckEvaluation]:
     """What the service expects of the rows of window *one*, check by check; empty if it expects nothing. Raises what reading the log raises."""
-    suite = _suite(what.service)
-    if not suite:
+    expected = suite() if suite else ()
+    if not expected:
         return []
     frame = rows(ctx, what, one)
-    said = judged.table(frame, suite)
+    said = judged.table(frame, expected)
     return [_check(what, one, name, [row for row in said if row["check"] == name]) for name in dict.fromkeys(row["check"] for row in said)]
-
-
-def _suite(service: str) -> Sequence[Any]:
-    try:
-        module = importlib.import_module(f"assets.{service}.expectations")
-    except ModuleNotFoundError as error:
-        if not f"assets.{service}.expectations".startswith(error.name or "?"):
-            raise  # it is there, and needs something that is not
-        return ()
-    live = getattr(module, "live", None)
-    return live() if live else ()
 
 
 def rows(ctx: "Context", what: "Watched", one: "Looked") -> "pd.DataFrame":

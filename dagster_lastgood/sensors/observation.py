@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-import assets
-from assets import gates, show, verdicts
+from dagster_lastgood import gate_checks as gates
+from dagster_lastgood import metadata as show
+from dagster_lastgood import parts
+from lastgood.analysis import follow as verdicts
 from lastgood.bundle import manifest as bundles
 
 if TYPE_CHECKING:
@@ -98,7 +100,7 @@ class Scene:
 
     def events(self) -> Iterator[dg.AssetObservation | dg.AssetCheckEvaluation]:
         """One observation, and an evaluation of each check whose gate says something else than before."""
-        yield dg.AssetObservation(assets.release_key(self.revision.service), description=self.words(), metadata=self._metadata())
+        yield dg.AssetObservation(parts.release_key(self.revision.service), description=self.words(), metadata=self._metadata())
         for said in self.changed:
             yield gates.evaluation(self.revision.service, said)
 

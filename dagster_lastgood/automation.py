@@ -9,8 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
-import assets
-from assets import parts
+from dagster_lastgood import parts, project
 
 CANDIDATE = "lastgood/candidate"
 """Tag of the runs whose bundle is to be proposed; its value is the reason."""
@@ -37,7 +36,7 @@ def source(service: str, version: Callable[[Path], str], *, owners: Sequence[str
     @dg.multi_observable_source_asset(name=f"{service}__source", specs=[spec])
     def source() -> dg.ObserveResult:
         """The version that is there now."""
-        return dg.ObserveResult(spec.key, data_version=dg.DataVersion(version(assets.PROJECT)))
+        return dg.ObserveResult(spec.key, data_version=dg.DataVersion(version(project.root())))
 
     return source
 
@@ -55,11 +54,11 @@ def rebuilt(service: str, made: Sequence[dg.AssetsDefinition]) -> list[dg.Assets
     return [part for part in dg.map_asset_specs(with_condition, made) if isinstance(part, dg.AssetsDefinition)]
 
 
-def new_data() -> dg.AutomationConditionSensorDefinition:
-    """The sensor that looks at the sources and builds; turned on by hand."""
+def new_data(services: Sequence[str]) -> dg.AutomationConditionSensorDefinition:
+    """The sensor that looks at the sources of *services* and builds; turned on by hand. Other assets of the code location are left alone."""
     return dg.AutomationConditionSensorDefinition(
         NAME,
-        target=dg.AssetSelection.all(),
+        target=dg.AssetSelection.groups(*services) if services else dg.AssetSelection.assets(),
         run_tags={CANDIDATE: "built from new data"},
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.STOPPED,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-import assets
-from assets import parts, show
+from dagster_lastgood import metadata as show
+from dagster_lastgood import parts
 from lastgood import settings as settings_
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def release(service: str, *, owners: Sequence[str]) -> dg.AssetSpec:
     Nobody materializes it here: the sensors `release_mirror` and `rollout_mirror` report it from the ledger.
     """
     return dg.AssetSpec(
-        assets.release_key(service),
+        parts.release_key(service),
         deps=[parts.key(service, "bundle")],
         group_name=service,
         kinds={"lastgood"},

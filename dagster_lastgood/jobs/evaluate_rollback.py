@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from assets import show, windows
+from dagster_lastgood import drift_assets as windows
+from dagster_lastgood import hooks
+from dagster_lastgood import metadata as show
+from dagster_lastgood.jobs import drift_report
+from dagster_lastgood.jobs.verbs import NEVER_AGAIN
 from lastgood import settings as settings_
-from pipelines import drift_report, hooks
-from pipelines.jobs import NEVER_AGAIN
 
 if TYPE_CHECKING:
     from lastgood.drift.decision import Decision, Look

@@ -7,14 +7,14 @@ led to: by then there is no candidate any more about which the measurements coul
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from lastgood.analysis.run import Analysis, Question
     from lastgood.core.transitions import State
     from lastgood.gates.base import Verdict
     from lastgood.ledger import Ledger, Revision
-    from lastgood.release import Context
+    from lastgood.context import Context
 
 BATCH = 20_000
 """Most measurements of one analysis that one look takes in, some 10 s of work on a slow core; a tick may take 60 s."""
@@ -116,7 +116,7 @@ class Evidence:
             analysis.catch_up()
         else:
             book = _Book(ctx.ledger, question.key, batch=self._batch)
-            self._kept[name] = judge.Analysis(question, book=book, service=service), book
+            self._kept[name] = judge.Analysis(question, book=cast("Ledger", book), service=service), book
         return self._kept[name]
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-import assets
-from assets import verdicts
+from dagster_lastgood import parts, project
 from lastgood import settings as settings_
+from lastgood.analysis import follow as verdicts
 
 if TYPE_CHECKING:
     from lastgood.service.gates import AnyGate
@@ -32,7 +32,7 @@ def of(service: str) -> "dict[str, AnyGate]":
     from lastgood.service import schema as services
 
     try:
-        return dict(services.load(assets.PROJECT / "services" / service).gates)
+        return dict(services.load(project.root() / "services" / service).gates)
     except errors.LastgoodError:
         return dict(conditions.DEFAULTS)
 
@@ -40,7 +40,7 @@ def of(service: str) -> "dict[str, AnyGate]":
 def specs(service: str) -> list[dg.AssetCheckSpec]:
     """One check for each gate, named like it."""
     return [
-        dg.AssetCheckSpec(name, asset=assets.release_key(service), description=f"{gate.kind}: {_says(gate)}")
+        dg.AssetCheckSpec(name, asset=parts.release_key(service), description=f"{gate.kind}: {_says(gate)}")
         for name, gate in of(service).items()
     ]
 
@@ -78,7 +78,7 @@ def result(service: str, said: verdicts.Said) -> dict[str, Any]:
     grave = verdict.outcome == "fail" and verdict.kind == "guardrail"
     words = {"pass": "", "fail": "failed: ", "inconclusive": "cannot tell: "}[verdict.outcome]
     return {
-        "asset_key": assets.release_key(service),
+        "asset_key": parts.release_key(service),
         "check_name": said.gate,
         "passed": verdict.outcome == "pass",
         "severity": dg.AssetCheckSeverity.ERROR if grave else dg.AssetCheckSeverity.WARN,

@@ -6,13 +6,15 @@ one came to that and the service wants it done by itself. It decides nothing.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-import assets
-from assets import live, windows
+from dagster_lastgood import drift_assets as windows
+from dagster_lastgood import live_checks as live
+from dagster_lastgood import project
 from lastgood import errors
 from lastgood import settings as settings_
 
@@ -32,24 +34,31 @@ BUDGET_S = 20.0
 
 def _tick_s() -> int:
     """Seconds between two ticks. A wrong lastgood.toml is told by whoever uses it; here it must not keep `rollback` from loading."""
-    try:
-        return round(settings_.load(assets.PROJECT).drift.tick_s)
-    except errors.LastgoodError:
-        return round(settings_.DriftSettings().tick_s)
+    known = project.settings()
+    return round((known.drift if known else settings_.DriftSettings()).tick_s)
 
 
-def drift_watch(jobs: Sequence[dg.JobDefinition]) -> dg.SensorDefinition:
-    """The sensor; *jobs* are those that it may ask for: DECIDE, REPORT and RETRAIN."""
-    return dg.sensor(
+def drift_watch(
+    services: Sequence[str], *, jobs: Sequence[dg.JobDefinition], expected: Mapping[str, live.Expectations] = MappingProxyType({})
+) -> dg.SensorDefinition:
+    """The sensor for *services*; *jobs* are those that it may ask for: DECIDE, REPORT and RETRAIN. *expected* is by service what of it is a check."""
+
+    @dg.sensor(
         name="drift_watch",
         jobs=jobs,
         minimum_interval_seconds=_tick_s(),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Looks at each window of what came in, once; shows it as <service>/drift, and has an alarm decided.",
-    )(watch)
+    )
+    def watch(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
+        return _watched(context, settings, services, expected)
+
+    return watch
 
 
-def watch(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
+def _watched(
+    context: dg.SensorEvaluationContext, settings: settings_.Settings, services: Sequence[str], expected: Mapping[str, live.Expectations]
+) -> dg.SensorResult | dg.SkipReason:
     """Report the windows that Dagster does not hold yet, and the looks that are due. Where it stands, ledger and materializations say."""
     from lastgood import release
 
@@ -58,14 +67,14 @@ def watch(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settin
     words = []
     try:
         with release.open_context(settings, create=False) as ctx:
-            for service in assets.names():
+            for service in services:
                 try:
-                    said = _service(context, ctx, service, news=news, until=until)
+                    said = _service(context, ctx, service, news=news, until=until, suite=expected.get(service))
                 except (errors.Damaged, errors.NotFound, errors.UsageError) as error:
                     said = str(error)  # the other services go on
                 words.append(f"{service}: {said}")
     except errors.NotFound:  # nothing was ever built here, and looking does not begin a ledger
-        return dg.SkipReason("; ".join(f"{service}: nothing is watched" for service in assets.names()))
+        return dg.SkipReason("; ".join(f"{service}: nothing is watched" for service in services))
     except errors.LastgoodError as error:
         return dg.SkipReason(f"the ledger cannot be read: {error}")
     if not news.shown and not news.asked:
@@ -83,7 +92,9 @@ class _News:
         self.asked: list[dg.RunRequest] = []
 
 
-def _service(context: dg.SensorEvaluationContext, ctx: "Context", service: str, *, news: _News, until: float) -> str:
+def _service(
+    context: dg.SensorEvaluationContext, ctx: "Context", service: str, *, news: _News, until: float, suite: live.Expectations | None
+) -> str:
     """What there is to say of one service."""
     from lastgood.drift import decision as drift_decision
     from lastgood.drift import watch as drift_watch
@@ -99,7 +110,7 @@ def _service(context: dg.SensorEvaluationContext, ctx: "Context", service: str, 
     for one in found:
         if windows.name_of(what, one) not in known and time.monotonic() < until:
             news.shown.append(windows.materialization(what, one))
-            news.judged += _judged(context, ctx, what, one)
+            news.judged += _judged(context, ctx, what, one, suite=suite)
     alarm = drift_watch.open_alarm(found)
     asked = [report(what, one) for one in found if alarm is not None and one.alarm == alarm and one.change in ("opened", "worse")]
     look = drift_decision.due(ctx, what, now=time.time())
@@ -122,10 +133,12 @@ def _attempt(instance: dg.DagsterInstance, wanted: dg.RunRequest) -> dg.RunReque
     )
 
 
-def _judged(context: dg.SensorEvaluationContext, ctx: "Context", what: "Watched", one: "Looked") -> list[dg.AssetCheckEvaluation]:
+def _judged(
+    context: dg.SensorEvaluationContext, ctx: "Context", what: "Watched", one: "Looked", *, suite: live.Expectations | None
+) -> list[dg.AssetCheckEvaluation]:
     """What Great Expectations says of the window. It costs the window nothing if that fails: a library of others, on data that is odd."""
     try:
-        return live.evaluations(ctx, what, one)
+        return live.evaluations(ctx, what, one, suite=suite)
     except Exception as error:  # noqa: BLE001
         context.log.warning(f"{what.service}: no expectations on the window of {windows.name_of(what, one)}: {error!r}")
         return []

@@ -14,7 +14,7 @@ from typing import Any
 
 import dagster as dg
 
-import assets
+from dagster_lastgood import project
 from lastgood.bundle import manifest as bundles
 
 PART = "lastgood/part"
@@ -36,6 +36,11 @@ class Made:
 def key(service: str, name: str) -> dg.AssetKey:
     """The asset of one part (or of the bundle) of a service."""
     return dg.AssetKey([service, name])
+
+
+def release_key(service: str) -> dg.AssetKey:
+    """The asset whose data version says which bundle of *service* is stable."""
+    return key(service, "release")
 
 
 def result(context: Context, part: bundles.Part, *, provenance: Mapping[str, Any], metadata: Mapping[str, Any]) -> dg.MaterializeResult:
@@ -84,7 +89,7 @@ def code_version(*files: str) -> str:
 
     Absent is no error here: a broken service must not keep the jobs of the others, least of all `rollback`, from loading.
     """
-    paths = [assets.PROJECT / name for name in files]
+    paths = [project.root() / name for name in files]
     content = [path.read_bytes() if path.is_file() else b"" for path in paths]
     return hashlib.sha256(b"\0".join(content)).hexdigest()[:12]
 

@@ -6,11 +6,12 @@ controller or a Dagster job. The data version of `<service>/release` is the stab
 
 import itertools
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-import assets
+from dagster_lastgood import parts
 from lastgood import settings as settings_
 from lastgood.bundle import manifest as bundles
 
@@ -28,13 +29,25 @@ Position = dict[str, object]
 START: Position = {"revision": 0, "hash": ""}
 
 
-@dg.sensor(
-    asset_selection=dg.AssetSelection.assets(*map(assets.release_key, assets.names())),
-    minimum_interval_seconds=5,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Shows every revision of the release ledger as a materialization of <service>/release.",
-)
-def release_mirror(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
+def release_mirror(services: Sequence[str]) -> dg.SensorDefinition:
+    """The sensor for *services*."""
+
+    @dg.sensor(
+        name="release_mirror",
+        asset_selection=dg.AssetSelection.assets(*map(parts.release_key, services)),
+        minimum_interval_seconds=5,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Shows every revision of the release ledger as a materialization of <service>/release.",
+    )
+    def mirror(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
+        return _mirrored(context, settings, services)
+
+    return mirror
+
+
+def _mirrored(
+    context: dg.SensorEvaluationContext, settings: settings_.Settings, services: Sequence[str]
+) -> dg.SensorResult | dg.SkipReason:
     """Report the revisions that Dagster has not been told of; the cursor holds the last reported one of each service."""
     from lastgood import errors, ledger
 
@@ -42,7 +55,7 @@ def release_mirror(context: dg.SensorEvaluationContext, settings: dg.ResourcePar
     events: list[dg.AssetMaterialization] = []
     try:
         with ledger.connect(settings.ledger_url, read_only=True) as connected:
-            for service in assets.names():
+            for service in services:
                 last = _last_told(context, connected, service, told.get(service, START))
                 known, *new = _from(connected, service, last["revision"])
                 events += [materialization(after, before=before) for before, after in itertools.pairwise([known, *new])]
@@ -62,7 +75,7 @@ def _last_told(context: dg.SensorEvaluationContext, ledger: "Ledger", service: s
     A position that is not in this ledger belongs to another one, and everything is told from the start.
     """
     newest = ledger.newest(service)
-    shown = context.instance.get_latest_materialization_event(assets.release_key(service))
+    shown = context.instance.get_latest_materialization_event(parts.release_key(service))
     metadata = shown.asset_materialization.metadata if shown and shown.asset_materialization else {}
     positions = [cursor]
     if {"lastgood/revision", "lastgood/hash"} <= set(metadata):
@@ -83,7 +96,7 @@ def materialization(revision: "Revision", *, before: "Revision | None") -> dg.As
     was, now = before.state.stable if before else None, state.stable
     marks = [{"bundle": mark.bundle, "kind": mark.kind, "reason": mark.reason} for mark in revision.marks]
     return dg.AssetMaterialization(
-        assets.release_key(revision.service),
+        parts.release_key(revision.service),
         description=headline(revision, was=was),
         tags={"dagster/data_version": now or NOTHING},
         metadata={

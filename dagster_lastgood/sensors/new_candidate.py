@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets import automation
+from dagster_lastgood import automation
 from lastgood import settings as settings_
 
 PROMOTE = "promote"

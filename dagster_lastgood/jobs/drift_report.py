@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-import assets
-from assets import show, windows
+from dagster_lastgood import drift_assets as windows
+from dagster_lastgood import hooks, project
+from dagster_lastgood import metadata as show
 from lastgood import errors
 from lastgood import settings as settings_
-from pipelines import hooks
 
 if TYPE_CHECKING:
     from lastgood.drift.watch import Watched
@@ -116,13 +116,11 @@ def drift_report_job() -> None:
     report()
 
 
-def schedules() -> list[dg.ScheduleDefinition]:
-    """One for each service, running; it skips where nothing is watched. A wrong lastgood.toml must not keep `rollback` from loading."""
-    try:
-        cron = settings_.load(assets.PROJECT).drift.report_cron
-    except errors.LastgoodError:
-        cron = settings_.DriftSettings().report_cron
-    return [_schedule(service, cron) for service in assets.names()]
+def schedules(services: Sequence[str]) -> list[dg.ScheduleDefinition]:
+    """One for each of *services*, running; it skips where nothing is watched. A wrong lastgood.toml must not keep `rollback` from loading."""
+    known = project.settings()
+    cron = (known.drift if known else settings_.DriftSettings()).report_cron
+    return [_schedule(service, cron) for service in services]
 
 
 def _schedule(service: str, cron: str) -> dg.ScheduleDefinition:

@@ -1,6 +1,6 @@
 """The DAGSTER_HOME of one machine: made ready once, so that everything that opens it finds it whole.
 
-`python -m pipelines.home` prepares a home and prints its path: $DAGSTER_HOME if that is set, else `dagster/` in the
+`python -m dagster_lastgood.home` prepares a home and prints its path: $DAGSTER_HOME if that is set, else `dagster/` in the
 home folder of lastgood. It writes a dagster.yaml where none stands (Dagster's own default would queue runs for a
 daemon that may not be there) and creates the databases (two processes that meet in a fresh home damage it for good).
 """
@@ -12,11 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
-MASTER = Path(__file__).resolve().parent.parent / "dagster.yaml"
-IN_PROJECT_ONLY = ("storage", "local_artifact_storage", "compute_logs")
-"""Blocks that lead out of a home which is the project folder; a home of its own keeps everything inside."""
+MASTER = Path(__file__).with_name("instance.yaml")
 
 
 def prepare(home: Path) -> Path:
@@ -28,8 +24,8 @@ def prepare(home: Path) -> Path:
     # In the project folder itself, dagster.yaml names its folders relative to it.
     with _alone(home), contextlib.chdir(home):
         if not config.exists():
-            config.write_text(render(), "utf-8")
-        # What Dagster prints while it does so must not end up in "$(python -m pipelines.home)".
+            config.write_text(MASTER.read_text("utf-8"), "utf-8")
+        # What Dagster prints while it does so must not end up in "$(python -m dagster_lastgood.home)".
         with dg.DagsterInstance.from_config(str(home)) as instance, contextlib.redirect_stdout(sys.stderr):
             instance.upgrade()
     return home
@@ -45,23 +41,13 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def render() -> str:
-    """The text of a dagster.yaml for a home of its own."""
-    values = yaml.safe_load(MASTER.read_text("utf-8"))
-    kept = {key: value for key, value in values.items() if key not in IN_PROJECT_ONLY}
-    return (
-        "# Written by 'python -m pipelines.home' from the project's dagster.yaml; edit freely, it is not overwritten.\n"
-        + yaml.safe_dump(kept)
-    )
-
-
 def warn_if_runs_would_wait() -> None:
     """Say on stderr that DAGSTER_HOME has no dagster.yaml, because `dagster job launch` then queues without a word."""
     home = os.environ.get("DAGSTER_HOME")
     if home and not (Path(home) / "dagster.yaml").exists():
         print(
             f"lastgood: {home} has no dagster.yaml, so a launched run waits until a Dagster daemon takes it; "
-            "to start runs at once, first run: python -m pipelines.home",
+            "to start runs at once, first run: python -m dagster_lastgood.home",
             file=sys.stderr,
         )
 

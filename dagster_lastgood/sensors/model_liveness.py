@@ -3,19 +3,29 @@
 import functools
 import os
 import time
+from collections.abc import Sequence
 
 import dagster as dg
 
-import assets
 from lastgood import settings as settings_
 
 
-@dg.sensor(
-    minimum_interval_seconds=6 * 3600,
-    default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Asks the providers whether the pinned models still live; writes it down, and pages what ends.",
-)
-def model_liveness(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SkipReason:
+def model_liveness(services: Sequence[str]) -> dg.SensorDefinition:
+    """The sensor for *services*."""
+
+    @dg.sensor(
+        name="model_liveness",
+        minimum_interval_seconds=6 * 3600,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Asks the providers whether the pinned models still live; writes it down, and pages what ends.",
+    )
+    def liveness(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SkipReason:
+        return _checked(settings, services)
+
+    return liveness
+
+
+def _checked(settings: settings_.Settings, services: Sequence[str]) -> dg.SkipReason:
     """One sentence for each service: what was found out."""
     from lastgood import errors, release
     from lastgood.model_retirement import check as liveness
@@ -25,7 +35,7 @@ def model_liveness(context: dg.SensorEvaluationContext, settings: dg.ResourcePar
     told = []
     try:
         with release.open_context(settings, create=False) as ctx:
-            for service in assets.names():
+            for service in services:
                 if ctx.ledger.newest(service):
                     report = liveness.check(ctx, service, ask=ask, now=time.time(), actor="dagster")
                     told += [f"{service}: {one.role} {', '.join(one.models)} is {one.lifetime.status}" for one in report.checked]

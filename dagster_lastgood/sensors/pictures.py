@@ -3,7 +3,7 @@
 import bisect
 from typing import TYPE_CHECKING, Any
 
-from assets import show
+from dagster_lastgood import metadata as show
 
 if TYPE_CHECKING:
     from lastgood.release import Context

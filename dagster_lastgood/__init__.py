@@ -1,0 +1,13 @@
+"""Release and roll back whole AI systems from Dagster.
+
+`build_definitions` gives a code location everything for the services named: parts, bundle, release and drift as assets, gates
+and expectations as checks, sensors that show the ledger, and the jobs `promote`, `approve`, `rollback`, `retrain`,
+`evaluate_rollback` and `drift_report`. `ServiceComponent` does the same for one service from a YAML block.
+
+Importing this package loads Dagster and nothing heavier: a `dagster job launch` imports it before the first line of a rollback.
+"""
+
+from dagster_lastgood.definitions import build_definitions
+from dagster_lastgood.service import Service
+
+__all__ = ["Service", "build_definitions"]

@@ -1,0 +1,48 @@
+"""One service as a code location shows it: its parts and bundle, its release, what comes in, the checks of all of them, its build job."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+
+from dagster_lastgood import automation, drift_assets, gate_checks, live_checks, part_assets
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What `build_definitions` needs of a service.
+
+    `made` are the assets that the build job makes: the parts and the bundle. `source` is what a new version of makes them anew.
+    `checks` are checks of the service's own. `expectations` gives what is expected of requests (Great Expectations), each with
+    `meta={"check": name}`; `expected` describes these checks by name. `build` is the name of the build job; without one there is none.
+    """
+
+    name: str
+    owners: Sequence[str]
+    made: Sequence[dg.AssetsDefinition] = ()
+    build: str = ""
+    description: str = ""
+    source: dg.AssetsDefinition | None = None
+    checks: Sequence[dg.AssetChecksDefinition] = ()
+    expectations: live_checks.Expectations | None = None
+    expected: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def definitions(self) -> dg.Definitions:
+        """Its assets, checks and build job; jobs and sensors that all services share come with `build_definitions`."""
+        made = automation.rebuilt(self.name, self.made) if self.source else list(self.made)
+        about = (
+            self.description
+            or f"Make all parts of {self.name}, check them, and freeze them into a registered bundle. Changes nothing that serves."
+        )
+        selection = dg.AssetSelection.assets(*(asset.key for asset in made))
+        jobs = (
+            [dg.define_asset_job(self.build, selection=selection, executor_def=dg.in_process_executor, description=about)]
+            if self.build
+            else []
+        )
+        shown = [part_assets.release(self.name, owners=self.owners), drift_assets.drift(self.name, owners=self.owners)]
+        checks = [*self.checks, gate_checks.checks(self.name)]
+        if self.expectations is not None:
+            checks.append(live_checks.checks(self.name, self.expected, suite=self.expectations))
+        sources = [self.source] if self.source else []
+        return dg.Definitions(assets=[*sources, *made, *shown], asset_checks=checks, jobs=jobs)
