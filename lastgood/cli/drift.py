@@ -12,6 +12,7 @@ import click
 from lastgood import errors
 from lastgood.bundle import manifest as bundles
 from lastgood.cli import common
+from lastgood.system import plain
 
 if TYPE_CHECKING:
     from lastgood.drift.bundle_comparison import Beside
@@ -82,7 +83,7 @@ def drift(
         "bundle": what.bundle,
         "windows": [one.to_json() for one in found],
         "decisions": decided,
-        "decision": drift_watch.plain(decision.to_json()) if decision else None,
+        "decision": plain.mended(decision.to_json()) if decision else None,
         "beside": compared.to_json() if compared else None,
         "report": str(report) if report else None,
     }

@@ -31,6 +31,7 @@ from lastgood.paging import once as telling
 from lastgood.release import convergence as converge
 from lastgood.serving import inference_log
 from lastgood.system import clock as wallclock
+from lastgood.system import plain
 from lastgood.system.failpoints import failpoint
 
 if TYPE_CHECKING:
@@ -279,7 +280,7 @@ def _carried_out(
             trouble = f"; it could not be done: {error}"
     failpoint("drift.after_rollback")
     _page(ctx, what, decision, trouble=trouble, now=now)
-    ctx.ledger.evaluate(what.bundle, kind=KIND, report=drift_watch.plain(decision.to_json()), actor=actor, now=now)
+    ctx.ledger.evaluate(what.bundle, kind=KIND, report=plain.mended(decision.to_json()), actor=actor, now=now)
     return outcome
 
 
@@ -305,7 +306,7 @@ def _go_back(
     wait_s: float,
 ) -> converge.Outcome:
     began = time.perf_counter()
-    evidence = {"drift": drift_watch.plain(decision.to_json()), "verdicts": []}
+    evidence = {"drift": plain.mended(decision.to_json()), "verdicts": []}
     asked: dict[str, Any] = {"reason": f"drift: {decision.why}", "actor": actor, "automatic": True, "evidence": evidence, "fence": fence}
     with converge.layers_of(ctx, what.service) as layers:
         committed = release.roll_back(ctx, what.service, expected=expected, clock=lambda: now, **asked)
@@ -320,6 +321,6 @@ def _page(ctx: release.Context, what: drift_watch.Watched, decision: Decision, *
         f"drift-decision-{short(what.bundle)}-{int(decision.look.alarm)}-{decision.look.number}",
         f"{what.service}: after the drift alarm {short(what.bundle)} {said[decision.outcome]}: {decision.why}{trouble}",
         severity="critical" if trouble else "warning",
-        body={"decision": drift_watch.plain(decision.to_json())},
+        body={"decision": plain.mended(decision.to_json())},
         now=now,
     )

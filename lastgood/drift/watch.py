@@ -24,6 +24,7 @@ from lastgood.paging import once as telling
 from lastgood.service import drift as drift_rules
 from lastgood.service import frozen as frozen_service
 from lastgood.service.drift import DAY_S
+from lastgood.system import plain
 from lastgood.system.failpoints import failpoint
 
 NOTE = "drift"
@@ -161,7 +162,7 @@ def _look(ctx: release.Context, what: Watched, bundle: bundles.Bundle, *, number
         begin=since,
         end=what.begin(number + 1),
         seen=window.rows,
-        verdict=plain(said.to_json()),
+        verdict=plain.mended(said.to_json()),
         episode=after,
         change=change,
         alarm=begun,
@@ -172,15 +173,6 @@ def read(ctx: release.Context, what: Watched, *, since: float, until: float, col
     """What users were answered by the watched bundle with *since* <= `at` < *until* (Unix seconds); see `windows.read`."""
     folder = ctx.settings.inference(what.service)
     return windows.read(folder, bundle=what.bundle, since=since, until=until, columns=columns, time=what.rules.time, most=most)
-
-
-def plain(value: Any) -> Any:
-    """*value* as JSON can hold it: a threshold may be infinite, which is none."""
-    if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tell(ctx: release.Context, what: Watched, one: Looked, teller: telling.Teller, *, now: float) -> None:

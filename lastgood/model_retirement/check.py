@@ -17,6 +17,7 @@ from lastgood.model_retirement import providers as models
 from lastgood.model_retirement import records as lifetimes
 from lastgood.model_retirement.records import Lifetime
 from lastgood.paging import once as telling
+from lastgood.system import plain
 
 RENEWED_S = 7 * lifetimes.DAY_S
 """An answer that stays the same is written down again after this time, in seconds, so that it can be seen that somebody asks."""
@@ -93,7 +94,7 @@ def _write_down(ctx: context.Context, digest: str, found: Lifetime, *, actor: st
     last = [one for one in ctx.ledger.evaluations(digest) if one.kind == lifetimes.KIND][-1:]
     known = [(one.report["status"], one.report["ends_at"]) for one in last if now - one.at < RENEWED_S]
     if known != [(found.status, found.ends_at)]:
-        ctx.ledger.evaluate(digest, kind=lifetimes.KIND, report=found.to_json(), actor=actor, now=now)
+        ctx.ledger.evaluate(digest, kind=lifetimes.KIND, report=plain.mended(found.to_json()), actor=actor, now=now)
 
 
 def _risk(state: rollout.State, found: list[Checked]) -> str | None:

@@ -13,7 +13,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
-from lastgood import ledger
+from lastgood import errors, ledger
 from lastgood.bundle import manifest as bundles
 
 KIND = "liveness"
@@ -46,6 +46,16 @@ class Lifetime:
 def pins(bundle: bundles.Bundle) -> list[Mapping[str, Any]]:
     """The pins of the models that *bundle* asks, in plain JSON; none for one that asks nobody."""
     return [pin for part in bundle.parts.values() for pin in part.meta.get(META, ())]
+
+
+def check(bundle: bundles.Bundle) -> None:
+    """Raise UsageError if a part names its hosted models in another form than `pins` reads."""
+    for name, part in bundle.parts.items():
+        named = part.meta.get(META, ())
+        if not isinstance(named, list | tuple) or not all(isinstance(pin, Mapping) for pin in named):
+            raise errors.UsageError(
+                f"{META!r} in the meta of part {name!r} is no list of objects; give the pin of each hosted model as one"
+            )
 
 
 def newest(book: ledger.Ledger, digest: str, *, now: float) -> Lifetime | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lastgood import context
+from lastgood.system import plain
 
 MOST = 1000
 """So many pages back it is looked whether somebody was told already."""
@@ -28,7 +29,7 @@ class Teller:
 
         The note comes first: a process that dies between the two has told nobody, and whoever looks next does.
         """
-        ledger = self._ctx.ledger
+        ledger, body, summary = self._ctx.ledger, plain.mended(body), plain.printable(summary)
         if key in self._pages():
             return
         if note and key not in self._notes(note):
