@@ -20,7 +20,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lastgood import errors
+from lastgood import errors, release
 from lastgood import settings as settings_
 from lastgood.bundle import archive as transfer
 from lastgood.bundle import environment
@@ -31,7 +31,6 @@ from lastgood.layers import base as base_
 from lastgood.layers.traffic.envoy import config as envoy_config
 from lastgood.ledger import Ledger
 from lastgood.paging import once as telling
-from lastgood.release import verbs as release
 from lastgood.service import schema as services
 from lastgood.system import plain
 from tests import factory, test_limits
