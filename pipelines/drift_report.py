@@ -3,7 +3,6 @@
 A schedule for each service launches it once a day, the sensor `drift_watch` when an alarm begins.
 """
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import assets
 from assets import show, windows
 from lastgood import errors
 from lastgood import settings as settings_
+from lastgood.system import clock as wallclock
 from pipelines import hooks
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def report(
     from lastgood import release
     from lastgood.drift import watch as drift_watch
 
-    until = time.time() if config.until is None else config.until
-    since = until - settings.drift.report_hours * 3600 if config.since is None else config.since
     with release.open_context(settings, read_only=True) as ctx:
+        until = wallclock.now() if config.until is None else config.until
+        since = until - settings.drift.report_hours * 3600 if config.since is None else config.since
         what = drift_watch.watched(ctx, config.service)
         if what is None:
             context.add_output_metadata({"evidently": f"left out: nothing is watched on {config.service!r}"})

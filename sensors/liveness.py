@@ -2,12 +2,12 @@
 
 import functools
 import os
-import time
 
 import dagster as dg
 
 import assets
 from lastgood import settings as settings_
+from lastgood.system import clock as wallclock
 
 
 @dg.sensor(
@@ -27,7 +27,7 @@ def model_liveness(context: dg.SensorEvaluationContext, settings: dg.ResourcePar
         with release.open_context(settings, create=False) as ctx:
             for service in assets.names():
                 if ctx.ledger.newest(service):
-                    report = liveness.check(ctx, service, ask=ask, now=time.time(), actor="dagster")
+                    report = liveness.check(ctx, service, ask=ask, now=wallclock.now(), actor="dagster")
                     told += [f"{service}: {one.role} {', '.join(one.models)} is {one.lifetime.status}" for one in report.checked]
     except errors.NotFound:  # nothing was ever built here, and looking does not begin a ledger
         return dg.SkipReason("no bundle asks a hosted model")

@@ -8,13 +8,13 @@ watches the stable bundle.
 import dataclasses
 import json
 import threading
-import time
 
 import dagster as dg
 
 import assets
 from assets import verdicts
 from lastgood import settings as settings_
+from lastgood.system import clock as wallclock
 from sensors import pictures, scene
 
 EVIDENCE = verdicts.Evidence()
@@ -61,7 +61,7 @@ def _news(
             if not ctx.ledger.newest(service):
                 continue
             try:
-                found = scene.set_up(ctx, service, EVIDENCE, told=_last_told(context, service, told), now=time.time())
+                found = scene.set_up(ctx, service, EVIDENCE, told=_last_told(context, service, told), now=wallclock.now())
             except (errors.Damaged, errors.NotFound, errors.UsageError) as error:
                 words[service] = str(error)  # the other services go on
                 continue

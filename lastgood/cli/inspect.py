@@ -115,6 +115,18 @@ def _serving_lines(state: rollout.State, seen: list[Receipt]) -> list[str]:
     return [f"  ! requests are answered by {shares}, as the proxy says; traffic has not followed revision {state.revision}"]
 
 
+def _repeated_lines(seen: Sequence[Receipt]) -> list[str]:
+    """That callers give several requests one id, as the workers of this host have counted since their start: labels cannot tell these apart."""
+    workers = [one.facts.get("workers", {}) for one in seen if one.layer == "infrastructure"]
+    facts = [worker for found in workers if isinstance(found, Mapping) for worker in found.values() if isinstance(worker, Mapping)]
+    repeated, unclear = (sum(worker.get(name) or 0 for worker in facts) for name in ("repeated_ids", "unclear_labels"))
+    if not repeated and not unclear:
+        return []
+    refused = f", and {unclear:,} labels were refused that named several" if unclear else ""
+    remedy = "with feedback send the request_id of the answer, or give each request an id of its own"
+    return [f"  ! {repeated:,} requests came under an x-request-id that an earlier one had{refused}: {remedy}"]
+
+
 def _ending(ctx: release.Context, state: rollout.State) -> dict[str, dict[str, Any]]:
     """Bundles with an alias whose hosted model is known to end, or to be gone."""
     found = {}
@@ -228,6 +240,7 @@ def _status_text(
         f"  ! page not delivered by {one['channel']} ({one['tries']} tries): {one['error']}: {common.in_line(one['summary'])}"
         for one in undelivered
     ]
+    lines += _repeated_lines(seen)
     lines += [f"  ! {one.text()}" for one in lost]
     said, remedy = serving
     if trouble:

@@ -26,7 +26,7 @@ from lastgood.drift import reference as references
 from lastgood.drift import watch as drift_watch
 from lastgood.drift.reference import Sample
 from lastgood.hosts import lease as duty
-from lastgood.hosts import readiness
+from lastgood.hosts import vantage
 from lastgood.paging import once as telling
 from lastgood.release import convergence as converge
 from lastgood.serving import inference_log
@@ -77,6 +77,8 @@ class Decision:
     compared: comparison.Comparison | None = None
     features: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """By bundle: what its code makes of the rows beside what it made of its reference."""
+    host: str = ""
+    """Whose log was read."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -123,7 +125,16 @@ def to_build(ctx: release.Context, what: drift_watch.Watched, alarm: float) -> t
 
 
 def decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decision:
-    """Compare stable with the bundle that a rollback would go back to, on what was answered since the alarm. Changes nothing."""
+    """Compare stable with the bundle that a rollback would go back to, on what was answered since the alarm. Changes nothing.
+
+    Raises Conflict if other hosts serve it and this one does not: it has not seen what they answered.
+    """
+    seen_from = vantage.of(ctx, what.service, what.bundle, now=wallclock.now())
+    found = _decide(ctx, what, look)
+    return dataclasses.replace(found, host=seen_from.host, why=f"{found.why}{seen_from.told()}")
+
+
+def _decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decision:
     target = way_back(ctx, ctx.ledger.state(what.service))
     if target is None:
         why = "there is no other bundle that was stable, verifies and is not quarantined; a new one has to be built"
@@ -254,7 +265,7 @@ def carry_out(
     another host is the one to decide: it has the lease, or runs the workers whose log was read. Raises nothing for a rollback that a rule forbids, or
     if another change was faster: then a person is told.
     """
-    _check_sees_traffic(ctx, what)
+    vantage.of(ctx, what.service, what.bundle, now=wallclock.now())
     name, holder = duty.drift_lease_name(what.service), duty.holder(ctx.settings)
     with duty.given_up(ctx.ledger, name, holder=holder):
         fence = duty.take(ctx.ledger, name, holder=holder, now=wallclock.now(), ttl_s=LEASE_S)
@@ -282,16 +293,6 @@ def _carried_out(
     _page(ctx, what, decision, trouble=trouble, now=now)
     ctx.ledger.evaluate(what.bundle, kind=KIND, report=plain.mended(decision.to_json()), actor=actor, now=now)
     return outcome
-
-
-def _check_sees_traffic(ctx: release.Context, what: drift_watch.Watched) -> None:
-    """Raise Conflict if other hosts run the workers of the watched bundle and this one does not: it has not seen what they answered."""
-    view = readiness.read(ctx.ledger, what.service, settings=ctx.settings, now=wallclock.now())
-    hosts = {row.host for row in view.rows if row.arm == what.bundle and row.ready}
-    if view.word(what.bundle) == "ready" and readiness.host(ctx.settings) not in hosts:
-        raise errors.Conflict(
-            f"{short(what.bundle)} is served by {', '.join(sorted(hosts))}, and its log is there; decide about its drift on that host"
-        )
 
 
 def _go_back(

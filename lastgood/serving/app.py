@@ -443,6 +443,8 @@ def _about(worker: _Worker) -> dict[str, Any]:
         "started": loaded.started,
         "in_flight": worker.counted.now.requests,
         "warm_up_s": worker.warm_up_s,
+        "repeated_ids": worker.metrics.repeated_ids,
+        "unclear_labels": worker.metrics.unclear,
         "timeout_s": loaded.service.traffic.timeout_s,
         "notes": list(loaded.notes),
     }
