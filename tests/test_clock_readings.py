@@ -57,7 +57,7 @@ NAMES = {
 def readings() -> Counter[tuple[str, str]]:
     """Every such name in the code, by file."""
     found: Counter[tuple[str, str]] = Counter()
-    for folder_ in ("lastgood", "assets", "sensors", "pipelines"):
+    for folder_ in ("lastgood", "dagster_lastgood", "assets", "pipelines"):
         for path in sorted((ROOT / folder_).rglob("*.py")):
             text, where = path.read_text("utf-8"), str(path.relative_to(ROOT))
             for node in ast.walk(ast.parse(text)):
