@@ -31,6 +31,7 @@ from lastgood.drift import watch as drift_watch
 from lastgood.release import advance as proceed
 from lastgood.service import schema as services
 from lastgood.serving import inference_log, segments
+from lastgood.system import plain
 from services.flights import drift, features, prepare, tables, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -194,7 +195,7 @@ def live_through(settings: settings_.Settings, months: Path, month: int, *, cloc
             if look is not None:
                 decisions.append(drift_decision.decide(ctx, what, look))
                 # Written down and not carried out: the month is lived through to its end, to see what was right.
-                report = drift_watch.plain(decisions[-1].to_json())
+                report = plain.mended(decisions[-1].to_json())
                 ctx.ledger.evaluate(what.bundle, kind=drift_decision.KIND, report=report, actor="bench", now=now)
         scores = [_brier(ctx, digest, came) for digest in (stable, behind)]
     day_of_alarm = None if alarm is None else (alarm - start) / DAY_S

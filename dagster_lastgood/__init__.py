@@ -7,7 +7,9 @@ and expectations as checks, sensors that show the ledger, and the jobs `promote`
 Importing this package loads Dagster and nothing heavier: a `dagster job launch` imports it before the first line of a rollback.
 """
 
+from dagster_lastgood.component import ServiceComponent
 from dagster_lastgood.definitions import build_definitions
 from dagster_lastgood.service import Service
+from dagster_lastgood.written_parts import Written
 
-__all__ = ["Service", "build_definitions"]
+__all__ = ["Service", "ServiceComponent", "Written", "build_definitions"]

@@ -29,7 +29,7 @@ def build_definitions(
     `dg.Definitions.merge(mine, build_definitions([...]))`.
     """
     own = dg.Definitions.merge(*(service.definitions() for service in services)) if services else dg.Definitions()
-    shared = shared_definitions(services, builds=lambda name: _build_job(made, services, name))
+    shared = shared_definitions(services, builds=lambda name: build_job(made, services, name))
     made = dg.Definitions(
         assets=[hooks.closing_mlflow_run(asset) for asset in own.assets or ()],
         asset_checks=own.asset_checks,
@@ -61,6 +61,7 @@ def shared_definitions(services: Sequence[Service], *, builds: retrain.Builds) -
     )
 
 
-def _build_job(definitions: dg.Definitions, services: Sequence[Service], name: str) -> dg.JobDefinition | None:
+def build_job(definitions: dg.Definitions, services: Sequence[Service], name: str) -> dg.JobDefinition | None:
+    """The job of *definitions* that builds the service *name*; None if it has none."""
     build = next((service.build for service in services if service.name == name), None)
     return definitions.resolve_job_def(build) if build else None

@@ -5,7 +5,6 @@ what the gate said last, from the ledger. A check that cannot tell has not passe
 """
 
 import math
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import dagster as dg
 from dagster_lastgood import parts, project
 from lastgood import settings as settings_
 from lastgood.analysis import follow as verdicts
+from lastgood.system import clock as wallclock
 
 if TYPE_CHECKING:
     from lastgood.service.gates import AnyGate
@@ -57,7 +57,7 @@ def checks(service: str) -> dg.AssetChecksDefinition:
         from lastgood import release
 
         with release.open_context(settings, read_only=True) as ctx:
-            said = verdicts.newest(ctx, service, now=time.time())
+            said = verdicts.newest(ctx, service, now=wallclock.now())
         for name in sorted(key.name for key in context.selected_asset_check_keys):
             if name in said:
                 yield dg.AssetCheckResult(**result(service, said[name]))

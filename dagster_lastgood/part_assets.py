@@ -4,7 +4,6 @@ Each function makes one for a service. What a part of its own kind is (data, mod
 """
 
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from pydantic import Field
 from dagster_lastgood import metadata as show
 from dagster_lastgood import parts
 from lastgood import settings as settings_
+from lastgood.system import clock as wallclock
 
 if TYPE_CHECKING:
     from lastgood.bundle.manifest import Bundle
@@ -117,10 +117,10 @@ def registered(
 
     made = {name: parts.made(context, service, name) for name in names}
     built = bundles.of(service, *(item.part for item in made.values()))
-    provenance = parts.provenance(context, made, now=time.time(), project=settings.project)
     with release.open_context(settings) as ctx:
-        new = release.register(ctx, built, provenance=provenance, actor="dagster", now=time.time())
-        ctx.ledger.evaluate(built.id, kind="offline", report=report, actor="dagster", now=time.time())
+        provenance = parts.provenance(context, made, now=wallclock.now(), project=settings.project)
+        new = release.register(ctx, built, provenance=provenance, actor="dagster", now=wallclock.now())
+        ctx.ledger.evaluate(built.id, kind="offline", report=report, actor="dagster", now=wallclock.now())
         before = _stable(ctx, service)
     changes = [
         {"part": c.name, "against stable": c.change, "digest": built.parts[c.name].digest} for c in bundles.diff(before, built) if c.after

@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
 
 import dagster as dg
 
-from dagster_lastgood import automation, drift_assets, gate_checks, live_checks, part_assets
+from dagster_lastgood import automation, drift_assets, gate_checks, live_checks, part_assets, project, written_parts
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,42 @@ class Service:
     expectations: live_checks.Expectations | None = None
     expected: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    @classmethod
+    def written(
+        cls,
+        name: str,
+        *,
+        owners: Sequence[str],
+        parts: Mapping[str, written_parts.Write],
+        evaluated: str = "model",
+        build: str = "",
+        source: dg.AssetsDefinition | None = None,
+        checks: Sequence[dg.AssetChecksDefinition] = (),
+        expectations: live_checks.Expectations | None = None,
+        expected: Mapping[str, str] | None = None,
+    ) -> Self:
+        """A service whose *parts* are each written by one function, see `written_parts`; configuration, environment and bundle come with it.
+
+        *evaluated* names the part whose function returns the metrics. The build job is called `build_<name>` unless *build* says so.
+        """
+        names = [*parts, "config", "environment"]
+        scored = evaluated if evaluated in parts else None
+        return cls(
+            name=name,
+            owners=owners,
+            made=[
+                *(written_parts.part(name, part, write, owners=owners) for part, write in parts.items()),
+                part_assets.config(name, owners=owners, code=_code(name)),
+                part_assets.environment(name, owners=owners),
+                written_parts.bundle(name, names, owners=owners, evaluated=scored),
+            ],
+            build=build or f"build_{name}",
+            source=source,
+            checks=[*([part_assets.limits(name, of=scored)] if scored else []), part_assets.verifies(name), *checks],
+            expectations=expectations,
+            expected=expected or {},
+        )
+
     def definitions(self) -> dg.Definitions:
         """Its assets, checks and build job; jobs and sensors that all services share come with `build_definitions`."""
         made = automation.rebuilt(self.name, self.made) if self.source else list(self.made)
@@ -46,3 +84,16 @@ class Service:
             checks.append(live_checks.checks(self.name, self.expected, suite=self.expectations))
         sources = [self.source] if self.source else []
         return dg.Definitions(assets=[*sources, *made, *shown], asset_checks=checks, jobs=jobs)
+
+
+def _code(service: str) -> list[str]:
+    """The files that its service.yaml freezes, from the project folder; that file alone if it cannot be read."""
+    from lastgood import errors
+    from lastgood.service import schema
+
+    folder = Path("services") / service
+    try:
+        code = schema.load(project.root() / folder).code
+    except errors.LastgoodError:
+        code = ()
+    return [str(folder / name) for name in (schema.FILE, *code)]

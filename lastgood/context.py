@@ -53,8 +53,8 @@ def open_context(
         else:
             check_there(settings, service=service)
         ctx = opened.enter_context(_connected(settings, read_only=read_only, create=create, service=service))
-        if not read_only:
-            wallclock.anchor(settings.home)
+        follow = wallclock.look if read_only else wallclock.anchor
+        follow(settings.home)
         yield ctx
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import context, release
+from lastgood import context, ledger, release
 from lastgood.analysis import run as judge
 from lastgood.analysis.run import WATCH_S
 from lastgood.controller import analysis_loop as gatekeeper
@@ -209,3 +209,24 @@ def test_a_signal_that_holds_nothing_is_paged_once(tmp_path: Path) -> None:
         assert told[0].summary.startswith(f"toy: gate 'slow' failed, {new[7:19]} goes no further until it passes: share slower than 100 ms")
         assert begun.state().phase == "shadow"
         assert begun.state().hold is None
+
+
+def test_a_service_that_a_person_holds_and_that_has_nothing_to_go_back_to_is_paged_once(tmp_path: Path) -> None:
+    """What serves is bad: not while it is good, and not at every look; the service's own hold is not put on top of the person's."""
+    slow = "gates:\n  slow: {metric: latency_p99, max_ms: 100, window_s: 10, min_samples: 100, settle_s: 0, watch: always}\n"
+    with stories.begun(tmp_path, gates=slow) as begun:
+        first = begun.first()
+        release.hold(begun.ctx, SERVICE, reason="holidays", actor="ann", clock=lambda: begun.now)
+
+        def told() -> list[ledger.Page]:
+            return [page for page in begun.ctx.ledger.pages(SERVICE) if page.key == "stranded"]
+
+        begun.go_on(seconds=60)
+        assert told() == []
+        begun.traffic.slow = {first: 0.5}
+        begun.go_on(seconds=120)
+        (page,) = told()
+        assert page.severity == "critical"
+        assert f"{first[7:19]}' keeps serving" in page.summary
+        assert "promote a good bundle with 'lastgood promote toy BUNDLE'" in page.summary
+        assert begun.state().hold.actor == "ann"

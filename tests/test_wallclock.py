@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import itertools
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from lastgood import errors, release
 from lastgood.analysis import policy as judgement
 from lastgood.core import transitions as rollout
 from lastgood.ledger import audit, rows
+from lastgood.release import advance as proceed
+from lastgood.service import strategy
 from lastgood.serving import segments
 from lastgood.system import clock as wallclock
 from tests import factory
@@ -38,6 +41,11 @@ class Machine:
     def passes(self, seconds: float) -> None:
         self.wall += seconds
         self.count += seconds
+
+    def starts_anew(self, *, off_s: float, wrong_s: float = 0.0) -> None:
+        """It is off for a while, and comes back with a clock that is wrong by *wrong_s* seconds."""
+        self.wall += off_s + wrong_s
+        self.count, self.boot = 30.0, f"after {self.boot}"
 
     def process(self) -> wallclock.Clock:
         return wallclock.Clock(reading=lambda: self.wall, counting=lambda: self.count, boot=self.boot)
@@ -104,6 +112,90 @@ def test_a_note_that_says_nothing_of_this_boot_is_written_anew(machine: Machine,
     machine.wall += YEAR_S
     again.anchor(tmp_path)
     assert again.skew_s() == pytest.approx(YEAR_S)
+
+
+# --- a start of the machine -----------------------------------------------------------------------------------
+
+
+def test_what_nobody_watched_is_no_least_time(machine: Machine, tmp_path: Path) -> None:
+    """Between the last note before a start of the machine and the first look after it; for every process, and over several starts."""
+    began = machine.process()
+    began.anchor(tmp_path)
+    assert began.unwatched_s(0.0) == 0.0
+    for _ in range(3):  # a controller looks all the time; what it went by is noted once a minute
+        machine.passes(wallclock.NOTE_EVERY_S)
+        began.now()
+    since = machine.wall - 10
+    machine.starts_anew(off_s=100, wrong_s=HOUR_S)
+    machine.passes(20)
+    for _ in range(2):
+        clock = machine.process()
+        clock.anchor(tmp_path)
+        assert clock.now() == machine.wall, "nobody can tell that it is wrong"
+        assert clock.unwatched_s(since) == pytest.approx(HOUR_S + 120)
+    assert clock.unwatched_s(0.0) == pytest.approx(HOUR_S + 120)
+    machine.passes(500)
+    assert clock.unwatched_s(since) == pytest.approx(HOUR_S + 120)
+    assert clock.unwatched_s(machine.wall - 400) == 0.0
+    clock.accept(tmp_path)
+    machine.starts_anew(off_s=50)
+    looking = machine.process()
+    looking.look(tmp_path)
+    again = machine.process()
+    again.anchor(tmp_path)
+    assert again.unwatched_s(since) == pytest.approx(HOUR_S + 170)
+
+
+@pytest.mark.parametrize("off_s", [-HOUR_S, -YEAR_S])
+def test_a_machine_that_comes_back_earlier_has_left_nothing_out(machine: Machine, tmp_path: Path, off_s: float) -> None:
+    """Differences are too small then as it is."""
+    machine.process().anchor(tmp_path)
+    machine.starts_anew(off_s=0, wrong_s=off_s)
+    clock = machine.process()
+    clock.anchor(tmp_path)
+    assert clock.unwatched_s(0.0) == 0.0
+
+
+def test_no_phase_and_no_bake_ends_by_a_time_that_nobody_watched(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A phase without gates, and a bake, after a start with a clock that is an hour ahead: they take the time that they were to take."""
+    settings = factory.project(tmp_path)
+
+    def process() -> None:
+        clock = machine.process()
+        clock.anchor(settings.home)
+        for name in ("now", "skew_s", "unwatched_s", "anchor", "look"):
+            monkeypatch.setattr(wallclock, name, getattr(clock, name))
+
+    machine.wall = time.time()
+    process()
+    chain = strategy.parse([{"phase": "shadow", "mirror_pct": 10, "min_s": 600, "max_s": 7 * DAY_S}])
+    with factory.opened(settings) as ctx:
+        (first,) = factory.released(ctx, 1.0)
+        machine.passes(100)
+        second = factory.build(ctx, 2.0)
+        release.propose(ctx, "toy", second, reason="go", actor="ann", way=release.Way(strategy=chain), clock=wallclock.now)
+
+        def look() -> str:
+            state = ctx.ledger.state("toy")
+            told: dict[str, Any] = {"ready": {first, second}, "actor": "controller", "clock": wallclock.now}
+            proceed.advance(ctx, "toy", judged_at=state.revision, **told)
+            return ctx.ledger.state("toy").phase
+
+        assert look() == "shadow"
+        machine.passes(100)
+        wallclock.now()
+        machine.starts_anew(off_s=5, wrong_s=HOUR_S)
+        process()
+        assert look() == "shadow"
+        machine.passes(400)
+        assert look() == "shadow"
+        machine.passes(200)
+        assert look() == "baking"
+        machine.starts_anew(off_s=5, wrong_s=HOUR_S)
+        process()
+        assert look() == "baking"
+        machine.passes(2)
+        assert look() == "idle"
 
 
 # --- the ledger: what served when ---------------------------------------------------------------------------

@@ -31,15 +31,15 @@ def _metadata(wheel: zipfile.ZipFile) -> HeaderParser:
 
 
 def test_only_the_library_is_in_it(wheel: zipfile.ZipFile):
-    """Nothing but lastgood/ and its metadata: names like `assets` or `sensors` would overwrite other packages."""
+    """Nothing but lastgood/, dagster_lastgood/ and metadata: names like `assets` or `sensors` would overwrite other packages."""
     tops = {PurePosixPath(name).parts[0] for name in wheel.namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"lastgood"}
-    assert len(tops) == 2
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"lastgood", "dagster_lastgood"}
+    assert len(tops) == 3
 
 
 def test_every_file_of_the_library_is_in_it(wheel: zipfile.ZipFile):
     """All modules, the type marker and the SQL migrations arrive; a file that git does not know does not."""
-    ours = {name.as_posix() for name in tracked.files("lastgood")}
+    ours = {name.as_posix() for name in (*tracked.files("lastgood"), *tracked.files("dagster_lastgood"))}
     assert ours <= set(wheel.namelist())
     assert "lastgood/py.typed" in ours
     assert [name for name in ours if name.endswith(".sql")]

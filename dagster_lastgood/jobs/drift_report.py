@@ -3,7 +3,6 @@
 A schedule for each service launches it once a day, the sensor `drift_watch` when an alarm begins.
 """
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from dagster_lastgood import hooks, project
 from dagster_lastgood import metadata as show
 from lastgood import errors
 from lastgood import settings as settings_
+from lastgood.system import clock as wallclock
 
 if TYPE_CHECKING:
     from lastgood.drift.watch import Watched
@@ -44,9 +44,9 @@ def report(
     from lastgood import release
     from lastgood.drift import watch as drift_watch
 
-    until = time.time() if config.until is None else config.until
-    since = until - settings.drift.report_hours * 3600 if config.since is None else config.since
     with release.open_context(settings, read_only=True) as ctx:
+        until = wallclock.now() if config.until is None else config.until
+        since = until - settings.drift.report_hours * 3600 if config.since is None else config.since
         what = drift_watch.watched(ctx, config.service)
         if what is None:
             context.add_output_metadata({"evidently": f"left out: nothing is watched on {config.service!r}"})

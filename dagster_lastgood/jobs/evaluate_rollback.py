@@ -32,14 +32,13 @@ def evaluate(
     context: dg.OpExecutionContext, config: Evaluate, settings: dg.ResourceParam[settings_.Settings], mlflow: dg.ResourceParam[Any]
 ) -> None:
     """Report what was decided and done."""
-    import time
-
     from lastgood import errors, release
     from lastgood.drift import decision as drift_decision
     from lastgood.drift import watch as drift_watch
+    from lastgood.system import clock as wallclock
 
-    now = time.time()
     with release.open_context(settings, create=False, service=config.service) as ctx:
+        now = wallclock.now()
         what = drift_watch.watched(ctx, config.service)
         look = drift_decision.due(ctx, what, now=now) if what else None
         if what is None or look is None:
@@ -48,7 +47,7 @@ def evaluate(
             return
         try:
             decision = drift_decision.decide(ctx, what, look)
-            moved = None if config.dry_run else drift_decision.carry_out(ctx, what, decision, now=time.time(), actor=config.actor)
+            moved = None if config.dry_run else drift_decision.carry_out(ctx, what, decision, now=wallclock.now(), actor=config.actor)
         except errors.LastgoodError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         metadata = {**described(decision), "moved": f"revision {moved.revision.number}" if moved else "nothing"}

@@ -87,15 +87,14 @@ def hold_beside(context: dg.OpExecutionContext, config: Retrain, digest: str, *,
 
     The new one may have been trained on some of these rows, and is said to have been compared so.
     """
-    import time
-
     from lastgood import errors, release
     from lastgood.drift import bundle_comparison as drift_compare
     from lastgood.drift import watch as drift_watch
+    from lastgood.system import clock as wallclock
 
-    now = time.time()
     try:
         with release.open_context(settings, create=False, service=config.service) as ctx:
+            now = wallclock.now()
             what = drift_watch.watched(ctx, config.service)
             alarm = drift_watch.open_alarm(list(drift_watch.looked(ctx, what))) if what else None
             if what is None or alarm is None:

@@ -13,6 +13,7 @@ import dagster as dg
 from pydantic import Field
 
 from lastgood import settings as settings_
+from lastgood.system import clock as wallclock
 
 if TYPE_CHECKING:
     from lastgood.release import Way
@@ -174,7 +175,8 @@ def _ending(outcome: "Outcome") -> str:
 
 def _refuse_stale(context: dg.OpExecutionContext) -> None:
     record = context.instance.get_run_record_by_id(context.run_id)
-    waited_s = time.time() - record.create_timestamp.timestamp() if record else 0.0
+    # Dagster goes by the machine's clock: one that is set must not keep anybody from a rollback.
+    waited_s = wallclock.now() - wallclock.of_machine(record.create_timestamp.timestamp()) if record else 0.0
     if waited_s > STALE_S:
         raise dg.Failure(
             f"this was asked for {waited_s / 60:.0f} minutes ago and waited in a queue since, so nothing was changed; "

@@ -17,6 +17,7 @@ from dagster_lastgood import live_checks as live
 from dagster_lastgood import project
 from lastgood import errors
 from lastgood import settings as settings_
+from lastgood.system import clock as wallclock
 
 if TYPE_CHECKING:
     from lastgood.drift.decision import Look
@@ -102,8 +103,12 @@ def _service(
     what = drift_watch.watched(ctx, service) if ctx.ledger.newest(service) else None
     if what is None:
         return "nothing is watched"
-    while drift_watch.tick(ctx, what, now=time.time(), at_once=1) and time.monotonic() < until:
-        pass
+    elsewhere = ""
+    try:
+        while drift_watch.tick(ctx, what, now=wallclock.now(), at_once=1) and time.monotonic() < until:
+            pass
+    except errors.Conflict as error:
+        elsewhere = str(error)
     found = list(drift_watch.looked(ctx, what))
     # Not by the partitions that there are: the daemon makes those first, and may die before it stores what they hold.
     known = context.instance.get_materialized_partitions(windows.key(service))
@@ -111,9 +116,11 @@ def _service(
         if windows.name_of(what, one) not in known and time.monotonic() < until:
             news.shown.append(windows.materialization(what, one))
             news.judged += _judged(context, ctx, what, one, suite=suite)
+    if elsewhere:
+        return elsewhere  # what an alarm comes to is decided where the log is
     alarm = drift_watch.open_alarm(found)
     asked = [report(what, one) for one in found if alarm is not None and one.alarm == alarm and one.change in ("opened", "worse")]
-    look = drift_decision.due(ctx, what, now=time.time())
+    look = drift_decision.due(ctx, what, now=wallclock.now())
     asked += [request(what, look)] if look is not None else []
     unfit = drift_decision.to_build(ctx, what, alarm) if alarm is not None else None
     asked += [retraining(what, *unfit, expected=ctx.ledger.newest(service))] if unfit is not None else []

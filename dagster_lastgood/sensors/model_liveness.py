@@ -2,12 +2,12 @@
 
 import functools
 import os
-import time
 from collections.abc import Sequence
 
 import dagster as dg
 
 from lastgood import settings as settings_
+from lastgood.system import clock as wallclock
 
 
 def model_liveness(services: Sequence[str]) -> dg.SensorDefinition:
@@ -37,7 +37,7 @@ def _checked(settings: settings_.Settings, services: Sequence[str]) -> dg.SkipRe
         with release.open_context(settings, create=False) as ctx:
             for service in services:
                 if ctx.ledger.newest(service):
-                    report = liveness.check(ctx, service, ask=ask, now=time.time(), actor="dagster")
+                    report = liveness.check(ctx, service, ask=ask, now=wallclock.now(), actor="dagster")
                     told += [f"{service}: {one.role} {', '.join(one.models)} is {one.lifetime.status}" for one in report.checked]
     except errors.NotFound:  # nothing was ever built here, and looking does not begin a ledger
         return dg.SkipReason("no bundle asks a hosted model")

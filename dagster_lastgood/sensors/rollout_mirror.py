@@ -8,7 +8,6 @@ watches the stable bundle.
 import dataclasses
 import json
 import threading
-import time
 from collections.abc import Sequence
 
 import dagster as dg
@@ -18,6 +17,7 @@ from dagster_lastgood.sensors import observation as scene
 from dagster_lastgood.sensors import pictures
 from lastgood import settings as settings_
 from lastgood.analysis import follow as verdicts
+from lastgood.system import clock as wallclock
 
 EVIDENCE = verdicts.Evidence()
 """What this process has read of the measurements; only the tick that holds READING touches it."""
@@ -80,7 +80,7 @@ def _news(
             if not ctx.ledger.newest(service):
                 continue
             try:
-                found = scene.set_up(ctx, service, EVIDENCE, told=_last_told(context, service, told), now=time.time())
+                found = scene.set_up(ctx, service, EVIDENCE, told=_last_told(context, service, told), now=wallclock.now())
             except (errors.Damaged, errors.NotFound, errors.UsageError) as error:
                 words[service] = str(error)  # the other services go on
                 continue

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from lastgood.analysis.run import Analysis, Question
+    from lastgood.context import Context
     from lastgood.core.transitions import State
     from lastgood.gates.base import Verdict
     from lastgood.ledger import Ledger, Revision
-    from lastgood.context import Context
 
 BATCH = 20_000
 """Most measurements of one analysis that one look takes in, some 10 s of work on a slow core; a tick may take 60 s."""

@@ -48,20 +48,22 @@ def decide(
     now: float,
     trouble: str = "",
     unknown: Collection[str] = (),
+    unwatched_s: float = 0.0,
 ) -> Decision | None:
     """What is due for the release in flight, or for the bundle that serves; None if nothing is.
 
     *service* is the configuration frozen in the bundle that is judged; *ready* names the arms whose workers are
-    ready, *unknown* those of which nobody knows, *trouble* is what their layer last complained of.
+    ready, *unknown* those of which nobody knows, *trouble* is what their layer last complained of. *unwatched_s* of the seconds since
+    the phase began count for no least time: nobody knows whether they have passed (`wallclock`).
     """
     counted = {name: verdict for name, verdict in verdicts.items() if name not in state.waived and name in service.gates}
     match state.phase:
         case "preparing":
             return _prepared(state, service, ready=ready, unknown=unknown, now=now, trouble=trouble)
         case "shadow" | "canary" | "approval":
-            return _on_its_way(state, service, counted, ready=ready, now=now)
+            return _on_its_way(state, service, counted, ready=ready, now=now, unwatched_s=unwatched_s)
         case _:
-            return _serving(state, service, counted, now=now)
+            return _serving(state, service, counted, now=now, unwatched_s=unwatched_s)
 
 
 def verify(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision | None:
@@ -106,7 +108,9 @@ def _prepared(
     return None
 
 
-def _on_its_way(state: rollout.State, service: Service, verdicts: Verdicts, *, ready: Collection[str], now: float) -> Decision | None:
+def _on_its_way(
+    state: rollout.State, service: Service, verdicts: Verdicts, *, ready: Collection[str], now: float, unwatched_s: float
+) -> Decision | None:
     if state.candidate is None:
         return None
     bad = _bad(service, verdicts, now=now, over=_over(state, now))
@@ -116,7 +120,8 @@ def _on_its_way(state: rollout.State, service: Service, verdicts: Verdicts, *, r
     if state.hold is not None:
         return None
     asked = _question(service, verdicts, now=now, over=_over(state, now))
-    return asked or _forward(state, service, verdicts, ready=ready, now=now) or _late(state, verdicts, now=now)
+    forward = _forward(state, service, verdicts, ready=ready, now=now, unwatched_s=unwatched_s)
+    return asked or forward or _late(state, verdicts, now=now)
 
 
 def _question(service: Service, verdicts: Verdicts, *, now: float, over: bool) -> Decision | None:
@@ -128,14 +133,16 @@ def _question(service: Service, verdicts: Verdicts, *, now: float, over: bool) -
     return Decision(event=event, verb="hold", reason=_words(asking, service), verdicts=asking)
 
 
-def _forward(state: rollout.State, service: Service, verdicts: Verdicts, *, ready: Collection[str], now: float) -> Decision | None:
+def _forward(
+    state: rollout.State, service: Service, verdicts: Verdicts, *, ready: Collection[str], now: float, unwatched_s: float
+) -> Decision | None:
     """The next phase, or the cut-over, if this one is passed."""
     needed = state.awaited[:1] if state.last_phase else state.awaited  # at the cut-over nothing is left to compare with
     if any(arm not in ready for arm in needed):
         return None
     if state.phase == "approval":
         return _next_phase(state, service, why="a person approved it") if state.approved else None
-    if not _passed(state, verdicts, now=now) or (state.phase_until is not None and now - state.phase_until > ABANDONED_S):
+    if not _passed(state, verdicts, now=now - unwatched_s) or (state.phase_until is not None and now - state.phase_until > ABANDONED_S):
         return None
     told = tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
     why = "; ".join(verdict.why for verdict in told) or "its time is over"
@@ -186,12 +193,12 @@ def _set_back(since: float, now: float) -> bool:
 # --- after it ----------------------------------------------------------------------------------------------
 
 
-def _serving(state: rollout.State, service: Service, verdicts: Verdicts, *, now: float) -> Decision | None:
+def _serving(state: rollout.State, service: Service, verdicts: Verdicts, *, now: float, unwatched_s: float) -> Decision | None:
     """Baking, or idle with triggers on stable. What stable cannot be blamed for ends in a hold, or in nothing."""
     if state.stable is None:
         return None
     baking = state.phase == "baking"
-    over = baking and _over(state, now)
+    over = baking and _over(state, now - unwatched_s)
     bad = () if state.verifying else _bad(service, verdicts, now=now, over=False)
     if bad:
         event = rollout.RollBack(
@@ -201,7 +208,7 @@ def _serving(state: rollout.State, service: Service, verdicts: Verdicts, *, now:
     asked = None if state.hold else _question(service, verdicts, now=now, over=False)
     if asked:
         return asked
-    return _proven(state, verdicts, now=now) if over else None
+    return _proven(state, verdicts, now=now - unwatched_s) if over else None
 
 
 def _proven(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision:

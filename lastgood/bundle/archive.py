@@ -30,6 +30,7 @@ from lastgood.bundle import formats as safety
 from lastgood.bundle import manifest as bundles
 from lastgood.bundle.store import Listing, Store, parse_listing
 from lastgood.system import files as durable
+from lastgood.system import plain
 from lastgood.system import signing as keys_
 from lastgood.system import yaml_errors as yaml_lines
 from lastgood.system.failpoints import failpoint
@@ -42,7 +43,7 @@ MAX_BYTES = (8 << 30) - 1
 """Largest member and largest sum of members: what the plain tar format can say in its size field."""
 MAX_MEMBERS = 20_000
 
-_MAX_TEXT = 16 << 20
+_MAX_TEXT = plain.MAX_BYTES
 _BLOCK = 512
 _CHUNK = 1 << 20
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}

@@ -39,10 +39,13 @@ def sha256(data: bytes) -> str:
 
 
 def canonical(value: Any) -> bytes:
-    """RFC 8785 bytes of a JSON value. Raises Damaged for what JSON cannot hold (NaN, huge integers)."""
+    """RFC 8785 bytes of a JSON value. Raises Damaged for what JSON cannot hold (NaN, huge integers, nesting without end).
+
+    What people hand in to be kept is refused before that (`plain`).
+    """
     try:
         return rfc8785.dumps(value)
-    except (rfc8785.CanonicalizationError, TypeError, ValueError) as error:
+    except (rfc8785.CanonicalizationError, TypeError, ValueError, RecursionError) as error:
         raise errors.Damaged(
             f"value cannot be written as canonical JSON: {error}; use strings, finite numbers, lists and objects"
         ) from error
@@ -85,6 +88,8 @@ class Part:
             raise errors.Damaged(f"part {self.name!r} has digest {self.digest!r}; expected sha256 and 64 hex digits")
         if self.size < 0:
             raise errors.Damaged(f"part {self.name!r} has size {self.size!r}; expected bytes, zero or more")
+        if not isinstance(self.meta, Mapping):
+            raise errors.UsageError(f"part {self.name!r} has meta of kind {type(self.meta).__name__}; give an object of names and values")
         object.__setattr__(self, "meta", MappingProxyType(dict(self.meta)))
 
     def entry(self) -> dict[str, Any]:

@@ -209,6 +209,11 @@ def plain(text: str) -> str:
     return "\n".join("".join(map(_harmless, line)) for line in text.split("\n"))
 
 
+def in_line(text: str) -> str:
+    """*text* in one line, for what people wrote: a line of its own could pass for one of ours."""
+    return text.replace("\n", " ")
+
+
 def _harmless(char: str) -> str:
     return char if char.isprintable() else " " if char.isspace() else "?"
 
@@ -230,6 +235,7 @@ def ago(seconds: float) -> str:
 
 def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Left-aligned columns, as plain text that survives a pager and a paste."""
+    rows = [tuple(map(in_line, line)) for line in rows]
     widths = [max(len(line[column]) for line in (header, *rows)) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in (header, *rows)]
     return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,8 @@ import click
 from lastgood import errors
 from lastgood.bundle import manifest as bundles
 from lastgood.cli import common
+from lastgood.system import clock as wallclock
+from lastgood.system import plain
 
 if TYPE_CHECKING:
     from lastgood.drift.bundle_comparison import Beside
@@ -49,24 +50,28 @@ def drift(
     from lastgood.drift import decision as drift_decision
     from lastgood.drift import watch as drift_watch
 
-    now = time.time()
     since = parse_time(since_text) if since_text is not None else None
     decision: Decision | None = None
     with common.context(read_only=dry_run, service=service) as ctx:
+        now = wallclock.now()
         common.known_state(ctx, service)
         what = drift_watch.watched(ctx, service)
         if what is None:
             raise errors.NothingToDo(
                 f"nothing is watched on {service!r}: its stable bundle has no 'drift' in service.yaml; add it and release"
             )
-        while not dry_run and drift_watch.tick(ctx, what, now=now):
-            pass
+        not_looked = ""
+        try:
+            while not dry_run and drift_watch.tick(ctx, what, now=now):
+                pass
+        except errors.Conflict as error:
+            not_looked = str(error)  # what others found is shown all the same
         found = [one for one in drift_watch.looked(ctx, what) if since is None or one.end > since]
         look = drift_decision.due(ctx, what, now=now) if decide else None
         if look is not None:
             decision = drift_decision.decide(ctx, what, look)
             if not dry_run:
-                drift_decision.carry_out(ctx, what, decision, now=time.time(), actor=common.actor(actor))
+                drift_decision.carry_out(ctx, what, decision, now=wallclock.now(), actor=common.actor(actor))
         compared: drift_compare.Beside | None = None
         if beside is not None:
             begin = next(moment for moment in (since, drift_watch.open_alarm(found), what.since) if moment is not None)
@@ -81,12 +86,14 @@ def drift(
         "service": service,
         "bundle": what.bundle,
         "windows": [one.to_json() for one in found],
+        "not_looked": not_looked or None,
         "decisions": decided,
-        "decision": drift_watch.plain(decision.to_json()) if decision else None,
+        "decision": plain.mended(decision.to_json()) if decision else None,
         "beside": compared.to_json() if compared else None,
         "report": str(report) if report else None,
     }
-    common.emit(value, as_json=as_json, text=lambda: _text(what, found, decided, decision, compared))
+    told = [f"  ! nothing new was looked at: {not_looked}"] if not_looked else []
+    common.emit(value, as_json=as_json, text=lambda: "\n".join([_text(what, found, decided, decision, compared), *told]))
     return 0
 
 

@@ -115,6 +115,18 @@ def _serving_lines(state: rollout.State, seen: list[Receipt]) -> list[str]:
     return [f"  ! requests are answered by {shares}, as the proxy says; traffic has not followed revision {state.revision}"]
 
 
+def _repeated_lines(seen: Sequence[Receipt]) -> list[str]:
+    """That callers give several requests one id, as the workers of this host have counted since their start: labels cannot tell these apart."""
+    workers = [one.facts.get("workers", {}) for one in seen if one.layer == "infrastructure"]
+    facts = [worker for found in workers if isinstance(found, Mapping) for worker in found.values() if isinstance(worker, Mapping)]
+    repeated, unclear = (sum(worker.get(name) or 0 for worker in facts) for name in ("repeated_ids", "unclear_labels"))
+    if not repeated and not unclear:
+        return []
+    refused = f", and {unclear:,} labels were refused that named several" if unclear else ""
+    remedy = "with feedback send the request_id of the answer, or give each request an id of its own"
+    return [f"  ! {repeated:,} requests came under an x-request-id that an earlier one had{refused}: {remedy}"]
+
+
 def _ending(ctx: release.Context, state: rollout.State) -> dict[str, dict[str, Any]]:
     """Bundles with an alias whose hosted model is known to end, or to be gone."""
     found = {}
@@ -206,13 +218,13 @@ def _status_text(
     serving: tuple[str, str],
 ) -> str:
     now = wallclock.now()
-    held = f"  held by {state.hold.actor}: {state.hold.reason}" if state.hold else ""
+    held = common.in_line(f"  held by {state.hold.actor}: {state.hold.reason}") if state.hold else ""
     lines = [f"{state.service}  revision {state.revision}  {_phase(state, now)}{held}"]
     for alias in ALIASES:
         digest = getattr(state, alias)
         known = f"  {view.text(digest)}" if digest and digest in view.arms else ""
         lines.append(f"  {alias:<10} {bundles.short(digest) if digest else '-'}{known}")
-    lines.append(f"  last       {last.verb} by {last.actor}, {common.ago(now - last.at)} ago: {last.reason}")
+    lines.append(common.in_line(f"  last       {last.verb} by {last.actor}, {common.ago(now - last.at)} ago: {last.reason}"))
     if state.chain:
         shown = [f"[{plans.phase_text(p)}]" if n == state.position else plans.phase_text(p) for n, p in enumerate(state.chain)]
         lines.append(f"  phases     {' -> '.join([*shown, 'cut-over'])}")
@@ -224,7 +236,11 @@ def _status_text(
     lines += receipt_text.requests_lines(_requests(seen), service=state.service, changed=False)
     lines += _serving_lines(state, seen)
     lines += [f"  ! {alias} asks a model that is {one['status']}: {one['why']}" for alias, one in ending.items()]
-    lines += [f"  ! page not delivered by {one['channel']} ({one['tries']} tries): {one['error']}: {one['summary']}" for one in undelivered]
+    lines += [
+        f"  ! page not delivered by {one['channel']} ({one['tries']} tries): {one['error']}: {common.in_line(one['summary'])}"
+        for one in undelivered
+    ]
+    lines += _repeated_lines(seen)
     lines += [f"  ! {one.text()}" for one in lost]
     said, remedy = serving
     if trouble:
@@ -351,7 +367,7 @@ def show(service: str, bundle: str | None, as_json: bool) -> int:
 
 
 def _show_text(value: dict[str, Any], bundle: bundles.Bundle) -> str:
-    mark = f"  {value['mark']['kind']}: {value['mark']['reason']}" if value["mark"] else ""
+    mark = common.in_line(f"  {value['mark']['kind']}: {value['mark']['reason']}") if value["mark"] else ""
     lines = [f"{value['id']}  {' '.join(value['aliases'])}{mark}", f"  registered {common.moment(value['registered_at'])}"]
     for part in bundle.parts.values():
         lines.append(f"  {part.name:<12} {bundles.short(part.digest)}  {part.size:>12,} bytes  {part.media_type}")

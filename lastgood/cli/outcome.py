@@ -60,7 +60,7 @@ def text(outcome: converge.Outcome) -> str:
         )
     traffic = f"{outcome.traffic_ms:.1f} ms after it" if outcome.traffic_ms is not None else "not moved"
     lines.append(f"  ledger {outcome.commit_ms:.1f} ms, traffic {traffic}")
-    lines += [f"  {bundles.short(mark.bundle)} is {mark.kind} ({mark.reason})" for mark in outcome.revision.marks]
+    lines += [f"  {bundles.short(mark.bundle)} is {mark.kind} ({common.in_line(mark.reason)})" for mark in outcome.revision.marks]
     lines += [f"  ! {warning}" for warning in outcome.warnings]
     lines += requests_lines(outcome.requests, service=outcome.service, changed=outcome.before.stable not in (None, after.stable))
     if after.phase == "baking":

@@ -202,5 +202,5 @@ def _short(digest: str | None) -> str:
 
 
 def _brief(value: Any) -> str:
-    text = str(value)
+    text = common.in_line(str(value))
     return text if len(text) <= 60 else text[:57] + "..."

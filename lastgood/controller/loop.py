@@ -26,12 +26,14 @@ from lastgood import errors, release
 from lastgood.bundle import manifest as bundles
 from lastgood.controller import analysis_loop as gatekeeper
 from lastgood.core import transitions as rollout
+from lastgood.hosts import clock_skew as peers
 from lastgood.hosts import heartbeat, readiness
 from lastgood.hosts import lease as duty
 from lastgood.layers import base, housekeeping, receipts, reconcile
 from lastgood.layers import desired as desired_state
 from lastgood.ledger import Fence, audit
 from lastgood.paging import delivery as paging
+from lastgood.paging import once as telling
 from lastgood.release import advance as proceed
 from lastgood.reports import incident
 from lastgood.settings import Settings
@@ -51,7 +53,9 @@ STRANDED_AGAIN_S = 5.0
 NOT_FOLLOWED_S = 5.0
 """Seconds after a step back from which a person is told that traffic could not follow it."""
 COLD_S = 60.0
-"""Seconds for which previous cannot be kept warm before a person is told."""
+"""Seconds for which previous cannot be kept warm before a person is told, and for which it is warm again before that is over."""
+COLD, NOT_FOLLOWED, STRANDED = "cold-", "not-followed-", "stranded-"
+"""Keys of pages begin so; the bundle follows."""
 
 
 class LayerLoop(threading.Thread):
@@ -131,7 +135,6 @@ class ServiceLoop:
         self._loops = {name: LayerLoop(ctx.settings, layer, service=service) for name, layer in self._layers.items()}
         self._reports = ctx.settings.run(service) / "layers"
         self._losses_at = -math.inf
-        self._skewed = False
         self._begin()
         self._holder = duty.holder(ctx.settings)
         self._woken = moved
@@ -149,7 +152,8 @@ class ServiceLoop:
         self._spares: tuple[str, ...] = ()
         """What the layers were handed last."""
         self._no_way_until = float("-inf")
-        self._told: set[tuple[int, str]] = set()
+        self._lasting = telling.Lasting(self._ctx, self._service)
+        self._peers = peers.Peers(host=readiness.host(self._ctx.settings), counting=time.monotonic)
 
     def _moved(self, ctx: release.Context, committed: release.Committed) -> None:
         """A gate has decided: the layers follow now, and what it came to is written down after that."""
@@ -196,14 +200,16 @@ class ServiceLoop:
         if settled and time.monotonic() - self._looked_at < IDLE_LOOK_S:
             return
         view = self._look(state)
+        self._tell_clocks(view)
         if state.phase == "idle" and state.stable is not None and view.word(state.stable) == "ready":
             self._proven = state.revision
         limits = self._ctx.settings.controller
         fence = duty.decide(self._ctx.ledger, state, view, holder=self._holder, ttl_s=limits.lease_s)
+        self._tell_nobody(state, view, decided=fence is not None)
         if fence is None:
-            self._tell_nobody(state, view)
             return  # another controller decides, from the same rows
         self._tell_cold(state, view)
+        self._tell_followed(state, view)
         if state.phase == "baking":
             return  # the gatekeeper's: whoever has measured nothing does not say that a release is good
         trouble = "; ".join(filter(None, (view.why(arm) for arm in state.awaited if view.word(arm) == "not ready")))
@@ -241,29 +247,60 @@ class ServiceLoop:
         except errors.NotAllowed as error:
             self._no_way_until = time.monotonic() + STRANDED_AGAIN_S
             why = f"the bundle gone back to, {bundles.short(state.stable or '')}, does not get ready, and there is nothing further back"
-            self._tell(state, "stranded", "critical", f"{why}: {error}; {self._answering(state)}")
+            self._begun(f"{STRANDED}{bundles.short(state.stable or '')}", "critical", f"{why}: {error}; {self._answering(state)}")
 
-    def _tell_nobody(self, state: rollout.State, view: readiness.View) -> None:
+    def _tell_clocks(self, view: readiness.View) -> None:
+        """Two hosts go by different times: each takes the other for silent, and who is ahead may end what is not over."""
+        own = readiness.host(self._ctx.settings)
+        for host, ahead_s in self._peers.ahead_s(view).items():
+            key = f"clocks-{'-'.join(sorted((own, host)))}"
+            if not ahead_s:
+                self._lasting.over(key, now=view.now)
+                continue
+            first, last = (host, own) if ahead_s > 0 else (own, host)
+            why = f"the clock of {first} is {abs(ahead_s):.0f} s ahead of that of {last}, and both decide by it"
+            self._begun(key, "critical", f"{why}; set right the one that is wrong, and run 'lastgood up' there")
+
+    def _tell_nobody(self, state: rollout.State, view: readiness.View, *, decided: bool) -> None:
         """The hosts that have what serves say nothing any more, and this one does not have it: a person has to look."""
         serving = state.stable or state.candidate
-        if serving is None or view.word(serving) != "unknown" or readiness.host(self._ctx.settings) in view.homes(serving):
+        if decided or serving is None or view.word(serving) != "unknown":
+            self._lasting.over("nobody-decides", now=wallclock.now())
             return
+        if readiness.host(self._ctx.settings) in view.homes(serving):
+            return
+        if self._ctx.ledger.lease_holder(duty.lease_name(self._service), now=view.now) is not None:
+            return  # somebody does, though it cannot say which workers are ready
         why = f"nobody decides by itself: {bundles.short(serving)} was ready elsewhere, but {view.why(serving)}"
-        self._tell(state, "nobody-decides", "warning", f"{why}; here it is not ready")
+        here = f"on {socket.gethostname()} it is not ready; run 'lastgood up' where it was"
+        self._begun("nobody-decides", "warning", f"{why}; {here}")
 
     def _tell_not_followed(self, state: rollout.State, view: readiness.View) -> None:
         """A step back is committed, but its target has no ready worker: traffic is where it was."""
         if state.stable is None or state.phase != "idle" or view.word(state.stable) != "not ready":
             return
+        if set(receipts.serving(receipts.read(self._reports)) or ()) == {state.stable}:
+            return  # it did follow; the worker has ended since
         moved = release.last_move(self._ctx, state)
         if moved.verb in release.WAYS_BACK and abs(wallclock.now() - moved.read_at) >= NOT_FOLLOWED_S:
             why = f"traffic could not follow the step back to {bundles.short(state.stable)} yet, which is {view.text(state.stable)}"
-            self._tell(state, "not-followed", "critical", f"{why}; {self._answering(state)}")
+            remedy = f"correct that, or name another bundle with 'lastgood rollback {self._service} BUNDLE'"
+            self._begun(f"{NOT_FOLLOWED}{bundles.short(state.stable)}", "critical", f"{why}; {self._answering(state)}; {remedy}")
+
+    def _tell_followed(self, state: rollout.State, view: readiness.View) -> None:
+        """What could not be followed is over once its target is ready, or another one serves."""
+        waits = state.stable is not None and view.word(state.stable) != "ready"
+        for begins in (NOT_FOLLOWED, STRANDED):
+            self._lasting.over(begins, but={f"{begins}{bundles.short(state.stable or '')}"} if waits else (), now=wallclock.now())
 
     def _tell_cold(self, state: rollout.State, view: readiness.View) -> None:
-        """Previous cannot be kept warm: a rollback to it would not be a matter of milliseconds."""
+        """Previous cannot be kept warm: a rollback to it would not be a matter of milliseconds. Over once it is warm for as long."""
+        key = f"{COLD}{bundles.short(state.previous or '')}"
         since = view.since(state.previous) if state.previous else None
-        if state.previous is None or since is None or not view.failing(state.previous) or abs(wallclock.now() - since) < COLD_S:
+        lasts = since is not None and abs(wallclock.now() - since) >= COLD_S
+        warm_again = state.previous is None or (lasts and view.word(state.previous) == "ready")
+        self._lasting.over(COLD, but=() if warm_again else {key}, now=wallclock.now())
+        if state.previous is None or not lasts or not view.failing(state.previous):
             return
         warm = [
             bundles.short(digest)
@@ -271,8 +308,8 @@ class ServiceLoop:
             if digest in view.ready and digest != state.stable and digest not in state.marks
         ]
         instead = f"a rollback goes to {warm[0]}, which is warm" if warm else "no bundle to go back to is warm"
-        why = f"previous, {bundles.short(state.previous)}, cannot be kept warm: {view.text(state.previous)}; {instead}"
-        self._tell(state, f"cold-{bundles.short(state.previous)}", "warning", f"{why}; see 'lastgood status {self._service}'")
+        where = f"previous, {bundles.short(state.previous)}, cannot be kept warm on {', '.join(view.denied(state.previous))}"
+        self._begun(key, "warning", f"{where}: {view.text(state.previous)}; {instead}; see 'lastgood status {self._service}'")
 
     def _answering(self, state: rollout.State) -> str:
         """What answers requests, as the proxy of this host was last seen to have it."""
@@ -284,32 +321,24 @@ class ServiceLoop:
         )
         return f"requests are answered by: {shares or 'nothing'}"
 
-    def _tell(self, state: rollout.State, key: str, severity: str, summary: str) -> None:
-        """Page *summary* once for this revision."""
-        if (state.revision, key) in self._told:
-            return
-        page: dict[str, Any] = {"revision": state.revision, "key": key, "severity": severity, "summary": f"{self._service}: {summary}"}
-        self._ctx.ledger.page(self._service, **page, body={}, now=wallclock.now())
-        self._told.add((state.revision, key))
+    def _begun(self, key: str, severity: str, summary: str) -> None:
+        """Page *summary* once for as long as it lasts."""
+        self._lasting.begun(key, f"{self._service}: {summary}", severity=severity, now=wallclock.now())
 
     def _report_clock(self) -> None:
-        """A clock that somebody has set is told once: it is followed by nobody until a person accepts it."""
-        skew_s = wallclock.skew_s()
-        if not skew_s or self._skewed:
-            self._skewed = bool(skew_s)
-            return
-        self._skewed = True
-        summary = (
+        """A clock that somebody has set is told once, and when it is right or accepted: until then nobody follows it."""
+        skew_s, key = wallclock.skew_s(), f"clock-{readiness.host(self._ctx.settings)}"
+        said = (
             f"{self._service}: the clock of {socket.gethostname()} was set {'ahead' if skew_s > 0 else 'back'} by {abs(skew_s):.0f} s; "
             "lastgood goes on by the time before; set it right, or accept it with 'lastgood up' if it is right now"
         )
-        page: dict[str, Any] = {"key": "clock", "severity": "critical", "summary": summary}
         try:
-            revision = self._ctx.ledger.newest(self._service)
-            self._ctx.ledger.page(self._service, revision=revision, **page, body={"skew_s": skew_s}, now=wallclock.now())
+            if skew_s:
+                self._lasting.begun(key, said, severity="critical", now=wallclock.now(), body={"skew_s": skew_s})
+            else:
+                self._lasting.over(key, now=wallclock.now())
         except errors.LastgoodError as error:
-            self._skewed = False
-            log.warning("%s: that the clock was set could not be told: %s", self._service, error)
+            log.warning("%s: that the clock was set, or is right again, could not be told: %s", self._service, error)
 
     def _report_losses(self) -> None:
         """Rows that the service's logs lack are told once; it is looked now and then."""

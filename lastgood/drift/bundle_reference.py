@@ -11,7 +11,6 @@ import functools
 import json
 import math
 import os
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from lastgood.drift import reference as references
 from lastgood.drift import window as windows
 from lastgood.drift.reference import PROBABILITY, Sample
 from lastgood.serving import inference_log
+from lastgood.system import clock as wallclock
 
 if TYPE_CHECKING:
     import numpy as np
@@ -204,7 +204,7 @@ def load(settings: Settings, bundle: bundles.Bundle) -> Loaded:
 def _load(settings: Settings, service: str, bundle: str) -> Loaded:
     from lastgood.serving import worker
 
-    return worker.load(settings, service=service, bundle=bundle, now=time.time())
+    return worker.load(settings, service=service, bundle=bundle, now=wallclock.now())
 
 
 def forecast(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> list[float | None]:

@@ -26,11 +26,12 @@ from lastgood.drift import reference as references
 from lastgood.drift import watch as drift_watch
 from lastgood.drift.reference import Sample
 from lastgood.hosts import lease as duty
-from lastgood.hosts import readiness
+from lastgood.hosts import vantage
 from lastgood.paging import once as telling
 from lastgood.release import convergence as converge
 from lastgood.serving import inference_log
 from lastgood.system import clock as wallclock
+from lastgood.system import plain
 from lastgood.system.failpoints import failpoint
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class Decision:
     compared: comparison.Comparison | None = None
     features: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """By bundle: what its code makes of the rows beside what it made of its reference."""
+    host: str = ""
+    """Whose log was read."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -122,7 +125,16 @@ def to_build(ctx: release.Context, what: drift_watch.Watched, alarm: float) -> t
 
 
 def decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decision:
-    """Compare stable with the bundle that a rollback would go back to, on what was answered since the alarm. Changes nothing."""
+    """Compare stable with the bundle that a rollback would go back to, on what was answered since the alarm. Changes nothing.
+
+    Raises Conflict if other hosts serve it and this one does not: it has not seen what they answered.
+    """
+    seen_from = vantage.of(ctx, what.service, what.bundle, now=wallclock.now())
+    found = _decide(ctx, what, look)
+    return dataclasses.replace(found, host=seen_from.host, why=f"{found.why}{seen_from.told()}")
+
+
+def _decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decision:
     target = way_back(ctx, ctx.ledger.state(what.service))
     if target is None:
         why = "there is no other bundle that was stable, verifies and is not quarantined; a new one has to be built"
@@ -253,7 +265,7 @@ def carry_out(
     another host is the one to decide: it has the lease, or runs the workers whose log was read. Raises nothing for a rollback that a rule forbids, or
     if another change was faster: then a person is told.
     """
-    _check_sees_traffic(ctx, what)
+    vantage.of(ctx, what.service, what.bundle, now=wallclock.now())
     name, holder = duty.drift_lease_name(what.service), duty.holder(ctx.settings)
     with duty.given_up(ctx.ledger, name, holder=holder):
         fence = duty.take(ctx.ledger, name, holder=holder, now=wallclock.now(), ttl_s=LEASE_S)
@@ -279,18 +291,8 @@ def _carried_out(
             trouble = f"; it could not be done: {error}"
     failpoint("drift.after_rollback")
     _page(ctx, what, decision, trouble=trouble, now=now)
-    ctx.ledger.evaluate(what.bundle, kind=KIND, report=drift_watch.plain(decision.to_json()), actor=actor, now=now)
+    ctx.ledger.evaluate(what.bundle, kind=KIND, report=plain.mended(decision.to_json()), actor=actor, now=now)
     return outcome
-
-
-def _check_sees_traffic(ctx: release.Context, what: drift_watch.Watched) -> None:
-    """Raise Conflict if other hosts run the workers of the watched bundle and this one does not: it has not seen what they answered."""
-    view = readiness.read(ctx.ledger, what.service, settings=ctx.settings, now=wallclock.now())
-    hosts = {row.host for row in view.rows if row.arm == what.bundle and row.ready}
-    if view.word(what.bundle) == "ready" and readiness.host(ctx.settings) not in hosts:
-        raise errors.Conflict(
-            f"{short(what.bundle)} is served by {', '.join(sorted(hosts))}, and its log is there; decide about its drift on that host"
-        )
 
 
 def _go_back(
@@ -305,7 +307,7 @@ def _go_back(
     wait_s: float,
 ) -> converge.Outcome:
     began = time.perf_counter()
-    evidence = {"drift": drift_watch.plain(decision.to_json()), "verdicts": []}
+    evidence = {"drift": plain.mended(decision.to_json()), "verdicts": []}
     asked: dict[str, Any] = {"reason": f"drift: {decision.why}", "actor": actor, "automatic": True, "evidence": evidence, "fence": fence}
     with converge.layers_of(ctx, what.service) as layers:
         committed = release.roll_back(ctx, what.service, expected=expected, clock=lambda: now, **asked)
@@ -320,6 +322,6 @@ def _page(ctx: release.Context, what: drift_watch.Watched, decision: Decision, *
         f"drift-decision-{short(what.bundle)}-{int(decision.look.alarm)}-{decision.look.number}",
         f"{what.service}: after the drift alarm {short(what.bundle)} {said[decision.outcome]}: {decision.why}{trouble}",
         severity="critical" if trouble else "warning",
-        body={"decision": drift_watch.plain(decision.to_json())},
+        body={"decision": plain.mended(decision.to_json())},
         now=now,
     )

@@ -1,7 +1,8 @@
 """The watch on what comes in: each window that is over is looked at once, in order, and what it comes to is written down.
 
 Safe to be called by anybody at any time: a tick that was killed is done again from where the ledger stands, and of two at
-once one wins. The windows of a bundle begin when it becomes stable.
+once one wins. The windows of a bundle begin when it becomes stable. A window is looked at by a host that serves the bundle, for only
+that has the log; of several each sees its own part, and it is written down whose word it is.
 
 What does not belong here: statistics (`drift`), what follows from an alarm (`ops.drift_decision`).
 """
@@ -20,10 +21,12 @@ from lastgood.core import transitions as rollout
 from lastgood.drift import alarm, verdict
 from lastgood.drift import bundle_reference as drift_reference
 from lastgood.drift import window as windows
+from lastgood.hosts import vantage
 from lastgood.paging import once as telling
 from lastgood.service import drift as drift_rules
 from lastgood.service import frozen as frozen_service
 from lastgood.service.drift import DAY_S
+from lastgood.system import plain
 from lastgood.system.failpoints import failpoint
 
 NOTE = "drift"
@@ -59,7 +62,8 @@ class Watched:
 class Looked:
     """One window that was looked at. `seen` are all its rows, of which `verdict` may rest on a part.
 
-    `alarm` is when the alarm began that is open after it, or that it closed (Unix seconds); None if there is none.
+    `alarm` is when the alarm began that is open after it, or that it closed (Unix seconds); None if there is none. `host` has looked,
+    in its own log; empty for a window that an earlier release looked at.
     """
 
     number: int
@@ -70,6 +74,7 @@ class Looked:
     episode: alarm.Episode
     change: alarm.Change
     alarm: float | None
+    host: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "verdict": dict(self.verdict), "episode": self.episode.to_json()}
@@ -95,7 +100,7 @@ def looked(ctx: release.Context, what: Watched) -> Iterator[Looked]:
     for row in ctx.ledger.recorded(what.service, what.analysis):
         body = row["body"]
         if body["after"] == row["seq"] - 1:  # else somebody was faster with the same window
-            yield Looked(**{**body["looked"], "episode": alarm.from_json(body["looked"]["episode"])})
+            yield Looked(**{**body["looked"], "episode": alarm.from_json(body["looked"]["episode"])}, host=body.get("host", ""))
 
 
 def open_alarm(found: Sequence[Looked]) -> float | None:
@@ -106,8 +111,11 @@ def open_alarm(found: Sequence[Looked]) -> float | None:
 def tick(ctx: release.Context, what: Watched, *, now: float, at_once: int = AT_ONCE) -> list[Looked]:
     """Look at the windows that are over by Unix time *now* and were not looked at yet; what was found. Tells a person what begins and ends.
 
-    Raises NotFound or Damaged if the bundle brings no reference; a window that cannot be read is broken data, and no error.
+    Raises NotFound or Damaged if the bundle brings no reference, and Conflict if other hosts serve it and this one does not; a window
+    that cannot be read is broken data, and no error. A window without a row waits for as long as one lasts, where other hosts serve
+    too: they may have had the traffic.
     """
+    seen_from = vantage.of(ctx, what.service, what.bundle, now=now)
     before = list(looked(ctx, what))
     teller = telling.Teller(ctx, what.service)
     for one in before:
@@ -118,9 +126,11 @@ def tick(ctx: release.Context, what: Watched, *, now: float, at_once: int = AT_O
     found: list[Looked] = []
     bundle = ctx.ledger.bundle(what.bundle)
     while len(found) < at_once and what.begin(number + 1) + what.rules.settle_s <= now:
-        one = _look(ctx, what, bundle, number=number, episode=episode)
+        one = _look(ctx, what, bundle, number=number, episode=episode, seen_from=seen_from)
+        if one.seen == 0 and seen_from.others and now < what.begin(number + 2) + what.rules.settle_s:
+            break  # one of the others may have seen more
         failpoint("drift.before_record")
-        seq = ctx.ledger.record(what.service, what.analysis, {"after": known, "looked": one.to_json()}, now=now)
+        seq = ctx.ledger.record(what.service, what.analysis, _written(one, after=known), now=now)
         if seq != known + 1:
             break  # another tick is at work; its windows are found by the next one
         failpoint("drift.after_record")
@@ -129,6 +139,12 @@ def tick(ctx: release.Context, what: Watched, *, now: float, at_once: int = AT_O
         found.append(one)
         known, number, episode = seq, number + 1, one.episode
     return found
+
+
+def _written(one: Looked, *, after: int) -> dict[str, Any]:
+    """As it stands in the ledger; the host beside it, where an earlier release does not read it."""
+    looked = one.to_json()
+    return {"after": after, "host": looked.pop("host"), "looked": looked}
 
 
 def _oldest(ctx: release.Context, what: Watched, *, now: float) -> int:
@@ -143,7 +159,9 @@ def _recorded(ctx: release.Context, what: Watched) -> int:
     return max((row["seq"] for row in ctx.ledger.recorded(what.service, what.analysis)), default=0)
 
 
-def _look(ctx: release.Context, what: Watched, bundle: bundles.Bundle, *, number: int, episode: alarm.Episode) -> Looked:
+def _look(
+    ctx: release.Context, what: Watched, bundle: bundles.Bundle, *, number: int, episode: alarm.Episode, seen_from: vantage.Vantage
+) -> Looked:
     rules, since = what.rules, what.begin(number)
     reference = drift_reference.of_bundle(ctx.settings, bundle)
     # Of more rows than this the reference has too few stretches to know what is usual.
@@ -161,10 +179,11 @@ def _look(ctx: release.Context, what: Watched, bundle: bundles.Bundle, *, number
         begin=since,
         end=what.begin(number + 1),
         seen=window.rows,
-        verdict=plain(said.to_json()),
+        verdict=plain.mended({**said.to_json(), "why": f"{said.why}{seen_from.told()}"}),
         episode=after,
         change=change,
         alarm=begun,
+        host=seen_from.host,
     )
 
 
@@ -172,15 +191,6 @@ def read(ctx: release.Context, what: Watched, *, since: float, until: float, col
     """What users were answered by the watched bundle with *since* <= `at` < *until* (Unix seconds); see `windows.read`."""
     folder = ctx.settings.inference(what.service)
     return windows.read(folder, bundle=what.bundle, since=since, until=until, columns=columns, time=what.rules.time, most=most)
-
-
-def plain(value: Any) -> Any:
-    """*value* as JSON can hold it: a threshold may be infinite, which is none."""
-    if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tell(ctx: release.Context, what: Watched, one: Looked, teller: telling.Teller, *, now: float) -> None:

@@ -6,6 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from lastgood.system import plain
+
+MAX_DETAIL = 1000
+"""Characters that are kept of what a source says to people."""
+
 Outcome = Literal["pass", "fail", "inconclusive"]
 
 Cause = Literal[
@@ -60,6 +65,10 @@ class Observation:
     share: float | None = None
     down: bool = False
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        # It may hold what another program said, and may become the reason of a rollback, which the ledger must take.
+        object.__setattr__(self, "detail", plain.printable(self.detail)[:MAX_DETAIL])
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept in the ledger, without what is empty."""

@@ -77,6 +77,10 @@ class View:
         """Hosts whose last word is that the arm is ready there, also of one that has fallen silent."""
         return frozenset(row.host for row in self.rows if row.arm == arm and row.ready and self._age_s(row) < GONE_S)
 
+    def denied(self, arm: str) -> tuple[str, ...]:
+        """Hosts that say now that the arm is not ready there, by name."""
+        return tuple(sorted(row.host for row in self._of(arm) if not row.ready))
+
     def since(self, arm: str) -> float | None:
         """Since when the arm is what `word` says (Unix seconds); None if that is unknown."""
         word = self.word(arm)

@@ -30,6 +30,7 @@ from lastgood.bundle import store as artifacts
 from lastgood.index import base, words
 from lastgood.index import snapshot as snapshots
 from lastgood.index.words import refuse
+from lastgood.system import clock as wallclock
 from lastgood.system import files as durable
 from lastgood.system.failpoints import failpoint
 
@@ -167,7 +168,9 @@ class LanceIndex(base.VectorIndex):
         snapshot = self._described(name)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         aliases = tuple(sorted(alias for alias, pointed in self._pointed().items() if pointed == name))
-        return base.Replica(name=name, snapshot=snapshot, aliases=aliases, bytes=size, built_at=(folder / _FILES).stat().st_mtime)
+        return base.Replica(
+            name=name, snapshot=snapshot, aliases=aliases, bytes=size, built_at=wallclock.of_machine((folder / _FILES).stat().st_mtime)
+        )
 
     def _described(self, name: str) -> snapshots.Snapshot:
         file = self.root / base.check_name(name) / snapshots.FILE

@@ -25,6 +25,7 @@ from lastgood import errors
 from lastgood.bundle import manifest as bundles
 from lastgood.index import base
 from lastgood.index import snapshot as snapshots
+from lastgood.system import clock as wallclock
 
 VERSION = "2026-07"
 CATALOGUE = "lastgood-catalogue"
@@ -71,7 +72,7 @@ class PineconeIndex(base.VectorIndex):
             self._api.post("/vectors/upsert", {"vectors": vectors, "namespace": snapshot.name})
         self._settled(lambda: self._count(snapshot.name) == snapshot.rows, what=f"the rows of {snapshot.name!r}")
         base.check_rows(list(self._read_back(snapshot.name)), snapshot, what=f"the new replica {snapshot.name!r}")
-        described = {"described": bundles.canonical(snapshot.to_json()).decode(), "built_at": time.time()}
+        described = {"described": bundles.canonical(snapshot.to_json()).decode(), "built_at": wallclock.now()}
         record = {"id": snapshot.name, "values": [1.0] + [0.0] * (snapshot.dim - 1), "metadata": described}
         self._api.post("/vectors/upsert", {"vectors": [record], "namespace": CATALOGUE})
         self._settled(lambda: self._fetch(CATALOGUE, [snapshot.name]) != [], what=f"the record of {snapshot.name!r}")

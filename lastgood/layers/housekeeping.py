@@ -61,7 +61,7 @@ def sweep(settings: Settings, service: str, *, now: float) -> None:
     for file in workers.logs.glob("worker-*.log"):
         envoy_logs.cut(file, most=LOG_BYTES)
         label = file.stem.removeprefix("worker-")
-        if now - file.stat().st_mtime > LEFT_S and not (workers.workers / f"{label}.json").exists():
+        if now - wallclock.of_machine(file.stat().st_mtime) > LEFT_S and not (workers.workers / f"{label}.json").exists():
             for left in (file, file.with_name(file.name + ".1")):
                 left.unlink(missing_ok=True)
 

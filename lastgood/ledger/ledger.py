@@ -18,7 +18,7 @@ from typing import Any
 from lastgood import errors
 from lastgood.bundle.manifest import Bundle, short
 from lastgood.core.transitions import Effect, Marked, Paged, State
-from lastgood.ledger import chain, queries, rows
+from lastgood.ledger import chain, queries, reports, rows
 from lastgood.ledger.ballast import Ballast
 from lastgood.ledger.dialect import DiskFull
 from lastgood.ledger.leases import Fence, Leases
@@ -28,6 +28,7 @@ from lastgood.ledger.postgres import Postgres, without_password
 from lastgood.ledger.readiness import ReadinessRows
 from lastgood.ledger.rows import BundleRow, Evaluation, Revision
 from lastgood.ledger.sqlite import Sqlite
+from lastgood.system import plain
 from lastgood.system.failpoints import failpoint
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -71,15 +72,12 @@ class Ledger(Leases, Measurements, Outbox, ReadinessRows):
             return [row["service"] for row in self.dialect.fetch(queries.SERVICES)]
 
     def register(self, registered: Bundle, *, provenance: Mapping[str, Any], actor: str, now: float) -> bool:
-        """Add a bundle; False if it is there already. The caller has verified the bytes of every part."""
+        """Add a bundle; False if it is there already. The caller has verified the bytes of every part.
+
+        Raises UsageError for a manifest or provenance that would not be read back as it is.
+        """
         rows.check_text(actor=actor)
-        row = {
-            "id": registered.id,
-            "service": registered.service,
-            "manifest": rows.dump(registered.manifest()),
-            "provenance": rows.dump(provenance),
-            "registered_at": rows.check_time(now),
-        }
+        row = rows.registration(registered, provenance=provenance, now=now)
         with self._writing(registered.service):
             if self.dialect.fetch(queries.BUNDLE, id=registered.id):
                 return False
@@ -317,10 +315,11 @@ class Ledger(Leases, Measurements, Outbox, ReadinessRows):
     # --- facts about bundles and services ------------------------------------------------------------------
 
     def evaluate(self, bundle_id: str, *, kind: str, report: Mapping[str, Any], actor: str, now: float) -> None:
-        """Record what was found out about a bundle. Raises NotFound."""
+        """Record what was found out about a bundle. Raises NotFound, or UsageError for a report that a reader could not take."""
         rows.check_text(kind=kind, actor=actor)
+        kept = reports.check(kind, plain.tree(report, what=f"the {kind[:100]!r} report"))
+        row = {"bundle": bundle_id, "kind": kind, "report": rows.dump(kept), "at": rows.check_time(now)}
         service = self.bundle_row(bundle_id).bundle.service
-        row = {"bundle": bundle_id, "kind": kind, "report": rows.dump(report), "at": rows.check_time(now)}
         with self._writing(service):
             row["seq"] = (self.dialect.fetch(queries.NEWEST_EVALUATION, bundle=bundle_id)[0]["seq"] or 0) + 1
             self.dialect.fetch(queries.ADD_EVALUATION, **row)
@@ -335,7 +334,8 @@ class Ledger(Leases, Measurements, Outbox, ReadinessRows):
     def note(self, service: str, *, kind: str, body: Mapping[str, Any], actor: str, now: float) -> None:
         """Put a fact that changes no state, such as a refusal or a receipt, into the audit chain."""
         rows.check_text(service=service, kind=kind, actor=actor)
-        note = {"digest": chain.note_digest(body), "note": dict(body)}
+        kept = plain.tree(body, what=f"the note {kind[:100]!r}")
+        note = {"digest": chain.note_digest(kept), "note": kept}
         rows.check_time(now)
         with self._writing(service):
             self._audit(service, kind="note", subject=kind, body=note, actor=actor, now=now)

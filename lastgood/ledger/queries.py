@@ -98,14 +98,16 @@ ADD_PAGE = f"INSERT INTO page ({_PAGE}) VALUES (:service, :revision, :key, :seve
 PAGE = "SELECT 1 AS one FROM page WHERE service = :service AND revision = :revision AND key = :key"
 PAGES = f"SELECT {_PAGE}, delivered_at FROM page WHERE service = :service ORDER BY revision DESC, key LIMIT :limit"
 _SAME_PAGE = "{0}.service = {1}.service AND {0}.revision = {1}.revision AND {0}.key = {1}.key"
-# A page waits for the earlier ones of its key, or one that resolves could overtake what it closes. Asked for the plain
+# A page waits for the earlier ones of its key, or one that resolves could overtake what it closes; so does one with "-over"
+# behind its key for the page without (`ops.page_text.OVER`), which may be of the same revision. Asked for the plain
 # service, SQLite would read all its pages by the primary key instead of the few that are open.
 DUE_PAGES = (
     f"SELECT {', '.join(f'p.{name}' for name in _PAGE.split(', '))}, p.delivered_at, d.tries, d.next_at, d.error FROM page p "
     f"LEFT JOIN delivery d ON {_SAME_PAGE.format('d', 'p')} AND d.channel = :channel "
     "WHERE p.delivered_at IS NULL AND d.delivered_at IS NULL AND (d.tries IS NULL OR d.next_at <= :now OR d.next_at > :latest) "
     f"AND NOT EXISTS (SELECT 1 FROM page e LEFT JOIN delivery x ON {_SAME_PAGE.format('x', 'e')} AND x.channel = :channel "
-    "WHERE e.service || '' = p.service AND e.key = p.key AND e.delivered_at IS NULL AND e.revision < p.revision AND x.delivered_at IS NULL) "
+    "WHERE e.service || '' = p.service AND e.delivered_at IS NULL AND x.delivered_at IS NULL AND "
+    "((e.key = p.key AND e.revision < p.revision) OR (p.resolves = 1 AND e.key || '-over' = p.key AND e.revision <= p.revision))) "
     "ORDER BY coalesce(d.tries, 0), p.at, p.service, p.revision, p.key LIMIT :limit"
 )
 SETTLED_PAGES = (

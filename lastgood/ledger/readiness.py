@@ -14,6 +14,7 @@ from typing import NamedTuple
 from lastgood.ledger import migrate, queries, rows
 from lastgood.ledger.rows import Readiness
 from lastgood.ledger.session import Session
+from lastgood.system import plain
 
 _SINCE_SCHEMA = 3
 MAX_DETAIL = 500
@@ -51,7 +52,7 @@ class ReadinessRows(Session):
             for arm, one in sorted(seen.items()):
                 known = before.get(arm)
                 kept = known is not None and bool(known["ready"]) == one.ready
-                detail = rows.printable(one.detail)[:MAX_DETAIL]
+                detail = plain.printable(one.detail)[:MAX_DETAIL]
                 row = {
                     "service": service, "arm": arm, "host": host, "ready": int(one.ready), "failures": one.failures,
                     "since": known["since"] if known is not None and kept else now, "seen_at": now, "detail": detail,

@@ -9,7 +9,6 @@ import bisect
 import dataclasses
 import datetime
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -18,6 +17,7 @@ from lastgood.bundle import manifest as bundle
 from lastgood.bundle.manifest import short
 from lastgood.core import transitions as rollout
 from lastgood.core.transitions import Mark, Marked, State
+from lastgood.system import plain
 
 Row = Mapping[str, Any]
 
@@ -234,10 +234,13 @@ def same_verb(done: Revision, verb: str) -> Revision:
     return done
 
 
+_DECODER = json.JSONDecoder(parse_int=plain.number)
+
+
 def parse(text: str, what: str) -> dict[str, Any]:
     """The JSON object in *text*. Raises Damaged, naming *what* it should have been."""
     try:
-        value = json.loads(text)
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise errors.Damaged(f"{what} does not parse: {error}; run 'lastgood audit verify', or restore a backup") from error
     if not isinstance(value, dict):
@@ -250,22 +253,34 @@ def dump(value: Mapping[str, Any]) -> str:
     return bundle.canonical(dict(value)).decode()
 
 
+def registration(registered: bundle.Bundle, *, provenance: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """The row of a bundle, which reads back as the bundle that it is. Raises UsageError for what would not."""
+    manifest = plain.tree(registered.manifest(), what="the manifest")
+    texts = {"manifest": manifest, "provenance": plain.tree(provenance, what="the provenance")}
+    row: dict[str, Any] = {name: dump(value) for name, value in texts.items()}
+    for name, text in row.items():
+        if len(text.encode()) > plain.MAX_BYTES:
+            raise errors.UsageError(f"the {name} is longer than {plain.MAX_BYTES} bytes; keep what is large in a file of the bundle")
+    try:
+        again = bundle.from_manifest(parse(row["manifest"], "the manifest")).manifest()
+    except errors.Damaged as error:
+        raise errors.UsageError(f"the bundle could not be read back: {error}") from error
+    if again != manifest:
+        raise errors.UsageError("the manifest would be read back as another one; make each part with 'artifacts.part'")
+    return {"id": registered.id, "service": registered.service, **row, "registered_at": check_time(now)}
+
+
 def readiness(row: Row) -> Readiness:
     """One row of what hosts say of their workers."""
     names = ("service", "arm", "host", "failures", "since", "seen_at", "detail")
     return Readiness(ready=bool(row["ready"]), **{name: row[name] for name in names})
 
 
-def printable(text: str) -> str:
-    """*text* without what not every engine can store."""
-    return re.sub("[\0\ud800-\udfff]", "?", text)
-
-
 def check_text(**texts: str | None) -> None:
     """Refuse text that not every engine can store: a NUL character, half of a surrogate pair."""
     for name, text in texts.items():
-        if text is not None and re.search("[\0\ud800-\udfff]", text):
-            raise errors.UsageError(f"{name} {text!r} is not plain text; leave out NUL characters and broken surrogates")
+        if text is not None or name != "operation":
+            plain.check_text(text, what=name)
 
 
 def clock_read(evidence: Mapping[str, Any], at: float) -> float:
@@ -310,8 +325,9 @@ def believed(read: Sequence[float]) -> list[float]:
     return times
 
 
-def check_time(now: float) -> float:
+def check_time(now: object) -> float:
     """*now* as a float, refused if no date."""
-    if not 0 <= now < MAX_TIME:
-        raise errors.UsageError(f"{now!r} is not a time; give Unix seconds")
+    if not isinstance(now, int | float) or not 0 <= now < MAX_TIME:
+        said = repr(now) if isinstance(now, float) else f"a value of kind {type(now).__name__}"
+        raise errors.UsageError(f"{said} is not a time; give Unix seconds")
     return float(now)

@@ -1,5 +1,8 @@
 """Asking how long the models of a service's bundles live: written down when it changes, and paged when something ends.
 
+Of a hosted model everybody is told the same. A local one is on the disk of a host or is not: only a host that serves says so, for
+itself, and a bundle whose model is on one of them is not gone.
+
 What does not belong here: what is made of it when a target is chosen (`release`).
 """
 
@@ -12,12 +15,15 @@ from typing import Any
 from lastgood import context, errors
 from lastgood.bundle.manifest import short
 from lastgood.core import transitions as rollout
+from lastgood.hosts import readiness, vantage
 from lastgood.llm import base
 from lastgood.model_retirement import providers as models
 from lastgood.model_retirement import records as lifetimes
 from lastgood.model_retirement.records import Lifetime
 from lastgood.paging import once as telling
+from lastgood.system import plain
 
+LOCAL = "local"
 RENEWED_S = 7 * lifetimes.DAY_S
 """An answer that stays the same is written down again after this time, in seconds, so that it can be seen that somebody asks."""
 
@@ -56,6 +62,7 @@ def check(
     Without *ask* only the dates that came with this version are looked up.
     """
     state = ctx.ledger.state(service)
+    blind = _blind(ctx, state, now=now)
     found = []
     for digest, role in _bundles(state):
         pinned = lifetimes.pins(ctx.ledger.bundle(digest))
@@ -65,11 +72,32 @@ def check(
         ends = [one.ends_at for _, one in asked if one.ends_at is not None]
         worst = max((one for _, one in asked), key=lambda one: lifetimes.ORDER.index(one.status))
         lifetime = dataclasses.replace(worst, ends_at=min(ends, default=None))
-        _write_down(ctx, digest, lifetime, actor=actor, now=now)
+        if any(pin.get("provider") == LOCAL for pin in pinned):
+            lifetime = _of_hosts(ctx, digest, lifetime, blind=blind, actor=actor, now=now)
+        else:
+            _write_down(ctx, digest, lifetime, actor=actor, now=now)
         found.append(Checked(bundle=digest, role=role, models=tuple(name for name, _ in asked), lifetime=lifetime))
     report = Report(checked=tuple(found), risk=_risk(state, found))
     _tell(ctx, state, report, now=now)
     return report
+
+
+def _blind(ctx: context.Context, state: rollout.State, *, now: float) -> str:
+    """Why this host says nothing of models on its own disk: it serves nothing, and others do; empty if it may."""
+    serving = state.stable or state.candidate
+    try:
+        if serving is not None:
+            vantage.of(ctx, state.service, serving, now=now)
+    except errors.Conflict as error:
+        return str(error)
+    return ""
+
+
+def _of_hosts(ctx: context.Context, digest: str, found: Lifetime, *, blind: str, actor: str, now: float) -> Lifetime:
+    """What the hosts together say of a bundle with a local model, once this one has written down what it *found*, unless it is *blind*."""
+    if not blind:
+        _write_down(ctx, digest, dataclasses.replace(found, host=readiness.host(ctx.settings)), actor=actor, now=now)
+    return lifetimes.newest(ctx.ledger, digest, now=now) or Lifetime(status="unknown", why=blind)
 
 
 def _bundles(state: rollout.State) -> list[tuple[str, str]]:
@@ -90,10 +118,10 @@ def _lifetime(pin: Mapping[str, Any], *, ask: models.Ask | None, now: float, war
 
 
 def _write_down(ctx: context.Context, digest: str, found: Lifetime, *, actor: str, now: float) -> None:
-    last = [one for one in ctx.ledger.evaluations(digest) if one.kind == lifetimes.KIND][-1:]
-    known = [(one.report["status"], one.report["ends_at"]) for one in last if now - one.at < RENEWED_S]
+    mine = [one for one in ctx.ledger.evaluations(digest) if one.kind == lifetimes.KIND and one.report.get("host", "") == found.host]
+    known = [(one.report["status"], one.report["ends_at"]) for one in mine[-1:] if abs(now - one.at) < RENEWED_S]
     if known != [(found.status, found.ends_at)]:
-        ctx.ledger.evaluate(digest, kind=lifetimes.KIND, report=found.to_json(), actor=actor, now=now)
+        ctx.ledger.evaluate(digest, kind=lifetimes.KIND, report=plain.mended(found.to_json()), actor=actor, now=now)
 
 
 def _risk(state: rollout.State, found: list[Checked]) -> str | None:

@@ -15,11 +15,13 @@ from lastgood.ledger import Page
 
 MAX_KEY = 255
 """PagerDuty's limit for a deduplication key, in characters; Opsgenie's is 512."""
+OVER = "-over"
+"""Ends the key of a page that closes the one without it: one revision has one page of a key."""
 
 
 def dedup_key(page: Page) -> str:
-    """The name under which pagers join the pages about one thing: `lastgood/SERVICE/KEY`, the same at every repetition."""
-    key = f"lastgood/{page.service}/{page.key}"
+    """The name under which pagers join the pages about one thing: `lastgood/SERVICE/KEY`, the same at every repetition and at its end."""
+    key = f"lastgood/{page.service}/{page.key.removesuffix(OVER) if page.resolves else page.key}"
     return key if len(key) <= MAX_KEY else f"{key[:190]}/{hashlib.sha256(key.encode()).hexdigest()[:32]}"
 
 
@@ -91,6 +93,10 @@ def _likely(page: Page) -> Iterator[str]:
     elif kind == "stranded":
         yield f"lastgood bundle list {service}"
         yield f"lastgood promote {service} BUNDLE"
+    elif kind in ("clock", "clocks", "nobody"):
+        yield "lastgood doctor"
+    elif kind in ("cold", "not"):
+        yield f"lastgood bundle list {service}"
     elif kind == "liveness":
         yield f"lastgood liveness {service}"
         yield f"lastgood promote {service} BUNDLE"

@@ -51,7 +51,10 @@ def advance(
     if state.phase in ("shadow", "canary") and judged_at is None:
         return None  # whoever has measured nothing decides nothing
     service_ = context.judged_by(ctx, state)
-    decision = judgement.decide(state, service_, ready=ready, unknown=unknown, verdicts=verdicts, now=clock(), trouble=trouble)
+    # A clock that is not this machine's own knows nothing of when that was off.
+    unwatched_s = wallclock.unwatched_s(state.phase_since or 0.0) if clock is wallclock.now else 0.0
+    told: dict[str, Any] = {"ready": ready, "unknown": unknown, "verdicts": verdicts, "trouble": trouble}
+    decision = judgement.decide(state, service_, **told, now=clock(), unwatched_s=unwatched_s)
     _tell_signals(ctx, state, service_, verdicts, now=clock())
     if decision is None:
         return None

@@ -10,7 +10,8 @@ from typing import Any
 from lastgood import errors
 from lastgood.bundle import manifest as bundles
 from lastgood.context import Context
-from lastgood.ledger import audit
+from lastgood.ledger import audit, rows
+from lastgood.model_retirement import records as lifetimes
 from lastgood.release import trial
 from lastgood.service import frozen as frozen_service
 from lastgood.service import schema as services
@@ -26,12 +27,16 @@ def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, A
 
     Returns False if it was known already. Raises Damaged, NotFound (a part is missing) or NotAllowed (a part that
     the service requires is missing, the frozen configuration is of another service, model and index do not fit, or it
-    could not be used).
+    could not be used), and UsageError, before it is tried, for facts that would not be read back as they are.
     """
+    rows.check_text(actor=actor)
+    rows.registration(bundle, provenance=provenance, now=now)
+    lifetimes.check(bundle)
     ctx.store.verify_bundle(bundle, deep=True)
     service = frozen_service.read(bundle, store=ctx.store)
     if service is None or service.service != bundle.service:
         raise errors.NotAllowed(f"the config part does not describe {bundle.service!r}; freeze services/{bundle.service} and rebuild")
+    services.check(service)
     missing = [name for name in service.parts if name not in bundle.parts]
     if missing:
         raise errors.NotAllowed(

@@ -56,19 +56,21 @@ def check_evaluated(ctx: Context, digest: str) -> services.Service:
     return frozen
 
 
-def missed_limits(limits: services.Evaluation, metrics: Mapping[str, float]) -> tuple[str, ...]:
+def missed_limits(limits: services.Evaluation, metrics: Mapping[str, float | None]) -> tuple[str, ...]:
     """Which of *limits* the metrics miss, in words; a metric that was not measured is missed."""
+    figures = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     missed = []
     for name, floor in limits.floors.items():
-        if not metrics.get(name, float("nan")) >= floor:
-            missed.append(f"{name} is {metrics.get(name, 'not measured')}, at least {floor} is required")
+        if not figures.get(name, float("nan")) >= floor:
+            missed.append(f"{name} is {figures.get(name, 'not measured')}, at least {floor} is required")
     for name, ceiling in limits.ceilings.items():
-        if not metrics.get(name, float("nan")) <= ceiling:
-            missed.append(f"{name} is {metrics.get(name, 'not measured')}, at most {ceiling} is allowed")
+        if not figures.get(name, float("nan")) <= ceiling:
+            missed.append(f"{name} is {figures.get(name, 'not measured')}, at most {ceiling} is allowed")
     return tuple(missed)
 
 
-def _newest_metrics(ctx: Context, digest: str) -> Mapping[str, float]:
+def _newest_metrics(ctx: Context, digest: str) -> Mapping[str, float | None]:
+    """Those of an older ledger may be in any form: then nothing was measured."""
     offline = [e for e in ctx.ledger.evaluations(digest) if e.kind == "offline"]
-    metrics: Mapping[str, float] = max(offline, key=lambda e: e.at).report.get("metrics", {}) if offline else {}
-    return metrics
+    metrics = max(offline, key=lambda e: e.at).report.get("metrics") if offline else None
+    return metrics if isinstance(metrics, dict) else {}

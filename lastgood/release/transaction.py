@@ -17,7 +17,7 @@ from lastgood.bundle import manifest as bundles
 from lastgood.context import Context
 from lastgood.core import transitions as rollout
 from lastgood.system import clock as wallclock
-from lastgood.system import failpoints
+from lastgood.system import failpoints, plain
 
 Clock = Callable[[], float]
 
@@ -102,7 +102,7 @@ def note_refusals(ctx: Context, service: str, *, verb: str, digest: str | None, 
     try:
         yield
     except errors.NotAllowed as refusal:
-        body = {"verb": verb, "bundle": digest, "why": str(refusal)}
+        body = {"verb": verb, "bundle": digest, "why": plain.printable(str(refusal))}
         with contextlib.suppress(errors.Unavailable):
             ctx.ledger.note(service, kind="refusal", body=body, actor=actor, now=clock())
         raise

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from lastgood.reports import rollouts as episode
 from lastgood.reports import wording as words
 from lastgood.reports.record import Chronicle
 from lastgood.system import clock as wallclock
+from lastgood.system import plain
 
 log = logging.getLogger("lastgood.ops.incident")
 
@@ -115,8 +115,8 @@ def of(chronicle: Chronicle) -> dict[str, Any]:
         "missing": list(chronicle.missing),
         "ended": ending is not None,
     }
-    plain: dict[str, Any] = _plain(value)
-    return plain
+    found: dict[str, Any] = plain.mended(value)
+    return found
 
 
 def _detected(chronicle: Chronicle) -> float | None:
@@ -200,15 +200,6 @@ def _verification(chronicle: Chronicle) -> dict[str, Any] | None:
         return None
     outcome = verified.reason.partition(":")[0].replace(" ", "_")
     return {"outcome": outcome, "reason": verified.reason, "revision": verified.number, "at": verified.at}
-
-
-def _plain(value: Any) -> Any:
-    """*value* as JSON can hold it: a figure that is none becomes null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_file(file: Path, value: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ What does not belong here: how it is shown (`cli.watch`), what it was like from 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from lastgood.gates import base
 from lastgood.layers import receipts
 from lastgood.reports import rollouts as episode
 from lastgood.service import schema as services
+from lastgood.system import plain
 
 SCHEMA = "lastgood.watch/v1"
 LAST = 5
@@ -64,7 +64,7 @@ class Glance:
         """The stable form of one line of `lastgood watch --json`."""
         state = self.state.to_json()
         names = ("stable", "candidate", "previous", "phase", "phase_since", "phase_until", "chain", "position")
-        plain: dict[str, Any] = _plain(
+        told: dict[str, Any] = plain.mended(
             {
                 "schema": SCHEMA,
                 "service": self.state.service,
@@ -83,7 +83,7 @@ class Glance:
                 "exit_code": self.exit_code,
             }
         )
-        return plain
+        return told
 
 
 def _layer(receipt: receipts.Receipt) -> dict[str, Any]:
@@ -93,15 +93,6 @@ def _layer(receipt: receipts.Receipt) -> dict[str, Any]:
 
 def _revision(revision: ledger.Revision) -> dict[str, Any]:
     return {name: getattr(revision, name) for name in ("number", "at", "verb", "actor", "reason")}
-
-
-def _plain(value: Any) -> Any:
-    """*value* as JSON can hold it: a figure that is none becomes null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Watcher:

@@ -9,6 +9,7 @@ What does not belong here: machine-wide settings (`settings`) and which bundle s
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,10 +24,17 @@ from lastgood.service import drift as drift_rules
 from lastgood.service import gates as conditions
 from lastgood.service import strategy as strategies
 from lastgood.service import timeouts as patience
+from lastgood.system import plain
 from lastgood.system import yaml_errors as yaml_lines
 
 FILE = "service.yaml"
 SCHEMA = "lastgood.service/v1"
+HTTP_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""What can name a header or a cookie."""
+SHORTEST_S = 0.001
+"""Shortest time limit of a request, in seconds."""
+MAX_NAME = 100
+"""Most characters of a gate's name."""
 
 
 class _Group(pydantic.BaseModel):
@@ -262,22 +270,67 @@ def freeze(folder: Path, out: Path, *, options: Mapping[str, Any] | None = None,
     The written file is the effective one: defaults filled in, *options* laid over the service's own, the keys of *overlay*
     (`release`, `gates`, …) in place of the file's, comments and order dropped, so that equal settings have equal bytes and a
     later default does not reach back into old bundles. Raises NotFound if a named code file is missing, UsageError if *out*
-    holds anything already or the overlay does not fit.
+    holds anything already, the overlay does not fit, or something would not be read back as it is; then *out* is as it was.
     """
     found = load(folder)
     if overlay:
-        laid = yaml.safe_dump({**found.model_dump(mode="json", by_alias=True, exclude_unset=True), **overlay}, sort_keys=False)
-        found = parse(laid, where=f"{folder / FILE} with {', '.join(overlay)} replaced")
+        found = _laid_over(found, plain.tree(overlay, what="the overlay"), where=str(folder / FILE))
+    own = {**found.options, **(plain.tree(options, what="the options") if options else {})}
     release = found.release.model_copy(update={"strategy": found.chain})
-    merged = found.model_copy(update={"options": {**found.options, **(options or {})}, "release": release})
+    merged = found.model_copy(update={"options": plain.tree(own, what=f"options in {folder / FILE}"), "release": release})
+    text = _frozen_text(merged, where=str(folder / FILE))
+    missing = [name for name in found.code if not _is_file(folder / name)]
+    if missing:
+        raise errors.NotFound(f"service {found.service!r} names code file {missing[0]!r}, which {folder} does not have; correct 'code'")
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
         raise errors.UsageError(f"{out} is not empty; freeze a configuration into a new folder")
     for name in found.code:
-        if not (folder / name).is_file():
-            raise errors.NotFound(f"service {found.service!r} names code file {name!r}, which {folder} does not have; correct 'code'")
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / name, out / name)
-    text = yaml.safe_dump(merged.model_dump(mode="json", by_alias=True), sort_keys=True, allow_unicode=True)
     (out / FILE).write_text(text, "utf-8")
     return out
+
+
+def _laid_over(found: Service, overlay: Mapping[str, Any], *, where: str) -> Service:
+    value = found.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"options"})
+    # Options are anything that YAML can say, which JSON may not.
+    laid = {**value, "options": plain.tree(found.options, what=f"options in {where}"), **overlay}
+    replaced = parse(yaml.safe_dump(laid, sort_keys=False), where=f"{where} with {', '.join(overlay)} replaced")
+    if replaced.service != found.service:
+        raise errors.UsageError(f"an overlay of {found.service!r} cannot be of {replaced.service!r}; leave 'service' out of it")
+    return replaced
+
+
+def _frozen_text(service: Service, *, where: str) -> str:
+    """*service* as YAML that is read back as the same. Raises UsageError."""
+    check(service)
+    described = plain.tree(service.model_dump(mode="json", by_alias=True), what=where)
+    text: str = yaml.safe_dump(described, sort_keys=True, allow_unicode=True)
+    again = parse_frozen(text, where=f"{where}, frozen,")
+    changed = [name for name, value in again if value != getattr(service, name)]
+    if changed:
+        raise errors.UsageError(f"{', '.join(changed)} in {where} would be read back as something else; write plain text and numbers there")
+    return text
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
+
+
+def check(service: Service) -> None:
+    """Raise UsageError for settings that are valid each, but that the proxy or a page could not take. Older bundles may have them."""
+    for key in ("user_header", "user_cookie"):
+        if not HTTP_NAME.fullmatch(getattr(service.traffic, key)):
+            raise errors.UsageError(f"traffic.{key} {getattr(service.traffic, key)[:100]!r} cannot be a name in HTTP; correct it in {FILE}")
+    for key in ("timeout_s", "per_try_timeout_s"):
+        if getattr(service.traffic, key) < SHORTEST_S:
+            raise errors.UsageError(f"traffic.{key} is shorter than {SHORTEST_S:g} s, the least that the proxy counts; raise it in {FILE}")
+    odd = [name for name in service.gates if not name.isprintable() or not name.strip() or len(name) > MAX_NAME]
+    if odd:
+        raise errors.UsageError(
+            f"a gate cannot be called {odd[0][:100]!r}, for it stands in pages; use up to {MAX_NAME} printable characters in {FILE}"
+        )

@@ -120,8 +120,9 @@ def create(
 ) -> ASGIApp:
     """The ASGI application of *loaded*. It starts and closes the two logs with its lifespan, and closes the cache of *answers*.
 
-    Ready after the warm-up was answered; if that fails, *on_failed_warm_up* is called and it never gets ready. A request
-    that memory does not suffice for is answered 500, and *on_out_of_memory* is called: the process should begin afresh.
+    Ready after the warm-up was answered; if that fails, *on_failed_warm_up* is called and it never gets ready. A row that
+    asks for more memory than there is is refused as any that cannot be computed. If memory does not even suffice for the warm-up rows,
+    the answer is 500, and *on_out_of_memory* is called: the process should begin afresh.
     """
     logs = {inference_log.PREDICTIONS: predictions_log, inference_log.FEEDBACK: feedback_log}
     serving = loaded.service.serving
@@ -227,12 +228,23 @@ async def _predict(worker: _Worker, request: fastapi.Request) -> responses.Respo
         return await _predict_rows(worker, request)
 
 
+async def _parse(worker: _Worker, request: fastapi.Request, body: bytes, adapter: pydantic.TypeAdapter[Any]) -> list[Any]:
+    """The checked rows of *body*. Raises Refused, or MemoryError if memory has run out."""
+    asked: dict[str, Any] = {"max_rows": worker.loaded.service.serving.max_batch, "content_type": request.headers.get("content-type", "")}
+    try:
+        return request_rows.parse(body, adapter, **asked)
+    except MemoryError as error:
+        await _blame_row(worker, error)
+    try:
+        return request_rows.parse(body, adapter, **asked)
+    except MemoryError as error:
+        raise request_rows.beyond(border.parse(body), adapter, error) from error
+
+
 async def _predict_rows(worker: _Worker, request: fastapi.Request) -> responses.Response:
     body = await request_rows.read(request, worker.loaded.service.serving.max_body_bytes)
     at, began = worker.clock(), time.perf_counter()
-    rows = request_rows.parse(
-        body, worker.rows, max_rows=worker.loaded.service.serving.max_batch, content_type=request.headers.get("content-type", "")
-    )
+    rows = await _parse(worker, request, body, worker.rows)
     if worker.readable:
         request_rows.check_kept(worker.form, rows)
     shadow = envelope.is_copy(request.scope)
@@ -258,7 +270,7 @@ async def _predict_rows(worker: _Worker, request: fastapi.Request) -> responses.
 
 
 def _answer_or_refuse(worker: _Worker, rows: list[Any], *, shadow: bool) -> list[dict[str, Any]]:
-    """The checked answers. Raises Refused (422) for a row that the service's code cannot compute although it is well; else Failed or MemoryError."""
+    """The checked answers. Raises Refused (422) for a row that the service's code cannot compute although it is well; else Failed, or MemoryError if memory has run out."""
     began = time.monotonic()
 
     def answer(some: Sequence[Any], *, copy: bool) -> list[dict[str, Any]]:
@@ -266,14 +278,28 @@ def _answer_or_refuse(worker: _Worker, rows: list[Any], *, shadow: bool) -> list
 
     try:
         return answer(rows, copy=shadow)
-    except uncomputable.Failed as error:  # a process that ran out of memory begins afresh, whoever asked
+    except (uncomputable.Failed, MemoryError) as error:
         if not worker.wellness.well():
-            raise
+            raise _end_or_fail(worker, error) from error
         number = uncomputable.find(rows, functools.partial(answer, copy=True), until=began + _patience_s(worker.loaded.service))
         if number is None:
-            raise
+            raise _end_or_fail(worker, error) from error
         _tell(worker, "row %d of a request cannot be computed, the warm-up rows can: it is refused", number, error)
-        raise request_rows.uncomputable(number, f"cannot be computed by this service ({error}); correct the row, or the code") from error
+        text = f"cannot be computed by this service ({uncomputable.told(error)}); correct the row, or the code"
+        raise request_rows.uncomputable(number, text) from error
+
+
+def _end_or_fail(worker: _Worker, error: uncomputable.Failed | MemoryError) -> uncomputable.Failed | MemoryError:
+    """What to raise: MemoryError, by which this process ends, only if the bundle's own rows want for memory too."""
+    if isinstance(error, MemoryError) and not worker.wellness.out_of_memory:
+        return uncomputable.Failed("MemoryError in the service's code")
+    return error
+
+
+async def _blame_row(worker: _Worker, error: MemoryError) -> None:
+    """Raise *error*, or Failed, unless the bundle answers its own rows: then it is the row that asks for too much."""
+    if not await asyncio.get_running_loop().run_in_executor(worker.threads, worker.wellness.well):
+        raise _end_or_fail(worker, error) from error
 
 
 def _tell(worker: _Worker, text: str, number: int, error: BaseException) -> None:
@@ -316,16 +342,13 @@ def _cached(worker: _Worker, kept: cache.Cache, rows: list[Any]) -> list[dict[st
 async def _take_feedback(worker: _Worker, request: fastapi.Request) -> responses.Response:
     border.check_head(request.headers)
     body = await request_rows.read(request, worker.loaded.service.serving.max_body_bytes)
-    content_type = request.headers.get("content-type", "")
-    given: list[feedback.Feedback] = request_rows.parse(
-        body, worker.outcomes, max_rows=worker.loaded.service.serving.max_batch, content_type=content_type
-    )
+    given: list[feedback.Feedback] = await _parse(worker, request, body, worker.outcomes)
     worker.bounds.feedback(_user(worker, request), len(given))
     at = worker.clock()
     rows = []
     for number, sent in enumerate(given):
         one = _meant(worker, sent, number=number)
-        rows.append(one.as_row(at=at, label=_label(worker, one, number)))
+        rows.append(one.as_row(at=at, label=await _label_or_blame(worker, one, number)))
     worker.feedback_log.append(rows)
     return _json(202, {"accepted": len(rows)})
 
@@ -344,6 +367,18 @@ def _meant(worker: _Worker, given: feedback.Feedback, *, number: int) -> feedbac
     return given.model_copy(update={"request_id": known[0]}) if known else given
 
 
+async def _label_or_blame(worker: _Worker, given: feedback.Feedback, number: int) -> float | None:
+    """The label. Raises Refused, or MemoryError if memory has run out."""
+    try:
+        return _label(worker, given, number)
+    except MemoryError as error:
+        await _blame_row(worker, error)
+    try:
+        return _label(worker, given, number)
+    except MemoryError as error:
+        raise _no_label(worker, number, error) from error
+
+
 def _label(worker: _Worker, given: feedback.Feedback, number: int) -> float | None:
     """What the service makes of an outcome. Raises Refused (422) with its own message, or if it cannot make anything of it."""
     try:
@@ -354,10 +389,14 @@ def _label(worker: _Worker, given: feedback.Feedback, number: int) -> float | No
     except MemoryError:
         raise
     except BaseException as error:  # a team's code may raise anything
-        _tell(worker, "the label of row %d of a feedback cannot be computed: it is refused", number, error)
-        raise request_rows.uncomputable(
-            number, f"no label can be computed ({type(error).__name__} in the service's code); correct the row, or the code"
-        ) from error
+        raise _no_label(worker, number, error) from error
+
+
+def _no_label(worker: _Worker, number: int, error: BaseException) -> Refused:
+    _tell(worker, "the label of row %d of a feedback cannot be computed: it is refused", number, error)
+    return request_rows.uncomputable(
+        number, f"no label can be computed ({type(error).__name__} in the service's code); correct the row, or the code"
+    )
 
 
 async def _warm_up(worker: _Worker, on_failed: Callable[[], None]) -> None:
@@ -404,6 +443,8 @@ def _about(worker: _Worker) -> dict[str, Any]:
         "started": loaded.started,
         "in_flight": worker.counted.now.requests,
         "warm_up_s": worker.warm_up_s,
+        "repeated_ids": worker.metrics.repeated_ids,
+        "unclear_labels": worker.metrics.unclear,
         "timeout_s": loaded.service.traffic.timeout_s,
         "notes": list(loaded.notes),
     }

@@ -44,6 +44,7 @@ def record(folder: Path, who: str, *, lost: int = 0, unwritable: int = 0, unread
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         staged.write_text(json.dumps(value), "utf-8")
+        os.utime(staged, (now, now))
         staged.replace(file)
     except OSError:
         return False

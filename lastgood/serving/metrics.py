@@ -67,6 +67,8 @@ class Metrics:
         self._repeated = prometheus.Counter(
             "lastgood_repeated_caller_ids", "Requests under an x-request-id that an earlier one had.", registry=self._registry
         )
+        self.repeated_ids = self.unclear = 0
+        """The same two counts in plain numbers, for whoever asks how the worker is."""
         self._unclear = prometheus.Counter(
             "lastgood_unclear_feedback", "Feedback refused because its id names several requests.", registry=self._registry
         )
@@ -100,10 +102,12 @@ class Metrics:
     def repeated_id(self) -> None:
         """Count a request whose caller's id an earlier one had."""
         self._repeated.inc()
+        self.repeated_ids += 1
 
     def unclear_feedback(self) -> None:
         """Count feedback whose id names several requests."""
         self._unclear.inc()
+        self.unclear += 1
 
     def refused_for_now(self, *, path: str) -> None:
         """Count a request that was answered with 429."""

@@ -62,13 +62,13 @@ def parse(body: bytes, adapter: pydantic.TypeAdapter[Any], *, max_rows: int, con
     except MemoryError:
         raise
     except Exception as error:  # a validator of a team's model may raise anything
-        raise _beyond(value, adapter, error) from error
+        raise beyond(value, adapter, error) from error
     rows = list(checked.rows)
     border.check_made([value] if single else value["rows"], rows)
     return rows
 
 
-def _beyond(value: Mapping[str, Any], adapter: pydantic.TypeAdapter[Any], error: Exception) -> Refused:
+def beyond(value: Mapping[str, Any], adapter: pydantic.TypeAdapter[Any], error: Exception) -> Refused:
     """The refusal of the first row on which a validator raises something else than it may."""
     rows = value["rows"] if isinstance(value.get("rows"), list) else [value]
     for number, row in enumerate(rows):

@@ -18,6 +18,7 @@ import pydantic
 import pydantic_core
 
 from lastgood.serving import border
+from lastgood.system import plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +66,7 @@ class Form:
                 raise Unkept(name, "is outside of 64 bits; send a smaller integer")
         for name in self._strings:
             value = getattr(row, name)
-            if value is not None and not border.writable(value):
+            if value is not None and not plain.writable(value):
                 raise Unkept(name, "holds a character that cannot be written down; send it without")
         for name in self.times:
             try:

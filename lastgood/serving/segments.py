@@ -236,7 +236,7 @@ class SegmentLog:
     def _write(self, day: str, rows: list[Row]) -> None:
         self._register()
         number = self._sequence + 1
-        write_segment(self._to_table(rows), self.folder / day, name=segment_name(self.writer, number, number))
+        write_segment(self._to_table(rows), self.folder / day, name=segment_name(self.writer, number, number), at=self._clock())
         self._sequence = number
         self._open[day].append(_Segment(number, number, len(rows)))
 
@@ -254,7 +254,7 @@ class SegmentLog:
         whole = _Segment(segments[0].first, segments[-1].last, sum(segment.rows for segment in segments))
         if len(segments) > 1:
             files = [folder / segment_name(writer, segment.first, segment.last) for segment in segments]
-            write_segment(_read(files, None), folder, name=segment_name(writer, whole.first, whole.last))
+            write_segment(_read(files, None), folder, name=segment_name(writer, whole.first, whole.last), at=self._clock())
             self._left_over += files
         return whole
 
@@ -319,8 +319,11 @@ class _Segment:
     rows: int
 
 
-def write_segment(table: pa.Table, folder: Path, *, name: str) -> None:
-    """Make *table* the segment *name*: whole and on disk, or not there. Raises OSError."""
+def write_segment(table: pa.Table, folder: Path, *, name: str, at: float | None = None) -> None:
+    """Make *table* the segment *name*, written at Unix time *at*: whole and on disk, or not there. Raises OSError.
+
+    Readers pass over a file by its time of change, so that is the time by which rows are written, not the disk's.
+    """
     import pyarrow.parquet as pq
 
     target, staged = folder / name, folder / f".{name}.tmp"
@@ -330,6 +333,8 @@ def write_segment(table: pa.Table, folder: Path, *, name: str) -> None:
             pq.write_table(table, file, compression="zstd")
             file.flush()
             os.fsync(file.fileno())
+        if at is not None:
+            os.utime(staged, (at, at))
         staged.rename(target)
     except BaseException:
         with contextlib.suppress(OSError):

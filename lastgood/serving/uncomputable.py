@@ -1,7 +1,8 @@
 """Whose fault a failed prediction is: a row that the team's code cannot compute, or a bundle that cannot compute.
 
 One row that fails again and again while the runtime's own warm-up rows are answered is the sender's affair; anything else is
-the bundle's. Rows are asked again as copies are (`in_shadow`), so that nothing is written twice; the warm-up rows at a
+the bundle's. That holds for memory too: it has run out where the warm-up rows fail for want of it, and not where a row asks for more
+than there is. Rows are asked again as copies are (`in_shadow`), so that nothing is written twice; the warm-up rows at a
 bounded rate, so that nobody makes a worker ask them for a living.
 
 What does not belong here: HTTP (`app`).
@@ -70,22 +71,36 @@ class Wellness:
         self._clock = clock
         self._guard = threading.Lock()
         self._well = False
+        self._out_of_memory = False
         self._until = -math.inf
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether it was for want of memory that the warm-up rows failed last."""
+        return self._out_of_memory
 
     def well(self) -> bool:
         """Asks, if the last answer is too old."""
         with self._guard:
             began = self._clock()
             if began >= self._until:
+                self._well = self._out_of_memory = False
                 try:
                     contained(self._ask)
-                except (MemoryError, Failed):
-                    self._well = False
+                except MemoryError:
+                    self._out_of_memory = True
+                except Failed:
+                    pass
                 else:
                     self._well = True
                 ended = self._clock()
                 self._until = ended + max(PAUSE_S, (ended - began) / SHARE)
             return self._well
+
+
+def told(error: Failed | MemoryError) -> str:
+    """What happened, for whoever sent the row."""
+    return "it asks for more memory than there is" if isinstance(error, MemoryError) else str(error)
 
 
 def find(rows: Sequence[Any], answer: Answer, *, until: float, clock: Callable[[], float] = time.monotonic) -> int | None:

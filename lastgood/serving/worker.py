@@ -36,6 +36,7 @@ from lastgood.service import timeouts as patience
 from lastgood.serving import app, feedback, inference_log, runtime, segments
 from lastgood.system import clock as wallclock
 from lastgood.system import permissions as private
+from lastgood.system import plain
 
 _logger = logging.getLogger("lastgood.worker")
 
@@ -74,7 +75,7 @@ def read_manifest(store: artifacts.Store, bundle: str) -> bundles.Bundle:
     """The bundle whose manifest is stored under its own id. Raises NotFound or Damaged."""
     store.verify(bundle, deep=True)
     try:
-        manifest = json.loads(store.path(bundle).read_bytes())
+        manifest = json.loads(store.path(bundle).read_bytes(), parse_int=plain.number)
     except (ValueError, OSError) as error:
         raise errors.Damaged(f"{bundle} is stored but is no manifest: {error}; name a bundle, not a part") from error
     found = bundles.from_manifest(manifest)

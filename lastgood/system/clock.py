@@ -6,7 +6,12 @@ goes on by the time that has really passed (the kernel's count since boot), and 
 process of the same boot do the same. `skew_s` says how far the machine's clock is off by then; who finds it right after
 all accepts it with `lastgood up`.
 
-Across a reboot, and between machines, nobody can tell: there the rules take differences as absolute (`ledger`, `judgement`).
+What another program of this machine has written by the machine's clock (the times of files, Envoy's logs) is put right by
+`of_machine`.
+
+Across a start of the machine nobody can tell how long it was off, or whether its clock is right now. So what lies between the
+last note before it and the first look after it is not counted where a rule asks for a least time (`unwatched_s`). Between machines
+the rules take differences as absolute (`ledger`, `judgement`).
 
 What does not belong here: durations within one process (`time.monotonic`), the order of revisions (`ledger`).
 """
@@ -19,12 +24,17 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_SKEW_S = 60.0
 """Seconds by which a clock may be set at once and is simply followed, as by a leap second or a first contact with a time server."""
 NOTE_EVERY_S = 60.0
 NOTE = "clock.json"
+GAPS = 20
+"""So many starts of the machine are remembered."""
+
+Gap = tuple[float, float]
+"""From when to when, in Unix seconds, nobody looked."""
 
 
 class Clock:
@@ -39,6 +49,7 @@ class Clock:
         self._skew_s = 0.0
         self._note: Path | None = None
         self._noted_at = float("-inf")
+        self._gaps: tuple[Gap, ...] = ()
 
     def now(self) -> float:
         """Unix time in seconds, by which everybody on this machine goes on."""
@@ -54,6 +65,20 @@ class Clock:
         self.now()
         return self._skew_s
 
+    def unwatched_s(self, since: float) -> float:
+        """Seconds between *since* and now that may not have passed: the machine was off then, or its clock is wrong since."""
+        now = self.now()
+        return sum(max(0.0, min(end, now) - max(begin, since)) for begin, end in self._gaps)
+
+    def of_machine(self, stamp: float) -> float:
+        """The Unix time *stamp* of a file, or of another program's log, as a time by `now`: one written since the clock was set is put right.
+
+        Which it is goes by which of the two readings of this moment it is nearer to.
+        """
+        now = self.now()
+        skew_s = self._skew_s
+        return stamp - skew_s if abs(stamp - now - skew_s) < abs(stamp - now) else stamp
+
     def anchor(self, home: Path) -> None:
         """Go by the time that the processes of *home* went by before this one, if the machine has not been started anew since."""
         with self._lock:
@@ -64,8 +89,9 @@ class Clock:
         """Like `anchor`, and leaves no note."""
         with self._lock:
             note = self._note or home / "run" / NOTE
-            noted = _read_note(note, boot=self._boot)
-            self._base = self._base if noted is None else noted
+            noted = _read_note(note)
+            if noted is not None and noted.boot == self._boot:
+                self._base, self._gaps = noted.base, noted.gaps
             self._look()
 
     def accept(self, home: Path) -> float:
@@ -93,13 +119,20 @@ class Clock:
     def _follow_note(self) -> None:
         """Take over what the others go by; leave a note where there is none of this boot."""
         self._noted_at = self._counting()
-        noted = _read_note(self._note, boot=self._boot) if self._note else None
+        noted = _read_note(self._note) if self._note else None
+        ours = noted is not None and noted.boot == self._boot
+        if noted is not None and ours:
+            self._base = noted.base
+        now = self._look()
         if noted is not None:
-            self._base = noted
-        self._look()
+            begun = () if ours or noted.at is None or now <= noted.at else ((noted.at, now),)
+            self._gaps = (*noted.gaps, *begun)[-GAPS:]
         # A clock that runs a little fast or slow moves away from the note by and by.
-        if noted is None or (not self._skew_s and abs((self._base or 0.0) - noted) > MAX_SKEW_S / 4):
+        if noted is None or not ours or noted.at is None or abs(now - noted.at) >= NOTE_EVERY_S or self._drifted(noted.base):
             self._write_note()
+
+    def _drifted(self, noted: float) -> bool:
+        return not self._skew_s and abs((self._base or 0.0) - noted) > MAX_SKEW_S / 4
 
     def _write_note(self) -> None:
         """Safe to lose, so it is not synced, and a full disk changes nothing."""
@@ -109,16 +142,28 @@ class Clock:
             self._note.parent.mkdir(mode=0o700, exist_ok=True)
             staged = self._note.with_name(f".{NOTE}.{os.getpid()}-{threading.get_ident()}")
             staged.touch(mode=0o600)
-            staged.write_text(json.dumps({"boot": self._boot, "base": self._base}), "utf-8")
+            said = {"boot": self._boot, "base": self._base, "at": self._look(), "gaps": self._gaps}
+            staged.write_text(json.dumps(said), "utf-8")
             staged.replace(self._note)
 
 
-def _read_note(note: Path, *, boot: str) -> float | None:
-    """Unix time at the start of *boot* as *note* has it; None if it is of another one."""
+class _Note(NamedTuple):
+    """What the processes of a home go by: Unix time at the start `boot` of the machine, when that was noted, and when nobody looked."""
+
+    boot: str
+    base: float
+    at: float | None
+    gaps: tuple[Gap, ...]
+
+
+def _read_note(note: Path) -> _Note | None:
+    """None if there is none, or it cannot be read. One that an earlier release left does not say when it was written."""
     try:
         value = json.loads(note.read_text("utf-8"))
-        return float(value["base"]) if boot and value["boot"] == boot else None
-    except (OSError, ValueError, KeyError, TypeError):
+        at = float(value["at"]) if "at" in value else None
+        gaps = tuple((float(begin), float(end)) for begin, end in value.get("gaps", ()))
+        return _Note(str(value["boot"]), float(value["base"]), at, gaps)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -138,6 +183,8 @@ def _boot_id() -> str:
 _clock = Clock()
 now = _clock.now
 skew_s = _clock.skew_s
+of_machine = _clock.of_machine
+unwatched_s = _clock.unwatched_s
 anchor = _clock.anchor
 look = _clock.look
 accept = _clock.accept

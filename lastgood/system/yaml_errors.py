@@ -12,6 +12,7 @@ import yaml
 from pydantic_core import ErrorDetails
 
 from lastgood import errors
+from lastgood.system import plain
 
 
 class _Strict(yaml.SafeLoader):
@@ -67,8 +68,8 @@ def _said(error: yaml.YAMLError) -> str:
 
 
 def check_json(text: str | bytes) -> Any:
-    """The value of *text* (JSON). Raises ValueError for a key that stands twice in one object, and for what is not JSON."""
-    return json.loads(text, object_pairs_hook=_once)
+    """The value of *text* (canonical JSON). Raises ValueError for a key that stands twice in one object, and for what is not JSON."""
+    return json.loads(text, object_pairs_hook=_once, parse_int=plain.number)
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from lastgood import release
 from lastgood import settings as settings_
 from lastgood.bundle.manifest import short
+from lastgood.ledger import Seen
 from tests.cli.conftest import Run
 from tests.ops import drift_project as toy
 from tests.ops.drift_project import HOUR_S, START
@@ -33,7 +34,7 @@ def released(settings: settings_.Settings) -> list[str]:
 
 def at(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
     """It is so many hours after START."""
-    monkeypatch.setattr("time.time", lambda: START + hours * HOUR_S + 10)
+    monkeypatch.setattr("lastgood.system.clock.now", lambda: START + hours * HOUR_S + 10)
 
 
 def test_windows_are_looked_at_and_shown(
@@ -135,3 +136,22 @@ def test_a_service_that_is_not_watched_says_how(run: Run, settings: settings_.Se
     done = run("drift", "toy")
     assert done.code == 7
     assert "has no 'drift' in service.yaml" in done.err
+
+
+def test_a_host_that_serves_nothing_shows_what_others_found(
+    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks at nothing new, says why and where to ask, and decides nothing."""
+    toy.Traffic(settings, released[1]).hour(0)
+    at(monkeypatch, 1)
+    assert len(run("drift", "toy", "--json").json["windows"]) == 1
+    at(monkeypatch, 4)
+    with release.open_context(settings) as ctx:
+        ctx.ledger.report_readiness("toy", host="elsewhere/0", seen={released[1]: Seen(ready=True)}, now=START + 4 * HOUR_S)
+    done = run("drift", "toy")
+    assert done.code == 0
+    assert "nothing new was looked at" in done.out
+    assert "served by elsewhere/0" in done.out
+    value = run("drift", "toy", "--json").json
+    assert len(value["windows"]) == 1
+    assert "elsewhere/0" in value["not_looked"]

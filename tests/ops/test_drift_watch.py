@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import errors, release
+from lastgood import errors, ledger, release
 from lastgood import settings as settings_
 from lastgood.bundle.manifest import short
 from lastgood.drift import watch as drift_watch
@@ -232,15 +232,15 @@ def test_an_alarm_whose_teller_died_is_told_by_the_next_tick(ctx: release.Contex
     traffic = toy.Traffic(ctx.settings, stable)
     for hour in range(2):
         traffic.hour(hour, toy.World(mean=1.0))
-    real = release.ledger.Ledger.page
+    real = ledger.Ledger.page
 
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(release.ledger.Ledger, "page", die)
+    monkeypatch.setattr(ledger.Ledger, "page", die)
     with pytest.raises(KeyboardInterrupt):
         tick(ctx, 2)
-    monkeypatch.setattr(release.ledger.Ledger, "page", real)
+    monkeypatch.setattr(ledger.Ledger, "page", real)
     assert told(ctx) == []
     tick(ctx, 2)
     assert len(told(ctx)) == 1

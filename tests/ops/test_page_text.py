@@ -46,7 +46,10 @@ def test_after_a_step_back_of_stable_the_bundle_left_is_named():
     assert "lastgood promote flights b2b2b2b2b2b2 --override-quarantine --reason WHY" in page_text.commands(page(body=body))
 
 
-KEYS = ("rollout-4", "bundle-b2b2b2b2b2b2", "approval-4", "hold-errors", "breaker", "stranded", "release", "skip")
+KEYS = (
+    "rollout-4", "bundle-b2b2b2b2b2b2", "approval-4", "hold-errors", "breaker", "stranded", "release", "skip", "clock-a/1", "nobody-decides",
+    "cold-b2b2b2b2b2b2", "not-followed-b2b2b2b2b2b2",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("resolves", [False, True])

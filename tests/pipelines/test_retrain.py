@@ -74,7 +74,7 @@ def test_what_is_built_is_held_beside_stable_on_the_rows_since_the_alarm(tmp_pat
         stable = toy.build(ctx, 0.0)
         toy.promote(ctx, stable, at=toy.START)
         fresh = toy.build(ctx, -2.0)
-        monkeypatch.setattr("time.time", lambda: toy.START + 4 * toy.HOUR_S + 10)
+        monkeypatch.setattr("lastgood.system.clock.now", lambda: toy.START + 4 * toy.HOUR_S + 10)
         asked = retrain.Retrain(service=toy.SERVICE, reason="drift")
         with dg.build_op_context() as context:
             retrain.hold_beside(context, asked, fresh, settings=settings)

@@ -57,7 +57,7 @@ def tick(
     settings: settings_.Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, *, hours: float, cursor: str | None = None
 ):
     """What the sensor answers so many hours after START; its events and partitions are stored, as the daemon does."""
-    monkeypatch.setattr("time.time", lambda: START + hours * HOUR_S + 10)
+    monkeypatch.setattr("lastgood.system.clock.now", lambda: START + hours * HOUR_S + 10)
     monkeypatch.setattr(sensor, "BUDGET_S", 600.0)  # a busy machine takes longer for two windows than a tick may
     with dg.build_sensor_context(instance=instance, cursor=cursor, resources={"settings": settings}) as context:
         answer = SENSOR(context)

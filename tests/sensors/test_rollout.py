@@ -254,12 +254,12 @@ def test_the_longer_a_phase_lasts_the_wider_apart_are_its_figures(watched, monke
     """A week of canary must not fill Dagster's database with a point every five seconds; a changed answer never waits."""
     _, analysis = watched.canary()
     began = time.time()
-    clock = types.SimpleNamespace(time=lambda: began + 10_000)
-    monkeypatch.setattr(sensor, "time", clock)
+    clock = types.SimpleNamespace(now=lambda: began + 10_000)
+    monkeypatch.setattr(sensor, "wallclock", clock)
     watched.tick()
     told = []
     for after in range(5, 205, 5):
-        clock.time = lambda after=after: began + 10_000 + after
+        clock.now = lambda after=after: began + 10_000 + after
         world.measure(watched.ctx, analysis, errors=world.requests(0, 1))
         told.append(isinstance(watched.tick(), dg.SensorResult))
     assert told.count(True) == 1

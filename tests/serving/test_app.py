@@ -99,6 +99,8 @@ def test_feedback_under_an_id_that_several_requests_had_is_refused_with_theirs(s
     text = served.client.get("/metrics").text
     assert "lastgood_repeated_caller_ids_total" in text
     assert "lastgood_unclear_feedback_total 2.0" in text
+    about = served.client.get("/readyz").json()
+    assert (about["repeated_ids"], about["unclear_labels"]) == (2, 2), "so that `status` can say it"
 
 
 def test_through_the_proxy_only_holders_of_the_token_learn_the_parts(served: Served) -> None:

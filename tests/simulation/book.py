@@ -211,9 +211,9 @@ class Book:
                 f"{service!r} has no revision {revision} yet, so nobody can be paged about it; page about one that is there"
             )
         told = rollout.Paged(summary=summary, key=key, severity=severity, resolves=resolves)  # type: ignore[arg-type]
-        return self._page(revision, told, at=now)
+        return self._page(revision, told, at=now, body=body)
 
-    def _page(self, revision: int, told: rollout.Paged, *, at: float) -> bool:
+    def _page(self, revision: int, told: rollout.Paged, *, at: float, body: Mapping[str, Any] = MappingProxyType({})) -> bool:
         if (revision, told.key) in self._pages:
             return False
         self._pages[revision, told.key] = rows.Page(
@@ -223,7 +223,7 @@ class Book:
             severity=told.severity,
             resolves=told.resolves,
             summary=told.summary,
-            body={},
+            body=dict(body),
             at=at,
             delivered_at=None,
             deliveries={},

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from lastgood.controller import analysis_loop as gatekeeper
 from lastgood.controller import loop as controller
 from lastgood.release import advance as proceed
+from lastgood.system import clock as wallclock
 
 BEGIN = 1_800_000_000.0
 
 
 class Clock:
-    """`true` is how much time has passed, in seconds; calling it gives Unix time as a host shows it, which may jump."""
+    """`true` is how much time has passed, in seconds; calling it gives the Unix time that lastgood goes by.
+
+    `offset` may jump without anybody knowing, as over a start of the machine. `sets` are times at which somebody sets the machine's
+    clock wrong, and right again: (from, until, by how many seconds), the first two in seconds of `true`.
+    """
 
     def __init__(self) -> None:
         self.true = 0.0
         self.offset = BEGIN
+        self.sets: Sequence[tuple[float, float, float]] = ()
+        self.kept = wallclock.Clock(reading=self._machine, counting=lambda: self.true + self.offset, boot="")
 
     def __call__(self) -> float:
-        return self.true + self.offset
+        return self.kept.now()
+
+    def _machine(self) -> float:
+        """What the machine shows."""
+        return self.true + self.offset + sum(by for begin, end, by in self.sets if begin <= self.true < end)
 
 
 class _On:
@@ -51,7 +62,7 @@ def running(clock: Clock) -> Iterator[None]:
     before = [(module.time, module.wallclock, module.proceed) for module in modules]
     for module in modules:
         module.time = SimpleNamespace(time=clock, monotonic=lambda: clock.true)
-        module.wallclock = SimpleNamespace(now=clock, skew_s=lambda: 0.0)
+        module.wallclock = SimpleNamespace(now=clock, skew_s=clock.kept.skew_s)
         module.proceed = _On(proceed, clock)
     try:
         yield

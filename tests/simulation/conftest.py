@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lastgood.paging import once as telling
 from tests.simulation.project import Project
 
 MEMORY = Path("/dev/shm")  # noqa: S108  # where there is no such folder the disk serves as well
@@ -18,6 +19,14 @@ MEMORY = Path("/dev/shm")  # noqa: S108  # where there is no such folder the dis
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The bundles that all worlds release."""
     return Project(tmp_path_factory.mktemp("simulation"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_again() -> Iterator[None]:
+    """One that lives and one that was killed know the same of what others told."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(telling, "AGAIN_S", 0.0)
+        yield
 
 
 @pytest.fixture

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import logging
 import os
+import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -141,6 +144,26 @@ def test_a_controller_that_is_killed_all_the_time_does_what_one_that_lives_does(
     killed = World(dataclasses.replace(drawn, chaos=plan.Chaos(dropped=1.0)), project).run()
     assert killed.tally["dropped"] > 10
     assert history(killed.book) == history(lives.book)
+
+
+@pytest.mark.parametrize("seed", range(0, round(30 * max(BUDGET, 1.0)), 3))
+def test_a_clock_that_is_set_forth_and_back_changes_nothing(seed: int, project: Project) -> None:
+    """By an hour, a day or a year, again and again while all else happens: no rule breaks, and every step is taken at the same moment."""
+    drawn = plan.drawn(seed)
+    undisturbed = World(drawn, project).run()
+    disturbed = World(drawn, project)
+    draw = random.Random(f"{seed}/sets")
+    begins = sorted(draw.uniform(0.0, drawn.seconds) for _ in range(6))
+    disturbed.clock.sets = [
+        (begin, end - draw.uniform(0.0, (end - begin) / 2), draw.choice((-1, 1)) * draw.choice((3600.0, 86_400.0, 31_536_000.0)))
+        for begin, end in itertools.pairwise([*begins, drawn.seconds])
+    ]
+    assert approximate(history(disturbed.run().book)) == approximate(history(undisturbed.book))
+
+
+def approximate(told: Any) -> Any:
+    """The same with times as good as a millisecond: to subtract a year and add it again costs some digits."""
+    return re.sub(r"\d+\.\d{4,}", lambda found: f"{float(found[0]):.3f}", repr(told))
 
 
 def test_a_seed_is_the_same_world_everywhere(project: Project) -> None:

@@ -1,7 +1,7 @@
 """A small real worker: a program with the arguments of the real one, whose behaviour a file decides.
 
 The file named by LASTGOOD_FAKE_BEHAVIOUR/<hex12> holds words: `crash N` (exit at once with status N), `never`
-(answers 503), `wrong` (names another bundle), `stubborn` (ignores SIGTERM), `holds N` (has N requests to answer: tells so, and does
+(answers 503), `repeats N` (N requests came under an id that an earlier one had), `wrong` (names another bundle), `stubborn` (ignores SIGTERM), `holds N` (has N requests to answer: tells so, and does
 not end). Read at each start and each request.
 """
 
@@ -58,9 +58,10 @@ def main():
         def do_GET(self):
             words = behaviour(args.bundle)
             named = "sha256:" + "f" * 64 if "wrong" in words else args.bundle
-            body = json.dumps(
-                {"ready": "never" not in words, "bundle": named, "timeout_s": 20, "in_flight": holds, "warm_up_s": 0.5}
-            ).encode()
+            told = {"ready": "never" not in words, "bundle": named, "timeout_s": 20, "in_flight": holds, "warm_up_s": 0.5}
+            if "repeats" in words:
+                told |= {"repeated_ids": int(words[words.index("repeats") + 1]), "unclear_labels": 1}
+            body = json.dumps(told).encode()
             self.send_response(503 if "never" in words else 200)
             self.send_header("content-length", str(len(body)))
             self.end_headers()

@@ -265,6 +265,53 @@ def test_a_hanging_worker_is_not_ready_within_a_bounded_time(world):
     world.until(lambda: set(world.layer.endpoints()) == {A, B})
 
 
+def test_what_a_worker_says_of_its_callers_ids_is_among_the_facts(world):
+    """One of an earlier release says nothing of them."""
+    world.behave(A, "repeats 7")
+    world.layer.apply(world.desired(stable=A, previous=B))
+    assert (world.worker(A)["repeated_ids"], world.worker(A)["unclear_labels"]) == (7, 1)
+    assert (world.worker(B)["repeated_ids"], world.worker(B)["unclear_labels"]) == (None, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="whether a process is stopped is read from /proc")
+@pytest.mark.parametrize("words", ["", "stubborn"])
+def test_a_frozen_worker_is_ended_at_once_and_replaced(world, words):
+    """It would take no notice of being asked to end; its note says what became of it, and what that cut off is said to be unknown."""
+    world.behave(A, words)
+    desired = world.desired(stable=A, previous=B)
+    world.layer.apply(desired)
+    pid, other = world.worker(A)["pid"], world.worker(B)["pid"]
+    timing.freeze(pid)
+    assert "was stopped by a signal and answered nothing; it was ended" in world.until_failed(desired, A)
+    assert daemon._started(pid) is None
+    (cut,) = world.layer.observe().facts["cut_off"]
+    assert (cut["bundle"], cut["pid"], cut["revision"], cut["requests"]) == (A, pid, desired.revision, None)
+    world.until(lambda: world.layer.apply(desired) or world.converged(desired))
+    assert world.worker(A)["pid"] != pid
+    assert world.worker(B)["pid"] == other, "one that is well keeps its process"
+    world.layer.apply(desired)
+    assert len(world.layer.observe().facts["cut_off"]) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="whether a process is stopped is read from /proc")
+def test_a_frozen_worker_that_nobody_wants_is_ended_in_its_time(world):
+    """Nothing more is asked of it, so it gets the time of its requests, in case it goes on; then it is killed."""
+    world.layer.apply(world.desired(stable=A, candidate=B))
+    pid = world.worker(B)["pid"]
+    timing.freeze(pid)
+    desired = world.desired(stable=A)
+    world.layer.apply(desired)
+    world.offset_s += 10
+    world.layer.apply(desired)
+    assert daemon._started(pid) is not None
+    assert [one["pid"] for one in world.layer.observe().facts["leaving"]] == [pid]
+    world.offset_s += 3600
+    world.layer.apply(desired)
+    assert daemon._started(pid) is None
+    (cut,) = world.layer.observe().facts["cut_off"]
+    assert (cut["pid"], cut["requests"]) == (pid, None)
+
+
 def test_a_worker_that_names_another_bundle_is_stopped(world):
     """A worker that serves something else never counts as ready; it is ended and tried again."""
     world.behave(A, "wrong")

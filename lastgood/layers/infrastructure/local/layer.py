@@ -128,6 +128,8 @@ class Workers(base.Processes):
             "in_flight": answer.in_flight if answer else None,
             "warm_up_s": answer.warm_up_s if answer else None,
             "timeout_s": answer.timeout_s if answer else None,
+            "repeated_ids": answer.repeated_ids if answer else None,
+            "unclear_labels": answer.unclear_labels if answer else None,
             "restarts": note.restarts,
             "failures": note.failures,
             "oom_kills": note.oom_kills,

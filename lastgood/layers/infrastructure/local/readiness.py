@@ -35,7 +35,8 @@ class Answer:
     """What `/readyz` said: `status` is the HTTP status, None if there was no answer; `bundle` as the worker names it.
 
     `in_flight` requests of users wait for an answer; each was given `timeout_s` by the worker's own settings; its warm-up took
-    `warm_up_s`. None: it did not say.
+    `warm_up_s`. `repeated_ids` requests came under a caller's id that an earlier one had, and `unclear_labels` were refused since they
+    named several. None: it did not say.
     """
 
     status: int | None = None
@@ -43,6 +44,8 @@ class Answer:
     in_flight: int | None = None
     timeout_s: float | None = None
     warm_up_s: float | None = None
+    repeated_ids: int | None = None
+    unclear_labels: int | None = None
 
     def ready(self, bundle: str) -> bool:
         """True if the worker says it is ready and serves exactly *bundle*."""
@@ -94,6 +97,8 @@ def check(endpoint: base.Endpoint, *, timeout_s: float = TIMEOUT_S) -> Answer:
         in_flight=_whole(told.get("in_flight")),
         timeout_s=_seconds(told.get("timeout_s")),
         warm_up_s=_seconds(told.get("warm_up_s")),
+        repeated_ids=_whole(told.get("repeated_ids")),
+        unclear_labels=_whole(told.get("unclear_labels")),
     )
 
 

@@ -87,8 +87,7 @@ class Step:
         note.begun = self._now if note.begun is None else note.begun
         limit = self._desired.service.serving.ready_timeout_s
         if daemon.stopped(record):
-            daemon.stop(record, grace_s=0.0)  # it would take no notice of being asked
-            self._where.forget(arm)
+            self._where.end(arm, record, now=self._now, revision=self._desired.revision)  # it would take no notice of being asked
             self._failed(note, "was stopped by a signal and answered nothing; it was ended")
         elif self._unreachable(arm, record):
             self._retire(arm, record, answer)

@@ -97,6 +97,16 @@ class Folder:
         daemon.write(self.retired / f"{arms.label(arm)}-{record.pid}.json", asked)
         daemon.ask(record)
 
+    def end(self, arm: str, record: daemon.Record, *, now: float, revision: int) -> None:
+        """Kill the worker without asking. If it has ever been ready, what that cut off is written down: nobody knows how much."""
+        served = self.last_ready(arm) > 0
+        self.forget(arm)
+        if served:
+            drain.forget(self.workers, record.pid)
+            self.kill(dataclasses.replace(record, facts={**record.facts, "left_at": revision}), now=now)
+        else:
+            daemon.stop(record, grace_s=0)
+
     def forget(self, arm: str) -> None:
         self.record(arm).unlink(missing_ok=True)
         self._ready(arm).unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from lastgood.layers.traffic import headers as marks
 from lastgood.layers.traffic.envoy import documents as envoy_documents
 from lastgood.layers.traffic.envoy.documents import Json
 from lastgood.service import timeouts as patience
-from lastgood.service.schema import Service, Traffic
+from lastgood.service.schema import HTTP_NAME, Service, Traffic
 
 TOTAL = 10_000
 """Weights are handed to Envoy in hundredths of a percent; a constant sum keeps users on their side of a split."""
@@ -41,7 +41,6 @@ _TYPE = "type.googleapis.com/"
 _CLUSTER = _TYPE + "envoy.config.cluster.v3.Cluster"
 _ROUTES = _TYPE + "envoy.config.route.v3.RouteConfiguration"
 _EXTENSIONS = _TYPE + "envoy.extensions."
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 def cluster_name(arm: str) -> str:
@@ -343,7 +342,7 @@ def _rules(document_: Mapping[str, Any]) -> list[Json]:
 
 def _check_names(traffic: Traffic) -> None:
     for key in ("user_header", "user_cookie"):
-        if not _TOKEN.fullmatch(getattr(traffic, key)):
+        if not HTTP_NAME.fullmatch(getattr(traffic, key)):
             raise base.Rejected(f"traffic.{key} is {getattr(traffic, key)!r}, which cannot be a name in HTTP; correct it in service.yaml")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from lastgood.layers.traffic.envoy import admin as envoy_admin
 from lastgood.layers.traffic.envoy import requests as envoy_requests
 from lastgood.layers.traffic.envoy.files import Files
+from lastgood.system import clock as wallclock
 
 FULL_BYTES = 64 * 1024 * 1024
 """Requests are put aside at this size: with those that are kept, a quarter of a GB, and what comes between two looks."""
@@ -70,15 +71,20 @@ def _turn_requests(log: Path, *, now: float, full_bytes: int) -> bool:
     newest, *aside = envoy_requests.names(log)
     for path in aside:
         began = envoy_requests.began(path)
-        if began is not None and now - began > GONE_S:
+        if began is not None and _age_s(began, now=now) > GONE_S:
             path.unlink(missing_ok=True)
     began = envoy_requests.began(newest)
-    if began is None or (_size(newest) <= full_bytes and now - began <= OLD_S):
+    if began is None or (_size(newest) <= full_bytes and _age_s(began, now=now) <= OLD_S):
         return False
     for older, newer in zip(reversed(aside), reversed([newest, *aside[:-1]]), strict=True):
         with contextlib.suppress(FileNotFoundError):
             newer.replace(older)
     return True
+
+
+def _age_s(began: float, *, now: float) -> float:
+    """How old a file is by what Envoy, which goes by the machine's clock, wrote first; of a time in the future nobody knows."""
+    return max(now - wallclock.of_machine(began), 0.0)
 
 
 def _size(path: Path) -> int:

@@ -157,7 +157,8 @@ class RequestLog:
     def read(self, since: Place, *, limit_s: float = LIMIT_S) -> Batch:
         """The requests behind *since*, for *limit_s* seconds at most. Raises Unreadable.
 
-        If the file of *since* is gone, what was put aside after it is read from its beginning.
+        If the file of *since* is gone, what was put aside after it is read from its beginning; if Envoy's clock was set back since, so
+        that nothing seems to be, it goes on with what comes next.
         """
         until = time.monotonic() + limit_s
         found: list[Request] = []
@@ -258,8 +259,11 @@ class _Files:
         for number, file in enumerate(self.named):
             if since.file == file.begin.file and since.offset <= file.last_line_end():
                 return [(file, since.offset), *((newer, 0) for newer in self.named[number + 1 :])]
-        # Its file is gone, or was cut: what is newer than that, or as new, has not been read.
-        return [(file, 0) for file in self.named if file.begin.first > since.first or since == BEGINNING]
+        # Its file is gone, or was cut: what is newer than that has not been read. Order goes before time: a clock may be set back.
+        later = next((number for number, file in enumerate(self.named) if file.begin.first > since.first or since == BEGINNING), None)
+        if later is not None:
+            return [(file, 0) for file in self.named[later:]]
+        return [(file, file.last_line_end()) for file in self.named[-1:]]
 
 
 def names(path: Path) -> tuple[Path, ...]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lastgood.layers.traffic.envoy import admin as envoy_admin
+from lastgood.system import clock as wallclock
 
 PATTERN = (
     r"^cluster[.]b-[0-9a-f]{12}(-control)?([.]safe)?[.]"
@@ -123,7 +124,11 @@ def quantile(buckets: Iterable[Bucket], share: float, *, slower: int = 0) -> flo
 
 
 class Ejections:
-    """Envoy's own log of whom it put out and when, read on from where it was read last. Lost lines cost nothing but a count."""
+    """Envoy's own log of whom it put out and when, read on from where it was read last. Lost lines cost nothing but a count.
+
+    Envoy goes by the machine's clock. What was written since somebody set that is put right (`wallclock.of_machine`); a time that is
+    still in the future then is of a wrong clock that nobody knows any more, and counts for nothing.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -156,6 +161,8 @@ class Ejections:
         try:
             event = json.loads(line)
             if event.get("action") == "EJECT" and event.get("enforced", False):
-                self._times[event["cluster_name"]].append(datetime.datetime.fromisoformat(event["timestamp"]).timestamp())
+                moment = wallclock.of_machine(datetime.datetime.fromisoformat(event["timestamp"]).timestamp())
+                if moment - wallclock.now() <= wallclock.MAX_SKEW_S:
+                    self._times[event["cluster_name"]].append(moment)
         except (ValueError, KeyError, TypeError, AttributeError):
             return

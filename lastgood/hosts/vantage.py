@@ -1,0 +1,42 @@
+"""Whose word it is: what a host reads in its own log, or finds on its own disk, it says for the hosts that serve, or not at all.
+
+A host that serves nothing of a service has no log of it: what it does not see has not failed to happen. Which hosts serve stands
+in the ledger (`readiness`), also of those that have fallen silent.
+
+What does not belong here: who decides about a release (`duty`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lastgood import context, errors
+from lastgood.bundle.manifest import short
+from lastgood.hosts import readiness
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Vantage:
+    """From where something is seen: this `host`, and the `others` that serve the same bundle, or did when they were heard of last."""
+
+    host: str
+    others: tuple[str, ...] = ()
+
+    def told(self) -> str:
+        """Whose word it is, to stand behind it; nothing where there is one host only."""
+        return f"; as host {self.host} saw it, beside which {', '.join(self.others)} serves" if self.others else ""
+
+
+def of(ctx: context.Context, service: str, arm: str, *, now: float) -> Vantage:
+    """From where this host sees *arm* of *service*. Raises Conflict if other hosts serve it and this one does not.
+
+    Where no host speaks of workers, as without an infrastructure layer, each may speak for itself.
+    """
+    homes = readiness.read(ctx.ledger, service, settings=ctx.settings, now=now).homes(arm)
+    host = readiness.host(ctx.settings)
+    if homes and host not in homes:
+        raise errors.Conflict(
+            f"{short(arm)} is served by {', '.join(sorted(homes))}, and its log is there; host {host} serves nothing of it and says nothing: "
+            "ask on that host"
+        )
+    return Vantage(host=host, others=tuple(sorted(homes - {host})))

@@ -1,0 +1,31 @@
+"""`status` says that callers give several requests one id, for then nobody can tell their labels apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from lastgood import settings as settings_
+from tests import factory, memory
+from tests.cli.conftest import Run
+
+
+@pytest.mark.parametrize("unclear", [0, 2])
+def test_status_tells_repeated_ids_with_the_remedy(
+    run: Run, settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch, unclear: int
+) -> None:
+    """Of all workers of this host together; not while there are none, nor of workers that do not say."""
+    (settings.project / "lastgood.toml").write_text(memory.ADAPTERS)
+    layer = memory.world(settings, "toy").infrastructure
+    with factory.opened(settings) as ctx:
+        a, b = factory.released(ctx, 1, 2)
+
+    def told(*workers: object) -> str:
+        monkeypatch.setattr(layer, "_facts", lambda: {"workers": dict(zip((a, b), workers, strict=True))})
+        return "".join(line for line in run("status", "toy").out.splitlines() if "x-request-id" in line)
+
+    nothing = {"repeated_ids": None, "unclear_labels": None}
+    assert told(True, True) == told(nothing, {"repeated_ids": 0, "unclear_labels": 0}) == ""
+    said = told({"repeated_ids": 1200, "unclear_labels": unclear}, {"repeated_ids": 34, "unclear_labels": 0})
+    assert "1,234 requests came under an x-request-id that an earlier one had" in said
+    assert "send the request_id of the answer" in said
+    assert ("2 labels were refused" in said) == (unclear > 0)
