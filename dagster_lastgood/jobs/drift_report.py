@@ -57,7 +57,7 @@ def report(
             context.add_output_metadata({"evidently": f"left out: {error}"})
             return
         except errors.LastgoodError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from error
+            raise dg.Failure(description=str(error), allow_retries=False) from None
     context.add_output_metadata(found)
     context.log_event(dg.AssetObservation(windows.key(config.service), metadata=found, description="Evidently's report"))
 

@@ -49,7 +49,7 @@ def evaluate(
             decision = drift_decision.decide(ctx, what, look)
             moved = None if config.dry_run else drift_decision.carry_out(ctx, what, decision, now=wallclock.now(), actor=config.actor)
         except errors.LastgoodError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from error
+            raise dg.Failure(description=str(error), allow_retries=False) from None
         metadata = {**described(decision), "moved": f"revision {moved.revision.number}" if moved else "nothing"}
         metadata |= _report(context, ctx, what, look, settings=settings, mlflow=mlflow)
     context.log.info(f"{decision.outcome}: {decision.why}")

@@ -150,7 +150,7 @@ def report(context: dg.OpExecutionContext, verb: "Callable[[], Outcome]") -> Non
         return
     except errors.LastgoodError as error:
         metadata = {"error": type(error).__name__, "changed": error.changed}
-        raise dg.Failure(description=str(error), metadata=metadata, allow_retries=False) from error
+        raise dg.Failure(description=str(error), metadata=metadata, allow_retries=False) from None
     behind = [receipt for receipt in outcome.receipts if not receipt.covers(outcome.revision.number)]
     for receipt in behind:
         context.log.warning(f"layer {receipt.layer} is {receipt.status}: {receipt.detail}")

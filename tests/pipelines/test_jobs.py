@@ -1,6 +1,7 @@
 """The jobs `promote`, `approve` and `rollback`, run in this process on a real ledger."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,8 +40,9 @@ def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
 
 
 def failure(result: dg.ExecuteInProcessResult) -> str:
-    """Why the run failed, in words."""
+    """Why the run failed, in words; nothing of our own code stands behind them that would bury them."""
     (event,) = [event for event in result.all_events if event.is_step_failure]
+    assert event.step_failure_data.error.cause is None
     return event.step_failure_data.user_failure_data.description
 
 
@@ -93,6 +95,16 @@ def test_a_refusal_fails_the_run_with_the_remedy_and_is_not_retried(home):
     (event,) = [event for event in result.all_events if event.is_step_failure]
     assert event.step_failure_data.user_failure_data.metadata["error"].value == "NotAllowed"
     assert not [event for event in result.all_events if event.is_step_up_for_retry]
+
+
+def test_a_rollback_with_nothing_behind_is_a_failure_that_says_what_to_do(home):
+    """The only bundle there is serves: a sentence with the remedy, and nothing has changed."""
+    (only,) = world.released(home, "a")
+    result = run(home, "rollback", "roll_back", service="flights", reason="drill")
+    assert not result.success
+    assert re.search(r"no other bundle|nothing to go back to|never stable", failure(result)), failure(result)
+    assert ";" in failure(result)
+    assert world.stable(home) == only
 
 
 def test_a_reason_given_lifts_the_quarantine(home):
