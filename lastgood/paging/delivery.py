@@ -27,7 +27,7 @@ from lastgood.system import clock as wallclock
 
 __all__ = ["PageLoop", "backoff", "deliver", "text"]
 
-log = logging.getLogger("lastgood.ops.paging")
+log = logging.getLogger("lastgood.paging")
 
 FIRST_S, LONGEST_S = 1.0, 300.0
 """Seconds between tries: a random part of a range that doubles from two seconds to five minutes."""

@@ -21,7 +21,7 @@ from lastgood.reports.record import Chronicle
 from lastgood.system import clock as wallclock
 from lastgood.system import plain
 
-log = logging.getLogger("lastgood.ops.incident")
+log = logging.getLogger("lastgood.incident")
 
 SCHEMA = "lastgood.incident/v1"
 ACTOR = "lastgood"

@@ -32,7 +32,7 @@ from lastgood.settings import Settings
 from lastgood.system import ports as listening
 from lastgood.system import processes as daemon
 
-log = logging.getLogger("lastgood.layers.traffic.envoy_process")
+log = logging.getLogger("lastgood.envoy")
 
 LOCK_WAIT_S = 15.0
 READY_S = 15.0
