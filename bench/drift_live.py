@@ -10,11 +10,10 @@ from pathlib import Path
 
 from bench import application, measure, processes
 from bench.table import Row, Table
+from demos import claims, year
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.ops import claims
 from lastgood.ops import local_stack as stack
-from services.flights import year
 
 CALM_S = 20.0
 """Seconds between two faults, in which the good bundle serves."""

@@ -15,7 +15,7 @@ from bench.table import Row, Table
 
 RATE = 150.0
 SETTLE_S = 4.0
-DEMO = Path(__file__).resolve().parent.parent / "services" / "flights" / "demo.yaml"
+DEMO = Path(__file__).resolve().parent.parent / "demos" / "flights.yaml"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,7 +77,6 @@ def _row(column: Mapping[str, Any]) -> dict[str, show.Cell]:
 
 def bars(columns: Sequence[Mapping[str, Any]]) -> bytes:
     """The distance of each column beside what is usual for it, as PNG."""
-    from lastgood.drift import plots as drift_plots
-    from lastgood.reports import plots
+    from lastgood.reports import drift_plots, plots
 
     return plots.png(drift_plots.by_feature(columns))

@@ -66,7 +66,7 @@ def demo(args: tuple[str, ...]) -> int:
     """Release a bad bundle on real data, roll it back under load, and check every claim. With --year: drift, under Dagster."""
     project = settings.load().project
     service = args[args.index("--service") + 1] if "--service" in args[:-1] else "flights"
-    script = project / "services" / service / ("year.py" if "--year" in args else "demo.py")
+    script = project / "demos" / ("year.py" if "--year" in args else f"{service}.py")
     if not script.is_file():
         raise errors.NotFound(f"{script} is missing; run the demonstration from a clone of the project")
     sys.path.insert(0, str(project))

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from demos import helpdesk_load as load
 from lastgood import errors
 from lastgood import settings as settings_
 from lastgood.index import embedders, lancedb
 from lastgood.index import snapshot as snapshots
 from lastgood.llm import judge
-from services.helpdesk import build, evaluate, load, models, pins, prepare, prompting, retrieval, runtime
+from services.helpdesk import build, evaluate, models, pins, prepare, prompting, retrieval, runtime
 from tests.services import samples
 
 

@@ -1,6 +1,6 @@
 """Real past flights as traffic, each followed by what became of it.
 
-    python -m services.flights.load --port 8380 --prepared DIR --month FILE --rate 50 --out FILE --stop FILE
+    python -m demos.flights_load --port 8380 --prepared DIR --month FILE --rate 50 --out FILE --stop FILE
 
 The month file holds the number of the month that is being lived through; whoever tells the story writes it. Within a
 month flights come in order of time, one in `STRIDE`, then again from the start with the next ones, so a few seconds
@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from services import traffic
+from demos import load_generator as traffic
 from services.flights import replay
 
 STRIDE = 12

@@ -15,12 +15,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from demos import claims
+from demos import flights_answers as answers_
+from demos import runner as stage
 from lastgood import errors
 from lastgood import settings as settings_
 from lastgood.bundle import manifest as bundles
-from lastgood.ops import claims
-from services import stage
-from services.flights import answers as answers_
 
 SERVICE = "flights"
 MONTH_NAMES = {3: "March", 5: "May", 6: "June"}
@@ -127,7 +127,7 @@ class Demo(stage.Stage):
         self.story.tell(f"real flights through the proxy, {RATE:.0f} requests a second, each followed by its label")
         self._set_month(3)
         args = {"--prepared": prepared, "--month": self.month, "--rate": RATE, "--label-delay": LABEL_DELAY_S}
-        with self.load("services.flights.load", *(str(word) for pair in args.items() for word in pair)):
+        with self.load("demos.flights_load", *(str(word) for pair in args.items() for word in pair)):
             yield
 
     def _live_through(self, month: int, name: str, *, enough: int = ENOUGH) -> None:

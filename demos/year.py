@@ -16,13 +16,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from demos import claims
+from demos import runner as stage
 from lastgood import release
 from lastgood import settings as settings_
 from lastgood.bundle import manifest as bundles
 from lastgood.drift import watch as drift_watch
-from lastgood.ops import claims
 from lastgood.ops import local_stack as stack
-from services import stage
 
 SERVICE = "flights"
 DAY_S = 4.0
@@ -235,7 +235,7 @@ class Year(stage.Stage):
         workspace = self.settings.home / "dvc" / SERVICE
         prepared = data.build(train=[3, 4], evaluate=[5], workspace=workspace, project=self.settings.project).prepared
         args = {"--prepared": prepared, "--in-order": "6,7,8,9,10", "--every": EVERY, "--rate": RATE, "--label-delay": 1.0}
-        with self.load("services.flights.load", *(str(word) for pair in args.items() for word in pair)):
+        with self.load("demos.flights_load", *(str(word) for pair in args.items() for word in pair)):
             time.sleep(2.0)  # a window of B's that is empty would be an alarm, and rightly
             yield
 

@@ -18,12 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from demos import claims
+from demos import runner as stage
 from lastgood import release
 from lastgood import settings as settings_
 from lastgood.bundle import manifest as bundles
-from lastgood.ops import claims
 from lastgood.ops import local_stack as stack
-from services import stage
 
 SERVICE = "helpdesk"
 RATE = 80.0
@@ -105,7 +105,7 @@ class Demo(stage.Stage):
         )
 
     def _helpful(self, bundle: str) -> tuple[float, int]:
-        from services.helpdesk import load
+        from demos import helpdesk_load as load
 
         mine = [one for one in self.lines() if one.get("bundle") == bundle and one["status"] == 200]
         helped = [bool({load.section(s["id"]) for s in one["answer"]["predictions"][0]["sources"]} & set(one["right"])) for one in mine]
@@ -177,7 +177,7 @@ class Demo(stage.Stage):
         with release.open_context(self.settings, read_only=True) as ctx:
             corpus = ctx.store.path(ctx.ledger.bundle(self.ids["A"]).parts["data"].digest)
         args: dict[str, float | Path] = {"--corpus": corpus, "--rate": RATE, "--label-delay": LABEL_DELAY_S}
-        with self.load("services.helpdesk.load", *(str(word) for pair in args.items() for word in pair)):
+        with self.load("demos.helpdesk_load", *(str(word) for pair in args.items() for word in pair)):
             yield
 
 

@@ -1,6 +1,6 @@
 """What the demonstrations of all services share: commands, builds, traffic, and the claims that every story makes.
 
-What does not belong here: the story of one service (`services/<name>/demo.py`).
+What does not belong here: the story of one service (`demos/<name>.py`).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
+import importlib
 import json
 import os
 import shutil
@@ -18,15 +19,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from demos import claims
 from lastgood import errors, release
 from lastgood import settings as settings_
 from lastgood.bundle import manifest as bundles
 from lastgood.layers.traffic.envoy import files as envoy_files
-from lastgood.ops import claims
 from lastgood.ops import local_stack as stack
 from lastgood.release import convergence as converge
 from lastgood.service import schema as services
 from lastgood.system import processes as daemon
+
+CODE_LOCATION = "pipelines.definitions"
+"""Loaded by name, as Dagster does (workspace.yaml)."""
 
 MARKER = "demo.json"
 RELEASE_S = 420.0
@@ -76,8 +80,7 @@ class Stage:
         """Run a Dagster build job and return the id of the bundle that it registered."""
         import dagster as dg
 
-        from pipelines.definitions import defs
-
+        defs: dg.Definitions = importlib.import_module(CODE_LOCATION).defs
         config = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}, "ops": dict(ops)}
         instance = dg.DagsterInstance.get()
         done = defs.resolve_job_def(job).execute_in_process(run_config=config, instance=instance, raise_on_error=False)
@@ -101,7 +104,7 @@ class Stage:
 
     @contextlib.contextmanager
     def load(self, module: str, *args: str) -> Iterator[None]:
-        """The traffic of *module* (see `services.traffic`) in a process of its own while the block runs."""
+        """The traffic of *module* (see `demos.load_generator`) in a process of its own while the block runs."""
         argv = [sys.executable, "-m", module, "--port", str(self.port), "--out", str(self.log), "--stop", str(self.stop)]
         argv += ["--token-file", str(envoy_files.debug_token_file(self.settings)), *args]
         record = self.folder / "load.json"
@@ -372,6 +375,6 @@ def overlay(project: Path, service: str) -> dict[str, Any]:
     """What the demonstration of *service* lays over its service.yaml."""
     from lastgood.system import yaml_errors as yaml_lines
 
-    file = project / "services" / service / "demo.yaml"
+    file = project / "demos" / f"{service}.yaml"
     found: dict[str, Any] = yaml_lines.load(file.read_text("utf-8"), where=str(file))
     return found

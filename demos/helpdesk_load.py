@@ -1,6 +1,6 @@
 """Questions as traffic, each followed by what the user says of the answer: helpful if it named the right section.
 
-    python -m services.helpdesk.load --port 8381 --corpus DIR --rate 30 --out FILE --stop FILE
+    python -m demos.helpdesk_load --port 8381 --corpus DIR --rate 30 --out FILE --stop FILE
 
 Users ask what they look for by its name, in two words or five; the documentation's own headings are such names, and each
 section knows its own. The headings that are asked were withheld from what is searched.
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from services import traffic
+from demos import load_generator as traffic
 from services.helpdesk import evaluate
 
 
