@@ -97,4 +97,4 @@ def test_functions_are_as_short_as_they_were() -> None:
     )
     assert statistics.median(lengths) <= 7
     assert lengths[len(lengths) * 9 // 10] <= 17
-    assert lengths[-1] <= 64
+    assert lengths[-1] <= 52

@@ -15,6 +15,7 @@ from lastgood.system import clock as wallclock
 from lastgood.system import plain
 
 if TYPE_CHECKING:
+    from lastgood.context import Context
     from lastgood.drift.bundle_comparison import Beside
     from lastgood.drift.decision import Decision
     from lastgood.drift.watch import Looked, Watched
@@ -51,7 +52,6 @@ def drift(
     from lastgood.drift import watch as drift_watch
 
     since = parse_time(since_text) if since_text is not None else None
-    decision: Decision | None = None
     with common.context(read_only=dry_run, service=service) as ctx:
         now = wallclock.now()
         common.known_state(ctx, service)
@@ -60,26 +60,15 @@ def drift(
             raise errors.NothingToDo(
                 f"nothing is watched on {service!r}: its stable bundle has no 'drift' in service.yaml; add it and release"
             )
-        not_looked = ""
-        try:
-            while not dry_run and drift_watch.tick(ctx, what, now=now):
-                pass
-        except errors.Conflict as error:
-            not_looked = str(error)  # what others found is shown all the same
+        not_looked = "" if dry_run else _look_at_new(ctx, what, now=now)
         found = [one for one in drift_watch.looked(ctx, what) if since is None or one.end > since]
-        look = drift_decision.due(ctx, what, now=now) if decide else None
-        if look is not None:
-            decision = drift_decision.decide(ctx, what, look)
-            if not dry_run:
-                drift_decision.carry_out(ctx, what, decision, now=wallclock.now(), actor=common.actor(actor))
+        decision = _decide(ctx, what, now=now, dry_run=dry_run, actor=common.actor(actor)) if decide else None
         compared: drift_compare.Beside | None = None
         if beside is not None:
             begin = next(moment for moment in (since, drift_watch.open_alarm(found), what.since) if moment is not None)
             compared = drift_compare.beside(ctx, what, ctx.ledger.resolve(service, beside), since=begin, now=now)
         if report is not None:
-            from lastgood.drift import evidently_report as drift_report
-
-            drift_report.write(ctx, what, since=found[0].begin if found else what.since, until=found[-1].end if found else now, file=report)
+            _write_report(ctx, what, found, now=now, file=report)
         decided = [one.report for one in ctx.ledger.evaluations(what.bundle) if one.kind == drift_decision.KIND]
     value = {
         "schema": "lastgood.drift/v1",
@@ -95,6 +84,37 @@ def drift(
     told = [f"  ! nothing new was looked at: {not_looked}"] if not_looked else []
     common.emit(value, as_json=as_json, text=lambda: "\n".join([_text(what, found, decided, decision, compared), *told]))
     return 0
+
+
+def _look_at_new(ctx: Context, what: Watched, *, now: float) -> str:
+    """Look at each window that is over and was not looked at; why that is not done here, or ""."""
+    from lastgood.drift import watch as drift_watch
+
+    try:
+        while drift_watch.tick(ctx, what, now=now):
+            pass
+    except errors.Conflict as error:
+        return str(error)  # what others found is shown all the same
+    return ""
+
+
+def _decide(ctx: Context, what: Watched, *, now: float, dry_run: bool, actor: str) -> Decision | None:
+    """What the look that is due comes to, and that done; None if none is due."""
+    from lastgood.drift import decision as drift_decision
+
+    look = drift_decision.due(ctx, what, now=now)
+    if look is None:
+        return None
+    decision = drift_decision.decide(ctx, what, look)
+    if not dry_run:
+        drift_decision.carry_out(ctx, what, decision, now=wallclock.now(), actor=actor)
+    return decision
+
+
+def _write_report(ctx: Context, what: Watched, found: Sequence[Looked], *, now: float, file: Path) -> None:
+    from lastgood.drift import evidently_report as drift_report
+
+    drift_report.write(ctx, what, since=found[0].begin if found else what.since, until=found[-1].end if found else now, file=file)
 
 
 def _text(

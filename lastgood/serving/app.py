@@ -16,6 +16,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import fastapi
@@ -146,10 +147,22 @@ def create(
         cache=answers,
         counted=counted or in_flight.InFlight(),
     )
+    lifespan = _lifespan(worker, on_failed_warm_up)
+    app = fastapi.FastAPI(title=loaded.service.service, description=loaded.service.description, version=bundles.short(loaded.bundle.id),
+                          lifespan=lifespan, docs_url=None, redoc_url=None)  # fmt: skip
+    _add_routes(app, worker)
+    return envelope.Envelope(
+        app, bundle=loaded.bundle.id, counted=worker.counted, metrics=worker.metrics, out_of_memory=worker.out_of_memory
+    )
+
+
+def _lifespan(worker: _Worker, on_failed_warm_up: Callable[[], None]) -> Callable[[fastapi.FastAPI], AbstractAsyncContextManager[None]]:
+    """From the start of the logs and the warm-up to the end of the logs, the threads and the cache."""
+    logs = (worker.predictions_log, worker.feedback_log)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: fastapi.FastAPI) -> AsyncIterator[None]:
-        for log in logs.values():
+        for log in logs:
             log.start()
         warming = asyncio.create_task(_warm_up(worker, on_failed_warm_up))
         try:
@@ -157,17 +170,12 @@ def create(
         finally:
             await warming
             worker.threads.shutdown()
-            for log in logs.values():
+            for log in logs:
                 log.close()
-            if answers is not None:
-                answers.close()
+            if worker.cache is not None:
+                worker.cache.close()
 
-    app = fastapi.FastAPI(title=loaded.service.service, description=loaded.service.description, version=bundles.short(loaded.bundle.id),
-                          lifespan=lifespan, docs_url=None, redoc_url=None)  # fmt: skip
-    _add_routes(app, worker)
-    return envelope.Envelope(
-        app, bundle=loaded.bundle.id, counted=worker.counted, metrics=worker.metrics, out_of_memory=worker.out_of_memory
-    )
+    return lifespan
 
 
 def _add_routes(app: fastapi.FastAPI, worker: _Worker) -> None:
