@@ -6,12 +6,12 @@ import concurrent.futures
 import errno
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
 from lastgood.paging import files as pages
-from lastgood.system import files as durable
 
 
 def names(folder: Path) -> list[str]:
@@ -67,10 +67,10 @@ def test_two_writers_of_one_page_do_not_trip_over_each_other(tmp_path: Path):
 def test_a_full_disk_leaves_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What could not be brought to disk is no page, and however often it is tried again, the folder does not fill."""
 
-    def full(path: Path) -> None:
+    def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "no space left")
 
-    monkeypatch.setattr(durable, "sync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space left"):
         pages.leave(tmp_path, service="toy", revision=1, name="k", page={})
     assert names(tmp_path) == []

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from lastgood.drift import window as windows
 from lastgood.drift.reference import PROBABILITY, Sample
 from lastgood.serving import inference_log
 from lastgood.system import clock as wallclock
+from lastgood.system import files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -283,8 +283,6 @@ def _read(file: Path) -> object:
 
 def _write(file: Path, value: object) -> None:
     """Whole or not at all. A disk that refuses costs the next tick its seconds again, and nothing else."""
-    staged = file.with_name(f".{file.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_text(json.dumps(value), "utf-8")
-        staged.replace(file)
+        files.write(file, json.dumps(value), kept="fast")

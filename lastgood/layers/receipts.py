@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from lastgood.core import arms
+from lastgood.system import files
 
 Status = Literal["converged", "lagging", "failed", "unknown"]
 
@@ -48,9 +48,7 @@ def write(folder: Path, receipt: Receipt) -> None:
     """Keep *receipt* as the newest of its layer; atomic, and silent on a full disk: the layer itself matters more."""
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        staged = folder / f".{receipt.layer}.{os.getpid()}"
-        staged.write_text(json.dumps(receipt.to_json(), default=str), "utf-8")
-        staged.replace(folder / f"{receipt.layer}.json")
+        files.write(folder / f"{receipt.layer}.json", json.dumps(receipt.to_json(), default=str), kept="fast")
 
 
 def serving(told: Mapping[str, Receipt]) -> dict[str, float] | None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import threading
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,15 +33,7 @@ def leave(folder: Path, *, service: str, revision: int, name: str, page: Mapping
     """Put *page* into a file of *folder* whose name is made from *service*, *revision* and *name*: in one step, on disk. Raises OSError."""
     file = f"{service}-{revision:08d}-{uuid.uuid5(uuid.NAMESPACE_OID, name).hex[:8]}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    # Two that leave the same page at once must not take each other's file away.
-    staged = folder / f".{file}.{os.getpid()}-{threading.get_ident()}"
-    try:
-        staged.write_text(json.dumps({"schema": SCHEMA, "service": service, "revision": revision, **page}), "utf-8")
-        durable.sync(staged)
-        staged.replace(folder / file)
-    finally:
-        staged.unlink(missing_ok=True)
-    durable.sync(folder)
+    durable.write(folder / file, json.dumps({"schema": SCHEMA, "service": service, "revision": revision, **page}))
 
 
 def tell(summary: str, *, severity: str) -> None:

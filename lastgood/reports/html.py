@@ -5,7 +5,6 @@ What does not belong here: what is known (`chronicle`), how it is drawn (`plots`
 
 from __future__ import annotations
 
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from lastgood.reports import evidence as trails
 from lastgood.reports import incident, plots
 from lastgood.reports import wording as words
 from lastgood.reports.record import Chronicle
+from lastgood.system import files
 
 NONE = "\u2013"
 """What stands where there is no figure."""
@@ -48,9 +48,7 @@ def write(chronicle: Chronicle, out: Path) -> Path:
     text = html(chronicle)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        staged = out.with_name(f".{out.name}.{os.getpid()}")
-        staged.write_text(text, "utf-8")
-        staged.replace(out)
+        files.write(out, text, kept="fast")
     except OSError as error:
         raise errors.Unavailable(f"cannot write {out}: {error}; name another file with --out") from error
     return out

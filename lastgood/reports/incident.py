@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from lastgood.reports import rollouts as episode
 from lastgood.reports import wording as words
 from lastgood.reports.record import Chronicle
 from lastgood.system import clock as wallclock
-from lastgood.system import plain
+from lastgood.system import files, plain
 
 log = logging.getLogger("lastgood.incident")
 
@@ -208,8 +207,6 @@ def _write_file(file: Path, value: Mapping[str, Any]) -> None:
         if file.exists() and file.read_text("utf-8") == text:
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        staged = file.with_name(f".{file.name}.{os.getpid()}")
-        staged.write_text(text, "utf-8")
-        staged.replace(file)
+        files.write(file, text, kept="fast")
     except OSError as error:
         raise errors.Unavailable(f"cannot write {file}: {error}; the audit trail has the record: 'lastgood audit export'") from error

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lastgood.system import files
+
 FOLDER = ".losses"
 
 
@@ -40,12 +42,10 @@ def record(folder: Path, who: str, *, lost: int = 0, unwritable: int = 0, unread
     """Write down what *who* missed of the log in *folder* by *now*, in place of what it wrote before. False if the disk refuses."""
     value = {"lost": lost, "unwritable": unwritable, "unreadable": unreadable, "why": why[:500], "at": now}
     file = folder / FOLDER / f"{re.sub(r'[^A-Za-z0-9._-]', '-', who)[:100]}.json"
-    staged = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_text(json.dumps(value), "utf-8")
-        os.utime(staged, (now, now))
-        staged.replace(file)
+        files.write(file, json.dumps(value), kept="fast")
+        os.utime(file, (now, now))
     except OSError:
         return False
     return True

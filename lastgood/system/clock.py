@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from lastgood.system import files
 
 MAX_SKEW_S = 60.0
 """Seconds by which a clock may be set at once and is simply followed, as by a leap second or a first contact with a time server."""
@@ -140,11 +141,8 @@ class Clock:
             return
         with contextlib.suppress(OSError):
             self._note.parent.mkdir(mode=0o700, exist_ok=True)
-            staged = self._note.with_name(f".{NOTE}.{os.getpid()}-{threading.get_ident()}")
-            staged.touch(mode=0o600)
             said = {"boot": self._boot, "base": self._base, "at": self._look(), "gaps": self._gaps}
-            staged.write_text(json.dumps(said), "utf-8")
-            staged.replace(self._note)
+            files.write(self._note, json.dumps(said), kept="fast")
 
 
 class _Note(NamedTuple):

@@ -6,6 +6,7 @@ What does not belong here: what the files mean (`artifacts`, `transfer`).
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 STAMPS = "stamps.json"
 
@@ -43,16 +44,30 @@ def measure(source: BinaryIO) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def write(target: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace *target* by *data* in one step, on disk when this returns."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    with os.fdopen(handle, "wb") as out:
-        os.fchmod(handle, mode)
-        out.write(data)
-        out.flush()
-        os.fsync(handle)
-    os.replace(name, target)
-    sync(target.parent)
+Kept = Literal["durable", "whole", "fast"]
+"""What a power cut may do to a file just written: durable: nothing; whole: the old content may be back; fast: it may be empty."""
+
+
+def write(target: Path, data: bytes | str, *, mode: int = 0o600, kept: Kept = "durable") -> None:
+    """Replace *target* by *data* (text as UTF-8) in one step: who reads it meanwhile finds the old content or the new one.
+
+    Any number of processes and threads may write the same file. Leaves nothing behind if it fails. Raises OSError.
+    """
+    handle, name = tempfile.mkstemp(dir=target.absolute().parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            os.fchmod(handle, mode)
+            out.write(data.encode("utf-8") if isinstance(data, str) else data)
+            out.flush()
+            if kept != "fast":
+                os.fsync(handle)
+        os.replace(name, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+    if kept == "durable":
+        sync(target.absolute().parent)
 
 
 def seal(folder: Path, names: Sequence[str]) -> None:

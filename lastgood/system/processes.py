@@ -21,7 +21,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lastgood import errors
+from lastgood.system import files
 from lastgood.system import permissions as private
 
 MARKER = "LASTGOOD_DAEMON"
@@ -119,15 +119,7 @@ def _own_text(path: Path) -> str:
 
 def write(path: Path, record: Record) -> None:
     """Replace the record in *path* in one step. It is safe to lose, so it is not synced."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(record.to_json(), file)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
+    files.write(path, json.dumps(record.to_json()), kept="fast")
 
 
 def find(path: Path) -> Record | None:

@@ -1,6 +1,8 @@
 """A worker leaves by what it has to answer, not by the clock alone; what a kill cut off is known, or known to be unknown."""
 
 import json
+import os
+import tempfile
 
 import pytest
 
@@ -126,7 +128,7 @@ def test_a_worker_may_take_the_longest_time_to_get_ready(world):
         layer.apply(desired)
 
 
-def test_a_count_that_cannot_be_written_is_not_left_behind(tmp_path):
+def test_a_count_that_cannot_be_written_is_not_left_behind(tmp_path, monkeypatch):
     """An old number would be taken for the truth, so there is none."""
     counted = in_flight.InFlight()
     file = in_flight.file_of(tmp_path, 7)
@@ -136,7 +138,7 @@ def test_a_count_that_cannot_be_written_is_not_left_behind(tmp_path):
     assert in_flight.read(file) == in_flight.Left(1, 1)
     counted.end(copy=False)
     assert in_flight.read(file) == in_flight.Left(0, 1)
-    file.with_name(f".{file.name}").mkdir()
+    monkeypatch.setattr(tempfile, "mkstemp", lambda **_: os.open(tmp_path / "no" / "such", os.O_RDONLY))
     counted.begin(copy=False)
     assert in_flight.read(file) == in_flight.Left(None, None)
 

@@ -15,6 +15,7 @@ from typing import Any
 from lastgood.core import arms
 from lastgood.layers.infrastructure.local import in_flight
 from lastgood.service import timeouts as patience
+from lastgood.system import files
 from lastgood.system import processes as daemon
 
 MARGIN_S = 10.0
@@ -64,9 +65,7 @@ def cut_off(workers: Path, record: daemon.Record, *, now: float) -> dict[str, An
     }
     with contextlib.suppress(OSError):
         known = [*cuts(workers), entry][-REMEMBERED:]
-        staged = _file(workers).with_suffix(".new")
-        staged.write_text(json.dumps(known), "utf-8")
-        staged.replace(_file(workers))
+        files.write(_file(workers), json.dumps(known), kept="fast")
     return entry
 
 

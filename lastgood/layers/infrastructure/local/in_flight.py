@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 from pathlib import Path
+
+from lastgood.system import files
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,15 +54,12 @@ class InFlight:
 
     def _write(self, file: Path) -> None:
         """An old number is worse than none, so a file that cannot be written anew goes."""
-        staged = file.with_name(f".{file.name}")
         try:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            staged.write_text(json.dumps(dataclasses.asdict(self.now)), "utf-8")
-            os.replace(staged, file)
+            files.write(file, json.dumps(dataclasses.asdict(self.now)), kept="fast")
         except OSError:
-            for path in (staged, file):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 def file_of(run: Path, pid: int) -> Path:

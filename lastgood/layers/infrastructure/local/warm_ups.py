@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from lastgood.system import files
 
 REMEMBERED = 200
 
@@ -27,9 +28,7 @@ def keep(run: Path, found: Mapping[str, float | None]) -> None:
         return
     kept = {**{bundle: seconds for bundle, seconds in known.items() if bundle not in fresh}, **fresh}
     with contextlib.suppress(OSError):
-        staged = run / f".warm-ups.{os.getpid()}"
-        staged.write_text(json.dumps(dict(list(kept.items())[-REMEMBERED:])), "utf-8")
-        staged.replace(run / "warm-ups.list")
+        files.write(run / "warm-ups.list", json.dumps(dict(list(kept.items())[-REMEMBERED:])), kept="fast")
 
 
 def _all(run: Path) -> dict[str, float]:

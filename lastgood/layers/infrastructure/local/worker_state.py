@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lastgood.system import files
+
 FIRST_PAUSE_S = 0.5
 
 
@@ -76,7 +78,5 @@ def load(path: Path) -> Notes:
 
 
 def save(path: Path, notes: Notes) -> None:
-    """Replace the notes in one step. Called under the layer's lock, so one staging name is enough."""
-    staged = path.with_name(f".{path.name}.new")
-    staged.write_text(json.dumps(dataclasses.asdict(notes)), "utf-8")
-    staged.replace(path)
+    """Replace the notes in one step. Raises OSError."""
+    files.write(path, json.dumps(dataclasses.asdict(notes)), kept="fast")

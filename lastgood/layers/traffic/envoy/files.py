@@ -21,6 +21,7 @@ from lastgood import errors
 from lastgood.layers.traffic.envoy import documents as envoy_documents
 from lastgood.layers.traffic.envoy.documents import Json
 from lastgood.settings import Settings
+from lastgood.system import files
 from lastgood.system import permissions as private
 
 SOCKET_PATH_BYTES = 100
@@ -156,19 +157,7 @@ def read(path: Path) -> Json:
 
 def write(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Replace *path* in one step, on disk before it is visible if *sync*; mode 0600. Envoy only notices a rename."""
-    staged = path.parent / f".{path.name}.{os.getpid()}"
-    try:
-        handle = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            if sync:
-                os.fsync(handle)
-        os.replace(staged, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            staged.unlink()
-        raise
+    files.write(path, data, kept="whole" if sync else "fast")
 
 
 def debug_token_file(settings: Settings) -> Path:
