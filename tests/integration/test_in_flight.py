@@ -53,6 +53,12 @@ class Request:
         return self
 
 
+def answered_by(port: int) -> str | None:
+    """The bundle that answers a request; None if it fails."""
+    done = Request(port).end()
+    return done.headers.get("x-lastgood-bundle") if done.status == 200 else None
+
+
 def serving(live: Live) -> str | None:
     """The bundle that a new request gets."""
     with urllib.request.urlopen(f"http://127.0.0.1:{live.port}/healthz", timeout=30) as answer:
@@ -91,8 +97,10 @@ def test_whoever_has_a_request_answers_it_and_nobody_answers_it_twice(tmp_path: 
         assert (second.calls, live.stable.calls) == (1, 0)
         live.until(lambda: infrastructure(live)["workers"][second.bundle]["ready"], what="the next worker")
         # The bundle is left.
-        second.begin(sleep_s=LONGER_THAN_THE_DRAIN_S, count=True)
+        second.begin()
         live.until(live.followed, what="routes")
+        live.until(lambda: answered_by(live.port) == second.bundle, what="the proxy sends requests to the next worker")
+        second.begin(sleep_s=LONGER_THAN_THE_DRAIN_S, count=True)
         asked = Request(live.port)
         live.until(lambda: second.calls == 2, what="the request at its worker")
         revision = release.roll_back(live.ctx, SERVICE, reason="bad", actor="test").revision.number

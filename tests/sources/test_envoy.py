@@ -345,7 +345,10 @@ def _sum_until(looker: Looker, n: int) -> list[int]:
 
 
 def test_times_agree_with_what_a_client_measures(world: World, source: source_.EnvoySource) -> None:
-    """Of 400 requests with known delays exactly the slower ones are over the ceiling, and P99 is what the client measured of those."""
+    """Of 400 requests with known delays the slower ones are over the ceiling, and P99 is what the client measured of those.
+
+    On a busy machine a quicker one may be late too; then the client saw that as well.
+    """
     split(world, 2, weights={A.id: 100.0})
     looker = Looker(source, latency(100), A.id)
     looker.look()
@@ -369,7 +372,7 @@ def test_times_agree_with_what_a_client_measures(world: World, source: source_.E
         highest = max(highest, seen.watched.value or 0.0)
         time.sleep(0.05)  # Envoy's own flush, on its own clock
     assert n == len(delays)
-    assert bad == sum(delay >= 100 for delay in delays)
+    assert sum(delay >= 100 for delay in delays) <= bad <= sum(ms >= 100 for ms in measured)
     assert 150 <= highest <= max(measured) * 1.07
 
 
