@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
 import getpass
 import json
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lastgood import errors
+from lastgood.system import text
 
 if TYPE_CHECKING:
     from lastgood import release
@@ -219,10 +219,10 @@ def _harmless(char: str) -> str:
 
 
 def moment(at: float | None) -> str:
-    """Unix time for people, in UTC and to the second."""
+    """Unix time for a column of a table, in UTC and to the second."""
     if at is None:
         return "-"
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return text.moment(at).replace(" UTC", "Z")
 
 
 def ago(seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import os
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import click
 from lastgood.bundle import manifest as bundles
 from lastgood.cli import common
 from lastgood.system import clock as wallclock
+from lastgood.system import text
 
 if TYPE_CHECKING:
     from lastgood.model_retirement.check import Report
@@ -68,4 +68,4 @@ def _text(report: Report) -> str:
 
 
 def _day(at: float | None) -> str:
-    return "-" if at is None else datetime.datetime.fromtimestamp(at, datetime.UTC).date().isoformat()
+    return "-" if at is None else text.day(at)

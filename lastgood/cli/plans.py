@@ -17,8 +17,6 @@ from lastgood.release import convergence as converge
 from lastgood.service import frozen as frozen_service
 from lastgood.system import clock as wallclock
 
-NOT_UNDONE = ("answers already given, and what other systems did with them",)
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -54,7 +52,7 @@ class Plan:
             "parts": changes,
             "quarantines": list(self.quarantines),
             "facts": list(self.facts),
-            "not_undone": list(NOT_UNDONE) if self.verb == "rollback" else [],
+            "not_undone": list(release.NOT_UNDONE) if self.verb == "rollback" else [],
         }
 
     def text(self) -> str:
@@ -62,7 +60,7 @@ class Plan:
         lines = [head, *diff_lines(self.changes), *(f"  {fact}" for fact in self.facts)]
         lines += [f"  ! quarantined by this: {bundles.short(digest)}" for digest in self.quarantines]
         if self.verb == "rollback":
-            lines += [f"  ! not undone: {what}" for what in NOT_UNDONE]
+            lines += [f"  ! not undone: {what}" for what in release.NOT_UNDONE]
         return "\n".join(lines)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-import datetime
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
@@ -18,6 +17,7 @@ from lastgood.bundle.manifest import short
 from lastgood.core import transitions as rollout
 from lastgood.core.transitions import Mark, Marked, State
 from lastgood.system import plain
+from lastgood.system import text as times
 
 Row = Mapping[str, Any]
 
@@ -216,7 +216,7 @@ def conflict(wanted: State, newest: Row | None) -> errors.Conflict:
     service = wanted.service
     if newest is None:
         return errors.Conflict(f"{service!r} has no revision yet, so {wanted.revision} cannot be next; look again, then decide again")
-    when = datetime.datetime.fromtimestamp(newest["at"], datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    when = times.moment(newest["at"])
     stable = short(newest["stable"]) if newest["stable"] else "nothing"
     candidate = f" with candidate {short(newest['candidate'])}" if newest["candidate"] else ""
     return errors.Conflict(

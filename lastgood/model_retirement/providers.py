@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from lastgood import errors
 from lastgood.llm import base
+from lastgood.system import text
 
 Status = Literal["alive", "dying", "gone", "unknown"]
 Ask = Callable[[base.Pin], Mapping[str, Any] | None]
@@ -68,7 +69,7 @@ def check(pin: base.Pin, *, now: float, ask: Ask | None = None, warn_days: float
 def _judged(ends_at: float | None, *, now: float, warn_days: float, trouble: str) -> Liveness:
     if ends_at is None:
         return Liveness(status="unknown" if trouble else "alive", why=trouble or "the provider has it, and has announced no end")
-    day = datetime.datetime.fromtimestamp(ends_at, datetime.UTC).date().isoformat()
+    day = text.day(ends_at)
     if ends_at <= now:
         return Liveness(status="gone", why=f"it was shut down on {day}", ends_at=ends_at)
     if ends_at - now < warn_days * DAY_S:

@@ -9,12 +9,12 @@ What does not belong here: asking (`ops.liveness`), what the provider says (`llm
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from collections.abc import Mapping
 from typing import Any
 
 from lastgood import errors, ledger
 from lastgood.bundle import manifest as bundles
+from lastgood.system import text
 
 KIND = "liveness"
 META = "llms"
@@ -41,7 +41,7 @@ class Lifetime:
         """The same, looked at *now*: what was to end by then is gone."""
         if self.ends_at is None or self.ends_at > now or self.status == "gone":
             return self
-        day = datetime.datetime.fromtimestamp(self.ends_at, datetime.UTC).date().isoformat()
+        day = text.day(self.ends_at)
         return dataclasses.replace(self, status="gone", why=f"{self.why.partition(':')[0]}: it was to be shut down on {day}")
 
     def to_json(self) -> dict[str, Any]:

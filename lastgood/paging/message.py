@@ -5,13 +5,13 @@ What does not belong here: sending it (`channels`), when (`paging`).
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lastgood.bundle.manifest import short
 from lastgood.ledger import Page
+from lastgood.system import text as texts
 
 MAX_KEY = 255
 """PagerDuty's limit for a deduplication key, in characters; Opsgenie's is 512."""
@@ -32,7 +32,7 @@ def title(page: Page) -> str:
 
 def text(page: Page) -> str:
     """The page in plain text, several short lines."""
-    when = datetime.datetime.fromtimestamp(page.at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    when = texts.moment(page.at)
     done = "".join(f", {name} {page.body[key]}" for name, key in (("done:", "verb"), ("by", "actor")) if page.body.get(key))
     lines = [title(page), f"when: {when}, revision {page.revision} of {page.service}{done}"]
     lines += [f"bundles: {bundles}" for bundles in (_bundles(page.body),) if bundles]

@@ -12,6 +12,7 @@ from lastgood.release.promotion import OWN, Way, approve, chain_of, plan_propose
 from lastgood.release.registration import register
 from lastgood.release.rollback import (
     ATTEMPTS,
+    NOT_UNDONE,
     SAME_ALARM_S,
     SAME_PAGE_S,
     WAYS_BACK,
@@ -28,6 +29,7 @@ from lastgood.release.transaction import Clock, Committed, check_expected, check
 __all__ = [
     "ATTEMPTS",
     "DEEP_VERIFY_BYTES",
+    "NOT_UNDONE",
     "OWN",
     "SAME_ALARM_S",
     "SAME_PAGE_S",

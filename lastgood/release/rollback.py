@@ -18,6 +18,13 @@ from lastgood.system import clock as wallclock
 ATTEMPTS = 8
 """How often a rollback decides anew because somebody else committed first; each round takes milliseconds."""
 
+NOT_UNDONE = (
+    "answers that users have already had, and what other systems did with them",
+    "actions that the bundle took outside (bookings, messages): see the audit of what it did",
+    "labels and feedback that were given to its answers; they stay in the log, marked with its digest",
+)
+"""What no rollback takes back."""
+
 SAME_ALARM_S = 30.0
 """Two people who answer the same alarm must not go back twice: within this time after a rollback, another one needs
 to say which revision it saw (a person who confirmed a plan has), or name its target."""

@@ -9,14 +9,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lastgood import errors
+from lastgood import errors, release
 from lastgood.bundle.manifest import short
 from lastgood.gates import base
 from lastgood.reports import evidence as trails
 from lastgood.reports import incident, plots
 from lastgood.reports import wording as words
 from lastgood.reports.record import Chronicle
-from lastgood.system import files
+from lastgood.system import files, text
 
 NONE = "\u2013"
 """What stands where there is no figure."""
@@ -64,7 +64,7 @@ def html(chronicle: Chronicle) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "short": _short,
-        "moment": words.moment,
+        "moment": text.moment,
         "duration": words.duration,
         "between": words.between,
         "figure": _figure,
@@ -86,7 +86,7 @@ def _values(chronicle: Chronicle) -> dict[str, Any]:
         "revisions": [_revision(revision) for revision in chronicle.revisions],
         "parts": [_part(change) for change in chronicle.changes],
         "requests": [(digest, chronicle.requests[digest]) for digest in _bundles(chronicle) if digest in chronicle.requests],
-        "not_undone": words.NOT_UNDONE if chronicle.left else (),
+        "not_undone": release.NOT_UNDONE if chronicle.left else (),
         "commands": _commands(chronicle),
     }
 

@@ -110,7 +110,7 @@ def of(chronicle: Chronicle) -> dict[str, Any]:
         "layers": [_layer(one) for one in chronicle.followed],
         "pages": [_page(page) for page in chronicle.pages],
         "verification": _verification(chronicle),
-        "not_undone": list(words.NOT_UNDONE) if bad else [],
+        "not_undone": list(release.NOT_UNDONE) if bad else [],
         "missing": list(chronicle.missing),
         "ended": ending is not None,
     }

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
 
 from lastgood.bundle.manifest import short
 from lastgood.gates import base
 from lastgood.reports.record import Chronicle
-
-NOT_UNDONE = (
-    "answers that users have already had, and what other systems did with them",
-    "actions that the bundle took outside (bookings, messages): see the audit of what it did",
-    "labels and feedback that were given to its answers; they stay in the log, marked with its digest",
-)
-"""What no way back takes back."""
 
 
 def duration(seconds: float) -> str:
@@ -25,11 +17,6 @@ def duration(seconds: float) -> str:
         if seconds >= size * (2 if size > 1 else 1):
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds * 1000:.3g} ms"
-
-
-def moment(at: float) -> str:
-    """Unix time for people, in UTC and to the second."""
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def headline(chronicle: Chronicle) -> str:
