@@ -50,11 +50,11 @@ class Group:
 GROUPS = {
     "core": Group(
         files=("lastgood/core/transitions.py", "lastgood/core/rollback.py", "lastgood/core/guards.py", "lastgood/core/state.py", "lastgood/analysis/policy.py"),
-        tests=("tests/test_rollout.py", "tests/test_rollout_phases.py", "tests/test_setback.py", "tests/test_breaker.py", "tests/test_judgement*.py", "tests/test_state.py"),
+        tests=("tests/core/test_transitions.py", "tests/core/test_phases.py", "tests/core/test_rollback.py", "tests/core/test_breaker.py", "tests/test_judgement*.py", "tests/core/test_state.py"),
     ),
     "service": Group(
         files=("lastgood/service/strategy.py", "lastgood/service/gates.py", "lastgood/system/yaml_errors.py", "lastgood/service/schema.py"),
-        tests=("tests/test_service_yaml.py", "tests/test_service_freeze.py", "tests/test_strategy.py"),
+        tests=("tests/service/test_schema.py", "tests/service/test_freeze.py", "tests/service/test_strategy.py"),
     ),
     "gates": Group(files=("lastgood/gates/*.py",), tests=("tests/gates/test_*.py",)),
 }  # fmt: skip

@@ -87,12 +87,25 @@ def _no_skip(report: pytest.TestReport | pytest.CollectReport) -> pytest.TestRep
     return report
 
 
-FIRST = ("test_demo.py", "test_fresh_machine.py", "integration", "ops", "pipelines", "sensors", "services", "layers", "ledger")
+FIRST = (
+    "test_demo.py",
+    "test_fresh_machine.py",
+    "integration",
+    "ops",
+    "pipelines",
+    "sensors",
+    "services",
+    "drift",
+    "layers",
+    "ledger",
+    "reports",
+)
 """What takes longest begins first, so that at the end of a run side by side no process is left with it alone."""
 
 SERVERS = (
-    *FIRST, "assets", "bench", "cli", "index", "serving", "simulation", "sources", "test_bootstrap.py", "test_conftest.py", "test_controller.py",
-    "test_daemon.py", "test_docs_shell.py", "test_frozen_bundles.py", "test_heartbeat.py", "test_readiness.py", "test_release_postgres.py", "test_trial.py",
+    *FIRST, "assets", "bench", "cli", "controller", "hosts", "index", "model_retirement", "paging", "serving", "simulation", "sources",
+    "analysis/test_run.py", "release/test_trial.py", "release/test_verbs_postgres.py", "system/test_processes.py",
+    "test_bootstrap.py", "test_conftest.py", "test_docs_shell.py", "test_frozen_bundles.py", "test_kept.py", "test_wheel.py",
 )  # fmt: skip
 """What starts programs, or takes long for another reason: `./test fast` leaves it out."""
 

@@ -321,7 +321,7 @@ PROOFS: dict[str, Callable[..., None] | str] = {
     "toml:controller.watch_s": lease_outlives,
     "toml:controller.lease_s": lease_outlives,
     "toml:controller.keep_measurements_days": shown,
-    "toml:paging.timeout_s": "tests/ops/test_paging.py::test_a_slow_channel_keeps_its_lease_while_it_is_waited_for",
+    "toml:paging.timeout_s": "tests/paging/test_delivery.py::test_a_slow_channel_keeps_its_lease_while_it_is_waited_for",
     "toml:index.keep_days": shown,
     "toml:index.keep_stable": counted,
     "toml:drift.tick_s": accepted,

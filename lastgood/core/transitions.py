@@ -2,7 +2,7 @@
 
 `step(state, event, now)` returns the next state and the effects that go with it, or raises an error that
 says which rule forbids the event. It reads no clock, no file and no database, so every interleaving of a
-small world can be searched exhaustively (`tests/test_rollout_search.py`) and the audit log can be replayed.
+small world can be searched exhaustively (`tests/core/test_search.py`) and the audit log can be replayed.
 
     promote      Propose -> preparing -> Advance -> shadow, canary, ... -> CutOver -> baking -> BakeEnded -> idle
                               |-> Abandon -> idle (not ready, or never judged: stable untouched, nobody blamed)

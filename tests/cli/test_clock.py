@@ -11,7 +11,7 @@ from lastgood import settings as settings_
 from lastgood.system import clock as wallclock
 from tests import factory
 from tests.cli.conftest import Run
-from tests.test_wallclock import HOUR_S, Machine
+from tests.system.test_clock import HOUR_S, Machine
 
 
 @pytest.fixture

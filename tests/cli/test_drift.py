@@ -12,8 +12,8 @@ from lastgood import settings as settings_
 from lastgood.bundle.manifest import short
 from lastgood.ledger import Seen
 from tests.cli.conftest import Run
-from tests.ops import drift_project as toy
-from tests.ops.drift_project import HOUR_S, START
+from tests.drift import project as toy
+from tests.drift.project import HOUR_S, START
 
 
 @pytest.fixture

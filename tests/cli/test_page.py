@@ -14,7 +14,7 @@ from lastgood.paging import delivery as paging
 from lastgood.release import convergence as converge
 from tests import factory
 from tests.cli.conftest import Run
-from tests.ops.pager import DEAD, KEY
+from tests.paging.pager import DEAD, KEY
 
 DEAD_PAGER = {"LASTGOOD_PAGING_URLS": f"pagerduty://{KEY}", "LASTGOOD_PAGING_PAGERDUTY_URL": DEAD, "LASTGOOD_PAGING_TIMEOUT_S": "1"}
 

@@ -16,8 +16,8 @@ from lastgood.release import advance as proceed
 from lastgood.reports import live as glance
 from tests import factory
 from tests.cli.conftest import Run
-from tests.ops import story as stories
-from tests.ops.story import SERVICE, Story
+from tests.reports import story as stories
+from tests.reports.story import SERVICE, Story
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from dagster_lastgood.jobs import retrain
 from lastgood import release
 from lastgood.drift import bundle_comparison as drift_compare
 from lastgood.drift import watch as drift_watch
-from tests.ops import drift_project as toy
+from tests.drift import project as toy
 from tests.pipelines import world
 from tests.pipelines.test_jobs import controller, failure, home, metadata, run  # noqa: F401  # a fixture
 

@@ -20,8 +20,8 @@ from lastgood import release
 from lastgood import settings as settings_
 from lastgood.drift import decision as drift_decision
 from lastgood.drift import watch as drift_watch
-from tests.ops import drift_project as toy
-from tests.ops.drift_project import HOUR_S, START
+from tests.drift import project as toy
+from tests.drift.project import HOUR_S, START
 
 RETRAIN = retrain.retrain_job(lambda _: None)
 EXPECTED: dict[str, live.Expectations] = {}

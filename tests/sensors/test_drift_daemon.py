@@ -21,7 +21,7 @@ from lastgood import release, testing
 from lastgood import settings as settings_
 from lastgood.drift import decision as drift_decision
 from lastgood.drift import watch as drift_watch
-from tests.ops import drift_project as toy
+from tests.drift import project as toy
 from tests.pipelines import world
 
 pytestmark = pytest.mark.timeout(500)

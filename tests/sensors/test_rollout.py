@@ -18,8 +18,8 @@ from lastgood.analysis import run as judge
 from lastgood.core import transitions as rollout
 from lastgood.gates import base
 from lastgood.release import advance as proceed
-from tests.ops import story as stories
 from tests.pipelines import world
+from tests.reports import story as stories
 
 KEY = parts.release_key("flights")
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN

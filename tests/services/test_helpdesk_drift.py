@@ -25,7 +25,7 @@ from lastgood.index import snapshot as snapshots
 from lastgood.service import schema as services
 from lastgood.serving import feedback, inference_log, segments
 from services.helpdesk import build, drift, evaluate, models, pins, prepare, prompting, runtime, signals
-from tests.ops import drift_project as toy
+from tests.drift import project as toy
 from tests.services import samples
 
 HOUR_S = 3600.0

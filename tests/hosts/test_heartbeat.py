@@ -1,0 +1,146 @@
+"""A controller that is there but does nothing is told from one that works, and replaced; also one whose parts hang."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lastgood import settings as settings_
+from lastgood.controller import loop as controller
+from lastgood.hosts import heartbeat
+from lastgood.ops import local_stack as stack
+from lastgood.release import convergence as converge
+from lastgood.system import processes as daemon
+from tests import factory, memory, timing
+
+LONG_S = 60.0
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> settings_.Settings:
+    """A project whose layers are in memory."""
+    made = factory.project(tmp_path)
+    (tmp_path / "lastgood.toml").write_text(memory.ADAPTERS)
+    monkeypatch.setenv("LASTGOOD_PROJECT", str(made.project))
+    monkeypatch.setenv("LASTGOOD_HOME", str(made.home))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    return settings_.load(made.project, environ={})
+
+
+@pytest.fixture
+def record(settings: settings_.Settings) -> Iterator[daemon.Record]:
+    """A real controller, ended with whatever took its place."""
+    yield stack.start_controller(settings)
+    running = heartbeat.look(settings)
+    if running is not None:
+        daemon.stop(running.record, grace_s=0.0)
+
+
+def until(condition: Callable[[], object], *, what: str) -> None:
+    """Wait until *condition* holds; fails with *what* if it never does."""
+    end = time.monotonic() + LONG_S
+    while not condition():
+        assert time.monotonic() < end, f"never happened: {what}"
+        time.sleep(0.02)
+
+
+def gives_signs(settings: settings_.Settings) -> bool:
+    """Whether the controller has given one."""
+    life = heartbeat.look(settings)
+    return life is not None and life.silent_s is not None and not life.frozen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="whether a process is stopped is read from /proc")
+def test_a_stopped_controller_is_frozen_for_everybody_and_replaced(settings: settings_.Settings, record: daemon.Record) -> None:
+    """`status`, `doctor` and whoever relies on it see that; `up` puts a working one in its place, and says so."""
+    with factory.opened(settings) as ctx:
+        factory.released(ctx, 1)
+    until(lambda: gives_signs(settings), what="a sign of life")
+    assert converge.controller_record(settings) == record
+    timing.freeze(record.pid)
+    until(lambda: daemon.stopped(record), what="the stop")
+    assert converge.controller_record(settings) is None
+    for verb in (["status", "toy"], ["doctor"]):
+        said = subprocess.run([sys.executable, "-m", "lastgood", *verb], capture_output=True, text=True, check=False).stdout
+        assert "frozen" in said, said
+        assert "lastgood up" in said
+    told: list[str] = []
+    stack.up(settings, names=["toy"], say=told.append)
+    other = converge.controller_record(settings)
+    assert other is not None
+    assert other.pid != record.pid
+    assert not daemon.alive(record)
+    assert any("replaced" in line and "frozen" in line for line in told), told
+    until(lambda: gives_signs(settings), what="a sign of life of the new one")
+    assert stack.start_controller(settings).pid == other.pid, "up twice is up once"
+
+
+class Frozen:
+    """A process that lives, and what it last said of itself."""
+
+    def __init__(self, settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.settings = settings
+        self.now = 1000.0
+        monkeypatch.setattr(heartbeat, "time", SimpleNamespace(monotonic=lambda: self.now))
+        daemon.write(heartbeat.record_path(settings), daemon.current())
+        self.pulse = heartbeat.Pulse(settings)
+
+    def look(self, *, after_s: float) -> heartbeat.Life:
+        self.now += after_s
+        found = heartbeat.look(self.settings)
+        assert found is not None
+        return found
+
+
+def test_silence_is_told_by_running_time_alone(settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow turn is no freeze, a long silence is, whatever the wall clock says; a sign of life ends it."""
+    (settings.home / "run").mkdir(parents=True)
+    frozen = Frozen(settings, monkeypatch)
+    assert not frozen.look(after_s=heartbeat.FROZEN_S - 1).frozen
+    silent = frozen.look(after_s=30)
+    assert silent.frozen
+    assert "no sign of life for 49 s" in silent.trouble
+    frozen.pulse.beat({})
+    assert frozen.look(after_s=1).trouble == ""
+    frozen.pulse.beat({"toy/traffic": 77.0})
+    hangs = frozen.look(after_s=1)
+    assert (hangs.frozen, dict(hangs.overdue)) == (False, {"toy/traffic": 77.0})
+    assert "toy/traffic (77 s)" in hangs.trouble
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b'{"pid": 1}', b"\xff" * 4096])
+def test_a_file_that_cannot_be_read_makes_nobody_frozen(settings: settings_.Settings, content: bytes) -> None:
+    """Nor one of another process: then nothing is known but that it lives."""
+    (settings.home / "run").mkdir(parents=True)
+    daemon.write(heartbeat.record_path(settings), daemon.current())
+    (settings.home / "run" / "controller.alive").write_bytes(content)
+    life = heartbeat.look(settings)
+    assert life is not None
+    assert (life.frozen, life.silent_s) == (False, None)
+
+
+def test_threads_that_hang_or_ended_are_overdue() -> None:
+    """Each by its own time: one that waits as it should is not among them."""
+    released = threading.Event()
+    threads = []
+    for name, turned_at, due_s in (
+        ("waits", time.monotonic(), 1e6),
+        ("hangs", time.monotonic() - 50, 40.0),
+        ("ended", time.monotonic() - 5, 1e6),
+    ):
+        thread = threading.Thread(target=released.wait, args=(0 if name == "ended" else 60,), name=name)
+        thread.turned_at, thread.due_s = turned_at, due_s  # type: ignore[attr-defined]
+        thread.start()
+        threads.append(thread)
+    threads[2].join()
+    try:
+        assert set(controller.overdue(threads)) == {"hangs", "ended"}
+    finally:
+        released.set()
