@@ -51,6 +51,7 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
     last = ctx.ledger.revision(service, state.revision)
     ending = _ending(ctx, state)
     lost = loss.missing(ctx.settings, service)
+    waiting, down = undelivered(ctx.ledger, service), ctx.settings.parked(service).exists()
     value = {
         "schema": "lastgood.status/v1",
         "service": service,
@@ -74,21 +75,29 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
         "controller": _controller_json(controller),
         "serving": receipts.serving({receipt.layer: receipt for receipt in seen}),
         "readiness": {alias: view.to_json(digest) for alias in ALIASES if (digest := getattr(state, alias))},
-        "undelivered": undelivered(ctx.ledger, service),
+        "undelivered": waiting,
         "losses": [one.to_json() for one in lost],
         "requests": _requests(seen).to_json(),
-        "taken_down": ctx.settings.parked(service).exists(),
+        "taken_down": down,
     }
     running = controller is not None and not controller.frozen
-    told = {
-        "view": view,
-        "trouble": controller.trouble if controller else "",
-        "ending": ending,
-        "undelivered": value["undelivered"],
-        "lost": lost,
-        "serving": _serving(service, seen, down=value["taken_down"]),
-    }
-    common.emit(value, as_json=as_json, text=lambda: _status_text(state, last, seen, running=running, **told))
+    serving = _serving(service, seen, down=down)
+
+    def text() -> str:
+        return _status_text(
+            state,
+            last,
+            seen,
+            running=running,
+            view=view,
+            trouble=controller.trouble if controller else "",
+            ending=ending,
+            undelivered=waiting,
+            lost=lost,
+            serving=serving,
+        )
+
+    common.emit(value, as_json=as_json, text=text)
     return 0
 
 
