@@ -33,7 +33,10 @@ def source(service: str, version: Callable[[Path], str], *, owners: Sequence[str
         automation_condition=dg.AutomationCondition.cron_tick_passed(EVERY) & ~dg.AutomationCondition.in_progress(),
     )
 
-    @dg.multi_observable_source_asset(name=f"{service}__source", specs=[spec])
+    observed: Callable[[Callable[[], dg.ObserveResult]], dg.AssetsDefinition]
+    observed = dg.multi_observable_source_asset(name=f"{service}__source", specs=[spec])
+
+    @observed
     def source() -> dg.ObserveResult:
         """The version that is there now."""
         return dg.ObserveResult(spec.key, data_version=dg.DataVersion(version(project.root())))
@@ -43,7 +46,9 @@ def source(service: str, version: Callable[[Path], str], *, owners: Sequence[str
 
 def rebuilt(service: str, made: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
     """The parts *made* and their bundle, so that a new version of the source makes all of them anew, in one run."""
-    of_it = dg.AutomationCondition.asset_matches(key(service), dg.AutomationCondition.data_version_changed()).since_last_handled()
+    changed: dg.AutomationCondition[dg.AssetKey | dg.AssetCheckKey]
+    changed = dg.AutomationCondition.asset_matches(key(service), dg.AutomationCondition.data_version_changed())
+    of_it = changed.since_last_handled()
     after_it = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.will_be_requested())
     ours = {part.key for part in made}
 
@@ -51,7 +56,7 @@ def rebuilt(service: str, made: Sequence[dg.AssetsDefinition]) -> list[dg.Assets
         built_on = any(dep.asset_key in ours for dep in spec.deps)
         return spec.replace_attributes(automation_condition=after_it if built_on else of_it)
 
-    return [part for part in dg.map_asset_specs(with_condition, made) if isinstance(part, dg.AssetsDefinition)]
+    return list(dg.map_asset_specs(with_condition, made))
 
 
 def new_data(services: Sequence[str]) -> dg.AutomationConditionSensorDefinition:

@@ -6,7 +6,7 @@ what the gate said last, from the ledger. A check that cannot tell has not passe
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -60,7 +60,15 @@ def checks(service: str) -> dg.AssetChecksDefinition:
             said = verdicts.newest(ctx, service, now=wallclock.now())
         for name in sorted(key.name for key in context.selected_asset_check_keys):
             if name in said:
-                yield dg.AssetCheckResult(**result(service, said[name]))
+                one = evaluation(service, said[name])
+                yield dg.AssetCheckResult(
+                    asset_key=one.asset_key,
+                    check_name=one.check_name,
+                    passed=one.passed,
+                    severity=one.severity,
+                    description=one.description,
+                    metadata=one.metadata,
+                )
             else:
                 context.log.info(f"gate {name!r} has judged nothing yet")
 
@@ -68,22 +76,17 @@ def checks(service: str) -> dg.AssetChecksDefinition:
 
 
 def evaluation(service: str, said: verdicts.Said) -> dg.AssetCheckEvaluation:
-    """*said* as an event that belongs to no run."""
-    return dg.AssetCheckEvaluation(**result(service, said))
-
-
-def result(service: str, said: verdicts.Said) -> dict[str, Any]:
-    """The arguments of a check's result. Only a pass passes; only a failed guardrail is an error, all else warns."""
+    """*said* as an event that belongs to no run. Only a pass passes; only a failed guardrail is an error, all else warns."""
     verdict = said.verdict
     grave = verdict.outcome == "fail" and verdict.kind == "guardrail"
     words = {"pass": "", "fail": "failed: ", "inconclusive": "cannot tell: "}[verdict.outcome]
-    return {
-        "asset_key": parts.release_key(service),
-        "check_name": said.gate,
-        "passed": verdict.outcome == "pass",
-        "severity": dg.AssetCheckSeverity.ERROR if grave else dg.AssetCheckSeverity.WARN,
-        "description": f"{words}{verdict.why}",
-        "metadata": {
+    return dg.AssetCheckEvaluation(
+        asset_key=parts.release_key(service),
+        check_name=said.gate,
+        passed=verdict.outcome == "pass",
+        severity=dg.AssetCheckSeverity.ERROR if grave else dg.AssetCheckSeverity.WARN,
+        description=f"{words}{verdict.why}",
+        metadata={
             "lastgood/bundle": said.bundle,
             "outcome": verdict.outcome,
             "cause": verdict.cause,
@@ -92,7 +95,7 @@ def result(service: str, said: verdicts.Said) -> dict[str, Any]:
             **({"interval": "{:g} to {:g}".format(*verdict.interval)} if verdict.interval else {}),
             **figures(said),
         },
-    }
+    )
 
 
 def figures(said: verdicts.Said) -> dict[str, float]:

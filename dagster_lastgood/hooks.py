@@ -1,6 +1,10 @@
 """Hooks: what happens when a step has succeeded or failed."""
 
+from typing import TypeVar
+
 import dagster as dg
+
+Asset = TypeVar("Asset")
 
 
 @dg.success_hook(name="finish_mlflow_run", required_resource_keys={"mlflow"})
@@ -15,7 +19,7 @@ def fail_mlflow_run(context: dg.HookContext) -> None:
     context.resources.mlflow.finish("FAILED")
 
 
-def closing_mlflow_run(asset: object) -> object:
+def closing_mlflow_run(asset: Asset) -> Asset | dg.AssetsDefinition:
     """*asset*, which also ends the MLflow run it was given if it asks for the resource `mlflow`.
 
     The hook that dagster-mlflow brings ends the run only with the last step of the Dagster run. Training is not the

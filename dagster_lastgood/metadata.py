@@ -2,10 +2,15 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
+if TYPE_CHECKING:
+    from lastgood.bundle.store import Listing
+
 Cell = str | int | float | bool | None
+Row = dict[str, Cell]
 
 
 def table(rows: Sequence[Mapping[str, Cell]]) -> dg.TableMetadataValue:
@@ -14,6 +19,11 @@ def table(rows: Sequence[Mapping[str, Cell]]) -> dg.TableMetadataValue:
     first = rows[0] if rows else {}
     columns = [dg.TableColumn(name, kinds.get(type(value), "string")) for name, value in first.items()]
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], schema=dg.TableSchema(columns))
+
+
+def files(listing: "Listing") -> dg.TableMetadataValue:
+    """The files of a stored part, one a row."""
+    return table([{"file": entry.path, "bytes": entry.size, "sha256": entry.sha256} for entry in listing.entries])
 
 
 def pictures(pngs: Mapping[str, bytes]) -> dg.MarkdownMetadataValue:

@@ -43,20 +43,20 @@ def config(service: str, *, owners: Sequence[str], code: Sequence[str]) -> dg.As
         code_version=parts.code_version(*code),
         description="service.yaml and the code that serves, frozen together; a rollback brings both back.",
     )
-    def config(context: dg.AssetExecutionContext, config: Options, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
+    def config(
+        context: dg.AssetExecutionContext, config: Options, settings: dg.ResourceParam[settings_.Settings]
+    ) -> dg.MaterializeResult[Any]:
         """Freeze the service folder with the options asked for."""
         from lastgood.bundle import store as artifacts
         from lastgood.service import schema as services
 
         store = artifacts.Store(settings.store)
-        asked = {"options": config.options, "overlay": config.overlay}
         with tempfile.TemporaryDirectory() as scratch:
-            frozen = services.freeze(settings.services / service, Path(scratch) / "config", **asked)
+            frozen = services.freeze(settings.services / service, Path(scratch) / "config", options=config.options, overlay=config.overlay)
             described = services.parse_frozen((frozen / services.FILE).read_text("utf-8"), where="the frozen service.yaml")
             stored = store.put(frozen, allow=artifacts.CONFIG_FORMATS)
         part = artifacts.part(stored, name="config", media_type="application/yaml", meta={"options": described.options})
-        files = [{"file": entry.path, "bytes": entry.size, "sha256": entry.sha256} for entry in store.listing(stored.digest).entries]
-        metadata = {"options": dg.MetadataValue.json(described.options), "files": show.table(files)}
+        metadata = {"options": dg.MetadataValue.json(described.options), "files": show.files(store.listing(stored.digest))}
         return parts.result(context, part, provenance={"overrides": {**config.options, **config.overlay}}, metadata=metadata)
 
     return config
@@ -73,7 +73,7 @@ def environment(service: str, *, owners: Sequence[str]) -> dg.AssetsDefinition:
         code_version=parts.code_version("requirements.lock"),
         description="Digest of requirements.lock with the interpreter and the platform.",
     )
-    def environment(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
+    def environment(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
         """Describe the environment this process runs in."""
         from lastgood.bundle import environment as environments
         from lastgood.bundle import store as artifacts
@@ -187,10 +187,13 @@ def limits(service: str, *, of: str) -> dg.AssetChecksDefinition:
         wanted = services.load(settings.services / service).evaluation
         metrics = parts.metadata(context, service, of)[parts.REPORT].value["metrics"]
         missed = release.missed_limits(wanted, metrics)
-        rows = [{"metric": m, "value": metrics.get(m), "limit": f"at least {low}"} for m, low in sorted(wanted.floors.items())]
+        rows: list[show.Row] = [
+            {"metric": m, "value": metrics.get(m), "limit": f"at least {low}"} for m, low in sorted(wanted.floors.items())
+        ]
         rows += [{"metric": m, "value": metrics.get(m), "limit": f"at most {high}"} for m, high in sorted(wanted.ceilings.items())]
-        metadata = {"limits": show.table(rows), "missed": "; ".join(missed) or "none"}
-        return dg.AssetCheckResult(passed=not missed, severity=ERROR, metadata=metadata)
+        return dg.AssetCheckResult(
+            passed=not missed, severity=ERROR, metadata={"limits": show.table(rows), "missed": "; ".join(missed) or "none"}
+        )
 
     return limits
 

@@ -22,6 +22,8 @@ PROVENANCE = "lastgood/provenance"
 REPORT = "lastgood/evaluation"
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
+Metadata = Mapping[str, dg.MetadataValue[Any]]
+"""What a materialization holds; who wrote an entry says what kind of value it has."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,7 @@ class Made:
 
     part: bundles.Part
     provenance: Mapping[str, Any]
-    metadata: Mapping[str, dg.MetadataValue]
+    metadata: Metadata
 
 
 def key(service: str, name: str) -> dg.AssetKey:
@@ -43,7 +45,9 @@ def release_key(service: str) -> dg.AssetKey:
     return key(service, "release")
 
 
-def result(context: Context, part: bundles.Part, *, provenance: Mapping[str, Any], metadata: Mapping[str, Any]) -> dg.MaterializeResult:
+def result(
+    context: Context, part: bundles.Part, *, provenance: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> dg.MaterializeResult[Any]:
     """What an asset returns for *part*: its digest as data version, the reference, and what a person wants to see."""
     facts = {"dagster_run": context.run.run_id, **provenance}
     return dg.MaterializeResult(
@@ -61,19 +65,18 @@ def result(context: Context, part: bundles.Part, *, provenance: Mapping[str, Any
 def made(context: Context, service: str, name: str) -> Made:
     """The part that this run made, else the run that it retries, else whoever made it last. Raises Failure if nobody did."""
     for metadata in _materializations(context, key(service, name)):
-        entry = dict(metadata[PART].value)
-        return Made(part=bundles.Part(**entry), provenance=metadata[PROVENANCE].value, metadata=metadata)
+        return Made(part=bundles.Part(**metadata[PART].value), provenance=metadata[PROVENANCE].value, metadata=metadata)
     raise dg.Failure(f"{service}/{name} was never made; materialize it first, or launch the job 'build'", allow_retries=False)
 
 
-def metadata(context: Context, service: str, name: str) -> Mapping[str, dg.MetadataValue]:
+def metadata(context: Context, service: str, name: str) -> Metadata:
     """What the materialization of an asset holds, found as `made` finds parts; for one that is no part. Raises Failure."""
     for found in _materializations(context, key(service, name)):
         return found
     raise dg.Failure(f"{service}/{name} was never made; materialize it first", allow_retries=False)
 
 
-def _materializations(context: Context, wanted: dg.AssetKey) -> Iterator[Mapping[str, dg.MetadataValue]]:
+def _materializations(context: Context, wanted: dg.AssetKey) -> Iterator[Metadata]:
     run = context.run
     for run_id in filter(None, (run.run_id, run.parent_run_id, run.root_run_id)):
         for entry in reversed(context.instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)):

@@ -4,8 +4,8 @@ Factories of plain objects, made when a run begins; none of them costs anything 
 """
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import dagster as dg
 
@@ -49,7 +49,8 @@ class TrainingRun:
         settings: settings_.Settings = self._context.resources.settings
         _make_experiment(settings, self._context.resource_config["experiment_name"])
         config = {**self._context.resource_config, "mlflow_tracking_uri": settings.tracking_uri, "env": {}}
-        self._resource = mlflow_tracking.resource_fn(self._context.replace_config(config))
+        begin = cast("Callable[[dg.InitResourceContext], Iterator[Any]]", mlflow_tracking.resource_fn)
+        self._resource = begin(self._context.replace_config(config))
         self._mlflow = next(self._resource)
 
 
@@ -72,7 +73,8 @@ def _make_experiment(settings: settings_.Settings, name: str) -> None:
     config_schema={
         "experiment_name": dg.Field(dg.StringSource, default_value=EXPERIMENT, description="MLflow experiment of the training runs."),
         "parent_run_id": dg.Field(dg.Noneable(str), default_value=None, description="MLflow run under which to nest this one."),
-        "extra_tags": dg.Field(dg.Permissive(), default_value={}, description="More tags for the MLflow run."),
+        # Dagster gives the constructor of this class no types.
+        "extra_tags": dg.Field(dg.Permissive(), default_value={}, description="More tags for the MLflow run."),  # type: ignore[no-untyped-call]
     },
     description="An MLflow run that carries the Dagster run's id, by dagster-mlflow; opened by the step that trains.",
 )

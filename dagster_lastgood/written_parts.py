@@ -58,7 +58,7 @@ def part(
         code_version=_source_version(write),
         description=inspect.getdoc(write) or f"Part {name!r} of {service}.",
     )
-    def made(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
+    def made(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
         from lastgood.bundle import store as artifacts
 
         store = artifacts.Store(settings.store)
@@ -69,8 +69,7 @@ def part(
             written = write(out=out, **given) or Written()
             stored = store.put(out, allow=_formats(name))
         entry = artifacts.part(stored, name=name, media_type=media_type, meta=dict(written.meta))
-        files = [{"file": one.path, "bytes": one.size, "sha256": one.sha256} for one in store.listing(stored.digest).entries]
-        shown: dict[str, Any] = {**written.metadata, "files": show.table(files)}
+        shown: dict[str, Any] = {**written.metadata, "files": show.files(store.listing(stored.digest))}
         if written.metrics is not None:
             shown |= {f"evaluation/{metric}": value for metric, value in written.metrics.items()}
             shown[parts.REPORT] = dg.MetadataValue.json({"metrics": dict(written.metrics)})
@@ -91,7 +90,7 @@ def bundle(service: str, names: Sequence[str], *, owners: Sequence[str], evaluat
         code_version="1",
         description="What is released and rolled back as one. Registering it changes nothing that serves; the job promote does.",
     )
-    def bundled(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
+    def bundled(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
         found = parts.made(context, service, evaluated).metadata.get(parts.REPORT) if evaluated else None
         report: Mapping[str, Any] = found.value if found is not None else {"metrics": {}}
         built, before, shown = part_assets.registered(context, service, names, report=report, settings=settings)
@@ -99,8 +98,8 @@ def bundle(service: str, names: Sequence[str], *, owners: Sequence[str], evaluat
         rows = [
             {"metric": name, "this bundle": float(value), "stable": then.get(name)} for name, value in sorted(report["metrics"].items())
         ]
-        more = {"evaluation": show.table(rows), "mlflow version": part_assets.show_in_mlflow(settings, built, tags={})}
-        return dg.MaterializeResult(data_version=dg.DataVersion(built.id), metadata={**shown, **more})
+        shown |= {"evaluation": show.table(rows), "mlflow version": part_assets.show_in_mlflow(settings, built, tags={})}
+        return dg.MaterializeResult(data_version=dg.DataVersion(built.id), metadata=shown)
 
     return bundled
 

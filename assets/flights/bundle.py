@@ -1,5 +1,7 @@
 """The bundle: the parts of one build, frozen together, registered in the ledger with their evaluation."""
 
+from typing import Any
+
 import dagster as dg
 
 from assets.flights import data, model
@@ -20,7 +22,7 @@ NAMES = ("data", "model", "config", "environment")
     code_version="1",
     description="What is released and rolled back as one. Registering it changes nothing that serves; the job promote does.",
 )
-def bundle(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
+def bundle(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
     """Put the parts of this run together, register the bundle, and store the evaluation of its model with it."""
     trained = parts.made(context, "flights", "model")
     report = trained.metadata[parts.REPORT].value

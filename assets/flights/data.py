@@ -1,5 +1,7 @@
 """The data part: labelled flights of some months to train on, and of later months to evaluate on."""
 
+from typing import Any
+
 import dagster as dg
 from pydantic import Field
 
@@ -26,7 +28,7 @@ class Windows(dg.Config):
     code_version=parts.code_version("services/flights/prepare.py", "services/flights/split.py", "services/flights/tables.py", "dvc.yaml"),
     description="Real flights from New York in 2013 with weather and aircraft, as known before departure. Made by DVC.",
 )
-def data(context: dg.AssetExecutionContext, config: Windows, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
+def data(context: dg.AssetExecutionContext, config: Windows, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
     """Run the DVC stages for the windows asked for and store the result."""
     import json
     import shutil

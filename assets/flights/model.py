@@ -47,7 +47,7 @@ def model(
     config: Hyperparameters,
     settings: dg.ResourceParam[settings_.Settings],
     mlflow: dg.ResourceParam[Any],
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult[Any]:
     """Train on the data this run made, evaluate against what is stable now, and write the training down in MLflow."""
 
     from lastgood.bundle import store as artifacts
@@ -114,7 +114,7 @@ def track(mlflow: Any, trained: Trained, source: parts.Made, params: Mapping[str
     They are no part of the bundle's identity: training again on the same data is another MLflow run of the same model.
     """
     from mlflow.data.meta_dataset import MetaDataset
-    from mlflow.data.sources import LocalArtifactDatasetSource
+    from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # MLflow makes this class when it is imported
 
     from services.flights import model as models
 
@@ -123,9 +123,9 @@ def track(mlflow: Any, trained: Trained, source: parts.Made, params: Mapping[str
     for file, use in (("train.parquet", "training"), ("evaluate.parquet", "evaluation")):
         # MLflow's own digest looks at the first 10,000 rows only; its column holds 36 characters, which is just enough for this.
         digest = f"md5:{source.provenance['dvc'][file]}"
-        mlflow.log_input(
-            MetaDataset(source=LocalArtifactDatasetSource(source.part.uri), name=f"flights {file}", digest=digest), context=use
-        )
+        origin = LocalArtifactDatasetSource(source.part.uri)
+        used = MetaDataset(source=origin, name=f"flights {file}", digest=digest)  # type: ignore[abstract]  # only its declaration is
+        mlflow.log_input(used, context=use)
     with tempfile.TemporaryDirectory() as scratch:
         for name, png in trained.pngs.items():
             (Path(scratch) / f"{name}.png").write_bytes(png)
@@ -151,7 +151,7 @@ def comparison(report: Mapping[str, Any]) -> dg.TableMetadataValue:
 def verdict(report: Mapping[str, Any]) -> str:
     """One line on the paired comparison with the stable model; an interval around zero is said to show nothing."""
     if report["against"] is None:
-        return report.get("not_compared", "nothing is stable yet")
+        return str(report.get("not_compared", "nothing is stable yet"))
     paired = report["against"]["paired"]
     if paired["interval_95"] is None:
         return "too few days to compare"

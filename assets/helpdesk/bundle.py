@@ -1,5 +1,7 @@
 """The bundle: the parts of one build, frozen together, registered in the ledger with their evaluation."""
 
+from typing import Any
+
 import dagster as dg
 
 from assets.helpdesk import corpus, evaluation, index, model, prompt
@@ -29,7 +31,7 @@ NAMES = ("corpus", "model", "prompt", "index", "config", "environment")
     code_version="1",
     description="What is released and rolled back as one. Registering it changes nothing that serves; the job promote does.",
 )
-def bundle(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
+def bundle(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
     """Put the parts of this run together, register the bundle, and store their evaluation with it."""
     report = parts.metadata(context, "helpdesk", "evaluation")[parts.REPORT].value
     built, before, shown = common.registered(context, "helpdesk", NAMES, report=report, settings=settings)

@@ -5,6 +5,7 @@ bundle and looks at the evaluation in the ledger itself.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -32,7 +33,7 @@ def corpus_checks(context: dg.AssetCheckExecutionContext, settings: dg.ResourceP
     for spec in CORPUS_CHECKS:
         results = [row for row in found if row["check"] == spec.name]
         failed = [row for row in results if not row["passed"]]
-        metadata = {"expectations": len(results), "failed": len(failed), "results": show.table(failed or results)}
+        metadata: dict[str, Any] = {"expectations": len(results), "failed": len(failed), "results": show.table(failed or results)}
         yield dg.AssetCheckResult(
             check_name=spec.name, asset_key=corpus.KEY, passed=bool(results) and not failed, severity=common.ERROR, metadata=metadata
         )

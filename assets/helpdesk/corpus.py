@@ -1,5 +1,7 @@
 """The data part: the documentation of one Django version, in chunks, with the questions that it answers."""
 
+from typing import Any
+
 import dagster as dg
 from pydantic import Field
 
@@ -25,7 +27,7 @@ class Version(dg.Config):
     code_version=parts.code_version(*(f"services/helpdesk/{name}.py" for name in ("prepare", "sources", "chunks", "questions", "drift"))),
     description="Sections of Django's documentation; headings that are questions are withheld and become the golden questions.",
 )
-def corpus(context: dg.AssetExecutionContext, config: Version, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
+def corpus(context: dg.AssetExecutionContext, config: Version, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
     """Cut the documentation into chunks and store them."""
     import tempfile
     from pathlib import Path

@@ -33,7 +33,9 @@ NAMES = ("corpus", "model", "prompt", "index", "config")
     code_version=parts.code_version("services/helpdesk/evaluate.py"),
     description="recall@10, nDCG@10, how much of the answers stands in the passages, and whether refusals are right.",
 )
-def evaluation(context: dg.AssetExecutionContext, config: Judging, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
+def evaluation(
+    context: dg.AssetExecutionContext, config: Judging, settings: dg.ResourceParam[settings_.Settings]
+) -> dg.MaterializeResult[Any]:
     """Ask the golden questions of the parts that this run made."""
     import os
 

@@ -1,5 +1,7 @@
 """The index part: every chunk of the corpus with its vector, as a snapshot that nobody changes any more."""
 
+from typing import Any
+
 import dagster as dg
 
 from assets.helpdesk import corpus, model
@@ -19,7 +21,7 @@ KEY = parts.key("helpdesk", "index")
     code_version=parts.code_version("services/helpdesk/build.py"),
     description="Rows and vectors in the store, and their replica in the vector engine, read back and compared.",
 )
-def index(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
+def index(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
     """Embed what the stable index does not have yet, freeze the snapshot, build its replica."""
     import tempfile
     from pathlib import Path

@@ -31,7 +31,7 @@ class Models(dg.Config):
     code_version=parts.code_version("services/helpdesk/models.py", "services/helpdesk/pins.py"),
     description="Embedder (weights and tokenizer) and the pinned language model.",
 )
-def model(context: dg.AssetExecutionContext, config: Models, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
+def model(context: dg.AssetExecutionContext, config: Models, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
     """Put the files together and store them."""
     import tempfile
     from pathlib import Path

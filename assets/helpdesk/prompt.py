@@ -1,5 +1,7 @@
 """The prompt part: the templates that make the search, the request to the model and the refusal."""
 
+from typing import Any
+
 import dagster as dg
 from pydantic import Field
 
@@ -25,7 +27,7 @@ class Texts(dg.Config):
     ),
     description="Templates with declared variables; checked, rendered once with sample values, and frozen.",
 )
-def prompt(context: dg.AssetExecutionContext, config: Texts, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult:
+def prompt(context: dg.AssetExecutionContext, config: Texts, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
     """Lay the replacements over the project's templates, check and freeze them."""
     import tempfile
     from pathlib import Path

@@ -71,7 +71,7 @@ def described(decision: "Decision") -> dict[str, Any]:
     }
     if compared is not None:
         found |= {"difference": compared.difference, "rows": compared.rows, "stretches": compared.clusters}
-        rows = [{"bundle": "stable", "score": compared.first}, {"bundle": "way back", "score": compared.second}]
+        rows: list[show.Row] = [{"bundle": "stable", "score": compared.first}, {"bundle": "way back", "score": compared.second}]
         found["compared"] = show.table(rows)
         if compared.low is not None and compared.high is not None:
             found |= {"difference at least": compared.low, "difference at most": compared.high}

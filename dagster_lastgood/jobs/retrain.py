@@ -60,8 +60,15 @@ def _retrained(context: dg.OpExecutionContext, config: Retrain, settings: settin
 
     def verb() -> "Outcome":
         with release.open_context(settings, create=False, service=config.service) as ctx:
-            asked = {"reason": config.reason, "actor": config.actor, "wait_s": config.wait_s, "expected": config.expected}
-            return converge.promote(ctx, config.service, digest, **asked)
+            return converge.promote(
+                ctx,
+                config.service,
+                digest,
+                reason=config.reason,
+                actor=config.actor,
+                wait_s=config.wait_s,
+                expected=config.expected,
+            )
 
     jobs.report(context, verb)
 

@@ -7,7 +7,7 @@ stuck promotion must not hold up a rollback. What keeps them apart is the ledger
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -80,8 +80,17 @@ def promote(context: dg.OpExecutionContext, config: Promote, settings: dg.Resour
         way = _way(config)
         with release.open_context(settings, create=False, service=config.service) as ctx:
             digest = ctx.ledger.resolve(config.service, config.bundle)
-            asked = {"reason": config.reason, "actor": config.actor, "wait_s": config.wait_s, "expected": config.expected, "way": way}
-            return converge.promote(ctx, config.service, digest, override=config.override, **asked)
+            return converge.promote(
+                ctx,
+                config.service,
+                digest,
+                reason=config.reason,
+                actor=config.actor,
+                override=config.override,
+                way=way,
+                expected=config.expected,
+                wait_s=config.wait_s,
+            )
 
     report(context, verb)
 
@@ -111,8 +120,7 @@ def approve(context: dg.OpExecutionContext, config: Approve, settings: dg.Resour
             raise errors.UsageError("an approval needs a reason, for whoever reads the audit trail later; give one")
         began = time.perf_counter()
         with release.open_context(settings, create=False, service=config.service) as ctx, converge.layers_of(ctx, config.service) as layers:
-            asked = {"reason": config.reason, "actor": config.actor, "expected": config.expected}
-            done = release.approve(ctx, config.service, **asked)
+            done = release.approve(ctx, config.service, reason=config.reason, actor=config.actor, expected=config.expected)
             return converge.settle(ctx, done, layers=layers, verb="approve", began=began, wait_s=config.wait_s, actor=config.actor)
 
     report(context, verb)
@@ -127,8 +135,15 @@ def roll_back(context: dg.OpExecutionContext, config: RollBack, settings: dg.Res
     def verb() -> "Outcome":
         with release.open_context(settings, create=False, service=config.service) as ctx:
             to = ctx.ledger.resolve(config.service, config.to) if config.to else None
-            asked = {"reason": config.reason, "actor": config.actor, "wait_s": config.wait_s, "expected": config.expected}
-            return converge.roll_back(ctx, config.service, to=to, **asked)
+            return converge.roll_back(
+                ctx,
+                config.service,
+                reason=config.reason,
+                actor=config.actor,
+                to=to,
+                expected=config.expected,
+                wait_s=config.wait_s,
+            )
 
     report(context, verb)
 
@@ -149,8 +164,9 @@ def report(context: dg.OpExecutionContext, verb: "Callable[[], Outcome]") -> Non
         context.add_output_metadata({"nothing_to_do": str(nothing)})
         return
     except errors.LastgoodError as error:
-        metadata = {"error": type(error).__name__, "changed": error.changed}
-        raise dg.Failure(description=str(error), metadata=metadata, allow_retries=False) from None
+        raise dg.Failure(
+            description=str(error), metadata={"error": type(error).__name__, "changed": error.changed}, allow_retries=False
+        ) from None
     behind = [receipt for receipt in outcome.receipts if not receipt.covers(outcome.revision.number)]
     for receipt in behind:
         context.log.warning(f"layer {receipt.layer} is {receipt.status}: {receipt.detail}")
@@ -185,7 +201,7 @@ def _refuse_stale(context: dg.OpExecutionContext) -> None:
         )
 
 
-def _metadata(outcome: "Outcome") -> dict[str, object]:
+def _metadata(outcome: "Outcome") -> dict[str, Any]:
     rows = [
         dg.TableRecord({"layer": receipt.layer, "status": receipt.status, "ms": float(receipt.ms), "detail": receipt.detail or ""})
         for receipt in outcome.receipts

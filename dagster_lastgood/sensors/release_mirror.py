@@ -4,10 +4,9 @@ The ledger is the truth and this is a mirror, so it does not matter who made the
 controller or a Dagster job. The data version of `<service>/release` is the stable bundle's id.
 """
 
-import itertools
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import dagster as dg
 
@@ -23,8 +22,13 @@ BATCH = 100
 
 NOTHING = "none"
 
-Position = dict[str, object]
-"""`{"revision": number, "hash": its hash}`; the hash tells a ledger from another one that took its place."""
+
+class Position(TypedDict):
+    """A revision by its number; the hash tells a ledger from another one that took its place."""
+
+    revision: int
+    hash: str
+
 
 START: Position = {"revision": 0, "hash": ""}
 
@@ -57,8 +61,8 @@ def _mirrored(
         with ledger.connect(settings.ledger_url, read_only=True) as connected:
             for service in services:
                 last = _last_told(context, connected, service, told.get(service, START))
-                known, *new = _from(connected, service, last["revision"])
-                events += [materialization(after, before=before) for before, after in itertools.pairwise([known, *new])]
+                known, new = _from(connected, service, last["revision"])
+                events += [materialization(after, before=before) for before, after in zip([known, *new], new, strict=False)]
                 told[service] = {"revision": new[-1].number, "hash": new[-1].hash} if new else last
     except (errors.Unavailable, errors.NotFound) as error:
         return dg.SkipReason(f"the ledger cannot be read: {error}")
@@ -76,7 +80,7 @@ def _last_told(context: dg.SensorEvaluationContext, ledger: "Ledger", service: s
     """
     newest = ledger.newest(service)
     shown = context.instance.get_latest_materialization_event(parts.release_key(service))
-    metadata = shown.asset_materialization.metadata if shown and shown.asset_materialization else {}
+    metadata: parts.Metadata = shown.asset_materialization.metadata if shown and shown.asset_materialization else {}
     positions = [cursor]
     if {"lastgood/revision", "lastgood/hash"} <= set(metadata):
         positions.append({"revision": metadata["lastgood/revision"].value, "hash": metadata["lastgood/hash"].value})
@@ -84,10 +88,11 @@ def _last_told(context: dg.SensorEvaluationContext, ledger: "Ledger", service: s
     return max(here, key=lambda position: position["revision"], default=START)
 
 
-def _from(ledger: "Ledger", service: str, number: int) -> "list[Revision | None]":
-    """Revision *number* (None for 0, which is before the first) and those after it, at most a batch of them."""
+def _from(ledger: "Ledger", service: str, number: int) -> "tuple[Revision | None, list[Revision]]":
+    """Revision *number* (None for 0, which is before the first), and those after it, at most a batch of them."""
     newest = min(ledger.newest(service), number + BATCH)
-    return [ledger.revision(service, n) if n else None for n in range(number, newest + 1)]
+    known = ledger.revision(service, number) if number else None
+    return known, [ledger.revision(service, n) for n in range(number + 1, newest + 1)]
 
 
 def materialization(revision: "Revision", *, before: "Revision | None") -> dg.AssetMaterialization:

@@ -95,5 +95,6 @@ def _last_told(context: dg.SensorEvaluationContext, service: str, told: dict[str
     """The newer one of the cursor and Dagster's newest observation: the daemon stores events before the cursor, and may die in between."""
     found = context.instance.fetch_observations(parts.release_key(service), limit=1).records
     shown = found[0].asset_observation if found else None
-    kept = shown.metadata.get(scene.POSITION) if shown else None
-    return max(told.get(service, scene.START), kept.value if kept else scene.START, key=lambda position: position["at"])
+    held: parts.Metadata = shown.metadata if shown else {}
+    kept: scene.Position = held[scene.POSITION].value if scene.POSITION in held else scene.START
+    return max(told.get(service, scene.START), kept, key=lambda position: position["at"])

@@ -132,8 +132,8 @@ def _set_hold(service: str, bundle: str, *, held: bool, reason: str, actor: str 
 
     with common.context(service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle)
-        asked: dict[str, Any] = {"reason": reason, "actor": common.actor(actor), "now": wallclock.now()}
-        retention.set_legal_hold(ctx.ledger, service, digest, held=held, **asked)
+        who = common.actor(actor)
+        retention.set_legal_hold(ctx.ledger, service, digest, held=held, reason=reason, actor=who, now=wallclock.now())
         value = {"schema": "lastgood.index.hold/v1", "service": service, "bundle": digest, "held": held, "reason": reason}
         said = f"legal hold {'on' if held else 'lifted from'} {bundles.short(digest)}: {reason}"
         common.emit(value, as_json=as_json, text=lambda: said)

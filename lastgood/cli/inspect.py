@@ -51,6 +51,7 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
     last = ctx.ledger.revision(service, state.revision)
     ending = _ending(ctx, state)
     lost = loss.missing(ctx.settings, service)
+    waiting, down = undelivered(ctx.ledger, service), ctx.settings.parked(service).exists()
     value = {
         "schema": "lastgood.status/v1",
         "service": service,
@@ -58,15 +59,7 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
         "stable": state.stable,
         "candidate": state.candidate,
         "previous": state.previous,
-        "phase": state.phase,
-        "phase_until": state.phase_until,
-        "rollout": state.rollout,
-        "chain": state.to_json()["chain"],
-        "position": state.position,
-        "weight_pct": state.weight_pct,
-        "mirror_pct": state.mirror_pct,
-        "verifying": state.to_json()["verifying"],
-        "hold": state.to_json()["hold"],
+        **_way_json(state),
         "last": _revision_json(last),
         "ending": ending,
         "converged": all(receipt.covers(state.revision) for receipt in seen),
@@ -74,22 +67,46 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
         "controller": _controller_json(controller),
         "serving": receipts.serving({receipt.layer: receipt for receipt in seen}),
         "readiness": {alias: view.to_json(digest) for alias in ALIASES if (digest := getattr(state, alias))},
-        "undelivered": undelivered(ctx.ledger, service),
+        "undelivered": waiting,
         "losses": [one.to_json() for one in lost],
         "requests": _requests(seen).to_json(),
-        "taken_down": ctx.settings.parked(service).exists(),
+        "taken_down": down,
     }
     running = controller is not None and not controller.frozen
-    told = {
-        "view": view,
-        "trouble": controller.trouble if controller else "",
-        "ending": ending,
-        "undelivered": value["undelivered"],
-        "lost": lost,
-        "serving": _serving(service, seen, down=value["taken_down"]),
-    }
-    common.emit(value, as_json=as_json, text=lambda: _status_text(state, last, seen, running=running, **told))
+    serving = _serving(service, seen, down=down)
+
+    def text() -> str:
+        return _status_text(
+            state,
+            last,
+            seen,
+            running=running,
+            view=view,
+            trouble=controller.trouble if controller else "",
+            ending=ending,
+            undelivered=waiting,
+            lost=lost,
+            serving=serving,
+        )
+
+    common.emit(value, as_json=as_json, text=text)
     return 0
+
+
+def _way_json(state: rollout.State) -> dict[str, Any]:
+    """How far a release is on its way."""
+    whole = state.to_json()
+    return {
+        "phase": state.phase,
+        "phase_until": state.phase_until,
+        "rollout": state.rollout,
+        "chain": whole["chain"],
+        "position": state.position,
+        "weight_pct": state.weight_pct,
+        "mirror_pct": state.mirror_pct,
+        "verifying": whole["verifying"],
+        "hold": whole["hold"],
+    }
 
 
 def _requests(seen: Sequence[Receipt]) -> Requests:

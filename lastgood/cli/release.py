@@ -184,8 +184,16 @@ def revoke(service: str, bundle: str, take_down: bool, **options: Any) -> int:
             return 0
         common.confirm(f"Revoke {bundles.short(digest)} for ever?", yes=options["yes"])
         who = common.actor(options["actor"])
-        asked = {"reason": options["reason"], "actor": who, "expected": options["expected"]}
-        done = release.condemn(ctx, service, digest, kind="revoked", take_down=take_down, **asked)
+        done = release.condemn(
+            ctx,
+            service,
+            digest,
+            kind="revoked",
+            reason=options["reason"],
+            actor=who,
+            take_down=take_down,
+            expected=options["expected"],
+        )
         return _settled(ctx, done, "revoke", options)
 
 

@@ -13,7 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import Any
 
 from lastgood import errors, release
 from lastgood.analysis import run as judge
@@ -104,8 +103,17 @@ class Gatekeeper(threading.Thread):
         verdicts, afterwards = bench.verdicts(wallclock.now())
         done = None
         if verdicts or state.phase in ("approval", "baking"):
-            judged: dict[str, Any] = {"verdicts": verdicts, "judged_at": state.revision, "fence": fence}
-            done = proceed.advance(ctx, self._service, actor=ACTOR, **judged, **readiness.known(view, state.awaited))
+            known = readiness.known(view, state.awaited)
+            done = proceed.advance(
+                ctx,
+                self._service,
+                ready=known.ready,
+                unknown=known.unknown,
+                actor=ACTOR,
+                verdicts=verdicts,
+                judged_at=state.revision,
+                fence=fence,
+            )
         if done is None and state.verifying is not None:
             done = proceed.verify(ctx, self._service, verdicts=afterwards, actor=ACTOR, fence=fence)
         if done is not None:

@@ -214,7 +214,7 @@ class ServiceLoop:
             return  # the gatekeeper's: whoever has measured nothing does not say that a release is good
         trouble = "; ".join(filter(None, (view.why(arm) for arm in state.awaited if view.word(arm) == "not ready")))
         known = readiness.known(view, state.awaited)
-        proceed.advance(self._ctx, self._service, actor=ACTOR, trouble=trouble, fence=fence, **known)
+        proceed.advance(self._ctx, self._service, ready=known.ready, unknown=known.unknown, actor=ACTOR, trouble=trouble, fence=fence)
         if state.revision != self._proven:
             self._go_on_back(state, view, fence)
 
@@ -223,16 +223,18 @@ class ServiceLoop:
         self._looked_at = time.monotonic()
         ctx, now = self._ctx, wallclock.now()
         processes = self._layers.get("infrastructure")
-        asked: dict[str, Any] = {"settings": ctx.settings, "now": now}
         try:
             if isinstance(processes, base.Processes):
                 wanted = tuple(dict.fromkeys(filter(None, (state.stable, *state.awaited, state.previous, *self._spares))))
-                view = readiness.report(ctx.ledger, self._service, wanted=wanted, **base.readiness_of(processes), **asked)
+                seen = base.readiness_of(processes)
+                view = readiness.report(
+                    ctx.ledger, self._service, settings=ctx.settings, ready=seen.ready, wanted=wanted, troubles=seen.troubles, now=now
+                )
             else:
-                view = readiness.read(ctx.ledger, self._service, **asked)
+                view = readiness.read(ctx.ledger, self._service, settings=ctx.settings, now=now)
         except base.LayerError as error:
             log.warning("%s: cannot tell which workers are ready: %s", self._service, error)
-            view = readiness.read(ctx.ledger, self._service, **asked)
+            view = readiness.read(ctx.ledger, self._service, settings=ctx.settings, now=now)
         if desired_state.spares(state, view) != self._spares:
             self._seen = -1  # the layers get a new list of what to keep warm
         return view

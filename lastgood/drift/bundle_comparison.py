@@ -56,13 +56,13 @@ def beside(ctx: release.Context, what: drift_watch.Watched, other: str, *, since
     both = {digest: drift_reference.load(ctx.settings, ctx.ledger.bundle(digest)) for digest in (what.bundle, other)}
     until = now - what.rules.decide.label_delay_s  # of younger rows only the quick labels are known
     found = rows(ctx, what, both[what.bundle], since=since, until=until)
-    facts: dict[str, Any] = {"bundle": what.bundle, "other": other, "since": since, "until": until}
+    said = Beside(why="nothing was answered in that time", bundle=what.bundle, other=other, since=since, until=until)
     if found is None:
-        return Beside(why="nothing was answered in that time", **facts)
+        return said
     compared = on_labels(both, found, what, other=other, alpha=what.rules.decide.alpha)
     if isinstance(compared, str):
-        return Beside(why=compared, **facts)
-    return Beside(why=told(compared, what, other=other), compared=compared, **facts)
+        return dataclasses.replace(said, why=compared)
+    return dataclasses.replace(said, why=told(compared, what, other=other), compared=compared)
 
 
 def rows(ctx: release.Context, what: drift_watch.Watched, loaded: Loaded, *, since: float, until: float) -> pa.Table | None:

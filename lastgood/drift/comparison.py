@@ -70,16 +70,19 @@ def paired(first: Floats, second: Floats, clusters: npt.NDArray[Any], *, alpha: 
     mean = float(difference.mean())
     _, number = np.unique(clusters, return_inverse=True)
     count = int(number.max()) + 1
-    facts: dict[str, Any] = {
-        "rows": len(first),
-        "clusters": count,
-        "first": float(first.mean()),
-        "second": float(second.mean()),
-        "difference": mean,
-    }
+    found = Comparison(
+        rows=len(first),
+        clusters=count,
+        first=float(first.mean()),
+        second=float(second.mean()),
+        difference=mean,
+        error=None,
+        low=None,
+        high=None,
+    )
     if count < 2:
-        return Comparison(**facts, error=None, low=None, high=None)
+        return found
     sums = np.bincount(number, weights=difference - mean)
     error = math.sqrt(count / (count - 1) * float(np.sum(sums**2))) / len(first)
     reach = float(stats.t.ppf(1 - alpha, count - 1)) * error
-    return Comparison(**facts, error=error, low=mean - reach, high=mean + reach)
+    return dataclasses.replace(found, error=error, low=mean - reach, high=mean + reach)

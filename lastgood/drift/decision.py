@@ -144,16 +144,18 @@ def _decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Deci
     if rows is None:
         return Decision(outcome="ask", why="nothing was answered since the alarm", bundle=what.bundle, target=target, look=look)
     features = {digest: _features(ctx, loaded, rows, what) for digest, loaded in both.items()}
-    facts: dict[str, Any] = {
-        "bundle": what.bundle,
-        "target": target,
-        "look": look,
-        "features": {short(digest): _brief(made.beside_training) for digest, made in features.items() if made is not None},
-    }
+    found = Decision(
+        outcome="ask",
+        why="",
+        bundle=what.bundle,
+        target=target,
+        look=look,
+        features={short(digest): _brief(made.beside_training) for digest, made in features.items() if made is not None},
+    )
     hard = _hard_break(features[what.bundle], features[target])
     if hard is not None:
-        return Decision(outcome="roll_back", why=f"{hard}; the code of {short(target)} makes the usual ones", **facts)
-    return _by_labels(ctx, both, rows, what, target=target, facts=facts)
+        return dataclasses.replace(found, outcome="roll_back", why=f"{hard}; the code of {short(target)} makes the usual ones")
+    return _by_labels(ctx, both, rows, what, target=target, found=found)
 
 
 def way_back(ctx: release.Context, state: rollout.State) -> str | None:
@@ -223,12 +225,13 @@ def _skewed(mine: verdict.Column, other: verdict.Column) -> str:
 
 
 def _by_labels(
-    ctx: release.Context, both: Mapping[str, Loaded], rows: pa.Table, what: drift_watch.Watched, *, target: str, facts: Mapping[str, Any]
+    ctx: release.Context, both: Mapping[str, Loaded], rows: pa.Table, what: drift_watch.Watched, *, target: str, found: Decision
 ) -> Decision:
-    compared = drift_compare.on_labels(both, rows, what, other=target, alpha=what.rules.decide.alpha / facts["look"].of)
+    """*found* with what the labels say."""
+    compared = drift_compare.on_labels(both, rows, what, other=target, alpha=what.rules.decide.alpha / found.look.of)
     if isinstance(compared, str):
-        return Decision(outcome="ask", why=compared, **facts)
-    return _judged(compared, what, target=target, expected=_expected(ctx, what), facts=facts)
+        return dataclasses.replace(found, outcome="ask", why=compared)
+    return _judged(compared, what, target=target, expected=_expected(ctx, what), found=dataclasses.replace(found, compared=compared))
 
 
 def _expected(ctx: release.Context, what: drift_watch.Watched) -> float | None:
@@ -244,16 +247,16 @@ def _expected(ctx: release.Context, what: drift_watch.Watched) -> float | None:
 
 
 def _judged(
-    compared: comparison.Comparison, what: drift_watch.Watched, *, target: str, expected: float | None, facts: Mapping[str, Any]
+    compared: comparison.Comparison, what: drift_watch.Watched, *, target: str, expected: float | None, found: Decision
 ) -> Decision:
     rules = what.rules.decide
     told = drift_compare.told(compared, what, other=target)
     if compared.low is not None and compared.low > rules.margin:
-        return Decision(outcome="roll_back", why=f"{told}, above the margin {rules.margin:g}", compared=compared, **facts)
+        return dataclasses.replace(found, outcome="roll_back", why=f"{told}, above the margin {rules.margin:g}")
     told += f": going back would not help by more than {rules.margin:g}"
     if expected is not None and compared.first <= expected + rules.margin:
-        return Decision(outcome="keep", why=f"{told}, and it is as good as on its reference ({expected:.4f})", compared=compared, **facts)
-    return Decision(outcome="retrain", why=told, compared=compared, **facts)
+        return dataclasses.replace(found, outcome="keep", why=f"{told}, and it is as good as on its reference ({expected:.4f})")
+    return dataclasses.replace(found, outcome="retrain", why=told)
 
 
 def carry_out(
@@ -284,9 +287,8 @@ def _carried_out(
     trouble = ""
     failpoint("drift.before_rollback")
     if decision.outcome == "roll_back" and state.stable == what.bundle:
-        moved: dict[str, Any] = {"expected": state.revision, "fence": fence, "now": now, "actor": actor, "wait_s": wait_s}
         try:
-            outcome = _go_back(ctx, what, decision, **moved)
+            outcome = _go_back(ctx, what, decision, expected=state.revision, fence=fence, now=now, actor=actor, wait_s=wait_s)
         except (errors.NotAllowed, errors.Conflict, errors.NothingToDo) as error:
             trouble = f"; it could not be done: {error}"
     failpoint("drift.after_rollback")
@@ -308,9 +310,18 @@ def _go_back(
 ) -> converge.Outcome:
     began = time.perf_counter()
     evidence = {"drift": plain.mended(decision.to_json()), "verdicts": []}
-    asked: dict[str, Any] = {"reason": f"drift: {decision.why}", "actor": actor, "automatic": True, "evidence": evidence, "fence": fence}
     with converge.layers_of(ctx, what.service) as layers:
-        committed = release.roll_back(ctx, what.service, expected=expected, clock=lambda: now, **asked)
+        committed = release.roll_back(
+            ctx,
+            what.service,
+            reason=f"drift: {decision.why}",
+            actor=actor,
+            expected=expected,
+            automatic=True,
+            evidence=evidence,
+            fence=fence,
+            clock=lambda: now,
+        )
         return converge.settle(ctx, committed, layers=layers, verb="rollback", began=began, wait_s=wait_s, actor=actor)
 
 

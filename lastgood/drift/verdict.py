@@ -107,45 +107,46 @@ def _column(name: str, window: Sample, reference: Sample, usual: Calibration | N
     if name not in window.columns:
         return Column(name=name, outcome="broken", why="the column is not in the log", missing=1.0, missing_before=before)
     new = window.columns[name]
-    shares = {"missing": distances.missing(new), "missing_before": before, "strange": distances.strange(old, new)}
-    facts: dict[str, Any] = {**shares}
-    hard = _hard(old, new, shares, rules)
+    missing, strange = distances.missing(new), distances.strange(old, new)
+    found = Column(name=name, outcome="broken", why="", missing=missing, missing_before=before, strange=strange)
+    hard = _hard(old, new, found, rules)
     if hard is not None:
-        return Column(name=name, outcome="broken", why=hard, **facts)
+        return dataclasses.replace(found, why=hard)
     distance = distances.between(old, new)
     if distance is not None:
-        facts |= {"measure": distance.measure, "distance": distance.value, "p_rows": distance.p}
+        found = dataclasses.replace(found, measure=distance.measure, distance=distance.value, p_rows=distance.p)
     if distance is not None and usual is not None and name in usual.usual:
-        facts |= {"threshold": max(rules.min_effect, usual.threshold(name, rules.alpha)), "p": usual.p(name, distance.value)}
-    outcome, why = _soft(facts, usual.odd.get(name, Odd()) if usual is not None else Odd(), rules)
-    return Column(name=name, outcome=outcome, why=why, **facts)
+        threshold = max(rules.min_effect, usual.threshold(name, rules.alpha))
+        found = dataclasses.replace(found, threshold=threshold, p=usual.p(name, distance.value))
+    outcome, why = _soft(found, usual.odd.get(name, Odd()) if usual is not None else Odd(), rules)
+    return dataclasses.replace(found, outcome=outcome, why=why)
 
 
-def _soft(facts: Mapping[str, Any], seen: Odd, rules: Drift) -> tuple[Outcome, str]:
+def _soft(found: Column, seen: Odd, rules: Drift) -> tuple[Outcome, str]:
     """What the numbers of a column that is not broken come to."""
-    if "threshold" in facts and facts["distance"] > facts["threshold"]:
-        return "fail", _how_far(facts)
+    if found.distance is not None and found.threshold is not None and found.distance > found.threshold:
+        return "fail", _how_far(found)
     # Values that are missing come in stretches too: it takes more than there were in any.
-    if facts["missing"] >= facts["missing_before"] + rules.missing and facts["missing"] > seen.missing:
-        return "fail", _what_is_odd(facts)
-    if facts["strange"] >= rules.missing and facts["strange"] > seen.strange:
-        return "fail", _what_is_odd(facts)
-    if "distance" not in facts:
+    if found.missing >= found.missing_before + rules.missing and found.missing > seen.missing:
+        return "fail", _what_is_odd(found)
+    if found.strange >= rules.missing and found.strange > seen.strange:
+        return "fail", _what_is_odd(found)
+    if found.distance is None:
         return "inconclusive", "no value in the reference or in the window"
-    if "threshold" not in facts:
+    if found.threshold is None:
         return "inconclusive", "the reference is too short to know what is usual for such a window"
     return "pass", "as usual"
 
 
-def _hard(old: distances.Known, new: references.Values, shares: Mapping[str, float], rules: Drift) -> str | None:
+def _hard(old: distances.Known, new: references.Values, found: Column, rules: Drift) -> str | None:
     """Why the column is broken, if it is."""
-    if shares["missing"] >= rules.broken > shares["missing_before"]:
-        return f"{100 * shares['missing']:.0f} % of the values are missing, in the reference {100 * shares['missing_before']:.0f} %"
+    if found.missing >= rules.broken > found.missing_before:
+        return f"{100 * found.missing:.0f} % of the values are missing, in the reference {100 * found.missing_before:.0f} %"
     if old.numeric != references.is_numeric(new) and not old.empty and len(distances.present(new)):
         kinds = ["numbers" if numeric else "text" for numeric in (references.is_numeric(new), old.numeric)]
         return f"it holds {kinds[0]}, in the reference {kinds[1]}"
-    if shares["strange"] >= rules.broken:
-        return f"{100 * shares['strange']:.0f} % of the values are {_of_what_kind(old)}; was a unit or a code changed?"
+    if found.strange >= rules.broken:
+        return f"{100 * found.strange:.0f} % of the values are {_of_what_kind(old)}; was a unit or a code changed?"
     return None
 
 
@@ -153,13 +154,13 @@ def _of_what_kind(old: distances.Known) -> str:
     return "outside everything in the reference" if old.numeric else "never seen in the reference"
 
 
-def _how_far(facts: Mapping[str, Any]) -> str:
-    unit = "standard deviations" if facts["measure"] == "wasserstein" else "Jensen-Shannon"
-    return f"{facts['distance']:.3g} {unit} from the reference, usual is at most {facts['threshold']:.3g} (p {facts['p']:.2g})"
+def _how_far(found: Column) -> str:
+    unit = "standard deviations" if found.measure == "wasserstein" else "Jensen-Shannon"
+    return f"{found.distance:.3g} {unit} from the reference, usual is at most {found.threshold:.3g} (p {found.p:.2g})"
 
 
-def _what_is_odd(shares: Mapping[str, float]) -> str:
+def _what_is_odd(found: Column) -> str:
     return (
-        f"{100 * shares['missing']:.1f} % of the values are missing (in the reference {100 * shares['missing_before']:.1f} %), "
-        f"{100 * shares['strange']:.1f} % were never seen there"
+        f"{100 * found.missing:.1f} % of the values are missing (in the reference {100 * found.missing_before:.1f} %), "
+        f"{100 * found.strange:.1f} % were never seen there"
     )

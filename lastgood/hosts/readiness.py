@@ -13,7 +13,7 @@ import functools
 import hashlib
 import socket
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lastgood.ledger import Ledger, Readiness, Seen
 from lastgood.settings import Settings
@@ -158,14 +158,21 @@ def report(
     return read(ledger, service, settings=settings, now=now)
 
 
-def known(view: View, awaited: Collection[str]) -> dict[str, Any]:
+class Known(NamedTuple):
+    """What a decision goes by: the arms whose workers are ready, and those of which nobody knows."""
+
+    ready: Collection[str]
+    unknown: Collection[str]
+
+
+def known(view: View, awaited: Collection[str]) -> Known:
     """Which arms are `ready`, and of which of the *awaited* nothing is `unknown`, for a decision.
 
     Where no host speaks of any worker, as without an infrastructure layer, nobody knows of one that is not ready.
     """
     if not view.rows:
-        return {"ready": awaited, "unknown": ()}
-    return {"ready": view.ready, "unknown": [arm for arm in awaited if view.word(arm) == "unknown"]}
+        return Known(ready=awaited, unknown=())
+    return Known(ready=view.ready, unknown=[arm for arm in awaited if view.word(arm) == "unknown"])
 
 
 def ranked(lineage: Sequence[str], view: View) -> list[str]:

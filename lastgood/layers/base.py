@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lastgood import errors
 from lastgood.bundle import manifest as bundles
@@ -134,9 +134,16 @@ class Processes(Layer):
         return {}
 
 
-def readiness_of(processes: Processes) -> dict[str, Any]:
-    """What a host has to say of its workers, as `readiness.report` takes it. Raises LayerError if that cannot be told."""
-    return {"ready": {arm for arm, where in processes.endpoints().items() if where}, "troubles": processes.troubles()}
+class Readiness(NamedTuple):
+    """What a host has to say of its workers: the arms that are ready, and what is wrong with others (see `Processes.troubles`)."""
+
+    ready: Collection[str]
+    troubles: Mapping[str, tuple[int, str]]
+
+
+def readiness_of(processes: Processes) -> Readiness:
+    """What this host has to say, for `readiness.report`. Raises LayerError if that cannot be told."""
+    return Readiness(ready={arm for arm, where in processes.endpoints().items() if where}, troubles=processes.troubles())
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)

@@ -177,9 +177,10 @@ class Ledger(Leases, Measurements, Outbox, ReadinessRows):
         """Whether one of the revisions from *around* on, or the newest, keeps a second time: then some clock of theirs was wrong."""
         newest = self.dialect.fetch(queries.NEWEST_REVISION, service=service)
         spans = [(around, NEAR), (newest[0]["number"] if newest else 1, 1)]
-        asked = {"service": service, "clock": rows.HAS_CLOCK}
         return any(
-            row["differed"] for first, limit in spans for row in self.dialect.fetch(queries.CLOCKS_FROM, first=first, limit=limit, **asked)
+            row["differed"]
+            for first, limit in spans
+            for row in self.dialect.fetch(queries.CLOCKS_FROM, service=service, clock=rows.HAS_CLOCK, first=first, limit=limit)
         )
 
     def _at_by_clocks(self, service: str, when: float) -> list[Revision]:
@@ -198,11 +199,11 @@ class Ledger(Leases, Measurements, Outbox, ReadinessRows):
     def _revisions(self, service: str, found: Sequence[rows.Row]) -> list[Revision]:
         if not found:
             return []
-        span = {"first": min(row["number"] for row in found), "last": max(row["number"] for row in found)}
+        first, last = min(row["number"] for row in found), max(row["number"] for row in found)
         entries = self._fetch_in(queries.AUDIT_HASHES, [str(row["number"]) for row in found], service=service, kind="revision")
         hashes = {row["subject"]: row["hash"] for row in entries}
         written: dict[int, list[rows.Row]] = {}
-        for mark in self.dialect.fetch(queries.MARKS_WITH, service=service, **span):
+        for mark in self.dialect.fetch(queries.MARKS_WITH, service=service, first=first, last=last):
             written.setdefault(mark["revision"], []).append(mark)
         named = [rows.named(row) for row in found]
         marks = self._marks_of(service, frozenset().union(*named))

@@ -65,8 +65,8 @@ class Outbox(Session):
             found = self.dialect.fetch(queries.PAGES, service=service, limit=limit)
             if not found:
                 return []
-            span = {"first": found[-1]["revision"], "last": found[0]["revision"]}
-            deliveries = self.dialect.fetch(queries.DELIVERIES, service=service, **span)
+            first, last = found[-1]["revision"], found[0]["revision"]
+            deliveries = self.dialect.fetch(queries.DELIVERIES, service=service, first=first, last=last)
         tried: dict[tuple[int, str], list[rows.Row]] = {}
         for row in deliveries:
             tried.setdefault((row["revision"], row["key"]), []).append(row)

@@ -96,10 +96,16 @@ class Lasting:
             self._read(now)
         for key in [one for one in self._open if one.startswith(prefix) and one not in but]:
             told = self._open[key]
-            page: dict[str, Any] = {"severity": "info", "summary": _over(self._service, told.summary), "resolves": True}
-            body = {"ended": [told.revision, told.key]}
-            newest = self._ctx.ledger.newest(self._service)
-            self._ctx.ledger.page(self._service, revision=newest, key=told.key + page_text.OVER, **page, body=body, now=now)
+            self._ctx.ledger.page(
+                self._service,
+                revision=self._ctx.ledger.newest(self._service),
+                key=told.key + page_text.OVER,
+                severity="info",
+                summary=_over(self._service, told.summary),
+                body={"ended": [told.revision, told.key]},
+                now=now,
+                resolves=True,
+            )
             del self._open[key]
 
     def _read(self, now: float) -> None:

@@ -53,8 +53,16 @@ def advance(
     service_ = context.judged_by(ctx, state)
     # A clock that is not this machine's own knows nothing of when that was off.
     unwatched_s = wallclock.unwatched_s(state.phase_since or 0.0) if clock is wallclock.now else 0.0
-    told: dict[str, Any] = {"ready": ready, "unknown": unknown, "verdicts": verdicts, "trouble": trouble}
-    decision = judgement.decide(state, service_, **told, now=clock(), unwatched_s=unwatched_s)
+    decision = judgement.decide(
+        state,
+        service_,
+        ready=ready,
+        unknown=unknown,
+        verdicts=verdicts,
+        trouble=trouble,
+        now=clock(),
+        unwatched_s=unwatched_s,
+    )
     _tell_signals(ctx, state, service_, verdicts, now=clock())
     if decision is None:
         return None
@@ -112,8 +120,17 @@ def go_on_back(
     reason = f"its workers were not ready within {limit_s:g} s after the rollback"
     with contextlib.suppress(errors.Conflict, errors.NothingToDo):
         evidence = {"ready": warm, "trouble": view.why(state.stable) or reason, "verdicts": []}
-        asked: dict[str, Any] = {"reason": reason, "actor": actor, "evidence": evidence, "fence": fence, "clock": clock}
-        return release.roll_back(ctx, service, automatic=True, unready=True, **asked)
+        return release.roll_back(
+            ctx,
+            service,
+            reason=reason,
+            actor=actor,
+            automatic=True,
+            unready=True,
+            evidence=evidence,
+            fence=fence,
+            clock=clock,
+        )
     return None
 
 
@@ -128,20 +145,12 @@ def _commit(
     clock: release.Clock,
 ) -> release.Committed | None:
     """Commit what was decided on *state*; None if somebody was faster, or if a rule says that it is done already."""
-    asked: dict[str, Any] = {
-        "verb": decision.verb,
-        "reason": decision.reason,
-        "actor": actor,
-        "evidence": evidence,
-        "fence": fence,
-        "clock": clock,
-    }
-    event = decision.event
+    event, verb, reason = decision.event, decision.verb, decision.reason
     with contextlib.suppress(errors.Conflict, errors.NothingToDo):
         try:
             if isinstance(event, rollout.RollBack):
                 event = release.plan_roll_back(ctx, state, reason=event.reason, seen=event.seen, automatic=True, now=clock())
-            return release.commit(ctx, state, event, **asked)
+            return release.commit(ctx, state, event, verb=verb, reason=reason, actor=actor, evidence=evidence, fence=fence, clock=clock)
         except errors.NotAllowed as error:
             if not isinstance(event, rollout.RollBack):
                 raise
@@ -149,8 +158,10 @@ def _commit(
                 _tell_stranded(ctx, state, decision, error, now=clock())
                 return None
             # Nothing to go back to: a person has to know, and nothing new may come on top meanwhile.
-            held = rollout.SetHold(reason=f"{decision.reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate)
-            return release.commit(ctx, state, held, **{**asked, "verb": "hold", "reason": held.reason})
+            held = rollout.SetHold(reason=f"{reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate)
+            return release.commit(
+                ctx, state, held, verb="hold", reason=held.reason, actor=actor, evidence=evidence, fence=fence, clock=clock
+            )
     return None
 
 
@@ -160,9 +171,15 @@ def _tell_stranded(
     """Page that what serves is bad and nothing is left to go back to; not if the service is held for that very reason."""
     if state.hold is not None and state.hold.gate == decision.verdicts[0].gate:
         return
-    page: dict[str, Any] = {"severity": "critical", "summary": f"{state.service}: {decision.reason}; {error}"}
-    body = {"verdicts": [verdict.to_json() for verdict in decision.verdicts]}
-    ctx.ledger.page(state.service, revision=state.revision, key="stranded", **page, body=body, now=now)
+    ctx.ledger.page(
+        state.service,
+        revision=state.revision,
+        key="stranded",
+        severity="critical",
+        summary=f"{state.service}: {decision.reason}; {error}",
+        body={"verdicts": [verdict.to_json() for verdict in decision.verdicts]},
+        now=now,
+    )
 
 
 def _tell_signals(
@@ -174,9 +191,15 @@ def _tell_signals(
         if gate is None or verdict.kind != "signal" or verdict.outcome != "fail" or gate.resume == "person" or name in state.waived:
             continue
         waits = f"{short(state.candidate)} goes no further until it passes" if state.candidate else f"{short(state.stable or '')} serves on"
-        summary = f"{state.service}: gate {name!r} failed, {waits}: {verdict.why}"
-        page: dict[str, Any] = {"severity": "warning", "summary": summary, "body": {"verdicts": [verdict.to_json()]}}
-        ctx.ledger.page(state.service, revision=state.rollout or state.revision, key=f"signal-{name}", **page, now=now)
+        ctx.ledger.page(
+            state.service,
+            revision=state.rollout or state.revision,
+            key=f"signal-{name}",
+            severity="warning",
+            summary=f"{state.service}: gate {name!r} failed, {waits}: {verdict.why}",
+            body={"verdicts": [verdict.to_json()]},
+            now=now,
+        )
 
 
 def _evidence(decision: judgement.Decision, *, ready: Collection[str], trouble: str) -> dict[str, Any]:

@@ -158,8 +158,18 @@ def promote(
     began = time.perf_counter()
     before = ctx.ledger.state(service, about=(digest,))
     _check_measured(ctx, before, digest, way=way)
-    asked: dict[str, Any] = {"override": override, "way": way, "expected": expected, "planned": planned, "clock": clock}
-    release.propose(ctx, service, digest, reason=reason, actor=actor, **asked)
+    release.propose(
+        ctx,
+        service,
+        digest,
+        reason=reason,
+        actor=actor,
+        override=override,
+        way=way,
+        expected=expected,
+        planned=planned,
+        clock=clock,
+    )
     with layers_of(ctx, service) as layers:
         deadline = time.monotonic() + max(wait_s, 0.0)
         committed = _until_cut_over(ctx, service, digest, layers=layers, actor=actor, deadline=deadline, clock=clock)
@@ -236,8 +246,10 @@ def _until_cut_over(
             fence = duty.decide(ctx.ledger, state, view, holder=holder, ttl_s=ctx.settings.controller.lease_s)
             if fence is not None:
                 trouble = "; ".join(filter(None, (view.why(arm) for arm in state.awaited if view.word(arm) == "not ready")))
-                told = {"trouble": trouble, "fence": fence, **readiness.known(view, state.awaited)}
-                committed = proceed.advance(ctx, service, actor=actor, clock=clock, **told)
+                known = readiness.known(view, state.awaited)
+                committed = proceed.advance(
+                    ctx, service, ready=known.ready, unknown=known.unknown, actor=actor, trouble=trouble, fence=fence, clock=clock
+                )
                 if committed is not None and committed.revision.state.stable == digest:
                     return committed
             time.sleep(STEP_S)
@@ -245,14 +257,22 @@ def _until_cut_over(
 
 def _look_after(ctx: release.Context, state: rollout.State, processes: base.Layer | None, *, clock: release.Clock) -> readiness.View:
     """Bring this host's workers a step further and put into the ledger which are ready; what all hosts say then."""
-    asked: dict[str, Any] = {"settings": ctx.settings, "now": clock()}
+    now = clock()
     if isinstance(processes, base.Processes):
         wanted = desired_state.read(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
         _report(ctx, wanted.name, reconcile.attempt(processes, wanted))
         with contextlib.suppress(base.LayerError):  # who cannot ask says nothing
             seen = base.readiness_of(processes)
-            return readiness.report(ctx.ledger, state.service, wanted=wanted.warm, **seen, **(asked | {"now": clock()}))
-    return readiness.read(ctx.ledger, state.service, **asked)
+            return readiness.report(
+                ctx.ledger,
+                state.service,
+                settings=ctx.settings,
+                ready=seen.ready,
+                wanted=wanted.warm,
+                troubles=seen.troubles,
+                now=clock(),
+            )
+    return readiness.read(ctx.ledger, state.service, settings=ctx.settings, now=now)
 
 
 def _check_measured(ctx: release.Context, state: rollout.State, digest: str, *, way: release.Way) -> None:

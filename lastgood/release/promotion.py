@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from lastgood import errors
 from lastgood.bundle import manifest as bundles
@@ -41,8 +40,9 @@ def plan_propose(ctx: Context, state: rollout.State, digest: str, *, override: s
         skipped = bool(chain_of(state, digest, frozen)) and not chain
         targets.check_lives(ctx, digest)
     verified = targets.verifies(ctx, digest)
-    asked: dict[str, Any] = {"chain": chain, "control": control, "skipped": skipped, "override": override}
-    return rollout.Propose(bundle=digest, verified=verified, ready_s=ready_s, **asked)
+    return rollout.Propose(
+        bundle=digest, verified=verified, ready_s=ready_s, chain=chain, control=control, skipped=skipped, override=override
+    )
 
 
 def chain_of(state: rollout.State, digest: str, frozen: services.Service, *, way: Way = OWN) -> tuple[rollout.PlannedPhase, ...]:
@@ -80,13 +80,12 @@ def propose(
         return None
     check_planned(ctx, state, planned)
     with note_refusals(ctx, service, verb="promote", digest=digest, actor=actor, clock=clock):
-        asked: dict[str, Any] = {"reason": reason, "actor": actor, "expected": expected, "clock": clock}
         if state.candidate == digest:
             skip = rollout.Skip(bundle=digest, ready_s=targets.check_evaluated(ctx, digest).serving.ready_timeout_s)
-            return commit(ctx, state, skip, verb="skip", **asked)
+            return commit(ctx, state, skip, verb="skip", reason=reason, actor=actor, expected=expected, clock=clock)
         event = plan_propose(ctx, state, digest, override=override, way=way)
         evidence = {"chain": [dataclasses.asdict(phase) for phase in event.chain], "skipped": way.skip}
-        return commit(ctx, state, event, verb="promote", evidence=evidence, **asked)
+        return commit(ctx, state, event, verb="promote", reason=reason, actor=actor, expected=expected, evidence=evidence, clock=clock)
 
 
 def _check_same_way(state: rollout.State, digest: str, way: Way) -> None:

@@ -72,8 +72,18 @@ def roll_back(
         noted = note_refusals(ctx, service, verb="rollback", digest=to, actor=actor, clock=clock)
         with contextlib.nullcontext() if automatic else noted:
             try:
-                asked: dict[str, Any] = {"reason": reason, "actor": actor, "expected": expected, "evidence": evidence, "clock": clock}
-                return commit(ctx, state, event, verb="rollback", fence=fence, **asked)
+                return commit(
+                    ctx,
+                    state,
+                    event,
+                    verb="rollback",
+                    reason=reason,
+                    actor=actor,
+                    expected=expected,
+                    evidence=evidence,
+                    fence=fence,
+                    clock=clock,
+                )
             except errors.Conflict:
                 if expected is not None or automatic:
                     raise

@@ -58,8 +58,17 @@ def commit(
     skew_s = wallclock.skew_s() if clock is wallclock.now else 0.0
     if skew_s:
         evidence = {**evidence, "clock": {"machine": now + skew_s}}
-    written: dict[str, Any] = {"evidence": evidence, "emergency": emergency, "fence": fence}
-    revision = ctx.ledger.append(after, effects, verb=verb, actor=actor, reason=reason, now=now, **written)
+    revision = ctx.ledger.append(
+        after,
+        effects,
+        verb=verb,
+        actor=actor,
+        reason=reason,
+        evidence=evidence,
+        emergency=emergency,
+        fence=fence,
+        now=now,
+    )
     failpoints.failpoint("release.after_append")
     pages = tuple(effect.summary for effect in effects if isinstance(effect, rollout.Paged))
     return Committed(before=state, revision=revision, ms=round((time.perf_counter() - began) * 1000, 3), pages=pages)

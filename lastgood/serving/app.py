@@ -238,13 +238,13 @@ async def _predict(worker: _Worker, request: fastapi.Request) -> responses.Respo
 
 async def _parse(worker: _Worker, request: fastapi.Request, body: bytes, adapter: pydantic.TypeAdapter[Any]) -> list[Any]:
     """The checked rows of *body*. Raises Refused, or MemoryError if memory has run out."""
-    asked: dict[str, Any] = {"max_rows": worker.loaded.service.serving.max_batch, "content_type": request.headers.get("content-type", "")}
+    most, kind = worker.loaded.service.serving.max_batch, request.headers.get("content-type", "")
     try:
-        return request_rows.parse(body, adapter, **asked)
+        return request_rows.parse(body, adapter, max_rows=most, content_type=kind)
     except MemoryError as error:
         await _blame_row(worker, error)
     try:
-        return request_rows.parse(body, adapter, **asked)
+        return request_rows.parse(body, adapter, max_rows=most, content_type=kind)
     except MemoryError as error:
         raise request_rows.beyond(border.parse(body), adapter, error) from error
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 Row = tuple[Any, ...]
 """One row to be written; its first item is the time, in microseconds since 1970, UTC."""
+ToTable = Callable[[Sequence[Row]], "pa.Table"]
 
 MERGE_EVERY_S = 60.0
 """Seconds between merges of the day's segments into one, until that one holds enough rows."""
@@ -78,7 +79,7 @@ class SegmentLog:
         folder: Path,
         *,
         name: str,
-        to_table: Callable[[Sequence[Row]], pa.Table],
+        to_table: ToTable,
         flush_s: float,
         segment_rows: int,
         keep_days: float,

@@ -19,7 +19,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import uvicorn
 
@@ -97,17 +96,19 @@ def environment_notes(recorded: Path | None, lock: Path) -> list[str]:
 def logs(settings: settings_.Settings, loaded: app.Loaded) -> tuple[segments.SegmentLog, segments.SegmentLog]:
     """The predictions log and the feedback log of the service, not started."""
     serving, folder = loaded.service.serving, settings.inference(loaded.service.service)
-    limits: dict[str, Any] = {
-        "name": bundles.short(loaded.bundle.id),
-        "flush_s": serving.log_flush_s,
-        "segment_rows": serving.log_segment_rows,
-        "keep_days": serving.log_keep_days,
-    }
-    to_table = inference_log.table_maker(loaded.runtime.Request)
-    return (
-        segments.SegmentLog(folder / inference_log.PREDICTIONS, to_table=to_table, **limits),
-        segments.SegmentLog(folder / inference_log.FEEDBACK, to_table=feedback.to_table, **limits),
-    )
+
+    def log(name: str, to_table: segments.ToTable) -> segments.SegmentLog:
+        return segments.SegmentLog(
+            folder / name,
+            to_table=to_table,
+            name=bundles.short(loaded.bundle.id),
+            flush_s=serving.log_flush_s,
+            segment_rows=serving.log_segment_rows,
+            keep_days=serving.log_keep_days,
+        )
+
+    predictions = log(inference_log.PREDICTIONS, inference_log.table_maker(loaded.runtime.Request))
+    return predictions, log(inference_log.FEEDBACK, feedback.to_table)
 
 
 def answers(settings: settings_.Settings, loaded: app.Loaded) -> cache.Cache | None:
@@ -115,8 +116,9 @@ def answers(settings: settings_.Settings, loaded: app.Loaded) -> cache.Cache | N
     serving = loaded.service.serving
     if serving.cache_s <= 0:
         return None
-    names = {"service": loaded.service.service, "bundle": loaded.bundle.id}
-    return cache.connect(settings, **names, ttl_s=serving.cache_s, entries=serving.cache_rows)
+    return cache.connect(
+        settings, service=loaded.service.service, bundle=loaded.bundle.id, ttl_s=serving.cache_s, entries=serving.cache_rows
+    )
 
 
 class _Server(uvicorn.Server):

@@ -32,9 +32,9 @@ VERDICT = base.Verdict(
 )
 
 
-def said(**changes: object) -> dict[str, object]:
-    """The arguments of a check's result for a verdict like VERDICT."""
-    return gates.result("flights", verdicts.Said(verdict=dataclasses.replace(VERDICT, **changes), bundle="sha256:feed"))
+def said(**changes: object) -> dg.AssetCheckEvaluation:
+    """The check's result for a verdict like VERDICT."""
+    return gates.evaluation("flights", verdicts.Said(verdict=dataclasses.replace(VERDICT, **changes), bundle="sha256:feed"))
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def said(**changes: object) -> dict[str, object]:
 def test_only_a_pass_passes_and_only_a_failed_guardrail_is_an_error(outcome, kind, passed, severity, words):
     """A gate that cannot tell is never shown as fine."""
     result = said(outcome=outcome, kind=kind)
-    assert (result["passed"], result["severity"].value, result["description"]) == (passed, severity, words)
+    assert (result.passed, result.severity.value, result.description) == (passed, severity, words)
 
 
 def test_figures_that_are_no_numbers_are_left_out():
     """Dagster keeps what it can plot: no infinity, nothing that is not known."""
-    metadata = said()["metadata"]
+    metadata = {name: one.value for name, one in said().metadata.items()}
     assert (metadata["n"], metadata["interval"]) == (7, "0.01 to 0.2")
     assert {"evidence", "estimate", "needs"}.isdisjoint(metadata)
 
