@@ -2,13 +2,15 @@
 
     def model(out: Path, data: Path) -> Written | None:
 
-The function fills the folder *out*; the other parameters are parts that it needs, by name, as folders of the same run.
+The function fills the folder *out*; the other parameters are parts that it needs, by name, as folders of the same run. A
+parameter `config`, annotated with a `dagster.Config`, is what a person may change for one run; `settings` are those of lastgood.
 """
 
 import dataclasses
 import hashlib
 import inspect
 import tempfile
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,11 @@ from lastgood import settings as settings_
 
 Write = Callable[..., "Written | None"]
 
-OUT = "out"
+OUT, CONFIG, SETTINGS = "out", "config", "settings"
+
+
+class NoConfig(dg.Config):
+    """Nothing that a person may change."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +49,14 @@ def part(
 ) -> dg.AssetsDefinition:
     """The asset `<service>/<name>` that *write* makes. What files it may hold goes by *name*: `model`, `prompt`, anything else is data.
 
-    Raises ValueError for a function that takes no folder `out`.
+    Raises ValueError for a function that takes no folder `out`, TypeError for a `config` of no kind.
     """
-    needs = [parameter for parameter in inspect.signature(write).parameters if parameter != OUT]
-    if OUT not in inspect.signature(write).parameters:
+    taken = inspect.signature(write).parameters
+    needs = [parameter for parameter in taken if parameter not in (OUT, CONFIG, SETTINGS)]
+    if OUT not in taken:
         raise ValueError(f"{_named(write)} of part {name!r} takes no parameter 'out', the folder that it is to fill; add it")
+
+    kind = _config_of(write)
 
     @dg.asset(
         key=parts.key(service, name),
@@ -58,11 +67,16 @@ def part(
         code_version=_source_version(write),
         description=inspect.getdoc(write) or f"Part {name!r} of {service}.",
     )
-    def made(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
+    def made(
+        context: dg.AssetExecutionContext,
+        config: kind,  # type: ignore[valid-type]  # Dagster reads the class of this very function
+        settings: dg.ResourceParam[settings_.Settings],
+    ) -> dg.MaterializeResult[Any]:
         from lastgood.bundle import store as artifacts
 
         store = artifacts.Store(settings.store)
-        given = {need: store.path(parts.made(context, service, need).part.digest) for need in needs}
+        given: dict[str, Any] = {need: store.path(parts.made(context, service, need).part.digest) for need in needs}
+        given |= {key: value for key, value in ((CONFIG, config), (SETTINGS, settings)) if key in taken}
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / name
             out.mkdir()
@@ -102,6 +116,16 @@ def bundle(service: str, names: Sequence[str], *, owners: Sequence[str], evaluat
         return dg.MaterializeResult(data_version=dg.DataVersion(built.id), metadata=shown)
 
     return bundled
+
+
+def _config_of(write: Write) -> type[dg.Config]:
+    """The class of its parameter `config`; one without fields if it has none."""
+    if CONFIG not in inspect.signature(write).parameters:
+        return NoConfig
+    found = typing.get_type_hints(write).get(CONFIG)
+    if not (isinstance(found, type) and issubclass(found, dg.Config)):
+        raise TypeError(f"{_named(write)} takes 'config', which is not annotated with a class made from dagster.Config; annotate it")
+    return found
 
 
 def _formats(name: str) -> frozenset[str]:
