@@ -5,7 +5,7 @@ level-triggered: they get the newest desired state, never a list of events, and 
 `resync_s` seconds, which puts hand edits back. Each controller looks after the layers of its own host and says in the
 ledger which workers are ready there; of several on one ledger the holder of the lease decides, from what all of them say.
 
-What does not belong here: rules (`rollout`), moving a single layer (`layers`).
+What does not belong here: rules (`core`), moving a single layer (`layers`).
 """
 
 from __future__ import annotations
