@@ -211,7 +211,7 @@ class ServiceLoop:
         self._tell_cold(state, view)
         self._tell_followed(state, view)
         if state.phase == "baking":
-            return  # the gatekeeper's: whoever has measured nothing does not say that a release is good
+            return  # the analysis loop's: whoever has measured nothing does not say that a release is good
         trouble = "; ".join(filter(None, (view.why(arm) for arm in state.awaited if view.word(arm) == "not ready")))
         known = readiness.known(view, state.awaited)
         proceed.advance(self._ctx, self._service, actor=ACTOR, trouble=trouble, fence=fence, **known)
