@@ -27,7 +27,7 @@ RATIOS = np.array(sequential.RATIOS)
 
 
 def above(bad: Floats, n: Floats, limit: Floats | float) -> Floats:
-    """`sequential.above`, per run: (alternatives, runs)."""
+    """`eprocess.above`, per run: (alternatives, runs)."""
     p = np.clip(np.asarray(limit, float), sequential.TINY, 1 - sequential.TINY)
     grown = np.multiply.outer(RATIOS, p) + (1 - p)
     return bad * (np.log(RATIOS)[:, None] - np.log(grown).reshape(len(RATIOS), -1)) - (n - bad) * np.log(grown).reshape(len(RATIOS), -1)
@@ -39,7 +39,7 @@ def tail(bad: Floats, n: Floats, p: Floats | float) -> Floats:
 
 
 class Wealths:
-    """`sequential.Wealth`, per run."""
+    """`eprocess.Wealth`, per run."""
 
     def __init__(self, prior: Sequence[float], *, runs: int, since: float = 0.0) -> None:
         self.prior = np.log(np.array(prior) / sum(prior))
@@ -93,7 +93,7 @@ class Wealths:
 
 
 class Dispersions:
-    """`dispersion.Dispersion`, per run."""
+    """`overdispersion.Dispersion`, per run."""
 
     def __init__(self, *, runs: int) -> None:
         self.number = 0
@@ -124,7 +124,7 @@ class Dispersions:
 
 
 class Arms:
-    """`counts.Arms`, per run: the evidence that one arm is worse than the other."""
+    """`proportions.Arms`, per run: the evidence that one arm is worse than the other."""
 
     def __init__(self, *, runs: int) -> None:
         self.pool = Pools(counts.POOLED, rows=4, runs=runs)
@@ -141,7 +141,7 @@ class Arms:
 
 
 class Excess:
-    """`counts.Excess`, per run: the evidence that one arm is above a limit."""
+    """`proportions.Excess`, per run: the evidence that one arm is above a limit."""
 
     def __init__(self, *, runs: int, limit: float) -> None:
         self.limit, self.dispersion, self.wealth = limit, Dispersions(runs=runs), Wealths(sequential.RATIO_PRIOR, runs=runs)
@@ -154,7 +154,7 @@ class Excess:
 
 
 class Pools:
-    """`sequential.Pool` for two arms, per run; rows are what is summed, the first two are the arms' requests."""
+    """`eprocess.Pool` for two arms, per run; rows are what is summed, the first two are the arms' requests."""
 
     def __init__(self, least: int, *, rows: int, runs: int) -> None:
         self.least, self.step, self.held = least, 0, np.zeros((rows, runs))
@@ -172,7 +172,7 @@ class Pools:
 
 
 class Rows:
-    """`windows.Windows`, per run: sums of one window, judged by `over` when the next begins."""
+    """`persistence.Windows`, per run: sums of one window, judged by `over` when the next begins."""
 
     def __init__(self, *, window_s: float, window_min: int, persistence: int, rows: int, runs: int) -> None:
         self.window_s, self.window_min, self.persistence = window_s, window_min, persistence
@@ -197,12 +197,12 @@ class Rows:
 
 
 def two_arms(n: Floats, n_beside: Floats, bad: Floats, bad_beside: Floats) -> Floats:
-    """`sequential.two_arms`, per run."""
+    """`eprocess.two_arms`, per run."""
     return above(bad, bad + bad_beside, n / np.maximum(n + n_beside, 1))
 
 
 class Errors:
-    """`counts.Errors`, per run; `take` returns which runs fail by evidence, and which by windows."""
+    """`proportions.Errors`, per run; `take` returns which runs fail by evidence, and which by windows."""
 
     def __init__(
         self, *, runs: int, alpha: float, margin: float = 0.02, window_s: float = 60.0, persistence: int = 5, window_min: int = 20
@@ -227,7 +227,7 @@ class Errors:
 
 
 class Ceiling:
-    """`counts.Ceiling` with an arm beside it, per run."""
+    """`proportions.Ceiling` with an arm beside it, per run."""
 
     def __init__(
         self, *, runs: int, alpha: float, limit: float = counts.SLOW, window_s: float = 60.0, persistence: int = 3, window_min: int = 20

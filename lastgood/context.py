@@ -1,6 +1,6 @@
 """The ledger and the store that the verbs work on, and whose configuration counts: opened, made ready on first use, and never begun anew by a look.
 
-What does not belong here: the verbs (`release`), what a home may be believed by (`private`).
+What does not belong here: the verbs (`release`), whether a home can be trusted (`system.permissions`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Each has a switch: while `failure` holds an error, every method raises it, as a layer does that is down. `served`
 (`aliases`, `workers`) is the world itself: read it to see what was done, change it to play somebody who edits by hand.
 
-What does not belong here: rules of releases (`rollout`), real processes (`layers`).
+What does not belong here: rules of releases (`core`), real processes (`layers`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a look at one service has to tell, against what was told before. Values only; what the UI makes of it stands in `rollout`."""
+"""What a look at one service has to tell, against what was told before. Values only; what the UI makes of it stands in `rollout_mirror`."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping

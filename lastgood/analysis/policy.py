@@ -5,7 +5,7 @@
     cannot tell for too long  the gate's own policy: wait, roll back, or ask; never "fine"
     all passed                after the phase's least time: the next phase, or the cut-over
 
-What does not belong here: statistics (`gates`), the rules that every event has to keep (`rollout`).
+What does not belong here: statistics (`gates`), the rules that every event has to keep (`core`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def decide(
 
     *service* is the configuration frozen in the bundle that is judged; *ready* names the arms whose workers are
     ready, *unknown* those of which nobody knows, *trouble* is what their layer last complained of. *unwatched_s* of the seconds since
-    the phase began count for no least time: nobody knows whether they have passed (`wallclock`).
+    the phase began count for no least time: nobody knows whether they have passed (`system.clock`).
     """
     counted = {name: verdict for name, verdict in verdicts.items() if name not in state.waived and name in service.gates}
     match state.phase:

@@ -4,7 +4,7 @@ An *analysis* is one question about one pair of bundles: the mirrored answers, t
 back, or a trigger on stable. Its measurements are kept in the ledger as they come, so that a controller that was
 killed, or another one, goes on with the same evidence and comes to the same verdict. A new candidate is a new analysis.
 
-What does not belong here: statistics (`gates`), where numbers come from (`sources`), what a verdict leads to (`judgement`).
+What does not belong here: statistics (`gates`), where numbers come from (`sources`), what a verdict leads to (`policy`).
 """
 
 from __future__ import annotations

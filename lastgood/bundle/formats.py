@@ -4,7 +4,7 @@ Scanners that look for *bad* pickles are bypassed again and again, so none is us
 carry code is refused as such, and a file must be what its suffix says. Checks run on our own copy of
 the bytes, never on the source, so nothing can be swapped between check and use.
 
-What does not belong here: trust in a publisher (`keys`, `transfer`), loading skops files (`skops_bytes`).
+What does not belong here: trust in a publisher (`system.signing`, `archive`), loading skops files (`skops`).
 """
 
 from __future__ import annotations

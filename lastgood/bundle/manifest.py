@@ -4,7 +4,7 @@ A bundle is immutable. Its id is the SHA-256 of the RFC 8785 (canonical JSON) by
 so the same parts always have the same id, wherever and whenever they are built. When, where and from
 what it was built is *provenance* and is kept beside the manifest, never inside.
 
-What does not belong here: reading or writing files (`artifacts`), knowing which bundle serves (`ledger`).
+What does not belong here: reading or writing files (`store`), knowing which bundle serves (`ledger`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Keys with a form of their own are found, and none is ever shown; words that merely look random are not taken for one, for a
 scan that cries wolf is switched off.
 
-What does not belong here: which texts are scanned (`prompts`, the checks of a corpus).
+What does not belong here: which texts are scanned (`bundle.prompts`, the checks of a corpus).
 """
 
 from __future__ import annotations

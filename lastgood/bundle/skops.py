@@ -4,7 +4,7 @@ A skops file is a zip of arrays and a `schema.json` that names the types to buil
 of them to trust; MLflow passes back what the file itself names, which is no check at all. Here every
 name must stand in a list that is part of this program or of the service's own code, before skops sees the file.
 
-What does not belong here: what may be stored (`safety`).
+What does not belong here: what may be stored (`formats`).
 """
 
 from __future__ import annotations

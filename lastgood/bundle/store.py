@@ -10,7 +10,7 @@ An object appears by one rename of a folder whose every byte is already on disk,
 leaves either nothing or all of it. Sources are copied, never hard-linked: a later write into the source
 would otherwise change the stored bytes, and file modes do not stop root.
 
-What does not belong here: which formats are safe (`safety`), which bundle serves (`ledger`).
+What does not belong here: which formats are safe (`formats`), which bundle serves (`ledger`).
 """
 
 from __future__ import annotations
@@ -135,14 +135,14 @@ def part(stored: Stored, *, name: str, media_type: str, meta: Mapping[str, Any])
 
 
 def load_skops(path: Path, *, trusted: Collection[str]) -> object:
-    """The object in a skops file, if every type it names stands in our fixed list or in *trusted*. See `skops_bytes.load`."""
+    """The object in a skops file, if every type it names stands in our fixed list or in *trusted*. See `skops.load`."""
     from lastgood.bundle import skops as skops_bytes
 
     return skops_bytes.load(path, trusted=trusted)
 
 
 def normalise_skops(path: Path) -> str:
-    """Rewrite a skops file so that the same fitted model gives the same bytes; return its digest. See `skops_bytes.normalise`."""
+    """Rewrite a skops file so that the same fitted model gives the same bytes; return its digest. See `skops.normalise`."""
     from lastgood.bundle import skops as skops_bytes
 
     return skops_bytes.normalise(path)

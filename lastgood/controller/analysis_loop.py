@@ -3,7 +3,7 @@
 It never touches a layer: it measures, decides and commits; the controller makes the layers follow. Only the holder of the
 service's lease measures and decides, from the readiness that all hosts have put into the ledger, and a commit proves the lease.
 
-What does not belong here: what is measured (`judge`), what a verdict leads to (`judgement`).
+What does not belong here: what is measured (`analysis.run`), what a verdict leads to (`analysis.policy`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ level-triggered: they get the newest desired state, never a list of events, and 
 `resync_s` seconds, which puts hand edits back. Each controller looks after the layers of its own host and says in the
 ledger which workers are ready there; of several on one ledger the holder of the lease decides, from what all of them say.
 
-What does not belong here: rules (`rollout`), moving a single layer (`layers`).
+What does not belong here: rules (`core`), moving a single layer (`layers`).
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class ServiceLoop:
         self._tell_cold(state, view)
         self._tell_followed(state, view)
         if state.phase == "baking":
-            return  # the gatekeeper's: whoever has measured nothing does not say that a release is good
+            return  # the analysis loop's: whoever has measured nothing does not say that a release is good
         trouble = "; ".join(filter(None, (view.why(arm) for arm in state.awaited if view.word(arm) == "not ready")))
         known = readiness.known(view, state.awaited)
         proceed.advance(self._ctx, self._service, ready=known.ready, unknown=known.unknown, actor=ACTOR, trouble=trouble, fence=fence)

@@ -1,6 +1,6 @@
 """What can happen to a release, and what goes with the state that follows. Values only.
 
-What does not belong here: what follows from an event (`rollout`).
+What does not belong here: what follows from an event (`transitions`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rules that every step of a release shares. Pure.
 
-What does not belong here: what an event leads to (`rollout` going forward, `setback` going back).
+What does not belong here: what an event leads to (`transitions` going forward, `rollback` going back).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The rules of going back: rejecting a candidate, rolling back, condemning a bundle, and what is found out afterwards. Pure.
 
-What does not belong here: going forward (`rollout`).
+What does not belong here: going forward (`transitions`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The release state of one service: what a revision row holds. Values only.
 
-What does not belong here: how a state follows another (`rollout`), SQL.
+What does not belong here: how a state follows another (`transitions`), SQL.
 """
 
 from __future__ import annotations

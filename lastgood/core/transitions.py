@@ -16,7 +16,7 @@ stays revoked; no phase of a chain is passed over unless a person skips them; a 
 step further, but can always roll back; a rollback is never undone by an older promotion, nor by automation; after
 three steps back in a row, or in an hour, automation stops and a person has to look.
 
-This module goes forward; `setback` goes back. What does not belong here: I/O of any kind, SQL, layers, what was
+This module goes forward; `rollback` goes back. What does not belong here: I/O of any kind, SQL, layers, what was
 measured (`gates`).
 """
 

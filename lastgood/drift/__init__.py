@@ -1,11 +1,22 @@
-"""Whether what comes in still looks like what the bundle was trained on. Pure: no clock, no files but a reference that is handed in.
+"""Whether live traffic still resembles the data the bundle was built on, and what follows if it does not.
 
-reference       the sample that travels in a bundle, and how it is written
-distances       how far two samples of a column are apart; the same numbers as Evidently's
-calibration     how far stretches of the reference are from the rest of it: what is usual
-verdict         what one window comes to
-alarm           what a row of windows comes to
-comparison      whether one bundle is worse than another on the same labelled rows
+Pure (no clock, no file but a reference that is handed in):
 
-What does not belong here: the log (`sources.windows`), the ledger (`ops.drift_watch`), Evidently's pages (`ops.drift_report`).
+reference            the sample that travels in a bundle, and how it is written
+distances            how far two samples of a column are apart; the same numbers as Evidently's
+calibration          how far stretches of the reference are from the rest of it: what is usual
+verdict              what one window comes to
+alarm                what a row of windows comes to
+comparison           whether one bundle is worse than another on the same labelled rows
+
+With the log, the store and the ledger:
+
+window               a window of the inference log, read as a sample
+bundle_reference     the reference of one bundle, calibrated and cached
+watch                looks at each window once and records what it came to
+bundle_comparison    two bundles run on the same labelled rows
+decision             what an alarm leads to: roll back, retrain, keep, or ask
+evidently_report, plots   pages and pictures for people
+
+What does not belong here: what a service declares (`service.drift`), the log itself (`serving.segments`), tables of measurements (`ledger`).
 """

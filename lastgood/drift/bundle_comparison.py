@@ -1,6 +1,6 @@
 """Two bundles, both whole, on the same labelled rows that came in: one would have answered better, or nobody can tell.
 
-What does not belong here: which two, and what follows from it (`ops.drift_decision`); the statistics (`drift.comparison`).
+What does not belong here: which two, and what follows from it (`decision`); the statistics (`comparison`).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Safe to be called by anybody at any time: a tick that was killed is done again f
 once one wins. The windows of a bundle begin when it becomes stable. A window is looked at by a host that serves the bundle, for only
 that has the log; of several each sees its own part, and it is written down whose word it is.
 
-What does not belong here: statistics (`drift`), what follows from an alarm (`ops.drift_decision`).
+What does not belong here: statistics (`verdict`, `alarm`), what follows from an alarm (`decision`).
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def _look(
 
 
 def read(ctx: release.Context, what: Watched, *, since: float, until: float, columns: Collection[str], most: int) -> windows.Window:
-    """What users were answered by the watched bundle with *since* <= `at` < *until* (Unix seconds); see `windows.read`."""
+    """What users were answered by the watched bundle with *since* <= `at` < *until* (Unix seconds); see `window.read`."""
     folder = ctx.settings.inference(what.service)
     return windows.read(folder, bundle=what.bundle, since=since, until=until, columns=columns, time=what.rules.time, most=most)
 

@@ -3,7 +3,7 @@
 Counted are the answers that users of one bundle got; copies for a candidate in shadow and requests by debug token are not.
 A segment that cannot be read is told, and the rest is read all the same.
 
-What does not belong here: what is made of a window (`drift`).
+What does not belong here: what is made of a window (`verdict`).
 """
 
 from __future__ import annotations

@@ -2,5 +2,5 @@
 
     sources -> Observation -> Track (one gate's evidence so far) -> Verdict
 
-What does not belong here: what a service declares (`conditions`), what a verdict leads to (`release`, `rollout`).
+What does not belong here: what a service declares (`service.gates`), what a verdict leads to (`analysis.policy`, `core`).
 """

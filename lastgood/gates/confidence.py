@@ -1,6 +1,6 @@
 """Bounds that hold at every moment at once (confidence sequences), for showing and for excluding harm.
 
-What does not belong here: evidence of harm (`sequential`).
+What does not belong here: evidence of harm (`eprocess`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Ramdas, Gruenwald, Vovk, Shafer: Game-theoretic statistics and safe anytime-vali
 Each function below turns what was seen into one log growth factor per alternative; `Wealth` holds the sums, mixes over
 the alternatives and over the moments at which the fault may have begun. `Pool` joins what is too small to tell anything.
 
-What does not belong here: confidence bounds (`bounds`), what a verdict is (`track`).
+What does not belong here: confidence bounds (`confidence`), what a verdict is (`gate`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def two_arms(watched: Tally, beside: Tally) -> Bets:
     then belongs to the watched arm with at most the odds n : n_beside. That makes its count hypergeometric, which is below the
     binomial in convex order (Hoeffding 1963), and a bet is convex in the count, so the growth has an expectation of at
     most 1: exact for any error rate and any two sizes, also if both arms' rate changes from one observation to the next. Not
-    exact if the bad requests of one arm come in bursts (see `dispersion`). An arm without requests makes every growth 1.
+    exact if the bad requests of one arm come in bursts (see `overdispersion`). An arm without requests makes every growth 1.
     """
     w = watched.n / (watched.n + beside.n) if watched.n and beside.n else 0.0
     return above(watched.bad, watched.bad + beside.bad, limit=w) if w else (0.0,) * len(RATIOS)

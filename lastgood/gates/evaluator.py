@@ -1,6 +1,6 @@
 """What all kinds of gates have in common: the fold of observations, and what it says at any moment.
 
-What does not belong here: dead sources, missing traffic, and how long something has lasted (`track`).
+What does not belong here: dead sources, missing traffic, and how long something has lasted (`gate`).
 """
 
 from __future__ import annotations

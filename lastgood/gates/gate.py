@@ -1,8 +1,8 @@
 """One gate's evidence so far, and the verdict it comes to: a pure fold of observations, equal for equal ones.
 
-    Observation -> Track.take -> family (counts | scores | gauges | split) -> Track.verdict -> Verdict
+    Observation -> Track.take -> family (proportions | scores | gauges | sample_ratio) -> Track.verdict -> Verdict
 
-What does not belong here: what a verdict leads to, and the policies for what cannot be told (`release`, `rollout`).
+What does not belong here: what a verdict leads to, and the policies for what cannot be told (`analysis.policy`, `core`).
 """
 
 from __future__ import annotations

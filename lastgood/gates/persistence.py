@@ -1,4 +1,4 @@
-"""The persistence rule: over the threshold in so many windows in a row. The second opinion beside `sequential`.
+"""The persistence rule: over the threshold in so many windows in a row. The second opinion beside `eprocess`.
 
 A window of few requests is over a threshold by chance alone: one bad request of twenty is five percent. Five such windows in
 a row are then a matter of hours, on a healthy bundle. So a window of counts is over only if its figure is over the

@@ -2,7 +2,7 @@
 
 How old a sign of life is by this host's clock says nothing of the other's. When one has just come in, it was written a moment ago.
 
-What does not belong here: one machine's own clock that is set (`wallclock`), what is told (`controller`).
+What does not belong here: one machine's own clock that is set (`system.clock`), what is told (`controller`).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Once a second the controller notes the machine's own running time in a small fil
 full disk. That time stands still while a laptop sleeps and knows nothing of clocks that are set, so neither is taken for
 a frozen controller.
 
-What does not belong here: starting and replacing it (`ops.stack`), signs of life of a host in the ledger (`readiness`).
+What does not belong here: starting and replacing it (`ops.local_stack`), signs of life of a host in the ledger (`readiness`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The lease is proven with every commit (`ledger.leases.Fence`). A process of this host that died keeps nobody waiting: the next
 one of the same host takes over at once. One that only seems to be dead loses nothing but its turn, for its token is old then.
 
-What does not belong here: what is decided (`proceed`), and on what (`readiness`).
+What does not belong here: what is decided (`release.advance`), and on what (`readiness`).
 """
 
 from __future__ import annotations

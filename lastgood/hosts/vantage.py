@@ -3,7 +3,7 @@
 A host that serves nothing of a service has no log of it: what it does not see has not failed to happen. Which hosts serve stands
 in the ledger (`readiness`), also of those that have fallen silent.
 
-What does not belong here: who decides about a release (`duty`).
+What does not belong here: who decides about a release (`lease`).
 """
 
 from __future__ import annotations

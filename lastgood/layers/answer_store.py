@@ -1,7 +1,7 @@
 """Answers kept for a while, under the bundle that gave them: what one bundle said is never served as another's.
 
 A key holds the bundle's digest and its *epoch*. A rollback so leaves nothing of the bad bundle to be found, for the good one
-asks under its own digest. The epoch goes up when no alias names a bundle any more (`layers.answers`): if it comes back one
+asks under its own digest. The epoch goes up when no alias names a bundle any more (`layers.answer_cache`): if it comes back one
 day, it begins with nothing, also if one of its old workers was still writing meanwhile.
 
 In memory of the worker by default; with `cache.url` in a Redis that all workers share. A cache that is away, slow or full

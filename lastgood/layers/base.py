@@ -38,7 +38,7 @@ class Desired:
     """What the ledger says about one service, in the form layers consume.
 
     `weights` maps arm to its share of live traffic in percent and sums to 100, or is empty when nothing may serve (an
-    arm is a bundle id or the control arm of one, see `arms`); the newest bundle stands first, so that a user who is in at
+    arm is a bundle id or the control arm of one, see `core.arms`); the newest bundle stands first, so that a user who is in at
     5 % is still in at 20 %. `control` says that the workers of stable's control arm are needed, with a share already or not.
     `mirror` is (bundle id, percent of requests copied to it) or None. `spares` are kept warm while `previous` cannot be. `bundles` holds every bundle named.
     `service` is the configuration frozen in the stable bundle (the folder's own before the first release).
@@ -142,7 +142,7 @@ class Readiness(NamedTuple):
 
 
 def readiness_of(processes: Processes) -> Readiness:
-    """What this host has to say, for `readiness.report`. Raises LayerError if that cannot be told."""
+    """What this host has to say, for `hosts.readiness.report`. Raises LayerError if that cannot be told."""
     return Readiness(ready={arm for arm, where in processes.endpoints().items() if where}, troubles=processes.troubles())
 
 

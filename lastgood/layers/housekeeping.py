@@ -8,8 +8,8 @@
     logs/{controller,dagster,mlflow}.log    16 MB, and as much put aside                       here
     pages/                                  the newest 2,000                                   here
     inference/<s>/                          serving.log_keep_days                              its writers (`serving.segments`)
-    ledger: measurements                    controller.keep_measurements_days                  the gatekeeper
-    drift/reports/<s>/                      the newest of each service                         `ops.drift_report`
+    ledger: measurements                    controller.keep_measurements_days                  `controller.analysis_loop`
+    drift/reports/<s>/                      the newest of each service                         `drift.evidently_report`
     index/                                  index.keep_days, index.keep_stable                 its layer
     run/<s>/, envoy/<s>/kept.json           one of each, written anew                          -
     ledger, audit/, incidents/, store/      grow by release, not by time, and are the history  -
@@ -18,7 +18,7 @@
 The controller comes by every few seconds, and every worker now and then, so that the proxy's log is bounded also while the
 controller is dead. With no worker either, the proxy writes a line for each request that it refuses, and nobody puts them aside.
 
-What does not belong here: how Envoy's files are put aside (`layers.traffic.envoy_logs`).
+What does not belong here: how Envoy's files are put aside (`layers.traffic.envoy.logs`).
 """
 
 from __future__ import annotations

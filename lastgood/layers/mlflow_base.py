@@ -3,7 +3,7 @@
 MLflow takes seconds to import and has no deadline of its own, so every piece of work runs beside the caller, who
 waits `timeout_s` at most. What takes longer goes on and is done once; until then the layer says that it is not there.
 
-What does not belong here: what is mirrored (`registry`, `prompts`).
+What does not belong here: what is mirrored (`layers.registry`, `layers.prompts`).
 """
 
 from __future__ import annotations

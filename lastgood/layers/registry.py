@@ -7,7 +7,7 @@ versions they point to) and leaves everything else alone.
 The version's source is `lastgood://bundle/<digest>`: MLflow takes any scheme, one call creates the version with all
 its tags, and no setting of the whole process is touched (a `models:/` source is looked up at the process-wide address).
 
-What does not belong here: training runs and their metrics (the pipeline writes them), which bundle serves (`rollout`).
+What does not belong here: training runs and their metrics (the pipeline writes them), which bundle serves (`ledger`).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Every change is one transaction: it takes the service's lock, checks that nobody
 exactly one entry to the audit chain. Nothing of it is ever updated or deleted. The database itself refuses what would
 break the rules, also from a foreign client (`migrations/`).
 
-What does not belong here: deciding what the next state is (`rollout`), what one engine does differently (`dialect`),
+What does not belong here: deciding what the next state is (`core`), what one engine does differently (`dialect`),
 what controllers keep beside the log (`leases`, `measurements`, `outbox`, `readiness`).
 """
 

@@ -4,7 +4,7 @@ A page is a fact and stays as it was written. Each channel has a delivery of its
 channel holds up no other. Once every configured channel has a page, the page is settled and looked for no more, so
 that a channel that is added later does not send old news.
 
-What does not belong here: channels and sending (`ops.paging`).
+What does not belong here: channels and sending (`paging.delivery`).
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ PAGE = "SELECT 1 AS one FROM page WHERE service = :service AND revision = :revis
 PAGES = f"SELECT {_PAGE}, delivered_at FROM page WHERE service = :service ORDER BY revision DESC, key LIMIT :limit"
 _SAME_PAGE = "{0}.service = {1}.service AND {0}.revision = {1}.revision AND {0}.key = {1}.key"
 # A page waits for the earlier ones of its key, or one that resolves could overtake what it closes; so does one with "-over"
-# behind its key for the page without (`ops.page_text.OVER`), which may be of the same revision. Asked for the plain
+# behind its key for the page without (`paging.message.OVER`), which may be of the same revision. Asked for the plain
 # service, SQLite would read all its pages by the primary key instead of the few that are open.
 DUE_PAGES = (
     f"SELECT {', '.join(f'p.{name}' for name in _PAGE.split(', '))}, p.delivered_at, d.tries, d.next_at, d.error FROM page p "

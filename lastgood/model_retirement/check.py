@@ -3,7 +3,7 @@
 Of a hosted model everybody is told the same. A local one is on the disk of a host or is not: only a host that serves says so, for
 itself, and a bundle whose model is on one of them is not gone.
 
-What does not belong here: what is made of it when a target is chosen (`release`).
+What does not belong here: what is made of it when a target is chosen (`release.targets`).
 """
 
 from __future__ import annotations

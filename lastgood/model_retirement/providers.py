@@ -2,7 +2,7 @@
 
 The provider is asked; where it cannot be, the dates that it has announced stand in `shutdowns.json`, which is as old as it says.
 
-What does not belong here: telling anybody (`lastgood.ops`), choosing a target (`rollout`).
+What does not belong here: paging anybody (`check`), choosing a target (`release.targets`).
 """
 
 from __future__ import annotations

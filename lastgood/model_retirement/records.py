@@ -3,7 +3,7 @@
 A bundle names its hosted models in the meta of any part: `"llms": [pin, ...]`. What is found out about them stands in the
 ledger as an evaluation of kind `liveness`; a date that has passed counts, also if nobody has asked since.
 
-What does not belong here: asking (`ops.liveness`), what the provider says (`llm.liveness`), choosing a target (`release`).
+What does not belong here: asking (`check`), what the provider says (`providers`), choosing a target (`release.targets`).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Operating lastgood itself: the local stack, its health, the demonstration."""
+"""Operating lastgood itself: the local stack, and the claims of the demonstrations."""

@@ -2,7 +2,7 @@
 
 Everything is started detached and survives the command, the terminal and each other. `up` twice is `up` once.
 
-What does not belong here: Kubernetes (see `deploy/`), deciding what serves.
+What does not belong here: stacks of several machines, deciding what serves.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ PagerDuty and Opsgenie are spoken to directly: an alert needs a key that stays t
 closed, and an address that can be changed; Apprise's plugins fix the address, and close Opsgenie alerts by what they
 remember on one machine. All may get a page twice, which the key makes harmless.
 
-What does not belong here: which pages are due, and trying again (`paging`).
+What does not belong here: which pages are due, and trying again (`delivery`).
 """
 
 from __future__ import annotations

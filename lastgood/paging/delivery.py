@@ -4,7 +4,7 @@ A page is in the ledger with the change it is about. Here it goes to a file and 
 channel does not take is tried again, soon at first and hourly after a day, and never given up. A crash between
 sending and noting sends once more: the same file, the same key at the pager.
 
-What does not belong here: what a page says (`page_text`), how a channel works (`channels`).
+What does not belong here: what a page says (`message`), how a channel works (`channels`).
 """
 
 from __future__ import annotations

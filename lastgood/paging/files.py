@@ -1,6 +1,6 @@
 """What a person must be told, as files: one per page in `pages/` of the home folder, and a line in the log.
 
-The channel that is always there. What does not belong here: which pages are due, and channels over a network (`ops.paging`).
+The channel that is always there. What does not belong here: which pages are due, and channels over a network (`delivery`, `channels`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a page says to whoever reads it at night: what happened, which bundles, the figures, what was done, what to type.
 
-What does not belong here: sending it (`channels`), when (`paging`).
+What does not belong here: sending it (`channels`), when (`delivery`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 What is there and stays is told once (`Teller`). What lasts for a while and can come again is told when it begins and when it
 is over, each once (`Lasting`).
 
-What does not belong here: how a page is delivered (`ops.paging`), and what it says.
+What does not belong here: how a page is delivered (`delivery`), and what it says.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Told(NamedTuple):
 class Lasting:
     """Troubles of one service that last for a while. Another process goes on where this one ended. Not for several threads.
 
-    A trouble that comes again has the page key KEY-2, then KEY-3; its end has the same and `page_text.OVER`, by which a pager closes it.
+    A trouble that comes again has the page key KEY-2, then KEY-3; its end has the same and `message.OVER`, by which a pager closes it.
     """
 
     def __init__(self, ctx: context.Context, service: str) -> None:

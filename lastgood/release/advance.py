@@ -1,11 +1,11 @@
 """A release under way, taken one step further: by the controller, or by a command that waits for it.
 
 Each function looks at the ledger, decides on what it is told about the world (ready workers, verdicts of the gates), and
-commits one event at most. What a caller tells about the world is what the hosts say in the ledger (`readiness`), never what it
-sees itself; and it proves with a *fence* that it is the one who decides (`duty`). So a host that cannot start or reach a
+commits one event at most. What a caller tells about the world is what the hosts say in the ledger (`hosts.readiness`), never what it
+sees itself; and it proves with a *fence* that it is the one who decides (`hosts.lease`). So a host that cannot start or reach a
 worker, or has been frozen for a while, moves nothing.
 
-What does not belong here: measuring (`judge`), deciding (`judgement`, `rollout`), what a person asks for (`release`).
+What does not belong here: measuring (`analysis.run`), deciding (`analysis.policy`, `core`), what a person asks for (`promotion`, `rollback`, `holds`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Traffic is moved by the command itself, at once, so that a rollback needs no controller. The slower layers are
 the controller's; with the controller dead the command also looks after the workers, and says what is left undone.
 
-What does not belong here: deciding anything (`rollout`), the endless loop (`controller`).
+What does not belong here: deciding anything (`core`), the endless loop (`controller`).
 """
 
 from __future__ import annotations

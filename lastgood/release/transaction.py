@@ -47,7 +47,7 @@ def commit(
 ) -> Committed:
     """Decide on *event* and write the next revision; all or nothing.
 
-    Raises Conflict if *state* (or *expected*) is no longer the newest revision, or the lease of *fence* changed hands, and whatever rule `rollout.step` finds.
+    Raises Conflict if *state* (or *expected*) is no longer the newest revision, or the lease of *fence* changed hands, and whatever rule `core.transitions.step` finds.
     """
     check_expected(ctx, state, expected)
     now = clock()

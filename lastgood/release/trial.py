@@ -1,9 +1,9 @@
 """Whether a bundle can be used, before anybody knows it: its own code loads it and answers, in a process of its own.
 
-What is accepted here is read later by workers and by the drift watch, at 3 AM too. The child (`serving.trial`) does what they
+What is accepted here is read later by workers and by the drift watch, at 3 AM too. The child (`lastgood.conformance.bundle`) does what they
 do; this side starts it, waits, and knows nothing heavy.
 
-What does not belong here: what is tried (`serving.trial`), whether a bundle is good (gates).
+What does not belong here: what is tried (`lastgood.conformance.bundle`), whether a bundle is good (gates).
 """
 
 from __future__ import annotations

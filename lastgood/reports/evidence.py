@@ -3,7 +3,7 @@
 A replay is the same fold that the controller made, looked at on the way: what each gate said then, what both arms did
 in each stretch of time. Memory does not grow with the number of measurements.
 
-What does not belong here: which analyses a rollout had (`chronicle`), what an evidence means (`gates`).
+What does not belong here: which analyses a rollout had (`record`), what an evidence means (`gates`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One page about one rollout: a single HTML file that needs nothing else, to be kept, mailed and printed.
 
-What does not belong here: what is known (`chronicle`), how it is drawn (`plots`).
+What does not belong here: what is known (`record`), how it is drawn (`plots`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The record of a rollout that was taken back: one JSON object with a stable schema, kept in the audit trail and as a file.
 
-What does not belong here: telling a person at once (`paging`), pages to read (`report`).
+What does not belong here: telling a person at once (`paging`), pages to read (`html`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a release looks like at this moment, for whoever watches it: one value, brought up to date in constant time.
 
-What does not belong here: how it is shown (`cli.watch`), what it was like from the beginning (`chronicle`).
+What does not belong here: how it is shown (`cli.watch`), what it was like from the beginning (`record`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pictures of a rollout: who had the traffic, what the gates saw, how fast the layers followed.
 
 Each function returns a matplotlib Figure of its own, or None where there is nothing to show; no state is shared, so threads
-may draw at once. `svg` and `png` turn a figure into text for a page and bytes for anything else (`canvas`).
+may draw at once. `svg` and `png` turn a figure into text for a page and bytes for anything else (`figure`).
 
 Colours are those of Okabe and Ito, which people with any colour vision can tell apart; shapes and words carry the same facts.
 """

@@ -3,7 +3,7 @@
 A rollout begins with the revision that proposed it and ends with its cut-over and bake, or with its way back and the
 measurement after that. What cannot be read any more is left out, and `missing` says so.
 
-What does not belong here: pictures (`plots`), pages (`report`), what is worth keeping as an incident (`incident`).
+What does not belong here: pictures (`plots`), pages (`html`), what is worth keeping as an incident (`incident`).
 """
 
 from __future__ import annotations

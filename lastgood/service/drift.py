@@ -1,6 +1,6 @@
 """What a service declares about drift: which windows are looked at, what counts as an alarm, and how an alarm is decided.
 
-What does not belong here: statistics (`drift`), reading the log (`sources.windows`), what follows from an alarm (`ops.drift_decision`).
+What does not belong here: statistics and what follows from an alarm (`lastgood.drift`), reading the log (`drift.window`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 A chain names what lies between `preparing` and the cut-over; every chain ends with the cut-over and a bake. An empty
 chain is blue-green alone: the new workers are made ready, then all traffic moves at once.
 
-What does not belong here: what is measured meanwhile (`conditions`), when a phase is over (`rollout`).
+What does not belong here: what is measured meanwhile (`service.gates`), when a phase is over (`core.transitions`).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 A writer leaves what it lost since it started, a reader how many rows it passed over. Counted are rows.
 
-What does not belong here: who is told (`ops.loss`).
+What does not belong here: who is told (`sources.log_losses`).
 """
 
 from __future__ import annotations

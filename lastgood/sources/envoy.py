@@ -16,7 +16,7 @@ A request by debug token for a bundle goes straight to `b-<hex12>`, as a mirrore
 adds to the errors and the times of a bundle that answers copies. Whoever hammers a candidate in shadow by token changes its
 numbers; a few looks do not.
 
-What does not belong here: how Envoy names its counters (`layers.traffic.envoy_stats`) and writes its log (`envoy_requests`), when
+What does not belong here: how Envoy names its counters (`layers.traffic.envoy.stats`) and writes its log (`envoy.requests`), when
 a number is too high (`gates`).
 """
 

@@ -6,7 +6,7 @@
 
 If the watched bundle answers copies, in shadow or in a canary that is mirrored besides, its answers to them are *paired* with
 those that users got: only rows answered by both count, which takes most of the noise away. Else each arm counts the
-users that it answered. A request by debug token counts for nobody. When a block is whole: see `blocks`.
+users that it answered. A request by debug token counts for nobody. When a block is whole: see `label_join`.
 
 Nothing before the first look counts. What was read is kept in memory only; after a restart the blocks that were not
 handed out yet are read again.

@@ -1,6 +1,6 @@
 """Rows that the logs of a service lack: lost when they were written, or passed over when they were read. Shown by `status`, and told once.
 
-What does not belong here: who counts them (`serving.segments`, `sources.inference`), how a page is delivered (`ops.paging`).
+What does not belong here: who counts them (`serving.segments`, `sources.inference`), how a page is delivered (`paging.delivery`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ A request counts once, however often it was tried. It failed if its own arm fail
     the proxy's own limits refused it                        nothing
     /feedback, /healthz and the like, a bundle by token      nothing, not even in the split
 
-What does not belong here: reading the log (`layers.traffic.envoy_requests`), copies of requests, which it does not have (`envoy_stats`).
+What does not belong here: reading the log (`layers.traffic.envoy.requests`), copies of requests, which it does not have (`envoy.stats`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ What another program of this machine has written by the machine's clock (the tim
 
 Across a start of the machine nobody can tell how long it was off, or whether its clock is right now. So what lies between the
 last note before it and the first look after it is not counted where a rule asks for a least time (`unwatched_s`). Between machines
-the rules take differences as absolute (`ledger`, `judgement`).
+the rules take differences as absolute (`ledger`, `analysis.policy`).
 
 What does not belong here: durations within one process (`time.monotonic`), the order of revisions (`ledger`).
 """

@@ -1,6 +1,6 @@
 """Files that survive a power cut once a function has returned: copy, seal, sync, and throw away.
 
-What does not belong here: what the files mean (`artifacts`, `transfer`).
+What does not belong here: what the files mean (`bundle.store`, `bundle.archive`).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Everything below the home folder belongs to the user that runs lastgood: folders
 On a shared machine another user then reaches neither the ledger nor a socket, and whatever is found under one of our
 names but belongs to somebody else is not ours.
 
-What does not belong here: what the files mean, and whose processes run (`daemon`).
+What does not belong here: what the files mean, and whose processes run (`processes`).
 """
 
 from __future__ import annotations

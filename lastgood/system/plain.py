@@ -3,7 +3,7 @@
 Refused here, at once and with its place, is what somebody would refuse later, or be given as something else: numbers that are none
 or that JSON rounds, text that a database cannot hold, values of other kinds than JSON has, nesting without end.
 
-What does not belong here: what a value means; requests (`serving.border`); canonical bytes (`bundle`).
+What does not belong here: what a value means; requests (`serving.border`); canonical bytes (`bundle.manifest`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Anybody on a machine may take the port of a server that died and answer in its place. Who listens is told by the kernel:
 the listening sockets of `/proc/net/tcp`, and the sockets among a process's open files. Linux only; elsewhere nobody can tell.
 
-What does not belong here: asking the server (`layers.infrastructure.readiness`), Unix sockets, which files protect.
+What does not belong here: asking the server (`layers.infrastructure.local.readiness`), Unix sockets, which files protect.
 """
 
 from __future__ import annotations

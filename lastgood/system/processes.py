@@ -8,7 +8,7 @@ or whose starter was killed between starting it and writing the record, is found
 A name proves nothing on a shared machine: a record that another user owns or may write is no record, and a process of
 another user is none of ours, whatever its environment says (`strangers` names both).
 
-What does not belong here: what the processes are for, restarts and readiness (`layers.infrastructure`, `stack`).
+What does not belong here: what the processes are for, restarts and readiness (`layers.infrastructure`, `ops.local_stack`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 Signatures are over the DSSE pre-authentication encoding, which binds the kind of payload, so that a signed
 checkpoint can never be passed off as a signed bundle.
 
-What does not belong here: what is signed (`ledger.audit`, `transfer`).
+What does not belong here: what is signed (`ledger.audit`, `bundle.archive`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ command may both apply, and either may die. Workers belong to nobody: they outli
     no longer wanted         ask it to end after `drain_s`, but never the last ready worker while stable is not ready
     asked to end             leave it the time that its requests may take (`drain`), then kill it
 
-What does not belong here: which bundle should serve (`rollout`), sending it requests (`layers.traffic`).
+What does not belong here: which bundle should serve (`core`), sending it requests (`layers.traffic`).
 """
 
 from __future__ import annotations

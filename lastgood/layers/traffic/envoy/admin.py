@@ -1,6 +1,6 @@
 """Questions to a running Envoy over its admin socket, answered as small values. Changes nothing.
 
-What does not belong here: what should be (`envoy_config`), starting and stopping (`envoy_process`).
+What does not belong here: what should be (`config`), starting and stopping (`process`).
 """
 
 from __future__ import annotations

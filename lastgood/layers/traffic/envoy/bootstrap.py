@@ -1,6 +1,6 @@
 """The part of Envoy's configuration that is fixed while it runs: listener, filters, logs, admin socket. Pure.
 
-What does not belong here: routes and clusters, which change with every release (`envoy_config`).
+What does not belong here: routes and clusters, which change with every release (`config`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ an aggregate that falls over to the fallback bundle when those workers are gone.
 same as long as nothing about it changes, so that Envoy leaves it, its connections and its ejections alone; that is
 why `previous` looks exactly as it will look as stable, and a rollback changes routes only.
 
-What does not belong here: files, sockets, processes; the order of writes (`envoy`).
+What does not belong here: files, sockets, processes; the order of writes (`layer`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Discovery documents: the files that Envoy watches, each with its own checksum. Pure.
 
-What does not belong here: what the resources in them say (`envoy_config`).
+What does not belong here: what the resources in them say (`config`).
 """
 
 from __future__ import annotations

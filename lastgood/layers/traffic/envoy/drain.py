@@ -1,6 +1,6 @@
 """How Envoy leaves: it takes no new connections, answers the requests that it has for as long as they may take, and then ends.
 
-What does not belong here: ending the process (`envoy_process`), the workers' own leaving (`layers.infrastructure.drain`).
+What does not belong here: ending the process (`process`), the workers' own leaving (`layers.infrastructure.local.drain`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     dyn/cds/cds.json      clusters, watched by Envoy      lock           held while one of them changes
     admin.sock            or admin.path, which names it   *.log          Envoy's own, requests, ejections
 
-What does not belong here: what the documents say (`envoy_config`), the order in which they change (`envoy`).
+What does not belong here: what the documents say (`config`), the order in which they change (`layer`).
 """
 
 from __future__ import annotations

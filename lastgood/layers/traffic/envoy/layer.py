@@ -5,7 +5,7 @@ rename, and the change counts only when Envoy itself reports the new version; cl
 with the next change, because requests in flight may still want to retry in them. If only routes change, as in a
 rollback to a warm bundle, one file is written and Envoy follows within milliseconds.
 
-What does not belong here: the wording of the documents (`envoy_config`), the process (`envoy_process`).
+What does not belong here: the wording of the documents (`config`), the process (`process`).
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class EnvoyTraffic(base.Layer):
             self._open.close()
 
     def start_up(self, desired: base.Desired) -> None:
-        """Start Envoy, or adopt the one that runs. Raises what `envoy_process.start` raises."""
+        """Start Envoy, or adopt the one that runs. Raises what `process.start` raises."""
         start(self._settings, self._service, desired.service)
 
     def shut_down(self) -> str:

@@ -1,7 +1,7 @@
 """What Envoy writes without end, kept within bounds: its requests, its ejections, what it says.
 
 Requests are put aside when their file is full or a day old, whether anything is released or not; Envoy then opens a new one.
-Readers follow (`envoy_requests`): a file that was put aside stays whole until three newer ones have been.
+Readers follow (`requests`): a file that was put aside stays whole until three newer ones have been.
 
 What does not belong here: reading them, and who comes by often enough (`lastgood.layers.housekeeping`).
 """

@@ -3,7 +3,7 @@
 It starts from the files on disk alone, so requests are answered again after a crash or a reboot even if the ledger,
 the controller and everything else is gone.
 
-What does not belong here: changing what a running Envoy serves (`envoy`).
+What does not belong here: changing what a running Envoy serves (`layer`).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The log is a file `access.log` and those put aside, `access.log.1` (the newest) 
 first line of the file that holds it, never by a name or an inode, which belong to another file later. A file that was put
 aside is whole once a newer one exists: Envoy closes the old one before it opens the new one.
 
-What does not belong here: whose failure a request is (`sources.requests`), putting files aside (`layers.traffic.envoy_logs`).
+What does not belong here: whose failure a request is (`sources.requests`), putting files aside (`logs`).
 """
 
 from __future__ import annotations

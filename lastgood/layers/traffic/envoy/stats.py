@@ -126,7 +126,7 @@ def quantile(buckets: Iterable[Bucket], share: float, *, slower: int = 0) -> flo
 class Ejections:
     """Envoy's own log of whom it put out and when, read on from where it was read last. Lost lines cost nothing but a count.
 
-    Envoy goes by the machine's clock. What was written since somebody set that is put right (`wallclock.of_machine`); a time that is
+    Envoy goes by the machine's clock. What was written since somebody set that is put right (`system.clock.of_machine`); a time that is
     still in the future then is of a wrong clock that nobody knows any more, and counts for nothing.
     """
 
