@@ -344,7 +344,8 @@ def fresh_home(settings: settings_.Settings, *, service: str, story: claims.Stor
 
 def main(service: str, description: str, tell: Callable[[settings_.Settings, claims.Story], None], *, story: str = "") -> None:
     """Tell the story of *service* (*story* names its switch where there are several) and exit with 0 only if every claim holds."""
-    parser = argparse.ArgumentParser(prog="./demo", description=description)
+    stories = [*(f"./demo --service {file.stem}" for file in sorted(Path(__file__).parent.glob("*.yaml"))), "./demo --year"]
+    parser = argparse.ArgumentParser(prog="./demo", description=description, epilog=f"the stories: {', '.join(stories)}")
     parser.add_argument("--service", default=service, choices=[service])
     if story:
         parser.add_argument(f"--{story}", action="store_true", help="this story")

@@ -121,10 +121,12 @@ def check_there(settings: settings_.Settings, *, service: str | None = None) -> 
 
 
 def _nothing_here(settings: settings_.Settings, where: str, *, service: str | None) -> str:
+    """What was looked for and where; `up` is named only in a folder that has services, for elsewhere it would begin nothing."""
     told = f"{service!r} has never been released here: " if service else ""
+    begins = "; 'lastgood up' begins a new one" if any(settings.services.glob(f"*/{services.FILE}")) else ""
     return (
         f"{told}there is no ledger at {where} (project {settings.project}, home {settings.home}); go to the project's folder with 'cd', "
-        "or set LASTGOOD_PROJECT or LASTGOOD_HOME; 'lastgood up' begins a new one"
+        f"or set LASTGOOD_PROJECT or LASTGOOD_HOME{begins}"
     )
 
 

@@ -7,6 +7,7 @@ called, so that `lastgood rollback` starts as fast as Python does.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import json
 import sys
@@ -67,6 +68,20 @@ class Verbs(click.Group):
         module = importlib.import_module(f"lastgood.cli.{_VERBS[cmd_name]}")
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, but a mistyped verb is answered with the ones that it may have meant: click knows none before they are imported."""
+        if args and args[0] not in _VERBS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(args[0], _VERBS)
+            meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "'lastgood --help' lists them all"
+            raise click.UsageError(f"There is no command {args[0]!r}; {meant}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each verb with the whole first sentence or two of its help; click would cut them off in the middle of one."""
+        rows = [(name, command.get_short_help_str(1000)) for name in _VERBS if (command := self.get_command(ctx, name))]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 @click.command(cls=Verbs, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

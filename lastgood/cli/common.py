@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 
 
-def complete_services(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+def complete_services(_ctx: click.Context | None, _param: click.Parameter, incomplete: str) -> list[str]:
     """Names of services, for the shell's completion."""
     from lastgood import settings
 
@@ -45,9 +45,19 @@ def complete_bundles(ctx: click.Context, _param: click.Parameter, incomplete: st
     return [short for short in (*known, "stable", "candidate", "previous") if short.startswith(incomplete)]
 
 
+class ServiceName(click.types.StringParamType):
+    """The name of a service; where it is missing, the error names those that there are."""
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        with contextlib.suppress(errors.LastgoodError, OSError):
+            known = complete_services(ctx, param, "")
+            return f"Services here: {', '.join(known)}." if known else "There is no service here; go to the project's folder with 'cd'."
+        return ""
+
+
 def service_argument(command: Command) -> Command:
     """The argument SERVICE, completed from the project's folder."""
-    return click.argument("service", shell_complete=complete_services, callback=_service_name)(command)
+    return click.argument("service", type=ServiceName(), shell_complete=complete_services, callback=_service_name)(command)
 
 
 def service_arguments(command: Command) -> Command:

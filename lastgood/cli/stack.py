@@ -67,6 +67,11 @@ def demo(args: tuple[str, ...]) -> int:
     project = settings.load().project
     service = args[args.index("--service") + 1] if "--service" in args[:-1] else "flights"
     script = project / "demos" / ("year.py" if "--year" in args else f"{service}.py")
+    if not script.is_file() and {"-h", "--help"} & {*args}:
+        click.echo(
+            f"Usage: lastgood demo [--service NAME] [--year] [--json]\n\n  {demo.help}\n\n  It is in a clone of the project, not in the wheel."
+        )
+        return 0
     if not script.is_file():
         raise errors.NotFound(f"{script} is missing; run the demonstration from a clone of the project")
     sys.path.insert(0, str(project))

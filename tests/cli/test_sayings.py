@@ -88,3 +88,30 @@ def test_up_that_fails_says_why_and_leaves_nothing(run: Run, tmp_path: Path, fau
 
 def _port(text: str) -> int:
     return int(text.split("port: ")[1].split("}", maxsplit=1)[0])
+
+
+def test_a_mistyped_verb_and_a_missing_service_are_answered_with_what_there_is(run: Run) -> None:
+    """The names to type, in text and in JSON, for nobody remembers them at night."""
+    typo = run("rollbak", "toy")
+    assert (typo.code, "did you mean 'rollback'?" in typo.err) == (2, True), typo
+    assert "lastgood --help" in run("qqqq", "toy").err
+    missing = run("rollback")
+    assert (missing.code, "Services here: toy." in missing.err) == (2, True), missing
+    assert "Services here: toy." in run("status", "--json").json["message"]
+
+
+def test_in_the_wrong_folder_nobody_is_told_to_begin_anew(run: Run, tmp_path: Path) -> None:
+    """Where there are no services `up` would begin nothing; where there are, it does."""
+    begin = "'lastgood up' begins a new one"
+    assert begin in run("rollback", "toy", "--yes").err
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for args in (["rollback", "toy", "--yes"], ["status", "toy"], ["rollback"]):
+        told = run(*args, env={"LASTGOOD_PROJECT": str(empty)})
+        assert (told.code, begin in told.err, "with 'cd'" in told.err) == (2, False, True), told
+    assert run("demo", "--help", env={"LASTGOOD_PROJECT": str(empty)}).code == 0
+
+
+def test_the_list_of_verbs_cuts_no_sentence_off(run: Run) -> None:
+    """What a verb does is read in `--help` before it is typed."""
+    assert "..." not in run("--help").out.partition("Commands:")[2]
