@@ -42,7 +42,7 @@ _CAPTIONS = {
 }
 _ARMS = (
     "One step stands for 25 requests or more of that bundle. Dashed: the threshold. Dotted: an estimate of when the fault began to show; "
-    "shaded: when else it may have been (95 %)."
+    "shaded: the range of that estimate (95 %)."
 )
 
 

@@ -270,7 +270,7 @@ def _onset(axes: Axes, chronicle: Chronicle, clock: _Clock) -> None:
         if chronicle.onset_between:
             earliest, latest = (clock.of(max(moment, chronicle.began)) for moment in chronicle.onset_between)
             low, high = axes.get_xlim()
-            axes.axvspan(earliest, latest, color=BAD, alpha=0.08, linewidth=0, label="it may as well be here")
+            axes.axvspan(earliest, latest, color=BAD, alpha=0.08, linewidth=0, label="range of that estimate (95 %)")
             axes.set_xlim(low, high)
 
 
