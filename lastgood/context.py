@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 from collections.abc import Iterator
 
 from lastgood import errors
@@ -105,9 +106,11 @@ def check_known(book: ledgers.Ledger, service: str) -> None:
     """Raise NotFound, naming the services that there are, if *book* has neither a bundle nor a revision of *service*."""
     known = book.services()
     if service not in known and not book.newest(service):
+        near = difflib.get_close_matches(service, known, n=1)
+        meant = f"did you mean {near[0]!r}? else " if near else ""
         raise errors.NotFound(
             f"{service!r} has never been released, nor has a bundle; services in this ledger: {', '.join(known) or 'none yet'}; "
-            "name one of them, or build a bundle of it first"
+            f"{meant}name one of them, or build a bundle of it first"
         )
 
 

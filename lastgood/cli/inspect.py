@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ from lastgood.system import clock as wallclock
 
 DAY_S = 86_400.0
 ALIASES = ("stable", "candidate", "previous")
+REASON = 120
+"""Most characters of a reason in a list of revisions; --limit 1, --at and --json have it in full."""
 DIFF_LINES = 40
 """Most lines of changed prompts that `diff` shows."""
 
@@ -347,11 +350,13 @@ def _revision_json(revision: ledger.Revision) -> dict[str, Any]:
 
 
 def _history_text(revisions: list[ledger.Revision]) -> str:
+    """One line for each revision; the reason in full only where there is but one, for that of a gate is a paragraph."""
     rows = []
     for revision in revisions:
         state = revision.state
         names = tuple(bundles.short(d) if d else "-" for d in (state.stable, state.candidate, state.previous))
-        rows.append((str(revision.number), common.moment(revision.at), revision.verb, *names, revision.actor, revision.reason))
+        reason = revision.reason if len(revisions) == 1 else textwrap.shorten(revision.reason, REASON, placeholder=" …")
+        rows.append((str(revision.number), common.moment(revision.at), revision.verb, *names, revision.actor, reason))
     return common.table(("REVISION", "TIME", "VERB", "STABLE", "CANDIDATE", "PREVIOUS", "ACTOR", "REASON"), rows)
 
 

@@ -84,12 +84,14 @@ def requests_lines(requests: receipts.Requests, *, service: str, changed: bool) 
     lines = []
     for one in requests.leaving:
         number = one["requests"]
+        if number == 0:
+            continue
         count = (
             "requests in flight, nobody knows how many," if number is None else f"{number} request{'' if number == 1 else 's'} in flight"
         )
         until = f", until {common.moment(one['until'])} at the latest" if one["until"] else ""
         lines.append(f"  the worker of {bundles.short(str(one['bundle']))} leaves and still answers its {count}{until}")
     lines += [f"  ! {drain.words(cut)}" for cut in requests.cut_off]
-    if changed and not requests.known and not lines:
+    if changed and not requests.known and not requests.leaving and not lines:
         lines.append(f"  what became of requests in flight is not known yet; 'lastgood status {service}' tells")
     return lines

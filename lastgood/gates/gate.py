@@ -125,7 +125,7 @@ class Track:
 
     def _users(self) -> str:
         """What came of it for users, beside what the arm itself did."""
-        if self.watched.user_errors is None:
+        if self.watched.user_errors is None or not self.watched.n:
             return ""
         return f"; users got {self.watched.user_errors:,} errors in these {self.watched.n:,} requests"
 

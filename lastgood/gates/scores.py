@@ -83,7 +83,7 @@ class Scores(Family):
         within = enough and interval is not None and interval[1] <= self._margin
         return Reading(
             story=self._story(estimate, reference),
-            harm=f"a mean more than {self._margin:g} worse than {'stable' if self._limit is None else 'allowed'}",
+            harm=f"a mean {f'more than {self._margin:g} ' if self._margin else ''}worse than {'stable' if self._limit is None else 'allowed'}",
             lacks=self._lacks(),
             passes="excluded" if within else None,
             estimate=estimate,

@@ -101,7 +101,8 @@ def _likely(page: Page) -> Iterator[str]:
         yield f"lastgood liveness {service}"
         yield f"lastgood promote {service} BUNDLE"
     elif left := _left(page):
-        yield f"lastgood history {service}"
+        number = page.key.partition("-")[2]
+        yield f"lastgood report {service}{f' --rollout {number}' if kind == 'rollout' and number.isdigit() else ''}"
         yield f"lastgood promote {service} {_short(left)} --override-quarantine --reason WHY"
 
 
@@ -142,7 +143,9 @@ def _gate(verdict: Mapping[str, Any]) -> str:
     figures += f", difference within {' to '.join(map(_figure, interval))}" if isinstance(interval, list | tuple) else ""
     figures += f", n={verdict['n']}{_of_copies(verdict)}" if verdict.get("n") else ""
     return (
-        f"{verdict.get('gate')}: {verdict.get('metric', 'metric')}{figures}: {verdict.get('outcome', '')} {verdict.get('why', '')}".rstrip()
+        f"{verdict.get('gate')}: {verdict.get('metric', 'metric')}{figures}: {verdict.get('outcome', '')}: {verdict.get('why', '')}".rstrip(
+            ": "
+        )
     )
 
 

@@ -40,7 +40,10 @@ _CAPTIONS = {
     "latency": "The further left, the faster; at the dotted line 99 of 100 answers were ready.",
     "layers": "From the ledger's commit until each layer agreed with it. Hatched: it agreed by then; when exactly was not recorded.",
 }
-_ARMS = "One step stands for 25 requests or more of that bundle. The dashed line is the threshold, the dotted one where by estimate the fault begins to show."
+_ARMS = (
+    "One step stands for 25 requests or more of that bundle. Dashed: the threshold. Dotted: an estimate of when the fault began to show; "
+    "shaded: the range of that estimate (95 %)."
+)
 
 
 def write(chronicle: Chronicle, out: Path) -> Path:
@@ -125,7 +128,7 @@ def _analysis(one: trails.Analysis) -> dict[str, Any]:
         "canary": "Canary: beside stable",
         "bake": "Bake: alone, after the cut-over",
         "watch": "Watch: alone, long after the cut-over",
-        "verify": "After the way back: is stable well?",
+        "verify": "After the rollback: is stable healthy?",
     }
     gates = [_gate(trail) for trail in one.trails.values()]
     return {

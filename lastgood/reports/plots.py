@@ -267,6 +267,11 @@ def _power(value: float) -> str:
 def _onset(axes: Axes, chronicle: Chronicle, clock: _Clock) -> None:
     if chronicle.onset is not None and chronicle.onset >= chronicle.began:
         axes.axvline(clock.of(chronicle.onset), color=BAD, linewidth=1, linestyle=":", label="the fault begins to show (estimate)")
+        if chronicle.onset_between:
+            earliest, latest = (clock.of(max(moment, chronicle.began)) for moment in chronicle.onset_between)
+            low, high = axes.get_xlim()
+            axes.axvspan(earliest, latest, color=BAD, alpha=0.08, linewidth=0, label="range of that estimate (95 %)")
+            axes.set_xlim(low, high)
 
 
 _Figure = Callable[[Any], float | None]

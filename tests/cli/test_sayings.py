@@ -115,3 +115,24 @@ def test_in_the_wrong_folder_nobody_is_told_to_begin_anew(run: Run, tmp_path: Pa
 def test_the_list_of_verbs_cuts_no_sentence_off(run: Run) -> None:
     """What a verb does is read in `--help` before it is typed."""
     assert "..." not in run("--help").out.partition("Commands:")[2]
+
+
+def test_history_shows_one_line_a_revision_and_the_whole_reason_of_one(run: Run, settings: settings_.Settings) -> None:
+    """A gate's reason is a paragraph: in a list it would push every column off the screen."""
+    why = "gate 'quality': " + "mean brier 0.1705 against 0.1571; " * 20
+    with factory.opened(settings) as ctx:
+        factory.released(ctx, 1, 2)
+    assert run("rollback", "toy", "--yes", "--reason", why).code == 0
+    listed = run("history", "toy").out
+    assert max(map(len, listed.splitlines())) < 260
+    assert " …" in listed
+    assert why.strip() in run("history", "toy", "--limit", "1").out
+    assert run("history", "toy", "--json").json["revisions"][0]["reason"] == why
+
+
+def test_a_mistyped_service_is_answered_with_the_one_that_is_meant(run: Run, settings: settings_.Settings) -> None:
+    """With the list of those that there are, whatever was typed."""
+    with factory.opened(settings) as ctx:
+        factory.released(ctx, 1)
+    assert "did you mean 'toy'?" in run("rollback", "tooy", "--yes").err
+    assert "did you mean" not in run("rollback", "nobody", "--yes").err

@@ -52,7 +52,7 @@ def test_rollback_json_is_one_object_with_a_schema(run: Run, three: list[str]) -
         (("promote", "toy", "stable", "--yes"), 7, "stable already"),
         (("rollback", "toy", "--yes", "--expect", "1"), 3, "moved on since revision 1"),
         (("status", "nobody"), 2, "never been released"),
-        (("frobnicate", "toy"), 2, "No such command"),
+        (("frobnicate", "toy"), 2, "There is no command 'frobnicate'"),
         (("history", "toy", "--at", "yesterday"), 2, "is not a time"),
         (("hold", "toy"), 2, "needs --reason"),
         (("quarantine", "toy", "stable"), 2, "needs --reason"),

@@ -18,8 +18,8 @@ def test_the_page_of_a_failed_release():
         "[critical] flights: candidate b2b2b2b2b2b2 was taken out",
         "when: 2023-11-14 22:13:20 UTC, revision 7 of flights, done: rollback, by controller",
         "bundles: stable a1a1a1a1a1a1, candidate none (was b2b2b2b2b2b2)",
-        "gate errors: error_rate 0.125 against 0.01, difference within 0.08 to 0.17, n=4000: fail worse by 11.5 points",
-        "next: lastgood history flights",
+        "gate errors: error_rate 0.125 against 0.01, difference within 0.08 to 0.17, n=4000: fail: worse by 11.5 points",
+        "next: lastgood report flights --rollout 4",
         "next: lastgood promote flights b2b2b2b2b2b2 --override-quarantine --reason WHY",
         "next: lastgood status flights",
     ]
@@ -30,7 +30,7 @@ def test_a_page_that_goes_with_no_change():
     alone = page_text.text(page(key="stranded", body=VERDICT)).splitlines()
     assert alone[1:3] == [
         "when: 2023-11-14 22:13:20 UTC, revision 7 of flights",
-        "gate errors: error_rate 0.125 against 0.01, difference within 0.08 to 0.17, n=4000: fail worse by 11.5 points",
+        "gate errors: error_rate 0.125 against 0.01, difference within 0.08 to 0.17, n=4000: fail: worse by 11.5 points",
     ]
     assert page_text.text(page(key="x", body={})).splitlines()[2:] == ["next: lastgood status flights"]
 
@@ -76,7 +76,8 @@ def test_the_first_command_fits_the_page():
     """Approval is asked for, a hold is released, a stranded service needs another bundle; when it is over, only a look."""
     first = {key: page_text.commands(page(key=key))[0].split()[1:3] for key in KEYS if key != "skip"}
     assert first["approval-4"] == ["approve", "flights"]
-    assert first["hold-errors"] == first["breaker"] == first["rollout-4"] == ["history", "flights"]
+    assert first["hold-errors"] == first["breaker"] == ["history", "flights"]
+    assert first["rollout-4"] == first["bundle-b2b2b2b2b2b2"] == ["report", "flights"]
     assert first["stranded"] == ["bundle", "list"]
     assert page_text.commands(page(resolves=True)) == ["lastgood status flights"]
 
