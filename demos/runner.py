@@ -203,14 +203,14 @@ class Stage:
         all_ = [one for one in lines if since - 1 < one["sent"] < ended_at]
         last = max((one["received"] for one in mine), default=ended_at)
         self.story.claim(
-            "few users ever got an answer of it",
+            "few of the answers that users got came from it",
             ok=0 < len(mine) < 0.5 * len(all_),
             value=len(mine),
             unit="answers",
             detail=f"{100 * len(mine) / max(len(all_), 1):.1f} % of the requests of that time",
         )
         self.story.claim(
-            "no answer by it after this long from the decision",
+            "its last answer came this long after the decision",
             ok=last - ended_at < 5,
             value=max(0.0, round((last - ended_at) * 1000, 1)),
             unit="ms",
@@ -238,7 +238,10 @@ class Stage:
             time.sleep(1.0)
         reason = revision["reason"] if revision else "no verdict came"
         self.story.claim(
-            "the verdict after it is: recovered", ok=reason.startswith("recovered"), value=reason.partition(":")[0], detail=reason
+            "the step back helped",
+            ok=reason.startswith("recovered"),
+            value=reason.partition(":")[0],
+            detail=reason.partition(": ")[2],
         )
         out = self.folder / "report.html"
         self.cli("report", self.service, "--rollout", str(self.rollout), "--out", str(out))
@@ -251,7 +254,7 @@ class Stage:
         """A quarantined bundle does not come back by a slip."""
         refusal = self.cli("promote", self.service, self.ids[name], "--yes", "--reason", "try again", allowed=(4,))
         self.story.claim(
-            f"releasing {name} again is refused", ok=refusal["error"] == "NotAllowed", value=refusal["exit_code"], unit="exit code"
+            f"releasing {name} again is refused, with exit code", ok=refusal["error"] == "NotAllowed", value=refusal["exit_code"]
         )
 
     def passes_its_gates(self, name: str) -> None:

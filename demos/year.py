@@ -140,7 +140,7 @@ class Year(stage.Stage):
         self.story.claim("C is quarantined", ok=(self.ids["C"], "quarantined") in marks, value=bundles.short(self.ids["C"]))
         last = max((one["received"] for one in self.lines() if one.get("bundle") == self.ids["C"]), default=0.0)
         self.story.claim(
-            "no answer by it after this long from the decision",
+            "its last answer came this long after the decision",
             ok=last - ended["at"] < 5,
             value=max(0.0, round((last - ended["at"]) * 1000, 1)),
             unit="ms",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 from collections.abc import Iterator
 
 from lastgood import errors
@@ -106,6 +105,8 @@ def check_known(book: ledgers.Ledger, service: str) -> None:
     """Raise NotFound, naming the services that there are, if *book* has neither a bundle nor a revision of *service*."""
     known = book.services()
     if service not in known and not book.newest(service):
+        import difflib  # only whoever mistypes waits for it
+
         near = difflib.get_close_matches(service, known, n=1)
         meant = f"did you mean {near[0]!r}? else " if near else ""
         raise errors.NotFound(

@@ -7,7 +7,6 @@ called, so that `lastgood rollback` starts as fast as Python does.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import json
 import sys
@@ -72,6 +71,8 @@ class Verbs(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, but a mistyped verb is answered with the ones that it may have meant: click knows none before they are imported."""
         if args and args[0] not in _VERBS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            import difflib  # only whoever mistypes waits for it
+
             near = difflib.get_close_matches(args[0], _VERBS)
             meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "'lastgood --help' lists them all"
             raise click.UsageError(f"There is no command {args[0]!r}; {meant}", ctx)
