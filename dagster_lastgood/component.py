@@ -35,7 +35,11 @@ class ServiceComponent(dg.Component, dg.Model, dg.Resolvable):
         default=True,
         description="Bring the jobs, sensors and resources that all services share: true for one component of a code location.",
     )
-    others: list[str] = Field(default=[], description="With shared: the other services of the code location, for the sensors.")
+    others: list[str] = Field(
+        default=[],
+        description="With shared: the other services of the code location. Sensors show their releases and windows; their expectations are not "
+        "judged by themselves and the job retrain does not build them: for that, name all services in build_definitions.",
+    )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """What Dagster shows of it."""

@@ -1,5 +1,41 @@
 """The old place of `lastgood.bundle.prompts`, for code frozen in bundles (`lastgood.runtime_api`). It stays indefinitely."""
 
-from lastgood.bundle.prompts import FILE, Described, Prompt, describe, load
+from lastgood.bundle.prompts import (
+    FENCE,
+    FILE,
+    FILTERS,
+    MAX_BYTES,
+    MAX_CHARS,
+    SCHEMA,
+    Described,
+    Kind,
+    Name,
+    Prompt,
+    Value,
+    check,
+    describe,
+    freeze,
+    load,
+    quoted,
+    text_diff,
+)
 
-__all__ = ["FILE", "Described", "Prompt", "describe", "load"]
+__all__ = [
+    "FENCE",
+    "FILE",
+    "FILTERS",
+    "MAX_BYTES",
+    "MAX_CHARS",
+    "SCHEMA",
+    "Described",
+    "Kind",
+    "Name",
+    "Prompt",
+    "Value",
+    "check",
+    "describe",
+    "freeze",
+    "load",
+    "quoted",
+    "text_diff",
+]

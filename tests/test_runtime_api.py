@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
@@ -84,6 +85,18 @@ def test_a_listed_name_is_there_and_takes_what_it_took(module: str, name: str) -
         assert method in now["methods"], f"{name}.{method} is gone"
         assert list(broken(parts, now["methods"][method])) == [], f"{name}.{method}"
     assert set(before.get("attributes", [])) <= {*now.get("attributes", []), *now.get("methods", {})}
+
+
+@pytest.mark.parametrize(("old", "new"), [("lastgood.artifacts", "lastgood.bundle.store"), ("lastgood.prompts", "lastgood.bundle.prompts")])
+def test_an_old_name_has_all_that_its_module_made_public(old: str, new: str) -> None:
+    """Bundles were frozen before anybody listed anything; a module that moved took no public name away from them."""
+    found, moved = importlib.import_module(old), importlib.import_module(new)
+    tree = ast.parse(Path(moved.__file__ or "").read_bytes())
+    made = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    made += [target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets if isinstance(target, ast.Name)]
+    public = getattr(moved, "__all__", [name for name in made if not name.startswith("_")])
+    assert public
+    assert [name for name in public if getattr(found, name, None) is not getattr(moved, name)] == []
 
 
 def test_nothing_that_was_listed_is_gone() -> None:
