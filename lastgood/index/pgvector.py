@@ -316,10 +316,16 @@ class _Reader(base.Reader):
         return self._kept
 
     def close(self) -> None:
+        import psycopg
+
         with self._alone:
             self._closed = True
-            if self._kept is not None:
-                self._kept.close()
+            if self._kept is None:
+                return
+            # The server notices the end of a connection some time after it; until then the index would still count as open.
+            with contextlib.suppress(psycopg.Error):
+                self._kept.execute("SELECT pg_advisory_unlock_all()")
+            self._kept.close()
 
 
 def connect(url: str) -> psycopg.Connection[Any]:

@@ -116,7 +116,9 @@ class Postgres(Dialect):
         import psycopg
 
         if isinstance(error, (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)):
-            return errors.Unavailable(f"ledger {self.where} is locked by another process ({text}); try again, or end that process")
+            return errors.Unavailable(
+                f"ledger {self.where} is locked by another process ({text}); try again, or end that process (a controller that is frozen: 'lastgood up' replaces it)"
+            )
         if isinstance(error, (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)):
             return errors.Unavailable(f"ledger {self.where} refuses: {text}; give this user the right, or use the primary")
         if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):

@@ -150,7 +150,9 @@ _DROPS = (
 )
 
 _DAMAGED = "ledger {0} is damaged: {1}; restore a backup, then run 'lastgood audit verify'"
-_LOCKED = "ledger {0} is locked by another process ({1}); try again, or end that process"
+_LOCKED = (
+    "ledger {0} is locked by another process ({1}); try again, or end that process (a controller that is frozen: 'lastgood up' replaces it)"
+)
 _READ_ONLY = "ledger {0} cannot be written: {1}; give this user write access to the file and its folder"
 _MEANING: Mapping[int, tuple[type[errors.LastgoodError], str]] = {
     sqlite3.SQLITE_BUSY: (errors.Unavailable, _LOCKED),

@@ -100,6 +100,7 @@ def up(settings: Settings, *, names: list[str], say: Say) -> list[Receipt]:
     for name in names:
         settings.parked(name).unlink(missing_ok=True)
     brought: list[str] = []
+    _end_frozen_controller(settings, say=say)
     try:
         with release.open_context(settings) as ctx:
             skew_s = wallclock.accept(settings.home)
@@ -122,9 +123,6 @@ def up(settings: Settings, *, names: list[str], say: Say) -> list[Receipt]:
         _serve_last_good(settings, names=names, say=say)
         raise
     if brought or any(_is_up(settings, name) for name in known_services(settings) if name not in names):
-        life = heartbeat.look(settings)
-        if life is not None and life.frozen:
-            say(f"  {'controller':<15} replaced   pid {life.record.pid} was {life.trouble.partition(';')[0]}")
         record = start_controller(settings)
         say(f"  {'controller':<15} running    pid {record.pid}")
     if troubles or broken:
@@ -183,6 +181,21 @@ def _shut_down(settings: Settings, name: str, *, say: Say) -> None:
         say(f"  {name + ' ' + layer.name:<15} stopped{'    ! ' + cut if cut else ''}")
 
 
+def _end_frozen_controller(settings: Settings, *, say: Say) -> None:
+    """End a controller that is frozen, before the ledger is opened: it may hold the ledger's lock."""
+    life = heartbeat.look(settings)
+    if life is None or not life.frozen:
+        return
+    with daemon.locked(settings.home / "run" / "controller.lock", wait_s=10.0):
+        _end(life)
+    say(f"  {'controller':<15} replaced   pid {life.record.pid} was {life.trouble.partition(';')[0]}")
+
+
+def _end(frozen: heartbeat.Life) -> None:
+    """Safe at any moment: whatever it was about to commit is fenced by its lease."""
+    daemon.stop(frozen.record, grace_s=0.0 if frozen.stopped else 2.0)
+
+
 def start_controller(settings: Settings) -> daemon.Record:
     """The running controller; started if there is none, and in the place of one that is frozen. Safe to call from several commands at once."""
     folder = settings.home / "run"
@@ -191,8 +204,7 @@ def start_controller(settings: Settings) -> daemon.Record:
         if running is not None and not running.frozen:
             return running.record
         if running is not None:
-            # Safe at any moment: whatever it was about to commit is fenced by its lease.
-            daemon.stop(running.record, grace_s=0.0 if running.stopped else 2.0)
+            _end(running)
         argv = [sys.executable, "-m", "lastgood.controller"]
         return daemon.start(
             argv, record=folder / "controller.json", log=settings.home / "logs" / "controller.log", env=environment(settings)

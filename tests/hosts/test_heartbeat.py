@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lastgood import errors
 from lastgood import settings as settings_
 from lastgood.controller import loop as controller
 from lastgood.hosts import heartbeat
@@ -80,6 +82,32 @@ def test_a_stopped_controller_is_frozen_for_everybody_and_replaced(settings: set
     assert any("replaced" in line and "frozen" in line for line in told), told
     until(lambda: gives_signs(settings), what="a sign of life of the new one")
     assert stack.start_controller(settings).pid == other.pid, "up twice is up once"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="whether a process is stopped is read from /proc")
+def test_a_controller_frozen_in_the_middle_of_a_commit_is_replaced(settings: settings_.Settings) -> None:
+    """It holds the ledger's lock; a verb names the remedy, and `up` is it."""
+    with factory.opened(settings) as ctx:
+        factory.released(ctx, 1)
+    commits = f"import sqlite3, time; book = sqlite3.connect({str(settings.home / 'ledger.db')!r}, isolation_level=None); "
+    commits += "book.execute('BEGIN IMMEDIATE'); print('holds it', flush=True); time.sleep(600)"
+    folder, log = settings.home / "run", settings.home / "logs" / "controller.log"
+    frozen = daemon.start([sys.executable, "-c", commits], record=folder / "controller.json", log=log, env=dict(os.environ))
+    try:
+        until(lambda: log.is_file() and "holds it" in log.read_text(), what="the lock")
+        timing.freeze(frozen.pid)
+        hasty = settings.model_copy(update={"ledger": settings.ledger.model_copy(update={"busy_timeout_s": 0.1})})
+        with pytest.raises(errors.Unavailable, match=r"frozen: 'lastgood up' replaces it"), factory.opened(hasty):
+            pass
+        told: list[str] = []
+        stack.up(hasty, names=["toy"], say=told.append)
+        assert any("replaced" in line and "frozen" in line for line in told), told
+        assert not daemon.alive(frozen)
+    finally:
+        daemon.stop(frozen, grace_s=0.0)
+        running = heartbeat.look(settings)
+        if running is not None:
+            daemon.stop(running.record, grace_s=0.0)
 
 
 class Frozen:
