@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from lastgood.core.state import MarkKind, PlannedPhase
 
@@ -196,6 +196,10 @@ class Paged:
     key: str = "release"
     severity: Literal["critical", "warning", "info"] = "critical"
     resolves: bool = False
+    about: int | None = None
+    """The earlier revision that it is about, which has one page of this key; None for the revision that it goes with."""
+    body: Mapping[str, Any] | None = None
+    """What it tells beside its summary; None for what its revision changed."""
 
 
 Effect = Marked | Paged

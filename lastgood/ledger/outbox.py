@@ -9,6 +9,7 @@ What does not belong here: channels and sending (`paging.delivery`).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -51,7 +52,9 @@ class Outbox(Session):
     def _add_pages(self, row: Mapping[str, Any], told: Iterable[rollout.Paged], *, before: rows.Row | None) -> None:
         """The pages that go with a revision *row*, inside its transaction."""
         for paged in merged(told):
-            self._add_page(_row(row["service"], row["number"], paged, body=rows.dump(_about(row, before)), at=row["at"]))
+            revision = row["number"] if paged.about is None else paged.about
+            body = _about(row, before) if paged.body is None else paged.body
+            self._add_page(_row(row["service"], revision, paged, body=rows.dump(body), at=row["at"]))
 
     def _add_page(self, row: Mapping[str, Any]) -> bool:
         if self.dialect.fetch(queries.PAGE, service=row["service"], revision=row["revision"], key=row["key"]):
@@ -115,17 +118,17 @@ class Outbox(Session):
 
 def merged(told: Iterable[rollout.Paged]) -> list[rollout.Paged]:
     """One page for each key: of several, all summaries and the gravest severity, so that no second page can stop a change."""
-    kept: dict[str, rollout.Paged] = {}
+    kept: dict[tuple[int | None, str], rollout.Paged] = {}
     for paged in told:
-        held = kept.get(paged.key)
+        held = kept.get((paged.about, paged.key))
         if held is not None and held != paged:
-            paged = rollout.Paged(  # noqa: PLW2901  # the page to keep
+            paged = dataclasses.replace(  # noqa: PLW2901  # the page to keep
+                held,
                 summary=f"{held.summary}; {paged.summary}",
-                key=paged.key,
                 severity=min(held.severity, paged.severity, key=_SEVERITIES.index),
                 resolves=held.resolves and paged.resolves,
             )
-        kept[paged.key] = paged
+        kept[paged.about, paged.key] = paged
     return list(kept.values())
 
 

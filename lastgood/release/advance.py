@@ -18,7 +18,9 @@ from lastgood import context, errors, ledger, release
 from lastgood.analysis import policy as judgement
 from lastgood.bundle.manifest import short
 from lastgood.core import transitions as rollout
+from lastgood.gates import base
 from lastgood.hosts import readiness
+from lastgood.service import gates as conditions
 from lastgood.service import schema as services
 from lastgood.system import clock as wallclock
 from lastgood.system import failpoints
@@ -63,12 +65,13 @@ def advance(
         now=clock(),
         unwatched_s=unwatched_s,
     )
-    _tell_signals(ctx, state, service_, verdicts, now=clock())
+    signals = _signals(state, service_, verdicts)
     if decision is None:
+        _tell(ctx, state, signals, now=clock())
         return None
     failpoints.failpoint("release.before_cutover")
     evidence = _evidence(decision, ready=ready, trouble=trouble)
-    return _commit(ctx, state, decision, actor=actor, evidence=evidence, fence=fence, clock=clock)
+    return _commit(ctx, state, decision, actor=actor, evidence=evidence, fence=fence, pages=signals, clock=clock)
 
 
 def verify(
@@ -143,63 +146,75 @@ def _commit(
     evidence: Mapping[str, Any],
     fence: ledger.Fence | None,
     clock: release.Clock,
+    pages: tuple[rollout.Paged, ...] = (),
 ) -> release.Committed | None:
-    """Commit what was decided on *state*; None if somebody was faster, or if a rule says that it is done already."""
+    """Commit what was decided on *state*, with its *pages*; None if somebody was faster, or if a rule says that it is done already.
+
+    Then nobody is paged: what still holds is found again at the next look.
+    """
     event, verb, reason = decision.event, decision.verb, decision.reason
     with contextlib.suppress(errors.Conflict, errors.NothingToDo):
         try:
             if isinstance(event, rollout.RollBack):
                 event = release.plan_roll_back(ctx, state, reason=event.reason, seen=event.seen, automatic=True, now=clock())
-            return release.commit(ctx, state, event, verb=verb, reason=reason, actor=actor, evidence=evidence, fence=fence, clock=clock)
+            return release.commit(
+                ctx, state, event, verb=verb, reason=reason, actor=actor, evidence=evidence, fence=fence, pages=pages, clock=clock
+            )
         except errors.NotAllowed as error:
             if not isinstance(event, rollout.RollBack):
                 raise
             if state.hold is not None:
-                _tell_stranded(ctx, state, decision, error, now=clock())
+                _tell(ctx, state, (*pages, *_stranded(state, decision, error)), now=clock())
                 return None
             # Nothing to go back to: a person has to know, and nothing new may come on top meanwhile.
             held = rollout.SetHold(reason=f"{reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate)
             return release.commit(
-                ctx, state, held, verb="hold", reason=held.reason, actor=actor, evidence=evidence, fence=fence, clock=clock
+                ctx, state, held, verb="hold", reason=held.reason, actor=actor, evidence=evidence, fence=fence, pages=pages, clock=clock
             )
     return None
 
 
-def _tell_stranded(
-    ctx: release.Context, state: rollout.State, decision: judgement.Decision, error: errors.NotAllowed, *, now: float
-) -> None:
-    """Page that what serves is bad and nothing is left to go back to; not if the service is held for that very reason."""
+def _tell(ctx: release.Context, state: rollout.State, pages: tuple[rollout.Paged, ...], *, now: float) -> None:
+    """Leave *pages* that go with no change, each once."""
+    for page in pages:
+        ctx.ledger.page(
+            state.service,
+            revision=state.revision if page.about is None else page.about,
+            key=page.key,
+            severity=page.severity,
+            summary=page.summary,
+            body=page.body or {},
+            now=now,
+        )
+
+
+def _stranded(state: rollout.State, decision: judgement.Decision, error: errors.NotAllowed) -> tuple[rollout.Paged, ...]:
+    """The page that what serves is bad and nothing is left to go back to; none if the service is held for that very reason."""
     if state.hold is not None and state.hold.gate == decision.verdicts[0].gate:
-        return
-    ctx.ledger.page(
-        state.service,
-        revision=state.revision,
-        key="stranded",
-        severity="critical",
-        summary=f"{state.service}: {decision.reason}; {error}",
-        body={"verdicts": [verdict.to_json() for verdict in decision.verdicts]},
-        now=now,
+        return ()
+    summary = f"{state.service}: {decision.reason}; {error}"
+    return (rollout.Paged(summary=summary, key="stranded", body={"verdicts": [verdict.to_json() for verdict in decision.verdicts]}),)
+
+
+def _signals(state: rollout.State, service: services.Service, verdicts: judgement.Verdicts) -> tuple[rollout.Paged, ...]:
+    """The pages of failed signals that put no hold on the release: once for each rollout, or for what serves."""
+    waits = f"{short(state.candidate)} goes no further until it passes" if state.candidate else f"{short(state.stable or '')} serves on"
+    return tuple(
+        rollout.Paged(
+            summary=f"{state.service}: gate {name!r} failed, {waits}: {verdict.why}",
+            key=f"signal-{name}",
+            severity="warning",
+            about=state.rollout or state.revision,
+            body={"verdicts": [verdict.to_json()]},
+        )
+        for name, verdict in verdicts.items()
+        if name in service.gates and _is_only_told(service.gates[name], verdict) and name not in state.waived
     )
 
 
-def _tell_signals(
-    ctx: release.Context, state: rollout.State, service: services.Service, verdicts: judgement.Verdicts, *, now: float
-) -> None:
-    """Page a failed signal that puts no hold on the release: once for each rollout, or for what serves."""
-    for name, verdict in verdicts.items():
-        gate = service.gates.get(name)
-        if gate is None or verdict.kind != "signal" or verdict.outcome != "fail" or gate.resume == "person" or name in state.waived:
-            continue
-        waits = f"{short(state.candidate)} goes no further until it passes" if state.candidate else f"{short(state.stable or '')} serves on"
-        ctx.ledger.page(
-            state.service,
-            revision=state.rollout or state.revision,
-            key=f"signal-{name}",
-            severity="warning",
-            summary=f"{state.service}: gate {name!r} failed, {waits}: {verdict.why}",
-            body={"verdicts": [verdict.to_json()]},
-            now=now,
-        )
+def _is_only_told(gate: conditions.AnyGate, verdict: base.Verdict) -> bool:
+    """Whether it is a failed signal that passes by itself, so that no person is asked."""
+    return verdict.kind == "signal" and verdict.outcome == "fail" and gate.resume != "person"
 
 
 def _evidence(decision: judgement.Decision, *, ready: Collection[str], trouble: str) -> dict[str, Any]:

@@ -43,15 +43,17 @@ def commit(
     expected: int | None = None,
     evidence: Mapping[str, Any] = MappingProxyType({}),
     fence: ledger.Fence | None = None,
+    pages: tuple[rollout.Paged, ...] = (),
     clock: Clock = wallclock.now,
 ) -> Committed:
-    """Decide on *event* and write the next revision; all or nothing.
+    """Decide on *event* and write the next revision, with its own pages and *pages*; all or nothing.
 
     Raises Conflict if *state* (or *expected*) is no longer the newest revision, or the lease of *fence* changed hands, and whatever rule `core.transitions.step` finds.
     """
     check_expected(ctx, state, expected)
     now = clock()
     after, effects = rollout.step(state, event, now)
+    effects = (*effects, *pages)
     began = time.perf_counter()
     failpoints.failpoint("release.before_append")
     emergency = isinstance(event, rollout.RollBack | rollout.Condemn)
@@ -70,8 +72,8 @@ def commit(
         now=now,
     )
     failpoints.failpoint("release.after_append")
-    pages = tuple(effect.summary for effect in effects if isinstance(effect, rollout.Paged))
-    return Committed(before=state, revision=revision, ms=round((time.perf_counter() - began) * 1000, 3), pages=pages)
+    told = tuple(effect.summary for effect in effects if isinstance(effect, rollout.Paged))
+    return Committed(before=state, revision=revision, ms=round((time.perf_counter() - began) * 1000, 3), pages=told)
 
 
 def check_expected(ctx: Context, state: rollout.State, expected: int | None) -> None:

@@ -136,6 +136,23 @@ def test_pages_about_one_thing_are_one_page(filled: Ledger):
     assert found == [("k", "first; second", "warning", False), ("other", "other", "info", True)]
 
 
+def test_a_page_that_goes_with_a_change_may_be_about_an_earlier_revision(filled: Ledger):
+    """It has a body of its own, and is there once whether it came alone or with a change."""
+    state, _ = decide(filled, rollout.SetHold(reason="r", actor="a"), now=700.0)
+    assert tell(filled, revision=2)
+    told = (
+        rollout.Paged(summary="again", key="k", about=2),
+        rollout.Paged(summary="slow", key="other", about=2, body={"verdicts": []}),
+        rollout.Paged(summary="held", key="k"),
+    )
+    filled.append(state, told, verb="hold", actor="op", reason="r", now=700.0)
+    found = {(page.revision, page.key): page for page in filled.pages(SERVICE)}
+    assert sorted(found) == [(2, "k"), (2, "other"), (NEXT, "k")]
+    assert found[2, "k"].summary != "again"
+    assert found[2, "other"].body == {"verdicts": []}
+    assert found[NEXT, "k"].body["verb"] == "hold"
+
+
 def test_the_same_alert_fifty_times_is_one_page(filled: Ledger):
     """Of one key and revision there is one page, as it was first told; the others learn that it is there."""
     assert [tell(filled, now=100.0 + number) for number in range(50)] == [True] + [False] * 49

@@ -113,7 +113,8 @@ class Book:
         if state.stable is not None:
             self._was_stable.add(state.stable)
         for paged in outbox.merged(effect for effect in effects if isinstance(effect, rollout.Paged)):
-            self._page(revision.number, paged, at=revision.at)
+            about = revision.number if paged.about is None else paged.about
+            self._page(about, paged, at=revision.at, body=paged.body or {})
         return revision
 
     def note(self, service: str, *, kind: str, body: Mapping[str, Any], actor: str, now: float) -> None:
