@@ -97,9 +97,9 @@ def build(ctx: release.Context, months: Path, *, trained: tuple[int, ...], later
 
 def promote(ctx: release.Context, digest: str, *, at: float) -> None:
     """Make *digest* stable at Unix time *at*."""
-    release.propose(ctx, SERVICE, digest, reason="trained", actor="bench", clock=lambda: at)
-    proceed.advance(ctx, SERVICE, ready={digest}, actor="bench", clock=lambda: at)
-    proceed.advance(ctx, SERVICE, ready={digest}, actor="bench", clock=lambda: at + 3)
+    release.propose(ctx.with_clock(lambda: at), SERVICE, digest, release.Request(actor="bench", reason="trained"))
+    proceed.advance(ctx.with_clock(lambda: at), SERVICE, ready={digest}, actor="bench")
+    proceed.advance(ctx.with_clock(lambda: at + 3), SERVICE, ready={digest}, actor="bench")
 
 
 def answer(ctx: release.Context, digest: str, table: pa.Table) -> None:

@@ -27,6 +27,7 @@ from lastgood.system import processes as daemon
 READY_S = 60.0
 LOOK_S = 0.02
 ACTOR = "bench"
+MEASURED = release.Request(actor=ACTOR, reason="measured")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,27 +52,25 @@ class Live:
     def propose(self, wanted: Faulty, *phases: Mapping[str, Any]) -> int:
         """Release *wanted* by its own strategy, or by *phases*; returns the revision of the proposal."""
         way = release.Way(strategy=strategy.parse(list(phases))) if phases else release.OWN
-        asked: dict[str, Any] = {"reason": "measured", "actor": ACTOR, "override": "measured again", "way": way}
-        done = release.propose(self.ctx, SERVICE, wanted.bundle, **asked)
+        done = release.propose(self.ctx, SERVICE, wanted.bundle, MEASURED, override="measured again", way=way)
         if done is None:
             raise RuntimeError(f"{wanted.bundle} is on its way already")
         return done.revision.number
 
     def cut_over(self, wanted: Faulty) -> None:
         """Make *wanted* stable at once, without analysis."""
-        asked: dict[str, Any] = {"reason": "measured", "actor": ACTOR, "override": "measured again"}
-        release.propose(self.ctx, SERVICE, wanted.bundle, way=release.Way(skip=True), **asked)
+        release.propose(self.ctx, SERVICE, wanted.bundle, MEASURED, override="measured again", way=release.Way(skip=True))
         self.until(lambda: self.state().stable == wanted.bundle, what="cut-over")
         self.until(self.all_stable, what="traffic on stable")
 
     def release_hold(self) -> None:
         """What a person does who has looked, after more than three automatic steps back in an hour; nothing if it is not held."""
         if self.state().hold is not None:
-            release.release_hold(self.ctx, SERVICE, reason="measured", actor=ACTOR)
+            release.release_hold(self.ctx, SERVICE, MEASURED)
 
     def call_off(self) -> None:
         """Take the candidate out by hand."""
-        release.roll_back(self.ctx, SERVICE, reason="called off", actor=ACTOR, to=self.state().stable)
+        release.roll_back(self.ctx, SERVICE, release.Request(actor=ACTOR, reason="called off"), to=self.state().stable)
 
     def until(self, found: Callable[[], object], *, what: str, within_s: float = READY_S) -> None:
         """Wait until *found* says so. Raises RuntimeError with the newest revisions if it does not within *within_s* seconds."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lastgood import errors
 from lastgood import ledger as ledgers
@@ -21,14 +21,22 @@ from lastgood.system import clock as wallclock
 from lastgood.system import permissions as private
 from lastgood.system import signing as keys
 
+Clock = Callable[[], float]
+"""Gives the Unix time in seconds."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What the verbs work on."""
+    """What the verbs work on, and the clock that they go by."""
 
     settings: settings_.Settings
     ledger: ledgers.Ledger
     store: artifacts.Store
+    clock: Clock = wallclock.now
+
+    def with_clock(self, clock: Clock) -> Context:
+        """The same ledger and store, by another clock."""
+        return dataclasses.replace(self, clock=clock)
 
 
 @contextlib.contextmanager

@@ -116,8 +116,8 @@ def released(
     digests = []
     for answer in answers:
         digest = build(ctx, answer, service=service, llms=llms.get(answer, ()))
-        release.propose(ctx, service, digest, reason="test", actor="test")
+        release.propose(ctx, service, digest, release.Request(actor="test", reason="test"))
         proceed.advance(ctx, service, ready={digest}, actor="test")
-        proceed.advance(ctx, service, ready={digest}, actor="test", clock=lambda: time.time() + 5)
+        proceed.advance(ctx.with_clock(lambda: time.time() + 5), service, ready={digest}, actor="test")
         digests.append(digest)
     return digests

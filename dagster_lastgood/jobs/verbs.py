@@ -5,7 +5,7 @@ stuck promotion must not hold up a rollback. What keeps them apart is the ledger
 `<service>/release` is written by the sensor `release_mirror` from the ledger, so it also shows changes made elsewhere.
 """
 
-import time
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from lastgood import settings as settings_
 from lastgood.system import clock as wallclock
 
 if TYPE_CHECKING:
-    from lastgood.release import Way
+    from lastgood.core.transitions import State
+    from lastgood.release import Request, Way
     from lastgood.release.convergence import Outcome
 
 NEVER_AGAIN = {"dagster/max_retries": "0"}
@@ -79,18 +80,10 @@ def promote(context: dg.OpExecutionContext, config: Promote, settings: dg.Resour
     def verb() -> "Outcome":
         way = _way(config)
         with release.open_context(settings, create=False, service=config.service) as ctx:
+            planned = ctx.ledger.state(config.service)
             digest = ctx.ledger.resolve(config.service, config.bundle)
-            return converge.promote(
-                ctx,
-                config.service,
-                digest,
-                reason=config.reason,
-                actor=config.actor,
-                override=config.override,
-                way=way,
-                expected=config.expected,
-                wait_s=config.wait_s,
-            )
+            wanted = converge.Promotion(bundle=digest, override=config.override, way=way)
+            return converge.carry_out(ctx, config.service, wanted, _request(config, planned=planned), wait_s=config.wait_s)
 
     report(context, verb)
 
@@ -118,10 +111,8 @@ def approve(context: dg.OpExecutionContext, config: Approve, settings: dg.Resour
     def verb() -> "Outcome":
         if not config.reason.strip():
             raise errors.UsageError("an approval needs a reason, for whoever reads the audit trail later; give one")
-        began = time.perf_counter()
-        with release.open_context(settings, create=False, service=config.service) as ctx, converge.layers_of(ctx, config.service) as layers:
-            done = release.approve(ctx, config.service, reason=config.reason, actor=config.actor, expected=config.expected)
-            return converge.settle(ctx, done, layers=layers, verb="approve", began=began, wait_s=config.wait_s, actor=config.actor)
+        with release.open_context(settings, create=False, service=config.service) as ctx:
+            return converge.carry_out(ctx, config.service, release.approve, _request(config), wait_s=config.wait_s)
 
     report(context, verb)
 
@@ -135,17 +126,17 @@ def roll_back(context: dg.OpExecutionContext, config: RollBack, settings: dg.Res
     def verb() -> "Outcome":
         with release.open_context(settings, create=False, service=config.service) as ctx:
             to = ctx.ledger.resolve(config.service, config.to) if config.to else None
-            return converge.roll_back(
-                ctx,
-                config.service,
-                reason=config.reason,
-                actor=config.actor,
-                to=to,
-                expected=config.expected,
-                wait_s=config.wait_s,
-            )
+            back = functools.partial(release.roll_back, to=to)
+            return converge.carry_out(ctx, config.service, back, _request(config), wait_s=config.wait_s)
 
     report(context, verb)
+
+
+def _request(config: "Promote | Approve | RollBack", *, planned: "State | None" = None) -> "Request":
+    """Who asks, why, and where the service has to be; *planned* is what it was when the run began."""
+    from lastgood.release import Request
+
+    return Request(actor=config.actor, reason=config.reason, expected=config.expected, planned=planned)
 
 
 def report(context: dg.OpExecutionContext, verb: "Callable[[], Outcome]") -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -13,10 +13,8 @@ from lastgood.bundle import manifest as bundles
 from lastgood.cli import common, plans
 from lastgood.cli import outcome as receipt
 from lastgood.core import transitions as rollout
-from lastgood.layers import base
 from lastgood.release import convergence as converge
 from lastgood.service import strategy as strategies
-from lastgood.system import clock as wallclock
 
 
 @click.command()
@@ -46,20 +44,8 @@ def promote(service: str, bundle: str, override_quarantine: bool, strategy: str 
         if _only_shown(plan, options):
             return 0
         common.confirm(f"Release {bundles.short(digest)} now?", yes=options["yes"])
-        outcome = converge.promote(
-            ctx,
-            service,
-            digest,
-            reason=options["reason"] or "promoted by hand",
-            actor=common.actor(options["actor"]),
-            override=override,
-            way=way,
-            expected=options["expected"],
-            planned=state,
-            wait_s=options["timeout_s"] if options["wait"] else 0.0,
-            progress=receipt.progress(options["as_json"]),
-        )
-        return receipt.finish(outcome, as_json=options["as_json"], waited=options["wait"])
+        verb = converge.Promotion(bundle=digest, override=override, way=way)
+        return _carry_out(ctx, service, verb, _request(options, "promoted by hand", planned=state), options)
 
 
 def parse_strategy(text: str) -> strategies.Chain:
@@ -78,12 +64,11 @@ def approve(service: str, **options: Any) -> int:
     if not options["reason"]:
         raise errors.UsageError("an approval needs --reason, for whoever reads the audit trail later")
     with common.context(service=service) as ctx:
-        who = common.actor(options["actor"])
+        request = _request(options)
         state = ctx.ledger.state(service)
         if _dry(options, f"would approve {bundles.short(state.candidate) if state.candidate else 'nothing'}"):
             return 0
-        done = release.approve(ctx, service, reason=options["reason"], actor=who, expected=options["expected"])
-        return _settled(ctx, done, "approve", options)
+        return _carry_out(ctx, service, release.approve, request, options)
 
 
 @click.command()
@@ -106,17 +91,8 @@ def rollback(service: str, bundle: str | None, to_revision: int | None, **option
             return 0
         asked = common.confirm("Roll back now?", yes=options["yes"])
         began = time.perf_counter() if asked else began
-        with converge.layers_of(ctx, service) as layers:
-            committed = release.roll_back(
-                ctx,
-                service,
-                to=to,
-                reason=options["reason"] or "rolled back by hand",
-                actor=common.actor(options["actor"]),
-                expected=options["expected"],
-                planned=state if asked else None,
-            )
-            return _followed(ctx, committed, "rollback", options, layers=layers, began=began)
+        request = _request(options, "rolled back by hand", planned=state if asked else None)
+        return _carry_out(ctx, service, functools.partial(release.roll_back, to=to), request, options, began=began)
 
 
 @click.command()
@@ -127,10 +103,10 @@ def hold(service: str, **options: Any) -> int:
     if not options["reason"]:
         raise errors.UsageError("a hold needs --reason, for whoever finds it")
     with common.context(service=service) as ctx:
-        who = common.actor(options["actor"])
+        request = _request(options)
         if _dry(options, f"would hold {service}"):
             return 0
-        return _settled(ctx, release.hold(ctx, service, reason=options["reason"], actor=who, expected=options["expected"]), "hold", options)
+        return _carry_out(ctx, service, release.hold, request, options)
 
 
 @click.command()
@@ -139,12 +115,10 @@ def hold(service: str, **options: Any) -> int:
 def release_hold(service: str, **options: Any) -> int:
     """Allow releases of SERVICE again."""
     with common.context(service=service) as ctx:
-        who = common.actor(options["actor"])
+        request = _request(options, "hold released")
         if _dry(options, f"would allow releases of {service} again"):
             return 0
-        reason = options["reason"] or "hold released"
-        done = release.release_hold(ctx, service, reason=reason, actor=who, expected=options["expected"])
-        return _settled(ctx, done, "release-hold", options)
+        return _carry_out(ctx, service, release.release_hold, request, options)
 
 
 @click.command()
@@ -158,15 +132,14 @@ def quarantine(service: str, bundle: str, lifts: bool, **options: Any) -> int:
         raise errors.UsageError("a quarantine needs --reason, for whoever meets it")
     with common.context(service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle)
-        who = common.actor(options["actor"])
+        request = _request(options)
         if _dry(options, f"would {'lift the quarantine of' if lifts else 'quarantine'} {bundles.short(digest)}"):
             return 0
         if lifts:
-            lifted = release.lift(ctx, service, digest, reason=options["reason"], actor=who, expected=options["expected"])
-            return _settled(ctx, lifted, "lift", options)
+            return _carry_out(ctx, service, functools.partial(release.lift, digest=digest), request, options)
         common.confirm(f"Quarantine {bundles.short(digest)}?", yes=options["yes"])
-        done = release.condemn(ctx, service, digest, kind="quarantined", reason=options["reason"], actor=who, expected=options["expected"])
-        return _settled(ctx, done, "quarantine", options)
+        verb = functools.partial(release.condemn, digest=digest, kind="quarantined")
+        return _carry_out(ctx, service, verb, request, options)
 
 
 @click.command()
@@ -183,18 +156,8 @@ def revoke(service: str, bundle: str, take_down: bool, **options: Any) -> int:
         if _dry(options, f"would revoke {bundles.short(digest)} for ever"):
             return 0
         common.confirm(f"Revoke {bundles.short(digest)} for ever?", yes=options["yes"])
-        who = common.actor(options["actor"])
-        done = release.condemn(
-            ctx,
-            service,
-            digest,
-            kind="revoked",
-            reason=options["reason"],
-            actor=who,
-            take_down=take_down,
-            expected=options["expected"],
-        )
-        return _settled(ctx, done, "revoke", options)
+        verb = functools.partial(release.condemn, digest=digest, kind="revoked", take_down=take_down)
+        return _carry_out(ctx, service, verb, _request(options), options)
 
 
 def _rollback_plan(ctx: release.Context, state: rollout.State, *, to: str | None, options: dict[str, Any]) -> plans.Plan:
@@ -203,7 +166,7 @@ def _rollback_plan(ctx: release.Context, state: rollout.State, *, to: str | None
         return plans.rollback(ctx, state, to=to, reason=options["reason"] or "rolled back by hand")
     except errors.NotAllowed:
         if to is None and options["expected"] is None:
-            release.check_not_the_same_alarm(ctx, state, now=wallclock.now())
+            release.check_not_the_same_alarm(ctx, state)
         raise
 
 
@@ -233,29 +196,29 @@ def _dry(options: dict[str, Any], text: str) -> bool:
     return bool(options["dry_run"])
 
 
-def _settled(ctx: release.Context, committed: release.Committed, verb: str, options: dict[str, Any]) -> int:
-    began = time.perf_counter()
-    with converge.layers_of(ctx, committed.before.service) as layers:
-        return _followed(ctx, committed, verb, options, layers=layers, began=began)
+def _request(options: dict[str, Any], reason: str = "", *, planned: rollout.State | None = None) -> release.Request:
+    """Who asks, and why: *reason* if none is given; *planned* is the state of the plan that was shown."""
+    return release.Request(
+        actor=common.actor(options["actor"]), reason=options["reason"] or reason, expected=options["expected"], planned=planned
+    )
 
 
-def _followed(
+def _carry_out(
     ctx: release.Context,
-    committed: release.Committed,
-    verb: str,
+    service: str,
+    verb: converge.Verb,
+    request: release.Request,
     options: dict[str, Any],
     *,
-    layers: Mapping[str, base.Layer],
-    began: float,
+    began: float | None = None,
 ) -> int:
-    outcome = converge.settle(
+    outcome = converge.carry_out(
         ctx,
-        committed,
-        layers=layers,
-        verb=verb,
-        began=began,
+        service,
+        verb,
+        request,
         wait_s=options["timeout_s"] if options["wait"] else 0.0,
-        actor=committed.revision.actor,
         progress=receipt.progress(options["as_json"]),
+        began=began,
     )
-    return receipt.finish(outcome, as_json=options["as_json"])
+    return receipt.finish(outcome, as_json=options["as_json"], waited=options["wait"])

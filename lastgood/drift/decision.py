@@ -12,7 +12,6 @@ Drift alone never moves anything: on a year of flights going back at every alarm
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -79,10 +78,14 @@ class Decision:
     """By bundle: what its code makes of the rows beside what it made of its reference."""
     host: str = ""
     """Whose log was read."""
+    planned: rollout.State | None = None
+    """The state on which it was decided, for whoever carries it out; not kept."""
 
     def to_json(self) -> dict[str, Any]:
+        kept = dataclasses.asdict(dataclasses.replace(self, planned=None))
+        del kept["planned"]
         return {
-            **dataclasses.asdict(self),
+            **kept,
             "compared": self.compared.to_json() if self.compared else None,
             "features": dict(self.features),
         }
@@ -130,12 +133,12 @@ def decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decis
     Raises Conflict if other hosts serve it and this one does not: it has not seen what they answered.
     """
     seen_from = vantage.of(ctx, what.service, what.bundle, now=wallclock.now())
-    found = _decide(ctx, what, look)
-    return dataclasses.replace(found, host=seen_from.host, why=f"{found.why}{seen_from.told()}")
+    planned = ctx.ledger.state(what.service)
+    found = _decide(ctx, what, look, target=way_back(ctx, planned))
+    return dataclasses.replace(found, planned=planned, host=seen_from.host, why=f"{found.why}{seen_from.told()}")
 
 
-def _decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decision:
-    target = way_back(ctx, ctx.ledger.state(what.service))
+def _decide(ctx: release.Context, what: drift_watch.Watched, look: Look, *, target: str | None) -> Decision:
     if target is None:
         why = "there is no other bundle that was stable, verifies and is not quarantined; a new one has to be built"
         return Decision(outcome="retrain", why=why, bundle=what.bundle, target=None, look=look)
@@ -288,7 +291,8 @@ def _carried_out(
     failpoint("drift.before_rollback")
     if decision.outcome == "roll_back" and state.stable == what.bundle:
         try:
-            outcome = _go_back(ctx, what, decision, expected=state.revision, fence=fence, now=now, actor=actor, wait_s=wait_s)
+            request = _request(decision, planned=decision.planned or state, fence=fence, actor=actor)
+            outcome = converge.carry_out(ctx.with_clock(lambda: now), what.service, release.roll_back, request, wait_s=wait_s)
         except (errors.NotAllowed, errors.Conflict, errors.NothingToDo) as error:
             trouble = f"; it could not be done: {error}"
     failpoint("drift.after_rollback")
@@ -297,32 +301,10 @@ def _carried_out(
     return outcome
 
 
-def _go_back(
-    ctx: release.Context,
-    what: drift_watch.Watched,
-    decision: Decision,
-    *,
-    expected: int,
-    fence: ledger.Fence,
-    now: float,
-    actor: str,
-    wait_s: float,
-) -> converge.Outcome:
-    began = time.perf_counter()
+def _request(decision: Decision, *, planned: rollout.State, fence: ledger.Fence, actor: str) -> release.Request:
+    """A rollback that is asked for only as long as the service is as it was compared."""
     evidence = {"drift": plain.mended(decision.to_json()), "verdicts": []}
-    with converge.layers_of(ctx, what.service) as layers:
-        committed = release.roll_back(
-            ctx,
-            what.service,
-            reason=f"drift: {decision.why}",
-            actor=actor,
-            expected=expected,
-            automatic=True,
-            evidence=evidence,
-            fence=fence,
-            clock=lambda: now,
-        )
-        return converge.settle(ctx, committed, layers=layers, verb="rollback", began=began, wait_s=wait_s, actor=actor)
+    return release.Request(actor=actor, reason=f"drift: {decision.why}", planned=planned, automatic=True, evidence=evidence, fence=fence)
 
 
 def _page(ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, trouble: str, now: float) -> None:

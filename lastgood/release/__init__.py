@@ -6,10 +6,11 @@ Nothing here loads a heavy library: this is the path that has to work at 3 AM.
 What does not belong here: rules (`core`), SQL (`ledger`), how a layer is changed (`layers`).
 """
 
-from lastgood.context import Context, check_known, check_there, open_context
+from lastgood.context import Clock, Context, check_known, check_there, open_context
 from lastgood.release.holds import hold, release_hold
 from lastgood.release.promotion import OWN, Way, approve, chain_of, plan_propose, propose
 from lastgood.release.registration import register
+from lastgood.release.request import Request
 from lastgood.release.rollback import (
     ATTEMPTS,
     NOT_UNDONE,
@@ -24,7 +25,7 @@ from lastgood.release.rollback import (
     verify_s,
 )
 from lastgood.release.targets import DEEP_VERIFY_BYTES, missed_limits
-from lastgood.release.transaction import Clock, Committed, check_expected, check_planned, commit, last_move
+from lastgood.release.transaction import Committed, check_expected, check_planned, commit, last_move
 
 __all__ = [
     "ATTEMPTS",
@@ -37,6 +38,7 @@ __all__ = [
     "Clock",
     "Committed",
     "Context",
+    "Request",
     "Way",
     "approve",
     "chain_of",

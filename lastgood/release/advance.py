@@ -11,8 +11,8 @@ What does not belong here: measuring (`analysis.run`), deciding (`analysis.polic
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping
-from typing import Any
+import dataclasses
+from collections.abc import Collection
 
 from lastgood import context, errors, ledger, release
 from lastgood.analysis import policy as judgement
@@ -37,7 +37,6 @@ def advance(
     trouble: str = "",
     unknown: Collection[str] = (),
     fence: ledger.Fence | None = None,
-    clock: release.Clock = wallclock.now,
 ) -> release.Committed | None:
     """Take the release in flight one step further, or back, if that is due; None if there is nothing to do.
 
@@ -54,7 +53,7 @@ def advance(
         return None  # whoever has measured nothing decides nothing
     service_ = context.judged_by(ctx, state)
     # A clock that is not this machine's own knows nothing of when that was off.
-    unwatched_s = wallclock.unwatched_s(state.phase_since or 0.0) if clock is wallclock.now else 0.0
+    unwatched_s = wallclock.unwatched_s(state.phase_since or 0.0) if ctx.clock is wallclock.now else 0.0
     decision = judgement.decide(
         state,
         service_,
@@ -62,16 +61,16 @@ def advance(
         unknown=unknown,
         verdicts=verdicts,
         trouble=trouble,
-        now=clock(),
+        now=ctx.clock(),
         unwatched_s=unwatched_s,
     )
     signals = _signals(state, service_, verdicts)
     if decision is None:
-        _tell(ctx, state, signals, now=clock())
+        _tell(ctx, state, signals)
         return None
     failpoints.failpoint("release.before_cutover")
-    evidence = _evidence(decision, ready=ready, trouble=trouble)
-    return _commit(ctx, state, decision, actor=actor, evidence=evidence, fence=fence, pages=signals, clock=clock)
+    request = _request(decision, ready=ready, trouble=trouble, actor=actor, fence=fence)
+    return _commit(ctx, state, decision, request, pages=signals)
 
 
 def verify(
@@ -81,14 +80,13 @@ def verify(
     verdicts: judgement.Verdicts,
     actor: str,
     fence: ledger.Fence | None = None,
-    clock: release.Clock = wallclock.now,
 ) -> release.Committed | None:
     """Close the measurement after a step back if it can be told whether that helped, or its time is over; None before."""
     state = ctx.ledger.state(service)
-    decision = judgement.verify(state, verdicts, now=clock())
+    decision = judgement.verify(state, verdicts, now=ctx.clock())
     if decision is None:
         return None
-    return _commit(ctx, state, decision, actor=actor, evidence=_evidence(decision, ready=(), trouble=""), fence=fence, clock=clock)
+    return _commit(ctx, state, decision, _request(decision, ready=(), trouble="", actor=actor, fence=fence))
 
 
 def go_on_back(
@@ -98,7 +96,6 @@ def go_on_back(
     view: readiness.View,
     actor: str,
     fence: ledger.Fence | None = None,
-    clock: release.Clock = wallclock.now,
 ) -> release.Committed | None:
     """Take one more step back if the target of the newest rollback did not get ready in its time; None if it is not due.
 
@@ -111,7 +108,7 @@ def go_on_back(
         return None
     moved = release.last_move(ctx, state)
     limit_s = context.read_service(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings).serving.ready_timeout_s
-    unready_s = clock() - max(moved.at, view.since(state.stable) or 0.0)
+    unready_s = ctx.clock() - max(moved.at, view.since(state.stable) or 0.0)
     if moved.verb not in release.WAYS_BACK or unready_s < limit_s:
         return None
     warm = sorted(view.ready)
@@ -121,19 +118,10 @@ def go_on_back(
             f"{short(state.stable)} from starting: {view.why(state.stable) or 'see its log'}"
         )
     reason = f"its workers were not ready within {limit_s:g} s after the rollback"
+    evidence = {"ready": warm, "trouble": view.why(state.stable) or reason, "verdicts": []}
+    request = release.Request(actor=actor, reason=reason, automatic=True, evidence=evidence, fence=fence)
     with contextlib.suppress(errors.Conflict, errors.NothingToDo):
-        evidence = {"ready": warm, "trouble": view.why(state.stable) or reason, "verdicts": []}
-        return release.roll_back(
-            ctx,
-            service,
-            reason=reason,
-            actor=actor,
-            automatic=True,
-            unready=True,
-            evidence=evidence,
-            fence=fence,
-            clock=clock,
-        )
+        return release.roll_back(ctx, service, request, unready=True)
     return None
 
 
@@ -141,40 +129,33 @@ def _commit(
     ctx: release.Context,
     state: rollout.State,
     decision: judgement.Decision,
+    request: release.Request,
     *,
-    actor: str,
-    evidence: Mapping[str, Any],
-    fence: ledger.Fence | None,
-    clock: release.Clock,
     pages: tuple[rollout.Paged, ...] = (),
 ) -> release.Committed | None:
     """Commit what was decided on *state*, with its *pages*; None if somebody was faster, or if a rule says that it is done already.
 
     Then nobody is paged: what still holds is found again at the next look.
     """
-    event, verb, reason = decision.event, decision.verb, decision.reason
+    event = decision.event
     with contextlib.suppress(errors.Conflict, errors.NothingToDo):
         try:
             if isinstance(event, rollout.RollBack):
-                event = release.plan_roll_back(ctx, state, reason=event.reason, seen=event.seen, automatic=True, now=clock())
-            return release.commit(
-                ctx, state, event, verb=verb, reason=reason, actor=actor, evidence=evidence, fence=fence, pages=pages, clock=clock
-            )
+                event = release.plan_roll_back(ctx, state, reason=event.reason, seen=event.seen, automatic=True)
+            return release.commit(ctx, state, event, request, verb=decision.verb, pages=pages)
         except errors.NotAllowed as error:
             if not isinstance(event, rollout.RollBack):
                 raise
             if state.hold is not None:
-                _tell(ctx, state, (*pages, *_stranded(state, decision, error)), now=clock())
+                _tell(ctx, state, (*pages, *_stranded(state, decision, error)))
                 return None
             # Nothing to go back to: a person has to know, and nothing new may come on top meanwhile.
-            held = rollout.SetHold(reason=f"{reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate)
-            return release.commit(
-                ctx, state, held, verb="hold", reason=held.reason, actor=actor, evidence=evidence, fence=fence, pages=pages, clock=clock
-            )
+            held = rollout.SetHold(reason=f"{decision.reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate)
+            return release.commit(ctx, state, held, dataclasses.replace(request, reason=held.reason), verb="hold", pages=pages)
     return None
 
 
-def _tell(ctx: release.Context, state: rollout.State, pages: tuple[rollout.Paged, ...], *, now: float) -> None:
+def _tell(ctx: release.Context, state: rollout.State, pages: tuple[rollout.Paged, ...]) -> None:
     """Leave *pages* that go with no change, each once."""
     for page in pages:
         ctx.ledger.page(
@@ -184,7 +165,7 @@ def _tell(ctx: release.Context, state: rollout.State, pages: tuple[rollout.Paged
             severity=page.severity,
             summary=page.summary,
             body=page.body or {},
-            now=now,
+            now=ctx.clock(),
         )
 
 
@@ -217,5 +198,9 @@ def _is_only_told(gate: conditions.AnyGate, verdict: base.Verdict) -> bool:
     return verdict.kind == "signal" and verdict.outcome == "fail" and gate.resume != "person"
 
 
-def _evidence(decision: judgement.Decision, *, ready: Collection[str], trouble: str) -> dict[str, Any]:
-    return {"ready": sorted(ready), "trouble": trouble, "verdicts": [verdict.to_json() for verdict in decision.verdicts]}
+def _request(
+    decision: judgement.Decision, *, ready: Collection[str], trouble: str, actor: str, fence: ledger.Fence | None
+) -> release.Request:
+    """What is decided without a person: why, on which evidence, and by whose lease."""
+    evidence = {"ready": sorted(ready), "trouble": trouble, "verdicts": [verdict.to_json() for verdict in decision.verdicts]}
+    return release.Request(actor=actor, reason=decision.reason, automatic=True, evidence=evidence, fence=fence)

@@ -13,7 +13,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from lastgood import errors, ledger, release
 from lastgood.bundle import manifest as bundles
@@ -31,7 +31,6 @@ from lastgood.service import frozen as frozen_service
 from lastgood.service import schema as services
 from lastgood.service import timeouts as patience
 from lastgood.settings import Settings
-from lastgood.system import clock as wallclock
 from lastgood.system import failpoints
 from lastgood.system import processes as daemon
 
@@ -133,6 +132,61 @@ def controller_record(settings: Settings) -> daemon.Record | None:
     return life.record if life is not None and not life.frozen else None
 
 
+class Verb(Protocol):
+    """One verb of `release`, complete but for who asks."""
+
+    def __call__(self, ctx: release.Context, service: str, *, request: release.Request) -> release.Committed | None:
+        """Decide and commit; None if it is done already."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Promotion:
+    """The verb that releases `bundle`; carrying it out lasts until its cut-over. See `release.propose`."""
+
+    bundle: str
+    override: str | None = None
+    way: release.Way = release.OWN
+
+    def __call__(self, ctx: release.Context, service: str, *, request: release.Request) -> release.Committed | None:
+        """Make the bundle the candidate. Raises Unavailable if it has phases to pass and no controller runs to measure them."""
+        _check_measured(ctx, ctx.ledger.state(service, about=(self.bundle,)), self.bundle, way=self.way)
+        return release.propose(ctx, service, self.bundle, request, override=self.override, way=self.way)
+
+
+def carry_out(
+    ctx: release.Context,
+    service: str,
+    verb: Verb,
+    request: release.Request,
+    *,
+    wait_s: float = 60.0,
+    progress: Progress = lambda receipt: None,
+    began: float | None = None,
+) -> Outcome:
+    """What came of *verb*: guard, decision, transaction, and the layers that follow. Whoever changes a service does it by this.
+
+    Returns when every layer has followed or *wait_s* seconds are over; the controller goes on by itself. Raises Conflict, before anything
+    else is looked at, if the service is not at the revision that *request* expects. *began* is `time.perf_counter()` of the command's start.
+
+    A Promotion blocks until the cut-over; with phases before it, for *wait_s* seconds at most. Asking again for the same bundle resumes
+    where it was. It raises PromotionFailed if the workers do not become ready within the service's own limit, GateFailed if a gate takes
+    the candidate out: then stable was not touched.
+    """
+    began = time.perf_counter() if began is None else began
+    before = ctx.ledger.state(service)
+    release.check_expected(ctx, before, request.expected)
+    with _layers_of(ctx, service) as layers:
+        committed = verb(ctx, service, request=request) or _found_done(ctx, before)
+        name = committed.revision.verb
+        if isinstance(verb, Promotion):
+            deadline = time.monotonic() + max(wait_s, 0.0)
+            reached = _until_cut_over(ctx, service, verb.bundle, layers=layers, actor=request.actor, deadline=deadline)
+            committed, name = dataclasses.replace(reached, before=before), "promote"
+        outcome = _settle(ctx, committed, layers=layers, verb=name, began=began, wait_s=wait_s, progress=progress)
+    _write_down(ctx, outcome, actor=request.actor)
+    return outcome
+
+
 def promote(
     ctx: release.Context,
     service: str,
@@ -140,64 +194,17 @@ def promote(
     *,
     reason: str,
     actor: str,
-    override: str | None = None,
+    expected: int | None = None,
     way: release.Way = release.OWN,
-    expected: int | None = None,
-    planned: rollout.State | None = None,
     wait_s: float = 60.0,
-    progress: Progress = lambda receipt: None,
-    clock: release.Clock = wallclock.now,
 ) -> Outcome:
-    """Release *digest*: verify, make its workers ready, pass its phases, cut over; previous stays warm.
-
-    Blocks until the cut-over; with phases before it, for *wait_s* seconds at most, and the controller goes on. Asking
-    again for the same bundle resumes where it was. Raises PromotionFailed if the workers do not become ready
-    within the service's own limit, GateFailed if a gate takes the candidate out: then stable was not touched. Raises
-    Unavailable, with nothing changed, if there are phases to pass and no controller runs to measure them.
-    """
-    began = time.perf_counter()
-    before = ctx.ledger.state(service, about=(digest,))
-    _check_measured(ctx, before, digest, way=way)
-    release.propose(
-        ctx,
-        service,
-        digest,
-        reason=reason,
-        actor=actor,
-        override=override,
-        way=way,
-        expected=expected,
-        planned=planned,
-        clock=clock,
-    )
-    with layers_of(ctx, service) as layers:
-        deadline = time.monotonic() + max(wait_s, 0.0)
-        committed = _until_cut_over(ctx, service, digest, layers=layers, actor=actor, deadline=deadline, clock=clock)
-        committed = dataclasses.replace(committed, before=before)
-        return settle(ctx, committed, layers=layers, verb="promote", began=began, wait_s=wait_s, progress=progress, actor=actor)
-
-
-def roll_back(
-    ctx: release.Context,
-    service: str,
-    *,
-    reason: str,
-    actor: str,
-    to: str | None = None,
-    expected: int | None = None,
-    wait_s: float = 60.0,
-    progress: Progress = lambda receipt: None,
-    clock: release.Clock = wallclock.now,
-) -> Outcome:
-    """Roll *service* back and move its traffic; returns when every layer has followed or *wait_s* seconds are over."""
-    began = time.perf_counter()
-    with layers_of(ctx, service) as layers:
-        committed = release.roll_back(ctx, service, reason=reason, actor=actor, to=to, expected=expected, clock=clock)
-        return settle(ctx, committed, layers=layers, verb="rollback", began=began, wait_s=wait_s, progress=progress, actor=actor)
+    """Release *digest* without a plan; see `carry_out`."""
+    request = release.Request(actor=actor, reason=reason, expected=expected)
+    return carry_out(ctx, service, Promotion(bundle=digest, way=way), request, wait_s=wait_s)
 
 
 @contextlib.contextmanager
-def layers_of(ctx: release.Context, service: str) -> Iterator[Mapping[str, base.Layer]]:
+def _layers_of(ctx: release.Context, service: str) -> Iterator[Mapping[str, base.Layer]]:
     """The layers of *service*, opened and looked at before a commit, so that nothing has to be loaded after it."""
     layers = reconcile.build(ctx.settings, service)
     try:
@@ -222,7 +229,6 @@ def _until_cut_over(
     layers: Mapping[str, base.Layer],
     actor: str,
     deadline: float,
-    clock: release.Clock,
 ) -> release.Committed:
     """Drive the release to its cut-over, or find that the controller has done so; or where it is at *deadline*, if phases are left.
 
@@ -242,22 +248,22 @@ def _until_cut_over(
                     return _found_done(ctx, state)
                 time.sleep(STEP_S)
                 continue
-            view = _look_after(ctx, state, processes, clock=clock)
+            view = _look_after(ctx, state, processes)
             fence = duty.decide(ctx.ledger, state, view, holder=holder, ttl_s=ctx.settings.controller.lease_s)
             if fence is not None:
                 trouble = "; ".join(filter(None, (view.why(arm) for arm in state.awaited if view.word(arm) == "not ready")))
                 known = readiness.known(view, state.awaited)
                 committed = proceed.advance(
-                    ctx, service, ready=known.ready, unknown=known.unknown, actor=actor, trouble=trouble, fence=fence, clock=clock
+                    ctx, service, ready=known.ready, unknown=known.unknown, actor=actor, trouble=trouble, fence=fence
                 )
                 if committed is not None and committed.revision.state.stable == digest:
                     return committed
             time.sleep(STEP_S)
 
 
-def _look_after(ctx: release.Context, state: rollout.State, processes: base.Layer | None, *, clock: release.Clock) -> readiness.View:
+def _look_after(ctx: release.Context, state: rollout.State, processes: base.Layer | None) -> readiness.View:
     """Bring this host's workers a step further and put into the ledger which are ready; what all hosts say then."""
-    now = clock()
+    now = ctx.clock()
     if isinstance(processes, base.Processes):
         wanted = desired_state.read(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
         _report(ctx, wanted.name, reconcile.attempt(processes, wanted))
@@ -270,7 +276,7 @@ def _look_after(ctx: release.Context, state: rollout.State, processes: base.Laye
                 ready=seen.ready,
                 wanted=wanted.warm,
                 troubles=seen.troubles,
-                now=clock(),
+                now=ctx.clock(),
             )
     return readiness.read(ctx.ledger, state.service, settings=ctx.settings, now=now)
 
@@ -279,7 +285,7 @@ def _check_measured(ctx: release.Context, state: rollout.State, digest: str, *, 
     """Raise Unavailable if *digest* has phases to pass and nobody would measure them."""
     if state.candidate == digest or controller_record(ctx.settings) is not None:
         return
-    if ctx.ledger.lease_holder(duty.lease_name(state.service), now=wallclock.now()) is not None:
+    if ctx.ledger.lease_holder(duty.lease_name(state.service), now=ctx.clock()) is not None:
         return  # a controller of another host
     with contextlib.suppress(errors.NotFound, errors.Damaged):  # the proposal itself says what is wrong
         frozen = frozen_service.read(ctx.ledger.bundle(digest), store=ctx.store)
@@ -305,7 +311,7 @@ def _not_taken_over(ctx: release.Context, service: str, digest: str) -> errors.L
     return errors.PromotionFailed(f"{what}; stable was not touched; read the worker's log in {ctx.settings.logs(service)}")
 
 
-def settle(
+def _settle(
     ctx: release.Context,
     committed: release.Committed,
     *,
@@ -313,10 +319,9 @@ def settle(
     verb: str,
     began: float,
     wait_s: float,
-    actor: str,
-    progress: Progress = lambda receipt: None,
+    progress: Progress,
 ) -> Outcome:
-    """Make the layers follow a change that is committed; *began* is `time.perf_counter()` of the command's start."""
+    """Make the layers follow a change that is committed."""
     flipped = time.perf_counter()
     state = committed.revision.state
     wanted = desired_state.read(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
@@ -327,7 +332,7 @@ def settle(
     failpoints.failpoint("release.after_traffic")
     _wait_for_others(ctx, wanted, layers=layers, answers=answers, deadline=deadline, progress=progress)
     told = tuple(answers[name] for name in layers if name in answers)
-    outcome = Outcome(
+    return Outcome(
         service=state.service,
         verb=verb,
         before=committed.before,
@@ -338,8 +343,6 @@ def settle(
         traffic_ms=traffic_ms,
         total_ms=round((time.perf_counter() - began) * 1000, 3),
     )
-    _write_down(ctx, outcome, actor=actor)
-    return outcome
 
 
 def _flip(
@@ -428,7 +431,7 @@ def _lagging(ctx: release.Context, wanted: base.Desired, name: str, *, alive: bo
         desired_revision=wanted.revision,
         observed_revision=told.observed_revision if told else None,
         ms=0.0,
-        at=wallclock.now(),
+        at=ctx.clock(),
         detail=why,
         facts=dict(told.facts) if told else {},
     )
@@ -446,7 +449,7 @@ def _write_down(ctx: release.Context, outcome: Outcome, *, actor: str) -> None:
         "layers": {receipt.layer: receipt.status for receipt in outcome.receipts},
     }
     try:
-        ctx.ledger.note(outcome.service, kind="receipt", body=body, actor=actor, now=wallclock.now())
+        ctx.ledger.note(outcome.service, kind="receipt", body=body, actor=actor, now=ctx.clock())
         audit.checkpoint(ctx.ledger, outcome.service, ctx.settings.keys)
     except (OSError, errors.LastgoodError) as error:
         log.warning("revision %s is done, but its receipt is not in the audit trail: %s", outcome.revision.number, error)

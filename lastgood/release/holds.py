@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from lastgood.context import Context
 from lastgood.core import transitions as rollout
-from lastgood.release.transaction import Clock, Committed, commit
-from lastgood.system import clock as wallclock
+from lastgood.release.request import Request
+from lastgood.release.transaction import Committed, commit
 
 
-def hold(ctx: Context, service: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = wallclock.now) -> Committed:
+def hold(ctx: Context, service: str, request: Request) -> Committed:
     """No releases of *service* from now on; rollbacks pass."""
-    event = rollout.SetHold(reason=reason, actor=actor)
-    return commit(ctx, ctx.ledger.state(service), event, verb="hold", reason=reason, actor=actor, expected=expected, clock=clock)
+    event = rollout.SetHold(reason=request.reason, actor=request.actor)
+    return commit(ctx, ctx.ledger.state(service), event, request, verb="hold")
 
 
-def release_hold(
-    ctx: Context, service: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = wallclock.now
-) -> Committed:
+def release_hold(ctx: Context, service: str, request: Request) -> Committed:
     """Releases of *service* are allowed again."""
-    state = ctx.ledger.state(service)
-    return commit(ctx, state, rollout.ReleaseHold(), verb="release-hold", reason=reason, actor=actor, expected=expected, clock=clock)
+    return commit(ctx, ctx.ledger.state(service), rollout.ReleaseHold(), request, verb="release-hold")

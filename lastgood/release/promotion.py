@@ -9,10 +9,10 @@ from lastgood.bundle import manifest as bundles
 from lastgood.context import Context
 from lastgood.core import transitions as rollout
 from lastgood.release import targets
-from lastgood.release.transaction import Clock, Committed, check_planned, commit, note_refusals
+from lastgood.release.request import Request
+from lastgood.release.transaction import Committed, check_request, commit, note_refusals
 from lastgood.service import schema as services
 from lastgood.service import strategy as strategies
-from lastgood.system import clock as wallclock
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,35 +57,29 @@ def propose(
     ctx: Context,
     service: str,
     digest: str,
+    request: Request,
     *,
-    reason: str,
-    actor: str,
     override: str | None = None,
     way: Way = OWN,
-    expected: int | None = None,
-    planned: rollout.State | None = None,
-    clock: Clock = wallclock.now,
 ) -> Committed | None:
     """Make *digest* the candidate, whose workers are then made ready. None if it is the candidate already.
 
     With `way.skip` a candidate that is on its way passes over the phases that are left.
 
-    *expected* is the revision the caller decided on, *planned* the state that a plan was made on: if the service has
-    moved on (for *planned*: if another bundle is stable or candidate), Conflict. A refusal is noted in the
-    audit trail before NotAllowed is raised.
+    A refusal is noted in the audit trail before NotAllowed is raised.
     """
     state = ctx.ledger.state(service, about=(digest,))
     if state.candidate == digest and not (way.skip and state.chain):
         _check_same_way(state, digest, way)
         return None
-    check_planned(ctx, state, planned)
-    with note_refusals(ctx, service, verb="promote", digest=digest, actor=actor, clock=clock):
+    check_request(ctx, state, request)
+    with note_refusals(ctx, service, verb="promote", digest=digest, actor=request.actor):
         if state.candidate == digest:
             skip = rollout.Skip(bundle=digest, ready_s=targets.check_evaluated(ctx, digest).serving.ready_timeout_s)
-            return commit(ctx, state, skip, verb="skip", reason=reason, actor=actor, expected=expected, clock=clock)
+            return commit(ctx, state, skip, request, verb="skip")
         event = plan_propose(ctx, state, digest, override=override, way=way)
         evidence = {"chain": [dataclasses.asdict(phase) for phase in event.chain], "skipped": way.skip}
-        return commit(ctx, state, event, verb="promote", reason=reason, actor=actor, expected=expected, evidence=evidence, clock=clock)
+        return commit(ctx, state, event, dataclasses.replace(request, evidence=evidence), verb="promote")
 
 
 def _check_same_way(state: rollout.State, digest: str, way: Way) -> None:
@@ -97,10 +91,10 @@ def _check_same_way(state: rollout.State, digest: str, way: Way) -> None:
         )
 
 
-def approve(ctx: Context, service: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = wallclock.now) -> Committed:
+def approve(ctx: Context, service: str, request: Request) -> Committed:
     """A person lets the candidate through its approval. Raises NothingToDo if none is waited for."""
     state = ctx.ledger.state(service)
     if state.candidate is None:
         raise errors.NothingToDo(f"no release of {service!r} is on its way; see 'lastgood status {service}'")
     event = rollout.Approve(bundle=state.candidate)
-    return commit(ctx, state, event, verb="approve", reason=reason, actor=actor, expected=expected, clock=clock)
+    return commit(ctx, state, event, request, verb="approve")

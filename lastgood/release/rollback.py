@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
 
-from lastgood import context, errors, ledger
+from lastgood import context, errors
 from lastgood.context import Context
 from lastgood.core import transitions as rollout
 from lastgood.hosts import readiness
 from lastgood.release import targets
-from lastgood.release.transaction import Clock, Committed, check_expected, check_planned, commit, note_refusals
-from lastgood.system import clock as wallclock
+from lastgood.release.request import Request
+from lastgood.release.transaction import Committed, check_request, commit, note_refusals
 
 ATTEMPTS = 8
 """How often a rollback decides anew because somebody else committed first; each round takes milliseconds."""
@@ -36,65 +33,40 @@ WAYS_BACK = ("rollback", "quarantine", "revoke")
 """Verbs that can move stable to an older bundle."""
 
 
-def roll_back(
-    ctx: Context,
-    service: str,
-    *,
-    reason: str,
-    actor: str,
-    to: str | None = None,
-    expected: int | None = None,
-    planned: rollout.State | None = None,
-    automatic: bool = False,
-    unready: bool = False,
-    evidence: Mapping[str, Any] = MappingProxyType({}),
-    fence: ledger.Fence | None = None,
-    clock: Clock = wallclock.now,
-) -> Committed:
+def roll_back(ctx: Context, service: str, request: Request, *, to: str | None = None, unready: bool = False) -> Committed:
     """Go back to the newest bundle that was stable, verifies now and is not quarantined; or to the digest *to*.
 
-    A bundle that is warm comes before one that is not, and one whose workers cannot be started comes last. What is done without
-    a person needs the *fence* of whoever decides for the service.
+    A bundle that is warm comes before one that is not, and one whose workers cannot be started comes last; *unready* says that the
+    workers of the one that serves cannot.
 
-    Beats a promotion that commits at the same moment by deciding again on what it finds. With *expected* (a
-    revision) or *planned* (the state of a plan that a person confirmed) it raises Conflict instead if the service is not
-    at that revision, or if another bundle is stable or candidate than planned, so that the person sees what changed.
-    Raises NothingToDo if somebody rolled back moments ago and the caller does not say that it knows.
+    Beats a promotion that commits at the same moment by deciding again on what it finds, unless the request expects something or is
+    automatic: then a Conflict says what changed. Raises NothingToDo if somebody rolled back moments ago and the request does not say
+    that it knows.
     """
     seen: str | None = None
     for _ in range(ATTEMPTS):
         state = ctx.ledger.state(service, about=(to,) if to else ())
         seen = seen or state.stable
-        check_planned(ctx, state, planned)
-        if to is None and expected is None and planned is None and not automatic:
-            check_not_the_same_alarm(ctx, state, now=clock())
-        event = plan_roll_back(ctx, state, reason=reason, to=to, seen=seen, automatic=automatic, unready=unready, now=clock())
-        noted = note_refusals(ctx, service, verb="rollback", digest=to, actor=actor, clock=clock)
-        with contextlib.nullcontext() if automatic else noted:
+        check_request(ctx, state, request)
+        if to is None and request.expected is None and request.planned is None and not request.automatic:
+            check_not_the_same_alarm(ctx, state)
+        event = plan_roll_back(ctx, state, reason=request.reason, to=to, seen=seen, automatic=request.automatic, unready=unready)
+        noted = note_refusals(ctx, service, verb="rollback", digest=to, actor=request.actor)
+        with contextlib.nullcontext() if request.automatic else noted:
             try:
-                return commit(
-                    ctx,
-                    state,
-                    event,
-                    verb="rollback",
-                    reason=reason,
-                    actor=actor,
-                    expected=expected,
-                    evidence=evidence,
-                    fence=fence,
-                    clock=clock,
-                )
+                return commit(ctx, state, event, request, verb="rollback")
             except errors.Conflict:
-                if expected is not None or automatic:
+                if request.expected is not None or request.automatic:
                     raise
     raise errors.Conflict(f"{service!r} changed {ATTEMPTS} times while rolling back; see 'lastgood history {service}' and run it again")
 
 
-def check_not_the_same_alarm(ctx: Context, state: rollout.State, *, now: float) -> None:
+def check_not_the_same_alarm(ctx: Context, state: rollout.State) -> None:
     """Raise NothingToDo if a step back was taken moments ago, by a person or by a gate, also if only a candidate was taken out.
 
     What was released since then is another bundle, and whoever goes back from that answers another alarm.
     """
+    now = ctx.clock()
     for last in ctx.ledger.history(state.service, limit=10):
         if last.verb == "cut-over":
             return
@@ -116,12 +88,11 @@ def plan_roll_back(
     seen: str | None = None,
     automatic: bool = False,
     unready: bool = False,
-    now: float | None = None,
 ) -> rollout.RollBack:
-    """The event of a rollback from *state*, with the possible targets checked: by what the hosts say of them at *now*, and byte by byte."""
+    """The event of a rollback from *state*, with the possible targets checked: by what the hosts say of them now, and byte by byte."""
     if to is not None and to not in state.marks:
         targets.check_lives(ctx, to)
-    view = readiness.read(ctx.ledger, state.service, settings=ctx.settings, now=wallclock.now() if now is None else now)
+    view = readiness.read(ctx.ledger, state.service, settings=ctx.settings, now=ctx.clock())
     wanted = (to,) if to else readiness.ranked(state.lineage, view)
     skip = {state.stable, seen or state.stable} if to is None else set()
     verified: dict[str, bool] = {}
@@ -149,35 +120,27 @@ def condemn(
     ctx: Context,
     service: str,
     digest: str,
+    request: Request,
     *,
     kind: rollout.MarkKind,
-    reason: str,
-    actor: str,
     take_down: bool = False,
-    expected: int | None = None,
-    clock: Clock = wallclock.now,
 ) -> Committed:
-    """Quarantine or revoke *digest*; if it serves, the service goes back in the same transaction.
-
-    With *expected*, Conflict if the service is not at that revision.
-    """
+    """Quarantine or revoke *digest*; if it serves, the service goes back in the same transaction."""
     for _ in range(ATTEMPTS):
         state = ctx.ledger.state(service, about=(digest,))
-        check_expected(ctx, state, expected)
+        check_request(ctx, state, request)
         verified = {d: targets.verifies(ctx, d) for d in state.lineage if digest == state.stable and d != digest and d not in state.marks}
         event = rollout.Condemn(
-            bundle=digest, kind=kind, reason=reason, verified=verified, take_down=take_down, verify_s=verify_s(ctx, state)
+            bundle=digest, kind=kind, reason=request.reason, verified=verified, take_down=take_down, verify_s=verify_s(ctx, state)
         )
         with contextlib.suppress(errors.Conflict):
             verb = "quarantine" if kind == "quarantined" else "revoke"
-            return commit(ctx, state, event, verb=verb, reason=reason, actor=actor, clock=clock)
+            return commit(ctx, state, event, request, verb=verb)
     raise errors.Conflict(f"{service!r} changed {ATTEMPTS} times meanwhile; see 'lastgood history {service}' and run it again")
 
 
-def lift(
-    ctx: Context, service: str, digest: str, *, reason: str, actor: str, expected: int | None = None, clock: Clock = wallclock.now
-) -> Committed:
+def lift(ctx: Context, service: str, digest: str, request: Request) -> Committed:
     """Lift the quarantine of *digest*. Raises NotAllowed if it is revoked."""
     state = ctx.ledger.state(service, about=(digest,))
-    event = rollout.Lift(bundle=digest, reason=reason)
-    return commit(ctx, state, event, verb="lift", reason=reason, actor=actor, expected=expected, clock=clock)
+    event = rollout.Lift(bundle=digest, reason=request.reason)
+    return commit(ctx, state, event, request, verb="lift")

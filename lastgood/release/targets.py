@@ -10,7 +10,6 @@ from lastgood.context import Context
 from lastgood.model_retirement import records as lifetimes
 from lastgood.service import frozen as frozen_service
 from lastgood.service import schema as services
-from lastgood.system import clock as wallclock
 
 DEEP_VERIFY_BYTES = 256 * 1024 * 1024
 """Up to this size a rollback target is hashed again before it serves (0.6 s per GiB); above it, sizes are compared
@@ -19,7 +18,7 @@ and the worker hashes it while loading, as it always does."""
 
 def check_lives(ctx: Context, digest: str) -> None:
     """Raise NotAllowed if a model that *digest* asks is known to be gone."""
-    why = lifetimes.gone(ctx.ledger, digest, now=wallclock.now())
+    why = lifetimes.gone(ctx.ledger, digest, now=ctx.clock())
     if why is not None:
         bundle = ctx.ledger.bundle(digest)
         raise errors.NotAllowed(
@@ -30,7 +29,7 @@ def check_lives(ctx: Context, digest: str) -> None:
 
 def verifies(ctx: Context, digest: str) -> bool:
     """Whether *digest* could serve now: its bytes are whole, and no model that it asks is known to be gone."""
-    if lifetimes.gone(ctx.ledger, digest, now=wallclock.now()) is not None:
+    if lifetimes.gone(ctx.ledger, digest, now=ctx.clock()) is not None:
         return False
     bundle = ctx.ledger.bundle(digest)
     deep = sum(part.size for part in bundle.parts.values()) <= DEEP_VERIFY_BYTES

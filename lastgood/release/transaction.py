@@ -8,18 +8,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Iterator
 
 from lastgood import errors, ledger
 from lastgood.bundle import manifest as bundles
 from lastgood.context import Context
 from lastgood.core import transitions as rollout
+from lastgood.release.request import Request
 from lastgood.system import clock as wallclock
 from lastgood.system import failpoints, plain
-
-Clock = Callable[[], float]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,44 +33,45 @@ def commit(
     ctx: Context,
     state: rollout.State,
     event: rollout.Event,
+    request: Request,
     *,
     verb: str,
-    reason: str,
-    actor: str,
-    expected: int | None = None,
-    evidence: Mapping[str, Any] = MappingProxyType({}),
-    fence: ledger.Fence | None = None,
     pages: tuple[rollout.Paged, ...] = (),
-    clock: Clock = wallclock.now,
 ) -> Committed:
     """Decide on *event* and write the next revision, with its own pages and *pages*; all or nothing.
 
-    Raises Conflict if *state* (or *expected*) is no longer the newest revision, or the lease of *fence* changed hands, and whatever rule `core.transitions.step` finds.
+    Raises Conflict if *state* is no longer the newest revision or not what *request* expects, or if the lease of its fence changed hands,
+    and whatever rule `core.transitions.step` finds.
     """
-    check_expected(ctx, state, expected)
-    now = clock()
+    check_request(ctx, state, request)
+    now = ctx.clock()
     after, effects = rollout.step(state, event, now)
     effects = (*effects, *pages)
     began = time.perf_counter()
     failpoints.failpoint("release.before_append")
     emergency = isinstance(event, rollout.RollBack | rollout.Condemn)
-    skew_s = wallclock.skew_s() if clock is wallclock.now else 0.0
-    if skew_s:
-        evidence = {**evidence, "clock": {"machine": now + skew_s}}
+    skew_s = wallclock.skew_s() if ctx.clock is wallclock.now else 0.0
+    clock = {"clock": {"machine": now + skew_s}} if skew_s else {}
     revision = ctx.ledger.append(
         after,
         effects,
         verb=verb,
-        actor=actor,
-        reason=reason,
-        evidence=evidence,
+        actor=request.actor,
+        reason=request.reason,
+        evidence={**request.evidence, **clock},
         emergency=emergency,
-        fence=fence,
+        fence=request.fence,
         now=now,
     )
     failpoints.failpoint("release.after_append")
     told = tuple(effect.summary for effect in effects if isinstance(effect, rollout.Paged))
     return Committed(before=state, revision=revision, ms=round((time.perf_counter() - began) * 1000, 3), pages=told)
+
+
+def check_request(ctx: Context, state: rollout.State, request: Request) -> None:
+    """Raise Conflict if *state* is not where *request* expects the service."""
+    check_expected(ctx, state, request.expected)
+    check_planned(ctx, state, request.planned)
 
 
 def check_expected(ctx: Context, state: rollout.State, expected: int | None) -> None:
@@ -108,12 +106,12 @@ def last_move(ctx: Context, state: rollout.State) -> ledger.Revision:
 
 
 @contextlib.contextmanager
-def note_refusals(ctx: Context, service: str, *, verb: str, digest: str | None, actor: str, clock: Clock) -> Iterator[None]:
+def note_refusals(ctx: Context, service: str, *, verb: str, digest: str | None, actor: str) -> Iterator[None]:
     """Write into the audit trail if a rule forbids what is done within the block; the error goes on."""
     try:
         yield
     except errors.NotAllowed as refusal:
         body = {"verb": verb, "bundle": digest, "why": plain.printable(str(refusal))}
         with contextlib.suppress(errors.Unavailable):
-            ctx.ledger.note(service, kind="refusal", body=body, actor=actor, now=clock())
+            ctx.ledger.note(service, kind="refusal", body=body, actor=actor, now=ctx.clock())
         raise

@@ -139,11 +139,11 @@ def test_old_measurements_go_and_those_that_are_needed_stay(story: Story) -> Non
     assert min(measured) > 0
     forget(60)
     assert (kept("1/watch-0"), kept(shadow), kept(canary)) == (0, *measured)
-    release.roll_back(story.ctx, SERVICE, to=story.state().stable, reason="enough", actor="ann", clock=story.clock)
+    release.roll_back(story.ctx, SERVICE, release.Request(actor="ann", reason="enough"), to=story.state().stable)
     forget(61)
     assert (kept(shadow), kept(canary)) == measured, "the time after the step back is held against them"
     story.now += FOREVER_S
-    proceed.verify(story.ctx, SERVICE, verdicts={}, actor="test", clock=story.clock)
+    proceed.verify(story.ctx, SERVICE, verdicts={}, actor="test")
     forget(62)
     assert (kept(shadow), kept(canary)) == (0, 0)
 
@@ -216,7 +216,7 @@ def test_a_service_that_a_person_holds_and_that_has_nothing_to_go_back_to_is_pag
     slow = "gates:\n  slow: {metric: latency_p99, max_ms: 100, window_s: 10, min_samples: 100, settle_s: 0, watch: always}\n"
     with stories.begun(tmp_path, gates=slow) as begun:
         first = begun.first()
-        release.hold(begun.ctx, SERVICE, reason="holidays", actor="ann", clock=lambda: begun.now)
+        release.hold(begun.ctx, SERVICE, release.Request(actor="ann", reason="holidays"))
 
         def told() -> list[ledger.Page]:
             return [page for page in begun.ctx.ledger.pages(SERVICE) if page.key == "stranded"]

@@ -35,7 +35,7 @@ def test_a_clock_that_goes_on_is_well(run: Run, settings: settings_.Settings, ma
     """Also when it was moved by seconds, and with a revision from another host that is a little ahead."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
-        release.hold(ctx, "toy", reason="x", actor="ann", clock=lambda: machine.wall + 50)
+        release.hold(ctx.with_clock(lambda: machine.wall + 50), "toy", release.Request(actor="ann", reason="x"))
     assert {name: ok for name, (ok, *_) in findings(run).items()} == {"clock": True}
     machine.wall += 30
     assert findings(run)["clock"][0] is True
@@ -64,7 +64,7 @@ def test_a_revision_from_the_future_is_found(run: Run, settings: settings_.Setti
     """Which service and revision, by how much, and whose clock may be wrong; it is not said of a service whose times are right."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
-        done = release.hold(ctx, "toy", reason="x", actor="ann", clock=lambda: machine.wall + 2 * HOUR_S)
+        done = release.hold(ctx.with_clock(lambda: machine.wall + 2 * HOUR_S), "toy", release.Request(actor="ann", reason="x"))
     found = findings(run)
     ok, detail, remedy = found["times of toy"]
     assert found["clock"][0] is True

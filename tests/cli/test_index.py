@@ -27,7 +27,7 @@ def served(settings: settings_.Settings) -> tuple[str, str, str]:
         told = bundles.Part(name="model", **{**known.parts["model"].entry(), "meta": {"embedder": snapshot.embedder}})
         made = bundles.of("toy", told, index, known.parts["config"], known.parts["environment"])
         release.register(ctx, made, provenance={}, actor="test", now=5.0, untried=True)
-        release.propose(ctx, "toy", made.id, reason="test", actor="test")
+        release.propose(ctx, "toy", made.id, release.Request(actor="test", reason="test"))
         proceed.advance(ctx, "toy", ready={made.id}, actor="test")
     engine = catalog.connect(settings)
     for name in ("part", "other"):

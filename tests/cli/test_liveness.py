@@ -63,7 +63,7 @@ def test_a_rollback_to_a_gone_model_is_refused(run: Run, settings: settings_.Set
         ends = {"status": "gone", "why": "anthropic/x: it was shut down", "ends_at": time.time() - 5}
         ctx.ledger.evaluate(bundles[0], kind=lifetimes.KIND, report=ends, actor="test", now=time.time())
         with pytest.raises(errors.NotAllowed):
-            release.roll_back(ctx, "toy", reason="x", actor="t")
+            release.roll_back(ctx, "toy", release.Request(actor="t", reason="x"))
     done = run("rollback", "toy", bundles[0], "--yes", "--reason", "x")
     assert done.code == 4
     assert "answers no more, anthropic/x: it was shut down" in done.err

@@ -296,7 +296,7 @@ def test_reasons_actors_and_notes_come_back_or_are_refused(ctx: release.Context,
             say(release.lift, first, reason=reason, actor=actor)
         target = second if ledger.state("toy").stable == third else third
         if target in ledger.state("toy", about=(target,)).marks:
-            release.lift(ctx, "toy", target, reason="again", actor="t")
+            release.lift(ctx, "toy", target, release.Request(actor="t", reason="again"))
         say(release.roll_back, reason=reason, actor=actor, to=target)
         if not refused(lambda: ledger.note("toy", kind="team", body=body, actor="t", now=5.0)):
             assert ledger.notes("toy", kind="team")[-1] == as_lists(body)
@@ -507,7 +507,7 @@ def test_what_another_program_said_stands_in_no_way(ctx: release.Context) -> Non
     assert len(seen.detail) == base.MAX_DETAIL
     assert base.observation(seen.to_json()) == seen
     evidence = {"verdicts": [{"why": seen.detail}]}
-    done = release.roll_back(ctx, "toy", reason=seen.detail, actor="t", automatic=True, evidence=evidence)
+    done = release.roll_back(ctx, "toy", release.Request(actor="t", reason=seen.detail, automatic=True, evidence=evidence))
     assert ctx.ledger.revision("toy", done.revision.number).reason == seen.detail
     telling.Teller(ctx, "toy").once("k", "a\0\ud800", severity="info", body={"why": "\0", "figure": float("nan")}, now=5.0, note="team")
     page = next(one for one in ctx.ledger.pages("toy") if one.key == "k")

@@ -55,7 +55,7 @@ def given_up(story: Story) -> None:
     story.first()
     story.propose(2.0)
     story.now += 100
-    proceed.advance(story.ctx, SERVICE, ready=set(), actor="controller", clock=story.clock)
+    proceed.advance(story.ctx, SERVICE, ready=set(), actor="controller")
 
 
 def called_off(story: Story) -> None:
@@ -63,7 +63,7 @@ def called_off(story: Story) -> None:
     released(story)
     story.propose(3.0)
     story.go_on(seconds=5)
-    release.roll_back(story.ctx, SERVICE, reason="stable is bad", actor="bob", clock=story.clock)
+    release.roll_back(story.ctx, SERVICE, release.Request(actor="bob", reason="stable is bad"))
     story.go_on(until="verified")
 
 

@@ -60,7 +60,7 @@ def test_the_controller_takes_a_release_to_the_end_by_itself(settings: settings_
     world = memory.world(settings, "toy")
     with factory.opened(settings) as ctx:
         digest = factory.build(ctx, 1)
-        release.propose(ctx, "toy", digest, reason="go", actor="ann")
+        release.propose(ctx, "toy", digest, release.Request(actor="ann", reason="go"))
         until(lambda: ctx.ledger.state("toy").stable == digest, what="cut-over")
         until(lambda: ctx.ledger.state("toy").phase == "idle", what="end of the bake")
         until(lambda: world.registry.aliases == {"stable": digest}, what="the registry followed")
@@ -84,7 +84,7 @@ def test_a_dead_layer_delays_no_other_one(settings: settings_.Settings, running:
         a, b = factory.released(ctx, 1, 2)
         until(lambda: world.traffic.served == {b: 100.0}, what="traffic followed")
         world.registry.failure = base.LayerError("registry is down; wait")
-        done = converge.roll_back(ctx, "toy", reason="bad", actor="ann", wait_s=0.0)
+        done = converge.carry_out(ctx, "toy", release.roll_back, release.Request(actor="ann", reason="bad"), wait_s=0.0)
         assert world.traffic.served == {a: 100.0}
         assert done.traffic_ms is not None
         assert not done.converged
@@ -103,7 +103,7 @@ def test_a_layer_that_hangs_is_reported_and_waited_for_by_nobody(settings: setti
         world.registry.observe = lambda: (release_it.wait(30), base.Observed(revision=None))[1]  # type: ignore[method-assign]
         try:
             until(lambda: (found := status_of(settings, "registry")) and "no answer" in found.detail, what="the hang was told")
-            converge.roll_back(ctx, "toy", reason="bad", actor="ann", wait_s=0.0)
+            converge.carry_out(ctx, "toy", release.roll_back, release.Request(actor="ann", reason="bad"), wait_s=0.0)
             assert world.traffic.served == {a: 100.0}
         finally:
             release_it.set()
@@ -120,7 +120,9 @@ def test_a_candidate_that_never_gets_ready_is_abandoned(settings: settings_.Sett
         state = ctx.ledger.state("toy", about=(b,))
         from lastgood.core import transitions as rollout
 
-        release.commit(ctx, state, rollout.Propose(bundle=b, verified=True, ready_s=0.2), verb="promote", reason="go", actor="ann")
+        release.commit(
+            ctx, state, rollout.Propose(bundle=b, verified=True, ready_s=0.2), release.Request(actor="ann", reason="go"), verb="promote"
+        )
         with pytest.raises(errors.PromotionFailed, match="stable was not touched"):
             converge.promote(ctx, "toy", b, reason="go", actor="ann")
         assert ctx.ledger.state("toy").stable == a
@@ -146,7 +148,7 @@ def test_a_promotion_that_is_overtaken_by_a_rollback_is_a_conflict(settings: set
         thread = threading.Thread(target=promote)
         thread.start()
         until(lambda: ctx.ledger.state("toy").candidate == c, what="the candidate is there")
-        release.roll_back(ctx, "toy", reason="bad", actor="ann")
+        release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad"))
         thread.join(20)
         assert [type(error) for error in caught] == [errors.Conflict]
         assert "by ann, rollback" in str(caught[0])
@@ -157,18 +159,18 @@ def test_a_target_that_does_not_get_ready_is_passed_over(settings: settings_.Set
     clock = time.time
     with factory.opened(settings) as ctx:
         a, b, _ = factory.released(ctx, 1, 2, 3)
-        release.roll_back(ctx, "toy", reason="bad", actor="ann")
-        assert proceed.go_on_back(ctx, "toy", view=seen(now=clock(), ready={a}, unready={b}), actor="controller", clock=clock) is None, (
-            "not before its time"
-        )
+        release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad"))
+        assert (
+            proceed.go_on_back(ctx.with_clock(clock), "toy", view=seen(now=clock(), ready={a}, unready={b}), actor="controller") is None
+        ), "not before its time"
         later = clock() + 60
-        further = proceed.go_on_back(ctx, "toy", view=seen(now=later, ready={a}, unready={b}), actor="controller", clock=lambda: later)
+        further = proceed.go_on_back(ctx.with_clock(lambda: later), "toy", view=seen(now=later, ready={a}, unready={b}), actor="controller")
         assert further is not None
         assert further.revision.state.stable == a
         assert further.revision.state.marks[b].kind == "quarantined"
         assert further.pages
         last = clock() + 900
-        assert proceed.go_on_back(ctx, "toy", view=seen(now=last, ready={a}), actor="controller", clock=lambda: last) is None
+        assert proceed.go_on_back(ctx.with_clock(lambda: last), "toy", view=seen(now=last, ready={a}), actor="controller") is None
 
 
 def test_without_a_controller_the_command_moves_traffic_itself(settings: settings_.Settings) -> None:
@@ -176,11 +178,9 @@ def test_without_a_controller_the_command_moves_traffic_itself(settings: setting
     world = memory.world(settings, "toy")
     with factory.opened(settings) as ctx:
         a, b = factory.released(ctx, 1, 2)
-        with converge.layers_of(ctx, "toy") as layers:
-            held = release.hold(ctx, "toy", reason="x", actor="t")
-            converge.settle(ctx, held, layers=layers, verb="hold", began=0.0, wait_s=0.0, actor="t")
+        converge.carry_out(ctx, "toy", release.hold, release.Request(actor="t", reason="x"), wait_s=0.0)
         assert world.traffic.served == {b: 100.0}
-        done = converge.roll_back(ctx, "toy", reason="bad", actor="ann")
+        done = converge.carry_out(ctx, "toy", release.roll_back, release.Request(actor="ann", reason="bad"))
         assert world.traffic.served == {a: 100.0}
         told = {receipt.layer: receipt for receipt in done.receipts}
         assert told["infrastructure"].status == "converged"
@@ -200,7 +200,7 @@ def test_two_controllers_are_harmless(settings: settings_.Settings, running: Non
         with factory.opened(settings) as ctx:
             for answer in (1, 2, 3):
                 digest = factory.build(ctx, answer)
-                release.propose(ctx, "toy", digest, reason="go", actor="ann")
+                release.propose(ctx, "toy", digest, release.Request(actor="ann", reason="go"))
                 until(lambda wanted=digest: ctx.ledger.state("toy").stable == wanted, what="cut-over")
                 until(lambda: ctx.ledger.state("toy").phase == "idle", what="end of the bake")
             verbs = [r.verb for r in reversed(ctx.ledger.history("toy"))]

@@ -155,9 +155,9 @@ def promote(ctx: release.Context, digest: str, *, at: float) -> None:
 
 def promote_service(ctx: release.Context, service: str, digest: str, *, at: float) -> None:
     """As `promote`, of another service."""
-    release.propose(ctx, service, digest, reason="test", actor="test", clock=lambda: at)
-    proceed.advance(ctx, service, ready={digest}, actor="test", clock=lambda: at)
-    proceed.advance(ctx, service, ready={digest}, actor="test", clock=lambda: at + 3)
+    release.propose(ctx.with_clock(lambda: at), service, digest, release.Request(actor="test", reason="test"))
+    proceed.advance(ctx.with_clock(lambda: at), service, ready={digest}, actor="test")
+    proceed.advance(ctx.with_clock(lambda: at + 3), service, ready={digest}, actor="test")
 
 
 class Traffic:

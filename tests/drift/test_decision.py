@@ -179,7 +179,9 @@ def test_while_a_release_is_on_its_way_nothing_is_due(ctx: release.Context) -> N
     """Its gates decide."""
     _, stable = released(ctx, -2.0, 0.0)
     what = serve(ctx, stable, toy.USUAL, *[TURNED] * 3, bias=0.0)
-    release.propose(ctx, toy.SERVICE, toy.build(ctx, 0.7), reason="test", actor="test", clock=lambda: START + 4 * HOUR_S)
+    release.propose(
+        ctx.with_clock(lambda: START + 4 * HOUR_S), toy.SERVICE, toy.build(ctx, 0.7), release.Request(actor="test", reason="test")
+    )
     assert drift_decision.due(ctx, what, now=START + 4 * HOUR_S) is None
 
 
@@ -192,6 +194,22 @@ def test_a_service_that_has_moved_on_is_not_rolled_back(ctx: release.Context) ->
     toy.promote(ctx, other, at=START + 7 * HOUR_S)
     assert drift_decision.carry_out(ctx, what, decision, now=START + 7.1 * HOUR_S, actor="test") is None
     assert ctx.ledger.state(toy.SERVICE).stable == other
+
+
+def test_a_decision_whose_plan_is_outdated_is_refused_as_by_the_command(ctx: release.Context) -> None:
+    """Stable is the same, but a release has begun since it was compared: that one's gates decide, and a person is told why nothing moved."""
+    _, stable = released(ctx, -2.0, 0.0)
+    what = serve(ctx, stable, toy.USUAL, *[TURNED] * 6, bias=0.0)
+    decision = decided(ctx, what, hours=7)
+    planned = ctx.ledger.state(toy.SERVICE)
+    candidate = toy.build(ctx, 0.9)
+    release.propose(ctx.with_clock(lambda: START + 7 * HOUR_S), toy.SERVICE, candidate, release.Request(actor="ann", reason="better"))
+    with pytest.raises(errors.Conflict) as said:
+        release.check_planned(ctx, ctx.ledger.state(toy.SERVICE), planned)
+    assert drift_decision.carry_out(ctx, what, decision, now=START + 7.1 * HOUR_S, actor="test") is None
+    assert (ctx.ledger.state(toy.SERVICE).stable, ctx.ledger.state(toy.SERVICE).candidate) == (stable, candidate)
+    assert pages(ctx)[0].endswith(f"; it could not be done: {said.value}")
+    assert "planned" not in toy.evidence(ctx, stable, drift_decision.KIND)[0]
 
 
 def test_a_rollback_that_a_rule_forbids_is_told(ctx: release.Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,7 +199,7 @@ def test_a_release_on_its_way_is_judged_by_its_gates(ctx: release.Context, stabl
     traffic = toy.Traffic(ctx.settings, stable)
     for hour in range(2):
         traffic.hour(hour, toy.World(mean=1.0))
-    release.propose(ctx, toy.SERVICE, toy.build(ctx, 0.5), reason="test", actor="test", clock=lambda: START + HOUR_S)
+    release.propose(ctx.with_clock(lambda: START + HOUR_S), toy.SERVICE, toy.build(ctx, 0.5), release.Request(actor="test", reason="test"))
     assert [one.change for one in tick(ctx, 2)] == ["", "opened"]
     assert told(ctx)[0][1].endswith("a release is on its way, whose gates decide")
 

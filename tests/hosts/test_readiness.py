@@ -63,7 +63,7 @@ def test_a_rollback_goes_to_what_is_warm(tmp_path: Path) -> None:
         say(ctx, "two", {a: Seen(ready=True), c: Seen(ready=False, failures=1)})
         assert release.plan_roll_back(ctx, ctx.ledger.state("toy"), reason="x").verified == {a: True}
         assert release.plan_roll_back(ctx, ctx.ledger.state("toy"), reason="x", to=c).verified == {c: True}
-        assert release.roll_back(ctx, "toy", reason="x", actor="ann").revision.state.stable == a
+        assert release.roll_back(ctx, "toy", release.Request(actor="ann", reason="x")).revision.state.stable == a
 
 
 def test_another_bundle_is_kept_warm_while_previous_cannot_be(tmp_path: Path) -> None:
@@ -91,11 +91,11 @@ def test_going_one_further_back_needs_a_warm_target_and_an_unready_one(tmp_path:
     made = factory.project(tmp_path)
     with factory.opened(made) as ctx:
         a, b, _ = factory.released(ctx, 1, 2, 3)
-        release.roll_back(ctx, "toy", reason="bad", actor="ann")
+        release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad"))
         later = time.time() + 600
 
         def go(known: readiness.View) -> release.Committed | None:
-            return proceed.go_on_back(ctx, "toy", view=known, actor="controller", clock=lambda: later)
+            return proceed.go_on_back(ctx.with_clock(lambda: later), "toy", view=known, actor="controller")
 
         assert go(view(now=later)) is None
         assert go(view(row(b, ready=True, now=later, age_s=300), row(a, ready=True, now=later), now=later)) is None
@@ -113,14 +113,14 @@ def test_what_nobody_knows_is_not_given_up_as_unready(tmp_path: Path) -> None:
     made = factory.project(tmp_path)
     with factory.opened(made) as ctx:
         b = factory.build(ctx, 2)
-        release.propose(ctx, "toy", b, reason="go", actor="ann")
+        release.propose(ctx, "toy", b, release.Request(actor="ann", reason="go"))
         state = ctx.ledger.state("toy")
         assert state.phase_until is not None
         assert state.phase_since is not None
         over, long = state.phase_until + 1, state.phase_until - state.phase_since
         asked: dict[str, Any] = {"ready": (), "actor": "c"}
-        assert proceed.advance(ctx, "toy", unknown=[b], clock=lambda: over, **asked) is None
-        done = proceed.advance(ctx, "toy", unknown=[b], clock=lambda: over + long, **asked)
+        assert proceed.advance(ctx.with_clock(lambda: over), "toy", unknown=[b], **asked) is None
+        done = proceed.advance(ctx.with_clock(lambda: over + long), "toy", unknown=[b], **asked)
         assert done is not None
         assert done.revision.verb == "abandon"
 
@@ -220,7 +220,7 @@ def test_a_host_that_cannot_start_workers_moves_nothing(pair: Pair, broken: Call
     broken(pair.world(1))
     with factory.opened(pair.settings[0]) as ctx:
         a, b, c = factory.released(ctx, 1, 2, 3)
-        release.roll_back(ctx, "toy", reason="bad", actor="ann", clock=lambda: time.time() - 3600)
+        release.roll_back(ctx.with_clock(lambda: time.time() - 3600), "toy", release.Request(actor="ann", reason="bad"))
         before = ctx.ledger.newest("toy")
         pair.start(first)
         until(lambda: ctx.ledger.lease_holder(duty.lease_name("toy")), what="somebody decides")
@@ -251,7 +251,7 @@ def test_every_automatic_commit_proves_the_lease(pair: Pair, monkeypatch: pytest
     with factory.opened(pair.settings[0]) as ctx:
         for answer in (1, 2):
             digest = factory.build(ctx, answer)
-            release.propose(ctx, "toy", digest, reason="go", actor="ann")
+            release.propose(ctx, "toy", digest, release.Request(actor="ann", reason="go"))
             until(lambda wanted=digest: ctx.ledger.state("toy").stable == wanted, what="cut-over")
             until(lambda: ctx.ledger.state("toy").phase == "idle", what="end of the bake")
     automatic = [fence for actor, fence in fenced if actor == controller.ACTOR]
@@ -291,19 +291,20 @@ def test_a_frozen_decider_commits_nothing_afterwards(pair: Pair) -> None:
     with factory.opened(pair.settings[0]) as ctx:
         factory.released(ctx, 1, 2)
         c = factory.build(ctx, 3)
-        release.propose(ctx, "toy", c, reason="go", actor="ann")
+        release.propose(ctx, "toy", c, release.Request(actor="ann", reason="go"))
         now = time.time()
         old = ctx.ledger.take_lease(duty.lease_name("toy"), holder="frozen 1 x 0", now=now, ttl_s=1.0)
         assert old is not None
         assert ctx.ledger.take_lease(duty.lease_name("toy"), holder="other 1 x 0", now=now + 10, ttl_s=1.0) is not None
         before = ctx.ledger.newest("toy")
         asked: dict[str, Any] = {"actor": "frozen", "fence": old}
+        request = release.Request(**asked, reason="x", automatic=True)
         assert proceed.advance(ctx, "toy", ready={c}, **asked) is None
-        assert proceed.advance(ctx, "toy", ready=(), clock=lambda: now + 9999, **asked) is None
+        assert proceed.advance(ctx.with_clock(lambda: now + 9999), "toy", ready=(), **asked) is None
         with pytest.raises(errors.Conflict):
-            release.roll_back(ctx, "toy", reason="x", automatic=True, **asked)
+            release.roll_back(ctx, "toy", request)
         with pytest.raises(errors.Conflict):
-            release.commit(ctx, ctx.ledger.state("toy"), rollout.SetHold(reason="x", actor="frozen"), verb="hold", reason="x", **asked)
+            release.commit(ctx, ctx.ledger.state("toy"), rollout.SetHold(reason="x", actor="frozen"), request, verb="hold")
         assert ctx.ledger.newest("toy") == before
 
 

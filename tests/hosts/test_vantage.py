@@ -175,7 +175,7 @@ def test_a_model_that_a_host_without_workers_lacks_is_not_gone(pair: Pair) -> No
     assert pair.told() == []
     assert pair.look(OTHER, there=True).checked[1].lifetime.host == OTHER
     assert statuses(pair.look(pair.one, there=False))[a] == "alive", "what the ledger says, not what it sees itself"
-    assert release.roll_back(pair.ctx, "toy", reason="x", actor="t").revision.state.stable == a
+    assert release.roll_back(pair.ctx, "toy", release.Request(actor="t", reason="x")).revision.state.stable == a
 
 
 def test_a_model_is_gone_once_every_host_that_serves_says_so(pair: Pair) -> None:

@@ -54,7 +54,7 @@ def test_a_bad_candidate_is_taken_out_of_its_canary(tmp_path: Path, fault: dict[
         assert helpers.lost(shots, candidate) == []
         assert live_load.failed([shot for shot in shots if shot.revision >= ended.number]) == []
         with pytest.raises(errors.NotAllowed, match="quarantined"):
-            release.propose(live.ctx, SERVICE, candidate.bundle, reason="again", actor="test")
+            release.propose(live.ctx, SERVICE, candidate.bundle, release.Request(actor="test", reason="again"))
 
 
 def test_a_control_arm_of_equal_size_stands_beside_the_candidate(tmp_path: Path):

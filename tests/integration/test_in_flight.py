@@ -103,7 +103,7 @@ def test_whoever_has_a_request_answers_it_and_nobody_answers_it_twice(tmp_path: 
         second.begin(sleep_s=LONGER_THAN_THE_DRAIN_S, count=True)
         asked = Request(live.port)
         live.until(lambda: second.calls == 2, what="the request at its worker")
-        revision = release.roll_back(live.ctx, SERVICE, reason="bad", actor="test").revision.number
+        revision = release.roll_back(live.ctx, SERVICE, release.Request(actor="test", reason="bad")).revision.number
         live.until(live.followed, what="traffic of the rollback")
         assert serving(live) == live.stable.bundle, "the rollback itself waits for nobody"
         assert asked.status == 0

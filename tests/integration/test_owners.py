@@ -83,7 +83,7 @@ def test_a_running_stack_is_for_its_owner_alone(tmp_path: Path, name: str) -> No
         with running(tmp_path / name, {**CANARY, **ENDLESS}) as (live, candidate), live.load(rate=RATE) as load:
             live.propose(candidate)
             live.until_phase("canary")
-            release.roll_back(live.ctx, SERVICE, reason="enough", actor="test", to=live.state().stable)
+            release.roll_back(live.ctx, SERVICE, release.Request(actor="test", reason="enough"), to=live.state().stable)
             live.until(live.all_stable, what="traffic on stable")
             live.until(lambda: list(live.settings.inference(SERVICE).rglob("*.parquet")), what="rows in the log")
             found = {str(path): path.lstat() for path in places(live)}

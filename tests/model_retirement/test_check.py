@@ -104,10 +104,10 @@ def test_a_gone_model_is_no_way_back(ctx: release.Context, provider: Provider) -
     assert report.ok, "something safe is left"
     assert statuses(report) == {short(c): "alive", short(b): "gone", short(a): "alive"}
     with pytest.raises(errors.NotAllowed, match=r"answers no more, openai/old-2024-01-01: .*'lastgood liveness toy'"):
-        release.roll_back(ctx, "toy", reason="x", actor="t", to=b)
+        release.roll_back(ctx, "toy", release.Request(actor="t", reason="x"), to=b)
     with pytest.raises(errors.NotAllowed, match="answers no more"):
-        release.propose(ctx, "toy", b, reason="x", actor="t")
-    assert release.roll_back(ctx, "toy", reason="x", actor="t").revision.state.stable == a
+        release.propose(ctx, "toy", b, release.Request(actor="t", reason="x"))
+    assert release.roll_back(ctx, "toy", release.Request(actor="t", reason="x")).revision.state.stable == a
 
 
 def test_a_model_that_came_back_is_a_way_back_again(ctx: release.Context, provider: Provider) -> None:
@@ -117,7 +117,7 @@ def test_a_model_that_came_back_is_a_way_back_again(ctx: release.Context, provid
     check(ctx, provider)
     provider.says[OLD["model"]] = {}
     check(ctx, provider)
-    assert release.roll_back(ctx, "toy", reason="x", actor="t").revision.state.stable == a
+    assert release.roll_back(ctx, "toy", release.Request(actor="t", reason="x")).revision.state.stable == a
 
 
 def test_a_date_that_has_passed_counts_without_asking_again(ctx: release.Context, provider: Provider) -> None:
@@ -131,7 +131,7 @@ def test_a_date_that_has_passed_counts_without_asking_again(ctx: release.Context
     assert why.startswith("openai/old-2024-01-01: it was to be shut down on 20")
     assert lifetimes.gone(ctx.ledger, a, now=ends - 1) is None
     with pytest.raises(errors.NotAllowed, match="no other bundle that was stable"):
-        release.roll_back(ctx, "toy", reason="x", actor="t")
+        release.roll_back(ctx, "toy", release.Request(actor="t", reason="x"))
 
 
 def test_what_serves_and_dies_is_paged_once(ctx: release.Context, provider: Provider) -> None:
@@ -182,7 +182,7 @@ def test_a_provider_that_is_away_says_nothing(ctx: release.Context, provider: Pr
     assert report.ok
     assert set(statuses(report).values()) == {"unknown"}
     assert "no connection" in report.checked[0].lifetime.why
-    assert release.roll_back(ctx, "toy", reason="x", actor="t").revision.state.stable == a
+    assert release.roll_back(ctx, "toy", release.Request(actor="t", reason="x")).revision.state.stable == a
 
 
 def test_a_pin_that_nobody_understands_is_unknown(ctx: release.Context, provider: Provider) -> None:

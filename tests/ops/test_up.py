@@ -36,7 +36,7 @@ class Overtaken(base.Layer):
     def start_up(self, desired: base.Desired) -> None:
         self.seen.append(desired.revision)
         if self.digests:
-            release.propose(self.ctx, "toy", self.digests.pop(), reason="meanwhile", actor="controller")
+            release.propose(self.ctx, "toy", self.digests.pop(), release.Request(actor="controller", reason="meanwhile"))
 
 
 def test_a_revision_committed_meanwhile_is_brought_up_and_not_called_lagging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

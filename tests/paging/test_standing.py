@@ -124,7 +124,7 @@ def test_previous_that_cannot_be_kept_warm_is_told_once_until_it_can(stage: Stag
     assert stage.told("cold-") == []
     stage.look(after_s=7)
     restarted(stage)
-    release.hold(stage.ctx, "toy", reason="another revision", actor="ann")
+    release.hold(stage.ctx, "toy", release.Request(actor="ann", reason="another revision"))
     restarted(stage)
     (page,) = stage.told("cold-")
     assert (page.key, page.severity) == (f"cold-{short(b)}", "warning")
@@ -179,7 +179,7 @@ def test_a_step_back_that_traffic_could_not_follow_is_told_once(stage: Stage) ->
     stage.say(stage.host, **{c: READY, b: READY})
     stage.serves(c)
     stage.look()
-    release.roll_back(stage.ctx, "toy", reason="bad", actor="ann")
+    release.roll_back(stage.ctx, "toy", release.Request(actor="ann", reason="bad"))
     stage.say(stage.host, **{c: READY, b: FAILING})
     stage.look()
     assert stage.told("not-followed") == [], "it has only just begun"
@@ -198,7 +198,7 @@ def test_a_step_back_that_traffic_could_not_follow_is_told_once(stage: Stage) ->
 def test_a_worker_that_ends_after_traffic_followed_is_not_that(stage: Stage) -> None:
     """As after a restart of the machine: the step back is days old, and its target answered all the time."""
     _, b, _ = factory.released(stage.ctx, 1, 2, 3)
-    release.roll_back(stage.ctx, "toy", reason="bad", actor="ann")
+    release.roll_back(stage.ctx, "toy", release.Request(actor="ann", reason="bad"))
     stage.say(stage.host, **{b: READY})
     stage.serves(b)
     stage.look()
@@ -212,7 +212,7 @@ def test_a_worker_that_ends_after_traffic_followed_is_not_that(stage: Stage) -> 
 def test_that_there_is_no_way_further_back_is_told_once(stage: Stage) -> None:
     """With the bundle that cannot be started, the cause, and what to type; over once it can be."""
     a, _ = factory.released(stage.ctx, 1, 2)
-    release.roll_back(stage.ctx, "toy", reason="bad", actor="ann", clock=lambda: time.time() - 3600)
+    release.roll_back(stage.ctx.with_clock(lambda: time.time() - 3600), "toy", release.Request(actor="ann", reason="bad"))
     stage.say(stage.host, **{a: Seen(ready=False)})
     stage.look()
     stage.look(after_s=1)
@@ -220,8 +220,8 @@ def test_that_there_is_no_way_further_back_is_told_once(stage: Stage) -> None:
     real = controller.proceed.go_on_back
     stage.say(stage.host, **{a: FAILING})
 
-    def later(*given: Any, **asked: Any) -> Any:
-        return real(*given, **asked, clock=lambda: stage.now() + 60)
+    def later(ctx: release.Context, *given: Any, **asked: Any) -> Any:
+        return real(ctx.with_clock(lambda: stage.now() + 60), *given, **asked)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(controller.proceed, "go_on_back", later)
@@ -290,7 +290,7 @@ def test_a_clock_that_was_set_is_told_once_and_when_it_is_right(stage: Stage) ->
     assert stage.told("clock") == []
     stage.skew = -3600.0
     restarted(stage)
-    release.hold(stage.ctx, "toy", reason="another revision", actor="ann")
+    release.hold(stage.ctx, "toy", release.Request(actor="ann", reason="another revision"))
     restarted(stage)
     (page,) = stage.told("clock")
     assert page.severity == "critical"

@@ -1,6 +1,7 @@
 """The jobs `promote`, `approve` and `rollback`, run in this process on a real ledger."""
 
 import contextlib
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import dagster as dg
 import pytest
 
 from dagster_lastgood.jobs import verbs as jobs
-from lastgood import release
+from lastgood import cli, release
 from lastgood.layers.receipts import Receipt
 from lastgood.release import advance as proceed
 from lastgood.release import convergence as converge
@@ -250,6 +251,87 @@ def test_a_stale_plan_is_refused(home):
     assert not result.success
     assert "has moved on since revision 2" in failure(result)
     assert world.stable(home) == second
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run `lastgood ARGS --yes --json` on a home in this process; what it answers."""
+
+    def call(home: Path, *args: str) -> dict[str, Any]:
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            for name, value in world.environment(home).items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit):
+                cli.main([*args, "--yes", "--json"])
+        return json.loads(capsys.readouterr().out)
+
+    return call
+
+
+def refusal(result: dg.ExecuteInProcessResult) -> tuple[str, str]:
+    """Which error ended the run, and its words."""
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    return event.step_failure_data.user_failure_data.metadata["error"].value, failure(result)
+
+
+def refusals(home: Path) -> list[Any]:
+    """What the audit trail says of things that a rule forbade."""
+    with release.open_context(world.settings(home)) as ctx:
+        return list(ctx.ledger.notes("flights", kind="refusal"))
+
+
+@pytest.mark.parametrize("about", ["candidate", "quarantined"])
+def test_an_outdated_plan_of_a_promotion_is_refused_as_by_the_command(home, command, about):
+    """Before anything else is said of the bundle: not that it is on its way already, nor that it may not be released."""
+    _, other = world.released(home, "a", "b")
+    if about == "candidate":
+        with release.open_context(world.settings(home)) as ctx:
+            other = world.register(ctx, "c", home / "scratch")
+            world.in_canary(ctx, other)
+    else:
+        command(home, "rollback", "flights", "--reason", "bad")
+    said = command(home, "promote", "flights", other, "--reason", "go", "--expect", "2")
+    result = run(home, "promote", "promote", service="flights", bundle=other, reason="go", expected=2, wait_s=0)
+    assert not result.success
+    assert refusal(result) == (said["error"], said["message"]) == ("Conflict", said["message"])
+    assert "has moved on since revision 2" in said["message"]
+    assert refusals(home) == []
+
+
+@pytest.mark.parametrize("to", [None, "first"])
+def test_an_outdated_plan_of_a_rollback_is_refused_as_by_the_command(home, command, to):
+    """With a target and without."""
+    first, second = world.released(home, "a", "b")
+    named = (first,) if to else ()
+    said = command(home, "rollback", "flights", *named, "--reason", "go", "--expect", "2")
+    result = run(home, "rollback", "roll_back", service="flights", reason="go", expected=2, **({"to": first} if to else {}))
+    assert refusal(result) == (said["error"], said["message"]) == ("Conflict", said["message"])
+    assert world.stable(home) == second
+
+
+def test_a_promotion_that_somebody_overtakes_is_refused_as_by_the_command(tmp_path, command, monkeypatch):
+    """What was read at the start is the plan: another bundle that is stable by the time of the decision is a conflict."""
+    homes = tmp_path / "command", tmp_path / "job"
+    real = release.propose
+
+    def overtaken(ctx, service, *given, **asked):
+        monkeypatch.setattr(release, "propose", real)
+        converge.promote(ctx, service, others[ctx.settings.home], reason="faster", actor="ann", way=world.AT_ONCE)
+        return real(ctx, service, *given, **asked)
+
+    others, wanted = {}, ""
+    for home in homes:
+        world.released(home, "a")
+        with release.open_context(world.settings(home)) as ctx:
+            wanted, others[ctx.settings.home] = (world.register(ctx, label, home / "scratch") for label in ("b", "c"))
+    monkeypatch.setattr(release, "propose", overtaken)
+    said = command(homes[0], "promote", "flights", wanted, "--reason", "go", "--strategy", "none")
+    monkeypatch.setattr(release, "propose", overtaken)
+    result = run(homes[1], "promote", "promote", service="flights", bundle=wanted, reason="go", strategy="none")
+    assert refusal(result) == (said["error"], said["message"]) == ("Conflict", said["message"])
+    assert "by ann: " in said["message"]
+    assert {world.stable(home) for home in homes} == set(others.values())
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def released(home: Path, *labels: str) -> list[str]:
 def in_canary(ctx: release.Context, digest: str, *, phases: str = "canary:5,canary:25") -> int:
     """Take *digest* into the first of *phases*; returns the revision that proposed it."""
     way = release.Way(strategy=strategy.from_text(phases))
-    proposed = release.propose(ctx, "flights", digest, reason="test", actor="test", way=way)
+    proposed = release.propose(ctx, "flights", digest, release.Request(actor="test", reason="test"), way=way)
     proceed.advance(ctx, "flights", ready={digest}, actor="test")
     return proposed.revision.number
 

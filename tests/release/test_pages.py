@@ -90,10 +90,7 @@ def test_a_page_that_goes_with_a_commit_is_not_told_again(story: Story) -> None:
     state = story.state()
     only = {"slow": VERDICTS["slow"]}
     for _ in range(2):
-        assert (
-            proceed.advance(story.ctx, SERVICE, ready=(), verdicts=only, judged_at=state.revision, actor="controller", clock=story.clock)
-            is None
-        )
+        assert proceed.advance(story.ctx, SERVICE, ready=(), verdicts=only, judged_at=state.revision, actor="controller") is None
     assert told(story.ctx) == ["signal"]
     assert judged(story.ctx, state) is not None
     assert told(story.ctx) == ["rollout", "signal"]

@@ -39,7 +39,7 @@ def test_promote_and_roll_back_leave_a_chain_that_verifies(settings: settings_.S
     """Two releases and a rollback: stable is the first again, the second is quarantined, the audit trail is whole."""
     with factory.opened(settings) as ctx:
         a, b = factory.released(ctx, 1, 2)
-        done = release.roll_back(ctx, "toy", reason="bad", actor="ann")
+        done = release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad"))
         state = done.revision.state
         assert (state.stable, state.marks[b].kind) == (a, "quarantined")
         audit.checkpoint(ctx.ledger, "toy", settings.keys)
@@ -51,7 +51,7 @@ def test_rollback_passes_over_a_damaged_target(settings: settings_.Settings) -> 
     with factory.opened(settings) as ctx:
         a, b, _ = factory.released(ctx, 1, 2, 3)
         damage(ctx, b)
-        assert release.roll_back(ctx, "toy", reason="bad", actor="ann").revision.state.stable == a
+        assert release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad")).revision.state.stable == a
 
 
 def test_promoting_a_damaged_bundle_is_refused_and_noted(settings: settings_.Settings) -> None:
@@ -60,7 +60,7 @@ def test_promoting_a_damaged_bundle_is_refused_and_noted(settings: settings_.Set
         digest = factory.build(ctx, 1)
         damage(ctx, digest)
         with pytest.raises(errors.NotAllowed, match="does not verify"):
-            release.propose(ctx, "toy", digest, reason="go", actor="ann")
+            release.propose(ctx, "toy", digest, release.Request(actor="ann", reason="go"))
         last = list(audit.export(ctx.ledger, "toy"))[-1]
         assert last["subject"] == "refusal"
         assert "does not verify" in str(last["body"])
@@ -89,9 +89,9 @@ def test_offline_limits_are_asked_of_the_ledger(tmp_path: Path) -> None:
                 ctx.ledger.evaluate(digest, kind="offline", report=report, actor="t", now=float(report["metrics"]["auc"]))
             if refused:
                 with pytest.raises(errors.NotAllowed, match="misses its offline limits"):
-                    release.propose(ctx, "toy", digest, reason="go", actor="ann")
+                    release.propose(ctx, "toy", digest, release.Request(actor="ann", reason="go"))
             else:
-                assert release.propose(ctx, "toy", digest, reason="go", actor="ann") is not None
+                assert release.propose(ctx, "toy", digest, release.Request(actor="ann", reason="go")) is not None
 
 
 def test_a_stale_plan_is_a_conflict_that_tells_what_changed(settings: settings_.Settings) -> None:
@@ -99,9 +99,9 @@ def test_a_stale_plan_is_a_conflict_that_tells_what_changed(settings: settings_.
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1, 2)
         seen = ctx.ledger.newest("toy")
-        release.hold(ctx, "toy", reason="freeze", actor="ann")
+        release.hold(ctx, "toy", release.Request(actor="ann", reason="freeze"))
         with pytest.raises(errors.Conflict, match=r"by ann: hold"):
-            release.roll_back(ctx, "toy", reason="bad", actor="bob", expected=seen)
+            release.roll_back(ctx, "toy", release.Request(actor="bob", reason="bad", expected=seen))
         assert ctx.ledger.newest("toy") == seen + 1
 
 
@@ -117,7 +117,7 @@ def test_many_operators_roll_back_at_once_and_one_revision_results(settings: set
         with factory.opened(settings) as mine:
             start.wait()
             try:
-                release.roll_back(mine, "toy", reason="alert", actor=f"op{number}")
+                release.roll_back(mine, "toy", release.Request(actor=f"op{number}", reason="alert"))
                 results.append("done")
             except errors.NothingToDo:
                 results.append("already")
@@ -139,23 +139,26 @@ def test_going_back_one_further_needs_to_say_so(settings: settings_.Settings) ->
     """Moments after a rollback another one is taken for the same alarm, unless it names the revision it saw."""
     with factory.opened(settings) as ctx:
         a, _, _ = factory.released(ctx, 1, 2, 3)
-        first = release.roll_back(ctx, "toy", reason="bad", actor="ann").revision
+        first = release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad")).revision
         with pytest.raises(errors.NothingToDo, match=f"--expect {first.number}"):
-            release.roll_back(ctx, "toy", reason="bad", actor="bob")
-        assert release.roll_back(ctx, "toy", reason="still bad", actor="ann", expected=first.number).revision.state.stable == a
+            release.roll_back(ctx, "toy", release.Request(actor="bob", reason="bad"))
+        assert (
+            release.roll_back(ctx, "toy", release.Request(actor="ann", reason="still bad", expected=first.number)).revision.state.stable
+            == a
+        )
 
 
 def test_what_was_released_after_a_rollback_can_be_taken_back_at_once(settings: settings_.Settings) -> None:
     """A repair that was released in haste and is worse: no memory of the rollback before it may stand in the way."""
     with factory.opened(settings) as ctx:
         _, b, _ = factory.released(ctx, 1, 2, 3)
-        release.roll_back(ctx, "toy", reason="bad", actor="ann")
+        release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad"))
         repair = factory.build(ctx, 4)
-        release.propose(ctx, "toy", repair, reason="repaired", actor="ann")
+        release.propose(ctx, "toy", repair, release.Request(actor="ann", reason="repaired"))
         with pytest.raises(errors.NothingToDo, match="was rolled back"):
-            release.roll_back(ctx, "toy", reason="bad", actor="bob")
+            release.roll_back(ctx, "toy", release.Request(actor="bob", reason="bad"))
         proceed.advance(ctx, "toy", ready={repair}, actor="test")
-        back = release.roll_back(ctx, "toy", reason="the repair is worse", actor="ann").revision
+        back = release.roll_back(ctx, "toy", release.Request(actor="ann", reason="the repair is worse")).revision
         assert (back.state.stable, repair in back.state.marks) == (b, True)
 
 
@@ -173,7 +176,7 @@ def test_whoever_passes_over_a_bundles_own_phases_is_paged(settings: settings_.S
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
         digest = _in_canary(ctx)
-        done = release.propose(ctx, "toy", digest, reason="now", actor="ann", way=way)
+        done = release.propose(ctx, "toy", digest, release.Request(actor="ann", reason="now"), way=way)
         assert done is not None
         assert [page.key for page in ctx.ledger.pages("toy")] == ["skip"]
         assert done.revision.state.chain == ()
@@ -185,13 +188,13 @@ def test_a_way_is_chosen_once(settings: settings_.Settings) -> None:
         factory.released(ctx, 1)
         digest = _in_canary(ctx)
         mine = release.Way(strategy=strategy.from_text("canary:20"))
-        asked = {"reason": "now", "actor": "ann"}
-        assert release.propose(ctx, "toy", digest, way=mine, **asked) is not None
-        assert release.propose(ctx, "toy", digest, way=mine, **asked) is None
-        assert release.propose(ctx, "toy", digest, **asked) is None
+        asked = release.Request(actor="ann", reason="now")
+        assert release.propose(ctx, "toy", digest, asked, way=mine) is not None
+        assert release.propose(ctx, "toy", digest, asked, way=mine) is None
+        assert release.propose(ctx, "toy", digest, asked) is None
         before = ctx.ledger.newest("toy")
         with pytest.raises(errors.NotAllowed, match="rollback toy stable"):
-            release.propose(ctx, "toy", digest, way=release.Way(strategy=strategy.from_text("canary:50")), **asked)
+            release.propose(ctx, "toy", digest, asked, way=release.Way(strategy=strategy.from_text("canary:50")))
         assert ctx.ledger.newest("toy") == before
 
 
@@ -217,12 +220,12 @@ def test_a_hold_after_a_rollback_does_not_hide_it(settings: settings_.Settings) 
     """The same alarm is still the same alarm, and a target that does not get ready is still left, with a hold in between."""
     with factory.opened(settings) as ctx:
         a, b, _ = factory.released(ctx, 1, 2, 3)
-        release.roll_back(ctx, "toy", reason="bad", actor="ann")
-        release.hold(ctx, "toy", reason="freeze", actor="ann")
+        release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad"))
+        release.hold(ctx, "toy", release.Request(actor="ann", reason="freeze"))
         with pytest.raises(errors.NothingToDo, match="was rolled back"):
-            release.roll_back(ctx, "toy", reason="bad", actor="bob")
+            release.roll_back(ctx, "toy", release.Request(actor="bob", reason="bad"))
         later = time.time() + 60
-        further = proceed.go_on_back(ctx, "toy", view=seen(now=later, ready={a}, unready={b}), actor="controller", clock=lambda: later)
+        further = proceed.go_on_back(ctx.with_clock(lambda: later), "toy", view=seen(now=later, ready={a}, unready={b}), actor="controller")
         assert further is not None
         assert further.revision.state.stable == a
 
@@ -231,12 +234,12 @@ def test_with_nothing_further_back_automation_is_refused_without_filling_the_tra
     """Every look at it raises the same refusal; none of them writes."""
     with factory.opened(settings) as ctx:
         a, _ = factory.released(ctx, 1, 2)
-        release.roll_back(ctx, "toy", reason="bad", actor="ann")
+        release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad"))
         later = time.time() + 60
         before = len(list(audit.export(ctx.ledger, "toy")))
         for _ in range(5):
             with pytest.raises(errors.NotAllowed):
-                proceed.go_on_back(ctx, "toy", view=seen(now=later, unready={a}), actor="controller", clock=lambda: later)
+                proceed.go_on_back(ctx.with_clock(lambda: later), "toy", view=seen(now=later, unready={a}), actor="controller")
         assert len(list(audit.export(ctx.ledger, "toy"))) == before
 
 
@@ -245,14 +248,14 @@ def test_a_plan_survives_what_does_not_concern_it(settings: settings_.Settings) 
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
         b = factory.build(ctx, 2)
-        release.propose(ctx, "toy", b, reason="go", actor="ann")
+        release.propose(ctx, "toy", b, release.Request(actor="ann", reason="go"))
         proceed.advance(ctx, "toy", ready={b}, actor="ann")
         planned = ctx.ledger.state("toy")
-        proceed.advance(ctx, "toy", ready={b}, actor="controller", clock=lambda: time.time() + 5)
+        proceed.advance(ctx.with_clock(lambda: time.time() + 5), "toy", ready={b}, actor="controller")
         assert ctx.ledger.newest("toy") == planned.revision + 1
-        assert release.roll_back(ctx, "toy", reason="bad", actor="ann", planned=planned).revision.verb == "rollback"
+        assert release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad", planned=planned)).revision.verb == "rollback"
         with pytest.raises(errors.Conflict, match="has moved on"):
-            release.roll_back(ctx, "toy", reason="bad", actor="bob", planned=planned)
+            release.roll_back(ctx, "toy", release.Request(actor="bob", reason="bad", planned=planned))
 
 
 def test_a_target_on_an_unreadable_disk_is_passed_over(settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,4 +270,4 @@ def test_a_target_on_an_unreadable_disk_is_passed_over(settings: settings_.Setti
             verify(store, bundle, deep=deep)  # type: ignore[arg-type]
 
         monkeypatch.setattr(type(ctx.store), "verify_bundle", failing)
-        assert release.roll_back(ctx, "toy", reason="bad", actor="ann").revision.state.stable == a
+        assert release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad")).revision.state.stable == a

@@ -18,7 +18,7 @@ def test_release_and_roll_back_on_postgres(tmp_path: Path) -> None:
         settings = settings_.load(made.project, environ=environ)
         with factory.opened(settings) as ctx:
             a, b = factory.released(ctx, 1, 2)
-            done = release.roll_back(ctx, "toy", reason="bad", actor="ann")
+            done = release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad"))
             assert (done.revision.state.stable, done.revision.state.marks[b].kind) == (a, "quarantined")
             audit.checkpoint(ctx.ledger, "toy", settings.keys)
             assert audit.verify(ctx.ledger, "toy", settings.keys).problems == ()

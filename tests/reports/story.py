@@ -89,6 +89,9 @@ class Story:
     now: float = START
     bench: judge.Judge | None = None
 
+    def __post_init__(self) -> None:
+        self.ctx = self.ctx.with_clock(self.clock)
+
     def clock(self) -> float:
         return self.now
 
@@ -98,10 +101,10 @@ class Story:
     def first(self, answer: float = 1.0) -> str:
         """A bundle that is stable and proven."""
         digest = factory.build(self.ctx, answer, now=self.now)
-        release.propose(self.ctx, SERVICE, digest, reason="the first one", actor="ann", clock=self.clock)
+        release.propose(self.ctx, SERVICE, digest, release.Request(actor="ann", reason="the first one"))
         for _ in range(2):
             self.now += 5
-            proceed.advance(self.ctx, SERVICE, ready={digest}, actor="controller", clock=self.clock)
+            proceed.advance(self.ctx, SERVICE, ready={digest}, actor="controller")
         return digest
 
     def propose(self, answer: float, *, chain: strategy.Chain = CHAIN, reason: str = "better", actor: str = "ann") -> str:
@@ -109,7 +112,7 @@ class Story:
         self.now += 10
         digest = factory.build(self.ctx, answer, now=self.now)
         way = release.Way(strategy=chain)
-        release.propose(self.ctx, SERVICE, digest, reason=reason, actor=actor, way=way, clock=self.clock)
+        release.propose(self.ctx, SERVICE, digest, release.Request(actor=actor, reason=reason), way=way)
         return digest
 
     def look(self) -> None:
@@ -118,7 +121,7 @@ class Story:
         state = self.state()
         ready = {digest for digest in (state.stable, state.candidate) if digest}
         if state.phase == "preparing":
-            proceed.advance(self.ctx, SERVICE, ready=ready, actor="controller", clock=self.clock)
+            proceed.advance(self.ctx, SERVICE, ready=ready, actor="controller")
             return
         if self.bench is None:
             self.bench = judge.Judge(self.ctx.ledger, SERVICE, self.traffic)
@@ -126,9 +129,9 @@ class Story:
         asked = judge.questions(state, context.judged_by(self.ctx, state), proposed_at=proposed_at, now=self.now)
         self.bench.measure(asked, now=self.now)
         verdicts, afterwards = self.bench.verdicts(self.now)
-        told: Mapping[str, Any] = {"verdicts": verdicts, "judged_at": state.revision, "actor": "controller", "clock": self.clock}
+        told: Mapping[str, Any] = {"verdicts": verdicts, "judged_at": state.revision, "actor": "controller"}
         if proceed.advance(self.ctx, SERVICE, ready=ready, **told) is None and state.verifying is not None:
-            proceed.verify(self.ctx, SERVICE, verdicts=afterwards, actor="controller", clock=self.clock)
+            proceed.verify(self.ctx, SERVICE, verdicts=afterwards, actor="controller")
 
     def go_on(self, *, until: str | None = None, seconds: int = 600) -> None:
         """Look once a second until the newest revision is by verb *until*, or for so many seconds."""

@@ -127,8 +127,8 @@ def test_a_rollback_by_a_person_long_after_the_release_names_the_rollout_that_br
     story.traffic.bad = {third: 0.5}
     story.go_on(until="rollback")
     story.now += 5000
-    release.hold(story.ctx, SERVICE, reason="freeze", actor="ann", clock=story.clock)
-    release.roll_back(story.ctx, SERVICE, reason="customers complain", actor="bob", clock=story.clock)
+    release.hold(story.ctx, SERVICE, release.Request(actor="ann", reason="freeze"))
+    release.roll_back(story.ctx, SERVICE, release.Request(actor="bob", reason="customers complain"))
     number = story.ctx.ledger.newest(SERVICE)
     story.now += 400
     story.go_on(until="verified", seconds=400)

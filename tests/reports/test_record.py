@@ -139,7 +139,7 @@ def test_a_release_that_a_person_stops_has_no_gate_to_name(story: Story) -> None
     good = story.first()
     bad = story.propose(2.0)
     story.go_on(seconds=5)
-    release.roll_back(story.ctx, SERVICE, to=good, reason="the texts are rude", actor="bob", clock=story.clock)
+    release.roll_back(story.ctx, SERVICE, release.Request(actor="bob", reason="the texts are rude"), to=good)
     found = told(story)
     assert (found.outcome, found.left, found.fired) == ("taken out", bad, None)
     assert words.headline(found).endswith("the texts are rude")
@@ -152,7 +152,7 @@ def test_a_release_that_never_got_ready_was_given_up(story: Story) -> None:
     story.first()
     story.propose(2.0)
     story.now += 100
-    proceed.advance(story.ctx, SERVICE, ready=set(), actor="controller", clock=story.clock)
+    proceed.advance(story.ctx, SERVICE, ready=set(), actor="controller")
     found = told(story)
     assert (found.outcome, found.left) == ("given up", None)
     assert "nobody is blamed" in words.headline(found)
@@ -165,7 +165,7 @@ def test_a_release_that_a_rollback_of_stable_cancels_was_called_off(story: Story
     story.go_on(until="bake-ended")
     story.propose(3.0)
     story.go_on(seconds=5)
-    release.roll_back(story.ctx, SERVICE, reason="stable is bad", actor="bob", clock=story.clock)
+    release.roll_back(story.ctx, SERVICE, release.Request(actor="bob", reason="stable is bad"))
     found = told(story)
     assert (found.outcome, found.left, found.stable, found.good) == ("called off", None, second, first)
 
@@ -392,7 +392,7 @@ def test_a_verdict_of_another_release_of_the_program_is_left_out_and_said(story:
     story.go_on(seconds=3)
     event = transitions.Reject(bundle=bad, reason="x")
     evidence = {"verdicts": [{"gate": "errors", "colour": "blue"}]}
-    release.commit(story.ctx, story.state(), event, verb="rollback", reason="x", actor="c", evidence=evidence, clock=story.clock)
+    release.commit(story.ctx, story.state(), event, release.Request(actor="c", reason="x", evidence=evidence), verb="rollback")
     found = told(story)
     assert (found.decided, found.good) == ((), good)
     assert any("form that this release does not know" in what for what in found.missing)

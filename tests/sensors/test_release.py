@@ -43,7 +43,7 @@ def test_every_revision_is_told_once_and_in_order(tmp_path, instance):
     home = tmp_path / "home"
     first, second = world.released(home, "a", "b")
     with release.open_context(world.settings(home)) as ctx:
-        converge.roll_back(ctx, "flights", reason="drill", actor="on-call")
+        converge.carry_out(ctx, "flights", release.roll_back, release.Request(actor="on-call", reason="drill"))
     result = tick(home, instance)
     a, b = first[7:19], second[7:19]
     assert headlines(result) == [f"PROMOTE {a}", f"CUT-OVER none -> {a}", f"PROMOTE {b}", f"CUT-OVER {a} -> {b}", f"ROLLBACK {b} -> {a}"]

@@ -66,7 +66,9 @@ def watched(tmp_path, monkeypatch):
     home = tmp_path / "home"
     world.released(home, "a")
     with release.open_context(world.settings(home)) as ctx, dg.DagsterInstance.ephemeral() as instance:
-        release.commit(ctx, ctx.ledger.state("flights"), rollout.BakeEnded(), verb="bake-ended", reason="test", actor="test")
+        release.commit(
+            ctx, ctx.ledger.state("flights"), rollout.BakeEnded(), release.Request(actor="test", reason="test"), verb="bake-ended"
+        )
         yield Watched(home=home, ctx=ctx, instance=instance)
 
 
@@ -213,7 +215,13 @@ def test_a_release_that_ended_well_is_told_to_its_end(watched):
     """Baking, then idle: one last observation, and then nothing more."""
     world.released(watched.home, "b")
     assert observation(watched.tick())["phase"] == "baking"
-    release.commit(watched.ctx, watched.ctx.ledger.state("flights"), rollout.BakeEnded(), verb="bake-ended", reason="good", actor="test")
+    release.commit(
+        watched.ctx,
+        watched.ctx.ledger.state("flights"),
+        rollout.BakeEnded(),
+        release.Request(actor="test", reason="good"),
+        verb="bake-ended",
+    )
     assert observation(watched.tick())["phase"] == "idle"
     assert isinstance(watched.tick(), dg.SkipReason)
 
@@ -242,7 +250,9 @@ def test_another_ledger_in_the_same_place_is_told_from_its_start(watched, tmp_pa
     watched.tick()
     world.released(tmp_path / "new", "x")
     with release.open_context(world.settings(tmp_path / "new")) as ctx:
-        release.commit(ctx, ctx.ledger.state("flights"), rollout.BakeEnded(), verb="bake-ended", reason="test", actor="test")
+        release.commit(
+            ctx, ctx.ledger.state("flights"), rollout.BakeEnded(), release.Request(actor="test", reason="test"), verb="bake-ended"
+        )
         other = dataclasses.replace(watched, home=tmp_path / "new", ctx=ctx)
         digest, analysis = other.canary("y")
         world.measure(ctx, analysis, errors=world.requests(0, 10))

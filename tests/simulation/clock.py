@@ -9,7 +9,6 @@ from typing import Any
 
 from lastgood.controller import analysis_loop as gatekeeper
 from lastgood.controller import loop as controller
-from lastgood.release import advance as proceed
 from lastgood.system import clock as wallclock
 
 BEGIN = 1_800_000_000.0
@@ -36,36 +35,16 @@ class Clock:
         return self.true + self.offset + sum(by for begin, end, by in self.sets if begin <= self.true < end)
 
 
-class _On:
-    """A module whose functions take a clock, with that clock put in."""
-
-    def __init__(self, module: Any, clock: Clock) -> None:
-        self._module, self._clock = module, clock
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-    def advance(self, *args: Any, **asked: Any) -> Any:
-        return self._module.advance(*args, **asked, clock=self._clock)
-
-    def go_on_back(self, *args: Any, **asked: Any) -> Any:
-        return self._module.go_on_back(*args, **asked, clock=self._clock)
-
-    def verify(self, *args: Any, **asked: Any) -> Any:
-        return self._module.verify(*args, **asked, clock=self._clock)
-
-
 @contextlib.contextmanager
 def running(clock: Clock) -> Iterator[None]:
     """Makes the gatekeeper and the controller, which are run as they are, live by *clock*."""
     modules: tuple[Any, ...] = (gatekeeper, controller)
-    before = [(module.time, module.wallclock, module.proceed) for module in modules]
+    before = [(module.time, module.wallclock) for module in modules]
     for module in modules:
         module.time = SimpleNamespace(time=clock, monotonic=lambda: clock.true)
         module.wallclock = SimpleNamespace(now=clock, skew_s=clock.kept.skew_s)
-        module.proceed = _On(proceed, clock)
     try:
         yield
     finally:
-        for module, (time, wallclock, own) in zip(modules, before, strict=True):
-            module.time, module.wallclock, module.proceed = time, wallclock, own
+        for module, (time, wallclock) in zip(modules, before, strict=True):
+            module.time, module.wallclock = time, wallclock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import TYPE_CHECKING
 
@@ -60,50 +61,51 @@ class Person:
     def _some(self, bundle: str | None) -> str:
         return bundle or self._world.draw.choice(self._world.bundles)
 
-    def _asked(self, **more: object) -> dict[str, object]:
-        return {"reason": "because", "actor": self.name, "clock": self._world.clock, **more}
+    @property
+    def _asks(self) -> release.Request:
+        return release.Request(actor=self.name, reason="because")
 
     def _promote(self, bundle: str | None) -> release.Committed | None:
         state = self._state()
         known = [one for one in self._world.bundles if one != state.stable]
-        return release.propose(self.context, SERVICE, bundle or self._world.draw.choice(known), **self._asked())
+        return release.propose(self.context, SERVICE, bundle or self._world.draw.choice(known), self._asks)
 
     def _promote_skipping(self, bundle: str | None) -> release.Committed | None:
-        return release.propose(self.context, SERVICE, self._some(bundle), **self._asked(way=release.Way(skip=True)))
+        return release.propose(self.context, SERVICE, self._some(bundle), self._asks, way=release.Way(skip=True))
 
     def _override(self, bundle: str | None) -> release.Committed | None:
-        return release.propose(self.context, SERVICE, self._some(bundle), **self._asked(override="it was not the cause"))
+        return release.propose(self.context, SERVICE, self._some(bundle), self._asks, override="it was not the cause")
 
     def _skip(self, bundle: str | None) -> release.Committed | None:
         candidate = self._state().candidate
         if candidate is None:
             return None
-        return release.propose(self.context, SERVICE, candidate, **self._asked(way=release.Way(skip=True)))
+        return release.propose(self.context, SERVICE, candidate, self._asks, way=release.Way(skip=True))
 
     def _rollback(self, bundle: str | None) -> release.Committed:
-        return release.roll_back(self.context, SERVICE, **self._asked())
+        return release.roll_back(self.context, SERVICE, self._asks)
 
     def _rollback_to(self, bundle: str | None) -> release.Committed:
-        return release.roll_back(self.context, SERVICE, **self._asked(to=self._some(bundle)))
+        return release.roll_back(self.context, SERVICE, self._asks, to=self._some(bundle))
 
     def _call_off(self, bundle: str | None) -> release.Committed | None:
         stable = self._state().stable
-        return None if stable is None else release.roll_back(self.context, SERVICE, **self._asked(to=stable))
+        return None if stable is None else release.roll_back(self.context, SERVICE, self._asks, to=stable)
 
     def _stale_plan(self, bundle: str | None) -> release.Committed:
-        return release.roll_back(self.context, SERVICE, **self._asked(expected=self._state().revision - 1))
+        return release.roll_back(self.context, SERVICE, dataclasses.replace(self._asks, expected=self._state().revision - 1))
 
     def _hold(self, bundle: str | None) -> release.Committed:
-        return release.hold(self.context, SERVICE, **self._asked())
+        return release.hold(self.context, SERVICE, self._asks)
 
     def _release_hold(self, bundle: str | None) -> release.Committed:
-        return release.release_hold(self.context, SERVICE, **self._asked())
+        return release.release_hold(self.context, SERVICE, self._asks)
 
     def _approve(self, bundle: str | None) -> release.Committed:
-        return release.approve(self.context, SERVICE, **self._asked())
+        return release.approve(self.context, SERVICE, self._asks)
 
     def _condemn(self, bundle: str | None, kind: str) -> release.Committed:
-        return release.condemn(self.context, SERVICE, self._some(bundle), kind=kind, **self._asked())
+        return release.condemn(self.context, SERVICE, self._some(bundle), self._asks, kind=kind)
 
     def _quarantine(self, bundle: str | None) -> release.Committed:
         return self._condemn(bundle, "quarantined")
@@ -115,4 +117,4 @@ class Person:
         marked = sorted(self.context.ledger.state(SERVICE, about=self._world.bundles).marks)
         if not marked:
             return None
-        return release.lift(self.context, SERVICE, bundle or self._world.draw.choice(marked), **self._asked())
+        return release.lift(self.context, SERVICE, bundle or self._world.draw.choice(marked), self._asks)

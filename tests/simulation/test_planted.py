@@ -56,7 +56,8 @@ def no_breaker(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_evidence(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(proceed, "_evidence", lambda decision, ready, trouble: {"ready": []})
+    real = proceed._request
+    patch.setattr(proceed, "_request", lambda *given, **asked: dataclasses.replace(real(*given, **asked), evidence={"ready": []}))
 
 
 def no_page(patch: pytest.MonkeyPatch) -> None:

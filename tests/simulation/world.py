@@ -77,7 +77,7 @@ class World:
 
     def context(self, line: Line) -> release.Context:
         """What the verbs work on."""
-        return release.Context(settings=self.settings, ledger=line, store=self.project.store)  # type: ignore[arg-type]  # the double
+        return release.Context(settings=self.settings, ledger=line, store=self.project.store, clock=self.clock)  # type: ignore[arg-type]  # the double
 
     def desired(self, context: release.Context, state: release.rollout.State) -> base.Desired:
         """What *state* asks of the layers."""

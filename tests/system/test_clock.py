@@ -173,12 +173,14 @@ def test_no_phase_and_no_bake_ends_by_a_time_that_nobody_watched(machine: Machin
         (first,) = factory.released(ctx, 1.0)
         machine.passes(100)
         second = factory.build(ctx, 2.0)
-        release.propose(ctx, "toy", second, reason="go", actor="ann", way=release.Way(strategy=chain), clock=wallclock.now)
+        release.propose(
+            ctx.with_clock(wallclock.now), "toy", second, release.Request(actor="ann", reason="go"), way=release.Way(strategy=chain)
+        )
 
         def look() -> str:
             state = ctx.ledger.state("toy")
-            told: dict[str, Any] = {"ready": {first, second}, "actor": "controller", "clock": wallclock.now}
-            proceed.advance(ctx, "toy", judged_at=state.revision, **told)
+            mine = ctx.with_clock(wallclock.now)
+            proceed.advance(mine, "toy", judged_at=state.revision, ready={first, second}, actor="controller")
             return ctx.ledger.state("toy").phase
 
         assert look() == "shadow"
@@ -213,7 +215,8 @@ def test_one_commit_under_a_wrong_clock_falsifies_nothing_else(tmp_path: Path, j
         for step in range(5):
             at = began + (step + 1) * 10 * HOUR_S + (jump_s if step == where else 0.0)
             verb: Callable[..., Any] = release.hold if step % 2 == 0 else release.release_hold
-            numbers.append(verb(ctx, "toy", reason=f"step {step}", actor="test", clock=lambda at=at: at).revision.number)
+            request = release.Request(actor="test", reason=f"step {step}")
+            numbers.append(verb(ctx.with_clock(lambda at=at: at), "toy", request).revision.number)
         for step, number in enumerate(numbers):
             found = ctx.ledger.at("toy", began + (step + 1) * 10 * HOUR_S + 9 * HOUR_S)
             if step != where and abs(step - where) > 1:
@@ -254,7 +257,7 @@ def test_a_commit_under_a_clock_that_was_set_keeps_what_the_machine_said(tmp_pat
         machine.wall = at
         clock.accept(tmp_path)
         machine.wall += YEAR_S
-        release.hold(ctx, "toy", reason="r", actor="test", clock=wallclock.now)
+        release.hold(ctx.with_clock(wallclock.now), "toy", release.Request(actor="test", reason="r"))
         last = ctx.ledger.history("toy", limit=1)[0]
         assert last.at == pytest.approx(at)
         assert last.evidence["clock"]["machine"] == pytest.approx(at + YEAR_S)
@@ -271,10 +274,10 @@ def test_no_jump_forbids_a_rollback(tmp_path: Path, jump_s: float) -> None:
         for answer in (1.0, 2.0, 3.0):
             factory.released(ctx, answer)
         now = ctx.ledger.history("toy", limit=1)[0].at + 10 * HOUR_S
-        release.roll_back(ctx, "toy", reason="one", actor="test", clock=lambda: now + jump_s)
+        release.roll_back(ctx.with_clock(lambda: now + jump_s), "toy", release.Request(actor="test", reason="one"))
         with pytest.raises(errors.NothingToDo, match="was rolled back"):
-            release.roll_back(ctx, "toy", reason="same alarm", actor="test", clock=lambda: now + jump_s + 5)
-        done = release.roll_back(ctx, "toy", reason="two", actor="test", clock=lambda: now + 60)
+            release.roll_back(ctx.with_clock(lambda: now + jump_s + 5), "toy", release.Request(actor="test", reason="same alarm"))
+        done = release.roll_back(ctx.with_clock(lambda: now + 60), "toy", release.Request(actor="test", reason="two"))
         assert done.revision.verb == "rollback"
 
 

@@ -48,7 +48,7 @@ def test_nothing_that_a_release_writes_can_be_read_by_others(tmp_path: Path) -> 
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1.0)
         factory.released(ctx, 2.0)
-        release.roll_back(ctx, "toy", reason="bad", actor="test")
+        release.roll_back(ctx, "toy", release.Request(actor="test", reason="bad"))
         assert not open_to_others(settings.home)
         assert (settings.home / "ledger.db-wal").exists(), "looked at while it is there"
     assert os.umask(0o022) == 0o022, "the umask of whoever uses the library is theirs again"
