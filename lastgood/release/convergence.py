@@ -1,9 +1,9 @@
-"""After the commit: make the layers follow and say, layer by layer, what is done.
+"""A verb carried out whole: the guard, the commit, then the layers that follow, and what is done, layer by layer.
 
-Traffic is moved by the command itself, at once, so that a rollback needs no controller. The slower layers are
+`carry_out` is the one place where this is put together, for the command line, the Dagster jobs and the drift decision. Traffic is moved by the command itself, at once, so that a rollback needs no controller. The slower layers are
 the controller's; with the controller dead the command also looks after the workers, and says what is left undone.
 
-What does not belong here: deciding anything (`core`), the endless loop (`controller`).
+What does not belong here: deciding anything (`core`), what each verb checks (`promotion`, `rollback`, `holds`), the endless loop (`controller`).
 """
 
 from __future__ import annotations
@@ -182,9 +182,9 @@ def carry_out(
             deadline = time.monotonic() + max(wait_s, 0.0)
             reached = _until_cut_over(ctx, service, verb.bundle, layers=layers, actor=request.actor, deadline=deadline)
             committed, name = dataclasses.replace(reached, before=before), "promote"
-        outcome = _settle(ctx, committed, layers=layers, verb=name, began=began, wait_s=wait_s, progress=progress)
-    _write_down(ctx, outcome, actor=request.actor)
-    return outcome
+        outcome = _make_layers_follow(ctx, committed, layers=layers, verb=name, began=began, wait_s=wait_s, progress=progress)
+        _write_receipt(ctx, outcome, actor=request.actor)
+        return outcome
 
 
 def promote(
@@ -198,7 +198,7 @@ def promote(
     way: release.Way = release.OWN,
     wait_s: float = 60.0,
 ) -> Outcome:
-    """Release *digest* without a plan; see `carry_out`."""
+    """Release *digest* where nobody has seen a plan, as after a build; see `carry_out`."""
     request = release.Request(actor=actor, reason=reason, expected=expected)
     return carry_out(ctx, service, Promotion(bundle=digest, way=way), request, wait_s=wait_s)
 
@@ -311,7 +311,7 @@ def _not_taken_over(ctx: release.Context, service: str, digest: str) -> errors.L
     return errors.PromotionFailed(f"{what}; stable was not touched; read the worker's log in {ctx.settings.logs(service)}")
 
 
-def _settle(
+def _make_layers_follow(
     ctx: release.Context,
     committed: release.Committed,
     *,
@@ -437,7 +437,7 @@ def _lagging(ctx: release.Context, wanted: base.Desired, name: str, *, alive: bo
     )
 
 
-def _write_down(ctx: release.Context, outcome: Outcome, *, actor: str) -> None:
+def _write_receipt(ctx: release.Context, outcome: Outcome, *, actor: str) -> None:
     """Put the receipt into the audit trail, and sign a checkpoint of it.
 
     The change itself is long committed: a disk that is full by now must not turn a done rollback into a failed command.
