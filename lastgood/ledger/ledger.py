@@ -21,7 +21,7 @@ from lastgood.core.transitions import Effect, Marked, Paged, State
 from lastgood.ledger import chain, queries, reports, rows
 from lastgood.ledger.ballast import Ballast
 from lastgood.ledger.dialect import DiskFull
-from lastgood.ledger.leases import Fence, Leases
+from lastgood.ledger.leases import Fence
 from lastgood.ledger.measurements import Measurements
 from lastgood.ledger.outbox import Outbox
 from lastgood.ledger.postgres import Postgres, without_password
@@ -56,7 +56,7 @@ def connect(url: str, *, busy_timeout_s: float = 5.0, read_only: bool = False, b
     return Ledger(Sqlite(path, busy_timeout_s=busy_timeout_s, read_only=read_only), ballast=ballast)
 
 
-class Ledger(Leases, Measurements, Outbox, ReadinessRows):
+class Ledger(Measurements, Outbox, ReadinessRows):
     """A ledger: the release log of each service, and beside it the leases, measurements, pages and readiness rows of controllers.
 
     May be shared by threads, which then wait for each other. Every method raises Unavailable if the ledger cannot be

@@ -15,8 +15,8 @@ from typing import Any
 
 from lastgood.core import transitions as rollout
 from lastgood.ledger import queries, rows
+from lastgood.ledger.leases import Fence, Leases
 from lastgood.ledger.rows import Page
-from lastgood.ledger.session import Session
 
 _SEVERITIES = ("critical", "warning", "info")
 _SETTLE = 100
@@ -24,7 +24,7 @@ LONGEST_WAIT_S = 2 * 3600.0
 """Tries are an hour apart at most: one that is due later was put off under a clock that was ahead, and is due now."""
 
 
-class Outbox(Session):
+class Outbox(Leases):
     """The pages of a ledger."""
 
     def page(
@@ -38,15 +38,18 @@ class Outbox(Session):
         body: Mapping[str, Any],
         now: float,
         resolves: bool = False,
+        fence: Fence | None = None,
     ) -> bool:
         """Leave a page about *revision* (0: before the first) that goes with no change; False if that revision has one of this *key*.
 
         `severity` is critical, warning or info. Raises NotAllowed for a revision that is not there yet, so that no page
-        can be in the way of a later change.
+        can be in the way of a later change, and Conflict if the lease of *fence* has changed hands.
         """
         told = rollout.Paged(summary=summary, key=key, severity=severity, resolves=resolves)  # type: ignore[arg-type]  # the table checks it
         row = _row(service, revision, told, body=rows.dump(body), at=rows.check_time(now))
         with self._writing(f"page/{service}"):
+            if fence is not None:
+                self._check_fence(fence)
             return self._add_page(row)
 
     def _add_pages(self, row: Mapping[str, Any], told: Iterable[rollout.Paged], *, before: rows.Row | None) -> None:

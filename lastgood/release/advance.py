@@ -66,7 +66,7 @@ def advance(
     )
     signals = _signals(state, service_, verdicts)
     if decision is None:
-        _tell(ctx, state, signals)
+        _tell(ctx, state, signals, fence=fence)
         return None
     failpoints.failpoint("release.before_cutover")
     request = _request(decision, ready=ready, trouble=trouble, actor=actor, fence=fence)
@@ -147,7 +147,7 @@ def _commit(
             if not isinstance(event, rollout.RollBack):
                 raise
             if state.hold is not None:
-                _tell(ctx, state, (*pages, *_stranded(state, decision, error)))
+                _tell(ctx, state, (*pages, *_stranded(state, decision, error)), fence=request.fence)
                 return None
             # Nothing to go back to: a person has to know, and nothing new may come on top meanwhile.
             held = rollout.SetHold(reason=f"{decision.reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate)
@@ -155,18 +155,20 @@ def _commit(
     return None
 
 
-def _tell(ctx: release.Context, state: rollout.State, pages: tuple[rollout.Paged, ...]) -> None:
-    """Leave *pages* that go with no change, each once."""
+def _tell(ctx: release.Context, state: rollout.State, pages: tuple[rollout.Paged, ...], *, fence: ledger.Fence | None) -> None:
+    """Leave *pages* that go with no change, each once; none by a host that no longer decides for the service."""
     for page in pages:
-        ctx.ledger.page(
-            state.service,
-            revision=state.revision if page.about is None else page.about,
-            key=page.key,
-            severity=page.severity,
-            summary=page.summary,
-            body=page.body or {},
-            now=ctx.clock(),
-        )
+        with contextlib.suppress(errors.Conflict):
+            ctx.ledger.page(
+                state.service,
+                revision=state.revision if page.about is None else page.about,
+                key=page.key,
+                severity=page.severity,
+                summary=page.summary,
+                body=page.body or {},
+                now=ctx.clock(),
+                fence=fence,
+            )
 
 
 def _stranded(state: rollout.State, decision: judgement.Decision, error: errors.NotAllowed) -> tuple[rollout.Paged, ...]:

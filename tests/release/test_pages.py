@@ -75,6 +75,22 @@ def test_a_decision_that_is_fenced_off_pages_nobody(story: Story) -> None:
     assert told(story.ctx) == []
 
 
+@pytest.mark.parametrize("fence", [None, LOST], ids=["decides", "fenced off"])
+def test_a_page_that_goes_with_no_change_needs_the_lease_as_well(story: Story, fence: ledger.Fence | None) -> None:
+    """A signal has failed and nothing is due; or what serves is bad, a person holds the service, and nothing is left to go back to."""
+    state = story.state()
+    slow = {"slow": VERDICTS["slow"]}
+    asked = {"ready": (), "actor": "controller", "fence": fence}
+    assert proceed.advance(story.ctx, SERVICE, verdicts=slow, judged_at=state.revision, **asked) is None  # type: ignore[arg-type]
+    assert told(story.ctx) == ([] if fence else ["signal"])
+    release.roll_back(story.ctx, SERVICE, release.Request(actor="ann", reason="called off"), to=state.stable)
+    release.hold(story.ctx, SERVICE, release.Request(actor="ann", reason="holidays"))
+    state, before = story.state(), told(story.ctx)
+    bad = {"errors": VERDICTS["errors"]}
+    assert proceed.advance(story.ctx, SERVICE, verdicts=bad, judged_at=state.revision, **asked) is None  # type: ignore[arg-type]
+    assert told(story.ctx) == (before if fence else [*before, "stranded"])
+
+
 def test_a_commit_that_finds_the_disk_full_pages_nobody(story: Story) -> None:
     """The look after it decides the same, and its pages come with the change."""
     state = story.state()

@@ -86,8 +86,7 @@ class Book:
         fence: Fence | None = None,
     ) -> rows.Revision:
         rows.check_text(verb=verb, actor=actor, reason=reason)
-        if fence is not None and self._leases.get(fence.name, ("", 0.0, 0))[::2] != (fence.holder, fence.token):
-            raise errors.Conflict(f"{fence.holder} no longer has the lease {fence.name!r}")
+        self._check_fence(fence)
         written, proof = rows.dump(state.to_json()), rows.dump(evidence)
         before = self._log[-1] if self._log else None
         if state.revision != len(self._log) + 1:
@@ -116,6 +115,10 @@ class Book:
             about = revision.number if paged.about is None else paged.about
             self._page(about, paged, at=revision.at, body=paged.body or {})
         return revision
+
+    def _check_fence(self, fence: Fence | None) -> None:
+        if fence is not None and self._leases.get(fence.name, ("", 0.0, 0))[::2] != (fence.holder, fence.token):
+            raise errors.Conflict(f"{fence.holder} no longer has the lease {fence.name!r}")
 
     def note(self, service: str, *, kind: str, body: Mapping[str, Any], actor: str, now: float) -> None:
         self.notes.append((kind, json.loads(rows.dump(body))))
@@ -206,7 +209,9 @@ class Book:
         body: Mapping[str, Any],
         now: float,
         resolves: bool = False,
+        fence: Fence | None = None,
     ) -> bool:
+        self._check_fence(fence)
         if revision > len(self._log):
             raise errors.NotAllowed(
                 f"{service!r} has no revision {revision} yet, so nobody can be paged about it; page about one that is there"
