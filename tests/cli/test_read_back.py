@@ -276,7 +276,7 @@ def test_reasons_actors_and_notes_come_back_or_are_refused(ctx: release.Context,
     def say(verb: Callable[..., release.Committed], *args: Any, reason: Any, actor: Any, **more: Any) -> None:
         before = ledger.newest("toy")
         done: list[release.Committed] = []
-        if refused(lambda: done.append(verb(ctx, "toy", *args, reason=reason, actor=actor, **more))):
+        if refused(lambda: done.append(verb(ctx, "toy", *args, release.Request(actor=actor, reason=reason), **more))):
             assert ledger.newest("toy") == before
             return
         number = done[0].revision.number
