@@ -9,7 +9,8 @@ Importing this package loads Dagster and nothing heavier: a `dagster job launch`
 
 from dagster_lastgood.component import ServiceComponent
 from dagster_lastgood.definitions import build_definitions
+from dagster_lastgood.mlflow_runs import Training
 from dagster_lastgood.service import Service
 from dagster_lastgood.written_parts import Part, Written
 
-__all__ = ["Part", "Service", "ServiceComponent", "Written", "build_definitions"]
+__all__ = ["Part", "Service", "ServiceComponent", "Training", "Written", "build_definitions"]

@@ -21,9 +21,9 @@ LogModel = Callable[[Any, Path], Any]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Training:
-    """That the part is a training, for MLflow: how its model is logged, and by asset and file (`data/train.parquet`) what it was used for."""
+    """That the part is a training, for MLflow: how its model is logged, if it is, and by asset and file (`data/train.parquet`) what it was used for."""
 
-    log_model: LogModel
+    log_model: LogModel | None = None
     _: dataclasses.KW_ONLY
     datasets: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -52,9 +52,10 @@ def write_down(
         mlflow.log_dict(dict(report), "evaluation.json")
     digests = {f"lastgood.part.{one.name}": one.digest for one in (*(made.part for made in made_of.values()), part)}
     mlflow.set_tags({"lastgood.service": service, **digests})
-    logged = training.log_model(mlflow, store.path(part.digest))
+    logged = training.log_model(mlflow, store.path(part.digest)) if training.log_model else None
     info = mlflow.active_run().info
-    return {"run_id": info.run_id, "experiment_id": info.experiment_id, "model_id": logged.model_id, "model_uri": logged.model_uri}
+    model = {"model_id": logged.model_id, "model_uri": logged.model_uri} if logged else {}
+    return {"run_id": info.run_id, "experiment_id": info.experiment_id, **model}
 
 
 def _dataset(name: str, uri: str, file: Path) -> Any:

@@ -218,7 +218,7 @@ def _show_in_mlflow(settings: settings_.Settings, built: "Bundle", *, tags: Mapp
 def _training_tags(made: Mapping[str, parts.Made]) -> dict[str, str]:
     """Which run and model of MLflow the trained parts are."""
     trained = [part.provenance["mlflow"] for part in made.values() if "mlflow" in part.provenance]
-    return {f"lastgood.mlflow_{name}": str(run[name]) for run in trained for name in ("run_id", "model_id")}
+    return {f"lastgood.mlflow_{name}": str(run[name]) for run in trained for name in ("run_id", "model_id") if name in run}
 
 
 # --- checks --------------------------------------------------------------------------------------------------

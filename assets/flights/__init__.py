@@ -1,7 +1,7 @@
 """The service `flights`: data, model, configuration and environment, frozen into one bundle."""
 
 from assets.flights import data, expectations, model
-from dagster_lastgood import Part, Service, automation, data_checks, mlflow_runs
+from dagster_lastgood import Part, Service, Training, automation, data_checks
 
 OWNERS = ["team:flights-on-call"]
 
@@ -18,9 +18,7 @@ SERVICE = Service(
             media_type="application/vnd.skops",
             kinds=["scikitlearn", "mlflow"],
             code=model.CODE,
-            training=mlflow_runs.Training(
-                model.log_model, datasets={"data/train.parquet": "training", "data/evaluate.parquet": "evaluation"}
-            ),
+            training=Training(model.log_model, datasets={"data/train.parquet": "training", "data/evaluate.parquet": "evaluation"}),
         ),
     },
     on_bundle={"evaluation": ("model", "evaluation"), "model against stable": ("model", "against stable")},
