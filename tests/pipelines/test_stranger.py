@@ -59,6 +59,7 @@ print(json.dumps({
 
 TWO = """
 import json
+import os
 import dagster as dg
 from dagster_lastgood.sensors import drift_watch
 from my_project.definitions import defs
@@ -88,7 +89,9 @@ with dg.DagsterInstance.get() as instance:
             ).as_rows()
         ]
         folder = settings.inference(service) / inference_log.PREDICTIONS / segments.day_name(began)
-        segments.write_segment(inference_log.table_maker(Row)(rows), folder, name=segments.segment_name("worker-1-abcd", 1, 1))
+        name = segments.segment_name("worker-1-abcd", 1, 1)
+        segments.write_segment(inference_log.table_maker(Row)(rows), folder, name=name)
+        os.utime(folder / name, (began + 3 * 3600.0,) * 2)  # a segment is written after what it holds
     clock.now = lambda: began + 3 * 3600.0
     drift_watch.BUDGET_S = 600.0  # a busy machine takes longer for the windows of two services than a tick may
     sensor = repository.get_sensor_def("drift_watch")
