@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
-from dagster_lastgood import automation, hooks, resources
+from dagster_lastgood import automation, resources
 from dagster_lastgood.jobs import drift_report, evaluate_rollback, retrain, verbs
 from dagster_lastgood.sensors import drift_watch, model_liveness, new_candidate, release_mirror, rollout_mirror
 from dagster_lastgood.service import Service
@@ -28,25 +28,21 @@ def build_definitions(
     *sensors* are more of your own; *resource_overrides* replace resources by name (`settings`, `mlflow`). To add it to a code location that has more, merge:
     `dg.Definitions.merge(mine, build_definitions([...]))`.
     """
-    own = dg.Definitions.merge(*(service.definitions() for service in services)) if services else dg.Definitions()
-    shared = shared_definitions(services, builds=lambda name: build_job(made, services, name))
-    made = dg.Definitions(
-        assets=[hooks.closing_mlflow_run(asset) for asset in own.assets or ()],
-        asset_checks=own.asset_checks,
-        jobs=[*(own.jobs or ()), *(shared.jobs or ())],
-        sensors=[*(shared.sensors or ()), *sensors],
-        schedules=shared.schedules,
-        resources={**resources.all_resources(), **(resource_overrides or {})},
-        executor=dg.in_process_executor,
-    )
-    return made
+    own = [service.definitions() for service in services]
+    more = dg.Definitions(sensors=sensors, executor=dg.in_process_executor)
+    return dg.Definitions.merge(*own, shared_definitions(services, resource_overrides=resource_overrides), more)
 
 
-def shared_definitions(services: Sequence[Service], *, builds: retrain.Builds) -> dg.Definitions:
-    """The jobs, sensors and schedules that *services* share; *builds* gives the build job of a service when it is needed."""
+def shared_definitions(services: Sequence[Service], *, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
+    """The jobs, sensors, schedules and resources that *services* share."""
+    with_ours = {**resources.all_resources(), **(resource_overrides or {})}
     names = [service.name for service in services]
     expected = {service.name: service.expectations for service in services if service.expectations is not None}
-    drift_jobs = (evaluate_rollback.evaluate_rollback_job, drift_report.drift_report_job, retrain.retrain_job(builds))
+    drift_jobs = (
+        evaluate_rollback.evaluate_rollback_job,
+        drift_report.drift_report_job,
+        retrain.retrain_job(lambda name: build_job(services, name, resources=with_ours)),
+    )
     return dg.Definitions(
         jobs=[*verbs.all_jobs(), *drift_jobs],
         sensors=[
@@ -58,10 +54,13 @@ def shared_definitions(services: Sequence[Service], *, builds: retrain.Builds) -
             new_candidate.new_candidate(verbs.promote_job),
         ],
         schedules=drift_report.schedules(names),
+        resources=with_ours,
     )
 
 
-def build_job(definitions: dg.Definitions, services: Sequence[Service], name: str) -> dg.JobDefinition | None:
-    """The job of *definitions* that builds the service *name*; None if it has none."""
-    build = next((service.build for service in services if service.name == name), None)
-    return definitions.resolve_job_def(build) if build else None
+def build_job(services: Sequence[Service], name: str, *, resources: Mapping[str, object]) -> dg.JobDefinition | None:
+    """The job that builds the service *name*, with these *resources*; None if it has none."""
+    service = next((service for service in services if service.name == name), None)
+    if service is None or not service.job:
+        return None
+    return dg.Definitions.merge(service.definitions(), dg.Definitions(resources=resources)).resolve_job_def(service.job)

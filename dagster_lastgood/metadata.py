@@ -21,6 +21,11 @@ def table(rows: Sequence[Mapping[str, Cell]]) -> dg.TableMetadataValue:
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], schema=dg.TableSchema(columns))
 
 
+def comparison(metrics: Mapping[str, float], stable: Mapping[str, float], *, of: str) -> dg.TableMetadataValue:
+    """One metric a row: that of *of*, and beside it that of what is stable, if it has it."""
+    return table([{"metric": name, of: float(value), "stable": stable.get(name)} for name, value in sorted(metrics.items())])
+
+
 def files(listing: "Listing") -> dg.TableMetadataValue:
     """The files of a stored part, one a row."""
     return table([{"file": entry.path, "bytes": entry.size, "sha256": entry.sha256} for entry in listing.entries])

@@ -6,6 +6,7 @@ Each function makes one for a service. What a part of its own kind is (data, mod
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -105,17 +106,61 @@ def release(service: str, *, owners: Sequence[str]) -> dg.AssetSpec:
 # --- the bundle ----------------------------------------------------------------------------------------------
 
 
-def registered(
-    context: dg.AssetExecutionContext, service: str, names: Sequence[str], *, report: Mapping[str, Any], settings: settings_.Settings
+def bundle(
+    service: str,
+    assets: Sequence[str],
+    *,
+    owners: Sequence[str],
+    evaluated: str | None,
+    repeated: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+) -> dg.AssetsDefinition:
+    """The asset `<service>/bundle` of the parts that *assets* make; its offline evaluation is the report of the asset *evaluated*.
+
+    *repeated* are entries of what it shows, each the entry of an asset: {"rows": ("index", "dagster/row_count")}.
+    """
+    needed = dict.fromkeys([*assets, *([evaluated] if evaluated else [])])
+
+    @dg.asset(
+        key=parts.key(service, "bundle"),
+        deps=[parts.key(service, name) for name in needed],
+        group_name=service,
+        kinds={"lastgood"},
+        owners=list(owners),
+        code_version="1",
+        description="What is released and rolled back as one. Registering it changes nothing that serves; the job promote does.",
+    )
+    def bundle(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
+        """Put the parts of this run together, register the bundle, and store their evaluation with it."""
+        found = parts.metadata(context, service, evaluated).get(parts.REPORT) if evaluated else None
+        report: Mapping[str, Any] = found.value if found is not None else {"metrics": {}}
+        made = {name: parts.made(context, service, name) for name in assets}
+        built, before, shown = _registered(context, service, made, report=report, settings=settings)
+        then = _newest_metrics(settings, before)
+        shown |= {
+            "evaluation": show.comparison(report["metrics"], then, of="this bundle"),
+            "mlflow version": _show_in_mlflow(settings, built, tags=_training_tags(made)),
+            **{entry: parts.metadata(context, service, asset)[name] for entry, (asset, name) in repeated.items()},
+        }
+        return dg.MaterializeResult(data_version=dg.DataVersion(built.id), metadata=shown)
+
+    return bundle
+
+
+def _registered(
+    context: dg.AssetExecutionContext,
+    service: str,
+    made: Mapping[str, parts.Made],
+    *,
+    report: Mapping[str, Any],
+    settings: settings_.Settings,
 ) -> "tuple[Bundle, Bundle | None, dict[str, Any]]":
-    """The bundle of the parts *names* that this run made, registered with *report* as its offline evaluation.
+    """The bundle of the parts *made*, by asset, registered with *report* as its offline evaluation.
 
     With it the bundle that is stable now, and what the UI is to show of both.
     """
     from lastgood import release
     from lastgood.bundle import manifest as bundles
 
-    made = {name: parts.made(context, service, name) for name in names}
     built = bundles.of(service, *(item.part for item in made.values()))
     with release.open_context(settings) as ctx:
         provenance = parts.provenance(context, made, now=wallclock.now(), project=settings.project)
@@ -150,7 +195,7 @@ def stable_part(settings: settings_.Settings, service: str, name: str) -> Path |
         return ctx.store.path(stable.parts[name].digest) if stable and name in stable.parts else None
 
 
-def newest_metrics(settings: settings_.Settings, of: "Bundle | None") -> Mapping[str, float]:
+def _newest_metrics(settings: settings_.Settings, of: "Bundle | None") -> Mapping[str, float]:
     """The metrics of the newest offline evaluation of bundle *of*; empty without one."""
     from lastgood import release
 
@@ -161,13 +206,19 @@ def newest_metrics(settings: settings_.Settings, of: "Bundle | None") -> Mapping
     return found[-1] if found else {}
 
 
-def show_in_mlflow(settings: settings_.Settings, built: "Bundle", *, tags: Mapping[str, str]) -> str:
+def _show_in_mlflow(settings: settings_.Settings, built: "Bundle", *, tags: Mapping[str, str]) -> str:
     """Make the bundle's version in MLflow's registry and tag it; says so if the registry is turned off."""
     if settings.layers.registry != "mlflow":
         return "the registry layer is turned off"
     from lastgood.layers import registry
 
     return registry.register_bundle(settings, built, tags=tags)
+
+
+def _training_tags(made: Mapping[str, parts.Made]) -> dict[str, str]:
+    """Which run and model of MLflow the trained parts are."""
+    trained = [part.provenance["mlflow"] for part in made.values() if "mlflow" in part.provenance]
+    return {f"lastgood.mlflow_{name}": str(run[name]) for run in trained for name in ("run_id", "model_id") if name in run}
 
 
 # --- checks --------------------------------------------------------------------------------------------------

@@ -3,24 +3,41 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
 import dagster as dg
 
-from dagster_lastgood import automation, drift_assets, gate_checks, live_checks, part_assets, project, written_parts
+from dagster_lastgood import (
+    automation,
+    drift_assets,
+    evaluations,
+    gate_checks,
+    hooks,
+    live_checks,
+    part_assets,
+    project,
+    written_parts,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """What `build_definitions` needs of a service.
+    """What `build_definitions` needs of a service: usually its name, its owners, and the functions that write its `parts`.
 
-    `made` are the assets that the build job makes: the parts and the bundle. `source` is what a new version of makes them anew.
-    `checks` are checks of the service's own. `expectations` gives what is expected of requests (Great Expectations), each with
-    `meta={"check": name}`; `expected` describes these checks by name. `build` is the name of the build job; without one there is none.
+    `parts` are functions, or `Part`s where a function does not say enough, by the name of their asset; configuration, environment and bundle
+    come with them. `evaluated` names the one that returns metrics; `evaluation` is a function that asks all of them together, if there
+    is one (`evaluations`). `on_bundle` are entries that the bundle shows too, each as the asset and its entry.
+    `source` is what a new version of makes all of them anew, beginning with the part data. `checks` are checks of the service's own.
+    `expectations` gives what is expected of requests (Great Expectations), each with `meta={"check": name}`; `expected` describes these checks by name.
+    `build` is what the build job is called, `build_<name>` if nothing is said.
+    `made` are the parts and the bundle of a service that makes each as an asset of its own, instead of `parts`; it has a build job if `build` says so.
     """
 
     name: str
     owners: Sequence[str]
+    parts: Mapping[str, written_parts.Write | written_parts.Part] = dataclasses.field(default_factory=dict)
+    evaluated: str = "model"
+    evaluation: evaluations.Measure | evaluations.Evaluation | None = None
+    on_bundle: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     made: Sequence[dg.AssetsDefinition] = ()
     build: str = ""
     description: str = ""
@@ -29,61 +46,67 @@ class Service:
     expectations: live_checks.Expectations | None = None
     expected: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    @classmethod
-    def written(
-        cls,
-        name: str,
-        *,
-        owners: Sequence[str],
-        parts: Mapping[str, written_parts.Write],
-        evaluated: str = "model",
-        build: str = "",
-        source: dg.AssetsDefinition | None = None,
-        checks: Sequence[dg.AssetChecksDefinition] = (),
-        expectations: live_checks.Expectations | None = None,
-        expected: Mapping[str, str] | None = None,
-    ) -> Self:
-        """A service whose *parts* are each written by one function, see `written_parts`; configuration, environment and bundle come with it.
+    @property
+    def job(self) -> str:
+        """What its build job is called; empty if it has none."""
+        return self.build or (f"build_{self.name}" if self.parts else "")
 
-        *evaluated* names the part whose function returns the metrics. The build job is called `build_<name>` unless *build* says so.
-        """
-        names = [*parts, "config", "environment"]
-        scored = evaluated if evaluated in parts else None
-        return cls(
-            name=name,
-            owners=owners,
-            made=[
-                *(written_parts.part(name, part, write, owners=owners) for part, write in parts.items()),
-                part_assets.config(name, owners=owners, code=_code(name)),
-                part_assets.environment(name, owners=owners),
-                written_parts.bundle(name, names, owners=owners, evaluated=scored),
-            ],
-            build=build or f"build_{name}",
-            source=source,
-            checks=[*([part_assets.limits(name, of=scored)] if scored else []), part_assets.verifies(name), *checks],
-            expectations=expectations,
-            expected=expected or {},
-        )
+    def assets(self) -> list[dg.AssetsDefinition]:
+        """What the build job makes: the parts, their evaluation and the bundle."""
+        made = [*self._written(), *self.made]
+        return automation.rebuilt(self.name, made) if self.source else made
 
     def definitions(self) -> dg.Definitions:
         """Its assets, checks and build job; jobs and sensors that all services share come with `build_definitions`."""
-        made = automation.rebuilt(self.name, self.made) if self.source else list(self.made)
+        made = [hooks.closing_mlflow_run(asset) for asset in self.assets()]
+        shown = [part_assets.release(self.name, owners=self.owners), drift_assets.drift(self.name, owners=self.owners)]
+        sources = [self.source] if self.source else []
+        return dg.Definitions(assets=[*sources, *made, *shown], asset_checks=self._checks(), jobs=self._jobs(made))
+
+    def _written(self) -> list[dg.AssetsDefinition]:
+        if not self.parts:
+            return []
+        made = [
+            *(self._part(asset, written_parts.of(write)) for asset, write in self.parts.items()),
+            part_assets.config(self.name, owners=self.owners, code=_code(self.name)),
+            part_assets.environment(self.name, owners=self.owners),
+        ]
+        names = [asset.key.path[-1] for asset in made]
+        if self.evaluation is not None:
+            made.append(evaluations.evaluation(self.name, self.evaluation, owners=self.owners))
+        return [*made, part_assets.bundle(self.name, names, owners=self.owners, evaluated=self._scored(), repeated=self.on_bundle)]
+
+    def _part(self, asset: str, declared: written_parts.Part) -> dg.AssetsDefinition:
+        """The part data is made of the source, if there is one."""
+        of_source = self.source is not None and (declared.name or asset) == "data"
+        deps = [automation.key(self.name)] if of_source else []
+        return written_parts.part(self.name, asset, declared, owners=self.owners, deps=deps)
+
+    def _scored(self) -> str | None:
+        """The asset that holds the offline evaluation."""
+        if self.evaluation is not None:
+            return evaluations.NAME
+        return self.evaluated if self.evaluated in self.parts else None
+
+    def _checks(self) -> list[dg.AssetChecksDefinition]:
+        scored = self._scored()
+        checks = [part_assets.verifies(self.name)] if self.parts else []
+        if scored is not None:
+            checks.append(part_assets.limits(self.name, of=scored))
+        checks += [*self.checks, gate_checks.checks(self.name)]
+        if self.expectations is not None:
+            checks.append(live_checks.checks(self.name, self.expected, suite=self.expectations))
+        return checks
+
+    def _jobs(self, made: Sequence[dg.AssetsDefinition]) -> "list[dg.UnresolvedAssetJobDefinition]":
+        if not self.job:
+            return []
         about = (
             self.description
             or f"Make all parts of {self.name}, check them, and freeze them into a registered bundle. Changes nothing that serves."
         )
         selection = dg.AssetSelection.assets(*(asset.key for asset in made))
-        jobs = (
-            [dg.define_asset_job(self.build, selection=selection, executor_def=dg.in_process_executor, description=about)]
-            if self.build
-            else []
-        )
-        shown = [part_assets.release(self.name, owners=self.owners), drift_assets.drift(self.name, owners=self.owners)]
-        checks = [*self.checks, gate_checks.checks(self.name)]
-        if self.expectations is not None:
-            checks.append(live_checks.checks(self.name, self.expected, suite=self.expectations))
-        sources = [self.source] if self.source else []
-        return dg.Definitions(assets=[*sources, *made, *shown], asset_checks=checks, jobs=jobs)
+        return [dg.define_asset_job(self.job, selection=selection, executor_def=dg.in_process_executor, description=about)]
 
 
 def _code(service: str) -> list[str]:

@@ -2,146 +2,141 @@
 
     def model(out: Path, data: Path) -> Written | None:
 
-The function fills the folder *out*; the other parameters are parts that it needs, by name, as folders of the same run. A
-parameter `config`, annotated with a `dagster.Config`, is what a person may change for one run; `settings` are those of lastgood.
+The function fills the folder *out*; what its other parameters may be stands in `inputs`.
 """
 
 import dataclasses
-import hashlib
 import inspect
 import tempfile
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from dagster_lastgood import inputs, mlflow_runs, parts
 from dagster_lastgood import metadata as show
-from dagster_lastgood import part_assets, parts
 from lastgood import settings as settings_
 
 Write = Callable[..., "Written | None"]
-
-OUT, CONFIG, SETTINGS = "out", "config", "settings"
-
-
-class NoConfig(dg.Config):
-    """Nothing that a person may change."""
+Follow = Callable[[Path, settings_.Settings], Mapping[str, Any]]
+"""Does what has to follow once a part lies in its folder in the store; gives more metadata."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
     """What a function says of the part that it wrote.
 
-    `meta` are facts for the manifest (plain JSON), `metrics` the part's offline evaluation, `provenance` where it comes from,
-    `metadata` more for Dagster's pages.
+    `meta` are facts for the manifest (plain JSON), `metrics` the part's offline evaluation, or `report` the whole of it, with its `metrics`.
+    `provenance` says where the part comes from, `metadata` is more for Dagster's pages. `params` and `plots` (PNG) go to MLflow with a training.
     """
 
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, float] | None = None
+    report: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    plots: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+
+    @property
+    def evaluation(self) -> Mapping[str, Any] | None:
+        """The report, of the metrics alone if there is no more; None for a part that was not evaluated."""
+        return self.report if self.report is not None or self.metrics is None else {"metrics": dict(self.metrics)}
+
+    def shown(self) -> dict[str, Any]:
+        """Metadata: its own, each metric as a number that the UI plots, and the report as later steps read it."""
+        report = self.evaluation
+        if report is None:
+            return dict(self.metadata)
+        numbers = {f"evaluation/{metric}": value for metric, value in report["metrics"].items()}
+        return {**numbers, **self.metadata, parts.REPORT: dg.MetadataValue.json(report)}
 
 
-def part(
-    service: str, name: str, write: Write, *, owners: Sequence[str], media_type: str = "application/octet-stream", kinds: Sequence[str] = ()
-) -> dg.AssetsDefinition:
-    """The asset `<service>/<name>` that *write* makes. What files it may hold goes by *name*: `model`, `prompt`, anything else is data.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """How a part is made and shown, where the function that writes it does not say enough.
 
-    Raises ValueError for a function that takes no folder `out`, TypeError for a `config` of no kind.
+    `name` is the part's, if its asset is called otherwise. `code` are the files whose change makes it stale, from the project folder; without
+    them it is the one that the function stands in. `then` does what has to follow once it is stored. `training` writes it down in MLflow.
     """
-    taken = inspect.signature(write).parameters
-    needs = [parameter for parameter in taken if parameter not in (OUT, CONFIG, SETTINGS)]
-    if OUT not in taken:
-        raise ValueError(f"{_named(write)} of part {name!r} takes no parameter 'out', the folder that it is to fill; add it")
 
-    kind = _config_of(write)
+    write: Write
+    _: dataclasses.KW_ONLY
+    name: str = ""
+    media_type: str = "application/octet-stream"
+    kinds: Sequence[str] = ()
+    code: Sequence[str] = ()
+    then: Follow | None = None
+    training: mlflow_runs.Training | None = None
+
+
+def of(write: Write | Part) -> Part:
+    """A function alone as the part that it writes."""
+    return write if isinstance(write, Part) else Part(write)
+
+
+def part(service: str, asset: str, write: Write | Part, *, owners: Sequence[str], deps: Sequence[dg.AssetKey] = ()) -> dg.AssetsDefinition:
+    """The asset `<service>/<asset>` that *write* makes; *deps* come before it besides what the function needs.
+
+    What files it may hold goes by the name of the part: `model`, `prompt`, anything else is data. Raises ValueError for a function
+    that takes no folder `out`, TypeError for a `config` of no kind.
+    """
+    declared = of(write)
+    name = declared.name or asset
+    wanted = inputs.of(declared.write)
+    if inputs.OUT not in wanted.ours:
+        raise ValueError(f"{inputs.named(declared.write)} of part {name!r} takes no parameter 'out', the folder that it is to fill; add it")
+    kind = wanted.config
 
     @dg.asset(
-        key=parts.key(service, name),
-        deps=[parts.key(service, need) for need in needs],
+        key=parts.key(service, asset),
+        deps=[*deps, *wanted.deps(service)],
         group_name=service,
         owners=list(owners),
-        kinds=set(kinds),
-        code_version=_source_version(write),
-        description=inspect.getdoc(write) or f"Part {name!r} of {service}.",
+        kinds=set(declared.kinds),
+        code_version=inputs.code_version(declared.write, declared.code),
+        description=inspect.getdoc(declared.write) or f"Part {name!r} of {service}.",
+        required_resource_keys={"settings", *(["mlflow"] if declared.training else [])},
     )
     def made(
         context: dg.AssetExecutionContext,
         config: kind,  # type: ignore[valid-type]  # Dagster reads the class of this very function
-        settings: dg.ResourceParam[settings_.Settings],
     ) -> dg.MaterializeResult[Any]:
-        from lastgood.bundle import store as artifacts
-
-        store = artifacts.Store(settings.store)
-        given: dict[str, Any] = {need: store.path(parts.made(context, service, need).part.digest) for need in needs}
-        given |= {key: value for key, value in ((CONFIG, config), (SETTINGS, settings)) if key in taken}
-        with tempfile.TemporaryDirectory() as scratch:
-            out = Path(scratch) / name
-            out.mkdir()
-            written = write(out=out, **given) or Written()
-            stored = store.put(out, allow=_formats(name))
-        entry = artifacts.part(stored, name=name, media_type=media_type, meta=dict(written.meta))
-        shown: dict[str, Any] = {**written.metadata, "files": show.files(store.listing(stored.digest))}
-        if written.metrics is not None:
-            shown |= {f"evaluation/{metric}": value for metric, value in written.metrics.items()}
-            shown[parts.REPORT] = dg.MetadataValue.json({"metrics": dict(written.metrics)})
-        return parts.result(context, entry, provenance=dict(written.provenance), metadata=shown)
+        return _made(context, service, name, declared, wanted, config)
 
     return made
 
 
-def bundle(service: str, names: Sequence[str], *, owners: Sequence[str], evaluated: str | None) -> dg.AssetsDefinition:
-    """The asset `<service>/bundle` of the parts *names*; the offline evaluation is that of the part *evaluated*."""
+def _made(
+    context: dg.AssetExecutionContext, service: str, name: str, declared: Part, wanted: inputs.Inputs, config: dg.Config
+) -> dg.MaterializeResult[Any]:
+    """Let the function write, store the folder, and do what has to follow."""
+    from lastgood.bundle import store as artifacts
 
-    @dg.asset(
-        key=parts.key(service, "bundle"),
-        deps=[parts.key(service, name) for name in names],
-        group_name=service,
-        kinds={"lastgood"},
-        owners=list(owners),
-        code_version="1",
-        description="What is released and rolled back as one. Registering it changes nothing that serves; the job promote does.",
-    )
-    def bundled(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
-        found = parts.made(context, service, evaluated).metadata.get(parts.REPORT) if evaluated else None
-        report: Mapping[str, Any] = found.value if found is not None else {"metrics": {}}
-        built, before, shown = part_assets.registered(context, service, names, report=report, settings=settings)
-        then = part_assets.newest_metrics(settings, before)
-        rows = [
-            {"metric": name, "this bundle": float(value), "stable": then.get(name)} for name, value in sorted(report["metrics"].items())
-        ]
-        shown |= {"evaluation": show.table(rows), "mlflow version": part_assets.show_in_mlflow(settings, built, tags={})}
-        return dg.MaterializeResult(data_version=dg.DataVersion(built.id), metadata=shown)
-
-    return bundled
-
-
-def _config_of(write: Write) -> type[dg.Config]:
-    """The class of its parameter `config`; one without fields if it has none."""
-    if CONFIG not in inspect.signature(write).parameters:
-        return NoConfig
-    found = typing.get_type_hints(write).get(CONFIG)
-    if not (isinstance(found, type) and issubclass(found, dg.Config)):
-        raise TypeError(f"{_named(write)} takes 'config', which is not annotated with a class made from dagster.Config; annotate it")
-    return found
+    settings: settings_.Settings = context.resources.settings
+    store = artifacts.Store(settings.store)
+    needed = wanted.made(context, service)
+    arguments = wanted.arguments(context, service, needed, config=config, part=name)
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / name
+        out.mkdir()
+        written = declared.write(out=out, **arguments) or Written()
+        stored = store.put(out, allow=_formats(name))
+    folder = store.path(stored.digest)
+    entry = artifacts.part(stored, name=name, media_type=declared.media_type, meta=dict(written.meta))
+    shown = {"files": show.files(store.listing(stored.digest)), "folder": dg.MetadataValue.path(folder), **written.shown()}
+    provenance = dict(written.provenance)
+    if declared.then is not None:
+        shown |= declared.then(folder, settings)
+    if declared.training is not None:
+        run = mlflow_runs.write_down(context, declared.training, written, entry, made_of=needed)
+        shown["mlflow run"] = show.mlflow_run(settings.tracking_uri, experiment_id=run["experiment_id"], run_id=run["run_id"])
+        provenance["mlflow"] = run
+    return parts.result(context, entry, provenance=provenance, metadata=shown)
 
 
 def _formats(name: str) -> frozenset[str]:
     from lastgood.bundle import formats
 
     return {"model": formats.MODEL_FORMATS, "prompt": formats.CONFIG_FORMATS}.get(name, formats.DATA_FORMATS)
-
-
-def _source_version(write: Write) -> str:
-    """Changes with the file that the function stands in."""
-    try:
-        source = Path(inspect.getfile(write)).read_bytes()
-    except (OSError, TypeError):
-        return "1"
-    return hashlib.sha256(source).hexdigest()[:12]
-
-
-def _named(write: Write) -> str:
-    return getattr(write, "__qualname__", repr(write))

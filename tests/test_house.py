@@ -27,6 +27,8 @@ __all__ = ["run", "settings"]
 ROOT = Path(__file__).parents[1]
 APPLICATION = ("lastgood", "dagster_lastgood", "assets", "sensors", "pipelines", "services", "demos", "bench")
 MODULES_IN_ROOT = 9
+EXAMPLE = ("assets", "sensors", "pipelines")
+LINES_OF_THE_EXAMPLE = 600
 ENTRY = "__main__"
 VERBS = {"approve", "condemn", "hold", "lift", "propose", "release_hold", "roll_back"}
 """The functions of `lastgood.release` that change what serves."""
@@ -97,6 +99,12 @@ def test_floors_and_no_circle(within: str, most: int) -> None:
 def test_few_modules_lie_in_the_root() -> None:
     """What belongs to a subject lies in its room."""
     assert len(list((ROOT / "lastgood").glob("*.py"))) <= MODULES_IN_ROOT
+
+
+def test_this_projects_own_code_location_reads_as_an_example() -> None:
+    """What every service wants is a factory of `dagster_lastgood`; here stands only what these two want."""
+    files = [ROOT / name for folder in EXAMPLE for name in tracked.files(folder) if name.suffix == ".py"]
+    assert sum(len(file.read_text("utf-8").splitlines()) for file in files) <= LINES_OF_THE_EXAMPLE
 
 
 def test_functions_are_as_short_as_they_were() -> None:

@@ -1,19 +1,33 @@
 """What must hold of a table of flights, as Great Expectations, and that no feature tells the label.
 
-Each expectation belongs to one of the checks in `checks.py`. Limits are facts about the source, with room: in the worst
-month of 2013 the weather is missing for 3 % of flights, the air pressure for 19 %, the aircraft for 18 %.
+Limits are facts about the source, with room: in the worst month of 2013 the weather is missing for 3 % of flights, the air
+pressure for 19 %, the aircraft for 18 %.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
-from dagster_lastgood import expectations as judged
+from dagster_lastgood import data_checks
+
+DATA = {
+    "schema": "Exactly the columns that are known, labelled, in both tables.",
+    "nulls": "No column is empty, and none has more gaps than it ever had.",
+    "ranges": "Numbers are in their units' range.",
+    "categories": "Airports and airlines have codes, origins are the three known.",
+    "leakage": "No feature is known only after departure or gives the label away.",
+}
+"""The checks of the data part, and what each says."""
+
+LIVE = {
+    "schema": "Requests have exactly the fields that are known.",
+    "nulls": "No field has more gaps than it ever had.",
+    "ranges": DATA["ranges"],
+    "categories": DATA["categories"],
+}
+"""The checks of requests as they come in."""
 
 KNOWN = {"plane_year": 0.7, "seats": 0.7, "pressure": 0.7, "tailnum": 0.99, "arr_delay": 1.0, "late": 1.0}
 WEATHER_KNOWN = 0.9
-GIVEAWAY = 0.45
-"""How far a single column's AUC may be from a coin's 0.5. The best honest column of any month reaches 0.16; a leaked delay 0.5."""
 
 RANGES = {
     "distance": (1, 20_000),
@@ -30,30 +44,13 @@ RANGES = {
 """Miles, year, seats, Fahrenheit, percent, mph, inches, millibars, miles, minutes; those of services/flights/runtime.py or narrower."""
 
 
-def validate(tables: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """One row per expectation and table: {"check", "table", "expectation", "column", "passed", "found"}."""
-    import pandas
-
-    rows: list[dict[str, Any]] = []
-    for name, file in tables.items():
-        frame = pandas.read_parquet(file)
-        rows += [{"table": name, **row} for row in (*expected(frame), *giveaways(frame))]
-    return rows
-
-
-def expected(frame: Any) -> list[dict[str, Any]]:
-    """What Great Expectations says of *frame* (a pandas DataFrame): {"check", "expectation", "column", "passed", "found"}."""
-    return judged.table(frame, suite_of())
-
-
-def suite_of() -> list[Any]:
+def suite() -> list[Any]:
     """The expectations; `meta` names the check that each belongs to."""
     import great_expectations.expectations as gxe
 
     from services.flights import tables
 
-    known = {field.name: 1.0 if not field.nullable else WEATHER_KNOWN for field in tables.SCHEMA}
-    known |= KNOWN
+    known = {field.name: 1.0 if not field.nullable else WEATHER_KNOWN for field in tables.SCHEMA} | KNOWN
     codes = r"^[A-Z0-9]{1,8}$"
     return [
         gxe.ExpectTableColumnsToMatchSet(column_set=tables.SCHEMA.names, exact_match=True, meta={"check": "schema"}),
@@ -71,48 +68,20 @@ def suite_of() -> list[Any]:
 
 def live() -> list[Any]:
     """What is expected of requests as they come in: the same of every field, and nothing that is known only later or of a whole month."""
+    import great_expectations.expectations as gxe
+
     from services.flights import features
 
-    fields = set(features.FIELDS)
     kept = ("expect_column_values", "expect_column_distinct_values")
     return [
-        _columns(sorted(fields)),
-        *(one for one in suite_of() if getattr(one, "column", None) in fields and one.expectation_type.startswith(kept)),
+        gxe.ExpectTableColumnsToMatchSet(column_set=sorted(features.FIELDS), exact_match=True, meta={"check": "schema"}),
+        *(one for one in suite() if getattr(one, "column", None) in features.FIELDS and one.expectation_type.startswith(kept)),
     ]
 
 
-def _columns(names: list[str]) -> Any:
-    import great_expectations.expectations as gxe
-
-    return gxe.ExpectTableColumnsToMatchSet(column_set=names, exact_match=True, meta={"check": "schema"})
-
-
-def giveaways(frame: Any) -> list[dict[str, Any]]:
-    """Whether a feature tells the label by itself: {"check": "leakage", ...}, one row per feature, and one for their names."""
+def giveaways(frame: Any) -> Iterable[data_checks.Row]:
+    """That no feature tells the label by itself, and that none is known only after departure."""
     from services.flights import features, tables
 
-    names = [name for name in (*features.CATEGORICAL, *features.NUMERIC, "plane_year") if name in frame.columns]
-    after = sorted(set(features.FIELDS) & set(tables.LABELS))
-    rows = [_leak("features are known before departure", "", not after, f"labels among the features: {after or 'none'}")]
-    for name in names:
-        area = single_auc(frame[name], frame["late"])
-        rows.append(_leak("one feature alone does not tell the label", name, abs(area - 0.5) <= GIVEAWAY, f"AUC {area:.3f}"))
-    return rows
-
-
-def _leak(expectation: str, column: str, passed: bool, found: str) -> dict[str, Any]:  # noqa: FBT001  # a row of a table, not a switch
-    return {"check": "leakage", "expectation": expectation, "column": column, "passed": passed, "found": found}
-
-
-def single_auc(values: Any, late: Any) -> float:
-    """AUC of one column (pandas Series) as the only feature; text is ranked by its share of late flights, gaps rank lowest.
-
-    By the rank-sum formula, ties counted half. 0.5 where the labels are all alike, since nothing can be told then.
-    """
-    label = late.astype(bool).to_numpy()
-    positive, negative = int(label.sum()), int((~label).sum())
-    if not positive or not negative:
-        return 0.5
-    numbers = values.map(late.astype(float).groupby(values).mean()) if values.dtype == object else values
-    ranks = numbers.astype(float).fillna(float("-inf")).rank(method="average").to_numpy()
-    return float((ranks[label].sum() - positive * (positive + 1) / 2) / (positive * negative))
+    columns = (*features.CATEGORICAL, *features.NUMERIC, "plane_year")
+    return data_checks.no_giveaway(frame, features=columns, label="late", known_later=tables.LABELS)

@@ -1,16 +1,15 @@
 """How good the parts are together, at the golden questions: prompt, index, embedder, answerer and options of this run."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from assets.helpdesk import corpus, index, model, prompt
+from dagster_lastgood import Written
 from dagster_lastgood import metadata as show
-from dagster_lastgood import parts
 from lastgood import settings as settings_
-
-KEY = parts.key("helpdesk", "evaluation")
 
 
 class Judging(dg.Config):
@@ -21,38 +20,18 @@ class Judging(dg.Config):
     )
 
 
-NAMES = ("corpus", "model", "prompt", "index", "config")
-
-
-@dg.asset(
-    key=KEY,
-    deps=[corpus.KEY, model.KEY, prompt.KEY, index.KEY, parts.key("helpdesk", "config")],
-    group_name="helpdesk",
-    kinds={"python"},
-    owners=["team:helpdesk-on-call"],
-    code_version=parts.code_version("services/helpdesk/evaluate.py"),
-    description="recall@10, nDCG@10, how much of the answers stands in the passages, and whether refusals are right.",
-)
 def evaluation(
-    context: dg.AssetExecutionContext, config: Judging, settings: dg.ResourceParam[settings_.Settings]
-) -> dg.MaterializeResult[Any]:
-    """Ask the golden questions of the parts that this run made."""
+    corpus: Path, model: Path, prompt: Path, index: Path, options: Mapping[str, Any], config: Judging, settings: settings_.Settings
+) -> Written:
+    """recall@10, nDCG@10, how much of the answers stands in the passages, and whether refusals are right."""
     import os
 
-    from lastgood.bundle import manifest as bundle
-    from lastgood.bundle import store as artifacts
     from lastgood.llm import base, catalog
     from lastgood.llm import judge as judges
     from services.helpdesk import evaluate
 
-    store = artifacts.Store(settings.store)
-    made = {item.part.name: item.part for item in (parts.made(context, "helpdesk", name) for name in NAMES)}
-    folders = {name: store.path(part.digest) for name, part in made.items()}
+    folders = {"data": corpus, "model": model, "prompt": prompt, "index": index}
     judge = judges.ByModel(catalog.build(base.parse(config.judge), environ=os.environ)) if config.judge else None
-    report = evaluate.evaluate(folders, made["config"].meta["options"], settings=settings, judge=judge)
-    metadata = {
-        **{f"evaluation/{name}": value for name, value in report["metrics"].items()},
-        "hardest questions": show.table([{"question": one["question"], "rank": one["rank"] or 0} for one in report["worst"]]),
-        parts.REPORT: dg.MetadataValue.json(report),
-    }
-    return dg.MaterializeResult(data_version=dg.DataVersion(bundle.sha256(bundle.canonical(report))), metadata=metadata)
+    report = evaluate.evaluate(folders, options, settings=settings, judge=judge)
+    hardest = [{"question": one["question"], "rank": one["rank"] or 0} for one in report["worst"]]
+    return Written(report=report, metadata={"hardest questions": show.table(hardest)})

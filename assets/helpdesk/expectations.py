@@ -1,13 +1,27 @@
 """What must hold of the chunks of a corpus, as Great Expectations, and that none of them holds a secret.
 
-Each expectation belongs to one of the checks in `checks.py`. Limits are facts about the source, with room.
+Limits are facts about the source, with room.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dagster_lastgood import expectations as judged
+from dagster_lastgood import data_checks
+
+CORPUS = {
+    "empty": "Every chunk has words in it.",
+    "duplicate": "Ids are there once, and few texts more than once.",
+    "secrets": "No chunk holds a key, a token or a password.",
+    "oversized": "No chunk is too long for a prompt.",
+}
+"""The checks of the corpus, and what each says."""
+
+LIVE = {
+    "schema": "Requests have a question, and nothing else.",
+    "questions": "Questions are as long as questions are, in words, and not one of them over and over.",
+}
+"""The checks of questions as they come in; what they are about is the matter of drift."""
 
 MAX_CHARS = 1700
 MIN_CHARS = 20
@@ -15,39 +29,39 @@ SAME_TEXT = 0.97
 """Least share of texts that are there once. Documentation repeats itself a little: 0.2 % of the chunks of each version."""
 
 
-def validate(chunks: Path) -> list[dict[str, Any]]:
-    """One row per expectation: {"check", "expectation", "column", "passed", "found"}."""
+def chunks(folder: Path) -> Mapping[str, Any]:
+    """The chunks of a corpus as a table, with their text on one line and its length."""
     import json
 
-    import pandas
+    import pandas as pd
 
-    rows = [json.loads(line) for line in chunks.read_text("utf-8").splitlines()]
-    frame = pandas.DataFrame({"id": [row["id"] for row in rows], "text": [row["text"] for row in rows]})
-    frame["folded"] = frame["text"].str.split().str.join(" ")
-    frame["chars"] = frame["text"].str.len()
-    return [*judged.table(frame, suite_of()), *leaks(rows)]
+    rows = [json.loads(line) for line in (folder / "chunks.jsonl").read_text("utf-8").splitlines()]
+    frame = pd.DataFrame({"id": [row["id"] for row in rows], "text": [row["text"] for row in rows]})
+    return {"chunks": frame.assign(folded=frame["text"].str.split().str.join(" "), chars=frame["text"].str.len())}
 
 
-def suite_of() -> list[Any]:
+def suite() -> list[Any]:
     """The expectations; `meta` names the check that each belongs to."""
     import great_expectations.expectations as gxe
 
-    def of(check: str) -> dict[str, Any]:
-        return {"meta": {"check": check}}
-
     return [
-        gxe.ExpectTableRowCountToBeBetween(min_value=1, **of("empty")),
-        gxe.ExpectColumnValuesToNotBeNull(column="text", **of("empty")),
-        gxe.ExpectColumnValuesToMatchRegex(column="text", regex=r"\w", **of("empty")),
-        gxe.ExpectColumnValuesToBeBetween(column="chars", min_value=MIN_CHARS, **of("empty")),
-        gxe.ExpectColumnValuesToBeUnique(column="id", **of("duplicate")),
-        gxe.ExpectColumnProportionOfUniqueValuesToBeBetween(column="folded", min_value=SAME_TEXT, **of("duplicate")),
-        gxe.ExpectColumnValuesToBeBetween(column="chars", max_value=MAX_CHARS, **of("oversized")),
+        gxe.ExpectTableRowCountToBeBetween(min_value=1, meta={"check": "empty"}),
+        gxe.ExpectColumnValuesToNotBeNull(column="text", meta={"check": "empty"}),
+        gxe.ExpectColumnValuesToMatchRegex(column="text", regex=r"\w", meta={"check": "empty"}),
+        gxe.ExpectColumnValuesToBeBetween(column="chars", min_value=MIN_CHARS, meta={"check": "empty"}),
+        gxe.ExpectColumnValuesToBeUnique(column="id", meta={"check": "duplicate"}),
+        gxe.ExpectColumnProportionOfUniqueValuesToBeBetween(column="folded", min_value=SAME_TEXT, meta={"check": "duplicate"}),
+        gxe.ExpectColumnValuesToBeBetween(column="chars", max_value=MAX_CHARS, meta={"check": "oversized"}),
     ]
 
 
+def secrets(frame: Any) -> Iterable[data_checks.Row]:
+    """Whether a chunk holds a secret; where, and never what."""
+    return [data_checks.no_secret(frame, text="text", named="id")]
+
+
 def live() -> list[Any]:
-    """What is expected of questions as they come in; what they are about is the matter of drift."""
+    """What is expected of questions as they come in."""
     import great_expectations.expectations as gxe
 
     return [
@@ -58,11 +72,3 @@ def live() -> list[Any]:
         # One question over and over is a client that is stuck, or a probe.
         gxe.ExpectColumnProportionOfUniqueValuesToBeBetween(column="question", min_value=0.02, meta={"check": "questions"}),
     ]
-
-
-def leaks(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Whether a chunk holds a secret; where, and never what."""
-    from lastgood.bundle import secret_scan as secrets
-
-    found = [f"{row['id']}, line {one.line}: {one.kind}" for row in rows for one in secrets.find(row["text"])]
-    yield {"check": "secrets", "expectation": "no secret", "column": "text", "passed": not found, "found": "; ".join(found)[:1000]}

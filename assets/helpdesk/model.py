@@ -1,14 +1,14 @@
 """The model part: the embedder with all its bytes, and the pin of the language model that writes the answers."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import dagster as dg
 from pydantic import Field
 
-from dagster_lastgood import parts
-from lastgood import settings as settings_
+from dagster_lastgood import Written
 
-KEY = parts.key("helpdesk", "model")
+CODE = ["services/helpdesk/models.py", "services/helpdesk/pins.py"]
 
 
 class Models(dg.Config):
@@ -23,25 +23,10 @@ class Models(dg.Config):
     )
 
 
-@dg.asset(
-    key=KEY,
-    group_name="helpdesk",
-    kinds={"safetensors"},
-    owners=["team:helpdesk-on-call"],
-    code_version=parts.code_version("services/helpdesk/models.py", "services/helpdesk/pins.py"),
-    description="Embedder (weights and tokenizer) and the pinned language model.",
-)
-def model(context: dg.AssetExecutionContext, config: Models, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
-    """Put the files together and store them."""
-    import tempfile
-    from pathlib import Path
-
-    from lastgood.bundle import store as artifacts
+def model(out: Path, config: Models) -> Written:
+    """Embedder (weights and tokenizer) and the pinned language model."""
     from services.helpdesk import models
 
-    with tempfile.TemporaryDirectory() as scratch:
-        meta = models.write(Path(scratch) / "model", embedder=config.embedder, answerer=config.answerer or models.EXTRACTIVE)
-        stored = artifacts.Store(settings.store).put(Path(scratch) / "model", allow=artifacts.MODEL_FORMATS)
-    part = artifacts.part(stored, name="model", media_type="application/vnd.lastgood.models", meta=meta)
-    metadata = {"embedder": meta["embedder_name"], "dimensions": meta["dim"], "language model": meta["llm"]}
-    return parts.result(context, part, provenance={"packages": models.packages(config.embedder)}, metadata=metadata)
+    meta = models.write(out, embedder=config.embedder, answerer=config.answerer or models.EXTRACTIVE)
+    shown = {"embedder": meta["embedder_name"], "dimensions": meta["dim"], "language model": meta["llm"]}
+    return Written(meta=meta, provenance={"packages": models.packages(config.embedder)}, metadata=shown)

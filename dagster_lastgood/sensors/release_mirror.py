@@ -4,13 +4,14 @@ The ledger is the truth and this is a mirror, so it does not matter who made the
 controller or a Dagster job. The data version of `<service>/release` is the stable bundle's id.
 """
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 import dagster as dg
 
 from dagster_lastgood import parts
+from dagster_lastgood.sensors import mirror
+from lastgood import errors
 from lastgood import settings as settings_
 from lastgood.bundle import manifest as bundles
 
@@ -35,52 +36,41 @@ START: Position = {"revision": 0, "hash": ""}
 
 def release_mirror(services: Sequence[str]) -> dg.SensorDefinition:
     """The sensor for *services*."""
-
-    @dg.sensor(
-        name="release_mirror",
-        asset_selection=dg.AssetSelection.assets(*map(parts.release_key, services)),
-        minimum_interval_seconds=5,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+    return mirror.mirror(
+        "release_mirror",
+        services,
+        _look,
         description="Shows every revision of the release ledger as a materialization of <service>/release.",
+        skips=(errors.Unavailable, errors.NotFound),
     )
-    def mirror(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
-        return _mirrored(context, settings, services)
-
-    return mirror
 
 
-def _mirrored(
-    context: dg.SensorEvaluationContext, settings: settings_.Settings, services: Sequence[str]
-) -> dg.SensorResult | dg.SkipReason:
-    """Report the revisions that Dagster has not been told of; the cursor holds the last reported one of each service."""
-    from lastgood import errors, ledger
+def _look(
+    context: dg.SensorEvaluationContext, settings: settings_.Settings, services: Sequence[str], told: mirror.Positions
+) -> mirror.Told:
+    """The revisions that Dagster has not been told of; the position of a service is the last one reported."""
+    from lastgood import ledger
 
-    told: dict[str, Position] = json.loads(context.cursor or "{}")
     events: list[dg.AssetMaterialization] = []
-    try:
-        with ledger.connect(settings.ledger_url, read_only=True) as connected:
-            for service in services:
-                last = _last_told(context, connected, service, told.get(service, START))
-                known, new = _from(connected, service, last["revision"])
-                events += [materialization(after, before=before) for before, after in zip([known, *new], new, strict=False)]
-                told[service] = {"revision": new[-1].number, "hash": new[-1].hash} if new else last
-    except (errors.Unavailable, errors.NotFound) as error:
-        return dg.SkipReason(f"the ledger cannot be read: {error}")
-    if not events:
-        where = ", ".join(f"{service} is at revision {last['revision']}" for service, last in told.items())
-        return dg.SkipReason(f"no new revision: {where}")
-    return dg.SensorResult(asset_events=events, cursor=json.dumps(told))
+    now: dict[str, Position] = {}
+    with ledger.connect(settings.ledger_url, read_only=True) as connected:
+        for service in services:
+            last = _last_told(context, connected, service, told.get(service, START))
+            known, new = _from(connected, service, last["revision"])
+            events += [materialization(after, before=before) for before, after in zip([known, *new], new, strict=False)]
+            now[service] = {"revision": new[-1].number, "hash": new[-1].hash} if new else last
+    where = ", ".join(f"{service} is at revision {last['revision']}" for service, last in {**told, **now}.items())
+    return mirror.Told(events=events, positions=now, words=f"no new revision: {where}")
 
 
 def _last_told(context: dg.SensorEvaluationContext, ledger: "Ledger", service: str, cursor: Position) -> Position:
     """The newest revision of this ledger that Dagster knows, by the cursor or by its own newest materialization.
 
-    The daemon stores events before the cursor; if it dies in between, the materialization is the one that is right.
     A position that is not in this ledger belongs to another one, and everything is told from the start.
     """
     newest = ledger.newest(service)
-    shown = context.instance.get_latest_materialization_event(parts.release_key(service))
-    metadata: parts.Metadata = shown.asset_materialization.metadata if shown and shown.asset_materialization else {}
+    stored = context.instance.get_latest_materialization_event(parts.release_key(service))
+    metadata = mirror.shown(stored.asset_materialization if stored else None)
     positions = [cursor]
     if {"lastgood/revision", "lastgood/hash"} <= set(metadata):
         positions.append({"revision": metadata["lastgood/revision"].value, "hash": metadata["lastgood/hash"].value})

@@ -6,15 +6,15 @@ watches the stable bundle.
 """
 
 import dataclasses
-import json
 import threading
 from collections.abc import Sequence
 
 import dagster as dg
 
 from dagster_lastgood import parts
+from dagster_lastgood.sensors import mirror, pictures
 from dagster_lastgood.sensors import observation as scene
-from dagster_lastgood.sensors import pictures
+from lastgood import errors
 from lastgood import settings as settings_
 from lastgood.analysis import follow as verdicts
 from lastgood.system import clock as wallclock
@@ -27,52 +27,43 @@ READING = threading.Lock()
 
 def rollout_mirror(services: Sequence[str]) -> dg.SensorDefinition:
     """The sensor for *services*."""
-
-    @dg.sensor(
-        name="rollout_mirror",
-        asset_selection=dg.AssetSelection.assets(*map(parts.release_key, services)),
-        minimum_interval_seconds=5,
-        default_status=dg.DefaultSensorStatus.RUNNING,
+    return mirror.mirror(
+        "rollout_mirror",
+        services,
+        _look,
         description="Shows the figures and gates of a release on its way as observations and checks of <service>/release.",
+        skips=(errors.LastgoodError,),
     )
-    def mirror(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
-        return _mirrored(context, settings, services)
-
-    return mirror
 
 
-def _mirrored(
-    context: dg.SensorEvaluationContext, settings: settings_.Settings, services: Sequence[str]
-) -> dg.SensorResult | dg.SkipReason:
-    """Report what has changed since the positions in the cursor: one observation of each service at most."""
-    from lastgood import errors
-
+def _look(
+    context: dg.SensorEvaluationContext, settings: settings_.Settings, services: Sequence[str], told: mirror.Positions
+) -> mirror.Told:
+    """What has changed since the positions in the cursor: one observation of each service at most."""
     if not READING.acquire(blocking=False):
-        return dg.SkipReason("the tick before this one is still reading the measurements")
-    told: dict[str, scene.Position] = json.loads(context.cursor or "{}")
+        return mirror.Told(words="the tick before this one is still reading the measurements")
     words: dict[str, str] = {}
     try:
         news = _news(context, settings, services, told, words=words)
-    except errors.LastgoodError as error:
-        return dg.SkipReason(f"the ledger cannot be read: {error}")
     finally:
         READING.release()
-    if not news:
-        return dg.SkipReason("; ".join(f"{service}: {said}" for service, said in words.items()) or "no service has been released yet")
-    told |= {service: one.position() for service, one in news.items()}
-    return dg.SensorResult(asset_events=[event for one in news.values() for event in one.events()], cursor=json.dumps(told))
+    return mirror.Told(
+        events=[event for one in news.values() for event in one.events()],
+        positions={service: one.position() for service, one in news.items()},
+        words="; ".join(f"{service}: {said}" for service, said in words.items()) or "no service has been released yet",
+    )
 
 
 def _news(
     context: dg.SensorEvaluationContext,
     settings: settings_.Settings,
     services: Sequence[str],
-    told: dict[str, scene.Position],
+    told: mirror.Positions,
     *,
     words: dict[str, str],
 ) -> dict[str, scene.Scene]:
     """The services that have something to tell; what there is to say of the others goes into *words*."""
-    from lastgood import errors, release
+    from lastgood import release
 
     news: dict[str, scene.Scene] = {}
     with release.open_context(settings, read_only=True) as ctx:
@@ -91,10 +82,9 @@ def _news(
     return news
 
 
-def _last_told(context: dg.SensorEvaluationContext, service: str, told: dict[str, scene.Position]) -> scene.Position:
-    """The newer one of the cursor and Dagster's newest observation: the daemon stores events before the cursor, and may die in between."""
+def _last_told(context: dg.SensorEvaluationContext, service: str, told: mirror.Positions) -> scene.Position:
+    """The newer one of the cursor and Dagster's newest observation."""
     found = context.instance.fetch_observations(parts.release_key(service), limit=1).records
-    shown = found[0].asset_observation if found else None
-    held: parts.Metadata = shown.metadata if shown else {}
+    held = mirror.shown(found[0].asset_observation if found else None)
     kept: scene.Position = held[scene.POSITION].value if scene.POSITION in held else scene.START
     return max(told.get(service, scene.START), kept, key=lambda position: position["at"])

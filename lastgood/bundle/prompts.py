@@ -25,6 +25,7 @@ import yaml
 
 from lastgood import errors
 from lastgood.bundle import formats as safety
+from lastgood.system import files
 from lastgood.system import yaml_errors as yaml_lines
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ class _Sample(dict[str, str]):
 
 
 def freeze(folder: Path, out: Path, *, replace: Mapping[str, str] | None = None) -> Path:
-    """Write the prompt in *folder*, with the texts of *replace* in place of its own, to the new folder *out*; returns it.
+    """Write the prompt in *folder*, with the texts of *replace* in place of its own, to the new or empty folder *out*; returns it.
 
     Equal prompts have equal bytes: keys sorted, comments of prompt.yaml dropped, line ends made equal. Raises as `check`,
     which the result has passed.
@@ -285,7 +286,7 @@ def freeze(folder: Path, out: Path, *, replace: Mapping[str, str] | None = None)
     unknown = sorted((replace or {}).keys() - described.parts.keys())
     if unknown:
         raise errors.UsageError(f"the prompt has no part {unknown[0]!r}; it has {', '.join(sorted(described.parts))}")
-    out.mkdir(parents=True, exist_ok=False)
+    files.new_folder(out)
     for name, file in described.parts.items():
         text = (replace or {}).get(name)
         (out / file).write_text(_read(folder, file) if text is None else text.rstrip("\n") + "\n", "utf-8")

@@ -24,6 +24,7 @@ import pydantic
 
 from lastgood import errors
 from lastgood.bundle import store as artifacts
+from lastgood.system import files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,8 +157,8 @@ def describe(folder: Path) -> Description:
 
 
 def freeze(out: Path, *, about: Description, tokenizer: Path, weights: Path) -> str:
-    """Write the folder of an embedder from its files into the new folder *out*; its digest. Raises NotFound or Damaged if it does not load."""
-    out.mkdir(parents=True, exist_ok=False)
+    """Write the folder of an embedder from its files into the new or empty folder *out*; its digest. Raises NotFound or Damaged if it does not load."""
+    files.new_folder(out)
     for source, name in ((tokenizer, TOKENIZER), (weights, WEIGHTS[about.kind])):
         if not source.is_file():
             raise errors.NotFound(f"{str(source)!r} does not exist; install the package that holds it")

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from lastgood import errors
 from lastgood.bundle import manifest as bundles
 from lastgood.index import words
+from lastgood.system import files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,7 +100,7 @@ def name_of(snapshot_id: str) -> str:
 
 
 def write(rows: Sequence[Row], vectors: Vectors, out: Path, *, embedder: str, spec: Mapping[str, Any] | None = None) -> Snapshot:
-    """Write the part of *rows* and their *vectors*, (rows, dim) in the same order, into the new folder *out*.
+    """Write the part of *rows* and their *vectors*, (rows, dim) in the same order, into the new or empty folder *out*.
 
     The order does not matter: rows are sorted by id. Raises UsageError for no rows, ids that are empty, too long or there
     twice, text that no engine can hold, vectors that are not finite or do not fit.
@@ -113,7 +114,7 @@ def write(rows: Sequence[Row], vectors: Vectors, out: Path, *, embedder: str, sp
     snapshot = Snapshot(
         rows=len(packed), rows_digest=rows_digest(packed, count=len(packed)), dim=block.shape[1], embedder=embedder, spec=dict(spec or {})
     )
-    out.mkdir(parents=True, exist_ok=False)
+    files.new_folder(out)
     with (out / ROWS).open("wb") as file:
         file.writelines(
             b'{"id":%b,"meta":%b,"text":%b}\n' % (_json(rows[n].id), row.meta, _json(rows[n].text))

@@ -34,6 +34,14 @@ def copy(source: BinaryIO, target: Path) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
+def new_folder(folder: Path) -> Path:
+    """*folder*, made with what is above it; one that is there and empty will do. Raises FileExistsError for one that holds something."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise FileExistsError(f"folder {str(folder)!r} holds something already; name a new or an empty one")
+    return folder
+
+
 def measure(source: BinaryIO) -> tuple[int, str]:
     """Bytes left in a stream and their hex SHA-256."""
     digest = hashlib.sha256()

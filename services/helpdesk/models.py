@@ -15,6 +15,7 @@ from lastgood import errors
 from lastgood.index import embedders
 from lastgood.llm import base as llm
 from lastgood.model_retirement import records as lifetimes
+from lastgood.system import files
 
 from . import pins
 
@@ -29,9 +30,9 @@ EXTRACTIVE: dict[str, Any] = {
 
 
 def write(part: Path, *, embedder: Name, answerer: Mapping[str, Any] = EXTRACTIVE) -> dict[str, Any]:
-    """Write the model part into the new folder *part*; what the manifest is to say of it. Raises UsageError for a wrong pin."""
+    """Write the model part into the new or empty folder *part*; what the manifest is to say of it. Raises UsageError for a wrong pin."""
     pin = llm.parse(answerer)
-    part.mkdir(parents=True, exist_ok=False)
+    files.new_folder(part)
     about, tokenizer, weights = _files(embedder)
     digest = embedders.freeze(part / pins.EMBEDDER, about=about, tokenizer=tokenizer, weights=weights)
     pins.write(part, answerer=answerer)

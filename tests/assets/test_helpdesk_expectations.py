@@ -9,16 +9,22 @@ from typing import Any
 
 import pytest
 
-from assets.helpdesk import checks, expectations
+from assets.helpdesk import expectations
+from dagster_lastgood import data_checks
 from services.helpdesk import prepare
 from tests.services import samples
 
 Rows = list[dict[str, Any]]
 
 
-def failed(chunks: Path) -> set[str]:
+def validate(folder: Path) -> Rows:
+    """What is said of the chunks in *folder*."""
+    return data_checks.validate(expectations.chunks(folder), expectations.suite, more=expectations.secrets)
+
+
+def failed(folder: Path) -> set[str]:
     """The checks that do not pass."""
-    return {row["check"] for row in expectations.validate(chunks) if not row["passed"]}
+    return {row["check"] for row in validate(folder) if not row["passed"]}
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +39,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
 def test_real_documentation_passes(tmp_path: Path, version: str) -> None:
     """Every check has said something, and none complains."""
     prepare.slice_of(version, out=tmp_path, project=samples.PROJECT)
-    found = expectations.validate(tmp_path / prepare.CHUNKS)
-    assert {row["check"] for row in found} == {spec.name for spec in checks.CORPUS_CHECKS}
-    assert failed(tmp_path / prepare.CHUNKS) == set()
+    found = validate(tmp_path)
+    assert {row["check"] for row in found} == set(expectations.CORPUS)
+    assert failed(tmp_path) == set()
 
 
 SECRET = "AKIA" + "Q" * 16
@@ -56,7 +62,6 @@ FAULTS: dict[str, tuple[Callable[[Rows], Rows], str]] = {
 def test_a_fault_fails_its_check_and_no_other(tmp_path: Path, rows: Rows, fault: str) -> None:
     """And what is told of a secret is where it stands, not what it is."""
     change, check = FAULTS[fault]
-    file = tmp_path / "chunks.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in change(rows)), "utf-8")
-    assert failed(file) == {check}
-    assert SECRET not in str([row for row in expectations.validate(file) if row["check"] == "secrets"])
+    (tmp_path / prepare.CHUNKS).write_text("".join(json.dumps(row) + "\n" for row in change(rows)), "utf-8")
+    assert failed(tmp_path) == {check}
+    assert SECRET not in str([row for row in validate(tmp_path) if row["check"] == "secrets"])

@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import venv
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,73 @@ print(json.dumps({
     "sensors": sorted(sensor.name for sensor in repository.sensor_defs),
     "jobs": sorted(job.name for job in repository.get_all_jobs() if not job.name.startswith("__")),
 }))
+"""
+
+TRAINED = """
+import json
+import dagster as dg, mlflow
+from lastgood import settings
+client = mlflow.MlflowClient(tracking_uri=settings.load().tracking_uri)
+(run,) = client.search_runs([client.get_experiment_by_name("lastgood").experiment_id])
+with dg.DagsterInstance.get() as instance:
+    made = instance.get_latest_materialization_event(dg.AssetKey(["tumour", "model"])).asset_materialization.metadata
+    key = dg.AssetCheckKey(dg.AssetKey(["tumour", "data"]), "ranges")
+    (checked,) = instance.event_log_storage.get_asset_check_execution_history(key, limit=9)
+print(json.dumps({
+    "status": run.info.status,
+    "metrics": sorted(run.data.metrics),
+    "datasets": [used.dataset.name for used in run.inputs.dataset_inputs],
+    "model": run.data.tags["lastgood.part.model"],
+    "part": made["lastgood/digest"].value,
+    "check": checked.evaluation.passed,
+}))
+"""
+
+TWO = """
+import json
+import os
+import dagster as dg
+from dagster_lastgood.sensors import drift_watch
+from my_project.definitions import defs
+from lastgood import release
+from lastgood import settings as settings_
+from lastgood.serving import inference_log, segments
+from lastgood.system import clock
+from services.tumour.runtime import Row
+
+settings, began, repository = settings_.load(), clock.now(), defs.get_repository_def()
+retrained, bundles = {}, {}
+with dg.DagsterInstance.get() as instance:
+    for service in ("biopsy", "tumour"):
+        asked = {"ops": {"retrain": {"config": {"service": service, "reason": "a test", "wait_s": 0.0}}}}
+        done = repository.get_job("retrain").execute_in_process(asked, instance=instance, raise_on_error=False)
+        with release.open_context(settings, read_only=True) as ctx:
+            bundles = {name: ctx.ledger.state(name).stable for name in ("biopsy", "tumour")}
+        retrained[service] = [done.success, sorted(name for name, stable in bundles.items() if stable)]
+    for service, bundle in bundles.items():
+        row = Row(mean_radius=500.0 if service == "biopsy" else 14.0, mean_texture=19.0, mean_smoothness=0.1)
+        rows = [
+            answered
+            for n in range(400)
+            for answered in inference_log.Answered(
+                request_id=f"{service}-{n}", at=began + 30.0 * n, bundle=bundle, arm="stable", shadow=False, latency_us=900,
+                rows=[row], outputs=[{"probability": 0.5}],
+            ).as_rows()
+        ]
+        folder = settings.inference(service) / inference_log.PREDICTIONS / segments.day_name(began)
+        name = segments.segment_name("worker-1-abcd", 1, 1)
+        segments.write_segment(inference_log.table_maker(Row)(rows), folder, name=name)
+        os.utime(folder / name, (began + 3 * 3600.0,) * 2)  # a segment is written after what it holds
+    clock.now = lambda: began + 3 * 3600.0
+    drift_watch.BUDGET_S = 600.0  # a busy machine takes longer for the windows of two services than a tick may
+    sensor = repository.get_sensor_def("drift_watch")
+    with dg.build_sensor_context(instance=instance, resources={"settings": settings}) as context:
+        answer = sensor(context)
+events = getattr(answer, "asset_events", [])
+judged = {
+    event.asset_key.to_user_string(): event.passed for event in events if isinstance(event, dg.AssetCheckEvaluation) and event.check_name == "ranges"
+}
+print(json.dumps({"retrained": retrained, "judged": judged, "skipped": getattr(answer, "skip_message", "")}))
 """
 
 COMPONENT = """
@@ -75,6 +143,11 @@ class Stranger:
         return found
 
 
+def blocks() -> list[str]:
+    """The YAML and Python of the page: service.yaml, runtime.py, functions, checks and training, `build_definitions`, one component, several."""
+    return re.findall(r"```(?:yaml|python)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout."""
@@ -89,7 +162,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stranger(tmp_path: Path, wheel: Path) -> Stranger:
     """The service of docs/own-service.md: its two files, and its functions in a module of the project."""
     made = Stranger(tmp_path, wheel)
-    manifest, runtime, functions, _, component = re.findall(r"```(?:yaml|python)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    manifest, runtime, functions, *_, component, _ = blocks()
     files = {
         "lastgood.toml": '[layers]\nregistry = ""\n',
         "requirements.lock": "scikit-learn==1\n",
@@ -132,18 +205,99 @@ def test_one_service_is_shown_built_and_refused_a_rollback(stranger: Stranger) -
     assert re.search(r"Failure: .*nosuch.* has never been released.*build a bundle of it first", said), said[-3000:]
 
 
-def test_a_component_is_a_service(stranger: Stranger) -> None:
-    """The YAML block of the page, in a folder of components, shows the same."""
-    (stranger.root / "my_project" / "defs" / "tumour").mkdir(parents=True)
+def test_sixty_lines_check_their_data_and_write_their_training_down(stranger: Stranger) -> None:
+    """A tabular service, with Great Expectations and MLflow, is as short as the page says, and runs."""
+    _, _, functions, more, *_ = blocks()
+    whole = functions[: functions.index("\nSERVICE = ")] + more
+    assert len(whole.splitlines()) <= 60
+    (stranger.root / "my_project" / "tumour.py").write_text(whole, "utf-8")
+    assert "tumour/data:ranges" in stranger.listed()["checks"]
+    stranger.ok("-m", "dagster_lastgood.home")
+    stranger.ok("-m", "dagster", "job", "execute", "-m", "my_project.definitions", "-j", "build_tumour")
+    told = json.loads(stranger.ok("-c", TRAINED).splitlines()[-1])
+    assert told["status"] == "FINISHED"
+    assert told["metrics"] == ["auc"]
+    assert told["datasets"] == ["tumour train.parquet"]
+    assert told["model"] == told["part"]
+    assert told["check"] is True
+
+
+def components(stranger: Stranger, files: Mapping[str, str]) -> None:
+    """Make the folder of components from *files*: YAML by the name of its folder."""
+    for name, text in files.items():
+        folder = stranger.root / "my_project" / "defs" / name
+        folder.mkdir(parents=True)
+        (folder / "defs.yaml").write_text(text, "utf-8")
     (stranger.root / "my_project" / "defs" / "__init__.py").write_text("", "utf-8")
-    (stranger.root / "component.yaml").rename(stranger.root / "my_project" / "defs" / "tumour" / "defs.yaml")
     (stranger.root / "pyproject.toml").write_text(
         '[project]\nname = "my-project"\nversion = "1"\n[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "my_project"\n',
         "utf-8",
     )
     (stranger.root / "my_project" / "definitions.py").write_text(COMPONENT, "utf-8")
+
+
+def test_a_component_is_a_service(stranger: Stranger) -> None:
+    """The YAML block of the page, in a folder of components, shows the same."""
+    components(stranger, {"tumour": (stranger.root / "component.yaml").read_text("utf-8")})
     told = stranger.listed()
     assert {name: told[name] for name in SHOWN} == SHOWN
     stranger.ok("-m", "dagster_lastgood.home")
     stranger.ok("-m", "dagster", "job", "execute", "-m", "my_project.definitions", "-j", "build_tumour")
     assert json.loads(stranger.ok("-m", "lastgood", "bundle", "list", "tumour", "--json"))["bundles"]
+
+
+BIOPSY = """
+from my_project.tumour import data, model
+
+__all__ = ["data", "model"]
+
+
+def live():
+    import great_expectations.expectations as gxe
+
+    return [gxe.ExpectColumnValuesToBeBetween(column="mean_radius", min_value=0, max_value=40, meta={"check": "ranges"})]
+"""
+TUMOUR = """
+type: dagster_lastgood.ServiceComponent
+attributes:
+  service: tumour
+  owners: [team:tumour-on-call]
+  parts: {data: my_project.tumour.data, model: my_project.tumour.model}
+  expectations: my_project.biopsy.live
+  expected: {ranges: Measurements are in millimetres.}
+"""
+
+
+def layouts() -> dict[str, dict[str, str]]:
+    """Two services in one component, as the page has it, and in a component each, of which the one that comes last brings what they share."""
+    several = blocks()[-1]
+    expected = "      expectations: my_project.biopsy.live\n      expected: {ranges: Measurements are in millimetres.}\n"
+    apart = TUMOUR.replace("tumour", "biopsy").replace("on-call]", "on-call]\n  shared: false")
+    return {
+        "one component": {"all": several.replace("    - service: biopsy\n", f"{expected}    - service: biopsy\n")},
+        "a component each": {"biopsy": apart, "tumour": TUMOUR},
+    }
+
+
+@pytest.mark.parametrize("layout", layouts())
+def test_two_services_of_components_are_built_and_judged_each_by_its_own(stranger: Stranger, layout: str) -> None:
+    """`retrain` builds the service that it is asked for and no other; the expectations of both are judged on their windows."""
+    services = stranger.root / "services"
+    (stranger.root / "lastgood.toml").write_text('[layers]\ninfrastructure = ""\ntraffic = ""\nregistry = ""\n', "utf-8")
+    (services / "biopsy").mkdir()
+    (services / "biopsy" / "runtime.py").write_text((services / "tumour" / "runtime.py").read_text("utf-8"), "utf-8")
+    manifest = (services / "tumour" / "service.yaml").read_text("utf-8")
+    (services / "biopsy" / "service.yaml").write_text(
+        manifest.replace("service: tumour", "service: biopsy").replace("8390", "8391"), "utf-8"
+    )
+    (stranger.root / "my_project" / "biopsy.py").write_text(BIOPSY, "utf-8")
+    components(stranger, layouts()[layout])
+    told = stranger.listed()
+    assert {"biopsy/bundle", "tumour/bundle"} <= set(told["assets"])
+    assert {"biopsy/drift:ranges", "tumour/drift:ranges"} <= set(told["checks"])
+    assert told["sensors"] == SHOWN["sensors"]
+    assert told["jobs"] == sorted([*SHOWN["jobs"], "build_biopsy"])
+    stranger.ok("-m", "dagster_lastgood.home")
+    found = json.loads(stranger.ok("-c", TWO).splitlines()[-1])
+    assert found["retrained"] == {"biopsy": [True, ["biopsy"]], "tumour": [True, ["biopsy", "tumour"]]}
+    assert found["judged"] == {"biopsy/drift": False, "tumour/drift": True}, found["skipped"]

@@ -1,0 +1,96 @@
+"""What a function of a service is given: it asks by the names of its parameters.
+
+    def model(out: Path, data: Path, config: Asked) -> Written: ...
+
+`out` is the folder to fill. `config`, annotated with a `dagster.Config`, is what a person may change for one run. `settings` are those of
+lastgood, `stable` is the folder of the same part in the bundle that is stable now (None if there is none), `options` are those of
+service.yaml as this run froze them. Every other parameter is an asset of the service, by its name, as the folder that this run made;
+`facts` are, by these names, what the manifest says of them (the `meta` of `Written`).
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from dagster_lastgood import part_assets, parts
+from lastgood import settings as settings_
+
+OUT, CONFIG, SETTINGS, STABLE, OPTIONS, FACTS = "out", "config", "settings", "stable", "options", "facts"
+OURS = frozenset({OUT, CONFIG, SETTINGS, STABLE, OPTIONS, FACTS})
+
+
+class NoConfig(dg.Config):
+    """Nothing that a person may change."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a function takes: `ours` by the names of OURS, the assets in `needs`, and as `config` an object of that class."""
+
+    ours: frozenset[str]
+    needs: tuple[str, ...]
+    config: type[dg.Config]
+
+    def deps(self, service: str) -> list[dg.AssetKey]:
+        """The assets that have to be there before it is called."""
+        return [parts.key(service, name) for name in (*self.needs, *(["config"] if OPTIONS in self.ours else []))]
+
+    def made(self, context: dg.AssetExecutionContext, service: str) -> dict[str, parts.Made]:
+        """The parts that it needs as this run made them, by asset. Raises Failure."""
+        return {name: parts.made(context, service, name) for name in self.needs}
+
+    def arguments(
+        self, context: dg.AssetExecutionContext, service: str, made: Mapping[str, parts.Made], *, config: dg.Config, part: str = ""
+    ) -> dict[str, Any]:
+        """What it is called with, `out` aside; *part* is the one that it writes."""
+        from lastgood.bundle import store as artifacts
+
+        settings: settings_.Settings = context.resources.settings
+        store = artifacts.Store(settings.store)
+        known: dict[str, Callable[[], Any]] = {
+            CONFIG: lambda: config,
+            SETTINGS: lambda: settings,
+            STABLE: lambda: part_assets.stable_part(settings, service, part),
+            FACTS: lambda: {name: item.part.meta for name, item in made.items()},
+            OPTIONS: lambda: parts.made(context, service, "config").part.meta["options"],
+        }
+        ours = {name: value() for name, value in known.items() if name in self.ours}
+        return {name: store.path(item.part.digest) for name, item in made.items()} | ours
+
+
+def of(function: Callable[..., Any]) -> Inputs:
+    """What *function* takes. Raises TypeError for a `config` of no kind."""
+    names = inspect.signature(function).parameters
+    return Inputs(ours=OURS & names.keys(), needs=tuple(name for name in names if name not in OURS), config=_config_of(function))
+
+
+def code_version(function: Callable[..., Any], files: Sequence[str]) -> str:
+    """Changes with *files* (from the project folder); without any, with the file that *function* stands in."""
+    if files:
+        return parts.code_version(*files)
+    try:
+        source = Path(inspect.getfile(function)).read_bytes()
+    except (OSError, TypeError):
+        return "1"
+    return hashlib.sha256(source).hexdigest()[:12]
+
+
+def named(function: Callable[..., Any]) -> str:
+    """How an error calls *function*."""
+    return getattr(function, "__qualname__", repr(function))
+
+
+def _config_of(function: Callable[..., Any]) -> type[dg.Config]:
+    """The class of its parameter `config`; one without fields if it has none."""
+    if CONFIG not in inspect.signature(function).parameters:
+        return NoConfig
+    found = typing.get_type_hints(function).get(CONFIG)
+    if not (isinstance(found, type) and issubclass(found, dg.Config)):
+        raise TypeError(f"{named(function)} takes 'config', which is not annotated with a class made from dagster.Config; annotate it")
+    return found
