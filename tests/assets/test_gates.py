@@ -9,9 +9,8 @@ import pytest
 
 from dagster_lastgood import gate_checks as gates
 from dagster_lastgood import parts
-from lastgood import context, release
+from lastgood import release
 from lastgood.analysis import follow as verdicts
-from lastgood.analysis import run as judge
 from lastgood.gates import base
 from lastgood.release import advance as proceed
 from lastgood.service import gates as conditions
@@ -116,7 +115,7 @@ def test_executing_a_check_after_a_rollback_still_tells_why(tmp_path):
         ejected = base.Observation(at=time.time(), watched=base.Tally(n=1, value=1.0))
         world.measure(ctx, analysis, ejections=ejected)
         state = ctx.ledger.state("flights")
-        verdicts_ = judge.standing(ctx.ledger, state, context.judged_by(ctx, state), proposed_at=0.0, now=time.time())
+        verdicts_ = {gate: said.verdict for gate, said in verdicts.standing(ctx, state, now=time.time()).items()}
         ready = {digest, state.stable}
         done = proceed.advance(ctx, "flights", ready=ready, verdicts=verdicts_, judged_at=state.revision, actor="controller")
     assert done.revision.verb == "rollback"

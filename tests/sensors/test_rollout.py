@@ -12,7 +12,7 @@ import pytest
 from dagster_lastgood import parts
 from dagster_lastgood.sensors import pictures
 from dagster_lastgood.sensors import rollout_mirror as sensor
-from lastgood import context, release
+from lastgood import release
 from lastgood.analysis import follow as verdicts
 from lastgood.analysis import run as judge
 from lastgood.core import transitions as rollout
@@ -53,8 +53,7 @@ class Watched:
     def act(self) -> release.Committed | None:
         """What the controller does once it has measured."""
         state = self.ctx.ledger.state("flights")
-        asked = {"proposed_at": 0.0, "now": time.time()}
-        said = judge.standing(self.ctx.ledger, state, context.judged_by(self.ctx, state), **asked)
+        said = {gate: one.verdict for gate, one in verdicts.standing(self.ctx, state, now=time.time()).items()}
         ready = {state.stable, state.candidate} - {None}
         return proceed.advance(self.ctx, "flights", ready=ready, verdicts=said, judged_at=state.revision, actor="controller")
 
@@ -289,10 +288,7 @@ def test_what_is_kept_between_ticks_comes_to_the_same_as_reading_all(watched):
     for n in range(5):
         world.measure(watched.ctx, analysis, errors=world.requests(n, 100), latency=world.requests(0, 100))
         state = watched.ctx.ledger.state("flights")
-        answers = kept.look(watched.ctx, state, now=now).answers
-        proposed_at = watched.ctx.ledger.revision("flights", state.rollout).at
-        fresh = judge.standing(watched.ctx.ledger, state, context.judged_by(watched.ctx, state), proposed_at=proposed_at, now=now)
-        assert {gate: said.verdict for gate, said in answers.items()} == fresh
+        assert kept.look(watched.ctx, state, now=now).answers == verdicts.standing(watched.ctx, state, now=now)
 
 
 def test_a_tick_that_meets_the_one_before_it_leaves_it_alone(watched):
