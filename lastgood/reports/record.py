@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lastgood import context, errors, ledger, release
@@ -347,9 +347,7 @@ def _followed(ctx: release.Context, found: episode.Episode, missing: list[str]) 
         if told.desired_revision >= revision.number:
             answers[name] = _told(told, revision)
     try:
-        note = next(
-            (note for note in notes(ctx.ledger, found.service, "receipt", since=revision.at) if note["revision"] == revision.number), None
-        )
+        note = _receipt_note(ctx.ledger, revision)
     except errors.LastgoodError as error:
         missing.append(f"receipts: {error}")
         note = None
@@ -377,10 +375,29 @@ def _told(told: receipts.Receipt, revision: ledger.Revision) -> Followed:
     )
 
 
+def _receipt_note(book: ledger.Ledger, revision: ledger.Revision) -> Mapping[str, Any] | None:
+    """What was noted of how the layers followed *revision*: by whoever committed it, for others only came by; None if nothing was."""
+    entries = [
+        entry
+        for entry in _note_entries(book, revision.service, "receipt", since=revision.at)
+        if _note(entry)["revision"] == revision.number
+    ]
+    entries.sort(key=lambda entry: entry["actor"] != revision.actor)
+    return _note(entries[0]) if entries else None
+
+
 def notes(book: ledger.Ledger, service: str, kind: str, *, since: float) -> list[dict[str, Any]]:
     """The notes of one *kind* in the audit trail of *service* since then (Unix seconds), oldest first."""
+    return [_note(entry) for entry in _note_entries(book, service, kind, since=since)]
+
+
+def _note_entries(book: ledger.Ledger, service: str, kind: str, *, since: float) -> Iterator[Mapping[str, Any]]:
     entries = audit.export(book, service, since=since)
-    return [entry["body"]["note"] for entry in entries if entry["kind"] == "note" and entry["subject"] == kind]
+    return (entry for entry in entries if entry["kind"] == "note" and entry["subject"] == kind)
+
+
+def _note(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(entry["body"]["note"])
 
 
 def _pages(ctx: release.Context, found: episode.Episode) -> tuple[ledger.Page, ...]:

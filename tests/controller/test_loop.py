@@ -12,6 +12,7 @@ import pytest
 
 from lastgood import errors, release
 from lastgood import settings as settings_
+from lastgood.controller import layer_loop
 from lastgood.controller import loop as controller
 from lastgood.layers import base, receipts
 from lastgood.ledger import audit
@@ -222,5 +223,5 @@ def test_pages_are_left_once(tmp_path: Path) -> None:
 
 def test_backoff_grows_and_is_bounded() -> None:
     """Full jitter over a doubling range, never longer than allowed."""
-    assert all(0 <= controller.backoff(failures, 30.0) <= 30.0 for failures in range(1, 50))
-    assert max(controller.backoff(1, 30.0) for _ in range(100)) <= 0.2
+    assert all(0 <= layer_loop.backoff(failures, 30.0) <= 30.0 for failures in range(1, 50))
+    assert max(layer_loop.backoff(1, 30.0) for _ in range(100)) <= 0.2

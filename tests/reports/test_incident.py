@@ -142,10 +142,11 @@ def test_closing_raises_nothing_but_our_own_errors(story: Story, monkeypatch: py
     """Whatever breaks inside is one of ours outside, with the way to look at it; an unwritable folder is said to be that."""
     stories.taken_out(story)
     (story.ctx.settings.home / "incidents").write_text("in the way")
+    with monkeypatch.context() as patch:
+        patch.setattr(chronicle, "collect", lambda *_, **__: {}["surprise"])
+        with pytest.raises(errors.LastgoodError, match=r"KeyError.*lastgood report toy"):
+            incident.close(story.ctx, SERVICE, 8, clock=story.clock)
     with pytest.raises(errors.Unavailable, match="the audit trail has the record"):
-        incident.close(story.ctx, SERVICE, 8, clock=story.clock)
-    monkeypatch.setattr(chronicle, "collect", lambda *_, **__: {}["surprise"])
-    with pytest.raises(errors.LastgoodError, match=r"KeyError.*lastgood report toy"):
         incident.close(story.ctx, SERVICE, 8, clock=story.clock)
     with pytest.raises(errors.NotFound):
         incident.close(story.ctx, SERVICE, 99, clock=story.clock)
