@@ -118,15 +118,14 @@ def test_a_canary_is_observed_with_the_figures_of_its_gates(watched):
     assert {row.data["gate"] for row in told["gates"].records} == set(verdicts.newest(watched.ctx, "flights", now=time.time()))
 
 
-def test_every_gate_of_the_candidate_gets_its_check(watched):
-    """A gate that has seen nothing yet has not passed: it warns, and says that it cannot tell."""
+def test_gates_that_have_seen_nothing_are_observed_and_not_evaluated(watched):
+    """They have neither passed nor failed; the observation says of each that it cannot tell."""
     watched.canary()
-    found = checks(watched.tick())
-    assert set(found) == {"errors", "oom", "ejections", "split", "latency", "quality"}
-    for one in found.values():
-        assert not one.passed
-        assert one.severity == WARN
-        assert one.description.startswith("cannot tell: ")
+    result = watched.tick()
+    assert checks(result) == {}
+    told = observation(result)
+    names = ("errors", "oom", "ejections", "split", "latency", "quality")
+    assert {told[f"{name}/outcome"] for name in names} == {"inconclusive"}
 
 
 def test_a_repeated_tick_tells_nothing_twice(watched):
