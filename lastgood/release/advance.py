@@ -158,7 +158,7 @@ def _commit(
                 _tell_stranded(ctx, state, decision, error, now=clock())
                 return None
             # Nothing to go back to: a person has to know, and nothing new may come on top meanwhile.
-            held = rollout.SetHold(reason=f"{reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate)
+            held = rollout.SetHold(reason=f"{reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate, stranded=True)
             return release.commit(
                 ctx, state, held, verb="hold", reason=held.reason, actor=actor, evidence=evidence, fence=fence, clock=clock
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -209,16 +208,6 @@ def test_two_controllers_are_harmless(settings: settings_.Settings, running: Non
     finally:
         stop.set()
         second.join(10)
-
-
-def test_pages_are_left_once(tmp_path: Path) -> None:
-    """The same page about the same revision is one file."""
-    from lastgood.paging import files as pages
-
-    for _ in range(3):
-        pages.write(tmp_path, service="toy", revision=4, summary="toy: rolled back", now=1.0)
-    (file,) = (tmp_path / "pages").glob("*.json")
-    assert json.loads(file.read_text())["summary"] == "toy: rolled back"
 
 
 def test_backoff_grows_and_is_bounded() -> None:

@@ -45,7 +45,7 @@ def test_an_incident_says_what_when_how_long_and_how_many(story: Story) -> None:
     assert seconds["onset_to_traffic"] == pytest.approx(seconds["onset_to_verdict"] + 0.0075, abs=1e-5)
     assert (value["requests"]["answered"], value["requests"]["failed"]) == (told.requests[bad].answered, told.requests[bad].failed)
     assert (value["verdict"]["gate"], value["verdict"]["outcome"]) == ("errors", "fail")
-    assert [(page["severity"], page["key"]) for page in value["pages"]] == [("critical", "rollout-4"), ("info", "rollout-4")]
+    assert [(page["severity"], page["key"]) for page in value["pages"]] == [("warning", "rollout-4"), ("info", "rollout-4")]
     assert (value["verification"]["outcome"], value["verification"]["revision"]) == ("recovered", 8)
     assert value["not_undone"]
     json.dumps(value, allow_nan=False)
