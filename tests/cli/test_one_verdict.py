@@ -14,6 +14,7 @@ from dagster_lastgood import gate_checks, parts
 from lastgood import release
 from lastgood import settings as settings_
 from lastgood.analysis import follow
+from lastgood.analysis import run as run_analysis
 from lastgood.service import schema, strategy
 from lastgood.system import clock as wallclock
 from tests import factory
@@ -89,6 +90,13 @@ def all_say_the_same(run: Run, story: Story, tmp_path: Path) -> dict[str, str]:
     return {gate: figures["outcome"] for gate, figures in told.items()}
 
 
+def resumed(story: Story) -> run_analysis.Judge:
+    """What a controller has that has just been started."""
+    judge = run_analysis.Judge(story.ctx.ledger, SERVICE, story.traffic)
+    judge.measure(run_analysis.open_questions(story.ctx, story.state(), now=story.now), now=story.now)
+    return judge
+
+
 def to_canary(story: Story, *, position: int) -> None:
     """Until the candidate is in that step."""
     while story.state().position != position:
@@ -103,12 +111,16 @@ def test_of_a_release_under_way_all_say_the_same_step_by_step(run: Run, story: S
     story.go_on(seconds=5)
     early = all_say_the_same(run, story, tmp_path)
     assert early["alike"] == "inconclusive"
+    boundary = by_watch(run)["errors"]["boundary"]
     to_canary(story, position=1)
     story.go_on(seconds=15)
     later = all_say_the_same(run, story, tmp_path)
     assert "alike" not in later
     assert by_dagster(story)["alike"]["outcome"] == "pass"
     assert later["errors"] == "pass"
+    assert by_watch(run)["errors"]["boundary"] == boundary, "a gate's share of alpha does not hang on the step"
+    kept, afresh = (judge.verdicts(story.now)[0] for judge in (story.bench, resumed(story)))
+    assert kept == afresh
     release.hold(story.ctx, SERVICE, reason="freeze", actor="ann", clock=story.clock)
     assert all_say_the_same(run, story, tmp_path) == later
     release.release_hold(story.ctx, SERVICE, reason="go on", actor="ann", clock=story.clock)
