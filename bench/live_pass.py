@@ -81,7 +81,7 @@ class _Filled:
         looks = [measure.timed_ms(self._look) for _ in range(SAMPLE)]
         judged = [measure.timed_ms(self._verdicts) for _ in range(SAMPLE)]
         began = time.perf_counter()
-        again = judge.Analysis(self._question, book=self._book, service=SERVICE).verdicts(self._now)
+        again = judge.Analysis.resumed(self._question, book=self._book, service=SERVICE).verdicts(self._now)
         took = time.perf_counter() - began
         if again != self._verdicts():
             raise RuntimeError(f"after a restart at {rows} measurements the gates say something else")

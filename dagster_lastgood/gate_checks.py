@@ -1,11 +1,15 @@
 """The gates of a service as asset checks on `<service>/release`: one for each gate that its service.yaml has.
 
 They are reported by the sensor `rollout_mirror` as the controller measures. Executing one by hand measures nothing: it tells
-what the gate said last, from the ledger. A check that cannot tell has not passed; it warns.
+what the gate said last, from the ledger.
+
+Dagster knows passed and failed, and a gate may also say that it cannot tell: no traffic yet, too few requests, a source that is down. That
+is not a failure and must not pass either, so it is not evaluated: the check keeps its last answer, with the time and the bundle that it
+is about, and the observations of `<service>/release` say what cannot be told, and why.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -40,7 +44,7 @@ def of(service: str) -> "dict[str, AnyGate]":
 def specs(service: str) -> list[dg.AssetCheckSpec]:
     """One check for each gate, named like it."""
     return [
-        dg.AssetCheckSpec(name, asset=parts.release_key(service), description=f"{gate.kind}: {_says(gate)}")
+        dg.AssetCheckSpec(name, asset=parts.release_key(service), description=f"{gate.kind}: {_says(gate)}{_units(gate)}")
         for name, gate in of(service).items()
     ]
 
@@ -49,8 +53,19 @@ def _says(gate: "AnyGate") -> str:
     return (type(gate).__doc__ or gate.metric).strip().splitlines()[0]
 
 
+def _units(gate: "AnyGate") -> str:
+    """The unit of the figures whose names do not say it."""
+    from lastgood.gates import gate as track
+
+    return (
+        " `evidence` is log10 of the e-value against 'no worse', `boundary` log10 of what it has to reach for the gate to fail."
+        if isinstance(gate, track.TESTED)
+        else ""
+    )
+
+
 def checks(service: str) -> dg.AssetChecksDefinition:
-    """The checks of *service*. Those of gates that have judged nothing yet are skipped."""
+    """The checks of *service*. Those of gates that have judged nothing yet, or cannot tell, are skipped."""
 
     @dg.multi_asset_check(name=f"{service}__gates", specs=specs(service), can_subset=True, description="What each gate said last.")
     def gates(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> Iterator[dg.AssetCheckResult]:
@@ -59,27 +74,37 @@ def checks(service: str) -> dg.AssetChecksDefinition:
         with release.open_context(settings, read_only=True) as ctx:
             said = verdicts.newest(ctx, service, now=wallclock.now())
         for name in sorted(key.name for key in context.selected_asset_check_keys):
-            if name in said:
-                one = evaluation(service, said[name])
-                yield dg.AssetCheckResult(
-                    asset_key=one.asset_key,
-                    check_name=one.check_name,
-                    passed=one.passed,
-                    severity=one.severity,
-                    description=one.description,
-                    metadata=one.metadata,
-                )
-            else:
+            if name not in said:
                 context.log.info(f"gate {name!r} has judged nothing yet")
+            elif said[name].verdict.outcome == "inconclusive":
+                context.log.info(f"gate {name!r} cannot tell: {said[name].verdict.why}")
+            else:
+                yield _result(evaluation(service, said[name]))
 
     return gates
 
 
+def _result(one: dg.AssetCheckEvaluation) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=one.asset_key,
+        check_name=one.check_name,
+        passed=one.passed,
+        severity=one.severity,
+        description=one.description,
+        metadata=one.metadata,
+    )
+
+
+def evaluations(service: str, answers: Iterable[verdicts.Said]) -> Iterator[dg.AssetCheckEvaluation]:
+    """Those of *answers* that say pass or fail, as events that belong to no run."""
+    return (evaluation(service, said) for said in answers if said.verdict.outcome != "inconclusive")
+
+
 def evaluation(service: str, said: verdicts.Said) -> dg.AssetCheckEvaluation:
-    """*said* as an event that belongs to no run. Only a pass passes; only a failed guardrail is an error, all else warns."""
+    """*said*, a pass or a failure, as an event that belongs to no run. Only a failed guardrail is an error, other failures warn."""
     verdict = said.verdict
     grave = verdict.outcome == "fail" and verdict.kind == "guardrail"
-    words = {"pass": "", "fail": "failed: ", "inconclusive": "cannot tell: "}[verdict.outcome]
+    words = "failed: " if verdict.outcome == "fail" else ""
     return dg.AssetCheckEvaluation(
         asset_key=parts.release_key(service),
         check_name=said.gate,

@@ -99,10 +99,9 @@ class Scene:
         }
 
     def events(self) -> Iterator[dg.AssetObservation | dg.AssetCheckEvaluation]:
-        """One observation, and an evaluation of each check whose gate says something else than before."""
+        """One observation, and an evaluation of each check whose gate says something else than before, if it can tell."""
         yield dg.AssetObservation(parts.release_key(self.revision.service), description=self.words(), metadata=self._metadata())
-        for said in self.changed:
-            yield gates.evaluation(self.revision.service, said)
+        yield from gates.evaluations(self.revision.service, self.changed)
 
     def _metadata(self) -> dict[str, Any]:
         state = self.state

@@ -1,19 +1,23 @@
-"""What the gates of a service say, for whoever only looks on: by the measurements in the ledger, and by what was decided.
+"""What the gates of a service say, for read-only observers: by the measurements in the ledger, and by what was decided.
 
-The controller measures and decides; nothing here does. A gate that takes a release back is seen in the revision that it
-led to: by then there is no candidate any more about which the measurements could be asked.
+The command line, the report and Dagster all ask here, so that they say the same. The controller measures and decides; nothing here
+does. A gate that takes a release back is seen in the revision that it led to: by then there is no candidate any more about
+which the measurements could be asked.
 """
 
+from __future__ import annotations
+
 import dataclasses
-import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
+
+from lastgood.analysis import run
+from lastgood.gates import base
 
 if TYPE_CHECKING:
-    from lastgood.analysis.run import Analysis, Question
     from lastgood.context import Context
-    from lastgood.core.transitions import State
-    from lastgood.gates.base import Verdict
+    from lastgood.core.state import State
     from lastgood.ledger import Ledger, Revision
 
 BATCH = 20_000
@@ -27,7 +31,7 @@ HISTORY = 50
 class Said:
     """What a gate says of `bundle`."""
 
-    verdict: "Verdict"
+    verdict: base.Verdict
     bundle: str
 
     @property
@@ -45,24 +49,32 @@ Answers = Mapping[str, Said]
 """By the gate's name."""
 
 
-def decided(revisions: "Iterable[Revision]", *, ledger: "Ledger") -> Answers:
+def decided(revisions: Iterable[Revision], *, ledger: Ledger) -> Answers:
     """The verdicts that led to *revisions* (given newest first); of each gate the newest one."""
-    from lastgood.gates import base
-
     found: dict[str, Said] = {}
     for revision in sorted(revisions, key=lambda one: one.number):
-        told = revision.evidence.get("verdicts", ())
-        if told:
+        verdicts = verdicts_of(revision)
+        if verdicts:
             judged = ledger.revision(revision.service, revision.number - 1).state
             bundle = judged.stable if revision.verb == "verified" else judged.candidate or judged.stable
-            found |= {verdict["gate"]: Said(verdict=base.Verdict(**verdict), bundle=bundle or "") for verdict in told}
+            found |= {verdict.gate: Said(verdict=verdict, bundle=bundle or "") for verdict in verdicts}
     return found
 
 
-def newest(ctx: "Context", service: str, *, now: float) -> Answers:
+def verdicts_of(revision: Revision) -> tuple[base.Verdict, ...]:
+    """The verdicts that *revision* was made on; those in a form that this release does not know are left out."""
+    return tuple(filter(None, map(base.verdict, revision.evidence.get("verdicts", ()))))
+
+
+def newest(ctx: Context, service: str, *, now: float) -> Answers:
     """What each gate said last: by the measurements under way, else when something was decided. Reads all of them."""
     before = decided(ctx.ledger.history(service, limit=HISTORY), ledger=ctx.ledger)
-    return {**before, **Evidence(batch=None).look(ctx, ctx.ledger.state(service), now=now).answers}
+    return {**before, **standing(ctx, ctx.ledger.state(service), now=now)}
+
+
+def standing(ctx: Context, state: State, *, now: float) -> Answers:
+    """What each gate says in *state* at Unix time *now* by all measurements that the ledger has; see `Evidence.look`."""
+    return Evidence(batch=None).look(ctx, state, now=now).answers
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,62 +97,58 @@ class Evidence:
 
     def __init__(self, *, batch: int | None = BATCH) -> None:
         self._batch = batch
-        self._kept: dict[tuple[str, ...], tuple[Analysis, _Book]] = {}
+        self._kept: dict[tuple[str, ...], run.Analysis] = {}
 
-    def look(self, ctx: "Context", state: "State", *, now: float) -> Look:
-        """What the gates say in *state* at Unix time *now*. A candidate's own verdict goes before one on what serves."""
-        from lastgood.analysis import run as judge
+    def look(self, ctx: Context, state: State, *, now: float) -> Look:
+        """What the gates say in *state* at Unix time *now*. A candidate's own verdict goes before one on what serves.
 
-        asked = {self._name(ctx, state, question): question for question in judge.open_questions(ctx, state, now=now)}
+        Raises LastgoodError if the gates or their measurements cannot be read.
+        """
+        asked = {self._name(ctx, state, question): question for question in run.open_questions(ctx, state, now=now)}
         mine = (ctx.settings.ledger_url, state.service)
         self._kept = {name: kept for name, kept in self._kept.items() if name in asked or name[:2] != mine}
         answers: dict[str, Said] = {}
-        books = []
-        for name, question in reversed(asked.items()):
-            analysis, book = self._caught_up(ctx, state.service, name, question)
-            books.append(book)
-            answers |= {gate: Said(verdict=said, bundle=question.watched) for gate, said in analysis.verdicts(now).items()}
-        return Look(answers=answers, measured={book.key: book.seq for book in books}, behind=any(book.behind for book in books))
+        measured: dict[str, int] = {}
+        behind = False
+        for name, question in asked.items():
+            analysis = self._analysis(ctx, state.service, name, question)
+            behind |= analysis.catch_up(most=self._batch)
+            measured[question.key] = analysis.seq
+            for gate, verdict in analysis.verdicts(now).items():
+                answers.setdefault(gate, Said(verdict=verdict, bundle=question.watched))
+        return Look(answers=answers, measured=measured, behind=behind)
 
-    def _name(self, ctx: "Context", state: "State", question: "Question") -> tuple[str, ...]:
+    def _name(self, ctx: Context, state: State, question: run.Question) -> tuple[str, ...]:
         """Another one for another ledger, another release, and for a phase in which other gates are asked."""
-        told = ctx.ledger.revision(state.service, state.rollout or state.revision).hash
-        return (ctx.settings.ledger_url, state.service, question.key, told, *sorted(question.gates))
+        proposed = ctx.ledger.revision(state.service, state.rollout or state.revision).hash
+        return (ctx.settings.ledger_url, state.service, question.key, proposed, *sorted(question.gates))
 
-    def _caught_up(self, ctx: "Context", service: str, name: tuple[str, ...], question: "Question") -> "tuple[Analysis, _Book]":
-        from lastgood.analysis import run as judge
-
-        if name in self._kept:
-            analysis, book = self._kept[name]
-            book.ledger = ctx.ledger
-            analysis.catch_up()
-        else:
-            book = _Book(ctx.ledger, question.key, batch=self._batch)
-            self._kept[name] = judge.Analysis(question, book=cast("Ledger", book), service=service), book
+    def _analysis(self, ctx: Context, service: str, name: tuple[str, ...], question: run.Question) -> run.Analysis:
+        """The one that is kept, which outlives a connection, or a new one."""
+        if name not in self._kept:
+            self._kept[name] = run.Analysis(question, book=ctx.ledger, service=service)
+        self._kept[name].book = ctx.ledger
         return self._kept[name]
 
 
-class _Book:
-    """The ledger as an analysis that outlives a connection sees it; a batch of its measurements at a time."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One measurement that counts: its number, what was seen gate by gate, where each source goes on, and the time of the newest observation."""
 
-    def __init__(self, ledger: "Ledger", key: str, *, batch: int | None) -> None:
-        self.ledger = ledger
-        self.key = key
-        self.seq = 0
-        self.behind = False
-        self._batch = batch
+    seq: int
+    observations: tuple[tuple[str, base.Observation], ...]
+    cursors: Mapping[str, Any]
+    at: float | None
 
-    def revision(self, service: str, number: int) -> "Revision":
-        """As `Ledger.revision`."""
-        return self.ledger.revision(service, number)
 
-    def recorded(self, service: str, analysis: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
-        """As `Ledger.recorded`; what other analyses left behind is read to its end."""
-        rows = self.ledger.recorded(service, analysis, after=after)
-        if analysis != self.key:
-            yield from rows
-            return
-        for row in itertools.islice(rows, self._batch):
-            self.seq = row["seq"]
-            yield row
-        self.behind = next(rows, None) is not None
+def replay(analysis: run.Analysis, *, service: str, until: float) -> Iterator[Measurement]:
+    """Take what was seen until then (Unix seconds) into the empty *analysis*; hands out each measurement once it is in.
+
+    So the gates can be asked on the way what they said at that moment.
+    """
+    for row in analysis.book.recorded(service, analysis.question.key):
+        seen = tuple((gate, base.observation(one)) for gate, found in row["body"]["observations"].items() for one in found)
+        newest_at = max((one.at for _, one in seen if math.isfinite(one.at)), default=None)
+        late = newest_at is not None and newest_at > until
+        if not late and analysis.take(row["seq"], row["body"], at=row["at"]):
+            yield Measurement(seq=row["seq"], observations=seen, cursors=row["body"]["cursors"], at=newest_at)

@@ -10,11 +10,12 @@ What does not belong here: statistics (`gates`), where numbers come from (`sourc
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from lastgood import context, ledger
 from lastgood.core import transitions as rollout
@@ -50,7 +51,8 @@ class Reader(Protocol):
 class Question:
     """What one analysis is about.
 
-    `key` names it among the measurements of the service. `watched` is judged, beside `beside` or alone. `share` is the
+    `key` names it among the measurements of the service. `watched` is judged, beside `beside` or alone, by `gates`, which share `alpha`
+    with those of `sharing`: a gate that only some steps of the canary ask costs the others the same in each. `share` is the
     watched arm's share of the live traffic of both, `control` that `beside` is the control arm of that bundle. `step` is the index of the canary step, which began at `phase_since`; `began` when the evidence begins
     (Unix seconds), `reference` the rollout whose stable arm says what good looked like where nothing serves beside.
     """
@@ -62,6 +64,7 @@ class Question:
     gates: Mapping[str, conditions.AnyGate]
     alpha: float
     began: float
+    sharing: Mapping[str, conditions.AnyGate] = dataclasses.field(default_factory=dict)
     mirrored: bool = False
     copied: bool = False
     share: float | None = None
@@ -103,16 +106,18 @@ def _on_the_way(state: rollout.State, service: services.Service, *, proposed_at:
         name: gate
         for name, gate in service.gates.items()
         if phase in gate.during
-        and not (isinstance(gate, conditions.Agreement) and not state.mirror_pct)
         and not (isinstance(gate, conditions.SampleRatio | conditions.Ejections) and not live)
         and not (isinstance(gate, conditions.Score) and gate.of_users and not live)
     }
+    unmirrored = {name: gate for name, gate in gates.items() if not isinstance(gate, conditions.Agreement)}
+    mirrored_once = any(planned.kind == phase and planned.mirror_pct for planned in state.chain)
     return Question(
         key=f"{state.rollout}/{phase}",
         mode="compare",
         watched=state.candidate,
         beside=state.stable,
-        gates=gates,
+        gates=gates if state.mirror_pct else unmirrored,
+        sharing=gates if mirrored_once else {},
         alpha=_share_of_alpha(service),
         began=proposed_at,
         mirrored=not live,
@@ -198,28 +203,39 @@ def since(question: Question, *, book: ledger.Ledger, service: str) -> Question:
 
 
 class Analysis:
-    """The evidence on one question so far; begins with what the ledger has of it."""
+    """The evidence on one question so far: a fold of its measurements, empty at first. `seq` is the number of the newest one in it.
+
+    `book` is the ledger that they come from; another connection may take its place.
+    """
 
     def __init__(self, question: Question, *, book: ledger.Ledger, service: str) -> None:
         self.question = question = since(question, book=book, service=service)
-        self._book = book
+        self.book = book
+        self.seq = 0
         self._service = service
         self._cursors: dict[str, sources.Cursor] = {}
-        self._seq = 0
         references = _references(book, service, question)
-        alphas = track.budget(question.gates, question.alpha)
+        alphas = track.budget({**question.sharing, **question.gates}, question.alpha)
         self._tracks = {
             name: track.Track(
                 name, gate, mode=question.mode, alpha=alphas.get(name, question.alpha), since=question.began, reference=references.get(name)
             )
             for name, gate in question.gates.items()
         }
-        self.catch_up()
 
-    def catch_up(self) -> None:
-        """Take over what the ledger has by now and this object has not seen; for whoever only looks on."""
-        for row in self._book.recorded(self._service, self.question.key, after=self._seq):
-            self._take(row["seq"], row["body"], at=row["at"])
+    @classmethod
+    def resumed(cls, question: Question, *, book: ledger.Ledger, service: str) -> Self:
+        """The evidence on *question* with everything that the ledger has of it by now."""
+        analysis = cls(question, book=book, service=service)
+        analysis.catch_up()
+        return analysis
+
+    def catch_up(self, *, most: int | None = None) -> bool:
+        """Take in what the ledger has by now and this object has not seen, *most* measurements at a time; whether there are more."""
+        rows = self.book.recorded(self._service, self.question.key, after=self.seq)
+        for row in itertools.islice(rows, most):
+            self.take(row["seq"], row["body"], at=row["at"])
+        return next(rows, None) is not None
 
     def go_on(self, question: Question) -> None:
         """The same analysis in the next step of a canary."""
@@ -231,7 +247,7 @@ class Analysis:
         Two controllers may look at once, for a lease is no lock. Both saw the same requests: only the one whose measurement came
         first counts (`_follows`), for whoever reads the ledger.
         """
-        body: dict[str, Any] = {"after": self._seq, "step": self.question.step, "observations": {}, "cursors": {}}
+        body: dict[str, Any] = {"after": self.seq, "step": self.question.step, "observations": {}, "cursors": {}}
         for name, gate in self.question.gates.items():
             if isinstance(gate, conditions.LatencyP99) and now < self.question.phase_since + gate.settle_s:
                 if name in self._cursors:
@@ -243,9 +259,9 @@ class Analysis:
             if answer.observations or name not in self._cursors:
                 body["cursors"][name] = dict(answer.cursor)
         if body["observations"] or body["cursors"]:
-            seq = self._book.record(self._service, self.question.key, body, now=now)
-            if seq == self._seq + 1:
-                self._take(seq, body, at=now)
+            seq = self.book.record(self._service, self.question.key, body, now=now)
+            if seq == self.seq + 1:
+                self.take(seq, body, at=now)
             else:
                 self.catch_up()
 
@@ -267,13 +283,18 @@ class Analysis:
             flush_s=question.flush_s,
         )
 
-    def _take(self, seq: int, body: Mapping[str, Any], *, at: float) -> None:
-        if not self._seq:
+    def sums(self, gate: str) -> tuple[base.Tally, base.Tally]:
+        """All that *gate* has seen of the two arms."""
+        return self._tracks[gate].watched, self._tracks[gate].beside
+
+    def take(self, seq: int, body: Mapping[str, Any], *, at: float) -> bool:
+        """Take in measurement *seq*, made *at* (Unix seconds); whether it counts: one of a second controller that saw the same does not."""
+        if not self.seq:
             for one in self._tracks.values():
                 one.looked(at)
-        self._seq = seq
+        self.seq = seq
         if not _follows(seq, body):
-            return
+            return False
         for name, seen in body["observations"].items():
             if name in self._tracks:
                 for one in seen:
@@ -283,6 +304,7 @@ class Analysis:
                 self._cursors.pop(name, None)
             else:
                 self._cursors[name] = cursor
+        return True
 
 
 def _follows(seq: int, body: Mapping[str, Any]) -> bool:
@@ -336,12 +358,14 @@ class Judge:
         self._analyses: dict[str, Analysis] = {}
 
     def measure(self, asked: Iterable[Question], *, now: float) -> None:
-        """Begin or go on with what is *asked*, one look each; drop the rest."""
+        """Begin or go on with what is *asked*, one look each; drop the rest. Where other gates are asked, it begins with what the ledger has."""
         wanted = {question.key: question for question in asked}
-        self._analyses = {key: analysis for key, analysis in self._analyses.items() if key in wanted}
+        self._analyses = {
+            key: one for key, one in self._analyses.items() if key in wanted and set(one.question.gates) == set(wanted[key].gates)
+        }
         for key, question in wanted.items():
             if key not in self._analyses:
-                self._analyses[key] = Analysis(question, book=self._book, service=self._service)
+                self._analyses[key] = Analysis.resumed(question, book=self._book, service=self._service)
             self._analyses[key].go_on(question)
             self._analyses[key].measure(now, self._read)
 
@@ -356,13 +380,3 @@ class Judge:
     def forget(self) -> None:
         """Drop everything in memory: another controller measures now, and its evidence is in the ledger."""
         self._analyses = {}
-
-
-def standing(
-    book: ledger.Ledger, state: rollout.State, service: services.Service, *, proposed_at: float, now: float
-) -> dict[str, base.Verdict]:
-    """What the gates say by the measurements in the ledger, for whoever only looks on; those after a step back come last."""
-    found: dict[str, base.Verdict] = {}
-    for question in questions(state, service, proposed_at=proposed_at, now=now):
-        found |= Analysis(question, book=book, service=state.service).verdicts(now)
-    return found

@@ -123,7 +123,8 @@ def _text(
     from lastgood.drift import watch as drift_watch
 
     open_since = drift_watch.open_alarm(found)
-    head = f"{what.service}  {bundles.short(what.bundle)}  " + (f"alarm since {common.moment(open_since)}" if open_since else "no alarm")
+    calm = "no alarm" if found else "nothing has been judged yet"
+    head = f"{what.service}  {bundles.short(what.bundle)}  " + (f"alarm since {common.moment(open_since)}" if open_since else calm)
     rows = [(common.moment(one.begin), f"{one.seen:,}", str(one.verdict["outcome"]), str(one.verdict["why"])) for one in found[-SHOWN:]]
     lines = [head, common.table(("WINDOW", "ROWS", "OUTCOME", "WHY"), rows) if rows else "  no window is over yet"]
     lines += [f"  decided at look {one['look']['number']}: {one['outcome']}: {one['why']}" for one in decided]

@@ -90,6 +90,7 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
             undelivered=waiting,
             lost=lost,
             serving=serving,
+            down=down and bool(serving[0]),
         )
 
     common.emit(value, as_json=as_json, text=text)
@@ -236,6 +237,7 @@ def _status_text(
     undelivered: Sequence[Mapping[str, Any]],
     lost: Sequence[loss.Missing],
     serving: tuple[str, str],
+    down: bool,
 ) -> str:
     now = wallclock.now()
     held = common.in_line(f"  held by {state.hold.actor}: {state.hold.reason}") if state.hold else ""
@@ -250,9 +252,7 @@ def _status_text(
         lines.append(f"  phases     {' -> '.join([*shown, 'cut-over'])}")
     if state.phase == "approval" and not state.approved:
         lines.append(f"  ! waits for approval: lastgood approve {state.service} --reason …")
-    for told in seen:
-        behind = "" if told.covers(state.revision) else "  (behind)" if told.status == "converged" else ""
-        lines.append(f"  {told.layer:<15} {told.status}{behind}{'  ' + told.detail if told.detail else ''}")
+    lines += [_layer_line(told, state, down=down) for told in seen]
     lines += receipt_text.requests_lines(_requests(seen), service=state.service, changed=False)
     lines += _serving_lines(state, seen)
     lines += [f"  ! {alias} asks a model that is {one['status']}: {one['why']}" for alias, one in ending.items()]
@@ -272,6 +272,16 @@ def _status_text(
     if said and (running or trouble):
         lines.append(f"  ! {said}; {remedy}")
     return "\n".join(lines)
+
+
+def _layer_line(told: Receipt, state: rollout.State, *, down: bool) -> str:
+    """What a layer answered. Nothing keeps that of a service in step which was taken down, so it is no lag that it is not."""
+    if told.covers(state.revision):
+        return f"  {told.layer:<15} {told.status}{'  ' + told.detail if told.detail else ''}"
+    if down:
+        return f"  {told.layer:<15} down on purpose"
+    behind = "  (behind)" if told.status == "converged" else ""
+    return f"  {told.layer:<15} {told.status}{behind}{'  ' + told.detail if told.detail else ''}"
 
 
 def _serving(service: str, seen: Sequence[Receipt], *, down: bool) -> tuple[str, str]:

@@ -14,17 +14,17 @@ import contextlib
 import logging
 import math
 import os
-import random
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 from lastgood import errors, release
 from lastgood.bundle import manifest as bundles
 from lastgood.controller import analysis_loop as gatekeeper
+from lastgood.controller import convergence_notes, layer_loop
 from lastgood.core import transitions as rollout
 from lastgood.hosts import clock_skew as peers
 from lastgood.hosts import heartbeat, readiness
@@ -35,7 +35,6 @@ from lastgood.ledger import Fence, audit
 from lastgood.paging import delivery as paging
 from lastgood.paging import once as telling
 from lastgood.release import advance as proceed
-from lastgood.reports import incident
 from lastgood.settings import Settings
 from lastgood.sources import log_losses as loss
 from lastgood.system import clock as wallclock
@@ -58,71 +57,11 @@ COLD, NOT_FOLLOWED, STRANDED = "cold-", "not-followed-", "stranded-"
 """Keys of pages begin so; the bundle follows."""
 
 
-class LayerLoop(threading.Thread):
-    """Keeps one layer of one service in agreement with the newest desired state it was handed."""
-
-    def __init__(self, settings: Settings, layer: base.Layer, *, service: str) -> None:
-        super().__init__(name=f"{service}/{layer.name}", daemon=True)
-        self._settings = settings.controller
-        self._reports = settings.run(service) / "layers"
-        self._layer = layer
-        self._wanted: base.Desired | None = None
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self.busy_since: float | None = None
-        self.turned_at = time.monotonic()
-
-    def want(self, desired: base.Desired) -> None:
-        """Hand over the newest desired state; an older one still waiting is dropped, as it should be."""
-        self._wanted = desired
-        self._wake.set()
-
-    @property
-    def due_s(self) -> float:
-        """Within so many seconds it has come to its next turn, unless its layer hangs."""
-        return self._settings.resync_s + self._settings.layer_timeout_s
-
-    def end(self) -> None:
-        self._stop.set()
-        self._wake.set()
-
-    def run(self) -> None:
-        failures = 0
-        while not self._stop.is_set():
-            self.turned_at = time.monotonic()
-            self._wake.clear()
-            wanted = self._wanted
-            pause = self._settings.resync_s
-            if wanted is not None:
-                receipt = self._once(wanted)
-                failures = 0 if receipt.status == "converged" else failures + 1
-                if failures:
-                    pause = min(backoff(failures, self._settings.backoff_max_s), self._settings.resync_s)
-            self._wake.wait(pause)
-        self._layer.close()
-
-    def _once(self, wanted: base.Desired) -> receipts.Receipt:
-        self.busy_since = time.monotonic()
-        try:
-            receipt = reconcile.attempt(self._layer, wanted)
-        finally:
-            self.busy_since = None
-        receipts.write(self._reports, receipt)
-        if receipt.status != "converged":
-            log.warning("%s revision %s: %s: %s", self.name, wanted.revision, receipt.status, receipt.detail)
-        return receipt
-
-
 def overdue(threads: Iterable[Any]) -> dict[str, float]:
     """Of *threads* that tell `turned_at` and `due_s`, those that have ended or made no turn in their time: for how many seconds."""
     now = time.monotonic()
     silent = {thread.name: (now - thread.turned_at, thread.due_s if thread.is_alive() else 0.0) for thread in threads}
     return {name: seconds for name, (seconds, due_s) in silent.items() if seconds > due_s}
-
-
-def backoff(failures: int, longest_s: float) -> float:
-    """Seconds to wait before the next attempt: full jitter over a doubling range that starts at 0.2 s."""
-    return random.uniform(0.05, min(longest_s, 0.1 * 2.0 ** min(failures, 20)))  # noqa: S311  # jitter, not a secret
 
 
 class ServiceLoop:
@@ -132,7 +71,11 @@ class ServiceLoop:
         self._ctx = ctx
         self._service = service
         self._layers = reconcile.build(ctx.settings, service)
-        self._loops = {name: LayerLoop(ctx.settings, layer, service=service) for name, layer in self._layers.items()}
+        self._convergence = convergence_notes.Convergence(self._layers)
+        followed = self._convergence.followed
+        self._loops = {
+            name: layer_loop.LayerLoop(ctx.settings, layer, service=service, followed=followed) for name, layer in self._layers.items()
+        }
         self._reports = ctx.settings.run(service) / "layers"
         self._losses_at = -math.inf
         self._begin()
@@ -148,7 +91,7 @@ class ServiceLoop:
         self._proven = -1
         """Revision whose stable bundle was ready; until then its workers are watched closely."""
         self._looked_at = float("-inf")
-        self._seen = 0
+        self._seen = self._handed = 0
         self._spares: tuple[str, ...] = ()
         """What the layers were handed last."""
         self._no_way_until = float("-inf")
@@ -156,12 +99,14 @@ class ServiceLoop:
         self._peers = peers.Peers(host=readiness.host(self._ctx.settings), counting=time.monotonic)
 
     def _moved(self, ctx: release.Context, committed: release.Committed) -> None:
-        """A gate has decided: the layers follow now, and what it came to is written down after that."""
+        """A gate has decided: the layers follow now."""
         self._woken()
-        try:
-            incident.close(ctx, self._service, committed.revision.number)
-        except errors.LastgoodError as error:
-            log.warning("%s: the incident record is missing: %s", self._service, error)
+        self._expect(committed)
+
+    def _expect(self, committed: release.Committed | None) -> None:
+        """Something was committed here: how long the layers take to follow is noted."""
+        if committed is not None:
+            self._convergence.expect(committed.revision, commit_ms=committed.ms, own=True)
 
     def tick(self) -> None:
         """One look: hand a new revision to the layers, and take a release in flight one step further."""
@@ -173,11 +118,16 @@ class ServiceLoop:
             self._report_stuck()
             self._report_losses()
             self._report_clock()
+            self._report_convergence()
 
     def _hand_over(self) -> None:
         newest = self._ctx.ledger.newest(self._service)
         if newest != self._seen:
             state = self._ctx.ledger.state(self._service)
+            if 0 < self._handed < state.revision:
+                # Of what was there when this process started nobody knows when it was followed.
+                self._convergence.expect(self._ctx.ledger.revision(self._service, state.revision))
+            self._handed = state.revision
             wanted = desired_state.read(state, ledger=self._ctx.ledger, store=self._ctx.store, settings=self._ctx.settings)
             for loop in self._loops.values():
                 loop.want(wanted)
@@ -214,7 +164,10 @@ class ServiceLoop:
             return  # the analysis loop's: whoever has measured nothing does not say that a release is good
         trouble = "; ".join(filter(None, (view.why(arm) for arm in state.awaited if view.word(arm) == "not ready")))
         known = readiness.known(view, state.awaited)
-        proceed.advance(self._ctx, self._service, ready=known.ready, unknown=known.unknown, actor=ACTOR, trouble=trouble, fence=fence)
+        done = proceed.advance(
+            self._ctx, self._service, ready=known.ready, unknown=known.unknown, actor=ACTOR, trouble=trouble, fence=fence
+        )
+        self._expect(done)
         if state.revision != self._proven:
             self._go_on_back(state, view, fence)
 
@@ -244,7 +197,9 @@ class ServiceLoop:
         if time.monotonic() < self._no_way_until:
             return
         try:
-            if proceed.go_on_back(self._ctx, self._service, view=view, actor=ACTOR, fence=fence) is None:
+            done = proceed.go_on_back(self._ctx, self._service, view=view, actor=ACTOR, fence=fence)
+            self._expect(done)
+            if done is None:
                 self._tell_not_followed(state, view)
         except errors.NotAllowed as error:
             self._no_way_until = time.monotonic() + STRANDED_AGAIN_S
@@ -342,6 +297,13 @@ class ServiceLoop:
         except errors.LastgoodError as error:
             log.warning("%s: that the clock was set, or is right again, could not be told: %s", self._service, error)
 
+    def _report_convergence(self) -> None:
+        """How long the layers took to follow a change is noted in the audit trail, once they have."""
+        try:
+            self._convergence.note(self._ctx, actor=ACTOR, now=wallclock.now())
+        except (OSError, errors.LastgoodError) as error:
+            log.warning("%s: that the layers have followed could not be noted: %s", self._service, error)
+
     def _report_losses(self) -> None:
         """Rows that the service's logs lack are told once; it is looked now and then."""
         now = time.monotonic()
@@ -370,10 +332,30 @@ class ServiceLoop:
                 receipts.write(self._reports, receipt)
 
 
-def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], object] | None = None) -> None:
+class Reader(Protocol):
+    """What reads the ledger beside the loops, in threads of its own that tell `turned_at` and `due_s`, and acts on what it finds there."""
+
+    @property
+    def threads(self) -> Sequence[Any]: ...
+
+    def start(self) -> None: ...
+
+    def end(self, wait_s: float = 0.0) -> None: ...
+
+
+MakeReader = Callable[[Settings], Reader]
+
+
+def run(
+    settings: Settings,
+    *,
+    stop: threading.Event,
+    wait: Callable[[float], object] | None = None,
+    readers: Sequence[MakeReader] = (),
+) -> None:
     """Reconcile every service of the ledger until *stop* is set; a fault in one service does not stop the others.
 
-    With the ledger unreachable it keeps what runs, says so in its log, and goes on trying.
+    Pages are delivered meanwhile, and *readers* run beside that. With the ledger unreachable it keeps what runs, says so in its log, and goes on trying.
     """
     woken = threading.Event()
 
@@ -384,14 +366,15 @@ def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], ob
     pause = wait or until_woken
     with _opened(settings, stop=stop, pause=pause) as ctx:
         services: dict[str, ServiceLoop] = {}
-        pager = paging.PageLoop(settings)
-        pager.start()
+        beside: list[Reader] = [paging.PageLoop(settings), *(make(settings) for make in readers)]
+        for reader in beside:
+            reader.start()
         sweeper = housekeeping.Sweeper(settings, lambda: list(services), every_s=housekeeping.EVERY_S)
         sweeper.start()
         pulse = heartbeat.Pulse(settings)
 
         def beat() -> None:
-            hanging = overdue(pager.threads)
+            hanging = overdue([thread for reader in beside for thread in reader.threads])
             for loop in services.values():
                 hanging |= loop.overdue()
             pulse.beat(hanging)
@@ -410,7 +393,8 @@ def run(settings: Settings, *, stop: threading.Event, wait: Callable[[float], ob
             for loop in services.values():
                 loop.end()
             sweeper.end()
-            pager.end(wait_s=2.0)
+            for reader in beside:
+                reader.end(wait_s=2.0)
             pulse.end()
 
 
@@ -460,8 +444,8 @@ def _services(ctx: release.Context) -> list[str]:
         return []
 
 
-def main() -> None:
-    """`python -m lastgood.controller`: run until SIGTERM or SIGINT."""
+def main(*, readers: Sequence[MakeReader] = ()) -> None:
+    """Run until SIGTERM or SIGINT, with *readers* of the ledger beside the loops; see `lastgood.controller.__main__`."""
     import signal
 
     from lastgood import settings as settings_
@@ -480,4 +464,4 @@ def main() -> None:
         sys.exit(error.exit_code)
     except errors.LastgoodError as error:
         log.warning("%s", error)
-    run(settings, stop=stop)
+    run(settings, stop=stop, readers=readers)

@@ -143,11 +143,15 @@ class Lift:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SetHold:
-    """No releases from now on, and no step further in one that is under way. `gate` names the gate that asks, if one does."""
+    """No releases from now on, and no step further in one that is under way. `gate` names the gate that asks, if one does.
+
+    `stranded` says that what serves is bad and there is nothing to go back to: a person is needed at once.
+    """
 
     reason: str
     actor: str
     gate: str | None = None
+    stranded: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

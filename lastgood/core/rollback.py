@@ -6,6 +6,7 @@ What does not belong here: going forward (`transitions`).
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from lastgood import errors
 from lastgood.bundle.manifest import short
@@ -29,7 +30,8 @@ def reject(state: State, event: Reject, now: float) -> Step:
     after = _verifying(after, left=event.bundle, before=state, now=now, seconds=event.verify_s if touched else 0.0)
     summary = f"{state.service}: candidate {short(event.bundle)} was taken out and quarantined; {_serves(after)}: {event.reason}"
     after, broken = _counted(after, now)
-    return after, (*effects, Paged(summary=summary, key=_key(state.rollout, event.bundle)), *broken)
+    page = Paged(summary=summary, key=_key(state.rollout, event.bundle), severity=_urgency(after))
+    return after, (*effects, page, *broken)
 
 
 def roll_back(state: State, event: RollBack, now: float) -> Step:
@@ -54,7 +56,9 @@ def roll_back(state: State, event: RollBack, now: float) -> Step:
         return dataclasses.replace(after, hops=0), effects
     summary = f"{state.service}: rolled back from {short(bad or 'nothing')} to {short(goal or 'nothing')}: {event.reason}"
     after, broken = _counted(dataclasses.replace(after, hops=state.hops + 1), now)
-    return after, (*effects, Paged(summary=summary, key=_key(state.rollout, bad)), *broken)
+    # Of a target that was not ready traffic is still where it was, so a person has to look now.
+    page = Paged(summary=summary, key=_key(state.rollout, bad), severity="critical" if event.unready else _urgency(after))
+    return after, (*effects, page, *broken)
 
 
 def condemn(state: State, event: Condemn, now: float) -> Step:
@@ -181,6 +185,11 @@ def _held(state: State, now: float, reason: str) -> tuple[State, tuple[Effect, .
 def _key(rollout: int | None, left: str | None) -> str:
     """The key of the pages about a step back and about what came of it: the rollout that it ended, else the bundle left behind."""
     return f"rollout-{rollout}" if rollout is not None else f"bundle-{short(left or 'nothing')}"
+
+
+def _urgency(state: State) -> Literal["critical", "warning"]:
+    """Nothing is urgent once another bundle serves; whether traffic follows it is paged by whoever sees the workers."""
+    return "warning" if state.stable else "critical"
 
 
 def _serves(state: State) -> str:

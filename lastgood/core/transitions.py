@@ -223,7 +223,7 @@ def _set_hold(state: State, event: SetHold, now: float) -> Step:
     if event.gate is None:
         return held, ()
     summary = f"{state.service}: held by gate {event.gate!r}, a person decides: {event.reason}"
-    return held, (Paged(summary=summary, key=f"hold-{event.gate}", severity="warning"),)
+    return held, (Paged(summary=summary, key=f"hold-{event.gate}", severity="critical" if event.stranded else "warning"),)
 
 
 def _release_hold(state: State) -> Step:

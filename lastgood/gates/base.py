@@ -140,3 +140,12 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+def verdict(value: Mapping[str, Any]) -> Verdict | None:
+    """The verdict that `Verdict.to_json` made; None if it is in a form that this release does not know."""
+    try:
+        interval = value.get("interval")
+        return Verdict(**{**value, "interval": tuple(interval) if interval else None})
+    except (TypeError, AttributeError):
+        return None

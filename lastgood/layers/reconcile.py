@@ -62,6 +62,15 @@ def attempt(
 
     Without *look_first* the change is applied before the world is looked at, which is a few milliseconds faster.
     """
+    return _answer(layer, desired, look_first=look_first, change=True, clock=clock)
+
+
+def look(layer: base.Layer, desired: base.Desired, *, clock: Callable[[], float] = wallclock.now) -> receipts.Receipt:
+    """Compare *layer* with *desired* and change nothing."""
+    return _answer(layer, desired, look_first=True, change=False, clock=clock)
+
+
+def _answer(layer: base.Layer, desired: base.Desired, *, look_first: bool, change: bool, clock: Callable[[], float]) -> receipts.Receipt:
     began = time.perf_counter()
     status: receipts.Status
     observed = None
@@ -69,7 +78,7 @@ def attempt(
     try:
         if look_first:
             observed = layer.observe()
-        if observed is None or layer.verify(desired, observed) is not True:
+        if observed is None or (change and layer.verify(desired, observed) is not True):
             layer.apply(desired)
             observed = layer.observe()
         status, detail = _JUDGED[layer.verify(desired, observed)]
@@ -96,25 +105,3 @@ def attempt(
         detail=detail,
         facts=dict(observed.facts) if observed else {},
     )
-
-
-def look(layer: base.Layer, desired: base.Desired, *, clock: Callable[[], float] = wallclock.now) -> receipts.Receipt:
-    """Compare *layer* with *desired* and change nothing."""
-    return attempt(_Onlooker(layer), desired, clock=clock)
-
-
-class _Onlooker(base.Layer):
-    """A layer that may be looked at but not touched."""
-
-    def __init__(self, layer: base.Layer) -> None:
-        self._layer = layer
-        self.name = layer.name
-
-    def observe(self) -> base.Observed:
-        return self._layer.observe()
-
-    def apply(self, desired: base.Desired) -> None:
-        """Leave everything as it is."""
-
-    def verify(self, desired: base.Desired, observed: base.Observed) -> bool | None:
-        return self._layer.verify(desired, observed)

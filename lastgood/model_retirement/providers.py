@@ -13,7 +13,7 @@ import datetime
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any, Literal
 
@@ -118,14 +118,6 @@ def _shutdowns() -> Mapping[str, str]:
         "models"
     ]
     return found
-
-
-def at_risk(targets: Iterable[tuple[str, Liveness]]) -> str | None:
-    """Why nothing safe is left to go back to, if every target (its name, and its model's liveness) is gone or dying; else None."""
-    known = list(targets)
-    if not known or any(liveness.status in ("alive", "unknown") for _, liveness in known):
-        return None
-    return "; ".join(f"the model of {name} is {liveness.status}: {liveness.why}" for name, liveness in known)
 
 
 def ask_provider(pin: base.Pin, *, environ: Mapping[str, str], timeout_s: float = 10.0) -> Mapping[str, Any] | None:

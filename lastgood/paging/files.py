@@ -5,7 +5,6 @@ The channel that is always there. What does not belong here: which pages are due
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import uuid
@@ -20,13 +19,6 @@ log = logging.getLogger("lastgood.pages")
 SCHEMA = "lastgood.page/v1"
 
 _LEVELS = {"critical": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
-
-
-def write(home: Path, *, service: str, revision: int, summary: str, now: float) -> None:
-    """Leave a page about *revision* of *service*; the same revision and summary leave it once. Never fails what it is about."""
-    log.error("PAGE %s", summary)
-    with contextlib.suppress(OSError):
-        leave(home / "pages", service=service, revision=revision, name=summary, page={"summary": summary, "at": now})
 
 
 def leave(folder: Path, *, service: str, revision: int, name: str, page: Mapping[str, Any]) -> None:

@@ -150,7 +150,7 @@ def _commit(
                 _tell(ctx, state, (*pages, *_stranded(state, decision, error)), fence=request.fence)
                 return None
             # Nothing to go back to: a person has to know, and nothing new may come on top meanwhile.
-            held = rollout.SetHold(reason=f"{decision.reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate)
+            held = rollout.SetHold(reason=f"{decision.reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate, stranded=True)
             return release.commit(ctx, state, held, dataclasses.replace(request, reason=held.reason), verb="hold", pages=pages)
     return None
 

@@ -3,7 +3,7 @@
 A replay is the same fold that the controller made, looked at on the way: what each gate said then, what both arms did
 in each stretch of time. Memory does not grow with the number of measurements.
 
-What does not belong here: which analyses a rollout had (`record`), what an evidence means (`gates`).
+What does not belong here: which analyses a rollout had (`record`), how they are read (`analysis.follow`), what an evidence means (`gates`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from lastgood import ledger
-from lastgood.analysis import run as judge
+from lastgood.analysis import follow, run
 from lastgood.gates import base
 from lastgood.service import gates as conditions
 
@@ -92,16 +92,21 @@ class Analysis:
     times: Mapping[str, Times]
 
 
-def replay(book: ledger.Ledger, service: str, question: judge.Question, *, kind: Kind, until: float) -> Analysis:
+def replay(book: ledger.Ledger, service: str, question: run.Question, *, kind: Kind, until: float) -> Analysis:
     """The analysis of *question* as it stood at *until* (Unix seconds). Reads each measurement once."""
-    question = judge.since(question, book=book, service=service)
-    return _Replay(question, book=book, service=service, until=until).told(kind)
+    analysis = run.Analysis(question, book=book, service=service)
+    path = _Path(analysis, until=until)
+    for measurement in follow.replay(analysis, service=service, until=until):
+        path.add(measurement)
+    return path.analysis(kind)
 
 
-class _Replay(judge.Analysis):
-    """The fold of a judge, asked at regular times on the way."""
+class _Path:
+    """What was seen on the way through an analysis, and what its gates said at regular times."""
 
-    def __init__(self, question: judge.Question, *, book: ledger.Ledger, service: str, until: float) -> None:
+    def __init__(self, analysis: run.Analysis, *, until: float) -> None:
+        question = analysis.question
+        self._analysis = analysis
         self._until = until
         self._step_s = max((until - question.began) / POINTS, 1e-3)
         self._due = question.began
@@ -109,35 +114,29 @@ class _Replay(judge.Analysis):
         self._points: dict[str, list[Point]] = {name: [] for name in question.gates}
         self._bins = {name: _Bins(question.began, until) for name in question.gates}
         self._times = {name: (_Times(), _Times()) for name, gate in question.gates.items() if gate.metric == "latency_p99"}
-        super().__init__(question, book=book, service=service)
 
-    def _take(self, seq: int, body: Mapping[str, Any], *, at: float) -> None:
-        seen = [(name, base.observation(one)) for name, found in body["observations"].items() for one in found]
-        newest = max((one.at for _, one in seen if math.isfinite(one.at)), default=None)
-        if newest is not None and newest > self._until:
-            return
-        super()._take(seq, body, at=at)
-        if not judge._follows(seq, body):  # a second controller saw the same requests
-            return
+    def add(self, measurement: follow.Measurement) -> None:
+        """Note what *measurement* saw, now that the analysis has it."""
         self._rows += 1
-        for name, one in seen:
-            if name in self._bins and not one.down and math.isfinite(one.at):
-                self._bins[name].add(one, seq=seq)
+        for name, seen in measurement.observations:
+            if name in self._bins and not seen.down and math.isfinite(seen.at):
+                self._bins[name].add(seen, seq=measurement.seq)
         for name, arms in self._times.items():
-            if name in body["cursors"]:
+            if name in measurement.cursors:
                 for arm, times in zip(("watched", "beside"), arms, strict=True):
-                    times.take((body["cursors"][name] or {}).get(arm))
-        if newest is not None and newest >= self._due:
-            self._ask(newest)
+                    times.take((measurement.cursors[name] or {}).get(arm))
+        if measurement.at is not None and measurement.at >= self._due:
+            self._ask(measurement.at)
 
     def _ask(self, at: float) -> None:
         self._due = at + self._step_s
-        for name, verdict in self.verdicts(at).items():
+        for name, verdict in self._analysis.verdicts(at).items():
             self._points[name].append(_point(verdict))
 
-    def told(self, kind: Kind) -> Analysis:
-        question = self.question
-        last = self.verdicts(self._until) if self._rows else {}
+    def analysis(self, kind: Kind) -> Analysis:
+        """All of it as values."""
+        question = self._analysis.question
+        last = self._analysis.verdicts(self._until) if self._rows else {}
         names = {question.watched: 0, **({question.beside: 1} if question.beside else {})}
         times = {digest: arms[place].counts for arms in self._times.values() for digest, place in names.items() if arms[place].counts}
         return Analysis(
@@ -154,14 +153,14 @@ class _Replay(judge.Analysis):
         )
 
     def _trail(self, name: str, verdict: base.Verdict) -> Trail:
-        kept = self._tracks[name]
+        watched, beside = self._analysis.sums(name)
         return Trail(
-            gate=self.question.gates[name],
+            gate=self._analysis.question.gates[name],
             verdict=verdict,
             points=(*self._points[name], _point(verdict)),
             stretches=tuple(self._bins[name].told()),
-            watched=kept.watched,
-            beside=None if verdict.n_beside is None else kept.beside,
+            watched=watched,
+            beside=None if verdict.n_beside is None else beside,
         )
 
 

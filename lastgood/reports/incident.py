@@ -1,6 +1,6 @@
 """The record of a rollout that was taken back: one JSON object with a stable schema, kept in the audit trail and as a file.
 
-What does not belong here: telling a person at once (`paging`), pages to read (`html`).
+What does not belong here: when it is written (`incident_loop`), telling a person at once (`paging`), pages to read (`html`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lastgood import errors, release
+from lastgood import errors, ledger, release
 from lastgood.ledger import audit, rows
 from lastgood.reports import record as chronicles
 from lastgood.reports import rollouts as episode
@@ -34,11 +34,14 @@ def close(ctx: release.Context, service: str, revision_number: int, *, clock: re
     """
     try:
         rollout = episode.of(ctx.ledger, service, revision_number)
-        if rollout is None:
+        found = None if rollout is None else episode.find(ctx.ledger, service, rollout)
+        if found is None or not found.taken_back or not over(ctx.ledger, found):
             return None
-        told = chronicles.collect(ctx, service, rollout=rollout, clock=clock)
-        over = told.verified is not None or told.revisions[-1].state.verifying is None
-        return write(ctx, service, told, clock=clock) if told.left is not None and over else None
+        kept = _kept(ctx.ledger, service, found.number, since=found.revisions[0].at)
+        if kept is not None:
+            _write_file(file_of(ctx.settings.home, service, found.number), kept)
+            return kept
+        return write(ctx, service, chronicles.collect(ctx, service, rollout=found.number, clock=clock), clock=clock)
     except errors.LastgoodError:
         raise
     except Exception as error:  # the border: whoever calls this has a release to look after
@@ -48,6 +51,15 @@ def close(ctx: release.Context, service: str, revision_number: int, *, clock: re
         ) from error
 
 
+def over(book: ledger.Ledger, found: episode.Episode) -> bool:
+    """Whether it is known what came of the way back that ended *found*, or it is measured no longer: another one took its place."""
+    ending = found.ending
+    if ending is None:
+        return False
+    verifying = ending.state.verifying
+    return verifying is None or found.verified is not None or book.state(found.service).verifying != verifying
+
+
 def write(ctx: release.Context, service: str, chronicle: Chronicle, *, clock: release.Clock = wallclock.now) -> dict[str, Any]:
     """Keep the record in the audit trail and in `incidents/` of the home folder, once for each rollout; returns what is kept.
 
@@ -55,8 +67,7 @@ def write(ctx: release.Context, service: str, chronicle: Chronicle, *, clock: re
     """
     if chronicle.left is None:
         raise errors.NothingToDo(f"rollout {chronicle.rollout} of {service!r} was not taken back; see 'lastgood report {service}'")
-    kept = chronicles.notes(ctx.ledger, service, "incident", since=chronicle.revisions[0].at)
-    found = next((note for note in kept if note["rollout"] == chronicle.rollout), None)
+    found = _kept(ctx.ledger, service, chronicle.rollout, since=chronicle.revisions[0].at)
     if found is None:
         # As the audit trail gives it back, so that a second writing changes nothing.
         found = rows.parse(rows.dump(of(chronicle)), "the incident")
@@ -67,6 +78,12 @@ def write(ctx: release.Context, service: str, chronicle: Chronicle, *, clock: re
             log.warning("the incident of rollout %s is in the audit trail, but not signed: %s", chronicle.rollout, error)
     _write_file(file_of(ctx.settings.home, service, chronicle.rollout), found)
     return found
+
+
+def _kept(book: ledger.Ledger, service: str, rollout: int, *, since: float) -> dict[str, Any] | None:
+    """The record of a rollout as the audit trail has it; None if it was not written yet."""
+    kept = chronicles.notes(book, service, "incident", since=since)
+    return next((note for note in kept if note["rollout"] == rollout), None)
 
 
 def file_of(home: Path, service: str, rollout: int) -> Path:

@@ -9,13 +9,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lastgood import context, errors, ledger, release
-from lastgood.analysis import run as judge
+from lastgood import errors, ledger, release
+from lastgood.analysis import follow
 from lastgood.core import transitions as rollout
 from lastgood.gates import base
 from lastgood.layers import receipts
 from lastgood.reports import rollouts as episode
-from lastgood.service import schema as services
 from lastgood.system import plain
 
 SCHEMA = "lastgood.watch/v1"
@@ -103,52 +102,35 @@ class Watcher:
         self._ctx = ctx
         self._service = service
         self._rollout = episode.newest(ctx.ledger, service)
-        self._analyses: dict[str, judge.Analysis] = {}
+        self._evidence = follow.Evidence(batch=None)
         self._seen = -1
         self._state = rollout.State(service=service)
         self._episode = episode.find(ctx.ledger, service, self._rollout)
-        self._judged: services.Service | None = None
-        self._proposed_at = 0.0
-        self._trouble = ""
 
     def look(self, now: float) -> Glance:
         """The rollout at Unix time *now*. Reads what is new since the last look."""
         if self._ctx.ledger.newest(self._service) != self._seen:
             self._catch_up()
+        verdicts, trouble = self._verdicts(now)
         return Glance(
             at=now,
             state=self._state,
             episode=self._episode,
-            verdicts=self._verdicts(now),
+            verdicts=verdicts,
             revisions=tuple(self._ctx.ledger.history(self._service, limit=LAST)),
             layers=receipts.read(self._ctx.settings.run(self._service) / "layers"),
-            trouble=self._trouble,
+            trouble=trouble,
         )
 
     def _catch_up(self) -> None:
-        ctx, service = self._ctx, self._service
-        self._state = ctx.ledger.state(service)
-        self._episode = episode.find(ctx.ledger, service, self._rollout)
-        self._judged, self._trouble = None, ""
-        self._proposed_at = ctx.ledger.revision(service, self._state.rollout).at if self._state.rollout else 0.0
-        try:
-            self._judged = context.judged_by(ctx, self._state)
-        except errors.LastgoodError as error:
-            self._trouble = f"the gates cannot be read: {error}"
+        self._state = self._ctx.ledger.state(self._service)
+        self._episode = episode.find(self._ctx.ledger, self._service, self._rollout)
         self._seen = self._state.revision
 
-    def _verdicts(self, now: float) -> dict[str, base.Verdict]:
-        """What the gates say; a measurement after a way back comes last and takes the place of others."""
-        asked = judge.questions(self._state, self._judged, proposed_at=self._proposed_at, now=now) if self._judged else []
-        wanted = {question.key: question for question in asked}
-        self._analyses = {
-            key: one for key, one in self._analyses.items() if key in wanted and set(one.question.gates) == set(wanted[key].gates)
-        }
-        found: dict[str, base.Verdict] = {}
-        for key, question in wanted.items():
-            if key in self._analyses:
-                self._analyses[key].catch_up()
-            else:
-                self._analyses[key] = judge.Analysis(question, book=self._ctx.ledger, service=self._service)
-            found |= self._analyses[key].verdicts(now)
-        return found
+    def _verdicts(self, now: float) -> tuple[dict[str, base.Verdict], str]:
+        """What the gates say, and why they cannot be read if that is so."""
+        try:
+            answers = self._evidence.look(self._ctx, self._state, now=now).answers
+        except (errors.Damaged, errors.NotFound, errors.UsageError) as error:
+            return {}, f"the gates cannot be read: {error}"
+        return {gate: said.verdict for gate, said in answers.items()}, ""

@@ -77,7 +77,7 @@ def arms(chronicle: Chronicle, gate: str) -> Figure | None:
         for analysis, trail in parts:
             for side, digest in (("beside", analysis.beside), ("watched", analysis.watched)):
                 _line(axes, chronicle, clock, digest=digest, points=_series(trail.stretches, side, figure_of, cut=chronicle.onset))
-        _limits(axes, chronicle, gate)
+        _limits(axes, chronicle, clock, gate=gate)
         metric = parts[-1][1].verdict.metric
         axes.set(xlabel=clock.label, ylabel=UNITS.get(metric, "mean of the score"))
         axes.set_ylim(bottom=0 if metric in UNITS else None)
@@ -325,11 +325,14 @@ def _line(axes: Axes, chronicle: Chronicle, clock: _Clock, *, digest: str | None
     )
 
 
-def _limits(axes: Axes, chronicle: Chronicle, gate: str) -> None:
-    """The threshold that *gate* was held against last."""
-    limits = [limit for one in chronicle.analyses if gate in one.trails and one.kind != "verify" for limit in [_limit(one, gate)]]
-    if limits and limits[-1] is not None:
-        axes.axhline(limits[-1], color=INK, linewidth=1.1, linestyle="--", label=f"threshold {limits[-1]:.3g}")
+def _limits(axes: Axes, chronicle: Chronicle, clock: _Clock, *, gate: str) -> None:
+    """The threshold that *gate* was held against last, over the time in which it judged the release: not while a rollback is verified."""
+    judged = [one for one in chronicle.analyses if gate in one.trails and one.kind != "verify"]
+    limit = _limit(judged[-1], gate) if judged else None
+    if limit is not None:
+        start = clock.of(max(min(one.began for one in judged), chronicle.began))
+        end = clock.of(max(one.ended for one in judged))
+        axes.plot([start, end], [limit, limit], color=INK, linewidth=1.1, linestyle="--", label=f"threshold {limit:.3g}")
 
 
 def _limit(analysis: trails.Analysis, name: str) -> float | None:

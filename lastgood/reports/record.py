@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lastgood import context, errors, ledger, release
+from lastgood.analysis import follow
 from lastgood.analysis import run as judge
 from lastgood.bundle import manifest as bundles
 from lastgood.bundle.manifest import short
+from lastgood.core import state as rollout
 from lastgood.gates import base
 from lastgood.layers import receipts
 from lastgood.ledger import audit
@@ -182,7 +184,7 @@ def collect(ctx: release.Context, service: str, *, rollout: int | None = None, c
         verified=found.verified,
         segments=_segments(found, until=until),
         analyses=analyses,
-        decided=_decided(found, analyses, missing),
+        decided=_decided(ctx, found, now=until, missing=missing),
         onset=None if estimate is None else estimate.at,
         onset_between=None if estimate is None else (estimate.earliest, estimate.latest),
         followed=_followed(ctx, found, missing),
@@ -246,7 +248,14 @@ def _asked(ctx: release.Context, found: episode.Episode, *, until: float, missin
             earlier = asked.get(question.key)
             gates = {**(earlier[0].gates if earlier else {}), **question.gates}
             asked[question.key] = dataclasses.replace(question, gates=gates), _kind(question.key), end
-    return [one for one in asked.values() if one[1] != "watch" or found.late]
+    return [one for one in asked.values() if _belongs(found, one[0], one[1])]
+
+
+def _belongs(found: episode.Episode, question: judge.Question, kind: trails.Kind) -> bool:
+    """Whether an analysis that was made meanwhile is about this rollout: not the watch on stable, nor the time after an earlier step back."""
+    if kind == "verify":
+        return found.ending is not None and question.began >= found.ending.at
+    return kind != "watch" or found.late
 
 
 def _kind(key: str) -> trails.Kind:
@@ -256,34 +265,29 @@ def _kind(key: str) -> trails.Kind:
     return next(kind for kind in ("shadow", "canary", "bake", "watch") if phase.startswith(kind))
 
 
-def _decided(found: episode.Episode, analyses: tuple[trails.Analysis, ...], missing: list[str]) -> tuple[base.Verdict, ...]:
+def _decided(ctx: release.Context, found: episode.Episode, *, now: float, missing: list[str]) -> tuple[base.Verdict, ...]:
     """The verdicts in the evidence of the ending revision; while under way, those that stand."""
     if found.ending is None:
-        judged = [one for one in analyses if one.rows]
-        return tuple(trail.verdict for trail in judged[-1].trails.values()) if judged else ()
-    kept = found.ending.evidence.get("verdicts", ())
-    verdicts = tuple(filter(None, map(parse_verdict, kept)))
-    if len(verdicts) < len(kept):
-        missing.append(
-            f"{len(kept) - len(verdicts)} verdicts of revision {found.ending.number} are in a form that this release does not know"
-        )
+        return _standing(ctx, found.revisions[-1].state, now=now)
+    verdicts = follow.verdicts_of(found.ending)
+    unknown = len(found.ending.evidence.get("verdicts", ())) - len(verdicts)
+    if unknown:
+        missing.append(f"{unknown} verdicts of revision {found.ending.number} are in a form that this release does not know")
     return verdicts
 
 
-def parse_verdict(value: Mapping[str, Any]) -> base.Verdict | None:
-    """The verdict that `Verdict.to_json` made; None if it is none that this release knows."""
+def _standing(ctx: release.Context, state: rollout.State, *, now: float) -> tuple[base.Verdict, ...]:
     try:
-        interval = value.get("interval")
-        return base.Verdict(**{**value, "interval": tuple(interval) if interval else None})
-    except (TypeError, AttributeError):
-        return None
+        return tuple(said.verdict for said in follow.standing(ctx, state, now=now).values())
+    except errors.LastgoodError:
+        return ()  # `missing` has the reason already, from the analyses
 
 
 def _onset(
     ctx: release.Context, found: episode.Episode, asked: list[_Asked], analyses: tuple[trails.Analysis, ...]
 ) -> onset.Estimate | None:
     """Since when the fault of the gate that took the rollout back shows, by estimate."""
-    failed = {verdict.gate for verdict in map(parse_verdict, found.taken_back_by) if verdict and verdict.outcome == "fail"}
+    failed = {verdict.gate for verdict in map(base.verdict, found.taken_back_by) if verdict and verdict.outcome == "fail"}
     moments = [
         onset.estimate(ctx.ledger, found.service, question, trail=analysis.trails[gate])
         for (question, kind, _), analysis in zip(asked, analyses, strict=True)
@@ -343,9 +347,7 @@ def _followed(ctx: release.Context, found: episode.Episode, missing: list[str]) 
         if told.desired_revision >= revision.number:
             answers[name] = _told(told, revision)
     try:
-        note = next(
-            (note for note in notes(ctx.ledger, found.service, "receipt", since=revision.at) if note["revision"] == revision.number), None
-        )
+        note = _receipt_note(ctx.ledger, revision)
     except errors.LastgoodError as error:
         missing.append(f"receipts: {error}")
         note = None
@@ -373,10 +375,29 @@ def _told(told: receipts.Receipt, revision: ledger.Revision) -> Followed:
     )
 
 
+def _receipt_note(book: ledger.Ledger, revision: ledger.Revision) -> Mapping[str, Any] | None:
+    """What was noted of how the layers followed *revision*: by whoever committed it, for others only came by; None if nothing was."""
+    entries = [
+        entry
+        for entry in _note_entries(book, revision.service, "receipt", since=revision.at)
+        if _note(entry)["revision"] == revision.number
+    ]
+    entries.sort(key=lambda entry: entry["actor"] != revision.actor)
+    return _note(entries[0]) if entries else None
+
+
 def notes(book: ledger.Ledger, service: str, kind: str, *, since: float) -> list[dict[str, Any]]:
     """The notes of one *kind* in the audit trail of *service* since then (Unix seconds), oldest first."""
+    return [_note(entry) for entry in _note_entries(book, service, kind, since=since)]
+
+
+def _note_entries(book: ledger.Ledger, service: str, kind: str, *, since: float) -> Iterator[Mapping[str, Any]]:
     entries = audit.export(book, service, since=since)
-    return [entry["body"]["note"] for entry in entries if entry["kind"] == "note" and entry["subject"] == kind]
+    return (entry for entry in entries if entry["kind"] == "note" and entry["subject"] == kind)
+
+
+def _note(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(entry["body"]["note"])
 
 
 def _pages(ctx: release.Context, found: episode.Episode) -> tuple[ledger.Page, ...]:

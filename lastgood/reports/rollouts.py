@@ -39,6 +39,11 @@ class Episode:
         return self.before is not None
 
     @property
+    def taken_back(self) -> bool:
+        """Whether its candidate was taken back, and blamed."""
+        return self.outcome in ("taken out", "rolled back")
+
+    @property
     def over_at(self) -> float | None:
         """When everything about it was over (Unix seconds); None if it is still under way or being verified."""
         last = self.revisions[-1].state
@@ -49,7 +54,7 @@ class Episode:
     @property
     def taken_back_by(self) -> tuple[Mapping[str, Any], ...]:
         """The verdicts, as plain JSON, that took it back."""
-        return tuple(self.ending.evidence.get("verdicts", ())) if self.ending and self.outcome in ("taken out", "rolled back") else ()
+        return tuple(self.ending.evidence.get("verdicts", ())) if self.ending and self.taken_back else ()
 
     def states(self, until: float) -> Iterator[tuple[rollout.State, float]]:
         """Every state it was in, oldest first, and when that ended (Unix seconds)."""
@@ -138,12 +143,17 @@ def _own(book: ledger.Ledger, service: str, number: int) -> tuple[list[ledger.Re
 def _late(
     book: ledger.Ledger, service: str, digest: str, *, after: ledger.Revision
 ) -> tuple[ledger.Revision | None, ledger.Revision | None]:
-    """The way back by which a proven *digest* was left, and the revision before it; None if it serves on or was replaced in peace."""
+    """The way back by which a proven *digest* was left and blamed, and the revision before it; None if it serves on, or was only replaced.
+
+    A bundle that was replaced, and to which a way back led, may be left later; one that was released again is another rollout's.
+    """
     before = after
     for revision in _forward(book, service, after.number + 1):
-        if revision.state.stable != digest:
-            blamed = revision.verb in release.WAYS_BACK and any(mark.bundle == digest for mark in revision.marks)
-            return (before, revision) if blamed else (None, None)
+        left = before.state.stable == digest != revision.state.stable
+        if left and revision.verb in release.WAYS_BACK and any(mark.bundle == digest for mark in revision.marks):
+            return before, revision
+        if revision.verb == "cut-over" and revision.state.stable == digest:
+            return None, None
         before = revision
     return None, None
 

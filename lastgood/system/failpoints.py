@@ -100,11 +100,6 @@ def failpoint(name: str) -> None:
         rule.fire()
 
 
-def check_environment() -> None:
-    """Read LASTGOOD_FAILPOINTS now. Raises UsageError, so that a misspelt drill fails before any work, not halfway."""
-    _from_environment()
-
-
 @contextlib.contextmanager
 def armed(text: str) -> Iterator[None]:
     """Arm this process by *text* (same words as the variable) while the block runs, then as before."""

@@ -89,7 +89,7 @@ def test_nobody_can_have_seen_traffic_before_the_first_look(story: Story) -> Non
 
     assert causes(900) == {"too_few"}
     assert causes(20) == {"no_traffic"}
-    again = judge.Analysis(question, book=story.ctx.ledger, service=SERVICE).verdicts(story.now)
+    again = judge.Analysis.resumed(question, book=story.ctx.ledger, service=SERVICE).verdicts(story.now)
     assert again == analysis.verdicts(story.now)
 
 

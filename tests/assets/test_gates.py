@@ -9,9 +9,8 @@ import pytest
 
 from dagster_lastgood import gate_checks as gates
 from dagster_lastgood import parts
-from lastgood import context, release
+from lastgood import release
 from lastgood.analysis import follow as verdicts
-from lastgood.analysis import run as judge
 from lastgood.gates import base
 from lastgood.release import advance as proceed
 from lastgood.service import gates as conditions
@@ -44,14 +43,30 @@ def said(**changes: object) -> dg.AssetCheckEvaluation:
         ("fail", "guardrail", False, "ERROR", "failed: too many"),
         ("fail", "signal", False, "WARN", "failed: too many"),
         ("fail", "observe", False, "WARN", "failed: too many"),
-        ("inconclusive", "guardrail", False, "WARN", "cannot tell: too many"),
-        ("inconclusive", "signal", False, "WARN", "cannot tell: too many"),
     ],
 )
 def test_only_a_pass_passes_and_only_a_failed_guardrail_is_an_error(outcome, kind, passed, severity, words):
-    """A gate that cannot tell is never shown as fine."""
+    """All other failures warn."""
     result = said(outcome=outcome, kind=kind)
     assert (result.passed, result.severity.value, result.description) == (passed, severity, words)
+
+
+def test_a_gate_that_cannot_tell_is_not_evaluated():
+    """It has neither passed nor failed, and Dagster knows nothing between the two."""
+    answers = [verdicts.Said(verdict=dataclasses.replace(VERDICT, outcome=one), bundle="sha256:feed") for one in ("inconclusive", "fail")]
+    assert [one.passed for one in gates.evaluations("flights", answers)] == [False]
+
+
+def test_the_description_of_a_check_says_the_unit_of_its_evidence():
+    """Of gates that test chance; the others have no evidence."""
+    told = {spec.name: spec.description for spec in gates.specs("flights")}
+    assert {name for name, text in told.items() if "`evidence` is log10 of the e-value" in text} == {
+        "errors",
+        "split",
+        "latency",
+        "quality",
+        "alike",
+    }
 
 
 def test_figures_that_are_no_numbers_are_left_out():
@@ -102,7 +117,7 @@ def test_executing_a_check_tells_what_the_gate_says_now(tmp_path):
         digest = world.register(ctx, "b", home / "scratch")
         world.measure(ctx, f"{world.in_canary(ctx, digest)}/canary", errors=world.requests(15, 3000))
     found = execute(home, "errors", "quality")
-    assert {name: one.passed for name, one in found.items()} == {"errors": True, "quality": False}
+    assert {name: one.passed for name, one in found.items()} == {"errors": True}  # of quality nobody can tell
     assert found["errors"].metadata["lastgood/bundle"].value == digest
 
 
@@ -116,7 +131,7 @@ def test_executing_a_check_after_a_rollback_still_tells_why(tmp_path):
         ejected = base.Observation(at=time.time(), watched=base.Tally(n=1, value=1.0))
         world.measure(ctx, analysis, ejections=ejected)
         state = ctx.ledger.state("flights")
-        verdicts_ = judge.standing(ctx.ledger, state, context.judged_by(ctx, state), proposed_at=0.0, now=time.time())
+        verdicts_ = {gate: said.verdict for gate, said in verdicts.standing(ctx, state, now=time.time()).items()}
         ready = {digest, state.stable}
         done = proceed.advance(ctx, "flights", ready=ready, verdicts=verdicts_, judged_at=state.revision, actor="controller")
     assert done.revision.verb == "rollback"

@@ -37,6 +37,16 @@ def at(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
     monkeypatch.setattr("lastgood.system.clock.now", lambda: START + hours * HOUR_S + 10)
 
 
+def test_before_any_window_is_over_nothing_has_been_judged(
+    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is not the same as no alarm."""
+    at(monkeypatch, 0.1)
+    shown = run("drift", "toy")
+    assert f"toy  {short(released[1])}  nothing has been judged yet" in shown.out
+    assert "no window is over yet" in shown.out
+
+
 def test_windows_are_looked_at_and_shown(
     run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,10 @@ import pytest
 
 from lastgood import errors, ledger, testing
 from lastgood import settings as settings_
+from lastgood.cli import inspect
 from lastgood.cli import outcome as receipt
 from lastgood.core import transitions as rollout
+from lastgood.layers import receipts
 from lastgood.ops import local_stack as stack
 from lastgood.release import convergence as converge
 from lastgood.system import processes as daemon
@@ -57,6 +59,16 @@ def test_after_down_status_says_that_nothing_serves(run: Run, settings: settings
     assert "lastgood up toy" in told.out
     assert "keeps serving" not in told.out
     assert run("status", "toy", "--json").json["taken_down"] is True
+
+
+def test_what_was_taken_down_is_down_on_purpose_and_does_not_lag() -> None:
+    """A layer that still agrees says so; with the service up, one that differs lags."""
+    state = rollout.State(service="toy", revision=4)
+    fields = {"layer": "infrastructure", "desired_revision": 4, "observed_revision": 3, "ms": 0.0, "at": 0.0}
+    lagging, agreed = (receipts.Receipt(status=one, **fields) for one in ("lagging", "converged"))
+    assert inspect._layer_line(lagging, state, down=True).split() == ["infrastructure", "down", "on", "purpose"]
+    assert inspect._layer_line(lagging, state, down=False).split() == ["infrastructure", "lagging"]
+    assert inspect._layer_line(agreed, state, down=True).split() == ["infrastructure", "converged"]
 
 
 @pytest.mark.parametrize("fault", ["port taken", "not YAML", "a wrong value", "a key twice", "another name", "unknown beside a known one"])

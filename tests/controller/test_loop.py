@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ import pytest
 
 from lastgood import errors, release
 from lastgood import settings as settings_
+from lastgood.controller import layer_loop
 from lastgood.controller import loop as controller
 from lastgood.layers import base, receipts
 from lastgood.ledger import audit
@@ -210,17 +210,7 @@ def test_two_controllers_are_harmless(settings: settings_.Settings, running: Non
         second.join(10)
 
 
-def test_pages_are_left_once(tmp_path: Path) -> None:
-    """The same page about the same revision is one file."""
-    from lastgood.paging import files as pages
-
-    for _ in range(3):
-        pages.write(tmp_path, service="toy", revision=4, summary="toy: rolled back", now=1.0)
-    (file,) = (tmp_path / "pages").glob("*.json")
-    assert json.loads(file.read_text())["summary"] == "toy: rolled back"
-
-
 def test_backoff_grows_and_is_bounded() -> None:
     """Full jitter over a doubling range, never longer than allowed."""
-    assert all(0 <= controller.backoff(failures, 30.0) <= 30.0 for failures in range(1, 50))
-    assert max(controller.backoff(1, 30.0) for _ in range(100)) <= 0.2
+    assert all(0 <= layer_loop.backoff(failures, 30.0) <= 30.0 for failures in range(1, 50))
+    assert max(layer_loop.backoff(1, 30.0) for _ in range(100)) <= 0.2

@@ -41,7 +41,7 @@ def test_a_rejected_candidate_is_quarantined_and_stable_keeps_serving() -> None:
     summary = f"flights: candidate {'b' * 12} was taken out and quarantined; all traffic goes to {'a' * 12} again: errors tripled"
     assert effects == (
         rollout.Marked(bundle=B, kind="quarantined", reason="errors tripled"),
-        rollout.Paged(summary=summary, key=f"rollout-{before.rollout}", severity="critical", resolves=False),
+        rollout.Paged(summary=summary, key=f"rollout-{before.rollout}", severity="warning", resolves=False),
     )
 
 
@@ -113,7 +113,18 @@ def test_an_automatic_rollback_is_one_revision_with_a_mark_a_measurement_and_a_p
     assert effects[0] == rollout.Marked(bundle=C, kind="quarantined", reason="slow")
     (page,) = pages(effects)
     assert page.summary == f"flights: rolled back from {'c' * 12} to {'b' * 12}: slow"
-    assert (page.severity, page.resolves) == ("critical", False)
+    assert (page.severity, page.resolves) == ("warning", False)
+
+
+def test_a_page_about_a_step_back_is_urgent_only_if_it_did_not_help_yet() -> None:
+    """Another bundle serves: not urgent. The target was not ready, or there is nothing to go back to: somebody has to look now."""
+    unready = dataclasses.replace(alarm("slow", seen=C), unready=True)
+    (page,) = pages(step(baking(A, B, C), unready, now=500.0)[1])
+    assert page.severity == "critical"
+    for stranded, severity in ((True, "critical"), (False, "warning")):
+        held = rollout.SetHold(reason="slow; nothing to go back to", actor="lastgood", gate="latency", stranded=stranded)
+        (page,) = pages(step(baking(A, B, C), held, now=500.0)[1])
+        assert page.severity == severity
 
 
 def test_a_manual_rollback_is_the_same_without_a_page_and_without_being_counted() -> None:

@@ -14,6 +14,7 @@ from bench import live_load, live_project, live_stack
 from bench.live_project import SERVICE, Faulty
 from bench.live_stack import Live
 from lastgood import context, ledger, testing
+from lastgood.analysis import follow
 from lastgood.analysis import run as judge
 from lastgood.bundle import manifest as bundles
 from lastgood.controller import analysis_loop as gatekeeper
@@ -98,9 +99,8 @@ def pages(live: Live, candidate: Faulty) -> list[dict[str, Any]]:
 def standing(live: Live) -> dict[str, str]:
     """What the gates say by now, for a failed test to tell."""
     state = live.state()
-    at = live.ctx.ledger.revision(SERVICE, state.rollout).at if state.rollout else 0.0
-    found = judge.standing(live.ctx.ledger, state, context.judged_by(live.ctx, state), proposed_at=at, now=time.time())
-    return {name: f"{verdict.outcome}: {verdict.why}" for name, verdict in found.items()}
+    found = follow.standing(live.ctx, state, now=time.time())
+    return {name: f"{said.verdict.outcome}: {said.verdict.why}" for name, said in found.items()}
 
 
 def judged_again(live: Live, candidate: Faulty, ended: ledger.Revision) -> Mapping[str, base.Verdict]:
@@ -110,7 +110,7 @@ def judged_again(live: Live, candidate: Faulty, ended: ledger.Revision) -> Mappi
     service = context.judged_by(live.ctx, before)
     assert before.candidate == candidate.bundle
     (question,) = judge.questions(before, service, proposed_at=proposed.at, now=ended.at)
-    return judge.Analysis(question, book=live.ctx.ledger, service=SERVICE).verdicts(ended.evidence["verdicts"][0]["at"])
+    return judge.Analysis.resumed(question, book=live.ctx.ledger, service=SERVICE).verdicts(ended.evidence["verdicts"][0]["at"])
 
 
 def looks(live: Live, *, after: int, phase: str) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ def test_a_change_and_its_page_are_one(filled: Ledger):
     done = act(filled, BACK, now=700.0, verb="rollback", evidence={"verdicts": [verdict]})
     (page,) = filled.pages(SERVICE)
     assert rollout.Paged(summary=page.summary, key=page.key, severity=page.severity, resolves=page.resolves) == told
-    assert (page.revision, page.severity) == (done.number, "critical")
+    assert (page.revision, page.severity) == (done.number, "warning")
     assert page.summary.endswith("bad answers")
     assert (page.at, page.delivered_at, page.deliveries) == (done.at, None, {})
     assert page.body == {

@@ -62,18 +62,6 @@ def test_what_is_on_this_machine_lives_while_its_file_is_there() -> None:
     assert liveness.check(base.parse({**local, "model": "other.gguf"}), now=NOW).status == "gone"
 
 
-def test_nothing_safe_is_left_only_if_every_target_dies() -> None:
-    """One that lives, or of which nobody knows, is enough; no target at all is another matter."""
-    dying = liveness.check(ANNOUNCED, now=NOW)
-    alive = liveness.Liveness(status="alive", why="it is there")
-    assert liveness.at_risk([]) is None
-    assert liveness.at_risk([("a", dying), ("b", alive)]) is None
-    told = liveness.at_risk([("a", dying), ("b", liveness.Liveness(status="gone", why="it was shut down"))])
-    assert told is not None
-    assert "2026-12-11" in told
-    assert "b is gone" in told
-
-
 @pytest.mark.parametrize(
     ("provider", "model", "suffix"), [("openai", "gpt-9-2026-08-07", "/v1"), ("anthropic", "claude-sonnet-4-5-20250929", "")]
 )

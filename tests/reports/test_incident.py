@@ -45,7 +45,7 @@ def test_an_incident_says_what_when_how_long_and_how_many(story: Story) -> None:
     assert seconds["onset_to_traffic"] == pytest.approx(seconds["onset_to_verdict"] + 0.0075, abs=1e-5)
     assert (value["requests"]["answered"], value["requests"]["failed"]) == (told.requests[bad].answered, told.requests[bad].failed)
     assert (value["verdict"]["gate"], value["verdict"]["outcome"]) == ("errors", "fail")
-    assert [(page["severity"], page["key"]) for page in value["pages"]] == [("critical", "rollout-4"), ("info", "rollout-4")]
+    assert [(page["severity"], page["key"]) for page in value["pages"]] == [("warning", "rollout-4"), ("info", "rollout-4")]
     assert (value["verification"]["outcome"], value["verification"]["revision"]) == ("recovered", 8)
     assert value["not_undone"]
     json.dumps(value, allow_nan=False)
@@ -142,10 +142,11 @@ def test_closing_raises_nothing_but_our_own_errors(story: Story, monkeypatch: py
     """Whatever breaks inside is one of ours outside, with the way to look at it; an unwritable folder is said to be that."""
     stories.taken_out(story)
     (story.ctx.settings.home / "incidents").write_text("in the way")
+    with monkeypatch.context() as patch:
+        patch.setattr(chronicle, "collect", lambda *_, **__: {}["surprise"])
+        with pytest.raises(errors.LastgoodError, match=r"KeyError.*lastgood report toy"):
+            incident.close(story.ctx, SERVICE, 8, clock=story.clock)
     with pytest.raises(errors.Unavailable, match="the audit trail has the record"):
-        incident.close(story.ctx, SERVICE, 8, clock=story.clock)
-    monkeypatch.setattr(chronicle, "collect", lambda *_, **__: {}["surprise"])
-    with pytest.raises(errors.LastgoodError, match=r"KeyError.*lastgood report toy"):
         incident.close(story.ctx, SERVICE, 8, clock=story.clock)
     with pytest.raises(errors.NotFound):
         incident.close(story.ctx, SERVICE, 99, clock=story.clock)

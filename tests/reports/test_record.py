@@ -248,7 +248,7 @@ def test_pages_of_the_rollout_are_told(story: Story) -> None:
     """Those that went with its own revisions, oldest first."""
     stories.taken_out(story)
     severities = [(page.revision, page.severity, page.resolves) for page in told(story).pages]
-    assert severities == [(7, "critical", False), (8, "info", True)]
+    assert severities == [(7, "warning", False), (8, "info", True)]
 
 
 def test_times_of_answers_come_from_the_proxys_buckets(story: Story) -> None:

@@ -12,7 +12,7 @@ import pytest
 from dagster_lastgood import parts
 from dagster_lastgood.sensors import pictures
 from dagster_lastgood.sensors import rollout_mirror as sensor
-from lastgood import context, release
+from lastgood import release
 from lastgood.analysis import follow as verdicts
 from lastgood.analysis import run as judge
 from lastgood.core import transitions as rollout
@@ -53,8 +53,7 @@ class Watched:
     def act(self) -> release.Committed | None:
         """What the controller does once it has measured."""
         state = self.ctx.ledger.state("flights")
-        asked = {"proposed_at": 0.0, "now": time.time()}
-        said = judge.standing(self.ctx.ledger, state, context.judged_by(self.ctx, state), **asked)
+        said = {gate: one.verdict for gate, one in verdicts.standing(self.ctx, state, now=time.time()).items()}
         ready = {state.stable, state.candidate} - {None}
         return proceed.advance(self.ctx, "flights", ready=ready, verdicts=said, judged_at=state.revision, actor="controller")
 
@@ -121,15 +120,14 @@ def test_a_canary_is_observed_with_the_figures_of_its_gates(watched):
     assert {row.data["gate"] for row in told["gates"].records} == set(verdicts.newest(watched.ctx, "flights", now=time.time()))
 
 
-def test_every_gate_of_the_candidate_gets_its_check(watched):
-    """A gate that has seen nothing yet has not passed: it warns, and says that it cannot tell."""
+def test_gates_that_have_seen_nothing_are_observed_and_not_evaluated(watched):
+    """They have neither passed nor failed; the observation says of each that it cannot tell."""
     watched.canary()
-    found = checks(watched.tick())
-    assert set(found) == {"errors", "oom", "ejections", "split", "latency", "quality"}
-    for one in found.values():
-        assert not one.passed
-        assert one.severity == WARN
-        assert one.description.startswith("cannot tell: ")
+    result = watched.tick()
+    assert checks(result) == {}
+    told = observation(result)
+    names = ("errors", "oom", "ejections", "split", "latency", "quality")
+    assert {told[f"{name}/outcome"] for name in names} == {"inconclusive"}
 
 
 def test_a_repeated_tick_tells_nothing_twice(watched):
@@ -299,10 +297,7 @@ def test_what_is_kept_between_ticks_comes_to_the_same_as_reading_all(watched):
     for n in range(5):
         world.measure(watched.ctx, analysis, errors=world.requests(n, 100), latency=world.requests(0, 100))
         state = watched.ctx.ledger.state("flights")
-        answers = kept.look(watched.ctx, state, now=now).answers
-        proposed_at = watched.ctx.ledger.revision("flights", state.rollout).at
-        fresh = judge.standing(watched.ctx.ledger, state, context.judged_by(watched.ctx, state), proposed_at=proposed_at, now=now)
-        assert {gate: said.verdict for gate, said in answers.items()} == fresh
+        assert kept.look(watched.ctx, state, now=now).answers == verdicts.standing(watched.ctx, state, now=now)
 
 
 def test_a_tick_that_meets_the_one_before_it_leaves_it_alone(watched):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lastgood import errors, release
 from lastgood.analysis import run as judge
 from lastgood.controller import analysis_loop as gatekeeper
+from lastgood.controller import convergence_notes
 from lastgood.controller import loop as controller
 from lastgood.hosts import readiness
 from lastgood.layers import base, reconcile
@@ -25,6 +26,7 @@ class _Loop(controller.ServiceLoop):
     def __init__(self, context: release.Context, workers: base.Processes, *, holder: str) -> None:
         self._ctx, self._service = context, SERVICE
         self._layers = {"infrastructure": workers}
+        self._convergence = convergence_notes.Convergence(self._layers)
         self._reports = context.settings.run(SERVICE) / "layers"
         self._holder, self._seen, self._spares = holder, 0, ()
         self._begin()

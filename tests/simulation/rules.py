@@ -138,12 +138,13 @@ def every_automatic_step_says_why(world: World, before: rollout.State, revision:
 
 
 def one_page_for_each_step_back(world: World, before: rollout.State, revision: rows.Revision) -> None:
-    """Exactly one page about what was taken out, and the page that closes it has the same key."""
+    """Exactly one page about what was taken out, critical only if nothing good serves yet; the page that closes it has the same key."""
     pages = [page for page in world.book.pages(SERVICE, limit=500) if page.revision == revision.number]
     kept = world.watch.step_pages
     if revision.actor == ACTOR and steps_back(before, revision):
         about = [page for page in pages if page.key != "breaker"]
-        if len(about) != 1 or about[0].severity != "critical" or about[0].resolves:
+        urgent = "were not ready" in revision.reason or revision.state.stable is None
+        if len(about) != 1 or about[0].severity != ("critical" if urgent else "warning") or about[0].resolves:
             _broken("one page for each step back", f"revision {revision.number}: {about}")
         if revision.state.verifying is not None and revision.state.verifying != before.verifying:
             kept[revision.state.verifying.since] = about[0].key

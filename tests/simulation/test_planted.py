@@ -102,7 +102,7 @@ def layers_want_every_single_step(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_new_judge_begins_with_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(judge.Analysis, "catch_up", lambda self: None)
+    patch.setattr(judge.Analysis, "catch_up", lambda self, **_: False)
 
 
 def nonsense_is_written_down(patch: pytest.MonkeyPatch) -> None:

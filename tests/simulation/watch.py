@@ -141,9 +141,9 @@ class Watch:
         """A judge that is built anew from the ledger says what the one in memory says."""
         now = self._world.clock()
         for key, analysis in controller.bench._analyses.items():
-            if next(self._world.book.recorded(SERVICE, key, after=analysis._seq), None) is not None:
+            if next(self._world.book.recorded(SERVICE, key, after=analysis.seq), None) is not None:
                 continue  # another controller has taken over since; this one finds out at its next look
-            anew = judge.Analysis(analysis.question, book=self._world.book, service=SERVICE)
+            anew = judge.Analysis.resumed(analysis.question, book=self._world.book, service=SERVICE)
             said, says = analysis.verdicts(now), anew.verdicts(now)
             self._world.tally["compared"] += 1
             if said != says:

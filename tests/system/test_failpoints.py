@@ -99,7 +99,7 @@ def test_a_misspelt_rule_is_refused(rules):
     """A rule that cannot be meant is a UsageError, from the environment as well."""
     with pytest.raises(errors.UsageError), failpoints.armed(rules):
         pass
-    assert "UsageError" in _run("from lastgood.system import failpoints; failpoints.check_environment()", rules).stderr
+    assert "UsageError" in _run("from lastgood.system import failpoints; failpoints.failpoint('ledger.after_begin')", rules).stderr
 
 
 def test_an_unregistered_name_in_code_is_refused():
