@@ -21,24 +21,24 @@ from dagster_lastgood.service import Service
 class ServiceComponent(dg.Component, dg.Model, dg.Resolvable):
     """Parts, bundle, release and drift of one service as assets, its gates as checks, and the jobs and sensors of lastgood."""
 
-    service: str = Field(description="Name of the service; services/<name>/service.yaml of the project declares it.")
+    service: str = Field(description="Name of the service, which services/<name>/service.yaml of the project declares.")
     owners: list[str] = Field(default=[], description="Owners of its assets, like team:on-call.")
     parts: dict[str, str] = Field(
-        description="By part (data, model, prompt, index, …) the function that writes it, as module.function; see dagster_lastgood.written_parts."
+        description="For each part (data, model, prompt, index, …) the function that writes it, as module.function; see dagster_lastgood.written_parts."
     )
     evaluated: str = Field(default="model", description="The part whose function returns metrics.")
     expectations: str | None = Field(
-        default=None, description="Function, as module.function, that gives Great Expectations on what comes in."
+        default=None, description="Function, as module.function, that returns Great Expectations on live traffic."
     )
-    expected: dict[str, str] = Field(default={}, description="The checks that the expectations belong to: description by name.")
+    expected: dict[str, str] = Field(default={}, description="Asset checks that the expectations belong to: description by name.")
     shared: bool = Field(
         default=True,
-        description="Bring the jobs, sensors and resources that all services share: true for one component of a code location.",
+        description="Add the jobs, sensors and resources that all services share: true for exactly one component of a code location.",
     )
     others: list[str] = Field(
         default=[],
         description="With shared: the other services of the code location. Sensors show their releases and windows; their expectations are not "
-        "judged by themselves and the job retrain does not build them: for that, name all services in build_definitions.",
+        "evaluated on their own, and the job retrain does not build them: for that, pass all services to build_definitions.",
     )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:

@@ -52,7 +52,7 @@ def _says(gate: "AnyGate") -> str:
 def checks(service: str) -> dg.AssetChecksDefinition:
     """The checks of *service*. Those of gates that have judged nothing yet are skipped."""
 
-    @dg.multi_asset_check(name=f"{service}__gates", specs=specs(service), can_subset=True, description="What each gate said last.")
+    @dg.multi_asset_check(name=f"{service}__gates", specs=specs(service), can_subset=True, description="The latest verdict of each gate.")
     def gates(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> Iterator[dg.AssetCheckResult]:
         from lastgood import release
 
@@ -70,7 +70,7 @@ def checks(service: str) -> dg.AssetChecksDefinition:
                     metadata=one.metadata,
                 )
             else:
-                context.log.info(f"gate {name!r} has judged nothing yet")
+                context.log.info(f"gate {name!r} has no verdict yet")
 
     return gates
 

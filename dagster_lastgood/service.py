@@ -70,7 +70,7 @@ class Service:
         made = automation.rebuilt(self.name, self.made) if self.source else list(self.made)
         about = (
             self.description
-            or f"Make all parts of {self.name}, check them, and freeze them into a registered bundle. Changes nothing that serves."
+            or f"Build all parts of {self.name}, check them, and freeze them into a registered bundle. Does not change what serves."
         )
         selection = dg.AssetSelection.assets(*(asset.key for asset in made))
         jobs = (

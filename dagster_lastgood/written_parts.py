@@ -54,7 +54,7 @@ def part(
     taken = inspect.signature(write).parameters
     needs = [parameter for parameter in taken if parameter not in (OUT, CONFIG, SETTINGS)]
     if OUT not in taken:
-        raise ValueError(f"{_named(write)} of part {name!r} takes no parameter 'out', the folder that it is to fill; add it")
+        raise ValueError(f"{_named(write)} of part {name!r} has no parameter 'out', the folder to fill; add it")
 
     kind = _config_of(write)
 
@@ -102,7 +102,7 @@ def bundle(service: str, names: Sequence[str], *, owners: Sequence[str], evaluat
         kinds={"lastgood"},
         owners=list(owners),
         code_version="1",
-        description="What is released and rolled back as one. Registering it changes nothing that serves; the job promote does.",
+        description="The unit of release and rollback. Registering it does not change what serves; the job promote does.",
     )
     def bundled(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
         found = parts.made(context, service, evaluated).metadata.get(parts.REPORT) if evaluated else None

@@ -66,7 +66,7 @@ class ControllerSettings(_Group):
         longest = max(self.measure_s, self.watch_s)
         if self.lease_s < 1.5 * longest:
             raise ValueError(
-                f"lease_s {self.lease_s:g} would end between two looks, which are up to {longest:g} s apart; raise it to {1.5 * longest:g}"
+                f"lease_s {self.lease_s:g} would expire between two renewals, which are up to {longest:g} s apart; raise it to {1.5 * longest:g}"
             )
         return self
 
@@ -245,7 +245,7 @@ def load(project: Path | None = None, environ: Mapping[str, str] | None = None) 
     try:
         return Settings(project=root, home=(root / home).absolute(), **values)
     except (pydantic.ValidationError, TypeError) as error:
-        raise errors.UsageError(f"settings in {file} or LASTGOOD_* are wrong: {error}; correct the named key") from error
+        raise errors.UsageError(f"settings in {file} or LASTGOOD_* are invalid: {error}; correct the named key") from error
 
 
 def _groups() -> dict[str, type[_Group]]:
@@ -273,8 +273,8 @@ def _check_owner(file: Path, here: Path) -> None:
     owner = file.stat().st_uid
     if owner not in (os.geteuid(), 0, here.stat().st_uid):
         raise errors.UsageError(
-            f"{file}, found above {here}, belongs to {private.user(owner)}, so it is not followed; "
-            f"set LASTGOOD_PROJECT={file.parent} if that is the project you mean"
+            f"{file}, found above {here}, belongs to {private.user(owner)}, so it is not used; "
+            f"set LASTGOOD_PROJECT={file.parent} if you do mean that project"
         )
 
 

@@ -40,7 +40,7 @@ def free_port() -> int:
     for port in random.sample(ports, min(200, len(ports))):  # nothing secret
         if _reserve(port) and _is_free(port):
             return port
-    raise RuntimeError(f"200 ports below {end} are taken; end what listens there")
+    raise RuntimeError(f"200 ports below {end} are in use; stop the programs that listen there")
 
 
 def _is_free(port: int) -> bool:

@@ -32,14 +32,14 @@ def of(ctx: "Context", service: str, rollout: int) -> dict[str, Any]:
             return {KEY: show.pictures(drawn)} if drawn else {}
     except Exception as error:  # noqa: BLE001  # a missing extra, or a fault in drawing, would else fail this tick and all that follow
         reason = f"{type(error).__name__}: {error}"
-    return {KEY: f"left out: {reason}; run 'lastgood report {service} --rollout {rollout}'"}
+    return {KEY: f"skipped: {reason}; run 'lastgood report {service} --rollout {rollout}'"}
 
 
 def _too_much(ctx: "Context", service: str, rollout: int) -> str:
     """Why a tick should not even begin to draw, or nothing."""
     proposed = ctx.ledger.revision(service, rollout).hash
     if proposed in TRIED:
-        return "drawing them took too long the last time"
+        return "drawing them took too long last time"
     TRIED.add(proposed)
     if sum(_measured(ctx, service, f"{rollout}/{phase}") for phase in ("shadow", "canary", "bake")) > MOST:
         return f"more than {MOST:,} measurements take too long for a sensor"

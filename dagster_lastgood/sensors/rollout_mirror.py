@@ -33,7 +33,7 @@ def rollout_mirror(services: Sequence[str]) -> dg.SensorDefinition:
         asset_selection=dg.AssetSelection.assets(*map(parts.release_key, services)),
         minimum_interval_seconds=5,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Shows the figures and gates of a release on its way as observations and checks of <service>/release.",
+        description="Shows the figures and gates of a release in progress as observations and checks of <service>/release.",
     )
     def mirror(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
         return _mirrored(context, settings, services)

@@ -85,7 +85,7 @@ def load(path: Path, *, trusted: Collection[str]) -> object:
         unknown = sorted(present - TYPES - set(trusted))
         if unknown:
             raise errors.NotAllowed(
-                f"{str(path)!r} wants to build {', '.join(unknown[:8])}; if the service needs them and they are harmless,"
+                f"{str(path)!r} would construct {', '.join(unknown[:8])}; if the service needs these types and they are harmless,"
                 " add them to the trusted types in its code"
             )
         import skops.io  # type: ignore[import-untyped]
@@ -94,7 +94,7 @@ def load(path: Path, *, trusted: Collection[str]) -> object:
         try:
             return skops.io.load(file, trusted=sorted(present))
         except Exception as error:
-            raise errors.Damaged(f"{str(path)!r} does not load: {error}; train and save the model again") from error
+            raise errors.Damaged(f"{str(path)!r} cannot be loaded: {error}; train and save the model again") from error
 
 
 def normalise(path: Path) -> str:

@@ -149,7 +149,7 @@ class State:
 def from_json(value: Mapping[str, Any], marks: Mapping[str, Mark]) -> State:
     """The state of a revision row. Raises Damaged if it is not one this release can read."""
     if value.get("schema") != SCHEMA:
-        raise errors.Damaged(f"revision has schema {value.get('schema')!r}, this release reads {SCHEMA!r}; upgrade lastgood")
+        raise errors.Damaged(f"revision has schema {value.get('schema')!r}, but this release reads {SCHEMA!r}; upgrade lastgood")
     fields = {key: value[key] for key in value if key != "schema"}
     try:
         fields["lineage"] = tuple(fields["lineage"])
@@ -160,7 +160,7 @@ def from_json(value: Mapping[str, Any], marks: Mapping[str, Mark]) -> State:
         fields["verifying"] = Verifying(**fields["verifying"]) if fields.get("verifying") else None
         return State(**fields, marks=marks)
     except (KeyError, TypeError) as error:
-        raise errors.Damaged(f"revision does not parse: {error}; run 'lastgood audit verify'") from error
+        raise errors.Damaged(f"the revision cannot be parsed: {error}; run 'lastgood audit verify'") from error
 
 
 def target(state: State, *, without: frozenset[str] = frozenset(), verified: Mapping[str, bool] | None = None) -> str | None:

@@ -84,7 +84,7 @@ def from_arrow(table: pa.Table, *, at: str) -> Sample:
     import pyarrow as pa
 
     if at not in table.column_names:
-        raise errors.UsageError(f"the rows have no column {at!r}; name the one that says when a row was")
+        raise errors.UsageError(f"the rows have no column {at!r}; name the column that holds the time of a row")
     moments = _seconds(table[at])
     order = np.argsort(moments, kind="stable")
     columns = {name: values(table[name])[order] for name in table.column_names if name != at and not pa.types.is_temporal(table[name].type)}
@@ -125,7 +125,7 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type) or pa.types.is_fixed_size_binary(column.type):
             return column.cast(pa.binary()).cast(pa.string())
     except (pa.ArrowException, ValueError, UnicodeError) as error:
-        raise errors.UsageError(f"it holds values that are no text ({error}); give them as text, as a request brings them") from error
+        raise errors.UsageError(f"it holds values that are not text ({error}); give them as text, as in a request") from error
     return column
 
 
@@ -133,14 +133,14 @@ def _plain(table: pa.Table) -> pa.Table:
     """*table* with `plain` columns. Raises UsageError that names the column."""
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
-        raise errors.UsageError(f"the reference has the column {twice[0]!r} twice; give each column a name of its own")
+        raise errors.UsageError(f"the reference has the column {twice[0]!r} twice; give each column its own name")
     for place, name in enumerate(table.column_names):
         try:
             made = plain(table[name])
             values(made)  # as reading will
         except Exception as error:
             raise errors.UsageError(
-                f"column {name!r} of the reference ({table[name].type}) cannot be kept: {error}; give it as numbers, text or times, as a request brings it"
+                f"column {name!r} of the reference ({table[name].type}) cannot be stored: {error}; give it as numbers, text or times, as in a request"
             ) from error
         if made.type != table[name].type:
             table = table.set_column(place, name, made)
@@ -170,16 +170,16 @@ def write(table: pa.Table, file: Path, *, at: str) -> None:
     import pyarrow.parquet as pq
 
     if at not in table.column_names or not table.num_rows:
-        raise errors.UsageError(f"a reference needs rows with a column {at!r}; give the ones that the bundle is made for")
+        raise errors.UsageError(f"a reference needs rows with a column {at!r}; pass the rows that the bundle is built for")
     table = _plain(table)
     try:
         timeless = int((~np.isfinite(_seconds(table[at]))).sum()) if not table[at].null_count else table[at].null_count
     except (pa.ArrowException, ValueError) as error:
         raise errors.UsageError(
-            f"column {at!r} of the reference ({table[at].type}) is no time: {error}; give timestamps or Unix seconds"
+            f"column {at!r} of the reference ({table[at].type}) does not hold times: {error}; use timestamps or Unix seconds"
         ) from error
     if timeless:
-        raise errors.UsageError(f"{timeless} rows of the reference have no time in {at!r}; leave them out, or give their time")
+        raise errors.UsageError(f"{timeless} rows of the reference have no time in {at!r}; leave these rows out, or add their time")
     ordered = table.sort_by(at)
     kept = ordered.take(_kept(ordered.num_rows)).replace_schema_metadata({_AT: at})
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -206,7 +206,7 @@ def _tell(ctx: release.Context, what: Watched, one: Looked, teller: telling.Tell
 def _summary(what: Watched, one: Looked, state: rollout.State) -> str:
     name = f"{what.service}: {short(what.bundle)}"
     if one.change == "closed":
-        return f"{name}: what comes in is as usual again"
-    judged = "; a release is on its way, whose gates decide" if state.candidate else ""
-    kind = "the data is broken" if one.episode.broken else f"what comes in has drifted, {one.episode.failing} windows in a row"
+        return f"{name}: live traffic is as usual again"
+    judged = "; a release is in progress, and its gates decide" if state.candidate else ""
+    kind = "the data is broken" if one.episode.broken else f"live traffic has drifted, {one.episode.failing} windows in a row"
     return f"{name}: {kind}: {one.verdict['why']}{judged}"

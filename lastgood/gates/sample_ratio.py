@@ -37,14 +37,14 @@ class Split(Family):
 
     def read(self) -> Reading:
         if not self._all:
-            return Reading(story="no split of traffic seen yet", evidence=0.0, boundary=self._boundary)
+            return Reading(story="no traffic split observed yet", evidence=0.0, boundary=self._boundary)
         share, asked = self._watched / self._all, self._expected / self._all
         low, high = sequential.band(asked, self._gate.tolerance)
         within = low <= share <= high
         return Reading(
-            story=f"{percent(share)} of {self._all:,} requests where {percent(asked)} is asked for, {percent(low)} to {percent(high)} allowed",
-            harm="a split outside of what is allowed",
-            lacks="" if within else "the split is outside of what is allowed, though not yet beyond doubt",
+            story=f"{percent(share)} of {self._all:,} requests where {percent(asked)} is requested, {percent(low)} to {percent(high)} allowed",
+            harm="a split outside the allowed range",
+            lacks="" if within else "the split is outside the allowed range, but not yet significantly",
             passes="within" if within and self._watched >= self._gate.min_samples else None,
             estimate=share,
             reference=asked,

@@ -99,7 +99,7 @@ class View:
             if not spoken:
                 return "no host has a worker for it"
             last = max(spoken, key=lambda row: row.seen_at)
-            return f"host {last.host} has said nothing for {self._age_s(last):.0f} s; is its controller running?"
+            return f"host {last.host} has not reported for {self._age_s(last):.0f} s; check that its controller is running"
         return "; ".join(dict.fromkeys(row.detail for row in self._of(arm) if row.detail))
 
     def to_json(self, arm: str) -> dict[str, Any]:

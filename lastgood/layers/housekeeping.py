@@ -110,5 +110,5 @@ class Sweeper(threading.Thread):
         except (OSError, errors.LastgoodError) as error:
             trouble = str(error)
         if trouble and trouble != self._said.get(what):
-            log.warning("%s: logs cannot be kept within bounds: %s; correct that, or the disk fills up", what, trouble)
+            log.warning("%s: cannot limit the size of logs: %s; correct the cause before the disk fills up", what, trouble)
         self._said[what] = trouble

@@ -139,10 +139,10 @@ def _tell(ctx: context.Context, state: rollout.State, report: Report, *, now: fl
     for one in report.checked:
         status = one.lifetime.status
         if one.role != "way back" and status in ("dying", "gone"):
-            summary = f"{state.service}: {one.role} {short(one.bundle)} asks a model that is {status}: {one.lifetime.why}; release another"
+            summary = f"{state.service}: {one.role} {short(one.bundle)} uses a model that is {status}: {one.lifetime.why}; release a bundle that uses another model"
             severity = "critical" if status == "gone" else "warning"
             teller.once(f"liveness-{short(one.bundle)}-{status}", summary, severity=severity, body=one.to_json(), now=now)
     if report.risk is not None:
-        summary = f"{state.service}: nothing safe is left to go back to; release a bundle with a model that lives: {report.risk}"
+        summary = f"{state.service}: no safe rollback target is left; release a bundle whose model is still offered: {report.risk}"
         body = {"way_back": [one.to_json() for one in report.checked if one.role == "way back"]}
         teller.once(f"liveness-way-back-{short(state.stable or '')}", summary, severity="warning", body=body, now=now)

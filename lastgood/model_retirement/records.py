@@ -60,7 +60,7 @@ def check(bundle: bundles.Bundle) -> None:
         named = part.meta.get(META, ())
         if not isinstance(named, list | tuple) or not all(isinstance(pin, Mapping) for pin in named):
             raise errors.UsageError(
-                f"{META!r} in the meta of part {name!r} is no list of objects; give the pin of each hosted model as one"
+                f"{META!r} in the meta of part {name!r} is not a list of objects; give the pin of each hosted model as an object"
             )
 
 

@@ -114,7 +114,7 @@ def go_on_back(
     warm = sorted(view.ready)
     if not any(digest in warm for digest in state.lineage if digest not in state.marks and digest != state.stable):
         raise errors.NotAllowed(
-            f"no bundle further back is warm; name one with 'lastgood rollback {service} BUNDLE', or correct what keeps "
+            f"no older bundle is warm; name one with 'lastgood rollback {service} BUNDLE', or correct what keeps "
             f"{short(state.stable)} from starting: {view.why(state.stable) or 'see its log'}"
         )
     reason = f"its workers were not ready within {limit_s:g} s after the rollback"
@@ -190,7 +190,11 @@ def _tell_signals(
         gate = service.gates.get(name)
         if gate is None or verdict.kind != "signal" or verdict.outcome != "fail" or gate.resume == "person" or name in state.waived:
             continue
-        waits = f"{short(state.candidate)} goes no further until it passes" if state.candidate else f"{short(state.stable or '')} serves on"
+        waits = (
+            f"{short(state.candidate)} does not advance until it passes"
+            if state.candidate
+            else f"{short(state.stable or '')} keeps serving"
+        )
         ctx.ledger.page(
             state.service,
             revision=state.rollout or state.revision,

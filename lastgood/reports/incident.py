@@ -54,7 +54,7 @@ def write(ctx: release.Context, service: str, chronicle: Chronicle, *, clock: re
     Raises NothingToDo if nothing was taken back, Unavailable if the file cannot be written (the audit trail has it then).
     """
     if chronicle.left is None:
-        raise errors.NothingToDo(f"rollout {chronicle.rollout} of {service!r} was not taken back; see 'lastgood report {service}'")
+        raise errors.NothingToDo(f"rollout {chronicle.rollout} of {service!r} was not rolled back; see 'lastgood report {service}'")
     kept = chronicles.notes(ctx.ledger, service, "incident", since=chronicle.revisions[0].at)
     found = next((note for note in kept if note["rollout"] == chronicle.rollout), None)
     if found is None:

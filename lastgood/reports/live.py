@@ -134,7 +134,7 @@ class Watcher:
         try:
             self._judged = context.judged_by(ctx, self._state)
         except errors.LastgoodError as error:
-            self._trouble = f"the gates cannot be read: {error}"
+            self._trouble = f"cannot read the gates: {error}"
         self._seen = self._state.revision
 
     def _verdicts(self, now: float) -> dict[str, base.Verdict]:

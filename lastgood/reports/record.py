@@ -168,7 +168,7 @@ def collect(ctx: release.Context, service: str, *, rollout: int | None = None, c
         for question, kind, end in asked  # one after the other: each is a fold over its measurements
     )
     if not any(one.rows for one in analyses):
-        missing.append("no measurements: none were made, or they are older than the time that measurements are kept")
+        missing.append("no measurements: none were made, or they have passed their retention time")
     estimate = _onset(ctx, found, asked, analyses)
     return Chronicle(
         service=service,
@@ -265,7 +265,7 @@ def _decided(found: episode.Episode, analyses: tuple[trails.Analysis, ...], miss
     verdicts = tuple(filter(None, map(parse_verdict, kept)))
     if len(verdicts) < len(kept):
         missing.append(
-            f"{len(kept) - len(verdicts)} verdicts of revision {found.ending.number} are in a form that this release does not know"
+            f"{len(kept) - len(verdicts)} verdicts of revision {found.ending.number} have a form that this release does not know"
         )
     return verdicts
 
@@ -301,7 +301,7 @@ def _requests(analyses: tuple[trails.Analysis, ...], asked: list[_Asked], missin
         if trail is None:
             continue
         if question.copied and trail.watched.n and trail.watched.user_errors is None:
-            missing.append("how many of the candidate's answers in the canary went to users: an older release counted copies with them")
+            missing.append("how many of the candidate's answers in the canary went to users: an older release counted copies among them")
         for digest, tally in ((analysis.watched, trail.watched), (analysis.beside, trail.beside)):
             if digest is None or tally is None:
                 continue

@@ -41,7 +41,7 @@ class Decide(_Group):
     @classmethod
     def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value or list(value) != sorted(set(value)) or value[0] <= 0:
-            raise ValueError("looks_s must be one or more rising numbers of seconds above 0, for example [259200, 604800]")
+            raise ValueError("looks_s must be one or more increasing numbers of seconds above 0, for example [259200, 604800]")
         return value
 
 

@@ -111,6 +111,6 @@ def load_class(config: Path, *, entry: str, digest: str) -> type[Runtime]:
         raise errors.Damaged(f"runtime {entry!r} of config part {digest} cannot be imported: {remedy}") from error
     if not (isinstance(found, type) and issubclass(found, Runtime)):
         raise errors.Damaged(
-            f"runtime {entry!r} of config part {digest} is no subclass of lastgood.serving.runtime.Runtime; correct 'runtime'"
+            f"runtime {entry!r} of config part {digest} is not a subclass of lastgood.serving.runtime.Runtime; correct 'runtime'"
         )
     return found

@@ -48,9 +48,9 @@ def check(outputs: Any, *, rows: int) -> list[dict[str, Any]]:
     """*outputs*, if they are one answer for each of *rows* that JSON and the log can hold. Raises Failed."""
     if not isinstance(outputs, Sequence) or len(outputs) != rows:
         count = len(outputs) if isinstance(outputs, Sequence) else "no list of"
-        raise Failed(f"the runtime gave {count} answers for {rows} rows; correct its predict")
+        raise Failed(f"the runtime returned {count} answers for {rows} rows; correct its predict")
     if any(not isinstance(output, Mapping) for output in outputs):
-        raise Failed("the runtime gave an answer that is no dict; correct its predict")
+        raise Failed("the runtime returned an answer that is not a dict; correct its predict")
     contained(lambda: json.dumps(outputs, allow_nan=False))
     contained(lambda: _check_probabilities(outputs))
     return list(outputs)
@@ -60,7 +60,7 @@ def _check_probabilities(outputs: Sequence[Mapping[str, Any]]) -> None:
     for output in outputs:
         value = output.get("probability")
         if isinstance(value, int | float) and not math.isfinite(value):
-            raise Failed("the runtime gave a probability that is no finite number; correct its predict")
+            raise Failed("the runtime returned a probability that is not a finite number; correct its predict")
 
 
 class Wellness:
@@ -100,7 +100,7 @@ class Wellness:
 
 def told(error: Failed | MemoryError) -> str:
     """What happened, for whoever sent the row."""
-    return "it asks for more memory than there is" if isinstance(error, MemoryError) else str(error)
+    return "it needs more memory than is available" if isinstance(error, MemoryError) else str(error)
 
 
 def find(rows: Sequence[Any], answer: Answer, *, until: float, clock: Callable[[], float] = time.monotonic) -> int | None:

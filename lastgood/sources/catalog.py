@@ -31,9 +31,9 @@ class Sources:
             answer = self._source(kind(asked.gate)).read(asked, now=now, cursor=cursor)
         except Exception as error:  # one source's fault must cost neither the other gates nor the loop
             if self._faults.get(name) != repr(error):  # once, not every second
-                log.exception("%s: the source of gate %r has a fault", self._service, name)
+                log.exception("%s: the source of gate %r failed unexpectedly", self._service, name)
             self._faults[name] = repr(error)
-            detail = f"fault in the source of gate {name!r}: {error!r}; see the controller's log"
+            detail = f"unexpected error in the source of gate {name!r}: {error!r}; see the controller's log"
             return base.Answer(observations=[Observation(at=now, down=True, detail=detail)], cursor=cursor or {})
         self._faults.pop(name, None)
         return answer

@@ -119,7 +119,7 @@ class EnvoySource(base.Source):
     def _trouble(self, batch: Batch, clusters: Clusters, *, first: bool, now: float) -> str:
         """Why the log tells less than happened; nothing if it does not."""
         if batch.bad and batch.bad == batch.lines:
-            return f"no line of {self._files.access_log} can be read; 'lastgood down' and 'lastgood up' begin a new proxy and log"
+            return f"no line of {self._files.access_log} can be read; run 'lastgood down' and 'lastgood up' to start a new proxy and log"
         answered = sum(cluster.completed for name, cluster in clusters.items() if name.endswith(".safe"))
         if first or batch.lines or not 0 <= self._answered < answered:
             self._answered, self._silent_since = answered, None
@@ -127,7 +127,7 @@ class EnvoySource(base.Source):
         self._silent_since = now if self._silent_since is None else self._silent_since
         if now - self._silent_since < SILENT_S:
             return ""
-        return f"the proxy answers, but writes nothing into {self._files.access_log}; is the disk full? Make room, then it goes on"
+        return f"the proxy answers, but writes nothing to {self._files.access_log}; check whether the disk is full, and free some space"
 
     def _put_out(self, asked: base.Asked, clusters: Clusters, *, now: float, before: base.Cursor) -> base.Answer:
         """Ejections so far. The log knows those that nobody watched, the counter those that the log has not got yet: the higher holds."""

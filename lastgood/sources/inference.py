@@ -88,7 +88,7 @@ class InferenceSource(base.Source):
     def read(self, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
         """The blocks that have been closed since *cursor*; a log that cannot be read is `down`, one that is not there yet is not."""
         if not isinstance(asked.gate, Measured):
-            raise TypeError(f"the inference log knows nothing of {asked.gate.metric!r}")
+            raise TypeError(f"the inference log cannot provide {asked.gate.metric!r}")
         cursor = cursor or {"begin": now}
         found = self._found(asked, asked.gate, cursor, now=now)
         try:
@@ -242,7 +242,7 @@ def _number(value: Any) -> float | None:
     if not isinstance(value, int | float):
         return None
     if not abs(value) <= feedback.MAX_FIGURE:
-        raise ValueError("a number that is not finite, or too large to be reckoned with")
+        raise ValueError("a number that is not finite, or too large to compute with")
     return float(value)
 
 
@@ -321,8 +321,8 @@ def _sum(values: Sequence[float | None]) -> Tally:
 
 
 def _left_out(blocks: Blocks) -> str:
-    bad = f"{blocks.passed_over:,} rows could not be read and were passed over ({blocks.why})" if blocks.passed_over else ""
-    late = f"{blocks.late:,} labels came after their block was closed, or belong to no answer of these bundles" if blocks.late else ""
-    unclear = f"{blocks.unclear:,} labels name several requests; send the answer's request_id" if blocks.unclear else ""
-    dropped = f"{blocks.dropped:,} rows were left out for want of room; one request in {1 << blocks.level} counts" if blocks.level else ""
+    bad = f"{blocks.passed_over:,} rows could not be read and were skipped ({blocks.why})" if blocks.passed_over else ""
+    late = f"{blocks.late:,} labels arrived after their block was closed, or belong to no answer of these bundles" if blocks.late else ""
+    unclear = f"{blocks.unclear:,} labels match several requests; send the answer's request_id" if blocks.unclear else ""
+    dropped = f"{blocks.dropped:,} rows were left out to save memory; one request in {1 << blocks.level} counts" if blocks.level else ""
     return "; ".join(text for text in (bad, late, unclear, dropped) if text)

@@ -14,9 +14,9 @@ from lastgood.serving import losses
 from lastgood.settings import Settings
 
 CAUSES = {
-    "disk": "were lost, for the disk refused them; make room there, and see 'lastgood doctor'",
-    "unwritable": "were lost, for no column could hold them; the worker's log says which",
-    "unreadable": "cannot be read and are passed over; they are older than the checks that refuse such rows, and go with the log's age",
+    "disk": "were lost because the disk refused them; free some space there, and see 'lastgood doctor'",
+    "unwritable": "were lost because their values did not fit a column; the worker's log says which",
+    "unreadable": "cannot be read and are skipped; they are older than the checks that refuse such rows, and will be removed with the old log",
 }
 
 

@@ -113,7 +113,7 @@ def read(path: Path) -> Record | None:
 def _own_text(path: Path) -> str:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), encoding="utf-8") as file:
         if not private.ours(os.fstat(file.fileno())):
-            raise PermissionError(f"{path} is not ours")
+            raise PermissionError(f"{path} belongs to another user")
         return file.read()
 
 
@@ -257,7 +257,7 @@ def locked(path: Path, *, wait_s: float) -> Iterator[None]:
         end = time.monotonic() + wait_s
         while not _try_lock(handle):
             if time.monotonic() >= end:
-                raise errors.Unavailable(f"{path} has been locked for {wait_s:g} s; another lastgood command is at work, try again")
+                raise errors.Unavailable(f"{path} has been locked for {wait_s:g} s; another lastgood command is running, try again")
             time.sleep(_STEP_S)
         yield
     finally:

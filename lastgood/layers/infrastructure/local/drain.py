@@ -98,7 +98,7 @@ def words(cut: Mapping[str, Any]) -> str:
     number = cut["requests"]
     of = arms.label(str(cut.get("arm") or cut.get("bundle")))
     if number is None:
-        return f"the worker of {of} was killed; nobody knows how many requests it had not answered"
+        return f"the worker of {of} was killed; the number of requests it left unanswered is unknown"
     return f"the worker of {of} was killed with {number} request{'' if number == 1 else 's'} unanswered"
 
 

@@ -120,7 +120,7 @@ def _connect(endpoint: base.Endpoint, deadline: float) -> socket.socket:
     if not endpoint.path:
         return socket.create_connection((endpoint.host, endpoint.port), timeout=_left(deadline))
     if not private.is_own_folder(Path(endpoint.path).parent):
-        raise PermissionError(f"the folder of {endpoint.path} is not ours alone")
+        raise PermissionError(f"other users can access the folder of {endpoint.path}")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(_left(deadline))

@@ -343,7 +343,9 @@ def _rules(document_: Mapping[str, Any]) -> list[Json]:
 def _check_names(traffic: Traffic) -> None:
     for key in ("user_header", "user_cookie"):
         if not HTTP_NAME.fullmatch(getattr(traffic, key)):
-            raise base.Rejected(f"traffic.{key} is {getattr(traffic, key)!r}, which cannot be a name in HTTP; correct it in service.yaml")
+            raise base.Rejected(
+                f"traffic.{key} is {getattr(traffic, key)!r}, which is not a valid HTTP header name; correct it in service.yaml"
+            )
 
 
 def _debug(desired: base.Desired, *, known: Collection[str], token: str) -> list[Json]:
@@ -360,7 +362,7 @@ def _debug(desired: base.Desired, *, known: Collection[str], token: str) -> list
             action = {"cluster": cluster_name(digest), **_limits_of(desired.service.traffic)}
             rules.append({**_rule(match, action, desired.service), **_told(arm="debug")})
     match = {"prefix": "/", "headers": [key, {"name": marks.BUNDLE, "present_match": True}]}
-    text = "that bundle has no worker here; 'lastgood status' shows which have, name one by its full digest or its first 12 hex digits"
+    text = "that bundle has no worker here; see 'lastgood status' for bundles that have one, and name one by its full digest or its first 12 hex digits"
     return [*rules, _answer(match, 404, text), *_by_weight(desired, known=known, token=key)]
 
 
