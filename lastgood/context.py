@@ -129,7 +129,7 @@ def _nothing_here(settings: settings_.Settings, where: str, *, service: str | No
     told = f"{service!r} has never been released here: " if service else ""
     begins = "; 'lastgood up' creates a new one" if any(settings.services.glob(f"*/{services.FILE}")) else ""
     return (
-        f"{told}there is no ledger at {where} (project {settings.project}, home {settings.home})*; change to the project's folder with 'cd', "
+        f"{told}there is no ledger at {where} (project {settings.project}, home {settings.home}); change to the project's folder with 'cd', "
         f"or set LASTGOOD_PROJECT or LASTGOOD_HOME{begins}"
     )
 

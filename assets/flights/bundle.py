@@ -20,7 +20,7 @@ NAMES = ("data", "model", "config", "environment")
     kinds={"lastgood"},
     owners=["team:flights-on-call"],
     code_version="1",
-    description="What is released and rolled back as one. Registering it changes nothing that serves; the job promote does.",
+    description="The unit of release and rollback. Registering it does not change what serves; the job promote does.",
 )
 def bundle(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
     """Put the parts of this run together, register the bundle, and store the evaluation of its model with it."""

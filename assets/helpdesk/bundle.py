@@ -29,7 +29,7 @@ NAMES = ("corpus", "model", "prompt", "index", "config", "environment")
     kinds={"lastgood"},
     owners=["team:helpdesk-on-call"],
     code_version="1",
-    description="What is released and rolled back as one. Registering it changes nothing that serves; the job promote does.",
+    description="The unit of release and rollback. Registering it does not change what serves; the job promote does.",
 )
 def bundle(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
     """Put the parts of this run together, register the bundle, and store their evaluation with it."""

@@ -36,10 +36,10 @@ class Promote(dg.Config):
 
     service: str = Field(description="Service to release the bundle on.")
     bundle: str = Field(description="Bundle to release: its id, a unique prefix of it (4 hex digits or more), or an alias.")
-    reason: str = Field(description="*Why; recorded in the release history.")
+    reason: str = Field(description="Why; recorded in the release history.")
     override: str | None = Field(default=None, description="Why a quarantine of this bundle may be lifted; omit to respect it.")
     expected: int | None = Field(default=None, description="Refuse if the service is no longer at this revision.")
-    actor: str = Field(default="dagster", description="*Who makes this change; recorded in the release history.")
+    actor: str = Field(default="dagster", description="Who makes this change; recorded in the release history.")
     strategy: str | None = Field(
         default=None, description="Use these phases instead of the bundle's own, like 'shadow,canary:5,canary:25,approval', or 'none'."
     )
@@ -55,7 +55,7 @@ class Approve(dg.Config):
     """Which release a person lets through its approval."""
 
     service: str = Field(description="Service whose candidate waits for approval.")
-    reason: str = Field(description="*Why; recorded in the release history.")
+    reason: str = Field(description="Why; recorded in the release history.")
     expected: int | None = Field(default=None, description="Refuse if the service is no longer at this revision.")
     actor: str = Field(default="dagster", description="Who approves; recorded in the release history.")
     wait_s: float = Field(default=10.0, ge=0, description="Seconds to wait for the layers to follow the new revision.")
@@ -68,7 +68,7 @@ class RollBack(dg.Config):
     reason: str = Field(description="Why; recorded in the release history and on the quarantined bundle.")
     to: str | None = Field(default=None, description="Bundle to roll back to; omit for the newest good bundle that was stable.")
     expected: int | None = Field(default=None, description="Refuse if the service is no longer at this revision.")
-    actor: str = Field(default="dagster", description="*Who makes this change; recorded in the release history.")
+    actor: str = Field(default="dagster", description="Who makes this change; recorded in the release history.")
     wait_s: float = Field(default=10.0, ge=0, description="Seconds to wait for the slower layers after the traffic has moved.")
 
 

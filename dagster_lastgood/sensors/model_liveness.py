@@ -40,7 +40,7 @@ def _checked(settings: settings_.Settings, services: Sequence[str]) -> dg.SkipRe
                     report = liveness.check(ctx, service, ask=ask, now=wallclock.now(), actor="dagster")
                     told += [f"{service}: {one.role} {', '.join(one.models)} is {one.lifetime.status}" for one in report.checked]
     except errors.NotFound:  # nothing was ever built here, and looking does not begin a ledger
-        return dg.SkipReason("*no bundle uses a hosted model")
+        return dg.SkipReason("no bundle uses a hosted model")
     except errors.LastgoodError as error:
         return dg.SkipReason(f"cannot check the models: {error}")
-    return dg.SkipReason("; ".join(told) or "*no bundle uses a hosted model")
+    return dg.SkipReason("; ".join(told) or "no bundle uses a hosted model")

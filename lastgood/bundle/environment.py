@@ -56,11 +56,11 @@ def differences(recorded: Mapping[str, Any], running: Mapping[str, Any]) -> list
     """What differs enough to change results, in words: locked packages, interpreter, its minor version, platform, machine."""
     found = []
     if recorded.get("lock") != running.get("lock"):
-        found.append(f"locked packages: *built for {_short(recorded)}, running {_short(running)}")
+        found.append(f"locked packages: built for {_short(recorded)}, running {_short(running)}")
     if _minor(recorded) != _minor(running):
-        found.append(f"python: *built for {recorded.get('python')}, running {running.get('python')}")
+        found.append(f"python: built for {recorded.get('python')}, running {running.get('python')}")
     rest = ("implementation", "platform", "machine")
-    found += [f"{key}: *built for {recorded.get(key)}, running {running.get(key)}" for key in rest if recorded.get(key) != running.get(key)]
+    found += [f"{key}: built for {recorded.get(key)}, running {running.get(key)}" for key in rest if recorded.get(key) != running.get(key)]
     return found
 
 

@@ -360,7 +360,7 @@ def _read_back(folder: Path, snapshot: snapshots.Snapshot) -> list[snapshots.Pac
         block = vectors.flatten().to_numpy().reshape(len(found), snapshot.dim)
         columns = [found.column(name).to_pylist() for name in ("id", "text", "meta")]
     except (RuntimeError, ValueError, OSError) as error:
-        raise errors.Damaged(f"{str(folder)!r} cannot be read: {error}; *it is replaced by the next build") from error
+        raise errors.Damaged(f"{str(folder)!r} cannot be read: {error}; it is replaced by the next build") from error
     return [snapshots.Packed(i.encode(), t.encode(), m.encode(), v.tobytes()) for i, t, m, v in zip(*columns, block, strict=True)]
 
 
@@ -396,4 +396,4 @@ def _sweep(parent: Path) -> int:
 
 
 def _damaged(name: str, what: str) -> errors.Damaged:
-    return errors.Damaged(f"index {name!r} is damaged: {what}; *it is replaced by the next build")
+    return errors.Damaged(f"index {name!r} is damaged: {what}; it is replaced by the next build")

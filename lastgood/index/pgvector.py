@@ -429,4 +429,4 @@ def _values(vector: Any) -> Any:
 
 
 def _damaged(name: str, what: str) -> errors.Damaged:
-    return errors.Damaged(f"index {name!r} is damaged: {what}; *it is replaced by the next build")
+    return errors.Damaged(f"index {name!r} is damaged: {what}; it is replaced by the next build")

@@ -73,8 +73,8 @@ def _judged(ends_at: float | None, *, now: float, warn_days: float, trouble: str
     if ends_at <= now:
         return Liveness(status="gone", why=f"it was shut down on {day}", ends_at=ends_at)
     if ends_at - now < warn_days * DAY_S:
-        return Liveness(status="dying", why=f"*it will be shut down on {day}, in {(ends_at - now) / DAY_S:.0f} days", ends_at=ends_at)
-    return Liveness(status="alive", why=f"*it will be shut down on {day}", ends_at=ends_at)
+        return Liveness(status="dying", why=f"it will be shut down on {day}, in {(ends_at - now) / DAY_S:.0f} days", ends_at=ends_at)
+    return Liveness(status="alive", why=f"it will be shut down on {day}", ends_at=ends_at)
 
 
 def _local(pin: base.Pin) -> Liveness:

@@ -28,7 +28,7 @@ def headline(chronicle: Chronicle) -> str:
     took = duration(ending.at - chronicle.revisions[0].at)
     match chronicle.outcome:
         case "released":
-            return f"{name} was released after {took}, and no guardrail failed"
+            return f"{name} was released after {took}, and no gate rejected it"
         case "given up":
             return f"The release of {name} was given up after {took}, and the bundle is not blamed: {ending.reason}"
         case "called off":

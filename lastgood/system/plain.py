@@ -49,7 +49,7 @@ def check_text(text: object, *, what: str) -> None:
     if not isinstance(text, str):
         raise errors.UsageError(f"{what} has type {type(text).__name__}; give it as text")
     if not writable(text):
-        raise errors.UsageError(f"{what} {text[:100]!r} *is not plain text; remove NUL characters and broken surrogates")
+        raise errors.UsageError(f"{what} {text[:100]!r} is not plain text; remove NUL characters and broken surrogates")
 
 
 def tree(value: object, *, what: str) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class _Copier:
 
     def _text(self, text: str, path: tuple[Any, ...]) -> str:
         if not writable(text):
-            raise self._refused(path, "*is not plain text; remove NUL characters and broken surrogates")
+            raise self._refused(path, "is not plain text; remove NUL characters and broken surrogates")
         return str.__str__(text)
 
     def _number(self, number: float, path: tuple[Any, ...]) -> float:

@@ -206,7 +206,9 @@ def test_a_signal_that_holds_nothing_is_paged_once(tmp_path: Path) -> None:
         told = [page for page in begun.ctx.ledger.pages(SERVICE) if page.key == "signal-slow"]
         assert len(told) == 1
         assert told[0].severity == "warning"
-        assert told[0].summary.startswith(f"toy: gate 'slow' failed, {new[7:19]} goes no further until it passes: share slower than 100 ms")
+        assert told[0].summary.startswith(
+            f"toy: gate 'slow' failed, {new[7:19]} does not advance until it passes: share slower than 100 ms"
+        )
         assert begun.state().phase == "shadow"
         assert begun.state().hold is None
 

@@ -75,7 +75,7 @@ def test_what_a_prompt_needs_works(tmp_path: Path, template: str, said: str) -> 
     ("values", "match"),
     [
         ({}, "give every variable"), ({"question": 3}, "must be a string"), ({"question": None}, "must be a string"),
-        ({"question": "x", "other": "y"}, "no variable"), ({"question": ["a"]}, "must be a string"),
+        ({"question": "x", "other": "y"}, "not a variable"), ({"question": ["a"]}, "must be a string"),
     ],
 )  # fmt: skip
 def test_values_of_the_wrong_kind_are_refused(tmp_path: Path, values: dict[str, object], match: str) -> None:
@@ -141,7 +141,7 @@ def test_a_secret_is_found_and_not_shown(tmp_path: Path) -> None:
 
 def test_what_is_declared_and_not_used_is_a_warning(tmp_path: Path) -> None:
     """No error: a part may come to need it."""
-    assert prompts.check(make(tmp_path, "{{ question }}")) == ["variable 'passages' is declared and used nowhere"]
+    assert prompts.check(make(tmp_path, "{{ question }}")) == ["variable 'passages' is declared but not used; remove it from 'variables'"]
 
 
 def test_equal_prompts_have_equal_bytes(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_mistyped_verb_and_a_missing_service_are_answered_with_what_there_is(r
 
 def test_in_the_wrong_folder_nobody_is_told_to_begin_anew(run: Run, tmp_path: Path) -> None:
     """Where there are no services `up` would begin nothing; where there are, it does."""
-    begin = "'lastgood up' begins a new one"
+    begin = "'lastgood up' creates a new one"
     assert begin in run("rollback", "toy", "--yes").err
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -142,9 +142,9 @@ def test_a_shadow_after_nothing_has_no_share() -> None:
 
 def test_after_the_last_phase_comes_only_the_cut_over() -> None:
     """There is no phase beyond the chain, nor in an empty one."""
-    refused(on_its_way(4), rollout.Advance(bundle=B), errors.NotAllowed, f"no phase is left before the cut-over of '{'b' * 12}'")
+    refused(on_its_way(4), rollout.Advance(bundle=B), errors.NotAllowed, f"no phase remains before the cut-over of '{'b' * 12}'")
     bare = after(released(A), rollout.Propose(bundle=B, verified=True))
-    refused(bare, rollout.Advance(bundle=B), errors.NotAllowed, "no phase is left")
+    refused(bare, rollout.Advance(bundle=B), errors.NotAllowed, "no phase remains")
 
 
 @pytest.mark.parametrize("phases", range(4))
@@ -216,13 +216,13 @@ def test_a_hold_that_a_gate_asks_for_is_paged_under_the_gate() -> None:
     """A person has to decide, so one is told, without an alarm."""
     state, effects = step(canary(), rollout.SetHold(reason="conversion fell", actor="lastgood", gate="conversion"), now=700.0)
     assert state.hold == rollout.Hold(reason="conversion fell", actor="lastgood", since=700.0, gate="conversion")
-    summary = "flights: held by gate 'conversion', a person decides: conversion fell"
+    summary = "flights: held by gate 'conversion' until a person decides: conversion fell"
     assert effects == (rollout.Paged(summary=summary, key="hold-conversion", severity="warning", resolves=False),)
 
 
 def test_a_second_hold_is_nothing_to_do() -> None:
     """The first one stands, with its reason."""
-    refused(held(canary()), rollout.SetHold(reason="x", actor="bob"), errors.NothingToDo, "'flights' is held already by ann (freeze)")
+    refused(held(canary()), rollout.SetHold(reason="x", actor="bob"), errors.NothingToDo, "'flights' is already held by ann (freeze)")
 
 
 def test_releasing_a_hold_that_is_not_there_is_nothing_to_do() -> None:
@@ -285,7 +285,7 @@ def test_only_a_waiting_release_can_be_approved_and_only_once() -> None:
     """Both mistakes say what the release is doing."""
     refused(canary(), rollout.Approve(bundle=B), errors.NothingToDo, "is in phase 'canary' and does not wait for approval")
     approved = after(on_its_way(4), rollout.Approve(bundle=B))
-    refused(approved, rollout.Approve(bundle=B), errors.NothingToDo, f"the release of '{'b' * 12}' is approved already")
+    refused(approved, rollout.Approve(bundle=B), errors.NothingToDo, f"the release of '{'b' * 12}' is already approved")
 
 
 def test_an_approval_is_for_one_release() -> None:

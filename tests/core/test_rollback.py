@@ -207,13 +207,13 @@ def test_calling_off_the_first_release_marks_nobody() -> None:
 
 def test_a_service_that_serves_nothing_has_nothing_to_roll_back() -> None:
     """The message names the way to serve something."""
-    refused(rollout.State(service="flights"), back(), errors.NothingToDo, "'flights' serves nothing; promote a bundle with")
+    refused(rollout.State(service="flights"), back(), errors.NothingToDo, "'flights' serves no bundle; promote one with")
 
 
 @pytest.mark.parametrize("seen", [C, D])
 def test_what_was_seen_failing_and_is_gone_already_is_nothing_to_do(seen: str) -> None:
     """Whether it was quarantined since, or never was stable at all."""
-    refused(with_mark(released(A, C, B), C), back(seen=seen), errors.NothingToDo, "was rolled back already; see 'lastgood history flights'")
+    refused(with_mark(released(A, C, B), C), back(seen=seen), errors.NothingToDo, "was already rolled back; see 'lastgood history flights'")
 
 
 def test_the_release_that_slipped_in_is_passed_over_for_something_older() -> None:
@@ -261,7 +261,9 @@ def test_a_named_target_leaves_stable_though_a_canary_runs() -> None:
 
 def test_a_named_target_has_to_have_been_stable() -> None:
     """In the lineage, or longer ago by the word of the ledger."""
-    says = f"bundle '{'d' * 12}' has never been stable, so nobody can go back to it; release it with 'lastgood promote flights {'d' * 12}'"
+    says = (
+        f"bundle '{'d' * 12}' has never been stable, so it is not a rollback target; release it with 'lastgood promote flights {'d' * 12}'"
+    )
     refused(released(A, B), back(to=D), errors.NotAllowed, says)
     assert after(released(A, B), back(to=D, proven=True)).stable == D
 
@@ -280,7 +282,7 @@ def test_a_named_target_has_to_be_unmarked(kind: rollout.MarkKind) -> None:
 
 def test_going_back_to_stable_itself_needs_a_candidate() -> None:
     """With nothing in flight the service is as asked."""
-    refused(released(A, B), back(to=B), errors.NothingToDo, f"bundle '{'b' * 12}' is stable already; see 'lastgood status flights'")
+    refused(released(A, B), back(to=B), errors.NothingToDo, f"bundle '{'b' * 12}' is already stable; see 'lastgood status flights'")
 
 
 # --- condemned bundles -------------------------------------------------------------------------------------
@@ -324,9 +326,7 @@ def test_a_condemned_stable_without_a_target_needs_to_be_taken_down() -> None:
     """Only if somebody says so does the service stop answering; then nothing is measured."""
     before = verifying(canary(start=released(A, B), bundle=C))
     event = rollout.Condemn(bundle=B, kind="revoked", reason="cve", verified={A: False}, verify_s=300.0)
-    says = (
-        f"'{'b' * 12}' serves and 'flights' has nothing to go back to; promote another bundle first, or add --take-down to stop answering"
-    )
+    says = f"'{'b' * 12}' serves and 'flights' has no rollback target; promote another bundle first, or add --take-down to stop answering"
     refused(before, event, errors.NotAllowed, says)
     down, effects = step(before, dataclasses.replace(event, take_down=True))
     assert (down.stable, down.candidate, down.phase, down.weight_pct, down.verifying) == (None, None, "idle", 0.0, None)

@@ -44,7 +44,7 @@ def test_a_split_at_the_edge_is_not_waved_through():
     """Just outside of the band and not beyond doubt: no verdict, and why."""
     verdict = said(track(SPLIT), sent(8, 92, share=0.05, looks=30))
     assert (verdict.outcome, verdict.cause, verdict.needs) == ("inconclusive", "too_few", None)
-    assert verdict.why.endswith("the split is outside of what is allowed, though not yet beyond doubt")
+    assert verdict.why.endswith("the split is outside the allowed range, but not yet significantly")
 
 
 def test_a_pass_takes_enough_requests_of_the_candidate():
@@ -67,7 +67,7 @@ def test_without_a_share_there_is_no_split(share):
     """Nothing asked for, all for one arm, or no number: nothing is told, nobody blamed."""
     verdict = said(track(SPLIT), sent(50, 50, share=share))
     assert (verdict.outcome, verdict.cause) == ("inconclusive", "too_few")
-    assert verdict.why.startswith("no split of traffic seen yet")
+    assert verdict.why.startswith("no traffic split observed yet")
 
 
 def test_chance_is_no_broken_proxy():

@@ -142,7 +142,7 @@ def test_what_serves_and_dies_is_paged_once(ctx: release.Context, provider: Prov
     assert not check(ctx, provider, now=now).ok
     assert not check(ctx, provider, now=now + DAY_S).ok
     assert told(ctx) == [
-        f"toy: stable {short(a)} asks a model that is dying: openai/old-2024-01-01: {_ends(now + 10 * DAY_S, 10)}; release another"
+        f"toy: stable {short(a)} uses a model that is dying: openai/old-2024-01-01: {_ends(now + 10 * DAY_S, 10)}; release a bundle that uses another model"
     ]
     check(ctx, provider, now=now + 11 * DAY_S)
     assert len(told(ctx)) == 2
@@ -150,7 +150,7 @@ def test_what_serves_and_dies_is_paged_once(ctx: release.Context, provider: Prov
 
 
 def _ends(at: float, days: int) -> str:
-    return f"it is shut down on {time.strftime('%Y-%m-%d', time.gmtime(at))}, in {days} days"
+    return f"it will be shut down on {time.strftime('%Y-%m-%d', time.gmtime(at))}, in {days} days"
 
 
 def test_nothing_safe_behind_is_paged_once(ctx: release.Context, provider: Provider) -> None:
@@ -164,7 +164,7 @@ def test_nothing_safe_behind_is_paged_once(ctx: release.Context, provider: Provi
     assert short(b) in report.risk
     check(ctx, provider)
     (page,) = told(ctx)
-    assert page.startswith("toy: nothing safe is left to go back to; release a bundle with a model that lives: ")
+    assert page.startswith("toy: no safe rollback target is left; release a bundle whose model is still offered: ")
 
 
 def test_one_way_back_that_asks_nobody_is_safe(ctx: release.Context, provider: Provider) -> None:

@@ -201,7 +201,7 @@ def test_a_reference_that_was_never_one_is_refused(tmp_path: Path) -> None:
     [
         ("raise ValueError('bad weights')", "cannot be loaded.*bad weights"),
         ("cls.predict = lambda self, rows: [{'probability': float('nan')}]", "cannot answer its warm-up"),
-        ("cls.predict = lambda self, rows: []", "cannot answer its warm-up.*another number"),
+        ("cls.predict = lambda self, rows: []", "cannot answer its warm-up.*number of answers"),
         ("cls.predict = lambda self, rows: [{'a': object()}]", "cannot answer its warm-up"),
         ("cls.warm_up = lambda self: [{'y': 1}]", "cannot answer its warm-up.*"),
         ("import lastgood.gone", "gone"),

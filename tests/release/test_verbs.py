@@ -88,7 +88,7 @@ def test_offline_limits_are_asked_of_the_ledger(tmp_path: Path) -> None:
             if report is not None:
                 ctx.ledger.evaluate(digest, kind="offline", report=report, actor="t", now=float(report["metrics"]["auc"]))
             if refused:
-                with pytest.raises(errors.NotAllowed, match="misses its offline limits"):
+                with pytest.raises(errors.NotAllowed, match="does not meet its offline limits"):
                     release.propose(ctx, "toy", digest, reason="go", actor="ann")
             else:
                 assert release.propose(ctx, "toy", digest, reason="go", actor="ann") is not None
@@ -201,7 +201,7 @@ def test_a_home_that_lost_its_ledger_is_not_given_an_empty_one(settings: setting
         factory.released(ctx, 1)
         audit.checkpoint(ctx.ledger, "toy", settings.keys)
     (settings.home / "ledger.db").rename(settings.home / "elsewhere.db")
-    with pytest.raises(errors.Unavailable, match="put the file back"), factory.opened(settings):
+    with pytest.raises(errors.Unavailable, match="restore the file"), factory.opened(settings):
         pass
     assert not (settings.home / "ledger.db").exists()
 

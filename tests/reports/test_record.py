@@ -115,7 +115,7 @@ def test_while_it_is_under_way_the_standing_verdicts_are_told(story: Story) -> N
     assert (found.outcome, found.ending, found.left) == ("under way", None, None)
     assert {verdict.gate for verdict in found.decided} == {"errors", "latency", "oom"}
     assert found.segments[-1].end == story.now
-    assert "is on its way since 12 s: shadow" in words.headline(found)
+    assert "has been in progress for 12 s: shadow" in words.headline(found)
 
 
 def test_a_bundle_that_fails_after_its_cut_over_is_rolled_back(story: Story) -> None:

@@ -87,7 +87,7 @@ class Book:
     ) -> rows.Revision:
         rows.check_text(verb=verb, actor=actor, reason=reason)
         if fence is not None and self._leases.get(fence.name, ("", 0.0, 0))[::2] != (fence.holder, fence.token):
-            raise errors.Conflict(f"{fence.holder} no longer has the lease {fence.name!r}")
+            raise errors.Conflict(f"{fence.holder} no longer holds the lease {fence.name!r}")
         written, proof = rows.dump(state.to_json()), rows.dump(evidence)
         before = self._log[-1] if self._log else None
         if state.revision != len(self._log) + 1:
@@ -175,7 +175,7 @@ class Book:
         try:
             text = json.dumps(body, allow_nan=False)
         except ValueError as error:
-            raise errors.Damaged(f"{analysis!r} holds what JSON cannot: {error}; this is a fault in the caller") from error
+            raise errors.Damaged(f"{analysis!r} holds what JSON cannot: {error}; this is a bug in the caller") from error
         kept = self._measured.setdefault(analysis, [])
         seq = kept[-1][0] + 1 if kept else 1
         kept.append((seq, rows.check_time(now), text))

@@ -278,7 +278,7 @@ def test_late_labels_are_counted_and_left_out(logs: Logs) -> None:
     logs.answered("last", NEW, 91, 0.5)
     logs.happened("last", 92, 1.0)
     (seen,) = again.look(BEGIN + 150)
-    assert (seen.watched.n, seen.detail) == (1, "1 labels came after their block was closed, or belong to no answer of these bundles")
+    assert (seen.watched.n, seen.detail) == (1, "1 labels arrived after their block was closed, or belong to no answer of these bundles")
 
 
 def test_a_restart_changes_nothing(logs: Logs) -> None:

@@ -114,7 +114,7 @@ def test_a_gate_reads_on_past_a_bad_row(score: str, settings: settings_.Settings
         assert seen.watched is not None
         assert seen.watched.n == GOOD
         assert math.isfinite(seen.watched.total)
-        assert "could not be read and were passed over" in seen.detail
+        assert "could not be read and were skipped" in seen.detail
     (missing,) = [one for one in loss.missing(settings, SERVICE) if one.cause == "unreadable"]
     assert missing.rows >= 3
     assert "passed over" in missing.text()
