@@ -107,7 +107,7 @@ def told(sdk: ModuleType, pin: base.Pin, *, key_name: str) -> Iterator[None]:
     except (sdk.AuthenticationError, sdk.PermissionDeniedError) as error:
         raise errors.NotAllowed(f"{name} refuses the key in {key_name}; set a valid one") from error
     except sdk.NotFoundError as error:
-        raise errors.NotFound(f"{name} is no longer offered; release a bundle that pins another model") from error
+        raise errors.NotFound(f"{name} does not exist any more; release a bundle that pins another model") from error
     except sdk.APIStatusError as error:
         if error.status_code >= 500 or error.status_code in (408, 409):
             raise Later(f"{name} failed with {error.status_code}; retrying", after_s=_after(error)) from error

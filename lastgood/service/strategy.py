@@ -97,7 +97,7 @@ def check(chain: Chain) -> Chain:
     if kinds != sorted(kinds, key=["shadow", "canary", "approval"].index):
         raise ValueError(f"phases must be in the order shadow, canary, approval, not {', '.join(kinds)}; sort them")
     if kinds.count("approval") > 1:
-        raise ValueError("only the last phase can be an approval; use it once, at the end")
+        raise ValueError("only the last phase can be an approval; name it once, at the end")
     weights = [phase.weight_pct for phase in chain if isinstance(phase, Canary)]
     if any(later <= earlier for earlier, later in itertools.pairwise(weights)):
         raise ValueError(f"weight_pct must increase from canary to canary, not {', '.join(f'{w:g}' for w in weights)}; sort or change them")

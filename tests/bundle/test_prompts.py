@@ -104,10 +104,10 @@ def test_a_text_without_end_is_cut_short(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("described", "match"),
     [
-        ("no: [", "not valid YAML"), ("[]", "is wrong"), (HEAD, "parts"), (HEAD + "parts: {}\n", "parts"),
-        (HEAD + "parts: {user: ../x}\n", "beside"), (HEAD + "parts: {user: a/b.txt}\n", "beside"), (HEAD + "parts: {user: /etc/passwd}\n", "beside"),
-        (HEAD + "parts: {user: prompt.yaml}\n", "beside"), (HEAD + "parts: {user: gone.txt}\n", "does not exist"),
-        (HEAD + "parts: {User: user.txt}\n", "is wrong"), (HEAD + "more: 1\nparts: {user: user.txt}\n", "more"),
+        ("no: [", "not valid YAML"), ("[]", "is invalid"), (HEAD, "parts"), (HEAD + "parts: {}\n", "parts"),
+        (HEAD + "parts: {user: ../x}\n", "in the same folder"), (HEAD + "parts: {user: a/b.txt}\n", "in the same folder"), (HEAD + "parts: {user: /etc/passwd}\n", "in the same folder"),
+        (HEAD + "parts: {user: prompt.yaml}\n", "in the same folder"), (HEAD + "parts: {user: gone.txt}\n", "does not exist"),
+        (HEAD + "parts: {User: user.txt}\n", "is invalid"), (HEAD + "more: 1\nparts: {user: user.txt}\n", "more"),
         (HEAD + "variables: {q: number}\nparts: {user: user.txt}\n", "variables"), ("schema: v9\nparts: {user: user.txt}\n", "schema"),
     ],
 )  # fmt: skip

@@ -82,7 +82,7 @@ def test_another_bundle_is_held_beside_the_serving_one(
         fresh = toy.build(ctx, -1.9)
     at(monkeypatch, 4)
     shown = run("drift", "toy", "--beside", fresh)
-    assert f"beside {short(fresh)}: brier of {short(released[1])} is" in shown.out
+    assert f"compared with {short(fresh)}: brier of {short(released[1])} is" in shown.out
     value = run("drift", "toy", "--beside", fresh, "--since", "2026-01-01T02:00:00", "--json").json["beside"]
     assert (value["other"], value["since"], value["compared"]["rows"]) == (fresh, START + 2 * HOUR_S, 240)
     assert value["compared"]["low"] > 0

@@ -66,7 +66,7 @@ def test_a_rollback_to_a_gone_model_is_refused(run: Run, settings: settings_.Set
             release.roll_back(ctx, "toy", reason="x", actor="t")
     done = run("rollback", "toy", bundles[0], "--yes", "--reason", "x")
     assert done.code == 4
-    assert "answers no more, anthropic/x: it was shut down" in done.err
+    assert "cannot answer any more, anthropic/x: it was shut down" in done.err
 
 
 def test_a_service_without_hosted_models_has_nothing_to_ask(run: Run, settings: settings_.Settings) -> None:

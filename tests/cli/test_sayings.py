@@ -43,7 +43,7 @@ def test_a_release_that_is_still_on_its_way_is_not_called_done(phase: rollout.Ph
     assert receipt.finish(outcome, as_json=False, waited=True) == errors.PartlyConverged.exit_code
     told = capsys.readouterr().out
     assert "done" not in told
-    assert told.startswith("still on its way")
+    assert told.startswith("still in progress")
     assert "lastgood watch toy" in told
 
 

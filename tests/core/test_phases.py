@@ -57,13 +57,13 @@ def test_workers_have_a_minute_to_become_ready_unless_said_otherwise() -> None:
 
 def test_a_bundle_that_serves_already_is_not_released_again() -> None:
     """Proposing stable, or the candidate, is nothing to do."""
-    refused(released(A), rollout.Propose(bundle=A, verified=True), errors.NothingToDo, f"'{'a' * 12}' is stable already")
-    refused(canary(), rollout.Propose(bundle=B, verified=True), errors.NothingToDo, f"'{'b' * 12}' is being released already")
+    refused(released(A), rollout.Propose(bundle=A, verified=True), errors.NothingToDo, f"'{'a' * 12}' is already stable")
+    refused(canary(), rollout.Propose(bundle=B, verified=True), errors.NothingToDo, f"'{'b' * 12}' is already being released")
 
 
 def test_one_release_at_a_time() -> None:
     """A second candidate is refused, with the way to call the first one off."""
-    refused(canary(), rollout.Propose(bundle=C, verified=True), errors.NotAllowed, f"a release of '{'b' * 12}' is in flight; wait for it")
+    refused(canary(), rollout.Propose(bundle=C, verified=True), errors.NotAllowed, f"a release of '{'b' * 12}' is in progress; wait for it")
 
 
 def test_a_bundle_that_does_not_verify_is_not_released() -> None:
@@ -150,7 +150,12 @@ def test_after_the_last_phase_comes_only_the_cut_over() -> None:
 @pytest.mark.parametrize("phases", range(4))
 def test_no_phase_is_passed_over(phases: int) -> None:
     """Before the last phase of its chain a candidate is not cut over."""
-    refused(on_its_way(phases), rollout.CutOver(bundle=B, bake_s=1.0), errors.NotAllowed, f"'{'b' * 12}' has phases before it")
+    refused(
+        on_its_way(phases),
+        rollout.CutOver(bundle=B, bake_s=1.0),
+        errors.NotAllowed,
+        f"'{'b' * 12}' still has phases to pass before its cut-over",
+    )
 
 
 @pytest.mark.parametrize(
@@ -386,7 +391,7 @@ def test_a_lift_needs_a_quarantine() -> None:
     """What is not marked has nothing to lift, and a revocation is for good."""
     refused(released(A), rollout.Lift(bundle=A, reason="x"), errors.NothingToDo, f"bundle '{'a' * 12}' is not quarantined")
     revoked = with_mark(released(A), B, "revoked")
-    refused(revoked, rollout.Lift(bundle=B, reason="x"), errors.NotAllowed, f"'{'b' * 12}' is revoked (cve), which is for good")
+    refused(revoked, rollout.Lift(bundle=B, reason="x"), errors.NotAllowed, f"'{'b' * 12}' is revoked (cve), which is permanent")
 
 
 def test_previous_is_always_what_a_rollback_would_reach() -> None:

@@ -81,7 +81,7 @@ def test_a_service_without_stable_has_nothing_to_measure() -> None:
     first = dataclasses.replace(after(rollout.State(service="flights"), rollout.Propose(bundle=A, verified=True)), weight_pct=5.0)
     state, effects = step(first, rollout.Reject(bundle=A, reason="bad", verify_s=300.0))
     assert (state.stable, state.verifying) == (None, None)
-    assert pages(effects)[0].summary == f"flights: candidate {'a' * 12} was taken out and quarantined; nothing serves: bad"
+    assert pages(effects)[0].summary == f"flights: candidate {'a' * 12} was taken out and quarantined; no bundle serves: bad"
 
 
 def test_only_the_candidate_can_be_rejected() -> None:
@@ -127,7 +127,7 @@ def test_a_manual_rollback_is_the_same_without_a_page_and_without_being_counted(
 
 def test_automation_may_blame_only_what_serves() -> None:
     """If stable moved on since, or nothing serves, the verdict is of no use any more."""
-    refused(released(A, B, C), alarm(seen=B), errors.Conflict, f"'{'b' * 12}' no longer serves, so it cannot be blamed; measure what")
+    refused(released(A, B, C), alarm(seen=B), errors.Conflict, f"'{'b' * 12}' no longer serves, so it is not to blame; measure the bundle")
     refused(rollout.State(service="flights"), alarm(), errors.Conflict, "'nothing' no longer serves")
     refused(rollout.State(service="flights"), alarm(seen=B), errors.Conflict, f"'{'b' * 12}' no longer serves")
     assert after(released(A, B, C), alarm(seen=C)).stable == B
@@ -136,7 +136,7 @@ def test_automation_may_blame_only_what_serves() -> None:
 def test_automation_takes_no_second_step_while_the_first_is_being_measured() -> None:
     """No rollback of a rollback, unless its target did not get ready; a person may at any time."""
     state = verifying(released(A, B))
-    refused(state, alarm(), errors.NothingToDo, "'flights' was rolled back just now and is being measured")
+    refused(state, alarm(), errors.NothingToDo, "'flights' was just rolled back and is being measured")
     further = after(state, alarm(unready=True, verify_s=60.0), now=500.0)
     assert (further.stable, further.hops) == (A, 1)
     assert further.verifying == rollout.Verifying(since=500.0, until=560.0, left=B, rollout=None)
@@ -271,7 +271,7 @@ def test_a_named_target_has_to_have_been_stable() -> None:
 def test_a_named_target_has_to_verify() -> None:
     """Known to be damaged, or not checked at all: both are refused."""
     for verified in ({A: False}, {}):
-        refused(released(A, B), back(to=A, verified=verified), errors.NotAllowed, f"bundle '{'a' * 12}' does not verify; leave out the")
+        refused(released(A, B), back(to=A, verified=verified), errors.NotAllowed, f"bundle '{'a' * 12}' does not verify; omit the")
 
 
 @pytest.mark.parametrize("kind", ["quarantined", "revoked"])
@@ -350,4 +350,4 @@ def test_a_mark_can_only_become_harder(was: rollout.MarkKind, asked: rollout.Mar
     if done:
         assert after(before, event).marks[A] == rollout.Mark(kind=asked, reason="worse")
     else:
-        refused(before, event, errors.NothingToDo, f"bundle '{'a' * 12}' is {was} already (cve)")
+        refused(before, event, errors.NothingToDo, f"bundle '{'a' * 12}' is already {was} (cve)")

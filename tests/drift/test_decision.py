@@ -130,7 +130,7 @@ def test_two_that_are_equally_lost_are_trained_anew(ctx: release.Context) -> Non
     what = serve(ctx, stable, toy.USUAL, *[TURNED] * 6, bias=0.0)
     decision = decided(ctx, what, hours=7)
     assert decision.outcome == "retrain"
-    assert "going back would not help by more than 0.002" in decision.why
+    assert "a rollback would not help by more than 0.002" in decision.why
 
 
 def test_without_labels_nothing_moves(ctx: release.Context) -> None:

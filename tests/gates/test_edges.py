@@ -53,7 +53,7 @@ def test_a_reading_of_a_figure_has_all_of_it() -> None:
     assert only_beside == Reading(story=f"{shown}10 of stable, 5 more allowed", reference=10.0, **rest)
     neither = gauge(14, 14, 14, 14, limit=None, margin=None).read()
     lacks = "no value of stable to compare with"
-    assert neither == Reading(story=f"{shown}nothing beside it", lacks=lacks, **{**rest, "passes": None, "needs": None})
+    assert neither == Reading(story=f"{shown}no value to compare with", lacks=lacks, **{**rest, "passes": None, "needs": None})
     assert gauge().read() == Reading(
         story="no value of promql yet", reference=50.0, **{**rest, "passes": None, "estimate": None, "needs": None}
     )
@@ -108,7 +108,7 @@ def test_events_say_all_of_it(looks: int, needs: int, passes: base.Cause | None)
 
 def test_a_gate_without_a_limit_says_which_setting_is_missing() -> None:
     """Each kind by its own name, and it neither passes nor fails."""
-    missing = "no limit to judge by: nothing is known of an earlier stable; set {} on this gate"
+    missing = "no limit to compare with: no value of an earlier stable is known; set {} on this gate"
     alone = QUERY.model_copy(update={"max": None})
     for made, named in (
         (gauges.query(alone, setup("alone")), "'max'"),
@@ -139,7 +139,7 @@ def test_a_reading_of_a_split_has_all_of_it() -> None:
     for watched, beside in ((200, 600), (600, 200)):
         found = shared(watched, beside)
         assert found.read() == Reading(
-            story=f"{100 * watched / 800:.1f} % of 800 requests where 50.0 % is asked for, 25.0 % to 75.0 % allowed",
+            story=f"{100 * watched / 800:.1f} % of 800 requests where 50.0 % is requested, 25.0 % to 75.0 % allowed",
             harm="a split outside the allowed range",
             passes="within",
             estimate=watched / 800,

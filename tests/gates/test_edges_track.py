@@ -96,8 +96,8 @@ def test_the_newest_reason_of_a_silence_is_told() -> None:
 @pytest.mark.parametrize(
     ("observation", "why"),
     [
-        (Observation(at=math.inf), "time inf is no number"),
-        (Observation(at=START, watched=Tally(n=3, bad=4)), "4 bad ones of 3 cannot be"),
+        (Observation(at=math.inf), "non-finite time: inf"),
+        (Observation(at=START, watched=Tally(n=3, bad=4)), "impossible counts: 4 failures in 3 requests"),
         (
             Observation(at=START, beside=Tally(n=3, value=math.inf)),
             "non-finite value: Tally(n=3, bad=0, total=0.0, value=inf, user_errors=None, copies=0)",

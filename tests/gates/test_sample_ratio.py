@@ -19,7 +19,7 @@ def test_the_split_asked_for_passes():
     """Five percent asked for, five percent sent, and the sentence says so."""
     verdict = said(track(SPLIT), sent(5, 95, share=0.05))
     assert (verdict.outcome, verdict.cause) == ("pass", "excluded") or verdict.cause == "within"
-    assert verdict.why == "5.0 % of 6,000 requests where 5.0 % is asked for, 2.5 % to 7.5 % allowed"
+    assert verdict.why == "5.0 % of 6,000 requests where 5.0 % is requested, 2.5 % to 7.5 % allowed"
     assert (verdict.estimate, verdict.reference) == (0.05, pytest.approx(0.05))
 
 

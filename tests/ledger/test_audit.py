@@ -108,8 +108,8 @@ EDITS: dict[str, tuple[str, str]] = {
     "hash of an entry": ("UPDATE audit SET hash = prev_hash WHERE seq = 2", "does not follow from entry 2"),
     "no entry in the middle": ("DELETE FROM audit WHERE seq = 4", "entries 4 to 4 are missing"),
     "no first entry": ("DELETE FROM audit WHERE seq = 1", "entries 1 to 1 are missing"),
-    "no last entry": ("DELETE FROM audit WHERE seq = 11", "the newest entries were cut off"),
-    "no entries": ("DELETE FROM audit WHERE service = 'flights'", "the newest entries were cut off"),
+    "no last entry": ("DELETE FROM audit WHERE seq = 11", "the newest entries were removed"),
+    "no entries": ("DELETE FROM audit WHERE service = 'flights'", "the newest entries were removed"),
     "body that does not parse": ("UPDATE audit SET body = '[' || body || ']' WHERE seq = 5", "entry 5 (revision 2) does not parse"),
 }
 

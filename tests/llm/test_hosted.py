@@ -96,10 +96,10 @@ def test_trouble_that_may_pass_is_tried_again(kind: Kind) -> None:
         (servers.answers({"error": {"message": SECRET}}, status=401), errors.NotAllowed, "refuses the key"),
         (servers.answers({"error": {"message": SECRET}}, status=403), errors.NotAllowed, "refuses the key"),
         (servers.answers({"error": {"message": "x"}}, status=400), errors.UsageError, "params"),
-        (servers.answers(b"<html>gateway</html>"), errors.Damaged, "none|empty"),
-        (servers.answers(b"{"), errors.Damaged, "none|empty"),
+        (servers.answers(b"<html>gateway</html>"), errors.Damaged, "invalid|empty"),
+        (servers.answers(b"{"), errors.Damaged, "invalid|empty"),
         (servers.answers({}), errors.Damaged, "empty"),
-        (servers.answers([]), errors.Damaged, "none|empty"),
+        (servers.answers([]), errors.Damaged, "invalid|empty"),
     ],
 )
 def test_each_fault_says_what_to_do(kind: Kind, reply: servers.Reply, error: type[errors.LastgoodError], match: str) -> None:

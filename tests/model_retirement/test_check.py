@@ -103,9 +103,9 @@ def test_a_gone_model_is_no_way_back(ctx: release.Context, provider: Provider) -
     report = check(ctx, provider)
     assert report.ok, "something safe is left"
     assert statuses(report) == {short(c): "alive", short(b): "gone", short(a): "alive"}
-    with pytest.raises(errors.NotAllowed, match=r"answers no more, openai/old-2024-01-01: .*'lastgood liveness toy'"):
+    with pytest.raises(errors.NotAllowed, match=r"cannot answer any more, openai/old-2024-01-01: .*'lastgood liveness toy'"):
         release.roll_back(ctx, "toy", reason="x", actor="t", to=b)
-    with pytest.raises(errors.NotAllowed, match="answers no more"):
+    with pytest.raises(errors.NotAllowed, match="cannot answer any more"):
         release.propose(ctx, "toy", b, reason="x", actor="t")
     assert release.roll_back(ctx, "toy", reason="x", actor="t").revision.state.stable == a
 

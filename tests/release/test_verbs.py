@@ -251,7 +251,7 @@ def test_a_plan_survives_what_does_not_concern_it(settings: settings_.Settings) 
         proceed.advance(ctx, "toy", ready={b}, actor="controller", clock=lambda: time.time() + 5)
         assert ctx.ledger.newest("toy") == planned.revision + 1
         assert release.roll_back(ctx, "toy", reason="bad", actor="ann", planned=planned).revision.verb == "rollback"
-        with pytest.raises(errors.Conflict, match="has moved on"):
+        with pytest.raises(errors.Conflict, match="has changed since"):
             release.roll_back(ctx, "toy", reason="bad", actor="bob", planned=planned)
 
 

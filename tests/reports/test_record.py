@@ -155,7 +155,7 @@ def test_a_release_that_never_got_ready_was_given_up(story: Story) -> None:
     proceed.advance(story.ctx, SERVICE, ready=set(), actor="controller", clock=story.clock)
     found = told(story)
     assert (found.outcome, found.left) == ("given up", None)
-    assert "nobody is blamed" in words.headline(found)
+    assert "the bundle is not blamed" in words.headline(found)
 
 
 def test_a_release_that_a_rollback_of_stable_cancels_was_called_off(story: Story) -> None:

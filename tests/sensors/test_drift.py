@@ -215,7 +215,7 @@ def test_an_alarm_is_reported_by_evidently_in_files_dagster_and_mlflow(
 
 def test_a_report_on_nothing_is_a_result(settings: settings_.Settings, stable: str, instance: dg.DagsterInstance) -> None:
     """No rows, and a service that is not watched: the run succeeds and says why it has nothing."""
-    for service, why in ((toy.SERVICE, "answered no request"), ("other", "nothing is watched")):
+    for service, why in ((toy.SERVICE, "answered no request"), ("other", "drift is not watched")):
         done = report(settings, instance, {"ops": {"report": {"config": {"service": service}}}})
         (output,) = [event for event in done.all_events if event.event_type_value == "STEP_OUTPUT"]
         assert why in output.step_output_data.metadata["evidently"].value

@@ -28,7 +28,7 @@ def refusal(body: str, *, head: str = HEAD) -> str:
     with pytest.raises(errors.UsageError) as caught:
         parse(body, head=head)
     start, said = str(caught.value).split(": ", 1)
-    assert start == "service.yaml is wrong"
+    assert start == "service.yaml is invalid"
     return said
 
 
@@ -302,7 +302,7 @@ PHASES = {
         release:
           strategy: [{phase: approval}, {phase: approval}]  # here
         """,
-        "release.strategy: only the last phase can be an approval; use it once, at the end",
+        "release.strategy: only the last phase can be an approval; name it once, at the end",
     ),
     "more than all the time there is": (
         """

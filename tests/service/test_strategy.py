@@ -196,7 +196,7 @@ def test_a_chain_can_be_written_on_one_line(text: str, chain: list[dict[str, obj
 )  # fmt: skip
 def test_a_line_that_is_no_chain_is_refused_with_its_phase(text: str, why: str) -> None:
     """One line, which ends with how to write it."""
-    with pytest.raises(ValueError, match="is no strategy") as caught:
+    with pytest.raises(ValueError, match="is not a strategy") as caught:
         strategy.from_text(text)
     assert str(caught.value) == f"{text!r} is not a strategy: {why}; write it like 'shadow,canary:5,canary:25,approval', or 'none'"
 
