@@ -51,15 +51,15 @@ class ControllerSettings(_Group):
     backoff_max_s: float = pydantic.Field(default=30.0, gt=0, le=3600)
     """Longest pause, in seconds, between attempts at a layer that keeps failing (full jitter)."""
     measure_s: float = pydantic.Field(default=1.0, gt=0, le=60)
-    """Seconds between measurements for the gates while a release is on its way; one costs some milliseconds."""
+    """Seconds between measurements for the gates while a release is in progress; one costs some milliseconds."""
     watch_s: float = pydantic.Field(default=10.0, gt=0, le=3600)
     """Seconds between measurements for triggers that watch a proven stable bundle."""
     lease_s: float = pydantic.Field(default=15.0, gt=0, le=3600)
     """Seconds after which another controller takes over from one that no longer answers."""
     heartbeat_s: float = pydantic.Field(default=10.0, gt=0, le=3600)
-    """Seconds between signs of life of a host whose workers have not changed; after three of them without one, nobody knows of its workers."""
+    """Seconds between reports of a host whose workers have not changed; after three of them without a report, its workers count as unknown."""
     keep_measurements_days: float = pydantic.Field(default=30.0, gt=0, le=3660)
-    """Days after which measurements are removed (a day of canary is some 130 MB), those of a release on its way excepted; the verdicts in the release history stay for ever."""
+    """Days after which measurements are removed (a day of canary is some 130 MB), except those of a release in progress; the verdicts in the release history stay indefinitely."""
 
     @pydantic.model_validator(mode="after")
     def _lease_lasts(self) -> ControllerSettings:
@@ -141,7 +141,7 @@ class CacheSettings(_Group):
 
 
 class DriftSettings(_Group):
-    """When Dagster looks at what comes in; what counts as drift stands in each service.yaml."""
+    """When Dagster evaluates live traffic; each service.yaml defines what counts as drift."""
 
     tick_s: float = pydantic.Field(default=30.0, ge=1, le=86_400)
     """Seconds between two ticks of the sensor `drift_watch`, read when the code location loads. A window is looked at when it is over."""

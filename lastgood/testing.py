@@ -53,7 +53,7 @@ def _is_free(port: int) -> bool:
 
 
 def _reserve(port: int) -> bool:
-    """Whether no other process that lives has this port from `free_port`; the lock is let go of with the process."""
+    """Whether no other process that lives has this port from `free_port`; the lock is released with the process."""
     folder = Path(tempfile.gettempdir()) / f"lastgood-ports-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     handle = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

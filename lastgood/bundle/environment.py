@@ -1,4 +1,4 @@
-"""The environment part: which locked packages and which interpreter a bundle was made for.
+"""The environment part: which locked packages and which interpreter a bundle was built for.
 
 It is a description, not a container: lastgood does not rebuild an environment, it says when the one it runs in
 differs. What does not belong here: deciding what a difference means (the worker reports it, a person or gate judges).

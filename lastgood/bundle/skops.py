@@ -1,7 +1,7 @@
 """skops files: load one by our own list of types, and write one so that the same model has the same bytes.
 
 A skops file is a zip of arrays and a `schema.json` that names the types to build. skops asks the caller which
-of them to trust; MLflow passes back what the file itself names, which is no check at all. Here every
+of them to trust; MLflow passes back what the file itself names, which checks nothing. Here every
 name must stand in a list that is part of this program or of the service's own code, before skops sees the file.
 
 What does not belong here: what may be stored (`formats`).

@@ -1,6 +1,6 @@
-"""The rules of going back: rejecting a candidate, rolling back, condemning a bundle, and what is found out afterwards. Pure.
+"""The rules of rollbacks: rejecting a candidate, rolling back, condemning a bundle, and the result of the analysis afterwards. Pure.
 
-What does not belong here: going forward (`transitions`).
+What does not belong here: releases (`transitions`).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from lastgood.core.guards import Step, check_candidate, check_may_serve, idle, m
 from lastgood.core.state import Hold, State, Verifying, target
 
 MAX_HOPS = 3
-"""Steps back by automation in a row, without a promotion in between; then a person has to look."""
+"""Automatic rollbacks in a row, without a promotion in between; after that a person has to investigate."""
 
 BREAKER = 3
 BREAKER_S = 3600.0
-"""More than so many steps back by automation in so many seconds, and the service is held."""
+"""More than BREAKER automatic rollbacks in BREAKER_S seconds, and the service is held."""
 
 
 def reject(state: State, event: Reject, now: float) -> Step:
-    """A gate failed: the candidate is taken out and quarantined; stable, which was never left, has all traffic."""
+    """A gate failed: the candidate is taken out and quarantined; stable, which kept serving, has all traffic."""
     check_candidate(state, event.bundle)
     touched = state.weight_pct > 0
     after, effects = marked(idle(state), event.bundle, "quarantined", event.reason)
@@ -58,7 +58,7 @@ def roll_back(state: State, event: RollBack, now: float) -> Step:
 
 
 def condemn(state: State, event: Condemn, now: float) -> Step:
-    """The bundle is quarantined or revoked; if it serves, the service goes back."""
+    """The bundle is quarantined or revoked; if it serves, the service is rolled back."""
     mark = state.marks.get(event.bundle)
     if mark is not None and (mark.kind == event.kind or mark.kind == "revoked"):
         raise errors.NothingToDo(f"bundle {short(event.bundle)!r} is already {mark.kind} ({mark.reason})")
@@ -80,7 +80,7 @@ def condemn(state: State, event: Condemn, now: float) -> Step:
 
 
 def verified(state: State, event: Verified) -> Step:
-    """The measurement after a step back is over; the page says what it came to."""
+    """The analysis after a rollback has ended; the page reports its result."""
     if state.verifying is None:
         raise errors.NothingToDo(f"no rollback is being measured on {state.service!r}; see 'lastgood history {state.service}'")
     told = {
@@ -102,7 +102,7 @@ def verified(state: State, event: Verified) -> Step:
 
 
 def overtaken(state: State) -> Step:
-    """Another bundle takes over while it is still being measured whether a step back helped: that question is over."""
+    """Another bundle becomes stable while a rollback is still being measured: that analysis ends."""
     if state.verifying is None:
         return state, ()
     reason = "another release took over before recovery could be determined"
@@ -155,12 +155,12 @@ def _verifying(state: State, *, left: str | None, before: State, now: float, sec
 
 
 def _recent(state: State, now: float) -> tuple[float, ...]:
-    """Steps back by automation of the last hour; a clock that was put back makes none of them disappear."""
+    """Automatic rollbacks of the last hour; a clock that was set back does not hide any of them."""
     return tuple(at for at in state.automatic_at if abs(now - at) < BREAKER_S)
 
 
 def _counted(state: State, now: float) -> tuple[State, tuple[Effect, ...]]:
-    """One more step back by automation; one too many in an hour holds the service."""
+    """One more automatic rollback; one too many in an hour holds the service."""
     recent = (*_recent(state, now), now)[-(BREAKER + 1) :]
     after = dataclasses.replace(state, automatic_at=recent)
     if len(recent) <= BREAKER or state.hold is not None:
@@ -182,7 +182,7 @@ def _held(state: State, now: float, reason: str) -> tuple[State, tuple[Effect, .
 
 
 def _key(rollout: int | None, left: str | None) -> str:
-    """The key of the pages about a step back and about what came of it: the rollout that it ended, else the bundle left behind."""
+    """The key of the pages about a rollback and its result: the rollout that it ended, else the bundle it left."""
     return f"rollout-{rollout}" if rollout is not None else f"bundle-{short(left or 'nothing')}"
 
 

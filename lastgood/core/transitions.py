@@ -9,14 +9,14 @@ small world can be searched exhaustively (`tests/core/test_search.py`) and the a
                               `-> Reject  -> idle (a gate failed: stable untouched, the candidate quarantined)
     roll back    RollBack: any rollout is cancelled, the bad bundle is quarantined, stable becomes the
                  newest bundle that has been stable, verifies now, and is neither quarantined nor revoked
-    after it     Verified: what the measurement after a step back came to
+    after it     Verified: the result of the analysis after a rollback
 
 Rules, each with a test: a quarantined or revoked bundle never becomes stable or candidate; a revoked one
-stays revoked; no phase of a chain is passed over unless a person skips them; a held service takes no releases and no
+stays revoked; no phase of a chain is omitted unless a person skips it; a held service takes no releases and no
 step further, but can always roll back; a rollback is never undone by an older promotion, nor by automation; after
-three steps back in a row, or in an hour, automation stops and a person has to look.
+three automatic rollbacks in a row, or in an hour, automation stops and a person has to investigate.
 
-This module goes forward; `rollback` goes back. What does not belong here: I/O of any kind, SQL, layers, what was
+This module is about releases; `rollback` about rollbacks. What does not belong here: I/O of any kind, SQL, layers, what was
 measured (`gates`).
 """
 

@@ -1,4 +1,4 @@
-"""The reference of a bundle, ready to be held beside a window: the rows that it brings, what it answers to them, and what is usual.
+"""The reference of a bundle, ready to compare with a window: its rows, its answers to them, and what is usual.
 
 The last two take seconds and are kept under `drift/` of the home folder, named by what they were made of.
 """
@@ -44,7 +44,7 @@ PROBES = 5
 VERSION = 4
 """Of how what is usual is found out; another one does not trust what was kept."""
 MADE = "made "
-"""Prefix of the columns with features that are no field of a request."""
+"""Prefix of the columns with features that are not fields of a request."""
 
 
 def of_bundle(settings: Settings, bundle: bundles.Bundle) -> Sample:
@@ -52,7 +52,7 @@ def of_bundle(settings: Settings, bundle: bundles.Bundle) -> Sample:
 
     With a column `probability` if it answers with one, for which its own code runs in this process, once; and with a column
     `made NAME` for each feature that training made of the same rows, or, where the bundle does not say, that its own code makes of
-    them, and that is no field of a request.
+    them, and that is not a field of a request.
     """
     file, key = find(settings, bundle), (settings.home, bundle.id)
     if key not in _REFERENCES:

@@ -1,4 +1,4 @@
-"""The reference: rows in the order of time that a bundle was made for, which travel in its data part as `drift.parquet`.
+"""The reference: the rows that a bundle was built for, in order of time, stored in its data part as `drift.parquet`.
 
 The file has the fields of a request as they are, and `label` where it is known. Its metadata name the column that says when a
 row was. For statistics numbers and true/false become float64 (NaN is missing), everything else text (None is missing).
@@ -30,7 +30,7 @@ FILE = "drift.parquet"
 FEATURES = "features.parquet"
 """In a model part: what the training made of such rows, the numbers that the model is fed; written in the same way."""
 PROBABILITY, LABEL = "probability", "label"
-"""Columns that are no field of a request: what was answered, and what really happened, where that is known by now."""
+"""Columns that are not fields of a request: the answer, and the true outcome, where it is known by now."""
 _AT = "lastgood.at"
 MAX_ROWS = 40_000
 STRETCH = 1000
@@ -50,7 +50,7 @@ class Sample:
         return len(self.at)
 
     def known(self, name: str) -> Known:
-        """A column, ready to be held beside many others; sorted or counted on first use."""
+        """A column, ready to be compared with many others; sorted or counted on first use."""
         from lastgood.drift import distances
 
         if name not in self._known:
@@ -111,7 +111,7 @@ def values(column: pa.ChunkedArray) -> Values:
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """*column* without what only a table knows: categories as their values, lists and structures as JSON text.
 
-    Raises UsageError for bytes that are no text.
+    Raises UsageError for bytes that are not text.
     """
     import pyarrow as pa
     import pydantic_core

@@ -1,4 +1,4 @@
-"""The watch on what comes in: each window that is over is looked at once, in order, and what it comes to is written down.
+"""The watch on live traffic: each completed window is evaluated once, in order, and the result is recorded.
 
 Safe to be called by anybody at any time: a tick that was killed is done again from where the ledger stands, and of two at
 once one wins. The windows of a bundle begin when it becomes stable. A window is looked at by a host that serves the bundle, for only

@@ -2,7 +2,7 @@
 
     Observation -> Track.take -> family (proportions | scores | gauges | sample_ratio) -> Track.verdict -> Verdict
 
-What does not belong here: what a verdict leads to, and the policies for what cannot be told (`analysis.policy`, `core`).
+What does not belong here: what a verdict leads to, and the policies for inconclusive verdicts (`analysis.policy`, `core`).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Track:
         )
 
     def _outcome(self, reading: Reading, now: float) -> tuple[Outcome, Cause, float | None]:
-        """Blame first, for evidence does not go away; then whether anything can be told at all."""
+        """Failure first, because evidence does not disappear; then whether there is a verdict at all."""
         failed = self._failed or self._family.fails()
         if failed:
             return "fail", failed, None

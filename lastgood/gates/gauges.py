@@ -96,7 +96,7 @@ def _figure(tally: Tally) -> float:
 class Events(Family):
     """Kills or ejections in a row so far, against the number at which the gate fails at once."""
 
-    unit = "looks"
+    unit = "measurements"
     traffic = False
 
     def __init__(self, gate: conditions.OutOfMemory | conditions.Ejections, *, limit: int, noun: str) -> None:
@@ -112,7 +112,7 @@ class Events(Family):
 
     def read(self) -> Reading:
         return Reading(
-            story=f"{self._noun}: {self._count:g} in {self._looks:,} looks, fails at {self._limit}",
+            story=f"{self._noun}: {self._count:g} in {self._looks:,} measurements, fails at {self._limit}",
             harm=f"{self._limit} {self._noun}",
             passes="within" if self._looks >= self._gate.min_samples else None,
             estimate=self._count,

@@ -169,7 +169,7 @@ class Excess:
 
 
 class Ceiling(Family):
-    """One arm's rate of bad requests against a limit. Where another arm serves beside it, that one's excess is no fault of this one."""
+    """One arm's rate of bad requests against a limit. Where a baseline arm serves too, an excess that it shares is not this arm's fault."""
 
     def __init__(
         self, gate: conditions.AnyGate, setup: Setup, *, limit: float, noun: str, excluded: float | None = None, compare: bool | None = None

@@ -10,7 +10,7 @@ from lastgood.gates.evaluator import Family, Reading, Setup, percent
 from lastgood.service import gates as conditions
 
 SURER = 10.0
-"""By how much the evidence must exceed what the gate's alpha asks for: users are not dice, one busy client is no broken proxy."""
+"""By how much the evidence must exceed what the gate's alpha requires: users are not dice, and one busy client is not a broken proxy."""
 
 
 class Split(Family):

@@ -67,7 +67,7 @@ class Reader(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Let go of it, so that it may be retired; done already is fine."""
+        """Close it, so that it may be retired; may be repeated."""
 
 
 class VectorIndex(abc.ABC):
@@ -107,7 +107,7 @@ class VectorIndex(abc.ABC):
         """
 
     def close(self) -> None:  # noqa: B027  # an engine of files holds nothing
-        """Let go of connections."""
+        """Close connections."""
 
 
 def check_name(name: str) -> str:

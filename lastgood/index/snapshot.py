@@ -178,7 +178,7 @@ def pack(row: Row, vector: bytes) -> Packed:
 
 
 def canonical_meta(meta: Mapping[Any, Any]) -> bytes:
-    """RFC 8785 bytes of *meta*. Raises UsageError for what is no such mapping.
+    """RFC 8785 bytes of *meta*. Raises UsageError for anything that is not such a mapping.
 
     With names and values so limited, the standard library writes the same bytes as the canonical form, thirty times faster.
     """

@@ -44,7 +44,7 @@ class Cache(abc.ABC):
         """Keep *answers*, for as long as the cache was told."""
 
     def close(self) -> None:  # noqa: B027  # memory goes with its owner
-        """Let go of connections."""
+        """Close connections."""
 
 
 class Memory(Cache):

@@ -48,7 +48,7 @@ WORKERS_EVERY_S = 60.0
 def sweep(settings: Settings, service: str, *, now: float) -> None:
     """Bound what *service* writes, at Unix time *now*. Costs a few looks at files; safe for many processes at once. Raises OSError.
 
-    What a release holds locked at this moment is left for the next time. Raises LayerError if the proxy cannot be told.
+    What a release holds locked at this moment is left for the next time. Raises LayerError if the proxy cannot be notified.
     """
     files = envoy_files.of(settings, service)
     if files.bootstrap.exists():

@@ -41,7 +41,7 @@ class MlflowLayer(base.Layer):
         self._inode: tuple[int, int] | None = None
 
     def close(self) -> None:
-        """Let go of the client; work that is still under way ends by itself."""
+        """Close the client; work that is still in progress ends by itself."""
         self._client = None
 
     def _has_no_file(self) -> bool:

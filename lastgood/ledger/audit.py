@@ -4,7 +4,7 @@ The chain shows that an entry was edited, dropped or slipped in; the digests in 
 records. Only something outside the database can show that the newest entries were cut off: a checkpoint is the
 number and hash of the newest entry, signed, appended to `<home>/audit/<service>.jsonl`. Each says which one it follows,
 so that none can be taken out; the first one of a file says that it follows none, so that a file which was begun anew, after
-the old one was deleted together with the newest entries, shows for ever which entries no signature covers. The newest one
+the old one was deleted together with the newest entries, shows permanently which entries no signature covers. The newest one
 stands once more in `<service>.head`, so that the file cannot be cut where the entries were cut.
 
 What does not belong here: writing entries, which each transaction of the ledger does itself.
@@ -42,7 +42,7 @@ class AuditReport:
     `head` is the hash of the newest entry, `anchored` the number of the newest entry that a valid signed
     checkpoint covers (0: none): if entries up to there are cut off, it shows. With `uncovered` above 0, entries before that
     number are not covered by a checkpoint: the checkpoints were begun when they were there already, so what was cut off by
-    then would not show. That is no damage that was found, and no proof either.
+    then would go unnoticed. That is neither detected damage nor proof of integrity.
     """
 
     ok: bool

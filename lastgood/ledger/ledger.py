@@ -249,7 +249,7 @@ class Ledger(Leases, Measurements, Outbox, ReadinessRows):
         `state.revision` must be the newest number plus one, else Conflict says who was faster. A repeated
         `operation` changes nothing and returns the revision that it made the first time. NotAllowed if the
         database's own rules refuse it. With a *fence*, Conflict if that lease has changed hands. With `emergency`, a full disk costs the ballast instead of the change.
-        `at` of the revision is *now*, or that of the revision before if the clock went back; then `evidence` keeps *now*
+        `at` of the revision is *now*, or that of the revision before if the clock was set back; then `evidence` keeps *now*
         as `clock`, which `Revision.read_at` gives.
         """
         rows.check_text(verb=verb, actor=actor, reason=reason, operation=operation)

@@ -124,7 +124,7 @@ class Page:
 def page(row: Row, tried: Sequence[Row]) -> Page:
     """A page row with the deliveries that are asked for.
 
-    A body that cannot be read is told as `damaged` in its place: the summary must reach a person all the same, and no
+    A body that cannot be read is replaced by `damaged`: the summary must reach a person in any case, and no
     other page may wait for it.
     """
     names = ("service", "revision", "key", "severity", "summary", "at", "delivered_at")
@@ -177,7 +177,7 @@ def named(row: Row) -> frozenset[str]:
 
 
 def fold(marks: Iterable[Row], *, wanted: frozenset[str], until: int) -> dict[str, Mark]:
-    """The marks in force at revision *until*, from rows in the order they were written. Revoked is for ever."""
+    """The marks in force at revision *until*, from rows in the order they were written. A revocation is permanent."""
     found: dict[str, Mark] = {}
     for row in marks:
         digest, kind = row["bundle"], row["kind"]

@@ -144,7 +144,7 @@ class Model(abc.ABC):
         """An answer to *messages*; *passages* and *question* are what they were made of, for models that read no prompt."""
 
     def close(self) -> None:  # noqa: B027  # most hold nothing
-        """Let go of connections and memory."""
+        """Close connections and free memory."""
 
     def _refused(self, text: str) -> bool:
         """Whether *text* is the refusal that the prompt asks for."""

@@ -1,4 +1,4 @@
-"""Whether a pinned model is still there, and for how long: a bundle whose model is gone is nothing to go back to.
+"""Whether a pinned model is still there, and for how long: a bundle whose model is gone is not a rollback target.
 
 The provider is asked; where it cannot be, the dates that it has announced stand in `shutdowns.json`, which is as old as it says.
 
@@ -121,7 +121,7 @@ def _shutdowns() -> Mapping[str, str]:
 
 
 def at_risk(targets: Iterable[tuple[str, Liveness]]) -> str | None:
-    """Why nothing safe is left to go back to, if every target (its name, and its model's liveness) is gone or dying; else None."""
+    """Why no safe rollback target is left, if every target (its name, and its model's liveness) is gone or dying; else None."""
     known = list(targets)
     if not known or any(liveness.status in ("alive", "unknown") for _, liveness in known):
         return None

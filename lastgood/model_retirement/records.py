@@ -1,4 +1,4 @@
-"""How long the hosted models of a bundle live, as it was found out last: a bundle whose model is gone is nothing to go back to.
+"""How long the hosted models of a bundle live, as last recorded: a bundle whose model is gone is not a rollback target.
 
 A bundle names its hosted models in the meta of any part: `"llms": [pin, ...]`. What is found out about them stands in the
 ledger as an evaluation of kind `liveness`; a date that has passed counts, also if nobody has asked since.

@@ -54,11 +54,11 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 BRINGS_UP_S = 60.0
-"""Seconds for which `up` waits at most for what is on its way, such as a worker that still loads."""
+"""Seconds for which `up` waits at most for what is in progress, such as a worker that is still loading."""
 WORTH_SAYING_S = 2.0
 """Seconds of waiting after which a person wants to know what for."""
 LEAVES_S = 2.0
-"""Seconds in which a controller that goes on for others lets go of a service that is taken down."""
+"""Seconds in which a controller that continues for others releases a service that is taken down."""
 
 
 def known_services(settings: Settings) -> list[str]:

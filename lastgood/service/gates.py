@@ -48,7 +48,7 @@ class _Gate(pydantic.BaseModel):
     patience_s: float = pydantic.Field(default=900.0, gt=0, le=90 * 86_400)
     """Seconds before `no_traffic` and `source_down` apply."""
     watch: Literal["rollout", "bake", "always"] = "bake"
-    """Until when it is looked at: until the cut-over, until the end of the bake, or as a trigger on stable for ever."""
+    """Until when it is evaluated: until the cut-over, until the end of the bake, or indefinitely as a trigger on stable."""
     during: tuple[Literal["shadow", "canary"], ...] = ("shadow", "canary")
     """Phases before the cut-over that need it; a score whose labels come late may be left to the canary."""
     audit: bool = False
@@ -74,7 +74,7 @@ class LatencyP99(_Gate):
     persistence: int = pydantic.Field(default=3, ge=0, le=1000)
     """Windows in a row over the ceiling before the persistence rule fails the gate; 0 turns that rule off."""
     settle_s: float = pydantic.Field(default=15.0, ge=0, le=86_400)
-    """Seconds at the start of a phase that are not counted: caches and connections are cold then, and that is no regression."""
+    """Seconds at the start of a phase that are not counted: caches and connections are cold then, which is not a regression."""
 
 
 class Score(_Gate):
@@ -180,7 +180,7 @@ class Query(_Gate):
 
 
 class OutOfMemory(_Gate):
-    """Workers that were killed for want of memory, one after the other without a steady minute between."""
+    """Workers that were killed because memory ran out, one after the other without a steady minute in between."""
 
     metric: Literal["oom_kills"]
     max_kills: int = pydantic.Field(default=2, ge=1, le=MOST)

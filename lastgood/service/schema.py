@@ -86,7 +86,7 @@ class Serving(_Group):
 
 
 class Recovery(_Group):
-    """What counts as recovered after a step back; declared before the release, so that nobody moves the goal afterwards.
+    """What counts as recovered after a rollback; declared before the release, so that the criteria cannot be moved afterwards.
 
     Every gate of the service is asked of stable alone: against its own limit, else against what stable had before, plus
     the gate's margin. All pass: recovered. One fails: not recovered, so the release was not the cause.
@@ -213,7 +213,7 @@ def parse(text: str, *, where: str) -> Service:
 def parse_frozen(text: str, *, where: str) -> Service:
     """Like `parse`, for what a bundle brings: a value above a largest one that came later counts as the largest.
 
-    An older bundle was released with it, and must still be there to go back to.
+    An older bundle was released with it, and must remain a rollback target.
     """
     value = yaml_lines.load(text, where=where)
     with _explained(text, where=where):
@@ -228,7 +228,7 @@ def parse_frozen(text: str, *, where: str) -> Service:
 
 
 def _put(value: Any, loc: Sequence[int | str], new: float) -> None:
-    """Set what *loc* of an error leads to; steps that only name a kind of a union are passed over."""
+    """Set what *loc* of an error leads to; steps that only name a kind of a union are skipped."""
     *way, last = loc
     for step in way:
         if isinstance(value, list) or (isinstance(value, dict) and step in value):

@@ -72,7 +72,7 @@ def parse(value: Any) -> Chain:
 def from_text(text: str) -> Chain:
     """`shadow,canary:5,canary:25,approval` as a chain; a percentage may be left out for shadow. `none` is the empty chain.
 
-    Raises ValueError for a text that is no strategy, and for a chain that contradicts itself.
+    Raises ValueError for a text that is not a strategy, and for a chain that contradicts itself.
     """
     phases: list[dict[str, Any]] = []
     for word in [] if text.strip() == "none" else text.split(","):

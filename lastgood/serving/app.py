@@ -59,7 +59,7 @@ _QUIET_S = 10.0
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A bundle that is verified and loaded. `notes` is for people: what differs from the environment it was made for."""
+    """A bundle that is verified and loaded. `notes` is for people: what differs from the environment it was built for."""
 
     bundle: bundles.Bundle
     service: services.Service

@@ -128,7 +128,7 @@ def _only_a_stream(accept: str) -> str:
 
 
 def parse(body: bytes, *, content_type: str = "") -> dict[str, Any]:
-    """The object that *body* holds: rows in a list under `rows`, or one row. Raises Refused (422, or 415 for what is no JSON at all).
+    """The object that *body* holds: rows in a list under `rows`, or one row. Raises Refused (422, or 415 for a body that is not JSON at all).
 
     Every number in it is finite and fits into 64 bits (an integer), every text can be written in UTF-8, every name is there
     once, and nothing is nested too deep.
@@ -174,7 +174,7 @@ _NESTED = (dict, list)
 
 
 class _NoNumber(Exception):
-    """A word for what is no number."""
+    """A word that stands for a non-finite number."""
 
 
 def _no_number_word(_: str) -> None:

@@ -4,7 +4,7 @@ A field with a simple type has a column of that type; anything else is JSON text
 an offset is kept beside it. Reading goes through the model as a request does, so what a strict model takes as JSON it takes
 from the log too.
 
-What does not belong here: columns that are no fields, files, tables (`inference_log`).
+What does not belong here: columns that are not fields, files, tables (`inference_log`).
 """
 
 from __future__ import annotations

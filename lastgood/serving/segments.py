@@ -326,7 +326,7 @@ class _Segment:
 def write_segment(table: pa.Table, folder: Path, *, name: str, at: float | None = None) -> None:
     """Make *table* the segment *name*, written at Unix time *at*: whole and on disk, or not there. Raises OSError.
 
-    Readers pass over a file by its time of change, so that is the time by which rows are written, not the disk's.
+    Readers skip a file by its time of change, so that is the time by which rows are written, not the disk's.
     """
     import pyarrow.parquet as pq
 

@@ -1,7 +1,7 @@
 """Whose fault a failed prediction is: a row that the team's code cannot compute, or a bundle that cannot compute.
 
 One row that fails again and again while the runtime's own warm-up rows are answered is the sender's affair; anything else is
-the bundle's. That holds for memory too: it has run out where the warm-up rows fail for want of it, and not where a row asks for more
+the bundle's. That holds for memory too: it has run out where the warm-up rows fail because of it, and not where a row asks for more
 than there is. Rows are asked again as copies are (`in_shadow`), so that nothing is written twice; the warm-up rows at a
 bounded rate, so that nobody makes a worker ask them for a living.
 
@@ -76,7 +76,7 @@ class Wellness:
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether it was for want of memory that the warm-up rows failed last."""
+        """Whether the warm-up rows failed last because memory ran out."""
         return self._out_of_memory
 
     def well(self) -> bool:

@@ -39,7 +39,7 @@ class Sources:
         return answer
 
     def close(self) -> None:
-        """Let go of connections; a later `read` opens them again."""
+        """Close connections; a later `read` opens them again."""
         opened, self._open = self._open, {}
         for source in opened.values():
             source.close()

@@ -65,7 +65,7 @@ class EnvoySource(base.Source):
         """What was counted since *cursor*: one observation, or none on the first look, which only notes where counting stands.
 
         An Envoy that does not answer is `down`, and so is a log that cannot be read; the cursor stays. Lines of the log are read
-        on over every rotation and every start of Envoy. Counters (of copies) that went back, because Envoy or a worker began anew
+        on over every rotation and every start of Envoy. Counters (of copies) that were reset, because Envoy or a worker was restarted
         or its cluster was rebuilt, count from zero; what came between the last look and that is lost. A cursor of an older
         release, which counted live arms otherwise, is begun anew.
         """
@@ -247,5 +247,5 @@ def _slow(route: envoy_stats.Cluster, before: Mapping[str, Any] | None, *, limit
 
 
 def _since(now: int, before: int) -> int:
-    """How far a counter went on; it counts from zero if it went back."""
+    """By how much a counter increased; it counts from zero if it was reset."""
     return now - before if now >= before else now

@@ -1,4 +1,4 @@
-"""Workers that were killed for want of memory, as the infrastructure layer has counted them."""
+"""Workers that were killed because memory ran out, as counted by the infrastructure layer."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class PrometheusSource(base.Source):
     def read(self, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
         """One observation with the highest value of the result as `value`, for each arm that the query tells apart.
 
-        No answer in time, an HTTP error, an answer that is no JSON, a result that is empty or no finite number: `down`. Takes the
+        No answer in time, an HTTP error, an answer that is not JSON, a result that is empty or not a finite number: `down`. Takes the
         gate's `timeout_s` at most, for both arms together.
         """
         gate = asked.gate

@@ -78,7 +78,7 @@ def is_own_folder(folder: Path) -> bool:
 def check_home(home: Path) -> None:
     """Raise NotAllowed if *home* is there and is not this user's alone to write; changes nothing.
 
-    One that can only be read by others is no reason to refuse: `close_home` closes it.
+    One that others can only read is not refused: `close_home` restricts it.
     """
     try:
         found = home.stat()

@@ -22,7 +22,7 @@ MAX_VALUES = 1_000_000
 MAX_BYTES = 16 << 20
 """Bytes of a text that goes into a bundle file, as canonical JSON."""
 WHOLE = 2**53
-"""From here on a number of JSON cannot be told from its neighbours."""
+"""From here on, a JSON number cannot be distinguished from its neighbours."""
 
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 _KINDS = "write it as text, a finite number, true, false, null, a list or an object with text keys"
@@ -45,7 +45,7 @@ def printable(text: str) -> str:
 
 
 def check_text(text: object, *, what: str) -> None:
-    """Raise UsageError, naming *what*, if *text* is no text or not every database could hold it."""
+    """Raise UsageError, naming *what*, if *text* is not text or not every database could hold it."""
     if not isinstance(text, str):
         raise errors.UsageError(f"{what} has type {type(text).__name__}; give it as text")
     if not writable(text):
@@ -63,7 +63,7 @@ def tree(value: object, *, what: str) -> dict[str, Any]:
 
 
 def mended(value: Any) -> Any:
-    """*value*, which a program of ours found out, with what cannot be kept put right instead of refused: what happened must be told all the same.
+    """*value*, which a program of ours found out, with values that cannot be stored corrected instead of refused: what happened must be reported in any case.
 
     Text is made printable; a number that is none, such as a threshold that is infinite, becomes null.
     """

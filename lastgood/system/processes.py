@@ -5,7 +5,7 @@ the kernel gives it to somebody else later, and a stranger must never be taken f
 The record's path and facts also stand in the process's own environment, so a process whose record was lost,
 or whose starter was killed between starting it and writing the record, is found again (Linux).
 
-A name proves nothing on a shared machine: a record that another user owns or may write is no record, and a process of
+A name proves nothing on a shared machine: a record that another user owns or may write is ignored, and a process of
 another user is none of ours, whatever its environment says (`strangers` names both).
 
 What does not belong here: what the processes are for, restarts and readiness (`layers.infrastructure`, `ops.local_stack`).
@@ -99,7 +99,7 @@ def current() -> Record:
 def read(path: Path) -> Record | None:
     """The record in *path*; None if there is none, it cannot be read, or another user owns or may write it.
 
-    The process may live all the same, see `find`.
+    The process may be alive nevertheless, see `find`.
     """
     try:
         value = json.loads(_own_text(path))
@@ -188,7 +188,7 @@ def stop(record: Record, *, grace_s: float) -> bool:
 
 
 def age_s(record: Record) -> float | None:
-    """Seconds since the process started; None if that cannot be told (it is gone, or this is not Linux)."""
+    """Seconds since the process started; None if unknown (it is gone, or this is not Linux)."""
     try:
         ticks = _ticks(record.started)
         up = float((_PROC / "uptime").read_text().split()[0])
@@ -198,7 +198,7 @@ def age_s(record: Record) -> float | None:
 
 
 def rss_bytes(record: Record) -> int | None:
-    """Resident memory in bytes; None if that cannot be told."""
+    """Resident memory in bytes; None if unknown."""
     try:
         pages = int((_PROC / str(record.pid) / "statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):

@@ -107,13 +107,13 @@ def _problem(root: yaml.Node | None, item: ErrorDetails) -> str:
 
 
 _TAGS = ("metric", "phase")
-"""Keys by whose value pydantic chooses among kinds, and which it then names on the way to what is wrong."""
+"""Keys by whose value pydantic chooses among kinds, and which it then names in the path of the error."""
 
 
 def _find(root: yaml.Node | None, loc: Sequence[int | str]) -> tuple[int, list[str]]:
-    """The line of the deepest node on the way *loc* that is there, and the keys that lead to it and beyond.
+    """The line of the deepest existing node on the path *loc*, and the keys that lead to it and beyond.
 
-    Pydantic puts the kind into the way (`gates.errors.error_rate.margin`); that is passed over, once for each mapping.
+    Pydantic puts the kind into the path (`gates.errors.error_rate.margin`); that is skipped, once for each mapping.
     """
     node, line, path = root, 1, []
     passed: yaml.Node | None = None

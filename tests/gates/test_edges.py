@@ -101,7 +101,7 @@ def test_events_say_all_of_it(looks: int, needs: int, passes: base.Cause | None)
     made = gauges.Events(conditions.OutOfMemory(metric="oom_kills", max_kills=2, min_samples=3), limit=2, noun="kills")
     for place in range(looks):
         made.take(Observation(at=START + place, watched=Tally(n=1, value=1.0)), step=0)
-    story = f"kills: 1 in {looks} looks, fails at 2"
+    story = f"kills: 1 in {looks} measurements, fails at 2"
     assert made.read() == Reading(story=story, harm="2 kills", passes=passes, estimate=1.0, reference=2.0, needs=needs)
     assert made.fails() is None
 

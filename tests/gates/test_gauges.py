@@ -130,7 +130,7 @@ def test_events_fail_at_once(name: str, limit: int, noun: str):
     gate = GATES[name]
     below = said(track(gate), every(3, at(limit - 1.0)))
     assert (below.outcome, below.cause, below.estimate) == ("pass", "within", limit - 1)
-    assert below.why == f"{noun}: {limit - 1} in 3 looks, fails at {limit}"
+    assert below.why == f"{noun}: {limit - 1} in 3 measurements, fails at {limit}"
     failed = said(track(gate), [*every(3, at(limit - 1.0)), *every(1, at(float(limit)), after=30)])
     assert (failed.outcome, failed.cause, failed.reference) == ("fail", "events", limit)
     assert failed.why.startswith(f"{noun}: {limit} in 4 looks")

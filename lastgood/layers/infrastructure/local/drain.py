@@ -79,7 +79,7 @@ def cuts(workers: Path) -> list[dict[str, Any]]:
 
 
 def leaving(workers: Path, records: Mapping[Path, daemon.Record]) -> list[dict[str, Any]]:
-    """What the workers on their way out still have to answer, and until when they may; for the layer's facts."""
+    """What draining workers still have to answer, and until when they may; for the layer's facts."""
     return [
         {
             "bundle": record.facts.get("bundle"),

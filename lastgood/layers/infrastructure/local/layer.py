@@ -209,7 +209,7 @@ class Workers(base.Processes):
         return count
 
     def _ask_all(self, grace_s: float | None) -> int:
-        """Ask every worker to end; returns how many there are, those on their way out included."""
+        """Ask every worker to end; returns how many there are, draining workers included."""
         live = daemon.running(self._where.workers)
         leaving = self._where.leaving()
         on_their_way = {record.pid for record in leaving.values()}

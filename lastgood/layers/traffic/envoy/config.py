@@ -301,7 +301,7 @@ def same_shape(before: Mapping[str, Any], after: Mapping[str, Any], *, clusters:
     """True if documents differ only in names, addresses, weights and revision, which cannot make Envoy refuse them.
 
     *before* and *after* are route documents, *clusters* and *more* the clusters that go with them. What has the shape of
-    something that Envoy has taken already need not be tried out first, which saves 50 to 150 ms on the way of a rollback.
+    a configuration that Envoy has already accepted need not be tried first, which saves 50 to 150 ms of a rollback.
     """
     taken = [_cluster_shape(cluster) for cluster in clusters.values()]
     return _route_shape(before) == _route_shape(after) and all(_cluster_shape(cluster) in taken for cluster in more.values())

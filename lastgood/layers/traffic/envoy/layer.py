@@ -165,7 +165,7 @@ class EnvoyTraffic(base.Layer):
         )
 
     def _ask_ready(self) -> Mapping[str, tuple[base.Endpoint, ...]] | None:
-        """Ready workers; None if the infrastructure layer is down, which must not keep traffic from going back."""
+        """Ready workers; None if the infrastructure layer is down, which must not prevent a rollback of traffic."""
         try:
             return self._endpoints()
         except base.LayerError:

@@ -283,7 +283,7 @@ def _accepts(record: daemon.Record, port: int) -> bool:
 def _choose(files: Files) -> bool:
     """Put a pair of documents into place that Envoy will take; True if the kept copy had to stand in.
 
-    The pair on disk may be newer than the kept one, so it comes first: a served revision never goes back.
+    The pair on disk may be newer than the kept one, so it comes first: a served revision never decreases.
     """
     if not files.routes.exists() and not files.kept.exists():
         nothing = envoy_documents.make([envoy_config.nothing_serves(files.root.name, revision=0)], revision=0)
