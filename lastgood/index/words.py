@@ -28,7 +28,7 @@ DEFAULT = "english"
 """Of snapshots that say nothing, or what nobody knew: those from before there was a choice."""
 GRAM = 2
 NEARLY_ALL = 0.9
-"""Share of questions without any result from word search above which that is not an accident."""
+"""Share of questions without any result from word search from which on that is not an accident."""
 
 KEY = "text_search"
 
