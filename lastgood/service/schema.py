@@ -243,7 +243,7 @@ def _explained(text: str, *, where: str) -> Iterator[None]:
     try:
         yield
     except pydantic.ValidationError as error:
-        raise errors.UsageError(f"{where} is wrong: {yaml_lines.explain(text, error)}") from error
+        raise errors.UsageError(f"{where} is invalid: {yaml_lines.explain(text, error)}") from error
     except errors.UsageError as error:
         raise errors.UsageError(f"{where} is invalid: {error}; correct the named key") from error
 

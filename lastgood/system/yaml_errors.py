@@ -46,7 +46,7 @@ def load(text: str, *, where: str) -> Any:
         loader = _Strict(text)
         return loader.get_single_data()
     except DuplicateKey as error:
-        raise errors.UsageError(f"{where} is wrong: {error}") from None
+        raise errors.UsageError(f"{where} is invalid: {error}") from None
     except yaml.YAMLError as error:
         raise errors.UsageError(f"{where} is not valid YAML: {_said(error)}; correct that line") from None
     except (ValueError, TypeError, RecursionError) as error:  # a date that is none, nesting without end
