@@ -49,7 +49,7 @@ def report(
         since = until - settings.drift.report_hours * 3600 if config.since is None else config.since
         what = drift_watch.watched(ctx, config.service)
         if what is None:
-            context.add_output_metadata({"evidently": f"skipped: drift is not watched on {config.service!r}"})
+            context.add_output_metadata({"evidently": f"left out: drift is not watched on {config.service!r}"})
             return
         try:
             found = written(ctx, what, since=max(since, what.since), until=until, settings=settings, mlflow=mlflow)

@@ -32,7 +32,7 @@ def of(ctx: "Context", service: str, rollout: int) -> dict[str, Any]:
             return {KEY: show.pictures(drawn)} if drawn else {}
     except Exception as error:  # noqa: BLE001  # a missing extra, or a fault in drawing, would else fail this tick and all that follow
         reason = f"{type(error).__name__}: {error}"
-    return {KEY: f"skipped: {reason}; run 'lastgood report {service} --rollout {rollout}'"}
+    return {KEY: f"left out: {reason}; run 'lastgood report {service} --rollout {rollout}'"}
 
 
 def _too_much(ctx: "Context", service: str, rollout: int) -> str:

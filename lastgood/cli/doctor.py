@@ -139,7 +139,7 @@ def _clock(here: Settings) -> Iterator[Finding]:
     wallclock.look(here.home)
     skew_s = wallclock.skew_s()
     told = (
-        f"was changed by {skew_s:+.0f} s since lastgood was started; lastgood keeps using the time before the change"
+        f"set by {skew_s:+.0f} s since lastgood was started; lastgood keeps using the time before the change"
         if skew_s
         else "was not set since lastgood was started"
     )

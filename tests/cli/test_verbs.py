@@ -50,7 +50,7 @@ def test_rollback_json_is_one_object_with_a_schema(run: Run, three: list[str]) -
         (("rollback", "nobody", "--yes"), 2, "services in this ledger: toy"),
         (("promote", "toy", "ffffffff", "--yes"), 2, "bundle list toy"),
         (("promote", "toy", "stable", "--yes"), 7, "already stable"),
-        (("rollback", "toy", "--yes", "--expect", "1"), 3, "moved on since revision 1"),
+        (("rollback", "toy", "--yes", "--expect", "1"), 3, "changed since revision 1"),
         (("status", "nobody"), 2, "never been released"),
         (("frobnicate", "toy"), 2, "There is no command 'frobnicate'"),
         (("history", "toy", "--at", "yesterday"), 2, "is not a time"),

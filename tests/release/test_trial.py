@@ -320,7 +320,7 @@ def test_an_engine_that_cannot_be_asked_is_told(tmp_path: Path, monkeypatch: pyt
     """The bundle answered without it, so it is taken."""
     monkeypatch.setenv("LASTGOOD_INDEX_URL", "nothing://at-all")
     found = _register(_project(tmp_path), fill=_corpus({words.KEY: "english"}))
-    assert (found["outcome"], "not known: index.url 'nothing://at-all'" in found["notes"][0]) == ("answered", True)
+    assert (found["outcome"], "the golden questions: index.url 'nothing://at-all'" in found["notes"][0]) == ("answered", True)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"golden"', '{"kind": "golden"}', '{"kind": "golden", "question": 3}', "\xff"])

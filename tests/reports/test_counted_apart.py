@@ -110,7 +110,7 @@ def test_the_headline_tells_the_exposure_as_measured_and_the_onset_as_an_estimat
     assert value["seconds"]["exposure"] == told.exposure_s
     least, most = value["seconds"]["onset_to_verdict_between"]
     assert least <= value["seconds"]["onset_to_verdict"] <= most
-    assert "to the verdict (estimate)" in report.html(told)
+    assert "to verdict (estimate)" in report.html(told)
 
 
 def test_who_watches_sees_them_apart(story: Story) -> None:
