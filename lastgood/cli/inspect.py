@@ -142,7 +142,7 @@ def _repeated_lines(seen: Sequence[Receipt]) -> list[str]:
     repeated, unclear = (sum(worker.get(name) or 0 for worker in facts) for name in ("repeated_ids", "unclear_labels"))
     if not repeated and not unclear:
         return []
-    refused = f", and {unclear:,} labels that matched several requests were refused" if unclear else ""
+    refused = f", and {unclear:,} labels were refused because they matched several requests" if unclear else ""
     remedy = "send the answer's request_id with feedback, or give each request its own id"
     return [f"  ! {repeated:,} requests reused the x-request-id of an earlier request{refused}: {remedy}"]
 
