@@ -396,8 +396,9 @@ def _show_text(value: dict[str, Any], bundle: bundles.Bundle) -> str:
         lines += [f"      {key}: {plans._brief(fact)}" for key, fact in part.meta.items()]  # same package
     lines += [f"  from {key}: {plans._brief(fact)}" for key, fact in value["provenance"].items()]
     for evaluation in value["evaluations"]:
-        metrics = evaluation["report"].get("metrics", {})
-        shown = ", ".join(f"{name} {number:.4g}" for name, number in metrics.items() if isinstance(number, int | float))
+        metrics = evaluation["report"].get("metrics")
+        known = metrics.items() if isinstance(metrics, Mapping) else ()  # only the offline report's metrics are sure to be an object
+        shown = ", ".join(f"{name} {number:.4g}" for name, number in known if isinstance(number, int | float))
         lines.append(f"  evaluated {evaluation['kind']} at {common.moment(evaluation['at'])}: {shown}")
     return "\n".join(lines)
 
