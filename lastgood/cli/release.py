@@ -179,7 +179,7 @@ def quarantine(service: str, bundle: str, lifts: bool, **options: Any) -> int:
 @click.option("--take-down", is_flag=True, help="If there is no rollback target, stop answering.")
 @common.change_options
 def revoke(service: str, bundle: str, take_down: bool, **options: Any) -> int:
-    """Forbid BUNDLE to serve ever again; this cannot be undone. If BUNDLE serves, the service is rolled back."""
+    """Forbid BUNDLE from ever serving again; this cannot be undone. If BUNDLE serves, the service is rolled back."""
     if not options["reason"]:
         raise errors.UsageError("a revocation requires --reason, for example the number of a vulnerability")
     with common.context(service=service) as ctx:
