@@ -229,7 +229,7 @@ def test_an_approval_that_nobody_waits_for_is_success_with_a_note(home):
     world.released(home, "a")
     result = run(home, "approve", "approve", service="flights", reason="looks good")
     assert result.success
-    assert "no release of 'flights' is on its way" in metadata(result)["nothing_to_do"]
+    assert "no release of 'flights' is in progress" in metadata(result)["nothing_to_do"]
 
 
 def test_an_approval_needs_a_reason(home):

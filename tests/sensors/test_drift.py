@@ -170,7 +170,7 @@ def test_a_service_may_have_it_built_by_itself(tmp_path: Path, instance: dg.Dags
     stable, (asked,) = to_retrain(settings, instance, monkeypatch)
     assert asked.run_key == f"toy/{stable[7:19]}/2/{int(START)}/1/retrain"
     config = asked.run_config["ops"]["retrain"]["config"]
-    assert config["reason"].startswith("drift: there is no other bundle")
+    assert config["reason"].startswith("drift: no other bundle")
     with release.open_context(settings) as ctx:
         assert config["expected"] == ctx.ledger.newest(toy.SERVICE)
         fresh = toy.build(ctx, -2.0)
