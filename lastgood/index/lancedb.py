@@ -145,7 +145,7 @@ class LanceIndex(base.VectorIndex):
         found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
         expected = {entry.path: entry for entry in listing.entries}
         for missing in sorted(found ^ (expected.keys() | {_FILES, durable.STAMPS})):
-            raise _damaged(name, f"{missing!r} is {'not there' if missing in expected else 'too much'}")
+            raise _damaged(name, f"{missing!r} is {'missing' if missing in expected else 'unexpected'}")
         stamps = {} if deep else durable.stamps(folder)
         for path, entry in expected.items():
             if stamps.get(path) != durable.stamp(folder / path) and artifacts.digest_file(folder / path) != f"sha256:{entry.sha256}":

@@ -81,7 +81,10 @@ EDITS: dict[str, tuple[str, str]] = {
     "actor of a revision": ("UPDATE revision SET actor = 'x' WHERE number = 1", "revision 1 differs from what"),
     "time of a revision": ("UPDATE revision SET at = at + 0.001 WHERE number = 1", "revision 1 differs from what"),
     "stable of a revision": ("UPDATE revision SET stable = previous WHERE number = 4", "revision 4 differs from what"),
-    "state of a revision": ("UPDATE revision SET state = replace(state, 'idle', 'baking') WHERE number = 6", "revision 6 differs from what"),
+    "state of a revision": (
+        "UPDATE revision SET state = replace(state, 'idle', 'baking') WHERE number = 6",
+        "revision 6 differs from what",
+    ),
     "one space in a state": ("UPDATE revision SET state = state || ' ' WHERE number = 6", "revision 6 differs from what"),
     "evidence of a revision": ("UPDATE revision SET evidence = '{\"x\":1}' WHERE number = 2", "revision 2 differs from what"),
     "operation of a revision": ("UPDATE revision SET operation = 'x' WHERE number = 2", "revision 2 differs from what"),
