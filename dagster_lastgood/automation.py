@@ -67,5 +67,5 @@ def new_data(services: Sequence[str]) -> dg.AutomationConditionSensorDefinition:
         run_tags={CANDIDATE: "built from new data"},
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description="Looks at the sources every five minutes; new data are built into a bundle, which becomes a candidate.",
+        description="Checks the sources every five minutes; new data are built into a bundle, which becomes a candidate.",
     )

@@ -24,16 +24,16 @@ from dagster_lastgood.service import Service
 class Declared(dg.Model, dg.Resolvable):
     """One service: its name, owners, and the functions that write its parts."""
 
-    service: str = Field(description="Name of the service; services/<name>/service.yaml of the project declares it.")
+    service: str = Field(description="Name of the service, which services/<name>/service.yaml of the project declares.")
     owners: list[str] = Field(default=[], description="Owners of its assets, like team:on-call.")
     parts: dict[str, str] = Field(
-        description="By part (data, model, prompt, index, …) the function that writes it, as module.function; see dagster_lastgood.written_parts."
+        description="For each part (data, model, prompt, index, …) the function that writes it, as module.function; see dagster_lastgood.written_parts."
     )
     evaluated: str = Field(default="model", description="The part whose function returns metrics.")
     expectations: str | None = Field(
-        default=None, description="Function, as module.function, that gives Great Expectations on what comes in."
+        default=None, description="Function, as module.function, that returns Great Expectations on live traffic."
     )
-    expected: dict[str, str] = Field(default={}, description="The checks that the expectations belong to: description by name.")
+    expected: dict[str, str] = Field(default={}, description="Asset checks that the expectations belong to: description by name.")
 
     def declared(self) -> Service:
         """The service, with the functions that it names. Raises ValueError with what is missing."""
@@ -60,7 +60,7 @@ class ServiceComponent(dg.Component, Declared):
     services: list[Declared] = Field(default=[], description="Several services, each with what else stands here: service, owners, parts, …")
     shared: bool = Field(
         default=True,
-        description="Bring the jobs, sensors and resources that all services share: true for one component of a code location. It finds the "
+        description="Add the jobs, sensors and resources that all services share: true for exactly one component of a code location. It finds the "
         "services of the other components by itself.",
     )
     others: list[str] = Field(

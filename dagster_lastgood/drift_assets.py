@@ -35,7 +35,7 @@ def drift(service: str, *, owners: Sequence[str]) -> dg.AssetSpec:
         group_name=service,
         kinds={"lastgood"},
         owners=list(owners),
-        description="Whether what came in looked like what the stable bundle was made for: one materialization for each window.",
+        description="Whether live traffic resembled the data that the stable bundle was built on: one materialization per window.",
     )
 
 

@@ -67,7 +67,7 @@ def _units(gate: "AnyGate") -> str:
 def checks(service: str) -> dg.AssetChecksDefinition:
     """The checks of *service*. Those of gates that have judged nothing yet, or cannot tell, are skipped."""
 
-    @dg.multi_asset_check(name=f"{service}__gates", specs=specs(service), can_subset=True, description="What each gate said last.")
+    @dg.multi_asset_check(name=f"{service}__gates", specs=specs(service), can_subset=True, description="The latest verdict of each gate.")
     def gates(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> Iterator[dg.AssetCheckResult]:
         from lastgood import release
 
@@ -75,7 +75,7 @@ def checks(service: str) -> dg.AssetChecksDefinition:
             said = verdicts.newest(ctx, service, now=wallclock.now())
         for name in sorted(key.name for key in context.selected_asset_check_keys):
             if name not in said:
-                context.log.info(f"gate {name!r} has judged nothing yet")
+                context.log.info(f"gate {name!r} has no verdict yet")
             elif said[name].verdict.outcome == "inconclusive":
                 context.log.info(f"gate {name!r} cannot tell: {said[name].verdict.why}")
             else:

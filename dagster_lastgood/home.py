@@ -46,7 +46,7 @@ def warn_if_runs_would_wait() -> None:
     home = os.environ.get("DAGSTER_HOME")
     if home and not (Path(home) / "dagster.yaml").exists():
         print(
-            f"lastgood: {home} has no dagster.yaml, so a launched run waits until a Dagster daemon takes it; "
+            f"lastgood: {home} has no dagster.yaml, so a launched run waits until a Dagster daemon picks it up; "
             "to start runs at once, first run: python -m dagster_lastgood.home",
             file=sys.stderr,
         )

@@ -33,7 +33,7 @@ def checks(service: str, described: Mapping[str, str], *, suite: Expectations) -
     """The checks *described* by name; each name is a `meta["check"]` of the expectations of *suite*."""
     specs = [dg.AssetCheckSpec(name, asset=windows.key(service), description=text) for name, text in described.items()]
 
-    @dg.multi_asset_check(name=f"{service}__live", specs=specs, description="Great Expectations on the newest window of what came in.")
+    @dg.multi_asset_check(name=f"{service}__live", specs=specs, description="Great Expectations on the newest window of live traffic.")
     def live(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> Iterator[dg.AssetCheckResult]:
         from lastgood import release
         from lastgood.drift import watch as drift_watch
@@ -42,7 +42,7 @@ def checks(service: str, described: Mapping[str, str], *, suite: Expectations) -
             what = drift_watch.watched(ctx, service)
             found = list(drift_watch.looked(ctx, what)) if what else []
             if what is None or not found:
-                raise dg.Failure(f"no window of {service!r} has been looked at yet; wait for the first, or run 'lastgood drift {service}'")
+                raise dg.Failure(f"no window of {service!r} has been evaluated yet; wait for the first, or run 'lastgood drift {service}'")
             for one in evaluations(ctx, what, found[-1], suite=suite):
                 yield dg.AssetCheckResult(
                     check_name=one.check_name, passed=one.passed, severity=one.severity, description=one.description, metadata=one.metadata

@@ -42,4 +42,4 @@ def mlflow_run(tracking_uri: str, *, experiment_id: str, run_id: str) -> dg.Meta
     path = f"/#/experiments/{experiment_id}/runs/{run_id}"
     if tracking_uri.startswith(("http://", "https://")):
         return dg.MetadataValue.url(tracking_uri.rstrip("/") + path)
-    return dg.MetadataValue.md(f"run `{run_id}`; to see it: `mlflow ui --backend-store-uri {tracking_uri}`, then `{path}`")
+    return dg.MetadataValue.md(f"run `{run_id}`; to view it: `mlflow ui --backend-store-uri {tracking_uri}`, then `{path}`")

@@ -42,7 +42,7 @@ def config(service: str, *, owners: Sequence[str], code: Sequence[str]) -> dg.As
         kinds={"yaml", "python"},
         owners=list(owners),
         code_version=parts.code_version(*code),
-        description="service.yaml and the code that serves, frozen together; a rollback brings both back.",
+        description="service.yaml and the serving code, frozen together; a rollback restores both.",
     )
     def config(
         context: dg.AssetExecutionContext, config: Options, settings: dg.ResourceParam[settings_.Settings]
@@ -99,7 +99,7 @@ def release(service: str, *, owners: Sequence[str]) -> dg.AssetSpec:
         kinds={"lastgood"},
         owners=list(owners),
         description="One materialization per revision of the release ledger; the data version is the stable bundle's id. "
-        "Unsynced means: a newer bundle was built and is not released.",
+        "Unsynced means that a newer bundle was built and is not released.",
     )
 
 
@@ -172,7 +172,7 @@ def _registered(
     ]
     metadata: dict[str, Any] = {
         "lastgood/bundle": built.id,
-        "registered": "now" if new else "was known already",
+        "registered": "now" if new else "was already registered",
         "parts": show.table(changes),
         "promote": dg.MetadataValue.md(f"`lastgood promote {service} {bundles.short(built.id)}`"),
         "manifest": dg.MetadataValue.json(built.manifest()),
@@ -228,7 +228,10 @@ def limits(service: str, *, of: str) -> dg.AssetChecksDefinition:
     """The floors and ceilings of service.yaml as a check on the part *of*, whose materialization holds the evaluation."""
 
     @dg.asset_check(
-        asset=parts.key(service, of), name="limits", blocking=True, description="Keeps the floors and ceilings of service.yaml."
+        asset=parts.key(service, of),
+        name="limits",
+        blocking=True,
+        description="Offline metrics keep to the floors and ceilings of service.yaml.",
     )
     def limits(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.AssetCheckResult:
         """The rule that a promotion applies too, told before anything is bundled."""
@@ -256,7 +259,7 @@ def verifies(service: str) -> dg.AssetChecksDefinition:
         asset=parts.key(service, "bundle"),
         name="verifies",
         blocking=True,
-        description="Every byte of every part is in the store as the manifest says.",
+        description="Every byte of every part is in the store and matches the manifest.",
     )
     def verifies(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.AssetCheckResult:
         """Hash the parts of the bundle that this run registered."""

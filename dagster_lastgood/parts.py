@@ -66,14 +66,14 @@ def made(context: Context, service: str, name: str) -> Made:
     """The part that this run made, else the run that it retries, else whoever made it last. Raises Failure if nobody did."""
     for metadata in _materializations(context, key(service, name)):
         return Made(part=bundles.Part(**metadata[PART].value), provenance=metadata[PROVENANCE].value, metadata=metadata)
-    raise dg.Failure(f"{service}/{name} was never made; materialize it first, or launch the job 'build'", allow_retries=False)
+    raise dg.Failure(f"{service}/{name} has not been materialized; materialize it first, or launch the job 'build'", allow_retries=False)
 
 
 def metadata(context: Context, service: str, name: str) -> Metadata:
     """What the materialization of an asset holds, found as `made` finds parts; for one that is no part. Raises Failure."""
     for found in _materializations(context, key(service, name)):
         return found
-    raise dg.Failure(f"{service}/{name} was never made; materialize it first", allow_retries=False)
+    raise dg.Failure(f"{service}/{name} has not been materialized; materialize it first", allow_retries=False)
 
 
 def _materializations(context: Context, wanted: dg.AssetKey) -> Iterator[Metadata]:
@@ -121,4 +121,4 @@ def bundle_id(context: Context, service: str) -> str:
     """The bundle that this run registered, else the newest one; as `made` finds parts. Raises Failure if there is none."""
     for metadata in _materializations(context, key(service, "bundle")):
         return str(metadata["lastgood/bundle"].value)
-    raise dg.Failure(f"{service}/bundle was never made; launch the job 'build'", allow_retries=False)
+    raise dg.Failure(f"{service}/bundle has not been materialized; launch the job 'build'", allow_retries=False)

@@ -103,7 +103,7 @@ class Service:
             return []
         about = (
             self.description
-            or f"Make all parts of {self.name}, check them, and freeze them into a registered bundle. Changes nothing that serves."
+            or f"Build all parts of {self.name}, check them, and freeze them into a registered bundle. Does not change what serves."
         )
         selection = dg.AssetSelection.assets(*(asset.key for asset in made))
         return [dg.define_asset_job(self.job, selection=selection, executor_def=dg.in_process_executor, description=about)]

@@ -238,7 +238,7 @@ class Stage:
             time.sleep(1.0)
         reason = revision["reason"] if revision else "no verdict came"
         self.story.claim(
-            "the step back helped",
+            "the rollback helped",
             ok=reason.startswith("recovered"),
             value=reason.partition(":")[0],
             detail=reason.partition(": ")[2],

@@ -118,8 +118,8 @@ def check_known(book: ledgers.Ledger, service: str) -> None:
         near = difflib.get_close_matches(service, known, n=1)
         meant = f"did you mean {near[0]!r}? else " if near else ""
         raise errors.NotFound(
-            f"{service!r} has never been released, nor has a bundle; services in this ledger: {', '.join(known) or 'none yet'}; "
-            f"{meant}name one of them, or build a bundle of it first"
+            f"{service!r} has no bundle and has never been released; services in this ledger: {', '.join(known) or 'none yet'}; "
+            f"{meant}name one of them, or build a bundle of {service!r} first"
         )
 
 
@@ -135,9 +135,9 @@ def check_there(settings: settings_.Settings, *, service: str | None = None) -> 
 def _nothing_here(settings: settings_.Settings, where: str, *, service: str | None) -> str:
     """What was looked for and where; `up` is named only in a folder that has services, for elsewhere it would begin nothing."""
     told = f"{service!r} has never been released here: " if service else ""
-    begins = "; 'lastgood up' begins a new one" if any(settings.services.glob(f"*/{services.FILE}")) else ""
+    begins = "; 'lastgood up' creates a new one" if any(settings.services.glob(f"*/{services.FILE}")) else ""
     return (
-        f"{told}there is no ledger at {where} (project {settings.project}, home {settings.home}); go to the project's folder with 'cd', "
+        f"{told}there is no ledger at {where} (project {settings.project}, home {settings.home}); change to the project's folder with 'cd', "
         f"or set LASTGOOD_PROJECT or LASTGOOD_HOME{begins}"
     )
 
@@ -149,7 +149,9 @@ def _prepare_home(settings: settings_.Settings) -> None:
         keys.init_keys(settings.keys)
     except OSError as error:
         if not settings.home.is_dir():
-            raise errors.Unavailable(f"cannot create {settings.home}: {error}; set LASTGOOD_HOME to a folder you may write") from error
+            raise errors.Unavailable(
+                f"cannot create {settings.home}: {error}; set LASTGOOD_HOME to a folder that you can write to"
+            ) from error
 
 
 def _check_not_lost(settings: settings_.Settings) -> None:
@@ -157,6 +159,6 @@ def _check_not_lost(settings: settings_.Settings) -> None:
     if settings.ledger.url or (settings.home / "ledger.db").exists() or not any((settings.home / "audit").glob("*.jsonl")):
         return
     raise errors.Unavailable(
-        f"the ledger {settings.home / 'ledger.db'} is gone although this home has released before; what serves keeps serving; "
-        "put the file back from a backup"
+        f"the ledger {settings.home / 'ledger.db'} is missing although this home has made releases; the serving bundle keeps serving; "
+        "restore the file from a backup"
     )

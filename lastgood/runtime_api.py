@@ -75,10 +75,10 @@ def _sentence(name: str) -> str:
     module, _, attribute = name.rpartition(".")
     since = API.get(module, {}).get(attribute) or min(API.get(name, {}).values(), default="")
     if since:
-        return f"{name} is part of lastgood since {since} and this is {lastgood.__version__}: install {since} or newer where the bundle is to run"
+        return f"{name} has been part of lastgood since {since}, but this is {lastgood.__version__}: install {since} or newer where the bundle runs"
     return (
-        f"lastgood {lastgood.__version__} has no {name}, which frozen code was never promised (lastgood.runtime_api lists what is): "
-        "run it with the version it was built with, or build the bundle again without that name"
+        f"lastgood {lastgood.__version__} has no {name}, which was never part of the interface for frozen code (see lastgood.runtime_api): "
+        "run the bundle with the version it was built with, or build the bundle again without that name"
     )
 
 

@@ -51,22 +51,22 @@ class ControllerSettings(_Group):
     backoff_max_s: float = pydantic.Field(default=30.0, gt=0, le=3600)
     """Longest pause, in seconds, between attempts at a layer that keeps failing (full jitter)."""
     measure_s: float = pydantic.Field(default=1.0, gt=0, le=60)
-    """Seconds between measurements for the gates while a release is on its way; one costs some milliseconds."""
+    """Seconds between measurements for the gates while a release is in progress; one costs some milliseconds."""
     watch_s: float = pydantic.Field(default=10.0, gt=0, le=3600)
     """Seconds between measurements for triggers that watch a proven stable bundle."""
     lease_s: float = pydantic.Field(default=15.0, gt=0, le=3600)
     """Seconds after which another controller takes over from one that no longer answers."""
     heartbeat_s: float = pydantic.Field(default=10.0, gt=0, le=3600)
-    """Seconds between signs of life of a host whose workers have not changed; after three of them without one, nobody knows of its workers."""
+    """Seconds between reports of a host whose workers have not changed; after three of them without a report, its workers count as unknown."""
     keep_measurements_days: float = pydantic.Field(default=30.0, gt=0, le=3660)
-    """Days after which measurements are removed (a day of canary is some 130 MB), those of a release on its way excepted; the verdicts in the release history stay for ever."""
+    """Days after which measurements are removed (a day of canary is some 130 MB), except those of a release in progress; the verdicts in the release history stay indefinitely."""
 
     @pydantic.model_validator(mode="after")
     def _lease_lasts(self) -> ControllerSettings:
         longest = max(self.measure_s, self.watch_s)
         if self.lease_s < 1.5 * longest:
             raise ValueError(
-                f"lease_s {self.lease_s:g} would end between two looks, which are up to {longest:g} s apart; raise it to {1.5 * longest:g}"
+                f"lease_s {self.lease_s:g} would expire between two renewals, which are up to {longest:g} s apart; raise it to {1.5 * longest:g}"
             )
         return self
 
@@ -141,7 +141,7 @@ class CacheSettings(_Group):
 
 
 class DriftSettings(_Group):
-    """When Dagster looks at what comes in; what counts as drift stands in each service.yaml."""
+    """When Dagster evaluates live traffic; each service.yaml defines what counts as drift."""
 
     tick_s: float = pydantic.Field(default=30.0, ge=1, le=86_400)
     """Seconds between two ticks of the sensor `drift_watch`, read when the code location loads. A window is looked at when it is over."""
@@ -245,7 +245,7 @@ def load(project: Path | None = None, environ: Mapping[str, str] | None = None) 
     try:
         return Settings(project=root, home=(root / home).absolute(), **values)
     except (pydantic.ValidationError, TypeError) as error:
-        raise errors.UsageError(f"settings in {file} or LASTGOOD_* are wrong: {error}; correct the named key") from error
+        raise errors.UsageError(f"settings in {file} or LASTGOOD_* are invalid: {error}; correct the named key") from error
 
 
 def _groups() -> dict[str, type[_Group]]:
@@ -273,8 +273,8 @@ def _check_owner(file: Path, here: Path) -> None:
     owner = file.stat().st_uid
     if owner not in (os.geteuid(), 0, here.stat().st_uid):
         raise errors.UsageError(
-            f"{file}, found above {here}, belongs to {private.user(owner)}, so it is not followed; "
-            f"set LASTGOOD_PROJECT={file.parent} if that is the project you mean"
+            f"{file}, found above {here}, belongs to {private.user(owner)}, so it is not used; "
+            f"set LASTGOOD_PROJECT={file.parent} if you do mean that project"
         )
 
 

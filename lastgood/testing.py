@@ -40,7 +40,7 @@ def free_port() -> int:
     for port in random.sample(ports, min(200, len(ports))):  # nothing secret
         if _reserve(port) and _is_free(port):
             return port
-    raise RuntimeError(f"200 ports below {end} are taken; end what listens there")
+    raise RuntimeError(f"200 ports below {end} are in use; stop the programs that listen there")
 
 
 def _is_free(port: int) -> bool:
@@ -53,7 +53,7 @@ def _is_free(port: int) -> bool:
 
 
 def _reserve(port: int) -> bool:
-    """Whether no other process that lives has this port from `free_port`; the lock is let go of with the process."""
+    """Whether no other process that lives has this port from `free_port`; the lock is released with the process."""
     folder = Path(tempfile.gettempdir()) / f"lastgood-ports-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     handle = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -206,7 +206,7 @@ def held(path: str) -> None:
 
 
 def gate(path: str) -> None:
-    """A gate with its largest number is built, and says that it cannot tell yet."""
+    """A gate with its largest number is built, and says that it is not known yet."""
     _, metric, name = path.removeprefix("service:").split(".")
     needs = {"latency_p99": {"max_ms": 1.0}, "score": {"score": "brier", "margin": 0.1}, "agreement": {"min": 0.5}}
     needs |= {"downstream": {"url": "http://a"}, "promql": {"query": "q", "max": 1.0}}

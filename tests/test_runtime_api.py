@@ -214,7 +214,7 @@ def test_a_name_of_a_newer_version_says_since_when(tmp_path: Path, monkeypatch: 
     newer = {**runtime_api.API, "lastgood.index.fuse": {**runtime_api.API["lastgood.index.fuse"], "by_votes": "7.2.0"}}
     monkeypatch.setattr(runtime_api, "API", newer)
     (tmp_path / "runtime.py").write_text(RUNTIME.format(imports="from lastgood.index.fuse import by_votes", load="pass"), "utf-8")
-    match = rf"by_votes is part of lastgood since 7\.2\.0 and this is {re.escape(lastgood.__version__)}: install 7\.2\.0 or newer"
+    match = rf"by_votes has been part of lastgood since 7\.2\.0, but this is {re.escape(lastgood.__version__)}: install 7\.2\.0 or newer"
     with pytest.raises(errors.Damaged, match=match):
         runtime.load_class(tmp_path, entry="runtime:Runtime", digest="sha256:" + "e" * 64)
 

@@ -27,15 +27,15 @@ NAME = "drift_report"
 class Stretch(dg.Config):
     """What is reported on."""
 
-    service: str = Field(description="Service whose stable bundle's rows are reported on.")
+    service: str = Field(description="Service to report on: the rows that its stable bundle answered.")
     since: float | None = Field(
-        default=None, description="Beginning, Unix seconds; left out: so far back as settings say (drift.report_hours)."
+        default=None, description="Beginning, in Unix seconds. Default: the period that the settings give (drift.report_hours)."
     )
-    until: float | None = Field(default=None, description="End, Unix seconds; left out: now.")
+    until: float | None = Field(default=None, description="End, in Unix seconds. Default: now.")
 
 
 @dg.op(
-    description="Evidently on what came in, beside the stable bundle's reference; logged to MLflow and shown on <service>/drift.",
+    description="Evidently's report on live traffic compared with the stable bundle's reference; logged to MLflow and shown on <service>/drift.",
 )
 def report(
     context: dg.OpExecutionContext, config: Stretch, settings: dg.ResourceParam[settings_.Settings], mlflow: dg.ResourceParam[Any]
@@ -49,7 +49,7 @@ def report(
         since = until - settings.drift.report_hours * 3600 if config.since is None else config.since
         what = drift_watch.watched(ctx, config.service)
         if what is None:
-            context.add_output_metadata({"evidently": f"left out: nothing is watched on {config.service!r}"})
+            context.add_output_metadata({"evidently": f"left out: drift is not watched on {config.service!r}"})
             return
         try:
             found = written(ctx, what, since=max(since, what.since), until=until, settings=settings, mlflow=mlflow)
@@ -109,7 +109,7 @@ def _metric(name: str) -> str:
     name=NAME,
     executor_def=dg.in_process_executor,
     hooks={hooks.finish_mlflow_run, hooks.fail_mlflow_run},
-    description='Evidently on what came in: {"ops": {"report": {"config": {"service": "flights"}}}}.',
+    description='Evidently on live traffic: {"ops": {"report": {"config": {"service": "flights"}}}}.',
 )
 def drift_report_job() -> None:
     """Report on a stretch of time."""
@@ -134,7 +134,7 @@ def _schedule(service: str, cron: str) -> dg.ScheduleDefinition:
         except errors.LastgoodError as error:
             return dg.SkipReason(str(error))
         if not watched:
-            return dg.SkipReason(f"nothing is watched on {service!r}")
+            return dg.SkipReason(f"drift is not watched on {service!r}")
         key = context.scheduled_execution_time.isoformat()
         return dg.RunRequest(
             run_key=key, run_config={"ops": {"report": {"config": {"service": service}}}}, tags={"lastgood/service": service}
@@ -146,5 +146,5 @@ def _schedule(service: str, cron: str) -> dg.ScheduleDefinition:
         job=drift_report_job,
         execution_fn=asked,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Evidently's report on what came in to {service}.",
+        description=f"Evidently's report on live traffic of {service}.",
     )

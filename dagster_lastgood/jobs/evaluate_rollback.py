@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 class Evaluate(dg.Config):
     """Which look at which alarm. Left to itself, the one that is due."""
 
-    service: str = Field(description="Service whose drift alarm is to be decided.")
-    actor: str = Field(default="dagster", description="Who asks; it stands in the release history.")
-    dry_run: bool = Field(default=False, description="Compare, show, and change nothing.")
+    service: str = Field(description="Service whose drift alarm to decide.")
+    actor: str = Field(default="dagster", description="Who makes this change; recorded in the release history.")
+    dry_run: bool = Field(default=False, description="Compare and show the result; change nothing.")
 
 
 @dg.op(
-    description="Compare stable with the bundle behind it on what was answered since the alarm; roll back if that is clearly better.",
+    description="Compare stable with its rollback target on the rows answered since the alarm; roll back if the target is clearly better.",
 )
 def evaluate(
     context: dg.OpExecutionContext, config: Evaluate, settings: dg.ResourceParam[settings_.Settings], mlflow: dg.ResourceParam[Any]
@@ -42,7 +42,7 @@ def evaluate(
         what = drift_watch.watched(ctx, config.service)
         look = drift_decision.due(ctx, what, now=now) if what else None
         if what is None or look is None:
-            context.log.info("nothing is due: no alarm is open, it was decided already, or a release is on its way")
+            context.log.info("nothing is due: no alarm is open, it is already decided, or a release is in progress")
             context.add_output_metadata({"outcome": "nothing is due"})
             return
         try:

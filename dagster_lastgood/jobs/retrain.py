@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 class Retrain(dg.Config):
     """Which service, and what its build is to be told."""
 
-    service: str = Field(description="Service that is to be built anew.")
-    reason: str = Field(description="Why; it stands in the release history.")
+    service: str = Field(description="Service to build again.")
+    reason: str = Field(description="Why; recorded in the release history.")
     ops: dict[str, Any] = Field(
         default={}, description='Config of the build by op, for example {"flights__data": {"config": {"train": [4, 5], "evaluate": [6]}}}.'
     )
-    actor: str = Field(default="dagster", description="Who asks; it stands in the release history.")
+    actor: str = Field(default="dagster", description="Who makes this change; recorded in the release history.")
     expected: int | None = Field(default=None, description="Refuse to release if the service is no longer at this revision.")
-    wait_s: float = Field(default=60.0, ge=0, description="Seconds to wait for the phases; the controller goes on by itself.")
+    wait_s: float = Field(default=60.0, ge=0, description="Seconds to wait for the phases; the controller continues after that.")
 
 
 Builds = Callable[[str], dg.JobDefinition | None]
@@ -34,7 +34,10 @@ Builds = Callable[[str], dg.JobDefinition | None]
 def retrain_job(builds: Builds) -> dg.JobDefinition:
     """The job; *builds* is asked when it runs."""
 
-    @dg.op(name="retrain", description="Run the service's build job, and propose the bundle that comes of it: its phases and gates decide.")
+    @dg.op(
+        name="retrain",
+        description="Run the service's build job and propose the resulting bundle as a candidate: its phases and gates decide.",
+    )
     def retrain(context: dg.OpExecutionContext, config: Retrain, settings: dg.ResourceParam[settings_.Settings]) -> None:
         _retrained(context, config, settings, builds)
 
@@ -111,4 +114,4 @@ def hold_beside(context: dg.OpExecutionContext, config: Retrain, digest: str, *,
     except errors.LastgoodError as error:
         context.log.warning(f"not compared with stable: {error}")
         return
-    context.log.info(f"beside stable, on the rows since the alarm (some of which it may know): {said.why}")
+    context.log.info(f"compared with stable, on the rows since the alarm (the candidate may have been trained on some of them): {said.why}")

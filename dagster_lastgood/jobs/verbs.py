@@ -29,24 +29,26 @@ STALE_S = 900.0
 waits where DAGSTER_HOME has no dagster.yaml and no daemon runs, and would start when somebody opens the UI hours later."""
 
 
-GOES_ON = "the controller goes on with it"
+GOES_ON = "the controller continues the release"
 
 
 class Promote(dg.Config):
     """Which bundle to release."""
 
-    service: str = Field(description="Service whose stable bundle is to change.")
+    service: str = Field(description="Service to release the bundle on.")
     bundle: str = Field(description="Bundle to release: its id, a unique prefix of it (4 hex digits or more), or an alias.")
-    reason: str = Field(description="Why; it stands in the release history.")
-    override: str | None = Field(default=None, description="Why a quarantine of this bundle may be lifted; leave out to respect it.")
+    reason: str = Field(description="Why; recorded in the release history.")
+    override: str | None = Field(default=None, description="Why a quarantine of this bundle may be lifted; omit to respect it.")
     expected: int | None = Field(default=None, description="Refuse if the service is no longer at this revision.")
-    actor: str = Field(default="dagster", description="Who asks; it stands in the release history.")
+    actor: str = Field(default="dagster", description="Who makes this change; recorded in the release history.")
     strategy: str | None = Field(
-        default=None, description="Phases instead of the bundle's own, like 'shadow,canary:5,canary:25,approval', or 'none'."
+        default=None, description="Use these phases instead of the bundle's own, like 'shadow,canary:5,canary:25,approval', or 'none'."
     )
-    skip_analysis: bool = Field(default=False, description="In an emergency: pass over all phases that are left.")
+    skip_analysis: bool = Field(default=False, description="In an emergency: skip all remaining phases.")
     wait_s: float = Field(
-        default=60.0, ge=0, description="Seconds to wait for the phases, and then for the slower layers; the controller goes on by itself."
+        default=60.0,
+        ge=0,
+        description="Seconds to wait for the phases, and then for the slower layers; the controller continues after that.",
     )
 
 
@@ -54,9 +56,9 @@ class Approve(dg.Config):
     """Which release a person lets through its approval."""
 
     service: str = Field(description="Service whose candidate waits for approval.")
-    reason: str = Field(description="Why; it stands in the release history.")
+    reason: str = Field(description="Why; recorded in the release history.")
     expected: int | None = Field(default=None, description="Refuse if the service is no longer at this revision.")
-    actor: str = Field(default="dagster", description="Who approves; it stands in the release history.")
+    actor: str = Field(default="dagster", description="Who approves; recorded in the release history.")
     wait_s: float = Field(default=10.0, ge=0, description="Seconds to wait for the layers to follow the new revision.")
 
 
@@ -64,14 +66,14 @@ class RollBack(dg.Config):
     """Which service to take back, and why."""
 
     service: str = Field(description="Service to roll back.")
-    reason: str = Field(description="Why; it stands in the release history and on the quarantined bundle.")
-    to: str | None = Field(default=None, description="Bundle to go back to; leave out for the newest good one that was stable.")
+    reason: str = Field(description="Why; recorded in the release history and on the quarantined bundle.")
+    to: str | None = Field(default=None, description="Bundle to roll back to; omit for the newest good bundle that was stable.")
     expected: int | None = Field(default=None, description="Refuse if the service is no longer at this revision.")
-    actor: str = Field(default="dagster", description="Who asks; it stands in the release history.")
+    actor: str = Field(default="dagster", description="Who makes this change; recorded in the release history.")
     wait_s: float = Field(default=10.0, ge=0, description="Seconds to wait for the slower layers after the traffic has moved.")
 
 
-@dg.op(description="Release a bundle: verify it, make its workers ready, pass its phases and gates, cut over; the previous one stays warm.")
+@dg.op(description="Release a bundle: verify it, start its workers, run its phases and gates, cut over; the previous bundle stays warm.")
 def promote(context: dg.OpExecutionContext, config: Promote, settings: dg.ResourceParam[settings_.Settings]) -> None:
     """Report the outcome of the verb `promote`."""
     from lastgood import release
@@ -94,7 +96,7 @@ def _way(config: Promote) -> "Way":
     from lastgood.service import strategy
 
     if config.skip_analysis and not config.reason.strip():
-        raise errors.UsageError("skip_analysis needs a reason, for whoever reads the audit trail later; give one")
+        raise errors.UsageError("skip_analysis requires a reason, which the audit trail keeps; give one")
     try:
         chain = None if config.strategy is None else strategy.from_text(config.strategy)
     except ValueError as error:
@@ -102,7 +104,7 @@ def _way(config: Promote) -> "Way":
     return release.Way(strategy=chain, skip=config.skip_analysis)
 
 
-@dg.op(description="Let the candidate through the approval that it waits for; the controller then goes on with it.")
+@dg.op(description="Approve the candidate that waits for approval; the controller then continues the release.")
 def approve(context: dg.OpExecutionContext, config: Approve, settings: dg.ResourceParam[settings_.Settings]) -> None:
     """Report the outcome of the verb `approve`."""
     from lastgood import errors, release
@@ -110,14 +112,14 @@ def approve(context: dg.OpExecutionContext, config: Approve, settings: dg.Resour
 
     def verb() -> "Outcome":
         if not config.reason.strip():
-            raise errors.UsageError("an approval needs a reason, for whoever reads the audit trail later; give one")
+            raise errors.UsageError("an approval requires a reason, which the audit trail keeps; give one")
         with release.open_context(settings, create=False, service=config.service) as ctx:
             return converge.carry_out(ctx, config.service, release.approve, _request(config), wait_s=config.wait_s)
 
     report(context, verb)
 
 
-@dg.op(description="Go back to the newest good bundle that was stable, quarantine the bad one, move the traffic.")
+@dg.op(description="Roll back to the newest good bundle that was stable, quarantine the bad one, move the traffic.")
 def roll_back(context: dg.OpExecutionContext, config: RollBack, settings: dg.ResourceParam[settings_.Settings]) -> None:
     """Report the outcome of the verb `rollback`."""
     from lastgood import release
@@ -142,7 +144,7 @@ def _request(config: "Promote | Approve | RollBack", *, planned: "State | None" 
 def report(context: dg.OpExecutionContext, verb: "Callable[[], Outcome]") -> None:
     """Run *verb* and put its outcome into the run: metadata and a log line, or a failure that says what to do.
 
-    Nothing to do counts as success, and so does a release that is still on its way: the controller goes on with it. A gate
+    Nothing to do counts as success, and so does a release that is still on its way: the controller continues the release. A gate
     that took it out is a failure. So is traffic that has not followed, although the change is committed.
     """
     from lastgood import errors
@@ -186,8 +188,8 @@ def _refuse_stale(context: dg.OpExecutionContext) -> None:
     waited_s = wallclock.now() - wallclock.of_machine(record.create_timestamp.timestamp()) if record else 0.0
     if waited_s > STALE_S:
         raise dg.Failure(
-            f"this was asked for {waited_s / 60:.0f} minutes ago and waited in a queue since, so nothing was changed; "
-            "look at the service, and launch it again if it is still wanted",
+            f"this run was requested {waited_s / 60:.0f} minutes ago and has waited in a queue since, so nothing was changed; "
+            "check the service, and launch the run again if it is still wanted",
             allow_retries=False,
         )
 
@@ -200,8 +202,8 @@ def _metadata(outcome: "Outcome") -> dict[str, Any]:
     columns = [dg.TableColumn("layer"), dg.TableColumn("status"), dg.TableColumn("ms", "float"), dg.TableColumn("detail")]
     return {
         "lastgood/revision": outcome.revision.number,
-        "lastgood/bundle": outcome.after.stable or "nothing serves",
-        "from": outcome.before.stable or "nothing served",
+        "lastgood/bundle": outcome.after.stable or "no bundle serves",
+        "from": outcome.before.stable or "no bundle served",
         "phase": outcome.after.phase,
         "weight_pct": float(outcome.after.weight_pct),
         "under_way": GOES_ON if outcome.under_way else "no",
@@ -243,7 +245,7 @@ approve_job = _approval.to_job(
     name="rollback",
     executor_def=dg.in_process_executor,
     tags=NEVER_AGAIN,
-    description='Go back: {"ops": {"roll_back": {"config": {"service": "flights", "reason": "…"}}}}.',
+    description='Roll back: {"ops": {"roll_back": {"config": {"service": "flights", "reason": "…"}}}}.',
 )
 def rollback_job() -> None:
     """Take one service back to the newest good bundle that was stable."""

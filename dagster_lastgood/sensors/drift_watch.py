@@ -49,7 +49,7 @@ def drift_watch(
         jobs=jobs,
         minimum_interval_seconds=_tick_s(),
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Looks at each window of what came in, once; shows it as <service>/drift, and has an alarm decided.",
+        description="Evaluates each completed window of live traffic once, shows it as <service>/drift, and has alarms decided.",
     )
     def watch(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
         return _watched(context, settings, services, expected)
@@ -75,7 +75,7 @@ def _watched(
                     said = str(error)  # the other services go on
                 words.append(f"{service}: {said}")
     except errors.NotFound:  # nothing was ever built here, and looking does not begin a ledger
-        return dg.SkipReason("; ".join(f"{service}: nothing is watched" for service in services))
+        return dg.SkipReason("; ".join(f"{service}: drift is not watched" for service in services))
     except errors.LastgoodError as error:
         return dg.SkipReason(f"the ledger cannot be read: {error}")
     if not news.shown and not news.asked:
@@ -102,7 +102,7 @@ def _service(
 
     what = drift_watch.watched(ctx, service) if ctx.ledger.newest(service) else None
     if what is None:
-        return "nothing is watched"
+        return "drift is not watched on any service"
     elsewhere = ""
     try:
         while drift_watch.tick(ctx, what, now=wallclock.now(), at_once=1) and time.monotonic() < until:
@@ -153,10 +153,10 @@ def _judged(
 
 def _words(what: "Watched", found: "list[Looked]") -> str:
     if not found:
-        return f"the first window of {what.rules.window_s:g} s is not over yet"
+        return f"the first window of {what.rules.window_s:g} s is not complete yet"
     last = found[-1]
     alarm = "an alarm is open, " if last.episode.alarm is not None else ""
-    return f"{len(found)} windows looked at, {alarm}the last one: {last.verdict['outcome']}"
+    return f"{len(found)} windows evaluated, {alarm}the last one: {last.verdict['outcome']}"
 
 
 def request(what: "Watched", look: "Look") -> dg.RunRequest:

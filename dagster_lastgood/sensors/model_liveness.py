@@ -17,7 +17,7 @@ def model_liveness(services: Sequence[str]) -> dg.SensorDefinition:
         name="model_liveness",
         minimum_interval_seconds=6 * 3600,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Asks the providers whether the pinned models still live; writes it down, and pages what ends.",
+        description="Asks providers whether the pinned models still exist; records the answers, and pages models that end.",
     )
     def liveness(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SkipReason:
         return _checked(settings, services)
@@ -40,7 +40,7 @@ def _checked(settings: settings_.Settings, services: Sequence[str]) -> dg.SkipRe
                     report = liveness.check(ctx, service, ask=ask, now=wallclock.now(), actor="dagster")
                     told += [f"{service}: {one.role} {', '.join(one.models)} is {one.lifetime.status}" for one in report.checked]
     except errors.NotFound:  # nothing was ever built here, and looking does not begin a ledger
-        return dg.SkipReason("no bundle asks a hosted model")
+        return dg.SkipReason("no bundle uses a hosted model")
     except errors.LastgoodError as error:
-        return dg.SkipReason(f"the models could not be asked about: {error}")
-    return dg.SkipReason("; ".join(told) or "no bundle asks a hosted model")
+        return dg.SkipReason(f"cannot check the models: {error}")
+    return dg.SkipReason("; ".join(told) or "no bundle uses a hosted model")

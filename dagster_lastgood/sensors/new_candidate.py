@@ -19,7 +19,7 @@ def new_candidate(job: dg.JobDefinition) -> dg.SensorDefinition:
         request_job=job,
         minimum_interval_seconds=10,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Proposes the bundle of a run that new data launched (sensor new_data). Other runs are left alone.",
+        description="Proposes the bundle of a run that new data launched (sensor new_data). Other runs are ignored.",
     )(propose)
 
 
@@ -27,13 +27,13 @@ def propose(context: dg.RunStatusSensorContext, settings: dg.ResourceParam[setti
     """Ask for the release of each bundle that the run made and that does not serve already."""
     reason = context.dagster_run.tags.get(automation.CANDIDATE)
     if reason is None:
-        return dg.SkipReason("nobody asked for a candidate")
+        return dg.SkipReason("no candidate was requested")
     made = dict(_bundles(context))
     asked = [
         _request(context, service, bundle, reason=reason) for service, bundle in made.items() if not _serves(settings, service, bundle)
     ]
     if not asked:
-        return dg.SkipReason("what was built serves already" if made else "no bundle was built")
+        return dg.SkipReason("the bundle that was built already serves" if made else "no bundle was built")
     return dg.SensorResult(run_requests=asked)
 
 

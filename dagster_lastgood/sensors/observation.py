@@ -138,8 +138,8 @@ class Scene:
             share = f" {state.weight_pct:g} %" if state.weight_pct else ""
             mirrored = f", {state.mirror_pct:g} % mirrored" if state.mirror_pct else ""
             return f"{state.phase}{share} of {bundles.short(state.candidate or state.stable or '')}{mirrored}"
-        verifying = " while a step back is verified" if state.verifying else ""
-        return f"{bundles.short(state.stable)} serves{verifying}" if state.stable else "nothing serves"
+        verifying = " while a rollback is measured" if state.verifying else ""
+        return f"{bundles.short(state.stable)} serves{verifying}" if state.stable else "no bundle serves"
 
     def _gates(self) -> str:
         counted = [said for said in self.answers.values() if said.verdict.kind != "observe"]

@@ -39,7 +39,7 @@ def _too_much(ctx: "Context", service: str, rollout: int) -> str:
     """Why a tick should not even begin to draw, or nothing."""
     proposed = ctx.ledger.revision(service, rollout).hash
     if proposed in TRIED:
-        return "drawing them took too long the last time"
+        return "drawing them took too long last time"
     TRIED.add(proposed)
     if sum(_measured(ctx, service, f"{rollout}/{phase}") for phase in ("shadow", "canary", "bake")) > MOST:
         return f"more than {MOST:,} measurements take too long for a sensor"

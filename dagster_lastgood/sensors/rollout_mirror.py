@@ -31,7 +31,7 @@ def rollout_mirror(services: Sequence[str]) -> dg.SensorDefinition:
         "rollout_mirror",
         services,
         _look,
-        description="Shows the figures and gates of a release on its way as observations and checks of <service>/release.",
+        description="Shows the figures and gates of a release in progress as observations and checks of <service>/release.",
         skips=(errors.LastgoodError,),
     )
 

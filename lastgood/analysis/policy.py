@@ -67,7 +67,7 @@ def decide(
 
 
 def verify(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision | None:
-    """Whether a step back helped, as soon as that can be told, or when its time is over; None before."""
+    """Whether a step back helped, as soon as that can be told, or when its time limit has passed; None before."""
     if state.verifying is None:
         return None
     told = tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
@@ -78,7 +78,7 @@ def verify(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision 
     if told and not open_:
         return _verified("recovered", "; ".join(verdict.why for verdict in told), told)
     if now >= state.verifying.until or _set_back(state.verifying.since, now):
-        why = "; ".join(verdict.why for verdict in open_) or "no gate of this service can judge stable alone"
+        why = "; ".join(verdict.why for verdict in open_) or "no gate of this service can measure stable alone"
         return _verified("inconclusive", why, told)
     return None
 
@@ -141,11 +141,11 @@ def _forward(
     if any(arm not in ready for arm in needed):
         return None
     if state.phase == "approval":
-        return _next_phase(state, service, why="a person approved it") if state.approved else None
+        return _next_phase(state, service, why="approved by a person") if state.approved else None
     if not _passed(state, verdicts, now=now - unwatched_s) or (state.phase_until is not None and now - state.phase_until > ABANDONED_S):
         return None
     told = tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
-    why = "; ".join(verdict.why for verdict in told) or "its time is over"
+    why = "; ".join(verdict.why for verdict in told) or "its time limit has passed"
     return dataclasses.replace(_next_phase(state, service, why=f"{state.phase} passed: {why}"), verdicts=told)
 
 
@@ -164,7 +164,7 @@ def _late(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision |
     limit_s = state.planned.max_s if state.planned else 0.0
     unapproved = state.phase == "approval" and not state.approved
     said = "; ".join(verdict.why for verdict in missing) or ("nobody approved it" if unapproved else "its workers are not ready")
-    why = f"it could not be judged within {limit_s:g} s: {said}"
+    why = f"no verdict within {limit_s:g} s: {said}"
     told = missing or tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
     return Decision(event=rollout.Abandon(bundle=state.candidate or "", reason=why), verb="abandon", reason=why, verdicts=told)
 
@@ -215,11 +215,9 @@ def _proven(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision
     """The end of a bake: nobody took the release back. What did not pass, or could not be told, is said with it."""
     told = tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
     open_ = "; ".join(f"{verdict.gate}: {verdict.why}" for verdict in told if verdict.outcome != "pass")
-    reason = "the release stayed good for the time it was watched"
+    reason = "the release stayed healthy during its bake"
     if open_:
-        reason = (
-            f"no guardrail failed in the {now - (state.phase_since or now):.0f} s for which it was watched; not shown to be good: {open_}"
-        )
+        reason = f"no guardrail failed in the {now - (state.phase_since or now):.0f} s of its bake; without a verdict: {open_}"
     return Decision(event=rollout.BakeEnded(), verb="bake-ended", reason=reason, verdicts=told)
 
 
@@ -261,4 +259,4 @@ def _policy(gate: conditions.AnyGate, verdict: base.Verdict, *, now: float, over
 def _words(verdicts: tuple[base.Verdict, ...], service: Service) -> str:
     audits = any(service.gates[verdict.gate].audit for verdict in verdicts)
     said = "; ".join(f"gate {verdict.gate!r}: {verdict.why}" for verdict in verdicts)
-    return said + ("; audit what this bundle has done" if audits else "")
+    return said + ("; audit what this bundle did" if audits else "")

@@ -318,7 +318,7 @@ def _kept(seen: base.Observation, now: float) -> dict[str, Any]:
     try:
         json.dumps(value, allow_nan=False)
     except ValueError:
-        return base.Observation(at=now, down=True, detail=f"a figure is no number: {seen.watched!r} beside {seen.beside!r}").to_json()
+        return base.Observation(at=now, down=True, detail=f"non-finite value: {seen.watched!r} compared with {seen.beside!r}").to_json()
     return value
 
 

@@ -71,12 +71,12 @@ def export(bundle_row: Row, *, store: Store, keys: Path, out: Path) -> Path:
     total = sum(map(len, texts.values())) + sum(size for size, _ in content.values())
     if total > MAX_BYTES or len(texts) + len(content) > MAX_MEMBERS:
         raise errors.NotAllowed(
-            f"the bundle has {total} bytes in {len(content)} files, more than one file may hold; copy the store instead"
+            f"the bundle has {total} bytes in {len(content)} files, more than a bundle file may hold; copy the store instead"
         )
     try:
         _write_archive(out, texts, content)
     except OSError as error:
-        raise errors.Unavailable(f"cannot write {str(out)!r}: {error}; check space and permissions there, then try again") from error
+        raise errors.Unavailable(f"cannot write {str(out)!r}: {error}; check free space and permissions there, then try again") from error
     return out
 
 
@@ -97,7 +97,7 @@ def import_(file: Path, *, store: Store, keys: Path, trust: frozenset[str]) -> t
             reader.finish()
             _store(bundle, trees, staging, store)
     except OSError as error:
-        raise errors.Unavailable(f"cannot import {str(file)!r}: {error}; check space and permissions, then try again") from error
+        raise errors.Unavailable(f"cannot import {str(file)!r}: {error}; check free space and permissions, then try again") from error
     failpoint("transfer.before_register")
     return bundle, provenance
 
@@ -168,7 +168,7 @@ def _append(archive: BinaryIO, member: str, size: int, path: Path) -> None:
             archive.write(chunk)
             left -= len(chunk)
     if left or digest.hexdigest() != member.rpartition("/")[2]:
-        raise errors.Damaged(f"{str(path)!r} is not what was stored; find out with 'lastgood verify', then build the bundle again")
+        raise errors.Damaged(f"{str(path)!r} does not match what was stored; check with 'lastgood verify', then build the bundle again")
 
 
 def _header(name: str, size: int) -> bytes:
@@ -203,9 +203,9 @@ class _Reader:
         digits = block[124:135]
         size = int(digits, 8) if len(digits) == 11 and set(digits) <= set(b"01234567") else 0
         if block != _header(name, size):
-            what = "no bundle file" if self.members == 0 else "not as 'bundle export' writes it"
+            what = "not a bundle file" if self.members == 0 else "not a file as 'bundle export' writes it"
             raise errors.NotAllowed(
-                f"this is {what}: at byte {self.file.tell() - _BLOCK} the header of {name!r} is expected, and something else stands there; "
+                f"this is {what}: at byte {self.file.tell() - _BLOCK} the header of {name!r} was expected, but something else was found; "
                 "name a file that 'lastgood bundle export' wrote, or export the bundle again"
             )
         self.total += size
@@ -226,7 +226,7 @@ class _Reader:
     def blob(self, name: str, *, size: int, target: Path) -> None:
         """Copy the next member, which must be *name* with *size* bytes and the digest in its name, to the new file *target*."""
         if self.member(name) != size:
-            raise errors.Damaged(f"{name!r} has not the {size} bytes that the manifest says; export the bundle again")
+            raise errors.Damaged(f"{name!r} does not have the {size} bytes that the manifest states; export the bundle again")
         digest = hashlib.sha256()
         left = size
         with target.open("xb") as out:
@@ -236,13 +236,13 @@ class _Reader:
                 out.write(chunk)
                 left -= len(chunk)
         if digest.hexdigest() != name.rpartition("/")[2]:
-            raise errors.Damaged(f"{name!r} has bytes of digest {digest.hexdigest()}; export or copy the file again")
+            raise errors.Damaged(f"{name!r} has the digest {digest.hexdigest()}, not the expected one; export or copy the file again")
         self._skip_padding(size)
 
     def finish(self) -> None:
         """The two empty blocks and the end of the file."""
         if self._exactly(2 * _BLOCK) != bytes(2 * _BLOCK) or self.file.read(1):
-            raise errors.NotAllowed("the file goes on after its last member; export the bundle again")
+            raise errors.NotAllowed("the file continues after its last member; export the bundle again")
 
     def _exactly(self, size: int) -> bytes:
         data = self.file.read(size)
@@ -252,7 +252,7 @@ class _Reader:
 
     def _skip_padding(self, size: int) -> None:
         if self._exactly(-size % _BLOCK).strip(b"\0"):
-            raise errors.NotAllowed("bytes are hidden between two members; export the bundle again")
+            raise errors.NotAllowed("there are extra bytes between two members; export the bundle again")
 
 
 def _read_head(reader: _Reader, trusted: set[str]) -> tuple[bundles.Bundle, dict[str, Any]]:
@@ -273,7 +273,7 @@ def _check_signature(data: bytes, statement: bytes, trusted: set[str]) -> None:
     if signer not in trusted:
         raise errors.NotAllowed(f"the file is signed by {signer}, which is not trusted here; if you know this signer, add --trust {signer}")
     if not keys_.verify(key, signature, payload, kind=KIND):
-        raise errors.NotAllowed(f"the signature of {signer} does not fit; get the file again from its signer")
+        raise errors.NotAllowed(f"the signature of {signer} is invalid; get the file again from its signer")
     if payload != statement:
         raise errors.NotAllowed("the signature is for another manifest or provenance; get the file again from its signer")
 
@@ -303,10 +303,12 @@ def _read_listings(reader: _Reader, bundle: bundles.Bundle) -> dict[str, Listing
             continue
         data = reader.text(f"listings/sha256/{_hex(digest)}")
         if bundles.sha256(data) != digest:
-            raise errors.Damaged(f"the listing of {digest} has other bytes; copy or export the file again")
+            raise errors.Damaged(f"the listing of {digest} does not hash to that digest; copy or export the file again")
         trees[digest] = parse_listing(data)
         if trees[digest].size != size:
-            raise errors.Damaged(f"the listing of {digest} has not the {size} bytes that the manifest says; export the bundle again")
+            raise errors.Damaged(
+                f"the listing of {digest} does not have the {size} bytes that the manifest states; export the bundle again"
+            )
     return trees
 
 
@@ -345,7 +347,7 @@ def _store(bundle: bundles.Bundle, trees: Mapping[str, Listing], staging: Path, 
         found = stored[part.digest]
         if (found.digest, found.size) != (part.digest, part.size):
             raise errors.Damaged(
-                f"part {part.name!r} has {found.size} bytes of {found.digest}, not what the manifest says; export it again"
+                f"part {part.name!r} has {found.size} bytes of {found.digest}, not what the manifest states; export it again"
             )
 
 

@@ -1,4 +1,4 @@
-"""The environment part: which locked packages and which interpreter a bundle was made for.
+"""The environment part: which locked packages and which interpreter a bundle was built for.
 
 It is a description, not a container: lastgood does not rebuild an environment, it says when the one it runs in
 differs. What does not belong here: deciding what a difference means (the worker reports it, a person or gate judges).
@@ -56,11 +56,11 @@ def differences(recorded: Mapping[str, Any], running: Mapping[str, Any]) -> list
     """What differs enough to change results, in words: locked packages, interpreter, its minor version, platform, machine."""
     found = []
     if recorded.get("lock") != running.get("lock"):
-        found.append(f"locked packages: made for {_short(recorded)}, running {_short(running)}")
+        found.append(f"locked packages: built for {_short(recorded)}, running {_short(running)}")
     if _minor(recorded) != _minor(running):
-        found.append(f"python: made for {recorded.get('python')}, running {running.get('python')}")
+        found.append(f"python: built for {recorded.get('python')}, running {running.get('python')}")
     rest = ("implementation", "platform", "machine")
-    found += [f"{key}: made for {recorded.get(key)}, running {running.get(key)}" for key in rest if recorded.get(key) != running.get(key)]
+    found += [f"{key}: built for {recorded.get(key)}, running {running.get(key)}" for key in rest if recorded.get(key) != running.get(key)]
     return found
 
 

@@ -106,7 +106,7 @@ def check_paths(paths: Iterable[str]) -> None:
             fresh = name.casefold() not in seen
             known = seen.setdefault(name.casefold(), (name, is_file))
             if known != (name, is_file) or (is_file and not fresh):
-                raise errors.NotAllowed(f"{name!r} and {known[0]!r} would be one file on some disks; rename one of them")
+                raise errors.NotAllowed(f"{name!r} and {known[0]!r} would be the same file on some file systems; rename one of them")
 
 
 def walk(root: Path) -> list[str]:
@@ -122,7 +122,7 @@ def walk(root: Path) -> list[str]:
             elif item.is_file(follow_symlinks=False):
                 found.append(check_path(name))
             else:
-                raise errors.NotAllowed(f"{str(root / name)!r} is a link, a device or a pipe; copy the content it stands for")
+                raise errors.NotAllowed(f"{str(root / name)!r} is a link, a device or a pipe; store a copy of its content instead")
             if len(found) + len(pending) > MAX_FILES:
                 raise errors.NotAllowed(f"{str(root)!r} holds more than {MAX_FILES} files; pack small files together")
     check_paths(found)
@@ -131,7 +131,7 @@ def walk(root: Path) -> list[str]:
 
 def _scan(folder: Path, name: str) -> Iterator[os.DirEntry[str]]:
     if name.count("/") >= MAX_DEPTH:
-        raise errors.NotAllowed(f"{str(folder)!r} lies more than {MAX_DEPTH} folders deep; flatten it")
+        raise errors.NotAllowed(f"{str(folder)!r} is more than {MAX_DEPTH} folders deep; flatten it")
     with os.scandir(folder) as items:
         yield from items
 
@@ -144,11 +144,13 @@ def open_regular(path: Path) -> BinaryIO:
         raise errors.NotFound(f"{str(path)!r} does not exist; check the path") from None
     except OSError as error:
         if path.is_symlink() or not path.is_file():
-            raise errors.NotAllowed(f"{str(path)!r} is not a regular file ({error.strerror}); copy the content it stands for") from error
+            raise errors.NotAllowed(
+                f"{str(path)!r} is not a regular file ({error.strerror}); store a copy of its content instead"
+            ) from error
         raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise errors.NotAllowed(f"{str(path)!r} is a folder, a device or a pipe; give a regular file")
+        raise errors.NotAllowed(f"{str(path)!r} is a folder, a device or a pipe; use a regular file")
     return os.fdopen(handle, "rb")
 
 
@@ -191,7 +193,7 @@ def _refuse_code(file: BinaryIO, *, depth: int = 0) -> None:
         _check_npy(file)
     elif head.startswith((b"PK\x03\x04", b"PK\x05\x06")) or zipfile.is_zipfile(file):
         if depth > 1:
-            raise ValueError("it holds an archive in an archive in an archive")
+            raise ValueError("it contains archives nested three deep")
         _check_members(file, depth=depth)
 
 
@@ -312,7 +314,7 @@ def check_zip(archive: zipfile.ZipFile, *, size: int) -> None:
     """Refuse (ValueError) an archive that would swell, hide or repeat members, by its table alone. *size* is the file's, in bytes."""
     infos = archive.infolist()
     if len(infos) > MAX_FILES or len({info.filename for info in infos}) != len(infos):
-        raise ValueError(f"the archive names a member twice or has more than {MAX_FILES}")
+        raise ValueError(f"the archive lists a member twice or has more than {MAX_FILES}")
     total = sum(info.file_size for info in infos)
     if total > min(MAX_UNZIPPED, MAX_RATIO * size):
         raise ValueError(f"the archive of {size} bytes declares {total} bytes of content")
@@ -322,7 +324,7 @@ def check_zip(archive: zipfile.ZipFile, *, size: int) -> None:
             raise ValueError(f"archive member {info.filename!r} is encrypted, overlaps another or has an unknown compression")
         end = info.header_offset + 30 + info.compress_size
     if end > size:
-        raise ValueError("the archive is shorter than its table says")
+        raise ValueError("the archive is shorter than its table of contents states")
 
 
 def _check_npy(file: BinaryIO) -> None:
@@ -363,7 +365,7 @@ def _check_parquet(file: BinaryIO) -> None:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 4))
     if size < 12 or head != b"PAR1" or file.read(4) != b"PAR1":
-        raise ValueError("it is no Parquet file, or not a whole one")
+        raise ValueError("it is not a complete Parquet file")
 
 
 def _check_safetensors(file: BinaryIO) -> None:
@@ -383,13 +385,15 @@ def _check_skops(file: BinaryIO) -> None:
         names = archive.namelist()
     strange = [name for name in names if name != "schema.json" and not _SKOPS_MEMBER.fullmatch(name)]
     if "schema.json" not in names or strange:
-        raise ValueError(f"it is no skops file: unexpected members {strange[:3]}" if strange else "it is no skops file: no schema.json")
+        raise ValueError(
+            f"it is not a skops file: unexpected members {strange[:3]}" if strange else "it is not a skops file: schema.json is missing"
+        )
 
 
 def _check_start(*starts: bytes) -> Callable[[BinaryIO], None]:
     def check(file: BinaryIO) -> None:
         if not file.read(16).startswith(starts):
-            raise ValueError("it does not begin as its suffix says")
+            raise ValueError("its first bytes do not match its suffix")
 
     return check
 

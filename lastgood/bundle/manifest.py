@@ -60,7 +60,7 @@ def check_service_name(name: str) -> str:
     """Return *name* if it can name a service: it becomes a folder, a header and a metric label."""
     if _SERVICE.fullmatch(name) is None:
         raise errors.UsageError(
-            f"{name!r} cannot name a service; use 2 to 40 lower-case letters, digits and dashes, starting with a letter"
+            f"{name!r} is not a valid service name; use 2 to 40 lower-case letters, digits and dashes, starting with a letter"
         )
     return name
 
@@ -89,7 +89,9 @@ class Part:
         if self.size < 0:
             raise errors.Damaged(f"part {self.name!r} has size {self.size!r}; expected bytes, zero or more")
         if not isinstance(self.meta, Mapping):
-            raise errors.UsageError(f"part {self.name!r} has meta of kind {type(self.meta).__name__}; give an object of names and values")
+            raise errors.UsageError(
+                f"part {self.name!r} has meta of type {type(self.meta).__name__}; expected an object of names and values"
+            )
         object.__setattr__(self, "meta", MappingProxyType(dict(self.meta)))
 
     def entry(self) -> dict[str, Any]:
@@ -116,7 +118,7 @@ class Bundle:
             raise errors.UsageError(f"a bundle of {self.service!r} needs at least one part")
         for name, part in self.parts.items():
             if name != part.name:
-                raise errors.Damaged(f"part {part.name!r} is filed under {name!r}; the names must agree")
+                raise errors.Damaged(f"part {part.name!r} is listed under {name!r}; use the same name for both")
         object.__setattr__(self, "parts", MappingProxyType(dict(sorted(self.parts.items()))))
 
     def manifest(self) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def of(service: str, *parts: Part) -> Bundle:
     """A bundle of *parts*; two parts of one name are refused."""
     named = {part.name: part for part in parts}
     if len(named) != len(parts):
-        raise errors.UsageError(f"a bundle of {service!r} names a part twice; give each part once")
+        raise errors.UsageError(f"a bundle of {service!r} lists a part twice; list each part once")
     return Bundle(service=service, parts=named)
 
 
@@ -147,7 +149,7 @@ def from_manifest(manifest: object) -> Bundle:
         if not isinstance(manifest, dict) or set(manifest) != {"schema", "service", "parts"}:
             raise ValueError("expected exactly the keys schema, service and parts")
         if manifest["schema"] != SCHEMA:
-            raise ValueError(f"it has another schema than {SCHEMA!r}, which this release reads")
+            raise ValueError(f"its schema is not {SCHEMA!r}, the one this release reads")
         parts = {name: Part(name=name, **_checked_entry(name, entry)) for name, entry in manifest["parts"].items()}
         return Bundle(service=manifest["service"], parts=parts)
     except (ValueError, TypeError, AttributeError, errors.UsageError) as error:
@@ -160,7 +162,7 @@ def _checked_entry(name: str, entry: object) -> dict[str, Any]:
         raise ValueError(f"part {name!r} must have exactly the keys {', '.join(wanted)}")
     for key, kind in wanted.items():
         if not isinstance(entry[key], kind) or isinstance(entry[key], bool):
-            raise TypeError(f"part {name!r} has a {key} of kind {type(entry[key]).__name__}; expected {kind.__name__}")
+            raise TypeError(f"part {name!r} has a {key} of type {type(entry[key]).__name__}; expected {kind.__name__}")
     return entry
 
 
@@ -175,7 +177,7 @@ def check_embedder(bundle: Bundle) -> None:
     model = bundle.parts["model"].meta.get("embedder") if "model" in bundle.parts else None
     if built_with is None or built_with != model:
         raise errors.NotAllowed(
-            f"the index of this bundle of {bundle.service!r} was built with embedder {built_with}, its model part has {model}; "
+            f"the index of this bundle of {bundle.service!r} was built with embedder {built_with}, but its model part has {model}; "
             "build the index again with that model"
         )
 

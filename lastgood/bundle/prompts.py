@@ -90,7 +90,7 @@ class Prompt:
 
 def _check_value(name: str, value: Any, *, kind: Kind | None) -> None:
     if kind is None:
-        raise errors.UsageError(f"{name!r} is no variable of the prompt; declare it in {FILE}")
+        raise errors.UsageError(f"{name!r} is not a variable of the prompt; declare it in {FILE}")
     rows = kind == "list" and isinstance(value, list | tuple) and all(isinstance(row, Mapping) for row in value)
     if not (kind == "text" and type(value) is str) and not (rows and all(type(cell) is str for row in value for cell in row.values())):
         raise errors.UsageError(
@@ -104,7 +104,7 @@ def _bounded(pieces: Iterator[str], *, part: str) -> str:
         made.append(piece)
         length += len(piece)
         if length > MAX_CHARS:
-            raise errors.UsageError(f"part {part!r} of the prompt makes more than {MAX_CHARS:,} characters; give it less to insert")
+            raise errors.UsageError(f"part {part!r} of the prompt renders to more than {MAX_CHARS:,} characters; insert less text")
     return "".join(made)
 
 
@@ -125,10 +125,10 @@ def describe(folder: Path) -> Described:
         found = Described.model_validate(yaml_lines.load(text, where=str(folder / FILE)))
     except pydantic.ValidationError as error:
         where = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise errors.UsageError(f"{folder / FILE} is wrong: {where}; correct the named key") from error
+        raise errors.UsageError(f"{folder / FILE} is invalid: {where}; correct the named key") from error
     for name, file in found.parts.items():
         if "/" in file or file == FILE:
-            raise errors.UsageError(f"part {name!r} names {file!r}; name a file beside {FILE}")
+            raise errors.UsageError(f"part {name!r} names {file!r}; name a file in the same folder as {FILE}")
     return found
 
 
@@ -138,7 +138,7 @@ def _read(folder: Path, name: str) -> str:
         with safety.open_regular(file) as opened:
             data = opened.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise errors.UsageError(f"{file} is longer than {MAX_BYTES:,} bytes; a prompt is no place for documents")
+            raise errors.UsageError(f"{file} is longer than {MAX_BYTES:,} bytes; keep documents out of the prompt")
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise errors.UsageError(f"{file} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
@@ -160,9 +160,7 @@ def _compile(described: Described, texts: Mapping[str, str]) -> Prompt:
     return Prompt(variables=described.variables, texts=texts, options=described.options, templates=templates)
 
 
-_COMMENT = (
-    "'{# … #}' is a comment and no model would ever see it; take it out, or write {{ '{#' }} and {{ '#}' }} for the characters themselves"
-)
+_COMMENT = "'{# … #}' is a comment, which no model would see; remove it, or write {{ '{#' }} and {{ '#}' }} for the characters themselves"
 
 
 def _losses(environment: jinja2.Environment, text: str) -> Iterator[tuple[int, str]]:
@@ -215,7 +213,7 @@ def _problems(tree: Any, described: Described) -> Iterator[tuple[int, str]]:
         if isinstance(node, nodes.For) and any(
             isinstance(below, nodes.For) for child in node.body for below in (child, *child.find_all(nodes.For))
         ):
-            yield node.lineno, "a loop within a loop is not allowed; make the list beforehand"
+            yield node.lineno, "nested loops are not allowed; build the list beforehand"
         if isinstance(node, nodes.Name) and node.name in ("self", "super", "caller", "varargs", "kwargs"):
             yield node.lineno, f"{node.name!r} is not allowed in a prompt; use variables"
         if isinstance(node, nodes.Filter) and node.name not in FILTERS:
@@ -254,19 +252,19 @@ def check(folder: Path) -> list[str]:
     prompt = load(folder)
     for name, value in prompt.options.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise errors.UsageError(f"option {name!r} of the prompt is {value}, which JSON cannot hold; give a finite number")
+            raise errors.UsageError(f"option {name!r} of the prompt is {value}, which JSON cannot represent; use a finite number")
     for name, text in prompt.texts.items():
         for line, problem in _losses(_environment(), text):
             raise errors.UsageError(f"part {name!r} of the prompt, line {line}: {problem}")
         for found in secrets.find(text):
             raise errors.NotAllowed(
-                f"part {name!r} of the prompt, line {found.line}: it holds a secret ({found.kind}); take it out and revoke it"
+                f"part {name!r} of the prompt, line {found.line}: it contains a secret ({found.kind}); remove the secret and revoke it"
             )
     samples: dict[str, Value] = {name: "sample" if kind == "text" else [_Sample()] for name, kind in prompt.variables.items()}
     for name in prompt.texts:
         prompt.render(name, **samples)
     used = {name for name in prompt.variables for text in prompt.texts.values() if re.search(rf"\b{name}\b", text)}
-    return [f"variable {name!r} is declared and used nowhere" for name in sorted(prompt.variables.keys() - used)]
+    return [f"variable {name!r} is declared but not used; remove it from 'variables'" for name in sorted(prompt.variables.keys() - used)]
 
 
 class _Sample(dict[str, str]):

@@ -1,7 +1,7 @@
 """skops files: load one by our own list of types, and write one so that the same model has the same bytes.
 
 A skops file is a zip of arrays and a `schema.json` that names the types to build. skops asks the caller which
-of them to trust; MLflow passes back what the file itself names, which is no check at all. Here every
+of them to trust; MLflow passes back what the file itself names, which checks nothing. Here every
 name must stand in a list that is part of this program or of the service's own code, before skops sees the file.
 
 What does not belong here: what may be stored (`formats`).
@@ -85,7 +85,7 @@ def load(path: Path, *, trusted: Collection[str]) -> object:
         unknown = sorted(present - TYPES - set(trusted))
         if unknown:
             raise errors.NotAllowed(
-                f"{str(path)!r} wants to build {', '.join(unknown[:8])}; if the service needs them and they are harmless,"
+                f"{str(path)!r} would construct {', '.join(unknown[:8])}; if the service needs these types and they are harmless,"
                 " add them to the trusted types in its code"
             )
         import skops.io  # type: ignore[import-untyped]
@@ -94,7 +94,7 @@ def load(path: Path, *, trusted: Collection[str]) -> object:
         try:
             return skops.io.load(file, trusted=sorted(present))
         except Exception as error:
-            raise errors.Damaged(f"{str(path)!r} does not load: {error}; train and save the model again") from error
+            raise errors.Damaged(f"{str(path)!r} cannot be loaded: {error}; train and save the model again") from error
 
 
 def normalise(path: Path) -> str:

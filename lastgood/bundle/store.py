@@ -108,7 +108,7 @@ def _entry(row: Any) -> Entry:
     path, size, sha256 = row["path"], row["size"], row["sha256"]
     typed = isinstance(path, str) and type(size) is int and isinstance(sha256, str)
     if len(row) != 3 or not typed or size < 0 or not bundles.is_digest(f"sha256:{sha256}"):
-        raise ValueError("an entry has a wrong value")
+        raise ValueError("an entry has an invalid value")
     return Entry(path=path, size=size, sha256=sha256)
 
 
@@ -243,7 +243,7 @@ class Store:
             found = self.stored(item.digest).size
             if found != item.size:
                 raise errors.Damaged(
-                    f"part {item.name!r} of {bundle.service!r} says {item.size} bytes, {item.digest} has {found}; build the bundle again"
+                    f"part {item.name!r} of {bundle.service!r} states {item.size} bytes, but {item.digest} has {found}; build the bundle again"
                 )
 
     @contextlib.contextmanager
@@ -260,7 +260,7 @@ class Store:
 
     def _folder(self, digest: str) -> Path:
         if not bundles.is_digest(digest):
-            raise errors.UsageError(f"{digest!r} is not a digest; write sha256: and 64 lower-case hex digits")
+            raise errors.UsageError(f"{digest!r} is not a digest; expected sha256: and 64 lower-case hex digits")
         return self.root / "sha256" / digest.removeprefix("sha256:")
 
     def _put_file(self, source: BinaryIO, staging: Path, *, name: str, allow: frozenset[str] | None) -> Stored:
@@ -279,7 +279,7 @@ class Store:
         for name in names:
             safety.check_suffix(name, allow)
         if not names:
-            raise errors.UsageError(f"{str(source)!r} holds no file; a part needs content")
+            raise errors.UsageError(f"{str(source)!r} contains no file; a part needs content")
         tree = staging / "object" / "tree"
         entries = []
         for name in names:
@@ -352,7 +352,7 @@ class Store:
             yield
         except OSError as error:
             raise errors.Unavailable(
-                f"cannot store into {str(self.root)!r}: {error}; check space and permissions there, then try again"
+                f"cannot store into {str(self.root)!r}: {error}; check free space and permissions there, then try again"
             ) from error
 
 

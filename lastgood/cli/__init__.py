@@ -74,7 +74,7 @@ class Verbs(click.Group):
             import difflib  # only whoever mistypes waits for it
 
             near = difflib.get_close_matches(args[0], _VERBS)
-            meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "'lastgood --help' lists them all"
+            meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "'lastgood --help' lists all commands"
             raise click.UsageError(f"There is no command {args[0]!r}; {meant}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         code = _say(errors.LastgoodError(error.format_message()), as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("lastgood: interrupted; what is committed stays committed, see 'lastgood status SERVICE'", err=True)
+        click.echo("lastgood: interrupted; a change that was committed stays committed, see 'lastgood status SERVICE'", err=True)
         code = 130
     except BrokenPipeError:
         code = 1

@@ -12,14 +12,14 @@ from lastgood.cli import inspect as look
 
 @click.group()
 def audit() -> None:
-    """Verify the audit trail, or export it."""
+    """Verify or export the audit trail."""
 
 
 @audit.command()
 @common.service_argument
 @common.json_option
 def verify(service: str, as_json: bool) -> int:
-    """Recompute the hash chain, every row's digest, and the signed checkpoints. Exit code 1 if not all of it is proven whole."""
+    """Recompute the hash chain and every row's digest, and check the signed checkpoints. Exit code 1 unless the whole trail is proven intact."""
     from lastgood.ledger import audit as trail
 
     with common.context(read_only=True, service=service) as ctx:
@@ -36,7 +36,7 @@ def verify(service: str, as_json: bool) -> int:
             "uncovered": report.uncovered,
             "problems": problems,
         }
-        verdict = "whole" if whole else "DAMAGED" if report.problems else "NOT PROVEN whole"
+        verdict = "intact" if whole else "DAMAGED" if report.problems else "NOT PROVEN intact"
         lines = [f"{service}: {report.entries} entries, head {report.head}: {verdict}"]
         lines += [f"  ! {problem}" for problem in problems]
         common.emit(value, as_json=as_json, text=lambda: "\n".join(lines))
@@ -45,16 +45,16 @@ def verify(service: str, as_json: bool) -> int:
 
 def _not_covered(first: int, service: str) -> list[str]:
     told = (
-        f"entries before {first} are not covered by a checkpoint: the checkpoints of {service!r} here were begun when those were there "
-        "already, so what was cut off by then would not show; put the older file back from a backup, or verify on the machine that signs"
+        f"entries before {first} are not covered by a checkpoint: the checkpoints of {service!r} here were started when those entries "
+        "already existed, so entries removed before then would go unnoticed; restore the older file from a backup, or verify on the machine that signs"
     )
     return [told] if first else []
 
 
 @audit.command()
 @common.service_argument
-@click.option("--from", "since", default=None, help="Not before this time (ISO 8601).")
-@click.option("--to", "until", default=None, help="Not after this time (ISO 8601).")
+@click.option("--from", "since", default=None, help="Only entries at or after this time (ISO 8601).")
+@click.option("--to", "until", default=None, help="Only entries at or before this time (ISO 8601).")
 @common.json_option
 def export(service: str, since: str | None, until: str | None, as_json: bool) -> int:  # noqa: ARG001  # always JSON lines
     """Print every entry as one JSON line: who, what, when, why, and the hash that chains it."""

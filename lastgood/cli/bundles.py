@@ -22,10 +22,10 @@ def bundle() -> None:
 
 @bundle.command(name="list")
 @common.service_argument
-@click.option("--limit", type=common.count(), default=20, show_default=True, help="How many bundles.")
+@click.option("--limit", type=common.count(), default=20, show_default=True, help="Show at most this many bundles.")
 @common.json_option
 def list_(service: str, limit: int, as_json: bool) -> int:
-    """The service's bundles, the newest first."""
+    """List the bundles of SERVICE, newest first."""
     with common.context(read_only=True, service=service) as ctx:
         rows = ctx.ledger.bundles(service, limit=limit)
         state = ctx.ledger.state(service, about=[row.bundle.id for row in rows])
@@ -57,10 +57,10 @@ bundle.add_command(look.verify, "verify")
 @bundle.command()
 @common.service_argument
 @common.bundle_argument("which")
-@click.option("--out", type=common.OutFile(), default=None, help="File to write. Default: SERVICE-SHORTID.lastgood.tar")
+@click.option("--out", type=common.OutFile(), default=None, help="File to write (default: SERVICE-SHORTID.lastgood.tar).")
 @common.json_option
 def export(service: str, which: str, out: Path | None, as_json: bool) -> int:
-    """Write a bundle with all its bytes into one signed file."""
+    """Write a bundle and all its content to one signed file."""
     from lastgood.bundle import archive as transfer
 
     with common.context(service=service) as ctx:
@@ -74,12 +74,16 @@ def export(service: str, which: str, out: Path | None, as_json: bool) -> int:
 
 @bundle.command(name="import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--trust", multiple=True, help="Fingerprint of a signer to trust, besides our own key.")
-@click.option("--untried", is_flag=True, help="Do not let the bundle's own code load it and answer first; the provenance says so.")
-@click.option("--actor", default=None, help="Who is asking.")
+@click.option(
+    "--trust", multiple=True, help="Fingerprint of another signer to trust, besides this installation's own key. May be repeated."
+)
+@click.option(
+    "--untried", is_flag=True, help="Skip the trial in which the bundle's own code loads it and answers; recorded in the provenance."
+)
+@click.option("--actor", default=None, help="Who makes this change (default: LASTGOOD_ACTOR or your user name).")
 @common.json_option
 def import_(file: Path, trust: tuple[str, ...], untried: bool, actor: str | None, as_json: bool) -> int:
-    """Take in a bundle file: signature, names, sizes and every digest are checked before anything becomes visible."""
+    """Import a bundle file. Its signature, names, sizes and digests are all checked before anything becomes visible."""
     from lastgood import release
     from lastgood.bundle import archive as transfer
 
@@ -87,6 +91,6 @@ def import_(file: Path, trust: tuple[str, ...], untried: bool, actor: str | None
         found, provenance = transfer.import_(file, store=ctx.store, keys=ctx.settings.keys, trust=frozenset(trust))
         new = release.register(ctx, found, provenance=provenance, actor=common.actor(actor), now=wallclock.now(), untried=untried)
         value = {"schema": "lastgood.import/v1", "bundle": found.id, "service": found.service, "new": new}
-        text = f"{bundles.short(found.id)} {'imported' if new else 'was known already'}; release it with 'lastgood promote {found.service} {bundles.short(found.id)}'"
+        text = f"{bundles.short(found.id)} {'imported' if new else 'was already registered'}; release it with 'lastgood promote {found.service} {bundles.short(found.id)}'"
         common.emit(value, as_json=as_json, text=lambda: text)
         return 0

@@ -51,7 +51,9 @@ class ServiceName(click.types.StringParamType):
     def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         with contextlib.suppress(errors.LastgoodError, OSError):
             known = complete_services(ctx, param, "")
-            return f"Services here: {', '.join(known)}." if known else "There is no service here; go to the project's folder with 'cd'."
+            return (
+                f"Services here: {', '.join(known)}." if known else "There are no services here; change to the project's folder with 'cd'."
+            )
         return ""
 
 
@@ -84,7 +86,7 @@ def bundle_argument(name: str = "bundle", *, required: bool = True) -> Callable[
 def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """An empty word is a variable that is not set, and not a bundle that was left out."""
     if value == "":
-        raise errors.UsageError(f"{(param.name or 'bundle').upper()} is empty; name a bundle, or leave the word out altogether")
+        raise errors.UsageError(f"{(param.name or 'bundle').upper()} is empty; name a bundle, or omit the argument")
     return value
 
 
@@ -95,15 +97,22 @@ def change_options(command: Command) -> Command:
     """Options of every verb that changes something."""
     options = [
         json_option,
-        click.option("--yes", is_flag=True, help="Do not ask."),
-        click.option("--dry-run", is_flag=True, help="Show what would happen and change nothing."),
-        click.option("--reason", default=None, help="Why; kept for ever in the audit trail."),
-        click.option("--actor", default=None, help="Who is asking. Default: LASTGOOD_ACTOR or your user name."),
-        click.option("--wait/--no-wait", default=True, help="Wait until every layer has followed (default)."),
+        click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
+        click.option("--dry-run", is_flag=True, help="Show what would happen; change nothing."),
+        click.option("--reason", default=None, help="Why; kept permanently in the audit trail."),
+        click.option("--actor", default=None, help="Who makes this change (default: LASTGOOD_ACTOR or your user name)."),
+        click.option("--wait/--no-wait", default=True, help="Wait until every layer has converged (default: wait)."),
         click.option(
-            "--timeout", "timeout_s", type=seconds(), default=30.0, show_default=True, help="Seconds to wait; never cancels the work."
+            "--timeout",
+            "timeout_s",
+            type=seconds(),
+            default=30.0,
+            show_default=True,
+            help="Seconds to wait; the change itself continues after that.",
         ),
-        click.option("--expect", "expected", type=revision_number(), default=None, help="Only if the service is still at this revision."),
+        click.option(
+            "--expect", "expected", type=revision_number(), default=None, help="Refuse unless the service is still at this revision."
+        ),
     ]
     return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
@@ -128,7 +137,7 @@ class OutFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str) and not Path(value).name:
-            self.fail(f"{value!r} names no file.", param, ctx)
+            self.fail(f"{value!r} is not a file name.", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -163,7 +172,7 @@ def check_arguments(args: Sequence[str]) -> None:
     """Raise UsageError for an argument that neither a file name nor the ledger could hold."""
     for arg in args:
         if "\0" in arg or any("\ud800" <= letter <= "\udfff" for letter in arg):
-            raise errors.UsageError(f"{arg[:100]!r} is not plain text; leave out NUL characters and what is not UTF-8")
+            raise errors.UsageError(f"{arg[:100]!r} is not plain text; remove NUL characters and anything that is not valid UTF-8")
 
 
 @contextlib.contextmanager
@@ -199,7 +208,9 @@ def confirm(question: str, *, yes: bool) -> bool:
     if yes:
         return False
     if not sys.stdin.isatty():
-        raise errors.ConfirmationNeeded(f"{question} cannot be asked: no terminal; add --yes if you mean it, --dry-run to look first")
+        raise errors.ConfirmationNeeded(
+            f"cannot ask {question!r}: there is no terminal; add --yes to confirm, or --dry-run to see the plan first"
+        )
     click.confirm(question, abort=True, err=True)
     return True
 

@@ -37,7 +37,7 @@ class Finding:
 @click.command()
 @common.json_option
 def doctor(as_json: bool) -> int:
-    """Check Python, packages, home folder, ledger, services and processes; each finding says what to do."""
+    """Check Python, packages, the home folder, the ledger, services and processes. Each finding comes with its remedy."""
     here = settings.load()
     findings = [finding for check in CHECKS for finding in _safely(check, here)]
     signs = {True: "ok  ", False: "BAD ", None: "?   "}
@@ -78,7 +78,7 @@ def _project(here: Settings) -> Iterator[Finding]:
         name="project",
         ok=named or bool(found),
         detail=str(here.project) if named or found else f"{here.project} has neither lastgood.toml nor services/",
-        remedy="go to the project's folder with 'cd', or set LASTGOOD_PROJECT",
+        remedy="change to the project's folder with 'cd', or set LASTGOOD_PROJECT",
     )
 
 
@@ -95,9 +95,9 @@ def _home(here: Settings) -> Iterator[Finding]:
     key = here.keys / "audit.key"
     if not key.exists():
         lost = (here.keys / "audit.pub").exists()
-        detail = "is gone" if lost else "not made yet"
+        detail = "is missing" if lost else "not created yet"
         yield Finding(
-            name="signing key", ok=False if lost else None, detail=detail, remedy=f"put {key} back from a backup, or run 'lastgood up'"
+            name="signing key", ok=False if lost else None, detail=detail, remedy=f"restore {key} from a backup, or run 'lastgood up'"
         )
     else:
         private = (key.stat().st_mode & 0o077) == 0
@@ -112,20 +112,22 @@ def _owners(here: Settings) -> Iterator[Finding]:
         detail, closed = f"mode {mode:04o}", mode & 0o077 == 0
     except errors.NotAllowed as error:
         detail, closed = str(error), False
-    yield Finding(name="home is private", ok=closed, detail=detail, remedy="run 'lastgood up', which closes it to others")
+    yield Finding(name="home is private", ok=closed, detail=detail, remedy="run 'lastgood up', which removes access for other users")
     strangers = [f"{path} belongs to {private.user(owner)}" for path, owner in private.foreign(here.home)]
     strangers += [said for said in daemon.strangers(here.home) if said not in strangers]
     yield Finding(
         name="strangers",
         ok=not strangers,
-        detail="; ".join(strangers) or "no file and no process of another user goes by a name of ours",
-        remedy="none of them is believed; find out who made them, then remove them",
+        detail="; ".join(strangers) or "no file or process of another user uses one of lastgood's names",
+        remedy="lastgood ignores all of them; find out who made them, then remove them",
     )
 
 
 def _ledger(here: Settings) -> Iterator[Finding]:
     if not here.ledger.url and not (here.home / "ledger.db").exists():
-        yield Finding(name="ledger", ok=None, detail="does not exist yet", remedy="run 'lastgood up', or put the file back if it was there")
+        yield Finding(
+            name="ledger", ok=None, detail="does not exist yet", remedy="run 'lastgood up', or restore the file if it existed before"
+        )
         return
     with ledger.connect(here.ledger_url, read_only=True) as opened:
         names = opened.services()
@@ -136,8 +138,12 @@ def _clock(here: Settings) -> Iterator[Finding]:
     """Whether this machine's clock was set, or disagrees with the times in the ledger."""
     wallclock.look(here.home)
     skew_s = wallclock.skew_s()
-    told = f"set by {skew_s:+.0f} s since lastgood was started; it goes on by the time before" if skew_s else "goes on as it was"
-    yield Finding(name="clock", ok=not skew_s, detail=told, remedy="set it right, or accept it with 'lastgood up' if it is right now")
+    told = (
+        f"set by {skew_s:+.0f} s since lastgood was started; lastgood keeps using the time before the change"
+        if skew_s
+        else "was not set since lastgood was started"
+    )
+    yield Finding(name="clock", ok=not skew_s, detail=told, remedy="correct the clock, or accept it with 'lastgood up' if it is right now")
     if not here.ledger.url and not (here.home / "ledger.db").exists():
         return
     with ledger.connect(here.ledger_url, read_only=True) as opened:
@@ -149,7 +155,7 @@ def _clock(here: Settings) -> Iterator[Finding]:
                         name=f"times of {name}",
                         ok=False,
                         detail=f"revision {last.number} is {ahead_s:.0f} s in the future; its own clock said {common.moment(last.read_at)}",
-                        remedy="set this clock right if it is behind; else one that committed was ahead, and 'lastgood history' reckons with that",
+                        remedy="correct this clock if it is slow; otherwise the clock of a host that committed was fast, which 'lastgood history' takes into account",
                     )
 
 

@@ -25,12 +25,12 @@ SHOWN = 14
 
 @click.command()
 @common.service_argument
-@click.option("--since", "since_text", default=None, help="Show windows from this time on (ISO 8601; without a zone it is UTC).")
-@click.option("--report", type=common.OutFile(), default=None, help="Write Evidently's report of these windows to FILE.")
-@click.option("--decide", is_flag=True, help="If a look at an alarm is due: compare the bundles and do what comes of it.")
-@click.option("--beside", default=None, help="Also hold another bundle beside stable, on the labelled rows since the alarm (or --since).")
-@click.option("--dry-run", is_flag=True, help="Look at nothing new and decide nothing; with --decide, show what would be decided.")
-@click.option("--actor", default=None, help="Who is asking. Default: LASTGOOD_ACTOR or your user name.")
+@click.option("--since", "since_text", default=None, help="Show windows from this time on (ISO 8601; UTC if no zone is given).")
+@click.option("--report", type=common.OutFile(), default=None, help="Write Evidently's report on these windows to FILE.")
+@click.option("--decide", is_flag=True, help="If a decision on an alarm is due: compare the bundles, decide, and carry the decision out.")
+@click.option("--beside", default=None, help="Also compare this bundle with stable, on the labelled rows since the alarm (or --since).")
+@click.option("--dry-run", is_flag=True, help="Evaluate no new window and decide nothing; with --decide, show what would be decided.")
+@click.option("--actor", default=None, help="Who makes this change (default: LASTGOOD_ACTOR or your user name).")
 @common.json_option
 def drift(
     service: str,
@@ -42,9 +42,9 @@ def drift(
     actor: str | None,
     as_json: bool,
 ) -> int:
-    """Whether what comes in to SERVICE still looks like what its bundle was made for.
+    """Report whether live traffic of SERVICE still resembles the data its bundle was built on.
 
-    Looks at each window that is over, once; Dagster's sensor does the same. An alarm moves nothing by itself.
+    Evaluates each completed window once, as Dagster's sensor does. An alarm moves no traffic by itself.
     """
     from lastgood.cli.inspect import parse_time
     from lastgood.drift import bundle_comparison as drift_compare
@@ -58,7 +58,7 @@ def drift(
         what = drift_watch.watched(ctx, service)
         if what is None:
             raise errors.NothingToDo(
-                f"nothing is watched on {service!r}: its stable bundle has no 'drift' in service.yaml; add it and release"
+                f"drift is not watched on {service!r}: its stable bundle has no 'drift' in service.yaml; add it and release"
             )
         not_looked = "" if dry_run else _look_at_new(ctx, what, now=now)
         found = [one for one in drift_watch.looked(ctx, what) if since is None or one.end > since]
@@ -81,7 +81,7 @@ def drift(
         "beside": compared.to_json() if compared else None,
         "report": str(report) if report else None,
     }
-    told = [f"  ! nothing new was looked at: {not_looked}"] if not_looked else []
+    told = [f"  ! no new window was evaluated: {not_looked}"] if not_looked else []
     common.emit(value, as_json=as_json, text=lambda: "\n".join([_text(what, found, decided, decision, compared), *told]))
     return 0
 
@@ -126,8 +126,8 @@ def _text(
     calm = "no alarm" if found else "nothing has been judged yet"
     head = f"{what.service}  {bundles.short(what.bundle)}  " + (f"alarm since {common.moment(open_since)}" if open_since else calm)
     rows = [(common.moment(one.begin), f"{one.seen:,}", str(one.verdict["outcome"]), str(one.verdict["why"])) for one in found[-SHOWN:]]
-    lines = [head, common.table(("WINDOW", "ROWS", "OUTCOME", "WHY"), rows) if rows else "  no window is over yet"]
+    lines = [head, common.table(("WINDOW", "ROWS", "OUTCOME", "WHY"), rows) if rows else "  no window is complete yet"]
     lines += [f"  decided at look {one['look']['number']}: {one['outcome']}: {one['why']}" for one in decided]
     lines += [f"  ! {decision.outcome}: {decision.why}"] if decision and decision.to_json() not in decided else []
-    lines += [f"  beside {bundles.short(compared.other)}: {compared.why}"] if compared else []
+    lines += [f"  compared with {bundles.short(compared.other)}: {compared.why}"] if compared else []
     return "\n".join(lines)

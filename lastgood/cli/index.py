@@ -14,13 +14,13 @@ from lastgood.system import clock as wallclock
 
 @click.group()
 def index() -> None:
-    """List, verify and retire the replicas of vector indexes; lay legal holds on bundles."""
+    """List, verify and retire replicas of vector indexes; place legal holds on bundles."""
 
 
 @index.command(name="list")
 @common.json_option
 def list_(as_json: bool) -> int:
-    """Every replica of the engine, and who needs it."""
+    """List every replica in the engine, and what needs it."""
     from lastgood.index import retention
 
     with common.context(read_only=True) as ctx:
@@ -50,10 +50,10 @@ def list_(as_json: bool) -> int:
 @index.command()
 @common.service_argument
 @common.bundle_argument(required=False)
-@click.option("--fast", is_flag=True, help="Only at first sight: sizes and times of files, not every byte and row.")
+@click.option("--fast", is_flag=True, help="Check only sizes and times of files, not every byte and row.")
 @common.json_option
 def verify(service: str, bundle: str | None, fast: bool, as_json: bool) -> int:
-    """Read every byte and row of the index of BUNDLE (default: stable, candidate and previous) in the engine."""
+    """Read every byte and row of BUNDLE's index in the engine (default: stable, candidate and previous)."""
     from lastgood.index import retention
 
     with common.context(read_only=True, service=service) as ctx:
@@ -77,10 +77,10 @@ def verify(service: str, bundle: str | None, fast: bool, as_json: bool) -> int:
 
 @index.command()
 @click.argument("name", required=False)
-@click.option("--dry-run", is_flag=True, help="Show what would go and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be removed; change nothing.")
 @common.json_option
 def retire(name: str | None, dry_run: bool, as_json: bool) -> int:
-    """Remove the replica NAME, or every one that nothing keeps. The bundle's own index part stays, so it can be built again."""
+    """Remove the replica NAME, or every replica that nothing needs. The bundle's index part stays, so a replica can be built again."""
     from lastgood.index import retention
 
     with common.context(read_only=dry_run) as ctx:
@@ -96,16 +96,16 @@ def retire(name: str | None, dry_run: bool, as_json: bool) -> int:
             if not dry_run:
                 engine.retire(name)
         value = {"schema": "lastgood.index.retire/v1", "retired": gone, "dry_run": dry_run}
-        verb = "would go" if dry_run else "retired"
-        common.emit(value, as_json=as_json, text=lambda: "\n".join(f"{one} {verb}" for one in gone) or "nothing may go")
+        verb = "would be removed" if dry_run else "retired"
+        common.emit(value, as_json=as_json, text=lambda: "\n".join(f"{one} {verb}" for one in gone) or "nothing may be removed")
         return 0
 
 
 def _hold_options(command: common.Command) -> common.Command:
     for option in (
         common.json_option,
-        click.option("--actor", default=None, help="Who is asking. Default: LASTGOOD_ACTOR or your user name."),
-        click.option("--reason", required=True, help="Why; kept for ever in the audit trail."),
+        click.option("--actor", default=None, help="Who makes this change (default: LASTGOOD_ACTOR or your user name)."),
+        click.option("--reason", required=True, help="Why; kept permanently in the audit trail."),
         common.bundle_argument(),
         common.service_argument,
     ):
@@ -116,7 +116,7 @@ def _hold_options(command: common.Command) -> common.Command:
 @index.command()
 @_hold_options
 def hold(service: str, bundle: str, reason: str, actor: str | None, as_json: bool) -> int:
-    """Lay a legal hold on BUNDLE: its index stays in the engine until it is lifted."""
+    """Place a legal hold on BUNDLE: its index stays in the engine until the hold is lifted."""
     return _set_hold(service, bundle, held=True, reason=reason, actor=actor, as_json=as_json)
 
 
@@ -135,7 +135,7 @@ def _set_hold(service: str, bundle: str, *, held: bool, reason: str, actor: str 
         who = common.actor(actor)
         retention.set_legal_hold(ctx.ledger, service, digest, held=held, reason=reason, actor=who, now=wallclock.now())
         value = {"schema": "lastgood.index.hold/v1", "service": service, "bundle": digest, "held": held, "reason": reason}
-        said = f"legal hold {'on' if held else 'lifted from'} {bundles.short(digest)}: {reason}"
+        said = f"legal hold {'placed on' if held else 'lifted from'} {bundles.short(digest)}: {reason}"
         common.emit(value, as_json=as_json, text=lambda: said)
         return 0
 

@@ -38,7 +38,7 @@ DIFF_LINES = 40
 @common.service_argument
 @common.json_option
 def status(service: str, as_json: bool) -> int:
-    """What serves now: in the ledger, and in each layer as it is seen this moment."""
+    """Show what serves now: in the ledger, and in each layer as observed at this moment."""
     try:
         with common.context(read_only=True, service=service) as ctx:
             return _status(ctx, service, as_json=as_json)
@@ -133,7 +133,7 @@ def _serving_lines(state: rollout.State, seen: list[Receipt]) -> list[str]:
     if not serving or state.stable is None or set(serving) <= {state.stable, state.candidate, arms.control_of(state.stable)}:
         return []
     shares = ", ".join(f"{bundles.short(digest)} {share:g} %" for digest, share in serving.items())
-    return [f"  ! requests are answered by {shares}, as the proxy says; traffic has not followed revision {state.revision}"]
+    return [f"  ! according to the proxy, requests are answered by {shares}; traffic has not followed revision {state.revision}"]
 
 
 def _repeated_lines(seen: Sequence[Receipt]) -> list[str]:
@@ -143,9 +143,9 @@ def _repeated_lines(seen: Sequence[Receipt]) -> list[str]:
     repeated, unclear = (sum(worker.get(name) or 0 for worker in facts) for name in ("repeated_ids", "unclear_labels"))
     if not repeated and not unclear:
         return []
-    refused = f", and {unclear:,} labels were refused that named several" if unclear else ""
-    remedy = "with feedback send the request_id of the answer, or give each request an id of its own"
-    return [f"  ! {repeated:,} requests came under an x-request-id that an earlier one had{refused}: {remedy}"]
+    refused = f", and {unclear:,} labels were refused because they matched several requests" if unclear else ""
+    remedy = "send the answer's request_id with feedback, or give each request its own id"
+    return [f"  ! {repeated:,} requests reused the x-request-id of an earlier request{refused}: {remedy}"]
 
 
 def _ending(ctx: release.Context, state: rollout.State) -> dict[str, dict[str, Any]]:
@@ -164,7 +164,7 @@ def _status_without_ledger(service: str, error: errors.LastgoodError, *, as_json
     layers = reconcile.build(settings.load(), service)
     seen = {name: _facts(layers[name]) for name in converge.HERE if name in layers}
     value = {"schema": "lastgood.status/v1", "service": service, "ledger": str(error), "seen": seen}
-    lines = [f"{service}  the ledger does not answer: {error}", "  what is seen without it:"]
+    lines = [f"{service}  the ledger cannot be read: {error}", "  what can be seen without it:"]
     lines += [
         f"  {name:<15} revision {facts.get('revision')}  {json.dumps(facts.get('weights') or facts, default=str)}"
         for name, facts in seen.items()
@@ -188,7 +188,7 @@ def _look_at_layers(ctx: release.Context, state: rollout.State) -> list[Receipt]
     try:
         wanted = desired_state.read(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
     except errors.LastgoodError as error:
-        detail = f"what the layers should do cannot be read: {error}"
+        detail = f"cannot read the desired state of the layers: {error}"
         return [
             Receipt(
                 layer="configuration",
@@ -255,7 +255,7 @@ def _status_text(
     lines += [_layer_line(told, state, down=down) for told in seen]
     lines += receipt_text.requests_lines(_requests(seen), service=state.service, changed=False)
     lines += _serving_lines(state, seen)
-    lines += [f"  ! {alias} asks a model that is {one['status']}: {one['why']}" for alias, one in ending.items()]
+    lines += [f"  ! {alias} uses a model that is {one['status']}: {one['why']}" for alias, one in ending.items()]
     lines += [
         f"  ! page not delivered by {one['channel']} ({one['tries']} tries): {one['error']}: {common.in_line(one['summary'])}"
         for one in undelivered
@@ -266,7 +266,7 @@ def _status_text(
     if trouble:
         lines.append(f"  ! the controller is {trouble}" if not running else f"  ! of the controller {trouble}")
     elif not running:
-        also = f"{said}, and" if said else "what serves keeps serving, but"
+        also = f"{said}, and" if said else "the serving bundle keeps serving, but"
         how = remedy or "start it with 'lastgood up'"
         lines.append(f"  ! the controller is not running: {also} nothing is repaired; {how}")
     if said and (running or trouble):
@@ -297,7 +297,7 @@ def _serving(service: str, seen: Sequence[Receipt], *, down: bool) -> tuple[str,
 
 def _phase(state: rollout.State, now: float) -> str:
     if state.phase == "idle" or state.phase_until is None:
-        return "idle, verifying the step back" if state.verifying else "idle"
+        return "idle, measuring the rollback" if state.verifying else "idle"
     until = f"until {common.moment(state.phase_until)}, {common.ago(state.phase_until - now)}"
     if state.position is None or state.phase_since is None:
         return f"{state.phase} ({until})"
@@ -309,11 +309,11 @@ def _phase(state: rollout.State, now: float) -> str:
 
 @click.command()
 @common.service_argument
-@click.option("--at", "at_text", default=None, help="What served at this time (ISO 8601; without a zone it is UTC).")
-@click.option("--limit", type=common.count(), default=20, show_default=True, help="How many revisions.")
+@click.option("--at", "at_text", default=None, help="Show what served at this time (ISO 8601; UTC if no zone is given).")
+@click.option("--limit", type=common.count(), default=20, show_default=True, help="Show at most this many revisions.")
 @common.json_option
 def history(service: str, at_text: str | None, limit: int, as_json: bool) -> int:
-    """Every change, the newest first; or with --at, what served at that time."""
+    """List every change, newest first; with --at, show what served at that time."""
     with common.context(read_only=True, service=service) as ctx:
         common.known_state(ctx, service)
         if at_text is not None:
@@ -375,7 +375,7 @@ def _history_text(revisions: list[ledger.Revision]) -> str:
 @common.bundle_argument(required=False)
 @common.json_option
 def show(service: str, bundle: str | None, as_json: bool) -> int:
-    """One bundle: its parts, where it came from, how it was evaluated (default: stable)."""
+    """Show one bundle: its parts, its provenance and its evaluations (default: stable)."""
     with common.context(read_only=True, service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle or "stable")
         row = ctx.ledger.bundle_row(digest)
@@ -406,8 +406,9 @@ def _show_text(value: dict[str, Any], bundle: bundles.Bundle) -> str:
         lines += [f"      {key}: {plans._brief(fact)}" for key, fact in part.meta.items()]  # same package
     lines += [f"  from {key}: {plans._brief(fact)}" for key, fact in value["provenance"].items()]
     for evaluation in value["evaluations"]:
-        metrics = evaluation["report"].get("metrics", {})
-        shown = ", ".join(f"{name} {number:.4g}" for name, number in metrics.items() if isinstance(number, int | float))
+        metrics = evaluation["report"].get("metrics")
+        known = metrics.items() if isinstance(metrics, Mapping) else ()  # only the offline report's metrics are sure to be an object
+        shown = ", ".join(f"{name} {number:.4g}" for name, number in known if isinstance(number, int | float))
         lines.append(f"  evaluated {evaluation['kind']} at {common.moment(evaluation['at'])}: {shown}")
     return "\n".join(lines)
 
@@ -418,7 +419,7 @@ def _show_text(value: dict[str, Any], bundle: bundles.Bundle) -> str:
 @common.bundle_argument("after")
 @common.json_option
 def diff(service: str, before: str, after: str, as_json: bool) -> int:
-    """What differs, part by part, between two bundles (ids, aliases or revision numbers)."""
+    """Show, part by part, how two bundles differ (ids, aliases or revision numbers)."""
     with common.context(read_only=True, service=service) as ctx:
         old, new = (ctx.ledger.bundle(_bundle_or_revision(ctx, service, text)) for text in (before, after))
         changes = bundles.diff(old, new)
@@ -466,7 +467,7 @@ def _bundle_or_revision(ctx: release.Context, service: str, text: str) -> str:
 @common.bundle_argument(required=False)
 @common.json_option
 def plan(service: str, bundle: str | None, as_json: bool) -> int:
-    """What 'promote SERVICE BUNDLE' would do; without BUNDLE, what 'rollback SERVICE' would do."""
+    """Show what 'promote SERVICE BUNDLE' would do; without BUNDLE, what 'rollback SERVICE' would do."""
     with common.context(read_only=True, service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle) if bundle else None
         state = ctx.ledger.state(service, about=(digest,) if digest else ())

@@ -22,21 +22,21 @@ WARN_DAYS = 30.0
 
 @click.command()
 @common.service_argument
-@click.option("--offline", is_flag=True, help="Ask no provider; only look up the dates that came with this version.")
+@click.option("--offline", is_flag=True, help="Ask no provider; use only the dates that come with this version.")
 @click.option(
     "--warn-days",
     type=common.Number(min=0, max=36_525),
     default=WARN_DAYS,
     show_default=True,
-    help="Days before its end from which a model counts as dying.",
+    help="Number of days before its end from which a model counts as dying.",
 )
-@click.option("--actor", default=None, help="Who is asking. Default: LASTGOOD_ACTOR or your user name.")
+@click.option("--actor", default=None, help="Who makes this change (default: LASTGOOD_ACTOR or your user name).")
 @common.json_option
 def liveness(service: str, offline: bool, warn_days: float, actor: str | None, as_json: bool) -> int:
-    """Ask the providers of the models that SERVICE's bundles use whether they are still there, and until when.
+    """Ask providers whether the hosted models that SERVICE's bundles use still exist, and until when.
 
-    What is found out is written down: a bundle whose model is gone is no target of a rollback. Exit code 1 if what serves
-    asks a model that ends, or if nothing safe is left to go back to; somebody is paged then, once.
+    The answers are recorded: a bundle whose model is gone is not a rollback target. Exit code 1 if the serving bundle uses
+    a model that is dying or gone, or if no safe rollback target is left; in that case one page is sent.
     """
     from lastgood.model_retirement import check as checks
     from lastgood.model_retirement import providers as models
@@ -62,9 +62,9 @@ def _text(report: Report) -> str:
         for one in report.checked
     ]
     if not rows:
-        return "no bundle that serves or may be gone back to asks a hosted model"
+        return "neither the serving bundle nor any rollback target uses a hosted model"
     told = common.table(("BUNDLE", "ROLE", "MODELS", "STATUS", "ENDS", "WHY"), rows)
-    return told if report.risk is None else f"{told}\n! nothing safe is left to go back to; release a bundle with a model that lives"
+    return told if report.risk is None else f"{told}\n! no safe rollback target is left; release a bundle whose model is still offered"
 
 
 def _day(at: float | None) -> str:

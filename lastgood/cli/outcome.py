@@ -48,15 +48,15 @@ def text(outcome: converge.Outcome) -> str:
     lagging = [receipt.layer for receipt in outcome.receipts if not receipt.covers(outcome.revision.number)]
     head = f"done: revision {outcome.revision.number} in {outcome.total_ms / 1000:.2f} s"
     if lagging:
-        head = f"committed: revision {outcome.revision.number} in {outcome.total_ms / 1000:.2f} s; not yet followed: {', '.join(lagging)}"
+        head = f"committed: revision {outcome.revision.number} in {outcome.total_ms / 1000:.2f} s; not converged yet: {', '.join(lagging)}"
     elif outcome.verb == "promote" and outcome.under_way:
-        head = f"still on its way: revision {outcome.revision.number} after {outcome.total_ms / 1000:.2f} s"
+        head = f"still in progress: revision {outcome.revision.number} after {outcome.total_ms / 1000:.2f} s"
     lines = [head, f"  stable is {bundles.short(after.stable) if after.stable else 'nothing: the service does not answer'}"]
     elsewhere = {digest: share for digest, share in (outcome.serving or {}).items() if digest == outcome.before.stable != after.stable}
     for digest in elsewhere:
         still = bundles.short(digest)
         lines.append(
-            f"  ! requests are still answered by {still}, as the proxy says: traffic follows when a worker of the new one is ready"
+            f"  ! according to the proxy, {still} still answers requests: traffic follows when a worker of the new bundle is ready"
         )
     traffic = f"{outcome.traffic_ms:.1f} ms after it" if outcome.traffic_ms is not None else "not moved"
     lines.append(f"  ledger {outcome.commit_ms:.1f} ms, traffic {traffic}")
@@ -68,7 +68,7 @@ def text(outcome: converge.Outcome) -> str:
     if outcome.under_way:
         share = f"{after.weight_pct:g} % of the traffic" if after.weight_pct else "no traffic"
         lines.append(
-            f"  candidate {bundles.short(after.candidate or '')} is on its way: {after.phase}, {share}; the controller goes on with it"
+            f"  candidate {bundles.short(after.candidate or '')} is in progress: {after.phase}, {share}; the controller continues the release"
         )
         lines.append(f"Stop it: lastgood rollback {outcome.service} stable")
         lines.append(f"Watch it: lastgood watch {outcome.service}")
@@ -86,12 +86,10 @@ def requests_lines(requests: receipts.Requests, *, service: str, changed: bool) 
         number = one["requests"]
         if number == 0:
             continue
-        count = (
-            "requests in flight, nobody knows how many," if number is None else f"{number} request{'' if number == 1 else 's'} in flight"
-        )
+        count = "requests in flight, an unknown number," if number is None else f"{number} request{'' if number == 1 else 's'} in flight"
         until = f", until {common.moment(one['until'])} at the latest" if one["until"] else ""
         lines.append(f"  the worker of {bundles.short(str(one['bundle']))} leaves and still answers its {count}{until}")
     lines += [f"  ! {drain.words(cut)}" for cut in requests.cut_off]
     if changed and not requests.known and not requests.leaving and not lines:
-        lines.append(f"  what became of requests in flight is not known yet; 'lastgood status {service}' tells")
+        lines.append(f"  the fate of requests in flight is not known yet; see 'lastgood status {service}'")
     return lines

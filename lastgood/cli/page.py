@@ -16,13 +16,19 @@ LOOK_EVERY_S = 0.2
 
 @click.command()
 @common.service_argument
-@click.option("--severity", type=click.Choice(["critical", "warning", "info"]), default="warning", show_default=True, help="As if it were.")
-@click.option("--timeout", "timeout_s", default=15.0, show_default=True, type=common.seconds(), help="Seconds to wait for the channels.")
+@click.option(
+    "--severity",
+    type=click.Choice(["critical", "warning", "info"]),
+    default="warning",
+    show_default=True,
+    help="Severity of the test page.",
+)
+@click.option("--timeout", "timeout_s", default=15.0, show_default=True, type=common.seconds(), help="Seconds to wait for delivery.")
 @common.json_option
 def test_page(service: str, severity: str, timeout_s: float, as_json: bool) -> int:
-    """Send a page about SERVICE over every configured channel, to see that it arrives.
+    """Send a test page about SERVICE over every configured channel and wait for its delivery.
 
-    Exit code: 0 once every channel has it, 1 if one has not in time; it is tried again as any page is.
+    Exit code: 0 once every channel has delivered it, 1 if one has not within --timeout; delivery is then retried like that of any page.
     """
     from lastgood.paging import channels
 
@@ -33,7 +39,7 @@ def test_page(service: str, severity: str, timeout_s: float, as_json: bool) -> i
                 f"{service!r} has never been released; services in this ledger: {', '.join(ctx.ledger.services()) or 'none'}"
             )
         if converge.controller_record(ctx.settings) is None:
-            raise errors.Unavailable("no controller runs, and pages are delivered by it; start it with 'lastgood up'")
+            raise errors.Unavailable("the controller, which delivers pages, is not running; start it with 'lastgood up'")
         ways = [channel.name for channel in channels.configured(ctx.settings)]
         now = wallclock.now()
         key = f"test-{now:.0f}"

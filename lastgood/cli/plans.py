@@ -80,10 +80,10 @@ def diff_lines(changes: tuple[bundles.PartChange, ...] | list[bundles.PartChange
 
 def promotion(ctx: release.Context, state: rollout.State, digest: str, *, way: release.Way = release.OWN) -> Plan:
     """What promoting *digest* would change. Raises nothing for a refusal: the verb itself says why."""
-    facts = [] if state.stable else ["first release: nothing serves yet"]
+    facts = [] if state.stable else ["first release: no bundle serves yet"]
     facts += _way(ctx, state, digest, way=way)
     if state.stable:
-        facts.append(f"{bundles.short(state.stable)} stays warm as previous; 'lastgood rollback {state.service}' goes back to it")
+        facts.append(f"{bundles.short(state.stable)} stays warm as previous; 'lastgood rollback {state.service}' returns to it")
         facts += _ends(ctx, state.stable)
     facts += [f"! {warning}" for warning in _time_limits(ctx, state, digest)]
     return _plan(ctx, state, verb="promote", after=digest, quarantines=(), facts=tuple(facts))
@@ -137,9 +137,9 @@ def rollback(ctx: release.Context, state: rollout.State, *, to: str | None, reas
         facts += _ends(ctx, after.stable)
     if state.candidate is not None:
         share = f"which has {state.weight_pct:g} % of the traffic" if state.weight_pct else "which has no traffic yet"
-        facts.append(f"the release of {bundles.short(state.candidate)}, {share}, is called off")
+        facts.append(f"the release of {bundles.short(state.candidate)}, {share}, is cancelled")
         if after.stable != state.stable:
-            facts.append(f"to call off only that release: lastgood rollback {state.service} stable")
+            facts.append(f"to cancel only that release: lastgood rollback {state.service} stable")
     return _plan(ctx, state, verb="rollback", after=after.stable, quarantines=marked, facts=tuple(facts))
 
 
@@ -151,12 +151,12 @@ def _warmth(ctx: release.Context, state: rollout.State, goal: str, *, named: boo
     if view.word(goal) == "ready":
         facts = ["its worker is ready, so traffic follows at once"]
     else:
-        facts = [f"! {bundles.short(goal)} is {view.text(goal)}; until it is ready traffic stays where it is"]
+        facts = [f"! {bundles.short(goal)} is {view.text(goal)}; traffic stays where it is until that bundle is ready"]
         warm = [digest for digest in behind if digest != goal and view.word(digest) == "ready"]
         facts += [f"! {bundles.short(digest)} is warm: {command} {bundles.short(digest)}" for digest in warm[:1]]
     passed = [] if named or goal not in behind else [digest for digest in behind[: behind.index(goal)] if view.failing(digest)]
     facts += [
-        f"! passed over: {bundles.short(digest)}, which is {view.text(digest)}; to go there: {command} {bundles.short(digest)}"
+        f"! skipped: {bundles.short(digest)}, which is {view.text(digest)}; to roll back to it anyway: {command} {bundles.short(digest)}"
         for digest in passed
     ]
     return facts
@@ -166,7 +166,7 @@ def _ends(ctx: release.Context, digest: str) -> list[str]:
     """That a bundle to go back to answers only for a while, if that is known."""
     known = lifetimes.newest(ctx.ledger, digest, now=wallclock.now())
     ending = known is not None and known.status in ("dying", "gone")
-    return [f"! {bundles.short(digest)} asks a model that is {known.status}: {known.why}"] if known and ending else []
+    return [f"! {bundles.short(digest)} uses a model that is {known.status}: {known.why}"] if known and ending else []
 
 
 def _last_stable(ctx: release.Context, service: str, digest: str) -> str:
@@ -182,7 +182,7 @@ def _plan(
     old = ctx.ledger.bundle(state.stable) if state.stable else None
     new = ctx.ledger.bundle(after) if after else None
     if new is None and old is None:
-        raise errors.NothingToDo(f"{state.service!r} serves nothing; promote a bundle with 'lastgood promote {state.service} BUNDLE'")
+        raise errors.NothingToDo(f"{state.service!r} serves no bundle; promote one with 'lastgood promote {state.service} BUNDLE'")
     return Plan(
         verb=verb,
         service=state.service,

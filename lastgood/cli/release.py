@@ -20,18 +20,20 @@ from lastgood.service import strategy as strategies
 @click.command()
 @common.service_argument
 @common.bundle_argument()
-@click.option("--override-quarantine", is_flag=True, help="Release it although it is quarantined; needs --reason.")
-@click.option("--strategy", default=None, help="Phases instead of the bundle's own, e.g. 'shadow,canary:5,canary:25,approval', or 'none'.")
-@click.option("--skip-analysis", is_flag=True, help="In an emergency: pass over all phases that are left; needs --reason.")
+@click.option("--override-quarantine", is_flag=True, help="Release BUNDLE although it is quarantined; requires --reason.")
+@click.option(
+    "--strategy", default=None, help="Use these phases instead of the bundle's own, e.g. 'shadow,canary:5,canary:25,approval', or 'none'."
+)
+@click.option("--skip-analysis", is_flag=True, help="In an emergency: skip all remaining phases; requires --reason.")
 @common.change_options
 def promote(service: str, bundle: str, override_quarantine: bool, strategy: str | None, skip_analysis: bool, **options: Any) -> int:
-    """Release BUNDLE: verify it, make its workers ready, pass its phases and gates, then give it all traffic.
+    """Release BUNDLE: verify it, start its workers, run its phases and gates, then give it all traffic.
 
-    Waits for --timeout seconds; the controller goes on by itself. Exit code 5 if a gate took it out, 6 if it is still on its way.
+    Waits up to --timeout seconds; the controller continues the release after that. Exit code 5 if a gate rejected it, 6 if it is still in progress.
     """
     for flag, given in (("--override-quarantine", override_quarantine), ("--skip-analysis", skip_analysis)):
         if given and not options["reason"]:
-            raise errors.UsageError(f"{flag} needs --reason, for whoever reads the audit trail later")
+            raise errors.UsageError(f"{flag} requires --reason, which the audit trail keeps")
     override = options["reason"] if override_quarantine else None
     way = release.Way(strategy=parse_strategy(strategy) if strategy is not None else None, skip=skip_analysis)
     with common.context(read_only=options["dry_run"], service=service) as ctx:
@@ -60,9 +62,9 @@ def parse_strategy(text: str) -> strategies.Chain:
 @common.service_argument
 @common.change_options
 def approve(service: str, **options: Any) -> int:
-    """Let the candidate through the approval it waits for; who, when and why is kept for ever."""
+    """Approve the candidate that waits for approval. Who approved it, when and why is kept permanently."""
     if not options["reason"]:
-        raise errors.UsageError("an approval needs --reason, for whoever reads the audit trail later")
+        raise errors.UsageError("an approval requires --reason, which the audit trail keeps")
     with common.context(service=service) as ctx:
         request = _request(options)
         state = ctx.ledger.state(service)
@@ -74,12 +76,14 @@ def approve(service: str, **options: Any) -> int:
 @click.command()
 @common.service_argument
 @common.bundle_argument(required=False)
-@click.option("--to-revision", type=common.revision_number(), default=None, help="Go back to what was stable at this revision.")
+@click.option(
+    "--to-revision", type=common.revision_number(), default=None, help="Roll back to the bundle that was stable at this revision."
+)
 @common.change_options
 def rollback(service: str, bundle: str | None, to_revision: int | None, **options: Any) -> int:
-    """Go back, now: to the newest bundle that was stable, verifies, and is not quarantined; or to BUNDLE.
+    """Roll back immediately to the newest bundle that was stable, verifies and is not quarantined; or to BUNDLE.
 
-    Cancels a release in flight, quarantines what is left behind, and needs no proof of cause.
+    Cancels a release in progress, quarantines the bundle it leaves, and requires no proof of cause.
     """
     began = time.perf_counter()
     with common.context(read_only=options["dry_run"], service=service) as ctx:
@@ -99,9 +103,9 @@ def rollback(service: str, bundle: str | None, to_revision: int | None, **option
 @common.service_argument
 @common.change_options
 def hold(service: str, **options: Any) -> int:
-    """No releases of SERVICE until 'release-hold'. Rollbacks pass."""
+    """Block releases of SERVICE until 'release-hold'. Rollbacks are still possible."""
     if not options["reason"]:
-        raise errors.UsageError("a hold needs --reason, for whoever finds it")
+        raise errors.UsageError("a hold requires --reason, which others see with it")
     with common.context(service=service) as ctx:
         request = _request(options)
         if _dry(options, f"would hold {service}"):
@@ -127,9 +131,9 @@ def release_hold(service: str, **options: Any) -> int:
 @click.option("--lift", "lifts", is_flag=True, help="Lift the quarantine instead.")
 @common.change_options
 def quarantine(service: str, bundle: str, lifts: bool, **options: Any) -> int:
-    """BUNDLE may not be released any more, until a person lifts it. If it serves, the service goes back."""
+    """Forbid releases of BUNDLE until a person lifts the quarantine. If BUNDLE serves, the service is rolled back."""
     if not options["reason"]:
-        raise errors.UsageError("a quarantine needs --reason, for whoever meets it")
+        raise errors.UsageError("a quarantine requires --reason, which others see with it")
     with common.context(service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle)
         request = _request(options)
@@ -145,17 +149,17 @@ def quarantine(service: str, bundle: str, lifts: bool, **options: Any) -> int:
 @click.command()
 @common.service_argument
 @common.bundle_argument()
-@click.option("--take-down", is_flag=True, help="If there is nothing to go back to, stop answering.")
+@click.option("--take-down", is_flag=True, help="If there is no rollback target, stop answering.")
 @common.change_options
 def revoke(service: str, bundle: str, take_down: bool, **options: Any) -> int:
-    """BUNDLE may never serve again; this cannot be lifted. If it serves, the service goes back."""
+    """Forbid BUNDLE from ever serving again; this cannot be undone. If BUNDLE serves, the service is rolled back."""
     if not options["reason"]:
-        raise errors.UsageError("a revocation needs --reason, for example the number of a vulnerability")
+        raise errors.UsageError("a revocation requires --reason, for example the number of a vulnerability")
     with common.context(service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle)
-        if _dry(options, f"would revoke {bundles.short(digest)} for ever"):
+        if _dry(options, f"would revoke {bundles.short(digest)} permanently"):
             return 0
-        common.confirm(f"Revoke {bundles.short(digest)} for ever?", yes=options["yes"])
+        common.confirm(f"Revoke {bundles.short(digest)} permanently?", yes=options["yes"])
         verb = functools.partial(release.condemn, digest=digest, kind="revoked", take_down=take_down)
         return _carry_out(ctx, service, verb, _request(options), options)
 

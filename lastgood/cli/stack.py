@@ -13,12 +13,12 @@ from lastgood.cli import common
 
 @click.command()
 @common.service_arguments
-@click.option("--ui", is_flag=True, help="Also open the Dagster and MLflow pages (loopback only, no password).")
-@click.option("--dagster-port", type=common.port_number(), default=3000, show_default=True, help="Port of the Dagster page.")
-@click.option("--mlflow-port", type=common.port_number(), default=5000, show_default=True, help="Port of the MLflow page.")
+@click.option("--ui", is_flag=True, help="Also start the Dagster and MLflow web pages (loopback only, no password).")
+@click.option("--dagster-port", type=common.port_number(), default=3000, show_default=True, help="Port of the Dagster web page.")
+@click.option("--mlflow-port", type=common.port_number(), default=5000, show_default=True, help="Port of the MLflow web page.")
 @common.json_option
 def up(names: tuple[str, ...], ui: bool, dagster_port: int, mlflow_port: int, as_json: bool) -> int:
-    """Start proxy, workers and controller, detached (default: of every service). Running twice changes nothing."""
+    """Start proxy, workers and controller in the background (default: for every service). Safe to run again."""
     from lastgood.ops import local_stack as stack
 
     here = settings.load()
@@ -43,18 +43,18 @@ def up(names: tuple[str, ...], ui: bool, dagster_port: int, mlflow_port: int, as
 
 @click.command()
 @common.service_arguments
-@click.option("--keep-serving", is_flag=True, help="Stop only the controller and the pages; requests are still answered.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--keep-serving", is_flag=True, help="Stop only the controller and the web pages; requests are still answered.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @common.json_option
 def down(names: tuple[str, ...], keep_serving: bool, yes: bool, as_json: bool) -> int:
-    """Stop the stack. Without --keep-serving the services stop answering."""
+    """Stop the stack (default: for every service). Without --keep-serving, services stop answering requests."""
     from lastgood.ops import local_stack as stack
 
     here = settings.load()
     chosen = list(names) or stack.known_services(here)
     stack.check_names(here, chosen, among=stack.known_here(here))
     if not keep_serving:
-        common.confirm(f"Stop answering requests of {', '.join(chosen) or 'nothing'}?", yes=yes)
+        common.confirm(f"Stop answering requests for {', '.join(chosen) or 'nothing'}?", yes=yes)
     stack.down(here, names=chosen, keep_serving=keep_serving, say=common.say)
     common.emit({"schema": "lastgood.down/v1", "services": chosen, "kept_serving": keep_serving}, as_json=as_json, text=lambda: "down")
     return 0

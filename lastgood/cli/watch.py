@@ -37,13 +37,13 @@ BAR = 12
 
 @click.command()
 @common.service_argument
-@click.option("--once", is_flag=True, help="Look once and end.")
-@click.option("--interval", "interval_s", default=1.0, show_default=True, type=common.seconds(least=0.1), help="Seconds between looks.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per change, each on a line of its own.")
+@click.option("--once", is_flag=True, help="Print the current state once and exit.")
+@click.option("--interval", "interval_s", default=1.0, show_default=True, type=common.seconds(least=0.1), help="Seconds between updates.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per change, one per line.")
 def watch(service: str, once: bool, interval_s: float, as_json: bool) -> int:
-    """Watch the newest release of SERVICE until it has ended, the measurement after a way back included.
+    """Follow the newest release of SERVICE until it has ended, including the analysis after a rollback.
 
-    Exit code: 0 released (or --once while it is under way), 5 a gate took it out, 1 given up, 3 stopped by a person.
+    Exit code: 0 released (or --once while it is in progress), 5 rejected by a gate, 1 given up, 3 stopped by a person.
     """
     with common.context(read_only=True, service=service) as ctx:
         watcher = glance.Watcher(ctx, service)
@@ -161,7 +161,7 @@ def _phase(seen: Glance) -> str:
     if state.hold is not None:
         return f"held by {state.hold.actor} ({state.hold.reason})"
     if state.phase == "idle":
-        return "verifying the way back" if state.verifying else "idle"
+        return "measuring the rollback" if state.verifying else "idle"
     return plans.phase_text(state.planned) if state.planned else state.phase
 
 
@@ -302,7 +302,7 @@ def _layers_text(seen: Glance) -> Text:
         behind = "" if receipt.covers(seen.state.revision) or receipt.status != "converged" else " (behind)"
         made.append(f"{receipt.layer} ", style="dim")
         made.append(f"{receipt.status}{behind}  ", style="green" if receipt.covers(seen.state.revision) else "yellow")
-    return made if seen.layers else Text("no layer has answered", style="dim")
+    return made if seen.layers else Text("no layer has reported", style="dim")
 
 
 # --- report ------------------------------------------------------------------------------------------------
@@ -310,11 +310,13 @@ def _layers_text(seen: Glance) -> Text:
 
 @click.command()
 @common.service_argument
-@click.option("--rollout", type=common.revision_number(), default=None, help="The revision that proposed it. Default: the newest release.")
-@click.option("--out", type=common.OutFile(), default=None, help="Default: SERVICE-rollout-N.html here.")
+@click.option(
+    "--rollout", type=common.revision_number(), default=None, help="Revision that proposed the release (default: the newest release)."
+)
+@click.option("--out", type=common.OutFile(), default=None, help="File to write (default: SERVICE-rollout-N.html in the current folder).")
 @common.json_option
 def report(service: str, rollout: int | None, out: Path | None, as_json: bool) -> int:
-    """Write one HTML file about a release: who had the traffic, what the gates saw, how it ended. Prints its path."""
+    """Write an HTML report on a release: traffic shares, what the gates measured, how it ended. Prints its path."""
     from lastgood.reports import html as reports
     from lastgood.reports import incident
     from lastgood.reports import record as chronicle

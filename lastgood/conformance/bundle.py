@@ -96,13 +96,13 @@ def _check_reference(file: Path, request: type[pydantic.BaseModel], *, what: str
         return
     known = inference_log.form_of(request).kinds.keys() & set(table.column_names)
     if not known:
-        raise Refused(f"{what} has none of the fields of {request.__name__}; write it with the fields of a request as columns")
+        raise Refused(f"{what} has none of the fields of {request.__name__}; use the fields of a request as its columns")
     refused = list(inference_log.refusals(table, request))
     if refused:
         shown = "; ".join(f"row {number}, {_why(error, table)}" for number, error in refused[:SHOWN])
         raise Refused(
-            f"{len(refused)} of {table.num_rows} rows of {what} are not what {request.__name__} takes, so the drift watch would leave them out: {shown}; "
-            "write each column as a request brings it (whole numbers as integers, missing as null where the field may be null), and build the data again"
+            f"{len(refused)} of {table.num_rows} rows of {what} do not fit {request.__name__}, so the drift watch would skip them: {shown}; "
+            "write each column in the form a request has (whole numbers as integers, missing as null where the field may be null), and build the data again"
         )
 
 
@@ -121,8 +121,8 @@ def _why(error: Exception, table: Any) -> str:
 def _unlisted(config: Path) -> list[str]:
     names = runtime_api.unlisted(sorted(config.rglob("*.py")))
     note = (
-        f"its code uses {', '.join(names)}, which may change with any version of lastgood, and a rollback to this bundle may then fail; "
-        "use what lastgood.runtime_api lists, or copy that code into the service"
+        f"its code uses {', '.join(names)}, which may change in any version of lastgood, so a later rollback to this bundle may fail; "
+        "use only names that lastgood.runtime_api lists, or copy that code into the service"
     )
     return [note] if names else []
 
@@ -145,15 +145,15 @@ def _answer(cls: type[runtime.Runtime], parts: Mapping[str, Path], *, options: M
         with runtime.shadow(on=True):
             answers: Any = loaded.predict(rows) if rows else []
         if not isinstance(answers, Sequence) or len(answers) != len(rows):
-            raise ValueError(f"{len(rows)} rows have another number of answers")
+            raise ValueError(f"the number of answers differs from the {len(rows)} rows")
         json.dumps(list(answers), allow_nan=False)
     except Exception as error:  # a team's code may raise anything
         if "index" in parts and isinstance(error, errors.NotFound):
-            raise Unknown(f"its index has no replica here yet, so it was not loaded: {error}") from error
+            raise Unknown(f"its index has no replica on this machine yet, so the bundle was not loaded: {error}") from error
         _blame_machine(error)
         told = runtime_api.missing(error) or (str(error) if isinstance(error, errors.LastgoodError) else f"{error!r:.500}")
         raise Refused(
-            f"the bundle cannot {step}: {told}; correct its code or parts and build it again, or register it untried where this machine is to blame"
+            f"the bundle cannot {step}: {told}; correct its code or parts and build it again, or skip the trial ('untried') if this machine is the cause"
         ) from error
 
 
@@ -163,7 +163,7 @@ def _blame_machine(error: BaseException) -> None:
     while seen is not None:
         own = isinstance(seen, ImportError) and str(seen.name).startswith("lastgood")  # ours, or a module of the bundle
         if isinstance(seen, ImportError) and not own:
-            raise Unknown(f"this environment lacks what it imports: {seen}") from error
+            raise Unknown(f"this environment does not have what the bundle imports: {seen}") from error
         if isinstance(seen, MemoryError | ConnectionError | TimeoutError | errors.Unavailable) or type(seen).__name__ == "gaierror":
             raise Unknown(f"this machine cannot try it: {seen!r:.300}") from error
         seen = seen.__cause__ if seen.__cause__ is not None else seen.__context__

@@ -42,7 +42,7 @@ def check(parts: Mapping[str, Path], *, settings: settings_.Settings) -> list[st
             raise
         return [str(error)]
     except errors.LastgoodError as error:
-        return [f"whether words find the golden questions is not known: {error}"]
+        return [f"could not check that a word search finds the golden questions: {error}"]
     return []
 
 

@@ -245,7 +245,7 @@ class IndexSuite:
             reader.close()
 
     def test_a_snapshot_without_words_says_so(self, subject: Subject) -> None:
-        """`none` is refused where it is asked, and found by meaning all the same."""
+        """`none` is refused for word search, and still found by vector search."""
         snapshots.write(make_rows(5), make_vectors(5), subject.folder / "part", embedder=EMBEDDER, spec={words.KEY: words.NONE})
         name = subject.engine.build(subject.folder / "part").name
         subject.engine.verify(name, deep=True)

@@ -202,7 +202,7 @@ class LayerSuite:
         assert observed.revision == 2
 
     def test_close_leaves_the_world_running(self, subject: Subject) -> None:
-        """Closing lets go of connections only; another process sees the same world, and close may come twice."""
+        """Closing only closes connections; another process sees the same world, and close may be called twice."""
         first, *_ = subject.bundles
         wanted = subject.desired(1, stable=first)
         subject.settled(subject.layer, wanted)

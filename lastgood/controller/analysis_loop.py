@@ -86,7 +86,7 @@ class Gatekeeper(threading.Thread):
         except errors.LastgoodError as error:
             log.warning("%s: %s", self.name, error)
         except Exception:
-            log.exception("%s: unexpected fault; the next look goes on", self.name)
+            log.exception("%s: unexpected error; the next pass tries again", self.name)
         bench.forget()
         return limits.measure_s
 

@@ -203,7 +203,7 @@ class ServiceLoop:
                 self._tell_not_followed(state, view)
         except errors.NotAllowed as error:
             self._no_way_until = time.monotonic() + STRANDED_AGAIN_S
-            why = f"the bundle gone back to, {bundles.short(state.stable or '')}, does not get ready, and there is nothing further back"
+            why = f"the rollback target {bundles.short(state.stable or '')} does not become ready, and there is no older target"
             self._begun(f"{STRANDED}{bundles.short(state.stable or '')}", "critical", f"{why}: {error}; {self._answering(state)}")
 
     def _tell_clocks(self, view: readiness.View) -> None:
@@ -215,8 +215,8 @@ class ServiceLoop:
                 self._lasting.over(key, now=view.now)
                 continue
             first, last = (host, own) if ahead_s > 0 else (own, host)
-            why = f"the clock of {first} is {abs(ahead_s):.0f} s ahead of that of {last}, and both decide by it"
-            self._begun(key, "critical", f"{why}; set right the one that is wrong, and run 'lastgood up' there")
+            why = f"the clock of {first} is {abs(ahead_s):.0f} s ahead of that of {last}, and each host decides by its own clock"
+            self._begun(key, "critical", f"{why}; correct the wrong clock, then run 'lastgood up' on that host")
 
     def _tell_nobody(self, state: rollout.State, view: readiness.View, *, decided: bool) -> None:
         """The hosts that have what serves say nothing any more, and this one does not have it: a person has to look."""
@@ -228,8 +228,8 @@ class ServiceLoop:
             return
         if self._ctx.ledger.lease_holder(duty.lease_name(self._service), now=view.now) is not None:
             return  # somebody does, though it cannot say which workers are ready
-        why = f"nobody decides by itself: {bundles.short(serving)} was ready elsewhere, but {view.why(serving)}"
-        here = f"on {socket.gethostname()} it is not ready; run 'lastgood up' where it was"
+        why = f"no automatic decisions: {bundles.short(serving)} was ready elsewhere, but {view.why(serving)}"
+        here = f"on {socket.gethostname()} it is not ready; run 'lastgood up' on the host where it was"
         self._begun("nobody-decides", "warning", f"{why}; {here}")
 
     def _tell_not_followed(self, state: rollout.State, view: readiness.View) -> None:
@@ -240,8 +240,8 @@ class ServiceLoop:
             return  # it did follow; the worker has ended since
         moved = release.last_move(self._ctx, state)
         if moved.verb in release.WAYS_BACK and abs(wallclock.now() - moved.read_at) >= NOT_FOLLOWED_S:
-            why = f"traffic could not follow the step back to {bundles.short(state.stable)} yet, which is {view.text(state.stable)}"
-            remedy = f"correct that, or name another bundle with 'lastgood rollback {self._service} BUNDLE'"
+            why = f"traffic could not follow the rollback to {bundles.short(state.stable)} yet, which is {view.text(state.stable)}"
+            remedy = f"correct the cause, or name another bundle with 'lastgood rollback {self._service} BUNDLE'"
             self._begun(f"{NOT_FOLLOWED}{bundles.short(state.stable)}", "critical", f"{why}; {self._answering(state)}; {remedy}")
 
     def _tell_followed(self, state: rollout.State, view: readiness.View) -> None:
@@ -264,7 +264,7 @@ class ServiceLoop:
             for digest in state.lineage
             if digest in view.ready and digest != state.stable and digest not in state.marks
         ]
-        instead = f"a rollback goes to {warm[0]}, which is warm" if warm else "no bundle to go back to is warm"
+        instead = f"a rollback goes to {warm[0]}, which is warm" if warm else "no rollback target is warm"
         where = f"previous, {bundles.short(state.previous)}, cannot be kept warm on {', '.join(view.denied(state.previous))}"
         self._begun(key, "warning", f"{where}: {view.text(state.previous)}; {instead}; see 'lastgood status {self._service}'")
 
@@ -272,11 +272,11 @@ class ServiceLoop:
         """What answers requests, as the proxy of this host was last seen to have it."""
         seen = receipts.serving(receipts.read(self._reports))
         if seen is None:
-            return "which bundle answers is not known on this host"
+            return "this host does not know which bundle answers requests"
         shares = ", ".join(
             f"{bundles.short(digest)} {share:g} %{' (quarantined)' if digest in state.marks else ''}" for digest, share in seen.items()
         )
-        return f"requests are answered by: {shares or 'nothing'}"
+        return f"requests are answered by: {shares or 'no bundle'}"
 
     def _begun(self, key: str, severity: str, summary: str) -> None:
         """Page *summary* once for as long as it lasts."""
@@ -287,7 +287,7 @@ class ServiceLoop:
         skew_s, key = wallclock.skew_s(), f"clock-{readiness.host(self._ctx.settings)}"
         said = (
             f"{self._service}: the clock of {socket.gethostname()} was set {'ahead' if skew_s > 0 else 'back'} by {abs(skew_s):.0f} s; "
-            "lastgood goes on by the time before; set it right, or accept it with 'lastgood up' if it is right now"
+            "lastgood keeps using the time before the change; correct the clock, or accept it with 'lastgood up' if it is right now"
         )
         try:
             if skew_s:
@@ -295,7 +295,7 @@ class ServiceLoop:
             else:
                 self._lasting.over(key, now=wallclock.now())
         except errors.LastgoodError as error:
-            log.warning("%s: that the clock was set, or is right again, could not be told: %s", self._service, error)
+            log.warning("%s: could not page that the clock was set, or is right again: %s", self._service, error)
 
     def _report_convergence(self) -> None:
         """How long the layers took to follow a change is noted in the audit trail, once they have."""
@@ -312,14 +312,14 @@ class ServiceLoop:
             try:
                 loss.tell(self._ctx, self._service, now=wallclock.now())
             except errors.LastgoodError as error:
-                log.warning("%s: that rows of its log are missing could not be told: %s", self._service, error)
+                log.warning("%s: could not page that rows of its log are missing: %s", self._service, error)
 
     def _report_stuck(self) -> None:
         limit = self._ctx.settings.controller.layer_timeout_s
         for name, loop in self._loops.items():
             since = loop.busy_since
             if since is not None and time.monotonic() - since > limit:
-                detail = f"no answer for {limit:g} s; other layers go on without it"
+                detail = f"no answer for {limit:g} s; other layers continue without it"
                 receipt = receipts.Receipt(
                     layer=name,
                     status="failed",
@@ -408,7 +408,7 @@ def _look_after(ctx: release.Context, services: dict[str, ServiceLoop], name: st
         log.warning("%s: %s", name, error)
     except Exception:
         # The border of the loop.
-        log.exception("%s: unexpected fault; other services go on", name)
+        log.exception("%s: unexpected error; other services continue", name)
 
 
 def _let_go(services: dict[str, ServiceLoop], name: str) -> None:
@@ -440,7 +440,7 @@ def _services(ctx: release.Context) -> list[str]:
     try:
         return ctx.ledger.services()
     except errors.LastgoodError as error:
-        log.warning("the ledger does not answer: %s", error)
+        log.warning("the ledger cannot be read: %s", error)
         return []
 
 
@@ -460,7 +460,7 @@ def main(*, readers: Sequence[MakeReader] = ()) -> None:
         # A ledger that does not answer is waited for; one that was never there means the wrong folder.
         release.check_there(settings)
     except errors.UsageError as error:
-        log.error("the controller does not start: %s", error)  # noqa: TRY400  # the message says all
+        log.error("the controller cannot start: %s", error)  # noqa: TRY400  # the message says all
         sys.exit(error.exit_code)
     except errors.LastgoodError as error:
         log.warning("%s", error)

@@ -16,9 +16,9 @@ from lastgood.core.state import MarkKind, PlannedPhase
 class Propose:
     """Somebody asks to release *bundle*. `verified` says that its bytes were checked just now.
 
-    `ready_s` is how many seconds its workers may take to become ready. `chain` is the way it is to take, with a control arm
-    beside it if `control` says so; without a stable bundle to compare with neither is used. `skipped` says that a
-    person passes over the phases that the bundle's own configuration names. `override` gives the reason for which a person lifts the bundle's
+    `ready_s` is how many seconds its workers may take to become ready. `chain` is its phases in order, with a control arm
+    if `control` is set; without a stable bundle to compare with, neither is used. `skipped` says that a
+    person skips the phases that the bundle's own configuration names. `override` gives the reason for which a person lifts the bundle's
     quarantine in the same revision.
     """
 
@@ -88,15 +88,15 @@ class BakeEnded:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RollBack:
-    """Go back, now.
+    """Roll back, now.
 
     `seen` is the stable bundle that whoever asked was looking at. If a promotion slipped in since, it is
-    withdrawn (not quarantined: nobody judged it) and *seen* is quarantined all the same; automation instead
+    withdrawn (not quarantined: it was not judged) and *seen* is quarantined in any case; automation instead
     gets a Conflict, for it may blame only what it measured.
     `to` names a target; None means the rollback-target rule; the stable bundle itself means: only call off the
     rollout in flight. The target must stand in the lineage, or `proven` says that the ledger knows it was stable
     longer ago. `verified` says of each possible target whether its bytes were checked just now.
-    `unready` says that automation leaves a target that did not get ready, which it may even right after a step back.
+    `unready` says that automation leaves a target that did not get ready, which it may even right after a rollback.
     `verify_s` is for how many seconds it is then measured whether the step helped; 0: not at all.
     """
 
@@ -112,7 +112,7 @@ class RollBack:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """The measurement after a step back came to an end: did it help?"""
+    """The analysis after a rollback ended: did the rollback help?"""
 
     outcome: Literal["recovered", "not_recovered", "inconclusive"]
     reason: str
@@ -120,9 +120,9 @@ class Verified:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Condemn:
-    """Quarantine or revoke *bundle*; if it serves, the service goes back in the same revision.
+    """Quarantine or revoke *bundle*; if it serves, the service is rolled back in the same revision.
 
-    With `take_down`, a service that has nothing to go back to stops answering instead of keeping it.
+    With `take_down`, a service without a rollback target stops answering instead of keeping it.
     """
 
     bundle: str

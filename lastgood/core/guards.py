@@ -1,6 +1,6 @@
-"""Rules that every step of a release shares. Pure.
+"""Rules that all steps of a release share. Pure.
 
-What does not belong here: what an event leads to (`transitions` going forward, `rollback` going back).
+What does not belong here: what an event leads to (`transitions` for releases, `rollback` for rollbacks).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check_may_serve(state: State, digest: str) -> None:
 
 
 def check_not_held(state: State) -> None:
-    """Raise NotAllowed if a person has to say so first."""
+    """Raise NotAllowed if the service is held."""
     if state.hold is not None:
         raise errors.NotAllowed(
             f"{state.service!r} is held by {state.hold.actor} ({state.hold.reason}); run 'lastgood release-hold {state.service}' first"
@@ -55,7 +55,7 @@ def with_stable(state: State, digest: str) -> State:
 
 
 def idle(state: State) -> State:
-    """Nothing is on its way: all live traffic is stable's, and nothing is mirrored."""
+    """No release is in progress: all live traffic is stable's, and nothing is mirrored."""
     return dataclasses.replace(
         state, candidate=None, phase="idle", phase_since=None, phase_until=None, rollout=None, chain=(), position=None,
         weight_pct=0.0, mirror_pct=0.0, control=False, approved=False, waived=(),

@@ -1,6 +1,6 @@
-"""The rules of going back: rejecting a candidate, rolling back, condemning a bundle, and what is found out afterwards. Pure.
+"""The rules of rollbacks: rejecting a candidate, rolling back, condemning a bundle, and the result of the analysis afterwards. Pure.
 
-What does not belong here: going forward (`transitions`).
+What does not belong here: releases (`transitions`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from lastgood.core.guards import Step, check_candidate, check_may_serve, idle, m
 from lastgood.core.state import Hold, State, Verifying, target
 
 MAX_HOPS = 3
-"""Steps back by automation in a row, without a promotion in between; then a person has to look."""
+"""Automatic rollbacks in a row, without a promotion in between; after that a person has to investigate."""
 
 BREAKER = 3
 BREAKER_S = 3600.0
-"""More than so many steps back by automation in so many seconds, and the service is held."""
+"""More than BREAKER automatic rollbacks in BREAKER_S seconds, and the service is held."""
 
 
 def reject(state: State, event: Reject, now: float) -> Step:
-    """A gate failed: the candidate is taken out and quarantined; stable, which was never left, has all traffic."""
+    """A gate failed: the candidate is taken out and quarantined; stable, which kept serving, has all traffic."""
     check_candidate(state, event.bundle)
     touched = state.weight_pct > 0
     after, effects = marked(idle(state), event.bundle, "quarantined", event.reason)
@@ -39,11 +39,11 @@ def roll_back(state: State, event: RollBack, now: float) -> Step:
     seen = event.seen or state.stable
     if event.automatic:
         if seen is None or seen != state.stable:
-            raise errors.Conflict(f"{short(seen or 'nothing')!r} no longer serves, so it cannot be blamed; measure what serves now")
-        if state.verifying is not None and not event.unready:
-            raise errors.NothingToDo(
-                f"{state.service!r} was rolled back just now and is being measured; see 'lastgood status {state.service}'"
+            raise errors.Conflict(
+                f"{short(seen or 'nothing')!r} no longer serves, so it is not to blame; measure the bundle that serves now"
             )
+        if state.verifying is not None and not event.unready:
+            raise errors.NothingToDo(f"{state.service!r} was just rolled back and is being measured; see 'lastgood status {state.service}'")
         if state.hops >= MAX_HOPS or len(_recent(state, now)) >= BREAKER:
             return _stop(state, now)
     goal, bad = _named_goal(state, event, event.to) if event.to is not None else _goal(state, event, seen)
@@ -62,10 +62,10 @@ def roll_back(state: State, event: RollBack, now: float) -> Step:
 
 
 def condemn(state: State, event: Condemn, now: float) -> Step:
-    """The bundle is quarantined or revoked; if it serves, the service goes back."""
+    """The bundle is quarantined or revoked; if it serves, the service is rolled back."""
     mark = state.marks.get(event.bundle)
     if mark is not None and (mark.kind == event.kind or mark.kind == "revoked"):
-        raise errors.NothingToDo(f"bundle {short(event.bundle)!r} is {mark.kind} already ({mark.reason})")
+        raise errors.NothingToDo(f"bundle {short(event.bundle)!r} is already {mark.kind} ({mark.reason})")
     after, effects = marked(state, event.bundle, event.kind, event.reason)
     if event.bundle == state.candidate:
         after = idle(after)
@@ -77,20 +77,23 @@ def condemn(state: State, event: Condemn, now: float) -> Step:
         return after, effects
     if not event.take_down:
         raise errors.NotAllowed(
-            f"{short(event.bundle)!r} serves and {state.service!r} has nothing to go back to; promote another bundle first, "
+            f"{short(event.bundle)!r} serves and {state.service!r} has no rollback target; promote another bundle first, "
             "or add --take-down to stop answering"
         )
     return dataclasses.replace(idle(after), stable=None, verifying=None), effects
 
 
 def verified(state: State, event: Verified) -> Step:
-    """The measurement after a step back is over; the page says what it came to."""
+    """The analysis after a rollback has ended; the page reports its result."""
     if state.verifying is None:
-        raise errors.NothingToDo(f"nothing is being verified on {state.service!r}; see 'lastgood history {state.service}'")
+        raise errors.NothingToDo(f"no rollback is being measured on {state.service!r}; see 'lastgood history {state.service}'")
     told = {
-        "recovered": ("recovered after the step back", "info"),
-        "not_recovered": ("not recovered, so the release was not the cause (or not the only one); look at what it depends on", "critical"),
-        "inconclusive": ("whether it recovered cannot be told", "warning"),
+        "recovered": ("recovered after the rollback", "info"),
+        "not_recovered": (
+            "not recovered, so the release was not the cause, or not the only one; check what the service depends on",
+            "critical",
+        ),
+        "inconclusive": ("inconclusive: it cannot be determined whether the service recovered", "warning"),
     }
     what, severity = told[event.outcome]
     page = Paged(
@@ -103,10 +106,10 @@ def verified(state: State, event: Verified) -> Step:
 
 
 def overtaken(state: State) -> Step:
-    """Another bundle takes over while it is still being measured whether a step back helped: that question is over."""
+    """Another bundle becomes stable while a rollback is still being measured: that analysis ends."""
     if state.verifying is None:
         return state, ()
-    reason = "another release took over before it could be told"
+    reason = "another release took over before recovery could be determined"
     return verified(state, Verified(outcome="inconclusive", reason=reason))
 
 
@@ -115,15 +118,15 @@ def _named_goal(state: State, event: RollBack, to: str) -> tuple[str, str | None
     check_may_serve(state, to)
     if to not in state.lineage and not event.proven:
         raise errors.NotAllowed(
-            f"bundle {short(to)!r} has never been stable, so nobody can go back to it; "
+            f"bundle {short(to)!r} has never been stable, so it is not a rollback target; "
             f"release it with 'lastgood promote {state.service} {short(to)}'"
         )
     if to == state.stable:
         if state.candidate is None:
-            raise errors.NothingToDo(f"bundle {short(to)!r} is stable already; see 'lastgood status {state.service}'")
+            raise errors.NothingToDo(f"bundle {short(to)!r} is already stable; see 'lastgood status {state.service}'")
         return to, state.candidate
     if event.verified.get(to) is not True:
-        raise errors.NotAllowed(f"bundle {short(to)!r} does not verify; leave out the target to get the newest bundle that does")
+        raise errors.NotAllowed(f"bundle {short(to)!r} does not verify; omit the target to roll back to the newest bundle that does")
     return to, state.stable
 
 
@@ -132,12 +135,12 @@ def _goal(state: State, event: RollBack, seen: str | None) -> tuple[str | None, 
     if seen is None and state.candidate is not None:
         return None, None
     if seen is None:
-        raise errors.NothingToDo(f"{state.service!r} serves nothing; promote a bundle with 'lastgood promote {state.service} BUNDLE'")
+        raise errors.NothingToDo(f"{state.service!r} serves no bundle; promote one with 'lastgood promote {state.service} BUNDLE'")
     if seen == state.stable and state.weight_pct > 0 and not event.automatic:
         # The latest change is the candidate that answers users now: that is what somebody who is woken up wants gone.
         return seen, state.candidate
     if seen != state.stable and (seen in state.marks or seen not in state.lineage):
-        raise errors.NothingToDo(f"bundle {short(seen)!r} was rolled back already; see 'lastgood history {state.service}'")
+        raise errors.NothingToDo(f"bundle {short(seen)!r} was already rolled back; see 'lastgood history {state.service}'")
     goal = target(state, without=frozenset(filter(None, (seen, state.stable))), verified=event.verified)
     if goal is None and state.stable not in (None, seen):
         goal = state.stable
@@ -156,12 +159,12 @@ def _verifying(state: State, *, left: str | None, before: State, now: float, sec
 
 
 def _recent(state: State, now: float) -> tuple[float, ...]:
-    """Steps back by automation of the last hour; a clock that was put back makes none of them disappear."""
+    """Automatic rollbacks of the last hour; a clock that was set back does not hide any of them."""
     return tuple(at for at in state.automatic_at if abs(now - at) < BREAKER_S)
 
 
 def _counted(state: State, now: float) -> tuple[State, tuple[Effect, ...]]:
-    """One more step back by automation; one too many in an hour holds the service."""
+    """One more automatic rollback; one too many in an hour holds the service."""
     recent = (*_recent(state, now), now)[-(BREAKER + 1) :]
     after = dataclasses.replace(state, automatic_at=recent)
     if len(recent) <= BREAKER or state.hold is not None:
@@ -171,7 +174,7 @@ def _counted(state: State, now: float) -> tuple[State, tuple[Effect, ...]]:
 
 def _stop(state: State, now: float) -> Step:
     if state.hold is not None:
-        raise errors.NothingToDo(f"{state.service!r} is held already ({state.hold.reason}); a person has to look")
+        raise errors.NothingToDo(f"{state.service!r} is already held ({state.hold.reason}); a person has to investigate")
     count = state.hops if state.hops >= MAX_HOPS else len(_recent(state, now))
     within = "in a row" if state.hops >= MAX_HOPS else "within an hour"
     return _held(state, now, f"{count} automatic rollbacks {within} did not help")
@@ -179,11 +182,11 @@ def _stop(state: State, now: float) -> Step:
 
 def _held(state: State, now: float, reason: str) -> tuple[State, tuple[Effect, ...]]:
     held = dataclasses.replace(state, hold=Hold(reason=reason, actor="lastgood", since=now))
-    return held, (Paged(summary=f"{state.service}: {reason}; the service is held, a person has to look", key="breaker"),)
+    return held, (Paged(summary=f"{state.service}: {reason}; the service is held until a person investigates", key="breaker"),)
 
 
 def _key(rollout: int | None, left: str | None) -> str:
-    """The key of the pages about a step back and about what came of it: the rollout that it ended, else the bundle left behind."""
+    """The key of the pages about a rollback and its result: the rollout that it ended, else the bundle it left."""
     return f"rollout-{rollout}" if rollout is not None else f"bundle-{short(left or 'nothing')}"
 
 
@@ -193,4 +196,4 @@ def _urgency(state: State) -> Literal["critical", "warning"]:
 
 
 def _serves(state: State) -> str:
-    return f"all traffic goes to {short(state.stable)} again" if state.stable else "nothing serves"
+    return f"all traffic goes to {short(state.stable)} again" if state.stable else "no bundle serves"

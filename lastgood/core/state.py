@@ -42,7 +42,7 @@ class Hold:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedPhase:
-    """One phase on the way of a candidate, as planned when it was proposed; percentages of live requests, seconds."""
+    """One phase of a release, as planned when it was proposed; percentages of live requests, seconds."""
 
     kind: Literal["shadow", "canary", "approval"]
     weight_pct: float = 0.0
@@ -53,7 +53,7 @@ class PlannedPhase:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Verifying:
-    """After a step back: whether it helped is being measured on the stable bundle, from `since` until `until` (Unix seconds).
+    """After a rollback: whether it helped is being measured on the stable bundle, from `since` until `until` (Unix seconds).
 
     `rollout` is the rollout that was taken back, whose measurements say what good looked like; None if there was none.
     `left` is the bundle that was left behind.
@@ -73,12 +73,12 @@ class State:
     `phase_since` and `phase_until` are when the phase began and when it ends at the latest, as Unix time in seconds: a
     candidate that is not ready, or not judged, by then is abandoned; a baking release has proved itself.
 
-    While a candidate is on its way, `rollout` is the revision that proposed it, `chain` its planned phases, `position`
+    While a release is in progress, `rollout` is the revision that proposed it, `chain` its planned phases, `position`
     the index of the present one (None while preparing), `weight_pct` its share of live requests and `mirror_pct` the
     share that is copied to it; `control` says that a second worker of stable answers as large a share; `approved` says that a person has let it through, `waived` names the gates that a
-    person has overruled. While baking, `rollout` is still set. `verifying` is set after a step back.
+    person has overruled. While baking, `rollout` is still set. `verifying` is set after a rollback.
 
-    `hops` counts steps back by automation since the last promotion, `automatic_at` when the latest ones were (Unix
+    `hops` counts automatic rollbacks since the last promotion, `automatic_at` when the latest ones were (Unix
     seconds, the last hour). `marks` holds the marks of the bundles concerned; the ledger keeps them all.
     """
 
@@ -149,7 +149,7 @@ class State:
 def from_json(value: Mapping[str, Any], marks: Mapping[str, Mark]) -> State:
     """The state of a revision row. Raises Damaged if it is not one this release can read."""
     if value.get("schema") != SCHEMA:
-        raise errors.Damaged(f"revision has schema {value.get('schema')!r}, this release reads {SCHEMA!r}; upgrade lastgood")
+        raise errors.Damaged(f"revision has schema {value.get('schema')!r}, but this release reads {SCHEMA!r}; upgrade lastgood")
     fields = {key: value[key] for key in value if key != "schema"}
     try:
         fields["lineage"] = tuple(fields["lineage"])
@@ -160,7 +160,7 @@ def from_json(value: Mapping[str, Any], marks: Mapping[str, Mark]) -> State:
         fields["verifying"] = Verifying(**fields["verifying"]) if fields.get("verifying") else None
         return State(**fields, marks=marks)
     except (KeyError, TypeError) as error:
-        raise errors.Damaged(f"revision does not parse: {error}; run 'lastgood audit verify'") from error
+        raise errors.Damaged(f"the revision cannot be parsed: {error}; run 'lastgood audit verify'") from error
 
 
 def target(state: State, *, without: frozenset[str] = frozenset(), verified: Mapping[str, bool] | None = None) -> str | None:

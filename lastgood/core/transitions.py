@@ -9,14 +9,14 @@ small world can be searched exhaustively (`tests/core/test_search.py`) and the a
                               `-> Reject  -> idle (a gate failed: stable untouched, the candidate quarantined)
     roll back    RollBack: any rollout is cancelled, the bad bundle is quarantined, stable becomes the
                  newest bundle that has been stable, verifies now, and is neither quarantined nor revoked
-    after it     Verified: what the measurement after a step back came to
+    after it     Verified: the result of the analysis after a rollback
 
 Rules, each with a test: a quarantined or revoked bundle never becomes stable or candidate; a revoked one
-stays revoked; no phase of a chain is passed over unless a person skips them; a held service takes no releases and no
+stays revoked; no phase of a chain is omitted unless a person skips it; a held service takes no releases and no
 step further, but can always roll back; a rollback is never undone by an older promotion, nor by automation; after
-three steps back in a row, or in an hour, automation stops and a person has to look.
+three automatic rollbacks in a row, or in an hour, automation stops and a person has to investigate.
 
-This module goes forward; `rollback` goes back. What does not belong here: I/O of any kind, SQL, layers, what was
+This module is about releases; `rollback` about rollbacks. What does not belong here: I/O of any kind, SQL, layers, what was
 measured (`gates`).
 """
 
@@ -108,12 +108,12 @@ def _propose(state: State, event: Propose, now: float) -> Step:
         )
     check_not_held(state)
     if event.bundle == state.stable:
-        raise errors.NothingToDo(f"bundle {short(event.bundle)!r} is stable already; see 'lastgood status {state.service}'")
+        raise errors.NothingToDo(f"bundle {short(event.bundle)!r} is already stable; see 'lastgood status {state.service}'")
     if event.bundle == state.candidate:
-        raise errors.NothingToDo(f"bundle {short(event.bundle)!r} is being released already; see 'lastgood status {state.service}'")
+        raise errors.NothingToDo(f"bundle {short(event.bundle)!r} is already being released; see 'lastgood status {state.service}'")
     if state.candidate is not None:
         raise errors.NotAllowed(
-            f"a release of {short(state.candidate)!r} is in flight; wait for it, or call it off with 'lastgood rollback {state.service} stable', "
+            f"a release of {short(state.candidate)!r} is in progress; wait for it, or cancel it with 'lastgood rollback {state.service} stable', "
             "which quarantines the candidate"
         )
     after = dataclasses.replace(
@@ -141,7 +141,7 @@ def _advance(state: State, event: Advance, now: float) -> Step:
     check_may_serve(state, event.bundle)
     check_not_held(state)
     if state.last_phase:
-        raise errors.NotAllowed(f"no phase is left before the cut-over of {short(event.bundle)!r}; see 'lastgood status {state.service}'")
+        raise errors.NotAllowed(f"no phase remains before the cut-over of {short(event.bundle)!r}; see 'lastgood status {state.service}'")
     position = 0 if state.position is None else state.position + 1
     planned = state.chain[position]
     after = dataclasses.replace(
@@ -160,7 +160,7 @@ def _advance(state: State, event: Advance, now: float) -> Step:
 def _approve(state: State, event: Approve) -> Step:
     check_candidate(state, event.bundle)
     if state.phase != "approval" or state.approved:
-        what = "is approved already" if state.approved else f"is in phase {state.phase!r} and does not wait for approval"
+        what = "is already approved" if state.approved else f"is in phase {state.phase!r} and does not wait for approval"
         raise errors.NothingToDo(f"the release of {short(event.bundle)!r} {what}; see 'lastgood status {state.service}'")
     done = Paged(
         summary=f"{state.service}: {short(event.bundle)} was approved", key=f"approval-{state.rollout}", severity="info", resolves=True
@@ -183,7 +183,9 @@ def _cut_over(state: State, event: CutOver, now: float) -> Step:
     check_may_serve(state, event.bundle)
     check_not_held(state)
     if not state.last_phase:
-        raise errors.NotAllowed(f"{short(event.bundle)!r} has phases before it; see 'lastgood status {state.service}'")
+        raise errors.NotAllowed(
+            f"{short(event.bundle)!r} still has phases to pass before its cut-over; see 'lastgood status {state.service}'"
+        )
     if state.phase == "approval" and not state.approved:
         raise errors.NotAllowed(f"{short(event.bundle)!r} waits for approval; run 'lastgood approve {state.service} --reason …'")
     state, told = setback.overtaken(state)
@@ -211,18 +213,18 @@ def _lift(state: State, event: Lift) -> Step:
     if mark is None:
         raise errors.NothingToDo(f"bundle {short(event.bundle)!r} is not quarantined")
     if mark.kind == "revoked":
-        raise errors.NotAllowed(f"bundle {short(event.bundle)!r} is revoked ({mark.reason}), which is for good; build a new bundle")
+        raise errors.NotAllowed(f"bundle {short(event.bundle)!r} is revoked ({mark.reason}), which is permanent; build a new bundle")
     marks = {digest: kept for digest, kept in state.marks.items() if digest != event.bundle}
     return dataclasses.replace(state, marks=marks), (Marked(bundle=event.bundle, kind="lifted", reason=event.reason),)
 
 
 def _set_hold(state: State, event: SetHold, now: float) -> Step:
     if state.hold is not None:
-        raise errors.NothingToDo(f"{state.service!r} is held already by {state.hold.actor} ({state.hold.reason})")
+        raise errors.NothingToDo(f"{state.service!r} is already held by {state.hold.actor} ({state.hold.reason})")
     held = dataclasses.replace(state, hold=Hold(reason=event.reason, actor=event.actor, since=now, gate=event.gate))
     if event.gate is None:
         return held, ()
-    summary = f"{state.service}: held by gate {event.gate!r}, a person decides: {event.reason}"
+    summary = f"{state.service}: held by gate {event.gate!r} until a person decides: {event.reason}"
     return held, (Paged(summary=summary, key=f"hold-{event.gate}", severity="critical" if event.stranded else "warning"),)
 
 

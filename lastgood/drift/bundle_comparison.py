@@ -56,7 +56,7 @@ def beside(ctx: release.Context, what: drift_watch.Watched, other: str, *, since
     both = {digest: drift_reference.load(ctx.settings, ctx.ledger.bundle(digest)) for digest in (what.bundle, other)}
     until = now - what.rules.decide.label_delay_s  # of younger rows only the quick labels are known
     found = rows(ctx, what, both[what.bundle], since=since, until=until)
-    said = Beside(why="nothing was answered in that time", bundle=what.bundle, other=other, since=since, until=until)
+    said = Beside(why="no request was answered in that time", bundle=what.bundle, other=other, since=since, until=until)
     if found is None:
         return said
     compared = on_labels(both, found, what, other=other, alpha=what.rules.decide.alpha)
@@ -80,28 +80,30 @@ def on_labels(
     rules = what.rules.decide
     known = table.filter(pc.is_valid(table["label"]))
     if known.num_rows < rules.min_rows:
-        return f"{known.num_rows} labelled rows, {rules.min_rows} are needed to compare; without labels nothing is switched"
+        return f"{known.num_rows} labelled rows; a comparison needs {rules.min_rows}, and without labels no bundle is switched"
     mine, others = (
         drift_reference.forecast(both[digest], inference_log.requests(known, both[digest].runtime.Request))
         for digest in (what.bundle, other)
     )
     if all(value is None for value in (*mine, *others)):
-        why = "its answers are no probabilities, and what users said of one bundle's answers says nothing of another's; to compare them, release"
+        why = (
+            "its answers are not probabilities, and feedback on one bundle's answers does not apply to another's; to compare them, release"
+        )
         return f"{why} {short(other)} as a candidate, whose gates do"
     usable = [number for number, pair in enumerate(zip(mine, others, strict=True)) if None not in pair]
     if len(usable) < (1 - REFUSED) * known.num_rows:
-        return f"{short(other)} or {short(what.bundle)} does not take {known.num_rows - len(usable)} of {known.num_rows} rows"
+        return f"{short(other)} or {short(what.bundle)} does not accept {known.num_rows - len(usable)} of {known.num_rows} rows"
     compared = _paired(mine, others, usable, known, what, alpha=alpha)
     if compared.low is None or compared.high is None or not math.isfinite(compared.difference):
-        return f"all {compared.rows} labelled rows are of one stretch of {rules.cluster_s:g} s; wait for more of them"
+        return f"all {compared.rows} labelled rows fall into one stretch of {rules.cluster_s:g} s; wait for more stretches"
     return compared
 
 
 def told(compared: comparison.Comparison, what: drift_watch.Watched, *, other: str) -> str:
     """The numbers in a sentence."""
     return (
-        f"{what.rules.decide.score} of {short(what.bundle)} is {compared.first:.4f}, of {short(other)} {compared.second:.4f} on the same "
-        f"{compared.rows:,} rows of {compared.clusters} stretches; the difference is between {compared.low:+.4f} and {compared.high:+.4f}"
+        f"{what.rules.decide.score} of {short(what.bundle)} is {compared.first:.4f}, that of {short(other)} {compared.second:.4f} on the same "
+        f"{compared.rows:,} rows in {compared.clusters} stretches; the difference is between {compared.low:+.4f} and {compared.high:+.4f}"
     )
 
 

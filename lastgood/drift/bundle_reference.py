@@ -1,4 +1,4 @@
-"""The reference of a bundle, ready to be held beside a window: the rows that it brings, what it answers to them, and what is usual.
+"""The reference of a bundle, ready to compare with a window: its rows, its answers to them, and what is usual.
 
 The last two take seconds and are kept under `drift/` of the home folder, named by what they were made of.
 """
@@ -44,7 +44,7 @@ PROBES = 5
 VERSION = 4
 """Of how what is usual is found out; another one does not trust what was kept."""
 MADE = "made "
-"""Prefix of the columns with features that are no field of a request."""
+"""Prefix of the columns with features that are not fields of a request."""
 
 
 def of_bundle(settings: Settings, bundle: bundles.Bundle) -> Sample:
@@ -52,7 +52,7 @@ def of_bundle(settings: Settings, bundle: bundles.Bundle) -> Sample:
 
     With a column `probability` if it answers with one, for which its own code runs in this process, once; and with a column
     `made NAME` for each feature that training made of the same rows, or, where the bundle does not say, that its own code makes of
-    them, and that is no field of a request.
+    them, and that is not a field of a request.
     """
     file, key = find(settings, bundle), (settings.home, bundle.id)
     if key not in _REFERENCES:
@@ -103,8 +103,8 @@ def find(settings: Settings, bundle: bundles.Bundle) -> Path:
     file = artifacts.Store(settings.store).path(part.digest) / references.FILE if part else None
     if file is None or not file.is_file():
         raise errors.NotFound(
-            f"bundle {bundles.short(bundle.id)!r} brings no {references.FILE} in its data part, so nobody knows what is usual; "
-            "write one with lastgood.drift.reference when the data is built, or take 'drift' out of service.yaml"
+            f"bundle {bundles.short(bundle.id)!r} has no {references.FILE} in its data part, so there is no reference to compare with; "
+            "write one with lastgood.drift.reference when the data is built, or remove 'drift' from service.yaml"
         )
     return file
 
@@ -176,7 +176,7 @@ def _made(loaded: Loaded, rows: list[tuple[int, pydantic.BaseModel]]) -> Iterato
             return None
         found = {name: np.asarray(values, dtype=np.float64) for name, values in made.items()}
         if any(values.shape != (len(some),) for values in found.values()):
-            raise ValueError("the runtime gave another number of features than of rows; correct its features")
+            raise ValueError("the runtime returned a number of features that differs from the number of rows; correct its features")
         return found
 
     waiting, answered, trouble = [rows], False, None
@@ -215,7 +215,7 @@ def forecast(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> list[
         try:
             values = [_finite(answer.get("probability")) for answer in loaded.runtime.predict(asked)]
             if len(values) != len(asked):
-                raise ValueError("another number of answers than of rows")  # as if it had raised about one of them
+                raise ValueError("the number of answers differs from the number of rows")  # as if it had raised about one of them
         except Exception:  # noqa: BLE001  # a team's code may raise anything about a row; the others still have an answer
             if len(asked) == 1:
                 return [None]
@@ -236,11 +236,11 @@ def forecast(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> list[
 
 
 def _finite(value: object) -> float | None:
-    """A probability, None for an answer without one. Raises OverflowError, or ValueError for what is no finite number."""
+    """A probability, None for an answer without one. Raises OverflowError, or ValueError for what is not a finite number."""
     if not isinstance(value, int | float):
         return None
     if not math.isfinite(value):
-        raise ValueError("no finite number")
+        raise ValueError("not a finite number")
     return float(value)
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lastgood.drift.reference import Values
 
 MIN_BLOCKS = 37
-"""Nineteen that do not overlap, and those between them: with fewer no window could be told to be unusual at 5 %."""
+"""Nineteen that do not overlap, and those between them: with fewer, no window could be called unusual at 5 %."""
 MAX_BLOCKS = 120
 FLAT = 1e-6
 """A column that never differs at all still needs a unit."""

@@ -55,7 +55,7 @@ def losses(score: str, forecast: Floats, label: Floats) -> Floats:
         given = np.clip(forecast, CLIP, 1 - CLIP)
         loss: Floats = -(label * np.log(given) + (1 - label) * np.log(1 - given))
         return loss
-    raise ValueError(f"no score is called {score!r}")
+    raise ValueError(f"unknown score {score!r}")
 
 
 def paired(first: Floats, second: Floats, clusters: npt.NDArray[Any], *, alpha: float) -> Comparison:

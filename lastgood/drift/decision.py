@@ -140,12 +140,12 @@ def decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decis
 
 def _decide(ctx: release.Context, what: drift_watch.Watched, look: Look, *, target: str | None) -> Decision:
     if target is None:
-        why = "there is no other bundle that was stable, verifies and is not quarantined; a new one has to be built"
+        why = "no other bundle was stable, verifies and is not quarantined; build a new one"
         return Decision(outcome="retrain", why=why, bundle=what.bundle, target=None, look=look)
     both = {digest: drift_reference.load(ctx.settings, ctx.ledger.bundle(digest)) for digest in (what.bundle, target)}
     rows = drift_compare.rows(ctx, what, both[what.bundle], since=look.alarm, until=look.until)
     if rows is None:
-        return Decision(outcome="ask", why="nothing was answered since the alarm", bundle=what.bundle, target=target, look=look)
+        return Decision(outcome="ask", why="no request was answered since the alarm", bundle=what.bundle, target=target, look=look)
     features = {digest: _features(ctx, loaded, rows, what) for digest, loaded in both.items()}
     found = Decision(
         outcome="ask",
@@ -157,7 +157,7 @@ def _decide(ctx: release.Context, what: drift_watch.Watched, look: Look, *, targ
     )
     hard = _hard_break(features[what.bundle], features[target])
     if hard is not None:
-        return dataclasses.replace(found, outcome="roll_back", why=f"{hard}; the code of {short(target)} makes the usual ones")
+        return dataclasses.replace(found, outcome="roll_back", why=f"{hard}; the code of {short(target)} computes the usual ones")
     return _by_labels(ctx, both, rows, what, target=target, found=found)
 
 
@@ -256,7 +256,7 @@ def _judged(
     told = drift_compare.told(compared, what, other=target)
     if compared.low is not None and compared.low > rules.margin:
         return dataclasses.replace(found, outcome="roll_back", why=f"{told}, above the margin {rules.margin:g}")
-    told += f": going back would not help by more than {rules.margin:g}"
+    told += f": a rollback would not help by more than {rules.margin:g}"
     if expected is not None and compared.first <= expected + rules.margin:
         return dataclasses.replace(found, outcome="keep", why=f"{told}, and it is as good as on its reference ({expected:.4f})")
     return dataclasses.replace(found, outcome="retrain", why=told)
@@ -276,9 +276,7 @@ def carry_out(
     with duty.given_up(ctx.ledger, name, holder=holder):
         fence = duty.take(ctx.ledger, name, holder=holder, now=wallclock.now(), ttl_s=LEASE_S)
         if fence is None:
-            raise errors.Conflict(
-                f"another process decides about the drift of {what.service!r} just now; see 'lastgood drift {what.service}'"
-            )
+            raise errors.Conflict(f"another process is deciding about the drift of {what.service!r}; see 'lastgood drift {what.service}'")
         return _carried_out(ctx, what, decision, fence=fence, now=now, actor=actor, wait_s=wait_s)
 
 
@@ -294,7 +292,7 @@ def _carried_out(
             request = _request(decision, planned=decision.planned or state, fence=fence, actor=actor)
             outcome = converge.carry_out(ctx.with_clock(lambda: now), what.service, release.roll_back, request, wait_s=wait_s)
         except (errors.NotAllowed, errors.Conflict, errors.NothingToDo) as error:
-            trouble = f"; it could not be done: {error}"
+            trouble = f"; the decision could not be carried out: {error}"
     failpoint("drift.after_rollback")
     _page(ctx, what, decision, trouble=trouble, now=now)
     ctx.ledger.evaluate(what.bundle, kind=KIND, report=plain.mended(decision.to_json()), actor=actor, now=now)
@@ -310,7 +308,7 @@ def _request(decision: Decision, *, planned: rollout.State, fence: ledger.Fence,
 def _page(ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, trouble: str, now: float) -> None:
     if decision.outcome == "roll_back" and not trouble:
         return  # the rollback pages by itself
-    said = {"roll_back": "should be rolled back", "retrain": "should be trained anew", "keep": "may stay", "ask": "cannot be judged"}
+    said = {"roll_back": "should be rolled back", "retrain": "should be retrained", "keep": "can stay", "ask": "needs a person's decision"}
     telling.Teller(ctx, what.service).once(
         f"drift-decision-{short(what.bundle)}-{int(decision.look.alarm)}-{decision.look.number}",
         f"{what.service}: after the drift alarm {short(what.bundle)} {said[decision.outcome]}: {decision.why}{trouble}",

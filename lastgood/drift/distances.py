@@ -6,7 +6,7 @@
 Evidently's own chi-square takes the reference for the exact truth, which raises far too many alarms with a small one; ours
 compares two samples. Missing values are left out here; `verdict` looks at them by themselves.
 
-A reference is held beside many windows and stretches: `Known` sorts and counts it once. Both distances between numbers come
+A reference is compared with many windows and stretches: `Known` sorts and counts it once. Both distances between numbers come
 from one walk over the two sorted samples, where SciPy sorts both again for each of them; SciPy's values are what the tests
 compare with, and the p-value of small samples, which is exact there, is left to SciPy.
 """
@@ -41,7 +41,7 @@ class Distance:
 
 
 class Known:
-    """A column that others are held beside, sorted or counted once."""
+    """A column that others are compared with, sorted or counted once."""
 
     def __init__(self, values: references.Values) -> None:
         self.values = values
@@ -106,7 +106,7 @@ class Known:
 
 
 def known(values: references.Values | Known) -> Known:
-    """*values*, ready to be held beside others."""
+    """*values*, ready to be compared with others."""
     return values if isinstance(values, Known) else Known(values)
 
 

@@ -70,7 +70,7 @@ def run(ctx: release.Context, what: drift_watch.Watched, *, since: float, until:
     window = drift_watch.read(ctx, what, since=since, until=until, columns=old.columns, most=MOST)
     new = drift_reference.with_features(ctx.settings, ctx.ledger.bundle(what.bundle), old, window)
     if not new.rows:
-        raise errors.NothingToDo(f"{what.service!r} answered nothing in that time; name another one with --since")
+        raise errors.NothingToDo(f"{what.service!r} answered no request in that time; choose another time with --since")
     names = _comparable(old, new, ignore=what.rules.ignore)
     quality = all(_is_binary(sample) for sample in (old, new))
     definition = DataDefinition(

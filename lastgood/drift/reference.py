@@ -1,4 +1,4 @@
-"""The reference: rows in the order of time that a bundle was made for, which travel in its data part as `drift.parquet`.
+"""The reference: the rows that a bundle was built for, in order of time, stored in its data part as `drift.parquet`.
 
 The file has the fields of a request as they are, and `label` where it is known. Its metadata name the column that says when a
 row was. For statistics numbers and true/false become float64 (NaN is missing), everything else text (None is missing).
@@ -30,7 +30,7 @@ FILE = "drift.parquet"
 FEATURES = "features.parquet"
 """In a model part: what the training made of such rows, the numbers that the model is fed; written in the same way."""
 PROBABILITY, LABEL = "probability", "label"
-"""Columns that are no field of a request: what was answered, and what really happened, where that is known by now."""
+"""Columns that are not fields of a request: the answer, and the true outcome, where it is known by now."""
 _AT = "lastgood.at"
 MAX_ROWS = 40_000
 STRETCH = 1000
@@ -50,7 +50,7 @@ class Sample:
         return len(self.at)
 
     def known(self, name: str) -> Known:
-        """A column, ready to be held beside many others; sorted or counted on first use."""
+        """A column, ready to be compared with many others; sorted or counted on first use."""
         from lastgood.drift import distances
 
         if name not in self._known:
@@ -84,7 +84,7 @@ def from_arrow(table: pa.Table, *, at: str) -> Sample:
     import pyarrow as pa
 
     if at not in table.column_names:
-        raise errors.UsageError(f"the rows have no column {at!r}; name the one that says when a row was")
+        raise errors.UsageError(f"the rows have no column {at!r}; name the column that holds the time of a row")
     moments = _seconds(table[at])
     order = np.argsort(moments, kind="stable")
     columns = {name: values(table[name])[order] for name in table.column_names if name != at and not pa.types.is_temporal(table[name].type)}
@@ -111,7 +111,7 @@ def values(column: pa.ChunkedArray) -> Values:
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """*column* without what only a table knows: categories as their values, lists and structures as JSON text.
 
-    Raises UsageError for bytes that are no text.
+    Raises UsageError for bytes that are not text.
     """
     import pyarrow as pa
     import pydantic_core
@@ -125,7 +125,7 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type) or pa.types.is_fixed_size_binary(column.type):
             return column.cast(pa.binary()).cast(pa.string())
     except (pa.ArrowException, ValueError, UnicodeError) as error:
-        raise errors.UsageError(f"it holds values that are no text ({error}); give them as text, as a request brings them") from error
+        raise errors.UsageError(f"it holds values that are not text ({error}); give them as text, as in a request") from error
     return column
 
 
@@ -133,14 +133,14 @@ def _plain(table: pa.Table) -> pa.Table:
     """*table* with `plain` columns. Raises UsageError that names the column."""
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
-        raise errors.UsageError(f"the reference has the column {twice[0]!r} twice; give each column a name of its own")
+        raise errors.UsageError(f"the reference has the column {twice[0]!r} twice; give each column its own name")
     for place, name in enumerate(table.column_names):
         try:
             made = plain(table[name])
             values(made)  # as reading will
         except Exception as error:
             raise errors.UsageError(
-                f"column {name!r} of the reference ({table[name].type}) cannot be kept: {error}; give it as numbers, text or times, as a request brings it"
+                f"column {name!r} of the reference ({table[name].type}) cannot be stored: {error}; give it as numbers, text or times, as in a request"
             ) from error
         if made.type != table[name].type:
             table = table.set_column(place, name, made)
@@ -170,16 +170,16 @@ def write(table: pa.Table, file: Path, *, at: str) -> None:
     import pyarrow.parquet as pq
 
     if at not in table.column_names or not table.num_rows:
-        raise errors.UsageError(f"a reference needs rows with a column {at!r}; give the ones that the bundle is made for")
+        raise errors.UsageError(f"a reference needs rows with a column {at!r}; pass the rows that the bundle is built for")
     table = _plain(table)
     try:
         timeless = int((~np.isfinite(_seconds(table[at]))).sum()) if not table[at].null_count else table[at].null_count
     except (pa.ArrowException, ValueError) as error:
         raise errors.UsageError(
-            f"column {at!r} of the reference ({table[at].type}) is no time: {error}; give timestamps or Unix seconds"
+            f"column {at!r} of the reference ({table[at].type}) does not hold times: {error}; use timestamps or Unix seconds"
         ) from error
     if timeless:
-        raise errors.UsageError(f"{timeless} rows of the reference have no time in {at!r}; leave them out, or give their time")
+        raise errors.UsageError(f"{timeless} rows of the reference have no time in {at!r}; leave these rows out, or add their time")
     ordered = table.sort_by(at)
     kept = ordered.take(_kept(ordered.num_rows)).replace_schema_metadata({_AT: at})
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,7 @@ def of_window(window: Sample, reference: Sample, usual: Calibration | None, rule
     if trouble:
         return Verdict(outcome="broken", why="; ".join(trouble), rows=window.rows)
     if not window.rows:
-        return Verdict(outcome="broken", why="not a single row in the window; look whether requests arrive and are logged", rows=0)
+        return Verdict(outcome="broken", why="no rows in the window; check that requests arrive and are logged", rows=0)
     columns = [_column(name, window, reference, usual, rules) for name in reference.columns if name not in rules.ignore]
     return _summed_up(columns, rows=window.rows, rules=rules)
 
@@ -79,7 +79,7 @@ def _summed_up(columns: Sequence[Column], *, rows: int, rules: Drift) -> Verdict
     if broken := by_outcome["broken"]:
         return Verdict(outcome="broken", why=_told(broken), rows=rows, columns=ordered)
     if rows < rules.min_rows:
-        why = f"{rows} rows, {rules.min_rows} are needed to tell; make windows longer, or lower drift.min_rows"
+        why = f"{rows} rows, but a verdict needs {rules.min_rows}; make windows longer, or lower drift.min_rows"
         return Verdict(outcome="inconclusive", why=why, rows=rows, columns=ordered)
     if failed := by_outcome["fail"]:
         return Verdict(outcome="fail", why=_told(failed), rows=rows, columns=ordered)
@@ -134,19 +134,19 @@ def _soft(found: Column, seen: Odd, rules: Drift) -> tuple[Outcome, str]:
     if found.distance is None:
         return "inconclusive", "no value in the reference or in the window"
     if found.threshold is None:
-        return "inconclusive", "the reference is too short to know what is usual for such a window"
+        return "inconclusive", "the reference is too short to show what is usual for such a window"
     return "pass", "as usual"
 
 
 def _hard(old: distances.Known, new: references.Values, found: Column, rules: Drift) -> str | None:
     """Why the column is broken, if it is."""
     if found.missing >= rules.broken > found.missing_before:
-        return f"{100 * found.missing:.0f} % of the values are missing, in the reference {100 * found.missing_before:.0f} %"
+        return f"{100 * found.missing:.0f} % of the values are missing, compared with {100 * found.missing_before:.0f} % in the reference"
     if old.numeric != references.is_numeric(new) and not old.empty and len(distances.present(new)):
         kinds = ["numbers" if numeric else "text" for numeric in (references.is_numeric(new), old.numeric)]
-        return f"it holds {kinds[0]}, in the reference {kinds[1]}"
+        return f"it holds {kinds[0]}, but {kinds[1]} in the reference"
     if found.strange >= rules.broken:
-        return f"{100 * found.strange:.0f} % of the values are {_of_what_kind(old)}; was a unit or a code changed?"
+        return f"{100 * found.strange:.0f} % of the values are {_of_what_kind(old)}; did a unit or a code change?"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The watch on what comes in: each window that is over is looked at once, in order, and what it comes to is written down.
+"""The watch on live traffic: each completed window is evaluated once, in order, and the result is recorded.
 
 Safe to be called by anybody at any time: a tick that was killed is done again from where the ledger stands, and of two at
 once one wins. The windows of a bundle begin when it becomes stable. A window is looked at by a host that serves the bundle, for only
@@ -206,7 +206,7 @@ def _tell(ctx: release.Context, what: Watched, one: Looked, teller: telling.Tell
 def _summary(what: Watched, one: Looked, state: rollout.State) -> str:
     name = f"{what.service}: {short(what.bundle)}"
     if one.change == "closed":
-        return f"{name}: what comes in is as usual again"
-    judged = "; a release is on its way, whose gates decide" if state.candidate else ""
-    kind = "the data is broken" if one.episode.broken else f"what comes in has drifted, {one.episode.failing} windows in a row"
+        return f"{name}: live traffic is as usual again"
+    judged = "; a release is in progress, and its gates decide" if state.candidate else ""
+    kind = "the data is broken" if one.episode.broken else f"live traffic has drifted, {one.episode.failing} windows in a row"
     return f"{name}: {kind}: {one.verdict['why']}{judged}"

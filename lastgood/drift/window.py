@@ -1,7 +1,7 @@
-"""A window of what came in and was answered, as a sample to be held beside a reference: read in a stream, in bounded memory.
+"""A window of live requests and answers, as a sample to compare with a reference: read as a stream, in bounded memory.
 
 Counted are the answers that users of one bundle got; copies for a candidate in shadow and requests by debug token are not.
-A segment that cannot be read is told, and the rest is read all the same.
+A segment that cannot be read is reported, and the rest is still read.
 
 What does not belong here: what is made of a window (`verdict`).
 """

@@ -110,7 +110,7 @@ class Verdict:
     the difference of the two at the gate's confidence, all in the metric's own unit. `evidence` is log10 of the
     e-value against "no worse", `boundary` log10 of what it must reach to fail the gate; None for gates without one.
     `streak` of `persistence` windows in a row are over the threshold. `needs` is about how many more requests of the
-    watched arm a verdict takes, `needs_s` how many seconds that is at the present rate; None if that cannot be told.
+    watched arm a verdict needs, `needs_s` how many seconds that is at the present rate; None if unknown.
     `since` is since when it has been inconclusive for the same cause (Unix seconds), for the policies. `user_errors` of the n
     requests were answered with an error in the end, whoever gave it (None: not known, as for copies); `copies` were answered
     besides or instead, and nobody got those answers.

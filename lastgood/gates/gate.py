@@ -2,7 +2,7 @@
 
     Observation -> Track.take -> family (proportions | scores | gauges | sample_ratio) -> Track.verdict -> Verdict
 
-What does not belong here: what a verdict leads to, and the policies for what cannot be told (`analysis.policy`, `core`).
+What does not belong here: what a verdict leads to, and the policies for inconclusive verdicts (`analysis.policy`, `core`).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Track:
         )
 
     def _outcome(self, reading: Reading, now: float) -> tuple[Outcome, Cause, float | None]:
-        """Blame first, for evidence does not go away; then whether anything can be told at all."""
+        """Failure first, because evidence does not disappear; then whether there is a verdict at all."""
         failed = self._failed or self._family.fails()
         if failed:
             return "fail", failed, None
@@ -139,7 +139,7 @@ class Track:
             case "excluded" | "within":
                 return f"{reading.story}: {reading.harm} is excluded" if cause == "excluded" else reading.story
             case "both_arms":
-                return f"{reading.story}: stable is over the threshold as well{lasting}, so the candidate is not blamed"
+                return f"{reading.story}: stable is also over the threshold{lasting}, so the candidate is not to blame"
             case "source_down":
                 return f"the source has not answered{lasting}{': ' if self._down_detail else ''}{self._down_detail}"
             case "no_traffic":
@@ -149,7 +149,7 @@ class Track:
 
     def _wanted(self, reading: Reading, needs_s: float | None) -> str:
         if reading.needs is None:
-            return f"if this goes on, {reading.harm} will not be excluded" if self.watched.n else f"no {self._family.unit} yet"
+            return f"at the present rate, {reading.harm} will not be excluded" if self.watched.n else f"no {self._family.unit} yet"
         rate = f" ({needs_s:,.0f} s at this rate)" if needs_s is not None else ""
         return f"needs about {reading.needs:,} more {self._family.unit}{rate} to exclude {reading.harm}"
 
@@ -187,7 +187,7 @@ def _family(gate: conditions.AnyGate, setup: Setup) -> Family:  # noqa: PLR0911 
         case conditions.Query():
             return gauges.query(gate, setup)
         case conditions.OutOfMemory():
-            return gauges.Events(gate, limit=gate.max_kills, noun="kills for want of memory")
+            return gauges.Events(gate, limit=gate.max_kills, noun="out-of-memory kills")
         case conditions.Ejections():
             return gauges.Events(gate, limit=gate.max_ejections, noun="ejections")
         case conditions.SampleRatio():
@@ -197,14 +197,14 @@ def _family(gate: conditions.AnyGate, setup: Setup) -> Family:  # noqa: PLR0911 
 def _wrong(observation: Observation) -> str:
     """What makes *observation* unusable, or nothing."""
     if not math.isfinite(observation.at):
-        return f"time {observation.at!r} is no number"
+        return f"non-finite time: {observation.at!r}"
     for tally in filter(None, (observation.watched, observation.beside)):
         if not all(math.isfinite(value) for value in (tally.n, tally.bad, tally.total, tally.value or 0.0)):
-            return f"a figure is no number: {tally!r}"
+            return f"non-finite value: {tally!r}"
         if not 0 <= (tally.user_errors or 0) <= tally.n or tally.copies < 0:
-            return f"{tally.user_errors!r} errors for users of {tally.n!r}, and {tally.copies!r} copies, cannot be"
+            return f"impossible counts: {tally.user_errors!r} user errors and {tally.copies!r} copies in {tally.n!r} requests"
         if not 0 <= tally.bad <= tally.n:
-            return f"{tally.bad!r} bad ones of {tally.n!r} cannot be"
+            return f"impossible counts: {tally.bad!r} failures in {tally.n!r} requests"
     return ""
 
 

@@ -68,7 +68,7 @@ class Gauge(Family):
     def _lacks(self, *, over: bool | None) -> str:
         if over:
             return f"over the threshold in {self._windows.streak} of {self._gate.persistence} windows in a row"
-        return "nothing of stable to compare it with" if over is None and self._n else ""
+        return "no value of stable to compare with" if over is None and self._n else ""
 
     def _story(self) -> str:
         if self._figure is None:
@@ -79,9 +79,7 @@ class Gauge(Family):
             if self._reference is not None and self._margin is not None
             else []
         )
-        return (
-            f"{self._gate.metric} {self._figure:.4g} (newest of {self._n:,} probes), {', '.join([*limit, *beside]) or 'nothing beside it'}"
-        )
+        return f"{self._gate.metric} {self._figure:.4g} (newest of {self._n:,} probes), {', '.join([*limit, *beside]) or 'no value to compare with'}"
 
 
 def _counted(tally: Tally) -> Tally:
@@ -98,7 +96,7 @@ def _figure(tally: Tally) -> float:
 class Events(Family):
     """Kills or ejections in a row so far, against the number at which the gate fails at once."""
 
-    unit = "looks"
+    unit = "measurements"
     traffic = False
 
     def __init__(self, gate: conditions.OutOfMemory | conditions.Ejections, *, limit: int, noun: str) -> None:
@@ -114,7 +112,7 @@ class Events(Family):
 
     def read(self) -> Reading:
         return Reading(
-            story=f"{self._noun}: {self._count:g} in {self._looks:,} looks, fails at {self._limit}",
+            story=f"{self._noun}: {self._count:g} in {self._looks:,} measurements, fails at {self._limit}",
             harm=f"{self._limit} {self._noun}",
             passes="within" if self._looks >= self._gate.min_samples else None,
             estimate=self._count,
@@ -136,5 +134,5 @@ def query(gate: conditions.Query, setup: Setup) -> Family:
         return Gauge(gate, setup, limit=gate.max)
     before = setup.reference
     if before is None or before.value is None or gate.margin is None:
-        return Unset("no limit to judge by: nothing is known of an earlier stable; set 'max' on this gate")
+        return Unset("no limit to compare with: no value of an earlier stable is known; set 'max' on this gate")
     return Gauge(gate, setup, limit=before.value + gate.margin)

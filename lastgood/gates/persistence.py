@@ -14,7 +14,7 @@ from lastgood.gates.base import EMPTY, Tally
 from lastgood.gates.eprocess import joined
 
 Judge = Callable[[Tally, Tally | None], bool | None]
-"""Whether one window is over the threshold; None if that cannot be told, so that it neither counts nor breaks a row."""
+"""Whether one window is over the threshold; None if that is unknown, so that it neither counts nor interrupts a series."""
 
 DAY_S = 86_400.0
 
@@ -22,7 +22,7 @@ DAY_S = 86_400.0
 class Windows:
     """Consecutive windows of *window_s*, aligned to *since*, each judged once, when the first observation after it comes.
 
-    An observation belongs to the window in which its `at` lies (the end of a window belongs to it); one whose `at` goes back
+    An observation belongs to the window in which its `at` lies (the end of a window belongs to it); one whose `at` decreases
     belongs to the current window. Windows with fewer than *window_min* requests of the watched arm, and windows that are missing
     altogether, neither count nor break a row. `streak` windows in a row are over, in `shared` of them *also* holds.
     """

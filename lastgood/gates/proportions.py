@@ -119,7 +119,7 @@ class Errors(Family):
         return Reading(
             story=f"error rate {of(bad, n)} against {of(bad_beside, n_beside)} of stable",
             harm=f"more than {100 * margin:g} points above stable",
-            lacks="no requests of stable beside it" if self._arms.one_sided else "",
+            lacks="no requests of stable to compare with" if self._arms.one_sided else "",
             passes="excluded" if within else None,
             estimate=bad / n if seen else None,
             reference=bad_beside / n_beside if seen else None,
@@ -169,7 +169,7 @@ class Excess:
 
 
 class Ceiling(Family):
-    """One arm's rate of bad requests against a limit. Where another arm serves beside it, that one's excess is no fault of this one."""
+    """One arm's rate of bad requests against a limit. Where a baseline arm serves too, an excess that it shares is not this arm's fault."""
 
     def __init__(
         self, gate: conditions.AnyGate, setup: Setup, *, limit: float, noun: str, excluded: float | None = None, compare: bool | None = None
@@ -223,7 +223,7 @@ class Ceiling(Family):
         return Reading(
             story=f"{self._noun} {of(bad, n)} where {percent(self._limit)} is allowed{beside}",
             harm=f"more than {percent(self._excluded)}",
-            lacks=f"above {percent(self._limit)}, though not yet beyond doubt" if self._watched.over else "",
+            lacks=f"above {percent(self._limit)}, but not yet significant" if self._watched.over else "",
             passes="excluded" if within else None,
             estimate=bad / n if n else None,
             reference=self._limit,
@@ -254,7 +254,7 @@ def errors(gate: conditions.ErrorRate, setup: Setup) -> Family:
     if gate.max is not None:
         return Ceiling(gate, setup, limit=gate.max, noun="error rate")
     if before is None or not before.n:
-        return Unset("no limit to judge by: nothing is known of an earlier stable; set 'max' on this gate")
+        return Unset("no limit to compare with: no value of an earlier stable is known; set 'max' on this gate")
     return Ceiling(gate, setup, limit=before.bad / before.n + gate.margin, noun="error rate")
 
 
@@ -264,5 +264,5 @@ def latency(gate: conditions.LatencyP99, setup: Setup) -> Family:
 
 
 def agreement(gate: conditions.Agreement, setup: Setup) -> Family:
-    """The family of an agreement: the share of other answers against what the gate leaves."""
-    return Ceiling(gate, setup, limit=1 - gate.min, noun="share of other answers", compare=False)
+    """The family of an agreement: the share of differing answers against what the gate leaves."""
+    return Ceiling(gate, setup, limit=1 - gate.min, noun="share of differing answers", compare=False)

@@ -10,7 +10,7 @@ from lastgood.gates.evaluator import Family, Reading, Setup, percent
 from lastgood.service import gates as conditions
 
 SURER = 10.0
-"""By how much the evidence must exceed what the gate's alpha asks for: users are not dice, one busy client is no broken proxy."""
+"""By how much the evidence must exceed what the gate's alpha requires: users are not dice, and one busy client is not a broken proxy."""
 
 
 class Split(Family):
@@ -37,14 +37,14 @@ class Split(Family):
 
     def read(self) -> Reading:
         if not self._all:
-            return Reading(story="no split of traffic seen yet", evidence=0.0, boundary=self._boundary)
+            return Reading(story="no traffic split observed yet", evidence=0.0, boundary=self._boundary)
         share, asked = self._watched / self._all, self._expected / self._all
         low, high = sequential.band(asked, self._gate.tolerance)
         within = low <= share <= high
         return Reading(
-            story=f"{percent(share)} of {self._all:,} requests where {percent(asked)} is asked for, {percent(low)} to {percent(high)} allowed",
-            harm="a split outside of what is allowed",
-            lacks="" if within else "the split is outside of what is allowed, though not yet beyond doubt",
+            story=f"{percent(share)} of {self._all:,} requests where {percent(asked)} is requested, {percent(low)} to {percent(high)} allowed",
+            harm="a split outside the allowed range",
+            lacks="" if within else "the split is outside the allowed range, but not yet significantly",
             passes="within" if within and self._watched >= self._gate.min_samples else None,
             estimate=share,
             reference=asked,

@@ -98,7 +98,7 @@ class Scores(Family):
 
     def _lacks(self) -> str:
         if self._limit is None and not self._beside.n and self._watched.n + self._single:
-            return "no rows of stable beside it"
+            return "no rows of stable to compare with"
         few = self._watched.n > 0 and self._blocks.n < 2
         return f"fewer than two blocks of {POOLED} rows so far" if few else ""
 
@@ -137,6 +137,6 @@ def scores(gate: conditions.Score, setup: Setup) -> Family:
         return Scores(gate, setup, limit=gate.limit)
     before = setup.reference
     if before is None or not before.n:
-        return Unset("no limit to judge by: nothing is known of an earlier stable; set 'limit' on this gate")
+        return Unset("no limit to compare with: no value of an earlier stable is known; set 'limit' on this gate")
     margin = gate.margin if gate.lower_is_better else -gate.margin
     return Scores(gate, setup, limit=before.total / before.n + margin)

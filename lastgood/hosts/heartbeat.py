@@ -89,12 +89,12 @@ class Life:
     def trouble(self) -> str:
         """What is wrong with it, and what to do; empty if nothing is."""
         if self.frozen:
-            silent = f"no sign of life for {self.silent_s:.0f} s" if self.silent_s is not None else "it does not run"
+            silent = f"no heartbeat for {self.silent_s:.0f} s" if self.silent_s is not None else "it is not running"
             how = f"{silent}, stopped by a signal" if self.stopped else silent
-            return f"frozen: {how}; nothing is decided or repaired; 'lastgood up' replaces it"
+            return f"frozen: {how}; nothing is decided or repaired; run 'lastgood up' to replace it"
         if self.overdue:
             which = ", ".join(f"{name} ({seconds:.0f} s)" for name, seconds in self.overdue.items())
-            return f"parts of it hang: {which}; end it with 'kill {self.record.pid}' and run 'lastgood up'"
+            return f"some of its threads hang: {which}; end it with 'kill {self.record.pid}' and run 'lastgood up'"
         return ""
 
 

@@ -21,7 +21,7 @@ from lastgood.settings import Settings
 Word = Literal["ready", "not ready", "unknown"]
 
 MISSED = 3
-"""Signs of life that a host may leave out before nobody knows of its workers."""
+"""Heartbeats that a host may miss before its workers count as unknown."""
 AHEAD_S = 60.0
 """Seconds by which a host's clock may be ahead of the reader's."""
 GONE_S = 86_400.0
@@ -90,7 +90,7 @@ class View:
         return min(row.since for row in rows) if word == "ready" else max(row.since for row in rows)
 
     def why(self, arm: str) -> str:
-        """What the hosts say went wrong with the arm's workers; who was heard of last if nobody knows; empty if there is nothing to say."""
+        """What the hosts say went wrong with the arm's workers; if unknown, the host that reported last; empty if there is nothing to report."""
         word = self.word(arm)
         if word == "ready":
             return ""
@@ -99,7 +99,7 @@ class View:
             if not spoken:
                 return "no host has a worker for it"
             last = max(spoken, key=lambda row: row.seen_at)
-            return f"host {last.host} has said nothing for {self._age_s(last):.0f} s; is its controller running?"
+            return f"host {last.host} has not reported for {self._age_s(last):.0f} s; check that its controller is running"
         return "; ".join(dict.fromkeys(row.detail for row in self._of(arm) if row.detail))
 
     def to_json(self, arm: str) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def report(
 
 
 class Known(NamedTuple):
-    """What a decision goes by: the arms whose workers are ready, and those of which nobody knows."""
+    """The basis of a decision: the arms whose workers are ready, and those that are unknown."""
 
     ready: Collection[str]
     unknown: Collection[str]
@@ -168,7 +168,7 @@ class Known(NamedTuple):
 def known(view: View, awaited: Collection[str]) -> Known:
     """Which arms are `ready`, and of which of the *awaited* nothing is `unknown`, for a decision.
 
-    Where no host speaks of any worker, as without an infrastructure layer, nobody knows of one that is not ready.
+    Where no host reports any worker, as without an infrastructure layer, no worker counts as not ready.
     """
     if not view.rows:
         return Known(ready=awaited, unknown=())

@@ -24,7 +24,7 @@ class Vantage:
 
     def told(self) -> str:
         """Whose word it is, to stand behind it; nothing where there is one host only."""
-        return f"; as host {self.host} saw it, beside which {', '.join(self.others)} serves" if self.others else ""
+        return f"; as seen by host {self.host}; {', '.join(self.others)} also serves" if self.others else ""
 
 
 def of(ctx: context.Context, service: str, arm: str, *, now: float) -> Vantage:
@@ -36,7 +36,7 @@ def of(ctx: context.Context, service: str, arm: str, *, now: float) -> Vantage:
     host = readiness.host(ctx.settings)
     if homes and host not in homes:
         raise errors.Conflict(
-            f"{short(arm)} is served by {', '.join(sorted(homes))}, and its log is there; host {host} serves nothing of it and says nothing: "
-            "ask on that host"
+            f"{short(arm)} is served by {', '.join(sorted(homes))}, which has its log; host {host} does not serve it and cannot report on it: "
+            "run the command on that host"
         )
     return Vantage(host=host, others=tuple(sorted(homes - {host})))

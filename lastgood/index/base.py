@@ -67,7 +67,7 @@ class Reader(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Let go of it, so that it may be retired; done already is fine."""
+        """Close it, so that it may be retired; may be repeated."""
 
 
 class VectorIndex(abc.ABC):
@@ -107,13 +107,13 @@ class VectorIndex(abc.ABC):
         """
 
     def close(self) -> None:  # noqa: B027  # an engine of files holds nothing
-        """Let go of connections."""
+        """Close connections."""
 
 
 def check_name(name: str) -> str:
     """*name* if it can be a replica's. Raises NotFound: names end up in paths and statements."""
     if re.fullmatch(r"idx[0-9a-f]{16}", name) is None:
-        raise errors.NotFound(f"no index is called {name[:80]!r}; see 'lastgood index list'")
+        raise errors.NotFound(f"no index {name[:80]!r}; see 'lastgood index list'")
     return name
 
 
@@ -124,7 +124,7 @@ def check_query(vector: Vector, snapshot: snapshots.Snapshot) -> Vector:
     found = np.ascontiguousarray(vector, dtype=np.float32)
     if found.shape != (snapshot.dim,):
         raise errors.UsageError(
-            f"the query has the shape {np.shape(vector)}, the index ({snapshot.dim},); use the embedder that the index was built with"
+            f"the query has shape {np.shape(vector)}, but the index needs ({snapshot.dim},); use the embedder that the index was built with"
         )
     if not np.isfinite(found).all():
         raise errors.UsageError("the query vector is not finite; embed the question again")
@@ -137,5 +137,5 @@ def check_rows(found: Sequence[snapshots.Packed], snapshot: snapshots.Snapshot, 
     if digest != snapshot.rows_digest:
         raise errors.Damaged(
             f"{what} holds {len(found)} rows with digest {digest}, not {snapshot.rows} with {snapshot.rows_digest}; "
-            "it is replaced when it is built again"
+            "it is replaced by the next build"
         )

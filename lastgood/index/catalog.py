@@ -35,7 +35,7 @@ def connect(settings: settings_.Settings) -> base.VectorIndex:
         from lastgood.index import pinecone
 
         return pinecone.PineconeIndex(f"https://{rest}")
-    raise errors.UsageError(f"index.url {url!r} is no address of an engine; use lancedb:///PATH, postgresql://… or pinecone://HOST")
+    raise errors.UsageError(f"index.url {url!r} is not the address of an engine; use lancedb:///PATH, postgresql://… or pinecone://HOST")
 
 
 def open_replica(part: Path, *, embedder: str, settings: settings_.Settings | None = None) -> base.Reader:
@@ -56,5 +56,5 @@ def check_embedder(snapshot: snapshots.Snapshot, embedder: str) -> None:
     """Raise NotAllowed unless *snapshot* was built with the embedder of digest *embedder*."""
     if snapshot.embedder != embedder:
         raise errors.NotAllowed(
-            f"index {snapshot.name!r} was built with embedder {snapshot.embedder}, the bundle has {embedder}; build the index again with it"
+            f"index {snapshot.name!r} was built with embedder {snapshot.embedder}, but the bundle has {embedder}; build the index again with that embedder"
         )

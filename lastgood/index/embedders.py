@@ -92,7 +92,7 @@ class _Static(Embedder):
         self._tokenizer = _tokenizer(folder, about)
         self._table = safetensors.numpy.load_file(folder / WEIGHTS["static"])[about.tensor or "weights"]
         if self._table.shape[1] < about.dim:
-            raise ValueError(f"the table has {self._table.shape[1]} columns, embedder.json says {about.dim}")
+            raise ValueError(f"the table has {self._table.shape[1]} columns, but embedder.json states {about.dim}")
         self._table = self._table[:, : about.dim]
 
     def _vector(self, text: str) -> npt.NDArray[np.float64]:
@@ -151,9 +151,9 @@ def describe(folder: Path) -> Description:
     try:
         return Description.model_validate_json((folder / FILE).read_bytes())
     except OSError as error:
-        raise errors.NotFound(f"{str(folder)!r} holds no embedder: {error.strerror}; build the model part again") from error
+        raise errors.NotFound(f"{str(folder)!r} does not contain an embedder: {error.strerror}; build the model part again") from error
     except pydantic.ValidationError as error:
-        raise errors.Damaged(f"{str(folder / FILE)!r} is wrong: {error}; build the model part again") from error
+        raise errors.Damaged(f"{str(folder / FILE)!r} is invalid: {error}; build the model part again") from error
 
 
 def freeze(out: Path, *, about: Description, tokenizer: Path, weights: Path) -> str:

@@ -145,11 +145,11 @@ class LanceIndex(base.VectorIndex):
         found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
         expected = {entry.path: entry for entry in listing.entries}
         for missing in sorted(found ^ (expected.keys() | {_FILES, durable.STAMPS})):
-            raise _damaged(name, f"{missing!r} is {'not there' if missing in expected else 'too much'}")
+            raise _damaged(name, f"{missing!r} is {'missing' if missing in expected else 'unexpected'}")
         stamps = {} if deep else durable.stamps(folder)
         for path, entry in expected.items():
             if stamps.get(path) != durable.stamp(folder / path) and artifacts.digest_file(folder / path) != f"sha256:{entry.sha256}":
-                raise _damaged(name, f"{path!r} is not as it was written")
+                raise _damaged(name, f"{path!r} differs from what was written")
         if deep:
             base.check_rows(_read_back(folder / "lance", snapshot), snapshot, what=f"replica {name!r}")
 
@@ -178,8 +178,8 @@ class LanceIndex(base.VectorIndex):
             snapshot = snapshots.parse(file.read_bytes(), where=str(file))
         except (FileNotFoundError, NotADirectoryError) as error:
             if (self.root / name).is_dir():
-                raise _damaged(name, f"{snapshots.FILE} is not there") from error
-            raise errors.NotFound(f"no index {name!r} in {str(self.root)!r}; it is built from the bundle's index part") from error
+                raise _damaged(name, f"{snapshots.FILE} is missing") from error
+            raise errors.NotFound(f"no index {name!r} in {str(self.root)!r}; it will be built from the bundle's index part") from error
         if snapshot.name != name:
             raise _damaged(name, f"{snapshots.FILE} describes {snapshot.name!r}")
         return snapshot
@@ -226,8 +226,8 @@ class LanceIndex(base.VectorIndex):
         except BlockingIOError:
             os.close(handle)
             if exclusive:
-                raise errors.NotAllowed(f"index {name!r} is open in a process that serves it; end that first") from None
-            raise errors.NotFound(f"index {name!r} is being retired; it is built again from the bundle's index part") from None
+                raise errors.NotAllowed(f"index {name!r} is open in a process that serves it; stop that process first") from None
+            raise errors.NotFound(f"index {name!r} is being retired; it will be built again from the bundle's index part") from None
         return handle
 
     @contextlib.contextmanager
@@ -236,7 +236,7 @@ class LanceIndex(base.VectorIndex):
             yield
         except OSError as error:
             raise errors.Unavailable(
-                f"the index in {str(self.root)!r} cannot be used: {error}; check space and permissions there"
+                f"the index in {str(self.root)!r} cannot be used: {error}; check free space and permissions there"
             ) from error
 
 
@@ -289,7 +289,7 @@ class _Reader(base.Reader):
                 return ask(self._table)
             except (RuntimeError, ValueError, OSError) as error:
                 raise errors.Unavailable(
-                    f"index {self.snapshot.name!r} cannot be read: {error}; it is built again from the bundle's index part"
+                    f"index {self.snapshot.name!r} cannot be read: {error}; it will be built again from the bundle's index part"
                 ) from error
 
     def close(self) -> None:
@@ -360,7 +360,7 @@ def _read_back(folder: Path, snapshot: snapshots.Snapshot) -> list[snapshots.Pac
         block = vectors.flatten().to_numpy().reshape(len(found), snapshot.dim)
         columns = [found.column(name).to_pylist() for name in ("id", "text", "meta")]
     except (RuntimeError, ValueError, OSError) as error:
-        raise errors.Damaged(f"{str(folder)!r} cannot be read: {error}; it is replaced when it is built again") from error
+        raise errors.Damaged(f"{str(folder)!r} cannot be read: {error}; it is replaced by the next build") from error
     return [snapshots.Packed(i.encode(), t.encode(), m.encode(), v.tobytes()) for i, t, m, v in zip(*columns, block, strict=True)]
 
 
@@ -396,4 +396,4 @@ def _sweep(parent: Path) -> int:
 
 
 def _damaged(name: str, what: str) -> errors.Damaged:
-    return errors.Damaged(f"index {name!r} is damaged: {what}; it is replaced when it is built again")
+    return errors.Damaged(f"index {name!r} is damaged: {what}; it is replaced by the next build")

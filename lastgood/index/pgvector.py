@@ -132,7 +132,7 @@ class PgvectorIndex(base.VectorIndex):
         valid, graph = found or (0, None)
         needed = 1 + (_way(snapshot) != ways.NONE) + _indexed(snapshot)
         if valid < needed or bool(graph) != _indexed(snapshot):
-            raise _damaged(name, "its table or an index of it is not there")
+            raise _damaged(name, "its table or one of its indexes is missing")
         if deep:
             base.check_rows(_read_back(connection, table), snapshot, what=f"replica {name!r}")
             if _indexed(snapshot):
@@ -147,13 +147,13 @@ class PgvectorIndex(base.VectorIndex):
         asked = f"SELECT id FROM {table} ORDER BY embedding <=> %s::vector LIMIT 10"
         lost = [one for one, vector in sample if one not in {row[0] for row in connection.execute(asked, (vector,))}]
         if len(lost) > 2:
-            raise _damaged(name, f"its graph does not lead to {len(lost)} of {len(sample)} rows")
+            raise _damaged(name, f"its graph does not reach {len(lost)} of {len(sample)} sampled rows")
 
     def _described(self, connection: psycopg.Connection[Any], name: str) -> snapshots.Snapshot:
         base.check_name(name)
         row = connection.execute(f"SELECT described FROM {self._named('snapshots')} WHERE name = %s", (name,)).fetchone()
         if row is None:
-            raise errors.NotFound(f"no index {name!r} in schema {self._schema!r}; it is built from the bundle's index part")
+            raise errors.NotFound(f"no index {name!r} in schema {self._schema!r}; it will be built from the bundle's index part")
         snapshot = snapshots.parse(row[0].encode(), where=f"the catalogue's row {name!r}")
         if snapshot.name != name:
             raise _damaged(name, f"the catalogue describes {snapshot.name!r}")
@@ -183,7 +183,7 @@ class PgvectorIndex(base.VectorIndex):
         with self._connection() as connection, connection.transaction():
             free = connection.execute("SELECT pg_try_advisory_xact_lock(%s, hashtext(%s))", (_LOCKS, name)).fetchone()
             if not free or not free[0]:
-                raise errors.NotAllowed(f"index {name!r} is open in a process that serves it; end that first")
+                raise errors.NotAllowed(f"index {name!r} is open in a process that serves it; stop that process first")
             failpoint("index.before_retire")
             self._drop(connection, name)
 
@@ -291,7 +291,7 @@ class _Reader(base.Reader):
             try:
                 found = self._connected().execute(statement, values).fetchall()
             except psycopg.errors.UndefinedTable as error:
-                raise errors.NotFound(f"index {self._name!r} is gone; it is built from the bundle's index part") from error
+                raise errors.NotFound(f"index {self._name!r} is gone; it will be built from the bundle's index part") from error
             except psycopg.OperationalError:
                 if self._kept is None or not self._kept.closed:
                     raise
@@ -310,7 +310,7 @@ class _Reader(base.Reader):
                 free = fresh.execute("SELECT pg_try_advisory_lock_shared(%s, hashtext(%s))", (_LOCKS, self._name)).fetchone()
                 if not free or not free[0]:
                     fresh.close()
-                    raise errors.NotFound(f"index {self._name!r} is being retired; it is built again from the bundle's index part")
+                    raise errors.NotFound(f"index {self._name!r} is being retired; it will be built again from the bundle's index part")
                 fresh.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(EF_SEARCH),))
             self._kept = fresh
         return self._kept
@@ -358,7 +358,7 @@ def told(url: str) -> Iterator[None]:
         ) from error
     except psycopg.Error as error:
         raise errors.Unavailable(
-            f"the index's Postgres at {_plain(url)} refuses: {_line(error)}; check its rights and the extension 'vector'"
+            f"the index's Postgres at {_plain(url)} refuses the request: {_line(error)}; check its permissions and the extension 'vector'"
         ) from error
 
 
@@ -386,7 +386,7 @@ def _check_letters(connection: psycopg.Connection[Any], way: str) -> None:
     ).fetchone()
     if not row or not row[0]:
         raise errors.UsageError(
-            f"the database's locale knows no letters beyond ASCII, so words of {way!r} cannot be searched in it; "
+            f"the database's locale does not support letters beyond ASCII, so it cannot search words of {way!r}; "
             "create it with a UTF-8 locale (LC_CTYPE 'C.UTF-8'), or build the index with text_search: 'ngram'"
         )
 
@@ -429,4 +429,4 @@ def _values(vector: Any) -> Any:
 
 
 def _damaged(name: str, what: str) -> errors.Damaged:
-    return errors.Damaged(f"index {name!r} is damaged: {what}; it is replaced when it is built again")
+    return errors.Damaged(f"index {name!r} is damaged: {what}; it is replaced by the next build")

@@ -81,7 +81,7 @@ class PineconeIndex(base.VectorIndex):
         end = time.monotonic() + self._settle_s
         while not there():
             if time.monotonic() > end:
-                raise errors.Unavailable(f"Pinecone does not show {what} within {self._settle_s:g} s; build it again later")
+                raise errors.Unavailable(f"Pinecone did not confirm {what} within {self._settle_s:g} s; build it again later")
             self._sleep(0.5)
 
     def open(self, name: str) -> base.Reader:
@@ -92,7 +92,7 @@ class PineconeIndex(base.VectorIndex):
         snapshot = _described(self._record(name))
         count = self._count(name)
         if count != snapshot.rows:
-            raise errors.Damaged(f"index {name!r} has {count} rows, not {snapshot.rows}; it is replaced when it is built again")
+            raise errors.Damaged(f"index {name!r} has {count} rows, not {snapshot.rows}; it is replaced by the next build")
         if deep:
             base.check_rows(list(self._read_back(name)), snapshot, what=f"replica {name!r}")
 
@@ -126,7 +126,7 @@ class PineconeIndex(base.VectorIndex):
     def _record(self, name: str) -> Mapping[str, Any]:
         found = self._fetch(CATALOGUE, [base.check_name(name)])
         if not found:
-            raise errors.NotFound(f"no index {name!r} in Pinecone; it is built from the bundle's index part")
+            raise errors.NotFound(f"no index {name!r} in Pinecone; it will be built from the bundle's index part")
         return found[0]
 
     def _replica(self, record: Mapping[str, Any], aliases: Mapping[str, str]) -> base.Replica:
@@ -192,7 +192,7 @@ class _Reader(base.Reader):
         return sorted((_hit(one) for one in said.get("matches", [])), key=lambda hit: (-hit.score, hit.row.id))
 
     def search_text(self, words: str, *, k: int) -> list[base.Hit]:
-        raise errors.NotAllowed("Pinecone finds by meaning only; set the service's retrieval to 'vector', or use another engine")
+        raise errors.NotAllowed("Pinecone supports vector search only; set the service's retrieval to 'vector', or use another engine")
 
     def close(self) -> None:
         self._closed = True
@@ -250,12 +250,12 @@ class _Api:
             raise errors.NotAllowed(f"Pinecone refuses the key in {KEY}; set a valid one")
         if said.status_code >= 400:
             raise errors.UsageError(
-                f"Pinecone refuses {method} {path} with {said.status_code}: {said.text[:200]!r}; check the index's dimension"
+                f"Pinecone rejected {method} {path} with {said.status_code}: {said.text[:200]!r}; check the index's dimension"
             )
         try:
             found: dict[str, Any] = json.loads(said.content or b"{}")
         except ValueError as error:
-            raise errors.Damaged(f"Pinecone's answer to {method} {path} is no JSON; look at what stands between") from error
+            raise errors.Damaged(f"Pinecone's answer to {method} {path} is not JSON; check for a proxy in between") from error
         return found
 
     def close(self) -> None:

@@ -56,10 +56,10 @@ def _reasons(ledger: ledgers.Ledger, service: str, *, keep_stable: int) -> Itera
         digest = getattr(state, alias)
         if digest is not None:
             yield digest, f"it is {alias}"
-    yield from ((digest, f"it is among the {keep_stable} that were stable last") for digest in state.lineage[:keep_stable])
+    yield from ((digest, f"it is one of the last {keep_stable} stable bundles") for digest in state.lineage[:keep_stable])
     if state.hold is not None:
         yield from ((digest, f"the service is held: {state.hold.reason}") for digest in state.lineage)
-    yield from ((digest, f"a legal hold lies on it: {reason}") for digest, reason in legal_holds(ledger, service).items())
+    yield from ((digest, f"it is under a legal hold: {reason}") for digest, reason in legal_holds(ledger, service).items())
 
 
 def replica_of(bundle: Bundle) -> str | None:
@@ -82,9 +82,9 @@ def legal_holds(ledger: ledgers.Ledger, service: str) -> dict[str, str]:
 def set_legal_hold(ledger: ledgers.Ledger, service: str, bundle: str, *, held: bool, reason: str, actor: str, now: float) -> None:
     """Lay a legal hold on *bundle* or lift it; both stand in the audit trail. Raises NothingToDo, or UsageError without a reason."""
     if not reason.strip():
-        raise errors.UsageError("a legal hold needs a reason, for whoever reads the audit trail later; give one with --reason")
+        raise errors.UsageError("a legal hold requires a reason, which the audit trail keeps; give one with --reason")
     if (bundle in legal_holds(ledger, service)) is held:
-        raise errors.NothingToDo(f"a legal hold lies {'already' if held else 'not'} on {short(bundle)!r}")
+        raise errors.NothingToDo(f"{short(bundle)!r} is {'already' if held else 'not'} under a legal hold")
     ledger.note(service, kind=LEGAL_HOLD, body={"bundle": bundle, "held": held, "reason": reason}, actor=actor, now=now)
 
 

@@ -129,12 +129,12 @@ def write(rows: Sequence[Row], vectors: Vectors, out: Path, *, embedder: str, sp
 def _order(rows: Sequence[Row]) -> list[int]:
     """The numbers of *rows* in the order of their ids' UTF-8 bytes."""
     if not rows:
-        raise errors.UsageError("an index needs rows, and there are none; check the corpus that it is built from")
+        raise errors.UsageError("an index needs rows, but there are none; check the corpus that it is built from")
     ids = [_checked_id(row) for row in rows]
     order = sorted(range(len(ids)), key=ids.__getitem__)
     for one, other in itertools.pairwise(order):
         if ids[one] == ids[other]:
-            raise errors.UsageError(f"the id {rows[one].id!r} is there twice; give every row an id of its own")
+            raise errors.UsageError(f"the id {rows[one].id!r} is used twice; give every row its own id")
     return order
 
 
@@ -142,9 +142,9 @@ def _checked_id(row: Row) -> bytes:
     try:
         found = row.id.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise errors.UsageError(f"the id {row.id!r} is no valid Unicode: {error}; correct it") from error
+        raise errors.UsageError(f"the id {row.id!r} is not valid Unicode: {error}; correct it") from error
     if not 0 < len(found) <= MAX_ID or "\0" in row.id:
-        raise errors.UsageError(f"the id {row.id[:80]!r} is empty, longer than {MAX_ID} bytes or has a NUL in it; correct it")
+        raise errors.UsageError(f"the id {row.id[:80]!r} is empty, longer than {MAX_ID} bytes or contains a NUL character; correct it")
     return found
 
 
@@ -154,7 +154,7 @@ def checked_vectors(vectors: Vectors, *, rows: int) -> Vectors:
 
     block = np.ascontiguousarray(vectors, dtype="<f4")
     if block.ndim != 2 or block.shape[0] != rows or not 1 <= block.shape[1] <= MAX_DIM:
-        raise errors.UsageError(f"vectors have the shape {np.shape(vectors)}, ({rows}, 1 to {MAX_DIM}) is needed; embed each row once")
+        raise errors.UsageError(f"vectors have shape {np.shape(vectors)}; expected ({rows}, 1 to {MAX_DIM}); embed each row once")
     wrong = np.flatnonzero(~np.isfinite(block).all(axis=1))
     if wrong.size:
         raise errors.UsageError(f"the vector of row {int(wrong[0])} is not finite ({wrong.size} such rows); embed them again")
@@ -165,9 +165,11 @@ def _pack(row: Row, vector: npt.NDArray[np.float32]) -> Packed:
     try:
         packed = pack(row, vector.tobytes())
     except UnicodeEncodeError as error:
-        raise errors.UsageError(f"row {row.id!r} is no valid Unicode: {error}; correct its text") from error
+        raise errors.UsageError(f"row {row.id!r} is not valid Unicode: {error}; correct its text") from error
     if not row.text.strip() or len(packed.text) > MAX_TEXT or "\0" in row.text:
-        raise errors.UsageError(f"the text of row {row.id!r} is empty, longer than {MAX_TEXT} bytes or has a NUL in it; chunk it otherwise")
+        raise errors.UsageError(
+            f"the text of row {row.id!r} is empty, longer than {MAX_TEXT} bytes or contains a NUL character; chunk it differently"
+        )
     return packed
 
 
@@ -177,14 +179,16 @@ def pack(row: Row, vector: bytes) -> Packed:
 
 
 def canonical_meta(meta: Mapping[Any, Any]) -> bytes:
-    """RFC 8785 bytes of *meta*. Raises UsageError for what is no such mapping.
+    """RFC 8785 bytes of *meta*. Raises UsageError for anything that is not such a mapping.
 
     With names and values so limited, the standard library writes the same bytes as the canonical form, thirty times faster.
     """
     for name, value in meta.items():
         plain = value is None or isinstance(value, str | bool) or (isinstance(value, int) and abs(value) < 1 << 53)
         if not (isinstance(name, str) and name.isascii() and name.isprintable() and plain) or (isinstance(value, str) and "\0" in value):
-            raise errors.UsageError(f"meta {name!r} is {value!r}; names are ASCII, values text, whole numbers, true, false or null")
+            raise errors.UsageError(
+                f"meta {name!r} is {value!r}; names must be ASCII, values must be text, whole numbers, true, false or null"
+            )
     return _json(dict(sorted(meta.items())))
 
 
@@ -227,7 +231,7 @@ def read(part: Path) -> Snapshot:
     try:
         data = (part / FILE).read_bytes()
     except OSError as error:
-        raise errors.NotFound(f"{str(part)!r} is no index part: {error.strerror}; build the index again") from error
+        raise errors.NotFound(f"{str(part)!r} is not an index part: {error.strerror}; build the index again") from error
     return parse(data, where=str(part / FILE))
 
 
@@ -240,7 +244,7 @@ def parse(data: bytes, *, where: str) -> Snapshot:
         if schema != SCHEMA or bundles.canonical(snapshot.to_json()) != data or not bundles.is_digest(snapshot.rows_digest):
             raise ValueError("it is not in the canonical form of " + SCHEMA)
     except (ValueError, TypeError, KeyError, AttributeError, errors.Damaged) as error:
-        raise errors.Damaged(f"{where} describes no snapshot: {error}; build the index again") from error
+        raise errors.Damaged(f"{where} does not describe a snapshot: {error}; build the index again") from error
     return snapshot
 
 
@@ -263,7 +267,7 @@ def read_vectors(part: Path) -> Vectors:
         if found.dtype != np.dtype("<f4") or found.ndim != 2:
             raise ValueError(f"it is {found.dtype} of shape {found.shape}")
     except (OSError, ValueError, EOFError) as error:
-        raise errors.Damaged(f"{str(part / VECTORS)!r} holds no vectors: {error}; build the index again") from error
+        raise errors.Damaged(f"{str(part / VECTORS)!r} does not hold vectors: {error}; build the index again") from error
     vectors: Vectors = found
     return vectors
 
@@ -283,5 +287,5 @@ def verify(part: Path) -> Snapshot:
     shape = read_vectors(part).shape
     packed = read_packed(part)
     if shape != (snapshot.rows, snapshot.dim) or rows_digest(packed, count=len(packed)) != snapshot.rows_digest:
-        raise errors.Damaged(f"the rows of {str(part)!r} are not those that it describes; build the index again")
+        raise errors.Damaged(f"the rows of {str(part)!r} do not match its description; build the index again")
     return snapshot

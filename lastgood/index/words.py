@@ -28,7 +28,7 @@ DEFAULT = "english"
 """Of snapshots that say nothing, or what nobody knew: those from before there was a choice."""
 GRAM = 2
 NEARLY_ALL = 0.9
-"""Share of questions for which words find nothing that is no accident."""
+"""Share of questions without any result from word search from which on that is not an accident."""
 
 KEY = "text_search"
 
@@ -38,7 +38,7 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     found = spec.get(KEY, DEFAULT)
     if found not in (*LANGUAGES, NGRAM, NONE):
         raise errors.UsageError(
-            f"{KEY} is {found!r}; take {NGRAM!r} (any language, also without spaces), {NONE!r}, or one of {', '.join(LANGUAGES)}"
+            f"{KEY} is {found!r}; use {NGRAM!r} (any language, also without spaces), {NONE!r}, or one of {', '.join(LANGUAGES)}"
         )
 
 
@@ -57,7 +57,7 @@ def grams(text: str) -> list[str]:
 def refuse() -> errors.NotAllowed:
     """The error of a reader whose snapshot has no search for words."""
     return errors.NotAllowed(
-        f"the index was built with {KEY}: {NONE}, so it is not searched for words; search by vector, or build it with a language or {NGRAM!r}"
+        f"the index was built with {KEY}: {NONE}, so it cannot be searched by words; search by vector, or build it with a language or {NGRAM!r}"
     )
 
 
@@ -72,7 +72,7 @@ def check_finds(questions: Iterable[str], search: Callable[[str], Sequence[base.
     share = sum(bool(search(question)) for question in asked) / len(asked)
     if share <= 1 - NEARLY_ALL:
         raise errors.NotAllowed(
-            f"searching for words finds anything for {share:.0%} of {len(asked)} questions only ({KEY}: {way}); "
-            f"build the index with the language of its texts or with {NGRAM!r}, or with {NONE!r} if words are not to be searched"
+            f"a word search finds results for only {share:.0%} of {len(asked)} questions ({KEY}: {way}); "
+            f"build the index with the language of its texts or with {NGRAM!r}, or with {NONE!r} if word search is not needed"
         )
     return share

@@ -44,7 +44,7 @@ class Cache(abc.ABC):
         """Keep *answers*, for as long as the cache was told."""
 
     def close(self) -> None:  # noqa: B027  # memory goes with its owner
-        """Let go of connections."""
+        """Close connections."""
 
 
 class Memory(Cache):
@@ -169,7 +169,7 @@ def _told(url: str, work: Callable[[Any], Any]) -> Any:
     try:
         return work(client)
     except redis.RedisError as error:
-        raise errors.Unavailable(f"the cache at {_plain(url)} cannot be reached: {error}; start it, or take cache.url out") from error
+        raise errors.Unavailable(f"the cache at {_plain(url)} cannot be reached: {error}; start it, or remove cache.url") from error
     finally:
         client.close()
 
@@ -182,7 +182,7 @@ def _client(url: str, *, timeout_s: float) -> Any:
     except ImportError as error:
         raise errors.UsageError(f"cache.url is set, but redis is not installed ({error}); install 'lastgood[redis]'") from error
     except ValueError as error:
-        raise errors.UsageError(f"cache.url {_plain(url)!r} is no address of a Redis: {error}; write redis://HOST:PORT/0") from error
+        raise errors.UsageError(f"cache.url {_plain(url)!r} is not the address of a Redis: {error}; use redis://HOST:PORT/0") from error
 
 
 def _plain(url: str) -> str:

@@ -105,20 +105,20 @@ class Layer(abc.ABC):
 
     @abc.abstractmethod
     def apply(self, desired: Desired) -> None:
-        """Make the world agree with *desired*; idempotent; never goes back to an older revision."""
+        """Make the world agree with *desired*; idempotent; never returns to an older revision."""
 
     @abc.abstractmethod
     def verify(self, desired: Desired, observed: Observed) -> bool | None:
         """True: agrees. False: differs. None: cannot tell (which is never taken for agreement)."""
 
     def close(self) -> None:  # noqa: B027  # most layers hold nothing
-        """Let go of connections; what the layer manages keeps running."""
+        """Close connections; what the layer manages keeps running."""
 
     def start_up(self, desired: Desired) -> None:  # noqa: B027  # most layers run nothing
         """Begin the processes the layer runs itself, for `lastgood up`; done already is fine."""
 
     def shut_down(self) -> str | None:
-        """End the processes the layer runs, for `lastgood down`, once they have answered what they have; what was cut off all the same, in words."""
+        """End the processes the layer runs, for `lastgood down`, once they have answered their requests; returns a description of the requests that were cut off."""
         return None
 
 
@@ -142,7 +142,7 @@ class Readiness(NamedTuple):
 
 
 def readiness_of(processes: Processes) -> Readiness:
-    """What this host has to say, for `hosts.readiness.report`. Raises LayerError if that cannot be told."""
+    """What this host reports, for `hosts.readiness.report`. Raises LayerError if that is unknown."""
     return Readiness(ready={arm for arm, where in processes.endpoints().items() if where}, troubles=processes.troubles())
 
 

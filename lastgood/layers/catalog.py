@@ -31,15 +31,15 @@ def load(kind: Kind, name: str) -> Callable[..., Any]:
     known = KNOWN[kind]
     target = known.get(name, name)
     if target == name and "." not in name:
-        raise errors.UsageError(
-            f"no {kind} layer is called {name!r}; use {', '.join(sorted(known))}, or the dotted path of your own module"
-        )
+        raise errors.UsageError(f"no {kind} layer {name!r}; use {', '.join(sorted(known))}, or the dotted path of your own module")
     try:
         module = importlib.import_module(target)
     except ModuleNotFoundError as error:
         raise errors.UsageError(f"{kind} layer {name!r} cannot be loaded: {error}; install what it needs, or correct the name") from error
     build = getattr(module, "build", None)
     if not callable(build):
-        raise errors.UsageError(f"{kind} layer {name!r} has no function 'build'; see lastgood.layers.infrastructure.local.layer for one")
+        raise errors.UsageError(
+            f"{kind} layer {name!r} has no function 'build'; see lastgood.layers.infrastructure.local.layer for an example"
+        )
     found: Callable[..., Any] = build
     return found

@@ -48,7 +48,7 @@ WORKERS_EVERY_S = 60.0
 def sweep(settings: Settings, service: str, *, now: float) -> None:
     """Bound what *service* writes, at Unix time *now*. Costs a few looks at files; safe for many processes at once. Raises OSError.
 
-    What a release holds locked at this moment is left for the next time. Raises LayerError if the proxy cannot be told.
+    What a release holds locked at this moment is left for the next time. Raises LayerError if the proxy cannot be notified.
     """
     files = envoy_files.of(settings, service)
     if files.bootstrap.exists():
@@ -110,5 +110,5 @@ class Sweeper(threading.Thread):
         except (OSError, errors.LastgoodError) as error:
             trouble = str(error)
         if trouble and trouble != self._said.get(what):
-            log.warning("%s: logs cannot be kept within bounds: %s; correct that, or the disk fills up", what, trouble)
+            log.warning("%s: cannot limit the size of logs: %s; correct the cause before the disk fills up", what, trouble)
         self._said[what] = trouble

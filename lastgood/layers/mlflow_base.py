@@ -41,7 +41,7 @@ class MlflowLayer(base.Layer):
         self._inode: tuple[int, int] | None = None
 
     def close(self) -> None:
-        """Let go of the client; work that is still under way ends by itself."""
+        """Close the client; work that is still in progress ends by itself."""
         self._client = None
 
     def _has_no_file(self) -> bool:
@@ -56,7 +56,7 @@ class MlflowLayer(base.Layer):
     def _within_time(self, work: Callable[[], T]) -> T:
         """What *work* returns, if it comes within the time; every trouble with MLflow as LayerError."""
         if self._at_work is not None and self._at_work.is_alive():
-            raise base.LayerError(f"MLflow at {self._uri} still has not answered an earlier call; check that server or file")
+            raise base.LayerError(f"MLflow at {self._uri} has still not answered an earlier call; check that server or file")
         _import()
         results: list[T] = []
         raised: list[Exception] = []

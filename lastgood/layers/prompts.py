@@ -83,7 +83,7 @@ class Prompts(mlflow_layer.MlflowLayer):
     def _follow(self, client: MlflowClient, desired: base.Desired) -> None:
         found = mlflow_layer.or_none(lambda: client.get_prompt(self._prompt))
         if found is None:
-            client.create_prompt(self._prompt, description="Mirror of lastgood's ledger. The aliases are put back when edited here.")
+            client.create_prompt(self._prompt, description="Mirror of lastgood's ledger. Aliases edited here are reset.")
         last = (found.tags if found else {}).get(REVISION_TAG, "")
         if last.isdecimal() and int(last) > desired.revision:
             return
@@ -141,4 +141,4 @@ def shown(store: artifacts.Store, digest: str) -> str:
     except (errors.LastgoodError, OSError, UnicodeDecodeError) as error:
         raise base.LayerError(f"prompt part {bundles.short(digest)} cannot be read: {error}; build the bundle again") from error
     text = "\n".join(f"--- {name}\n{text}" for name, text in texts.items())
-    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}\n… cut off; the whole text is in the bundle"
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}\n… truncated; the whole text is in the bundle"

@@ -23,7 +23,7 @@ Status = Literal["converged", "lagging", "failed", "unknown"]
 class Receipt:
     """One layer's answer: does it agree with revision `desired_revision`, and how long did that take?
 
-    `converged` agrees, `lagging` differs or is on its way, `failed` raised, `unknown` could not tell.
+    `converged` agrees, `lagging` differs or is in progress, `failed` raised, `unknown` could not be determined.
     `ms` is the time of the last apply in milliseconds; `at` is Unix time in seconds.
     """
 
@@ -72,7 +72,7 @@ def read(folder: Path) -> dict[str, Receipt]:
 class Requests:
     """What became of the requests that were in flight on workers that leave. `known` is False if anybody's number is missing.
 
-    `leaving` workers still answer so many `requests` each (None: nobody knows), until `until` at the latest (Unix seconds; None: not
+    `leaving` workers still answer this many `requests` each (None: unknown), until `until` at the latest (Unix seconds; None: not
     asked to end yet); `cut_off` are those that were killed with unanswered ones.
     """
 

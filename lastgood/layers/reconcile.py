@@ -50,8 +50,8 @@ def _parts(settings: settings.Settings, service: str) -> tuple[str, ...]:
 
 _JUDGED: dict[bool | None, tuple[receipts.Status, str]] = {
     True: ("converged", ""),
-    False: ("lagging", "on its way"),
-    None: ("unknown", "cannot tell yet"),
+    False: ("lagging", "in progress"),
+    None: ("unknown", "not known yet"),
 }
 
 
@@ -85,16 +85,14 @@ def _answer(layer: base.Layer, desired: base.Desired, *, look_first: bool, chang
         if status != "converged":
             detail = str(observed.facts.get("trouble", detail))
         if observed.revision is not None and observed.revision > desired.revision:
-            detail = (
-                f"follows revision {observed.revision}, newer than the ledger's: it was put back from an older copy; see docs/critiques.md"
-            )
+            detail = f"follows revision {observed.revision}, newer than the ledger's: the ledger was restored from an older copy; see docs/critiques.md"
     except base.LayerError as error:
         status, detail = "failed", str(error)
         if observed is None and not look_first:
             with contextlib.suppress(base.LayerError):  # what is there all the same, for whoever asks
                 observed = layer.observe()
     except Exception as error:  # noqa: BLE001  # the border: an adapter's own bug is this layer's outcome, never the loop's end
-        status, detail = "failed", f"{type(error).__name__}: {error}; this is a fault in the {layer.name!r} adapter"
+        status, detail = "failed", f"{type(error).__name__}: {error}; this is a bug in the {layer.name!r} adapter"
     return receipts.Receipt(
         layer=layer.name,
         status=status,

@@ -32,7 +32,7 @@ MANIFEST_TAG = "lastgood.manifest"
 FOREIGN = "foreign"
 
 _MAX_TAG = 100_000
-_ABOUT = "Mirror of lastgood's ledger. The aliases stable, candidate and previous are put back when edited here."
+_ABOUT = "Mirror of lastgood's ledger. The aliases stable, candidate and previous are reset when edited here."
 
 
 def build(settings: settings_.Settings, service: str) -> Registry:
@@ -182,7 +182,7 @@ def version_tags(digest: str, bundle: bundles.Bundle | None) -> dict[str, str]:
 
 def describe(digest: str, bundle: bundles.Bundle | None) -> str:
     """What a person reads in MLflow's page of the version (Markdown)."""
-    lines = [f"Bundle `{bundles.short(digest)}`: released and rolled back as one.", ""]
+    lines = [f"Bundle `{bundles.short(digest)}`: released and rolled back as one unit.", ""]
     if bundle is not None:
         lines += ["| part | digest | bytes |", "|---|---|---|"]
         lines += [f"| {name} | `{bundles.short(part.digest)}` | {part.size} |" for name, part in bundle.parts.items()]

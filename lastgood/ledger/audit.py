@@ -4,7 +4,7 @@ The chain shows that an entry was edited, dropped or slipped in; the digests in 
 records. Only something outside the database can show that the newest entries were cut off: a checkpoint is the
 number and hash of the newest entry, signed, appended to `<home>/audit/<service>.jsonl`. Each says which one it follows,
 so that none can be taken out; the first one of a file says that it follows none, so that a file which was begun anew, after
-the old one was deleted together with the newest entries, shows for ever which entries no signature covers. The newest one
+the old one was deleted together with the newest entries, shows permanently which entries no signature covers. The newest one
 stands once more in `<service>.head`, so that the file cannot be cut where the entries were cut.
 
 What does not belong here: writing entries, which each transaction of the ledger does itself.
@@ -42,7 +42,7 @@ class AuditReport:
     `head` is the hash of the newest entry, `anchored` the number of the newest entry that a valid signed
     checkpoint covers (0: none): if entries up to there are cut off, it shows. With `uncovered` above 0, entries before that
     number are not covered by a checkpoint: the checkpoints were begun when they were there already, so what was cut off by
-    then would not show. That is no damage that was found, and no proof either.
+    then would go unnoticed. That is neither detected damage nor proof of integrity.
     """
 
     ok: bool
@@ -112,14 +112,14 @@ def checkpoint(ledger: Ledger, service: str, keys: Path) -> None:
         newest = _newest(newest_file)
         if newest is None and last and last["chained"]:
             raise errors.Damaged(
-                f"{newest_file}, which holds the newest checkpoint of {service!r} once more, was deleted or changed; put it back from a backup, "
-                f"or move {file} away too: then a new one is begun, and the entries before it count as not covered"
+                f"{newest_file}, the second copy of the newest checkpoint of {service!r}, was deleted or changed; restore it from a backup, "
+                f"or move {file} away too: then a new file is started, and earlier entries count as not covered"
             )
         if newest is not None and newest["seq"] > (last["seq"] if last else -1):
             if newest["after"] != (last["seq"] if last else None):
                 raise errors.Damaged(
-                    f"the checkpoints of {service!r} in {file} end before entry {newest['seq']}, which was signed; they were cut off or "
-                    f"deleted; put the file back from a backup, see 'lastgood audit verify {service}'"
+                    f"the checkpoints of {service!r} in {file} end before entry {newest['seq']}, which was signed; they were truncated or "
+                    f"deleted; restore the file from a backup, see 'lastgood audit verify {service}'"
                 )
             # A crash came between the two files.
             _write_line(out, newest_file.read_bytes())
@@ -129,7 +129,7 @@ def checkpoint(ledger: Ledger, service: str, keys: Path) -> None:
             signed = ledger.dialect.fetch(queries.AUDIT_ENTRY, service=service, seq=last["seq"]) if last else []
         if last and last["seq"] and (not signed or signed[0]["hash"] != last["hash"]):
             raise errors.Damaged(
-                f"the audit trail of {service!r} is not the one that was signed at entry {last['seq']}; run 'lastgood audit verify {service}'"
+                f"the audit trail of {service!r} does not match what was signed at entry {last['seq']}; run 'lastgood audit verify {service}'"
             )
         if not head or (last and last["seq"] == head[0]["seq"]):
             return
@@ -181,7 +181,7 @@ def _last_line(file: Any) -> dict[str, Any] | None:
         last = json.loads(lines[-1])
         return {"seq": int(last["seq"]), "hash": str(last["hash"]), "chained": "after" in last}
     except (ValueError, KeyError, TypeError) as error:
-        raise errors.Damaged(f"{file.name} ends with a line that is no checkpoint; put it back from a backup") from error
+        raise errors.Damaged(f"{file.name} ends with a line that is not a checkpoint; restore it from a backup") from error
 
 
 def _signed(service: str, head: Mapping[str, Any], keys: Path, *, after: int | None) -> bytes:
@@ -259,7 +259,7 @@ class _Check:
 
     def _storage(self) -> None:
         for line in self._ledger.dialect.integrity():
-            self._say(f"the database finds its own storage damaged: {line}; restore a backup")
+            self._say(f"the database reports damaged storage: {line}; restore a backup")
 
     def _guards(self) -> None:
         dialect = self._ledger.dialect
@@ -268,7 +268,7 @@ class _Check:
         newer = version > migrate.ours(dialect.name)
         for name, text in wanted.items():
             if name not in found:
-                self._say(f"{name!r} of the ledger's own guards and tables is missing or switched off; restore a backup")
+                self._say(f"{name!r} of the ledger's own guards and tables is missing or disabled; restore a backup")
             elif found[name] != text and not newer:
                 self._say(f"{name!r} of the ledger's own guards and tables was changed; restore a backup")
 
@@ -277,17 +277,17 @@ class _Check:
             for entry in page:
                 self._entry(entry)
                 if entry["seq"] in signed and signed[entry["seq"]] != entry["hash"]:
-                    self._say(f"entry {entry['seq']} is not the one that was signed; the audit trail was rewritten")
+                    self._say(f"entry {entry['seq']} does not match what was signed; the audit trail was rewritten")
         for seq in signed:
             if seq > self._entries:
-                self._say(f"entry {seq} was signed but the audit ends at entry {self._entries}; the newest entries were cut off")
+                self._say(f"entry {seq} was signed but the audit ends at entry {self._entries}; the newest entries were removed")
 
     def _entry(self, entry: rows.Row) -> None:
         seq, name = entry["seq"], f"entry {entry['seq']} ({entry['kind']} {entry['subject']})"
         if seq != self._entries + 1:
             self._say(f"entries {self._entries + 1} to {seq - 1} are missing; they were deleted")
         elif entry["prev_hash"] != self._head:
-            self._say(f"{name} does not continue entry {seq - 1}; one of the two was changed")
+            self._say(f"{name} does not follow from entry {seq - 1}; one of the two was changed")
         if chain.entry_hash(entry) != entry["hash"]:
             self._say(f"{name} does not match its own hash; it was changed")
         self._entries, self._head = seq, entry["hash"]
@@ -299,14 +299,14 @@ class _Check:
             digest = str(body["digest"])
             if entry["kind"] == "note":
                 if chain.note_digest(body["note"]) != digest:
-                    self._say(f"{name} does not say what was noted; it was changed")
+                    self._say(f"{name} does not match what was noted; it was changed")
                 return
         except (errors.Damaged, KeyError, TypeError, ValueError):
             self._say(f"{name} does not parse; it was changed")
             return
         key = (entry["kind"], entry["subject"])
         if key in self._recorded:
-            self._say(f"{name} records the same as entry {self._recorded[key][0]}; one of the two was slipped in")
+            self._say(f"{name} records the same as entry {self._recorded[key][0]}; one of the two was inserted later")
         self._recorded[key] = (entry["seq"], digest)
 
     def _bundles(self) -> None:
@@ -330,7 +330,9 @@ class _Check:
                 newest = number
                 self._compare("revision", str(number), chain.revision_digest(row, written.get(number, [])))
         for mark in self._fetch(queries.STRAY_MARKS):
-            self._say(f"a mark ({mark['kind']} {mark['bundle']}) names revision {mark['revision']}, which is not there; it was slipped in")
+            self._say(
+                f"a mark ({mark['kind']} {mark['bundle']}) names revision {mark['revision']}, which does not exist; it was inserted later"
+            )
 
     def _evaluations(self) -> None:
         for row in self._fetch(queries.ALL_EVALUATIONS):
@@ -339,9 +341,9 @@ class _Check:
     def _compare(self, kind: str, subject: str, digest: str) -> None:
         recorded = self._recorded.pop((kind, subject), None)
         if recorded is None:
-            self._say(f"{kind} {subject} is in no audit entry; it was slipped in")
+            self._say(f"{kind} {subject} is not in any audit entry; it was inserted later")
         elif recorded[1] != digest:
-            self._say(f"{kind} {subject} is not as entry {recorded[0]} recorded it; it was changed")
+            self._say(f"{kind} {subject} differs from what entry {recorded[0]} recorded; it was changed")
 
     def _checkpoints(self, keys: Path) -> dict[int, str]:
         """Number -> hash of every entry that was signed. Bad lines are reported, and so is what shows that some are missing."""
@@ -371,7 +373,7 @@ class _Check:
     def _nothing_signed(self, keys: Path, file: Path) -> None:
         entries = self._newest_entry()
         if entries and ((keys / signing.PUBLIC).exists() or file.exists()):
-            self._say(f"there are no signed checkpoints in {file}, so cut-off entries would not show; put the file back from a backup")
+            self._say(f"there are no signed checkpoints in {file}, so removed entries would go unnoticed; restore the file from a backup")
         elif entries:  # another machine signs them, or the key is gone too
             self._uncovered = entries + 1
 
@@ -380,14 +382,14 @@ class _Check:
         if after is None and seq > 0:
             self._uncovered = max(self._uncovered, seq)
         elif after is not None and before is not None and before.get("seq") != after:
-            self._say(f"line {number} of {file} follows the checkpoint of entry {after}, which is missing; it was taken out")
+            self._say(f"line {number} of {file} follows the checkpoint of entry {after}, which is missing; it was removed")
 
     def _newest_agrees(
         self, newest: dict[str, Any] | None, claims: Sequence[Mapping[str, Any] | None], *, file: Path, newest_file: Path
     ) -> dict[str, Any] | None:
         """The newest checkpoint, which is kept twice, if it is whole; reported if one of the two is missing or behind."""
         if newest is None:
-            self._say(f"{newest_file}, which holds the newest checkpoint once more, was deleted or changed; put it back from a backup")
+            self._say(f"{newest_file}, the second copy of the newest checkpoint, was deleted or changed; restore it from a backup")
             return None
         if newest.get("after") is None and newest["seq"] > 0:
             self._uncovered = max(self._uncovered, newest["seq"])
@@ -397,7 +399,7 @@ class _Check:
         if len(readable) == len(claims) and newest["seq"] != last and lost:
             self._say(
                 f"the checkpoints in {file} and {newest_file} do not agree: entry {newest['seq']} was signed last; "
-                "some were cut off, or put back from an older copy"
+                "some were removed, or one file was restored from an older copy"
             )
         return newest
 

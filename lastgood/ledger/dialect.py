@@ -18,7 +18,7 @@ from lastgood import errors
 
 Row = Mapping[str, Any]
 
-UNSURE = "whether the change was written is not certain; repeat the command, it is applied once"
+UNSURE = "the change may or may not have been written; repeat the command, it is applied only once"
 
 
 class DiskFull(errors.Unavailable):
@@ -132,13 +132,13 @@ class Dialect(ABC):
 
     def no_schema(self, text: str) -> NoSchema:
         """What to say about a missing table."""
-        return NoSchema(f"ledger {self.where} holds nothing usable yet ({text}); run 'lastgood up' to set it up, or restore a backup")
+        return NoSchema(f"ledger {self.where} has not been set up ({text}); run 'lastgood up' to set it up, or restore a backup")
 
     def of_os(self, error: OSError) -> errors.Unavailable:
         """What to say about an error of the operating system."""
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return self.full()
-        return errors.Unavailable(f"ledger {self.where} cannot be used: {error}; check the disk and the rights of this user")
+        return errors.Unavailable(f"ledger {self.where} cannot be used: {error}; check the disk and this user's permissions")
 
     def refused(self, text: str) -> errors.NotAllowed:
         """What to say when a guard of the database refuses a row."""

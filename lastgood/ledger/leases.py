@@ -43,7 +43,7 @@ class Leases(Session):
         rows.check_text(name=name, holder=holder)
         until = rows.check_time(now + ttl_s)
         if ttl_s <= 0 or not name or not holder:
-            raise errors.UsageError(f"lease {name!r} of {holder!r} for {ttl_s!r} s is none; give both names and a positive time")
+            raise errors.UsageError(f"invalid lease {name!r} of {holder!r} for {ttl_s!r} s; give both names and a positive time")
         with self.reading():
             found = self.dialect.fetch(queries.LEASE, name=name)
         if found and _is_held(found[0], now=now, ttl_s=ttl_s):
@@ -76,7 +76,9 @@ class Leases(Session):
     def _check_fence(self, fence: Fence) -> None:
         """Raise Conflict if the lease has changed hands; until the transaction is over it cannot."""
         if not self.dialect.fetch(queries.HOLD_LEASE, name=fence.name, holder=fence.holder, token=fence.token):
-            raise errors.Conflict(f"{fence.holder} no longer has the lease {fence.name!r}, so it decides nothing; whoever has it does")
+            raise errors.Conflict(
+                f"{fence.holder} no longer holds the lease {fence.name!r}, so it may not decide; the present holder decides"
+            )
 
     def give_up_lease(self, name: str, *, holder: str) -> None:
         """Let somebody else have the lease at once; nothing happens if *holder* does not have it."""

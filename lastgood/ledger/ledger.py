@@ -49,7 +49,7 @@ def connect(url: str, *, busy_timeout_s: float = 5.0, read_only: bool = False, b
         return Ledger(Postgres(url, busy_timeout_s=busy_timeout_s, read_only=read_only))
     if not url.startswith("sqlite:///"):
         raise errors.UsageError(
-            f"ledger address {without_password(url)!r} is not known; write sqlite:///absolute/path or postgresql://user@host/database"
+            f"invalid ledger address {without_password(url)!r}; use sqlite:///absolute/path or postgresql://user@host/database"
         )
     path = Path("/" + url.removeprefix("sqlite:").lstrip("/"))
     ballast = None if read_only else Ballast(path.with_name(path.name + ".ballast"), ballast_bytes)
@@ -113,7 +113,7 @@ class Ledger(Measurements, Outbox, ReadinessRows):
         digits = text.removeprefix("sha256:").lower()
         if len(digits) < MIN_PREFIX or len(digits) > 64 or digits.strip("0123456789abcdef"):
             raise errors.NotFound(
-                f"{text!r} names no bundle; give at least {MIN_PREFIX} hex digits of its digest, or one of {', '.join(ALIASES)}"
+                f"{text!r} does not identify a bundle; give at least {MIN_PREFIX} hex digits of its digest, or one of {', '.join(ALIASES)}"
             )
         low = "sha256:" + digits
         with self.reading():
@@ -129,7 +129,7 @@ class Ledger(Measurements, Outbox, ReadinessRows):
         with self.reading():
             found = self.dialect.fetch(queries.NEWEST_REVISION, service=service)
         if not found or found[0][alias] is None:
-            raise errors.NotFound(f"{service!r} has no {alias} bundle just now; see 'lastgood status {service}'")
+            raise errors.NotFound(f"{service!r} has no {alias} bundle at the moment; see 'lastgood status {service}'")
         return str(found[0][alias])
 
     # --- revisions: reading --------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ class Ledger(Measurements, Outbox, ReadinessRows):
         `state.revision` must be the newest number plus one, else Conflict says who was faster. A repeated
         `operation` changes nothing and returns the revision that it made the first time. NotAllowed if the
         database's own rules refuse it. With a *fence*, Conflict if that lease has changed hands. With `emergency`, a full disk costs the ballast instead of the change.
-        `at` of the revision is *now*, or that of the revision before if the clock went back; then `evidence` keeps *now*
+        `at` of the revision is *now*, or that of the revision before if the clock was set back; then `evidence` keeps *now*
         as `clock`, which `Revision.read_at` gives.
         """
         rows.check_text(verb=verb, actor=actor, reason=reason, operation=operation)

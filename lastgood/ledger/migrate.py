@@ -2,7 +2,7 @@
 
 Each file starts with `-- min_reader: N`: the oldest schema version whose release still reads and writes the
 ledger afterwards. A release may only add nullable columns, tables, indexes and stricter guards, so that the release
-before it keeps working on the same ledger; that is what makes going back to the previous release of lastgood possible.
+before it keeps working on the same ledger; that is what makes a downgrade to the previous release of lastgood possible.
 
 What does not belong here: queries of the running system (`queries`).
 """

@@ -65,7 +65,7 @@ class Postgres(Dialect):
             {"wait": str(self._timeout_ms), "patient": str(patient_ms), "read_only": "on" if self._read_only else "off"},
         ).fetchone()
         if row["standby"]:
-            raise errors.Unavailable(f"{self.where} is a standby, which may show an old state; set the ledger's address to the primary")
+            raise errors.Unavailable(f"{self.where} is a standby, which may return an old state; set the ledger's address to the primary")
 
     def begin(self, lock: str) -> None:
         self.fetch("BEGIN ISOLATION LEVEL READ COMMITTED")
@@ -120,11 +120,11 @@ class Postgres(Dialect):
                 f"ledger {self.where} is locked by another process ({text}); try again, or end that process (a controller that is frozen: 'lastgood up' replaces it)"
             )
         if isinstance(error, (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)):
-            return errors.Unavailable(f"ledger {self.where} refuses: {text}; give this user the right, or use the primary")
+            return errors.Unavailable(f"ledger {self.where} refuses the request: {text}; grant this user permission, or use the primary")
         if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
             self.close()
             return errors.Unavailable(f"ledger {self.where} cannot be reached: {text}; check the server; {UNSURE}")
-        return errors.Damaged(f"ledger {self.where} refuses a query: {text}; restore a backup, then run 'lastgood audit verify'")
+        return errors.Damaged(f"ledger {self.where} rejects a query: {text}; restore a backup, then run 'lastgood audit verify'")
 
 
 def without_password(url: str) -> str:

@@ -33,16 +33,14 @@ def _check(value: Mapping[str, Any], wanted: Mapping[str, tuple[type, ...]], *, 
     for name, kinds in wanted.items():
         if name not in value or not isinstance(value[name], kinds) or isinstance(value[name], bool):
             said = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise errors.UsageError(f"{what} needs {name!r} as {said}; write it so, or choose another kind of report")
+            raise errors.UsageError(f"{what} needs {name!r} as {said}; write it in that form, or choose another kind of report")
 
 
 def _check_metrics(metrics: Any) -> None:
     if not isinstance(metrics, dict):
-        raise errors.UsageError(
-            f"'metrics' of the 'offline' report is of kind {type(metrics).__name__}; give an object of names and numbers"
-        )
+        raise errors.UsageError(f"'metrics' of the 'offline' report has type {type(metrics).__name__}; give an object of names and numbers")
     for name, value in metrics.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise errors.UsageError(
-                f"metric {name[:100]!r} is of kind {type(value).__name__}; give a number, or null where it could not be measured"
+                f"metric {name[:100]!r} has type {type(value).__name__}; give a number, or null where it could not be measured"
             )

@@ -124,7 +124,7 @@ class Page:
 def page(row: Row, tried: Sequence[Row]) -> Page:
     """A page row with the deliveries that are asked for.
 
-    A body that cannot be read is told as `damaged` in its place: the summary must reach a person all the same, and no
+    A body that cannot be read is replaced by `damaged`: the summary must reach a person in any case, and no
     other page may wait for it.
     """
     names = ("service", "revision", "key", "severity", "summary", "at", "delivered_at")
@@ -148,7 +148,9 @@ def bundle_row(row: Row) -> BundleRow:
     """Raises Damaged if the manifest is not the one that the id was made from."""
     found = bundle.from_manifest(parse(row["manifest"], f"the manifest of {row['id']!r}"))
     if found.id != row["id"] or found.service != row["service"]:
-        raise errors.Damaged(f"the manifest stored for {row['id']!r} is another one; run 'lastgood audit verify', or restore a backup")
+        raise errors.Damaged(
+            f"the stored manifest does not hash to bundle id {row['id']!r}; run 'lastgood audit verify', or restore a backup"
+        )
     provenance = parse(row["provenance"], f"the provenance of {row['id']!r}")
     return BundleRow(bundle=found, provenance=provenance, registered_at=row["registered_at"])
 
@@ -164,7 +166,7 @@ def state(row: Row, marks: Mapping[str, Mark]) -> State:
     found = rollout.from_json(parse(row["state"], what), marks)
     columns = (row["service"], row["number"], row["stable"], row["candidate"], row["previous"])
     if (found.service, found.revision, found.stable, found.candidate, found.previous) != columns:
-        raise errors.Damaged(f"{what} contradicts itself; run 'lastgood audit verify', or restore a backup")
+        raise errors.Damaged(f"{what} is inconsistent; run 'lastgood audit verify', or restore a backup")
     return found
 
 
@@ -175,7 +177,7 @@ def named(row: Row) -> frozenset[str]:
 
 
 def fold(marks: Iterable[Row], *, wanted: frozenset[str], until: int) -> dict[str, Mark]:
-    """The marks in force at revision *until*, from rows in the order they were written. Revoked is for ever."""
+    """The marks in force at revision *until*, from rows in the order they were written. A revocation is permanent."""
     found: dict[str, Mark] = {}
     for row in marks:
         digest, kind = row["bundle"], row["kind"]
@@ -215,12 +217,12 @@ def conflict(wanted: State, newest: Row | None) -> errors.Conflict:
     """Who was faster than *wanted*: who did what, when, and what serves now."""
     service = wanted.service
     if newest is None:
-        return errors.Conflict(f"{service!r} has no revision yet, so {wanted.revision} cannot be next; look again, then decide again")
+        return errors.Conflict(f"{service!r} has no revision yet, so {wanted.revision} cannot be next; check its status, then decide again")
     when = times.moment(newest["at"])
     stable = short(newest["stable"]) if newest["stable"] else "nothing"
     candidate = f" with candidate {short(newest['candidate'])}" if newest["candidate"] else ""
     return errors.Conflict(
-        f"{service!r} is at revision {newest['number']} already: {newest['actor']} did {newest['verb']!r} at {when}, stable is {stable}"
+        f"{service!r} is already at revision {newest['number']}: {newest['actor']} did {newest['verb']!r} at {when}, stable is {stable}"
         f"{candidate}; see 'lastgood history {service}', then decide again"
     )
 
@@ -229,7 +231,7 @@ def same_verb(done: Revision, verb: str) -> Revision:
     """What a repeated operation made the first time. Raises Conflict if that was something else."""
     if done.verb != verb:
         raise errors.Conflict(
-            f"operation {done.operation!r} made revision {done.number} by {done.verb!r}, not by {verb!r}; use a fresh operation"
+            f"operation {done.operation!r} already made revision {done.number} with {done.verb!r}, not {verb!r}; use a new operation id"
         )
     return done
 
@@ -242,7 +244,7 @@ def parse(text: str, what: str) -> dict[str, Any]:
     try:
         value = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
-        raise errors.Damaged(f"{what} does not parse: {error}; run 'lastgood audit verify', or restore a backup") from error
+        raise errors.Damaged(f"{what} cannot be parsed: {error}; run 'lastgood audit verify', or restore a backup") from error
     if not isinstance(value, dict):
         raise errors.Damaged(f"{what} is not a JSON object; run 'lastgood audit verify', or restore a backup")
     return cast("dict[str, Any]", value)
@@ -260,13 +262,13 @@ def registration(registered: bundle.Bundle, *, provenance: Mapping[str, Any], no
     row: dict[str, Any] = {name: dump(value) for name, value in texts.items()}
     for name, text in row.items():
         if len(text.encode()) > plain.MAX_BYTES:
-            raise errors.UsageError(f"the {name} is longer than {plain.MAX_BYTES} bytes; keep what is large in a file of the bundle")
+            raise errors.UsageError(f"the {name} is longer than {plain.MAX_BYTES} bytes; keep large content in a file of the bundle")
     try:
         again = bundle.from_manifest(parse(row["manifest"], "the manifest")).manifest()
     except errors.Damaged as error:
         raise errors.UsageError(f"the bundle could not be read back: {error}") from error
     if again != manifest:
-        raise errors.UsageError("the manifest would be read back as another one; make each part with 'artifacts.part'")
+        raise errors.UsageError("the manifest would not be read back unchanged; make each part with 'artifacts.part'")
     return {"id": registered.id, "service": registered.service, **row, "registered_at": check_time(now)}
 
 
@@ -328,6 +330,6 @@ def believed(read: Sequence[float]) -> list[float]:
 def check_time(now: object) -> float:
     """*now* as a float, refused if no date."""
     if not isinstance(now, int | float) or not 0 <= now < MAX_TIME:
-        said = repr(now) if isinstance(now, float) else f"a value of kind {type(now).__name__}"
+        said = repr(now) if isinstance(now, float) else f"a value of type {type(now).__name__}"
         raise errors.UsageError(f"{said} is not a time; give Unix seconds")
     return float(now)

@@ -32,7 +32,7 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Let go of the database; using the ledger again opens it again."""
+        """Close the database; using the ledger again opens it again."""
         with self._lock:
             self.dialect.close()
 

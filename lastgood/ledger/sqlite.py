@@ -46,7 +46,7 @@ class Sqlite(Dialect):
             with self.translating_os():
                 self._make()
         elif not self.path.is_file():
-            raise errors.Unavailable(f"there is no ledger at {self.where}; run 'lastgood up' to start one, or put the file back")
+            raise errors.Unavailable(f"there is no ledger at {self.where}; run 'lastgood up' to create one, or restore the file")
         with self.translating():
             try:
                 return self._opened("ro" if self._read_only else "rwc" if create else "rw")
@@ -69,7 +69,7 @@ class Sqlite(Dialect):
         if log.is_file() and log.stat().st_size > 0:
             raise errors.Unavailable(
                 f"ledger {self.where} has commits in {log.name} that cannot be read in a read-only folder or on a full disk; "
-                "copy both files to a folder that can be written and read them there"
+                "copy both files to a writable folder and read them there"
             )
         return self._opened("ro&immutable=1")
 
@@ -159,7 +159,7 @@ _MEANING: Mapping[int, tuple[type[errors.LastgoodError], str]] = {
     sqlite3.SQLITE_LOCKED: (errors.Unavailable, _LOCKED),
     sqlite3.SQLITE_READONLY: (errors.Unavailable, _READ_ONLY),
     sqlite3.SQLITE_PERM: (errors.Unavailable, _READ_ONLY),
-    sqlite3.SQLITE_CANTOPEN: (errors.Unavailable, "ledger {0} cannot be opened: {1}; check that its folder is there and can be written"),
+    sqlite3.SQLITE_CANTOPEN: (errors.Unavailable, "ledger {0} cannot be opened: {1}; check that its folder exists and is writable"),
     sqlite3.SQLITE_IOERR: (errors.Unavailable, "ledger {0} cannot be read or written: {1}; check the disk; " + UNSURE),
 }
 

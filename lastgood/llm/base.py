@@ -72,7 +72,7 @@ class Pin(pydantic.BaseModel):
     def _exact(self) -> Pin:
         hosted = self.provider in ("openai", "anthropic")
         if hosted and (_MOVING.search(self.model) or not (_DATED.match(self.model) or self.base_url)):
-            raise ValueError(f"{self.model!r} may be another model tomorrow; name a dated one, such as {_EXAMPLE[self.provider]}")
+            raise ValueError(f"{self.model!r} can change without notice; name a dated model, such as {_EXAMPLE[self.provider]}")
         if self.provider == "local" and self.sha256 is None:
             raise ValueError("a local model needs its file's 'sha256'; add it")
         return self
@@ -97,7 +97,7 @@ def parse(value: Mapping[str, Any]) -> Pin:
         return Pin.model_validate(dict(value))
     except pydantic.ValidationError as error:
         told = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'pin'}: {one['msg']}" for one in error.errors())
-        raise errors.UsageError(f"the pin of the language model is wrong: {told}; correct it in the model part") from error
+        raise errors.UsageError(f"the pin of the language model is invalid: {told}; correct it in the model part") from error
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,7 @@ class Model(abc.ABC):
         """An answer to *messages*; *passages* and *question* are what they were made of, for models that read no prompt."""
 
     def close(self) -> None:  # noqa: B027  # most hold nothing
-        """Let go of connections and memory."""
+        """Close connections and free memory."""
 
     def _refused(self, text: str) -> bool:
         """Whether *text* is the refusal that the prompt asks for."""
@@ -155,6 +155,6 @@ def check_model(pin: Pin, said: str | None) -> str:
     """What the server says that it used, if that is the pinned model. Raises Damaged for another one, where the pin is dated."""
     if said and pin.dated and said != pin.model:
         raise errors.Damaged(
-            f"the server answered with model {said!r}, the bundle pins {pin.model!r}; take that server out, or pin what it has"
+            f"the server answered with model {said!r}, but the bundle pins {pin.model!r}; remove that server, or pin the model that it serves"
         )
     return said or pin.model

@@ -97,24 +97,24 @@ def told(sdk: ModuleType, pin: base.Pin, *, key_name: str) -> Iterator[None]:
     try:
         yield
     except sdk.APITimeoutError as error:
-        raise Later(f"{name} did not answer within {pin.params.try_s:g} s; stable answers go on, try again later") from error
+        raise Later(f"{name} did not answer within {pin.params.try_s:g} s; answers of stable continue, try again later") from error
     except sdk.APIConnectionError as error:
         raise Later(f"{name} cannot be reached; check the network and 'base_url' of its pin") from error
     except sdk.RateLimitError as error:
         after_s = _after(error)
         wait = f" for {after_s:g} s" if after_s is not None else ""
-        raise Later(f"{name} takes no more requests{wait} (429); send fewer, or ask for a higher limit", after_s=after_s) from error
+        raise Later(f"{name} accepts no more requests{wait} (429); send fewer, or ask for a higher limit", after_s=after_s) from error
     except (sdk.AuthenticationError, sdk.PermissionDeniedError) as error:
         raise errors.NotAllowed(f"{name} refuses the key in {key_name}; set a valid one") from error
     except sdk.NotFoundError as error:
-        raise errors.NotFound(f"{name} does not exist there any more; release a bundle that pins another one") from error
+        raise errors.NotFound(f"{name} does not exist any more; release a bundle that pins another model") from error
     except sdk.APIStatusError as error:
         if error.status_code >= 500 or error.status_code in (408, 409):
-            raise Later(f"{name} failed with {error.status_code}; it is tried again", after_s=_after(error)) from error
-        raise errors.UsageError(f"{name} refuses the request with {error.status_code}; check 'params' of its pin") from error
+            raise Later(f"{name} failed with {error.status_code}; retrying", after_s=_after(error)) from error
+        raise errors.UsageError(f"{name} rejects the request with {error.status_code}; check 'params' of its pin") from error
     except (sdk.APIError, ValueError, AttributeError, TypeError) as error:
         # A body that is no JSON, or JSON of another form, goes through the clients as it is.
-        raise errors.Damaged(f"{name} gave an answer that is none; try again, or look at what stands between") from error
+        raise errors.Damaged(f"{name} gave an invalid answer; try again, or check for a proxy in between") from error
 
 
 def _after(error: Any) -> float | None:

@@ -84,7 +84,7 @@ def parse(said: str) -> Judged:
             raise ValueError(f"the grade is {grade!r}")
         return Judged(score=grade / BEST, why=str(value.get("why", "")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise errors.Damaged(f"the judge gave no verdict ({error}): {said[:200]!r}; ask it again, or take another model") from error
+        raise errors.Damaged(f"the judge gave no verdict ({error}): {said[:200]!r}; ask it again, or use another model") from error
 
 
 def report(judge: Judge, cases: Iterable[Case], *, worst: int = 10) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Local(base.Model):
         found = artifacts.digest_file(file)
         if found != f"sha256:{pin.sha256}":
             raise errors.Damaged(
-                f"{file.name!r} has digest {found}, the bundle pins {pin.sha256}; install the version that it was built with"
+                f"{file.name!r} has digest {found}, but the bundle pins {pin.sha256}; install the version that it was built with"
             )
         self._server = _load(file)
         self._alone = threading.Lock()

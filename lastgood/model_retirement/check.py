@@ -30,7 +30,7 @@ RENEWED_S = 7 * lifetimes.DAY_S
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """What was found out about one bundle. `role` is stable, candidate, or `way back`; `models` are named provider/model."""
+    """The result for one bundle. `role` is stable, candidate, or `way back`; `models` are named provider/model."""
 
     bundle: str
     role: str
@@ -43,7 +43,7 @@ class Checked:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What was found out about a service. `risk` says why there is nothing safe to go back to, if so."""
+    """The result for a service. `risk` says why there is no safe rollback target, if so."""
 
     checked: tuple[Checked, ...]
     risk: str | None
@@ -57,7 +57,7 @@ class Report:
 def check(
     ctx: context.Context, service: str, *, ask: models.Ask | None, now: float, warn_days: float = models.WARN_DAYS, actor: str
 ) -> Report:
-    """Ask for every bundle that serves or may be gone back to; write down what is new, page what ends within *warn_days*.
+    """Ask for the serving bundle and every rollback target; record what is new, page models that end within *warn_days*.
 
     Without *ask* only the dates that came with this version are looked up.
     """
@@ -101,7 +101,7 @@ def _of_hosts(ctx: context.Context, digest: str, found: Lifetime, *, blind: str,
 
 
 def _bundles(state: rollout.State) -> list[tuple[str, str]]:
-    """What serves, and what may be gone back to, newest first."""
+    """The bundles that serve, and the rollback targets, newest first."""
     serving = [(digest, role) for digest, role in ((state.stable, "stable"), (state.candidate, "candidate")) if digest]
     back = [digest for digest in state.lineage if digest not in state.marks and digest != state.stable]
     return [*serving, *((digest, "way back") for digest in back)]
@@ -125,7 +125,7 @@ def _write_down(ctx: context.Context, digest: str, found: Lifetime, *, actor: st
 
 
 def _risk(state: rollout.State, found: list[Checked]) -> str | None:
-    """Why nothing safe is left to go back to: there are targets, and the model of each is gone or dying."""
+    """Why no safe rollback target is left: there are targets, and the model of each is gone or dying."""
     asked = {one.bundle: one.lifetime for one in found}
     back = [digest for digest, role in _bundles(state) if role == "way back"]
     if not back or any(digest not in asked or asked[digest].status in ("alive", "unknown") for digest in back):
@@ -139,10 +139,10 @@ def _tell(ctx: context.Context, state: rollout.State, report: Report, *, now: fl
     for one in report.checked:
         status = one.lifetime.status
         if one.role != "way back" and status in ("dying", "gone"):
-            summary = f"{state.service}: {one.role} {short(one.bundle)} asks a model that is {status}: {one.lifetime.why}; release another"
+            summary = f"{state.service}: {one.role} {short(one.bundle)} uses a model that is {status}: {one.lifetime.why}; release a bundle that uses another model"
             severity = "critical" if status == "gone" else "warning"
             teller.once(f"liveness-{short(one.bundle)}-{status}", summary, severity=severity, body=one.to_json(), now=now)
     if report.risk is not None:
-        summary = f"{state.service}: nothing safe is left to go back to; release a bundle with a model that lives: {report.risk}"
+        summary = f"{state.service}: no safe rollback target is left; release a bundle whose model is still offered: {report.risk}"
         body = {"way_back": [one.to_json() for one in report.checked if one.role == "way back"]}
         teller.once(f"liveness-way-back-{short(state.stable or '')}", summary, severity="warning", body=body, now=now)

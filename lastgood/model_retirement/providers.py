@@ -1,4 +1,4 @@
-"""Whether a pinned model is still there, and for how long: a bundle whose model is gone is nothing to go back to.
+"""Whether a pinned model is still there, and for how long: a bundle whose model is gone is not a rollback target.
 
 The provider is asked; where it cannot be, the dates that it has announced stand in `shutdowns.json`, which is as old as it says.
 
@@ -54,7 +54,7 @@ def check(pin: base.Pin, *, now: float, ask: Ask | None = None, warn_days: float
     if pin.provider == "local":
         return _local(pin)
     said: Mapping[str, Any] | None = {}
-    trouble = "nobody asked the provider"
+    trouble = "the provider was not asked"
     if ask is not None:
         try:
             said, trouble = ask(pin), ""
@@ -68,13 +68,13 @@ def check(pin: base.Pin, *, now: float, ask: Ask | None = None, warn_days: float
 
 def _judged(ends_at: float | None, *, now: float, warn_days: float, trouble: str) -> Liveness:
     if ends_at is None:
-        return Liveness(status="unknown" if trouble else "alive", why=trouble or "the provider has it, and has announced no end")
+        return Liveness(status="unknown" if trouble else "alive", why=trouble or "the provider offers it and has announced no retirement")
     day = text.day(ends_at)
     if ends_at <= now:
         return Liveness(status="gone", why=f"it was shut down on {day}", ends_at=ends_at)
     if ends_at - now < warn_days * DAY_S:
-        return Liveness(status="dying", why=f"it is shut down on {day}, in {(ends_at - now) / DAY_S:.0f} days", ends_at=ends_at)
-    return Liveness(status="alive", why=f"it is shut down on {day}", ends_at=ends_at)
+        return Liveness(status="dying", why=f"it will be shut down on {day}, in {(ends_at - now) / DAY_S:.0f} days", ends_at=ends_at)
+    return Liveness(status="alive", why=f"it will be shut down on {day}", ends_at=ends_at)
 
 
 def _local(pin: base.Pin) -> Liveness:

@@ -1,4 +1,4 @@
-"""How long the hosted models of a bundle live, as it was found out last: a bundle whose model is gone is nothing to go back to.
+"""How long the hosted models of a bundle live, as last recorded: a bundle whose model is gone is not a rollback target.
 
 A bundle names its hosted models in the meta of any part: `"llms": [pin, ...]`. What is found out about them stands in the
 ledger as an evaluation of kind `liveness`; a date that has passed counts, also if nobody has asked since.
@@ -60,7 +60,7 @@ def check(bundle: bundles.Bundle) -> None:
         named = part.meta.get(META, ())
         if not isinstance(named, list | tuple) or not all(isinstance(pin, Mapping) for pin in named):
             raise errors.UsageError(
-                f"{META!r} in the meta of part {name!r} is no list of objects; give the pin of each hosted model as one"
+                f"{META!r} in the meta of part {name!r} is not a list of objects; give the pin of each hosted model as an object"
             )
 
 

@@ -54,11 +54,11 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 BRINGS_UP_S = 60.0
-"""Seconds for which `up` waits at most for what is on its way, such as a worker that still loads."""
+"""Seconds for which `up` waits at most for what is in progress, such as a worker that is still loading."""
 WORTH_SAYING_S = 2.0
 """Seconds of waiting after which a person wants to know what for."""
 LEAVES_S = 2.0
-"""Seconds in which a controller that goes on for others lets go of a service that is taken down."""
+"""Seconds in which a controller that continues for others releases a service that is taken down."""
 
 
 def known_services(settings: Settings) -> list[str]:
@@ -76,7 +76,7 @@ def check_names(settings: Settings, names: Sequence[str], *, among: Sequence[str
     """Raise NotFound, naming what there is, if one of *names* is not *among* the services here, or if there is none at all."""
     if not names:
         raise errors.NotFound(
-            f"no services in {settings.services} (home {settings.home}); go to the project's folder with 'cd', "
+            f"no services in {settings.services} (home {settings.home}); change to the project's folder with 'cd', "
             "set LASTGOOD_PROJECT, or create services/NAME/service.yaml"
         )
     unknown = [name for name in names if name not in among]
@@ -105,7 +105,7 @@ def up(settings: Settings, *, names: list[str], say: Say) -> list[Receipt]:
         with release.open_context(settings) as ctx:
             skew_s = wallclock.accept(settings.home)
             if skew_s:
-                say(f"  {'clock':<15} accepted   it was set by {skew_s:+.0f} s; from now on lastgood goes by it")
+                say(f"  {'clock':<15} accepted   it was set by {skew_s:+.0f} s; lastgood uses it from now on")
             for name in names:
                 # One service that cannot be brought up keeps no other one down.
                 ran = _runs(settings, name)
@@ -142,7 +142,7 @@ def _check_configurations(settings: Settings, names: Sequence[str], *, say: Say)
         except errors.LastgoodError as error:
             if not _released(settings, name):
                 raise
-            say(f"  ! {name} is served as its bundle was frozen; the file of the project is refused: {error}")
+            say(f"  ! {name} is served with the configuration frozen in its bundle; the project's file is invalid: {error}")
             broken.append(error)
     return broken
 
@@ -175,7 +175,7 @@ def _shut_down(settings: Settings, name: str, *, say: Say) -> None:
     """Stop the layers of *name* that are processes here, traffic first; says of each what that cut off."""
     layers = reconcile.build(settings, name)
     for layer in [layers[kind] for kind in ("traffic", "infrastructure") if kind in layers]:
-        with _told_if_long(say, f"  {name} {layer.name}: waits for requests in flight to be answered; Ctrl-C ends the waiting"):
+        with _told_if_long(say, f"  {name} {layer.name}: waiting for requests in flight to be answered; press Ctrl-C to stop waiting"):
             cut = layer.shut_down()
         layer.close()
         say(f"  {name + ' ' + layer.name:<15} stopped{'    ! ' + cut if cut else ''}")
@@ -258,7 +258,7 @@ def _is_up(settings: Settings, service: str) -> bool:
 def check_pages(settings: Settings, *, dagster_port: int, mlflow_port: int) -> None:
     """Raise UsageError if a page that does not run yet could not be opened: its program is missing or its port is taken."""
     if dagster_port == mlflow_port:
-        raise errors.UsageError(f"both pages would have port {dagster_port}; choose another one with --dagster-port or --mlflow-port")
+        raise errors.UsageError(f"both web pages would use port {dagster_port}; choose another port with --dagster-port or --mlflow-port")
     for name, port in (("dagster", dagster_port), ("mlflow", mlflow_port)):
         _script(name)
         if daemon.find(settings.home / "run" / f"{name}.json") is None:
@@ -354,7 +354,7 @@ def _check_port_free(port: int, name: str) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise errors.UsageError(f"port {port} for {name} is taken; choose another one with --{name}-port") from error
+            raise errors.UsageError(f"port {port} for {name} is in use; choose another port with --{name}-port") from error
 
 
 def _wait_for_port(port: int, *, name: str, log: Path) -> None:

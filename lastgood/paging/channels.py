@@ -86,7 +86,7 @@ class File(Channel):
         try:
             pages.leave(self._folder, service=page.service, revision=page.revision, name=page.key, page=whole)
         except OSError as error:
-            raise Undelivered(f"no file could be left in {self._folder}: {error}; check the disk", down=True) from error
+            raise Undelivered(f"cannot write a page to {self._folder}: {error}; check the disk", down=True) from error
         pages.tell(page.summary, severity=page.severity)
 
 
@@ -113,7 +113,7 @@ class _Remote(Channel):
         except urllib.error.HTTPError as error:
             raise self._failed(f"HTTP {error.code} {_body(error)}", down=error.code == 429 or error.code >= 500) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise self._failed(f"no answer: {error}; it is tried again") from None
+            raise self._failed(f"no answer: {error}; retrying") from None
 
 
 def _body(error: urllib.error.HTTPError) -> str:
@@ -201,7 +201,7 @@ class Apprise(_Remote):
         with _said() as said:
             target = apprise.Apprise.instantiate(self._url)
             if target is None:
-                raise self._failed("this is no address that Apprise knows; correct it in paging.urls" + _joined(said))
+                raise self._failed("Apprise does not support this address; correct it in paging.urls" + _joined(said))
             target.socket_connect_timeout = target.socket_read_timeout = self._limits.timeout_s
             target.redirects = False  # for the reason of _NoRedirects
             try:
@@ -209,7 +209,7 @@ class Apprise(_Remote):
             except Exception as error:  # noqa: BLE001  # the border to a hundred plugins; whatever one raises, the page is tried again
                 raise self._failed(f"{type(error).__name__}: {error}") from None
         if not taken:
-            raise self._failed("not taken" + _joined(said))
+            raise self._failed("not accepted" + _joined(said))
 
 
 class _said(logging.Filter):  # noqa: N801  # used as a context manager

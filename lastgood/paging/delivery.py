@@ -179,7 +179,7 @@ class _ChannelLoop(threading.Thread):
         except errors.LastgoodError as error:
             return str(error)
         except Exception:
-            log.exception("%s: unexpected fault; the next look goes on", self.name)
+            log.exception("%s: unexpected error; the next pass tries again", self.name)
         return ""
 
     def _may(self, book: ledgers.Ledger) -> bool:

@@ -107,7 +107,7 @@ def _likely(page: Page) -> Iterator[str]:
 
 
 def _left(page: Page) -> str | None:
-    """The bundle that a step back took out, which a person may want back if the gate was wrong."""
+    """The bundle that a rollback took out, which a person may want to release again if the gate was wrong."""
     before = _before(page.body)
     if page.body.get("verb") != "rollback":
         return None
@@ -117,7 +117,7 @@ def _left(page: Page) -> str | None:
 
 
 def _before(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The aliases before; none if the body is not as a revision's page has it, since a page must be readable all the same."""
+    """The aliases before; none if the body is not that of a revision's page, since a page must be readable in any case."""
     before = body.get("before")
     return before if isinstance(before, Mapping) else {}
 

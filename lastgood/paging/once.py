@@ -1,4 +1,4 @@
-"""Telling a person once: a page, and where asked for a note in the audit trail, however often it is looked and whoever died meanwhile.
+"""Idempotent notification: one page per key, and on request a note in the audit trail, across restarts and concurrent watchers.
 
 What is there and stays is told once (`Teller`). What lasts for a while and can come again is told when it begins and when it
 is over, each once (`Lasting`).

@@ -114,7 +114,7 @@ def go_on_back(
     warm = sorted(view.ready)
     if not any(digest in warm for digest in state.lineage if digest not in state.marks and digest != state.stable):
         raise errors.NotAllowed(
-            f"no bundle further back is warm; name one with 'lastgood rollback {service} BUNDLE', or correct what keeps "
+            f"no older bundle is warm; name one with 'lastgood rollback {service} BUNDLE', or correct what keeps "
             f"{short(state.stable)} from starting: {view.why(state.stable) or 'see its log'}"
         )
     reason = f"its workers were not ready within {limit_s:g} s after the rollback"

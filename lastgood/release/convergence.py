@@ -291,8 +291,8 @@ def _check_measured(ctx: release.Context, state: rollout.State, digest: str, *, 
         frozen = frozen_service.read(ctx.ledger.bundle(digest), store=ctx.store)
         if frozen is not None and release.chain_of(state, digest, frozen, way=way):
             raise errors.Unavailable(
-                f"{bundles.short(digest)!r} has phases to pass, and no controller runs that measures them; start it with 'lastgood up', "
-                "or pass over them with --skip-analysis and a reason"
+                f"{bundles.short(digest)!r} has phases to pass, but no controller is running to measure them; start it with 'lastgood up', "
+                "or skip them with --skip-analysis and --reason"
             )
 
 
@@ -303,11 +303,11 @@ def _found_done(ctx: release.Context, state: rollout.State) -> release.Committed
 def _not_taken_over(ctx: release.Context, service: str, digest: str) -> errors.LastgoodError:
     """The error that fits the revision by which *digest* stopped being the candidate."""
     last = next(r for r in ctx.ledger.history(service, limit=20) if r.state.candidate != digest and r.verb != "verified")
-    what = f"bundle {bundles.short(digest)!r} did not take over: revision {last.number} by {last.actor}, {last.verb}: {last.reason}"
+    what = f"bundle {bundles.short(digest)!r} did not become stable: revision {last.number} by {last.actor}, {last.verb}: {last.reason}"
     if last.verb == "rollback" and any(mark.bundle == digest for mark in last.marks) and last.evidence.get("verdicts"):
         return errors.GateFailed(f"{what}; stable was not touched; see 'lastgood report {service}'")
     if last.verb != "abandon":
-        return errors.Conflict(f"{what}; look at 'lastgood status {service}' and decide again")
+        return errors.Conflict(f"{what}; check 'lastgood status {service}' and decide again")
     return errors.PromotionFailed(f"{what}; stable was not touched; read the worker's log in {ctx.settings.logs(service)}")
 
 
@@ -422,7 +422,7 @@ def slow_warnings(ctx: release.Context, serving: services.Service | None, digest
 
 def _lagging(ctx: release.Context, wanted: base.Desired, name: str, *, alive: bool) -> Receipt:
     told = receipts.read(ctx.settings.run(wanted.name) / "layers").get(name)
-    why = "has not followed yet; the controller keeps trying" if alive else "waits for the controller; start it with 'lastgood up'"
+    why = "has not converged yet; the controller keeps trying" if alive else "waits for the controller; start it with 'lastgood up'"
     if told is not None and told.status == "failed" and alive:
         why = f"{told.detail} (the controller keeps trying)"
     return Receipt(
@@ -452,7 +452,7 @@ def _write_receipt(ctx: release.Context, outcome: Outcome, *, actor: str) -> Non
         ctx.ledger.note(outcome.service, kind="receipt", body=body, actor=actor, now=ctx.clock())
         audit.checkpoint(ctx.ledger, outcome.service, ctx.settings.keys)
     except (OSError, errors.LastgoodError) as error:
-        log.warning("revision %s is done, but its receipt is not in the audit trail: %s", outcome.revision.number, error)
+        log.warning("revision %s is committed, but its receipt is not in the audit trail: %s", outcome.revision.number, error)
 
 
 def _report(ctx: release.Context, service: str, receipt: Receipt) -> Receipt:

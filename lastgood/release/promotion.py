@@ -86,8 +86,8 @@ def _check_same_way(state: rollout.State, digest: str, way: Way) -> None:
     """Raise NotAllowed if *digest* is on another way already than the one asked for: a way is chosen once."""
     if way.strategy is not None and strategies.planned(way.strategy) != state.chain:
         raise errors.NotAllowed(
-            f"{bundles.short(digest)!r} is on its way with another strategy; call that off with 'lastgood rollback {state.service} stable' "
-            f"and promote it again with --override-quarantine, or let it go on without --strategy"
+            f"{bundles.short(digest)!r} is already being released with another strategy; cancel that with 'lastgood rollback {state.service} stable' "
+            f"and promote it again with --override-quarantine, or continue it without --strategy"
         )
 
 
@@ -95,6 +95,6 @@ def approve(ctx: Context, service: str, request: Request) -> Committed:
     """A person lets the candidate through its approval. Raises NothingToDo if none is waited for."""
     state = ctx.ledger.state(service)
     if state.candidate is None:
-        raise errors.NothingToDo(f"no release of {service!r} is on its way; see 'lastgood status {service}'")
+        raise errors.NothingToDo(f"no release of {service!r} is in progress; see 'lastgood status {service}'")
     event = rollout.Approve(bundle=state.candidate)
     return commit(ctx, state, event, request, verb="approve")

@@ -61,5 +61,5 @@ def _tried(ctx: Context, bundle: bundles.Bundle, service: services.Service, *, u
         return trial.Tried(outcome="skipped", notes=(trial.SKIPPED,))
     with contextlib.suppress(errors.NotFound):
         ctx.ledger.bundle(bundle.id)
-        return trial.Tried(outcome="skipped", notes=("registered already",))
+        return trial.Tried(outcome="skipped", notes=("already registered",))
     return trial.run(ctx.settings, bundle, timeout_s=service.serving.ready_timeout_s)

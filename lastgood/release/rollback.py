@@ -16,9 +16,9 @@ ATTEMPTS = 8
 """How often a rollback decides anew because somebody else committed first; each round takes milliseconds."""
 
 NOT_UNDONE = (
-    "answers that users have already had, and what other systems did with them",
-    "actions that the bundle took outside (bookings, messages): see the audit of what it did",
-    "labels and feedback that were given to its answers; they stay in the log, marked with its digest",
+    "answers that users already received, and what other systems did with them",
+    "actions that the bundle took in other systems (bookings, messages): see the audit of what it did",
+    "labels and feedback on its answers; they stay in the log, marked with its digest",
 )
 """What no rollback takes back."""
 
@@ -58,7 +58,7 @@ def roll_back(ctx: Context, service: str, request: Request, *, to: str | None = 
             except errors.Conflict:
                 if request.expected is not None or request.automatic:
                     raise
-    raise errors.Conflict(f"{service!r} changed {ATTEMPTS} times while rolling back; see 'lastgood history {service}' and run it again")
+    raise errors.Conflict(f"{service!r} changed {ATTEMPTS} times during this rollback; see 'lastgood history {service}' and run it again")
 
 
 def check_not_the_same_alarm(ctx: Context, state: rollout.State) -> None:
@@ -72,10 +72,10 @@ def check_not_the_same_alarm(ctx: Context, state: rollout.State) -> None:
             return
         limit_s = SAME_PAGE_S if last.evidence.get("verdicts") else SAME_ALARM_S
         if last.verb in WAYS_BACK and abs(now - last.read_at) < limit_s:
-            only = f"to call off only the release under way, 'lastgood rollback {state.service} stable'; " if state.candidate else ""
+            only = f"to cancel only the release in progress, run 'lastgood rollback {state.service} stable'; " if state.candidate else ""
             raise errors.NothingToDo(
                 f"{state.service!r} was rolled back {max(now - last.read_at, 0):.0f} s ago by {last.actor} (revision {last.number}); "
-                f"{only}to go back one further, run it again with --expect {state.revision}"
+                f"{only}to roll back one bundle further, run it again with --expect {state.revision}"
             )
 
 

@@ -22,8 +22,8 @@ def check_lives(ctx: Context, digest: str) -> None:
     if why is not None:
         bundle = ctx.ledger.bundle(digest)
         raise errors.NotAllowed(
-            f"bundle {bundles.short(digest)!r} answers no more, {why}; name a bundle with another model, "
-            f"or ask again with 'lastgood liveness {bundle.service}'"
+            f"bundle {bundles.short(digest)!r} cannot answer any more, {why}; name a bundle with another model, "
+            f"or check again with 'lastgood liveness {bundle.service}'"
         )
 
 
@@ -50,7 +50,7 @@ def check_evaluated(ctx: Context, digest: str) -> services.Service:
     broken = missed_limits(frozen.evaluation, _newest_metrics(ctx, digest))
     if broken:
         raise errors.NotAllowed(
-            f"bundle {bundles.short(digest)!r} misses its offline limits: {'; '.join(broken)}; evaluate it, or build a better one"
+            f"bundle {bundles.short(digest)!r} does not meet its offline limits: {'; '.join(broken)}; evaluate it, or build a better one"
         )
     return frozen
 

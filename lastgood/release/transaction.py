@@ -91,7 +91,7 @@ def _what_changed(ctx: Context, service: str, *, since: int) -> str:
     lines = "; ".join(
         f"revision {r.number} by {r.actor}: {r.verb}, stable is {bundles.short(r.state.stable or 'none')}" for r in reversed(newer)
     )
-    return f"{service!r} has moved on since revision {since}: {lines}; look at 'lastgood status {service}' and decide again"
+    return f"{service!r} has changed since revision {since}: {lines}; check 'lastgood status {service}' and decide again"
 
 
 def last_move(ctx: Context, state: rollout.State) -> ledger.Revision:

@@ -19,7 +19,7 @@ from lastgood import errors
 from lastgood import settings as settings_
 from lastgood.bundle import manifest as bundles
 
-SKIPPED = "skipped as asked: nobody knows whether this bundle loads, and whether its reference, prompt and index can be read"
+SKIPPED = "skipped on request: it is not known whether this bundle loads, or whether its reference, prompt and index can be read"
 SLACK_S = 60.0
 """Longer than a worker may take to become ready: the machine that builds may be a slow one."""
 
@@ -53,7 +53,7 @@ def run(settings: settings_.Settings, bundle: bundles.Bundle, *, timeout_s: floa
     except subprocess.TimeoutExpired:
         return Tried(outcome="unknown", notes=(f"it did not answer its warm-up within {timeout_s + SLACK_S:.0f} s on this machine",))
     except OSError as error:
-        return Tried(outcome="unknown", notes=(f"no process could be started to try it: {error}",))
+        return Tried(outcome="unknown", notes=(f"cannot start a process to try it: {error}",))
     return _read(done)
 
 
@@ -63,7 +63,7 @@ def _read(done: subprocess.CompletedProcess[bytes]) -> Tried:
         found = json.loads(lines[-1])
         outcome, notes = found["outcome"], tuple(found["notes"])
     except (ValueError, KeyError, TypeError, IndexError):
-        last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"])[-1]
         return Tried(outcome="unknown", notes=(f"the process that tried it ended with {done.returncode}: {last[:300]}",))
     if outcome == "refused":
         raise errors.NotAllowed("; ".join(notes))

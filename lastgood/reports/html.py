@@ -28,20 +28,20 @@ EXTRA = "a report needs the extra 'report'; install it: pip install 'lastgood[re
 
 _TITLES = {
     "traffic": "Who had the traffic",
-    "evidence": "What the gates had against the candidate",
+    "evidence": "Evidence of the gates against the candidate",
     "latency": "How long answers took",
     "layers": "How the layers followed",
 }
 _CAPTIONS = {
-    "traffic": "Each bundle's share of live requests. Hatched: requests that were copied to the candidate, whose answers nobody saw. "
-    "Marks show where verdicts of the gates moved the release.",
-    "evidence": "Each line is a bet that the candidate does harm, started at 1: what it has grown to, on a scale of powers of ten. A gate fails where its "
-    "line crosses the dashed boundary. It may be looked at any time, and crosses by chance no more often than the alpha in service.yaml says.",
-    "latency": "The further left, the faster; at the dotted line 99 of 100 answers were ready.",
-    "layers": "From the ledger's commit until each layer agreed with it. Hatched: it agreed by then; when exactly was not recorded.",
+    "traffic": "Each bundle's share of live requests. Hatched: requests copied to the candidate, whose answers no user saw. "
+    "Marks show where gate verdicts moved the release.",
+    "evidence": "Each line is the wealth of a bet that the candidate does harm, started at 1, on a scale of powers of ten. A gate fails where its "
+    "line crosses the dashed boundary. The line may be read at any time, and crosses by chance no more often than the alpha in service.yaml allows.",
+    "latency": "Further left is faster; at the dotted line 99 of 100 answers were ready.",
+    "layers": "From the ledger commit until each layer agreed with it. Hatched: it had agreed by then; the exact moment was not recorded.",
 }
 _ARMS = (
-    "One step stands for 25 requests or more of that bundle. Dashed: the threshold. Dotted: an estimate of when the fault began to show; "
+    "Each step is 25 or more requests of that bundle. Dashed: the threshold. Dotted: the estimated change point, when the fault began to show; "
     "shaded: the range of that estimate (95 %)."
 )
 
@@ -114,7 +114,7 @@ def _pictures(chronicle: Chronicle) -> list[dict[str, str]]:
         svg = plots.svg(figure, name=f"p{number}", title=title)
         if sum(len(one["svg"]) for one in made) + len(svg) > MAX_BYTES * 0.8:
             continue
-        heading = _TITLES.get(name, f"What gate '{gate}' saw of both bundles")
+        heading = _TITLES.get(name, f"What gate '{gate}' measured for both bundles")
         made.append({"name": name, "heading": heading, "caption": _CAPTIONS.get(name, _ARMS), "svg": markupsafe.Markup(svg)})  # noqa: S704  # matplotlib has escaped its texts
     return made
 
@@ -125,7 +125,7 @@ def _pictures(chronicle: Chronicle) -> list[dict[str, str]]:
 def _analysis(one: trails.Analysis) -> dict[str, Any]:
     titles = {
         "shadow": "Shadow: answers to copied requests",
-        "canary": "Canary: beside stable",
+        "canary": "Canary: compared with stable",
         "bake": "Bake: alone, after the cut-over",
         "watch": "Watch: alone, long after the cut-over",
         "verify": "After the rollback: is stable healthy?",
@@ -201,10 +201,10 @@ def _commands(chronicle: Chronicle) -> list[tuple[str, str]]:
         ("these figures as JSON", f"lastgood report {service} --rollout {chronicle.rollout} --json"),
     ]
     if chronicle.left:
-        found.append(("release it all the same", f"lastgood promote {service} {candidate} --override-quarantine --reason '…'"))
+        found.append(("release it anyway", f"lastgood promote {service} {candidate} --override-quarantine --reason '…'"))
     if chronicle.revisions[-1].state.hold is not None:
         found.append(("allow releases again", f"lastgood release-hold {service} --reason '…'"))
-    return [*found, ("prove that nothing was changed since", f"lastgood audit verify {service}")]
+    return [*found, ("prove that nothing has changed since", f"lastgood audit verify {service}")]
 
 
 # --- filters -----------------------------------------------------------------------------------------------

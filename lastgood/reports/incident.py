@@ -66,7 +66,7 @@ def write(ctx: release.Context, service: str, chronicle: Chronicle, *, clock: re
     Raises NothingToDo if nothing was taken back, Unavailable if the file cannot be written (the audit trail has it then).
     """
     if chronicle.left is None:
-        raise errors.NothingToDo(f"rollout {chronicle.rollout} of {service!r} was not taken back; see 'lastgood report {service}'")
+        raise errors.NothingToDo(f"rollout {chronicle.rollout} of {service!r} was not rolled back; see 'lastgood report {service}'")
     found = _kept(ctx.ledger, service, chronicle.rollout, since=chronicle.revisions[0].at)
     if found is None:
         # As the audit trail gives it back, so that a second writing changes nothing.

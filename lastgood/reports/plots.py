@@ -130,7 +130,7 @@ def waterfall(chronicle: Chronicle) -> Figure | None:
         slowest = rows[-1]
         axes.set_title(
             _plain(
-                f"{slowest.layer} was the last to follow, after {'at most ' if slowest.at_most else ''}{words.duration((slowest.ms or 0) / 1000)}"
+                f"{slowest.layer} was the last to converge, after {'at most ' if slowest.at_most else ''}{words.duration((slowest.ms or 0) / 1000)}"
             )
         )
     return figure
@@ -213,7 +213,7 @@ def _phase_name(chronicle: Chronicle, segment: Any) -> str:
 
 def _ticks(axes: Axes, chronicle: Chronicle, clock: _Clock) -> None:
     """A mark where verdicts led to a revision: up if they passed, a cross if one failed, a square if one could not tell."""
-    shapes = {"pass": ("^", GOOD, "gates passed"), "fail": ("X", BAD, "a gate failed"), "inconclusive": ("s", GREY, "could not be told")}
+    shapes = {"pass": ("^", GOOD, "gates passed"), "fail": ("X", BAD, "a gate failed"), "inconclusive": ("s", GREY, "no verdict")}
     named: set[str] = set()
     for revision in chronicle.revisions:
         outcomes = {verdict.get("outcome") for verdict in revision.evidence.get("verdicts", ())}
@@ -406,12 +406,12 @@ def _plain(text: str) -> str:
 def _traffic_title(chronicle: Chronicle) -> str:
     most = max((segment.shares.get(chronicle.candidate, 0.0) for segment in chronicle.segments), default=0.0)
     said = {
-        "taken out": f"The candidate had {most:g} % of the traffic at most before it was taken out",
-        "rolled back": "The candidate had taken over and was rolled back",
-        "released": "The candidate has taken over",
+        "taken out": f"The candidate had at most {most:g} % of the traffic before it was taken out",
+        "rolled back": "The candidate had become stable and was rolled back",
+        "released": "The candidate has become stable",
         "baking": "The candidate has all traffic and is being watched",
-        "given up": f"The release was given up; the candidate had {most:g} % of the traffic at most",
-        "called off": f"The release was called off; the candidate had {most:g} % of the traffic at most",
+        "given up": f"The release was given up; the candidate had at most {most:g} % of the traffic",
+        "called off": f"The release was called off; the candidate had at most {most:g} % of the traffic",
     }
     return said.get(
         chronicle.outcome, f"The candidate has {chronicle.segments[-1].shares.get(chronicle.candidate, 0.0):g} % of the traffic so far"
@@ -432,7 +432,7 @@ def _arms_title(gate: str, parts: Sequence[tuple[trails.Analysis, trails.Trail]]
         )
     if isinstance(judged[-1].gate, conditions.LatencyP99):
         slow, limit = 100 * verdict.estimate, judged[-1].gate.max_ms
-        return f"{slow:.2g} % of the candidate's answers took longer than {limit:g} ms, 1 % may: {gate} {came}"
+        return f"{slow:.2g} % of the candidate's answers took longer than {limit:g} ms, where 1 % is allowed: {gate} {came}"
     beside = f" against {scale * verdict.reference:.3g}{unit}" if verdict.reference is not None else ""
     return f"{gate} {came}: {scale * verdict.estimate:.3g}{unit}{beside}"
 

@@ -170,7 +170,7 @@ def collect(ctx: release.Context, service: str, *, rollout: int | None = None, c
         for question, kind, end in asked  # one after the other: each is a fold over its measurements
     )
     if not any(one.rows for one in analyses):
-        missing.append("no measurements: none were made, or they are older than the time that measurements are kept")
+        missing.append("no measurements: none were made, or they have passed their retention time")
     estimate = _onset(ctx, found, asked, analyses)
     return Chronicle(
         service=service,
@@ -272,7 +272,7 @@ def _decided(ctx: release.Context, found: episode.Episode, *, now: float, missin
     verdicts = follow.verdicts_of(found.ending)
     unknown = len(found.ending.evidence.get("verdicts", ())) - len(verdicts)
     if unknown:
-        missing.append(f"{unknown} verdicts of revision {found.ending.number} are in a form that this release does not know")
+        missing.append(f"{unknown} verdicts of revision {found.ending.number} have a form that this release does not know")
     return verdicts
 
 
@@ -305,7 +305,7 @@ def _requests(analyses: tuple[trails.Analysis, ...], asked: list[_Asked], missin
         if trail is None:
             continue
         if question.copied and trail.watched.n and trail.watched.user_errors is None:
-            missing.append("how many of the candidate's answers in the canary went to users: an older release counted copies with them")
+            missing.append("how many of the candidate's answers in the canary went to users: an older release counted copies among them")
         for digest, tally in ((analysis.watched, trail.watched), (analysis.beside, trail.beside)):
             if digest is None or tally is None:
                 continue

@@ -28,9 +28,9 @@ def headline(chronicle: Chronicle) -> str:
     took = duration(ending.at - chronicle.revisions[0].at)
     match chronicle.outcome:
         case "released":
-            return f"{name} was released after {took}, and nothing spoke against it"
+            return f"{name} was released after {took}, and no gate rejected it"
         case "given up":
-            return f"The release of {name} was given up after {took}, and nobody is blamed: {ending.reason}"
+            return f"The release of {name} was given up after {took}, and the bundle is not blamed: {ending.reason}"
         case "called off":
             return f"The release of {name} was called off by {ending.actor} after {took}: {ending.reason}"
     automatically = " automatically" if chronicle.decided else ""
@@ -42,14 +42,18 @@ def headline(chronicle: Chronicle) -> str:
 
 def exposure(chronicle: Chronicle) -> str:
     """For how long users had had the candidate, as it was measured."""
-    return f"users had had it for {duration(chronicle.exposure_s)}" if chronicle.exposure_s > 0 else "no user had had an answer of it"
+    return (
+        f"users had been served by it for {duration(chronicle.exposure_s)}"
+        if chronicle.exposure_s > 0
+        else "no user had received an answer from it"
+    )
 
 
 def onset(chronicle: Chronicle, until: float) -> str:
     """How long before *until* (Unix seconds) the fault began to show, as the estimate that it is; empty if there is none."""
     if chronicle.onset is None:
         return ""
-    text = f", and its fault had shown for an estimated {duration(max(until - chronicle.onset, 0.0))}"
+    text = f", and its fault had been visible for an estimated {duration(max(until - chronicle.onset, 0.0))}"
     return text + (f" ({between([until - moment for moment in reversed(chronicle.onset_between)])})" if chronicle.onset_between else "")
 
 
@@ -63,9 +67,9 @@ def _unfinished(chronicle: Chronicle, name: str) -> str:
     state = chronicle.revisions[-1].state
     since = duration(chronicle.at - chronicle.revisions[0].at)
     if chronicle.outcome == "baking":
-        return f"{name} has all traffic since {duration(chronicle.at - (state.phase_since or chronicle.at))} and is being watched"
+        return f"{name} has had all traffic for {duration(chronicle.at - (state.phase_since or chronicle.at))} and is baking"
     held = f", held by {state.hold.actor}: {state.hold.reason}" if state.hold else ""
-    return f"{name} is on its way since {since}: {state.phase}, {state.weight_pct:g} % of the traffic{held}"
+    return f"{name} has been in progress for {since}: {state.phase}, {state.weight_pct:g} % of the traffic{held}"
 
 
 def afterwards(chronicle: Chronicle) -> str:
@@ -75,8 +79,8 @@ def afterwards(chronicle: Chronicle) -> str:
     if chronicle.verified is not None:
         return chronicle.verified.reason
     if chronicle.revisions[-1].state.verifying is not None:
-        return "it is being measured whether that helped"
-    return "it was not measured whether that helped: no user had had an answer of it, or the service turns this off"
+        return "whether the rollback helped is being measured"
+    return "whether the rollback helped was not measured: no user had received an answer from it, or the service turns this off"
 
 
 def gate_words(verdict: base.Verdict) -> str:

@@ -18,7 +18,7 @@ class _Group(pydantic.BaseModel):
 
 
 class Decide(_Group):
-    """How the bundle that serves is compared with the one that would be gone back to: both whole, on the same labelled rows."""
+    """How the serving bundle is compared with its rollback target: both as a whole, on the same labelled rows."""
 
     score: Score = "brier"
     """What is compared, row by row."""
@@ -41,7 +41,7 @@ class Decide(_Group):
     @classmethod
     def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value or list(value) != sorted(set(value)) or value[0] <= 0:
-            raise ValueError("looks_s must be one or more rising numbers of seconds above 0, for example [259200, 604800]")
+            raise ValueError("looks_s must be one or more increasing numbers of seconds above 0, for example [259200, 604800]")
         return value
 
 
@@ -63,7 +63,7 @@ class Drift(_Group):
     alpha: float = pydantic.Field(default=0.05, gt=0, le=0.5)
     """Chance that a window in which nothing changed fails, over all columns together."""
     min_effect: float = pydantic.Field(default=0.1, ge=0)
-    """A distance below this is no drift, however sure it is: standard deviations, or Jensen-Shannon distance."""
+    """A distance below this never counts as drift, however significant: standard deviations, or Jensen-Shannon distance."""
     missing: float = pydantic.Field(default=0.05, gt=0, le=1)
     """A column whose missing or never-seen values are a larger share than in the reference by this much has drifted."""
     broken: float = pydantic.Field(default=0.95, gt=0, le=1)

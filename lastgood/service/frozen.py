@@ -26,4 +26,4 @@ def _parsed(file: Path) -> schema.Service:
     try:
         return schema.parse_frozen(file.read_text("utf-8"), where=str(file))
     except (OSError, UnicodeDecodeError, errors.UsageError) as error:
-        raise errors.Damaged(f"{file} is no usable {schema.FILE}: {error}; build the bundle again") from error
+        raise errors.Damaged(f"{file} is not a usable {schema.FILE}: {error}; build the bundle again") from error

@@ -48,7 +48,7 @@ class _Gate(pydantic.BaseModel):
     patience_s: float = pydantic.Field(default=900.0, gt=0, le=90 * 86_400)
     """Seconds before `no_traffic` and `source_down` apply."""
     watch: Literal["rollout", "bake", "always"] = "bake"
-    """Until when it is looked at: until the cut-over, until the end of the bake, or as a trigger on stable for ever."""
+    """Until when it is evaluated: until the cut-over, until the end of the bake, or indefinitely as a trigger on stable."""
     during: tuple[Literal["shadow", "canary"], ...] = ("shadow", "canary")
     """Phases before the cut-over that need it; a score whose labels come late may be left to the canary."""
     audit: bool = False
@@ -74,7 +74,7 @@ class LatencyP99(_Gate):
     persistence: int = pydantic.Field(default=3, ge=0, le=1000)
     """Windows in a row over the ceiling before the persistence rule fails the gate; 0 turns that rule off."""
     settle_s: float = pydantic.Field(default=15.0, ge=0, le=86_400)
-    """Seconds at the start of a phase that are not counted: caches and connections are cold then, and that is no regression."""
+    """Seconds at the start of a phase that are not counted: caches and connections are cold then, which is not a regression."""
 
 
 class Score(_Gate):
@@ -175,12 +175,12 @@ class Query(_Gate):
         if self.margin is None and self.max is None:
             raise ValueError("a promql gate needs 'margin' (against stable), 'max', or both; without one it could never fail")
         if self.margin is not None and "$bundle" not in self.query and "$arm" not in self.query:
-            raise ValueError("'margin' compares two arms, but the query names neither $bundle nor $arm; put one in, or use 'max'")
+            raise ValueError("'margin' compares two arms, but the query contains neither $bundle nor $arm; add one, or use 'max'")
         return self
 
 
 class OutOfMemory(_Gate):
-    """Workers that were killed for want of memory, one after the other without a steady minute between."""
+    """Workers that were killed because memory ran out, one after the other without a steady minute in between."""
 
     metric: Literal["oom_kills"]
     max_kills: int = pydantic.Field(default=2, ge=1, le=MOST)
@@ -239,21 +239,21 @@ def check(gates: Mapping[str, AnyGate], *, mirrored: bool) -> None:
                 f"gate {name!r} only observes, but has the policy {', '.join(sorted(policies))}; make it a guardrail or a signal"
             )
         if not gate.during and gate.watch == "rollout":
-            raise ValueError(f"gate {name!r} is looked at in no phase; name one in 'during', or take it out")
+            raise ValueError(f"gate {name!r} is not used in any phase; name one in 'during', or remove the gate")
         if gate.kind != "signal" and gate.resume == "person" and type(gate).model_fields["resume"].default != "person":
             raise ValueError(
-                f"gate {name!r} is a {gate.kind}, which holds nothing, but has 'resume: person'; make it a signal, or leave it out"
+                f"gate {name!r} is a {gate.kind}, which holds no release, but has 'resume: person'; make it a signal, or remove 'resume'"
             )
         if isinstance(gate, Agreement) and not mirrored:
             raise ValueError(
-                f"gate {name!r} compares mirrored answers, but no phase has mirror_pct; add a shadow phase, or take the gate out"
+                f"gate {name!r} compares mirrored answers, but no phase has mirror_pct; add a shadow phase, or remove the gate"
             )
         if isinstance(gate, Downstream | Query) and gate.persistence == 0:
             raise ValueError(
                 f"gate {name!r} has no test besides the persistence rule, so with 'persistence: 0' it never fails; set 1 or more"
             )
         if isinstance(gate, Agreement | Ejections | SampleRatio) and gate.watch == "always":
-            raise ValueError(f"gate {name!r} needs a candidate, but has 'watch: {gate.watch}'; leave it out")
+            raise ValueError(f"gate {name!r} needs a candidate, but has 'watch: {gate.watch}'; remove 'watch'")
 
 
 def check_control(gates: Mapping[str, AnyGate]) -> None:

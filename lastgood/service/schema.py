@@ -86,7 +86,7 @@ class Serving(_Group):
 
 
 class Recovery(_Group):
-    """What counts as recovered after a step back; declared before the release, so that nobody moves the goal afterwards.
+    """What counts as recovered after a rollback; declared before the release, so that the criteria cannot be moved afterwards.
 
     Every gate of the service is asked of stable alone: against its own limit, else against what stable had before, plus
     the gate's margin. All pass: recovered. One fails: not recovered, so the release was not the cause.
@@ -179,7 +179,7 @@ class Service(_Group):
     def _code(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise ValueError(f"{name!r} leaves the service folder; name files below it")
+                raise ValueError(f"{name!r} is outside the service folder; name files inside it")
         return value
 
     @pydantic.field_validator("gates")
@@ -213,7 +213,7 @@ def parse(text: str, *, where: str) -> Service:
 def parse_frozen(text: str, *, where: str) -> Service:
     """Like `parse`, for what a bundle brings: a value above a largest one that came later counts as the largest.
 
-    An older bundle was released with it, and must still be there to go back to.
+    An older bundle was released with it, and must remain a rollback target.
     """
     value = yaml_lines.load(text, where=where)
     with _explained(text, where=where):
@@ -228,7 +228,7 @@ def parse_frozen(text: str, *, where: str) -> Service:
 
 
 def _put(value: Any, loc: Sequence[int | str], new: float) -> None:
-    """Set what *loc* of an error leads to; steps that only name a kind of a union are passed over."""
+    """Set what *loc* of an error leads to; steps that only name a kind of a union are skipped."""
     *way, last = loc
     for step in way:
         if isinstance(value, list) or (isinstance(value, dict) and step in value):
@@ -243,9 +243,9 @@ def _explained(text: str, *, where: str) -> Iterator[None]:
     try:
         yield
     except pydantic.ValidationError as error:
-        raise errors.UsageError(f"{where} is wrong: {yaml_lines.explain(text, error)}") from error
+        raise errors.UsageError(f"{where} is invalid: {yaml_lines.explain(text, error)}") from error
     except errors.UsageError as error:
-        raise errors.UsageError(f"{where} is wrong: {error}; correct the named key") from error
+        raise errors.UsageError(f"{where} is invalid: {error}; correct the named key") from error
 
 
 def load(folder: Path) -> Service:
@@ -298,7 +298,9 @@ def _laid_over(found: Service, overlay: Mapping[str, Any], *, where: str) -> Ser
     laid = {**value, "options": plain.tree(found.options, what=f"options in {where}"), **overlay}
     replaced = parse(yaml.safe_dump(laid, sort_keys=False), where=f"{where} with {', '.join(overlay)} replaced")
     if replaced.service != found.service:
-        raise errors.UsageError(f"an overlay of {found.service!r} cannot be of {replaced.service!r}; leave 'service' out of it")
+        raise errors.UsageError(
+            f"an overlay of {found.service!r} cannot change 'service' to {replaced.service!r}; remove 'service' from it"
+        )
     return replaced
 
 
@@ -310,7 +312,7 @@ def _frozen_text(service: Service, *, where: str) -> str:
     again = parse_frozen(text, where=f"{where}, frozen,")
     changed = [name for name, value in again if value != getattr(service, name)]
     if changed:
-        raise errors.UsageError(f"{', '.join(changed)} in {where} would be read back as something else; write plain text and numbers there")
+        raise errors.UsageError(f"{', '.join(changed)} in {where} would not be read back unchanged; use plain text and numbers there")
     return text
 
 
@@ -325,12 +327,16 @@ def check(service: Service) -> None:
     """Raise UsageError for settings that are valid each, but that the proxy or a page could not take. Older bundles may have them."""
     for key in ("user_header", "user_cookie"):
         if not HTTP_NAME.fullmatch(getattr(service.traffic, key)):
-            raise errors.UsageError(f"traffic.{key} {getattr(service.traffic, key)[:100]!r} cannot be a name in HTTP; correct it in {FILE}")
+            raise errors.UsageError(
+                f"traffic.{key} {getattr(service.traffic, key)[:100]!r} is not a valid HTTP header name; correct it in {FILE}"
+            )
     for key in ("timeout_s", "per_try_timeout_s"):
         if getattr(service.traffic, key) < SHORTEST_S:
-            raise errors.UsageError(f"traffic.{key} is shorter than {SHORTEST_S:g} s, the least that the proxy counts; raise it in {FILE}")
+            raise errors.UsageError(
+                f"traffic.{key} is shorter than {SHORTEST_S:g} s, the shortest time that the proxy supports; raise it in {FILE}"
+            )
     odd = [name for name in service.gates if not name.isprintable() or not name.strip() or len(name) > MAX_NAME]
     if odd:
         raise errors.UsageError(
-            f"a gate cannot be called {odd[0][:100]!r}, for it stands in pages; use up to {MAX_NAME} printable characters in {FILE}"
+            f"{odd[0][:100]!r} is not a valid gate name, since pages show it; use up to {MAX_NAME} printable characters in {FILE}"
         )

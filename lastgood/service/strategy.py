@@ -72,7 +72,7 @@ def parse(value: Any) -> Chain:
 def from_text(text: str) -> Chain:
     """`shadow,canary:5,canary:25,approval` as a chain; a percentage may be left out for shadow. `none` is the empty chain.
 
-    Raises ValueError for a text that is no strategy, and for a chain that contradicts itself.
+    Raises ValueError for a text that is not a strategy, and for a chain that contradicts itself.
     """
     phases: list[dict[str, Any]] = []
     for word in [] if text.strip() == "none" else text.split(","):
@@ -83,7 +83,7 @@ def from_text(text: str) -> Chain:
         return parse(phases)
     except ValueError as error:  # pydantic's own errors are ValueErrors
         why = _in_words(error) if isinstance(error, pydantic.ValidationError) else str(error)
-        raise ValueError(f"{text!r} is no strategy: {why}; write it like 'shadow,canary:5,canary:25,approval', or 'none'") from error
+        raise ValueError(f"{text!r} is not a strategy: {why}; write it like 'shadow,canary:5,canary:25,approval', or 'none'") from error
 
 
 def _in_words(error: pydantic.ValidationError) -> str:
@@ -95,12 +95,12 @@ def check(chain: Chain) -> Chain:
     """*chain*, if it makes sense as a whole: shadow first, shares that grow, at most one approval, at the end. Raises ValueError."""
     kinds = [phase.phase for phase in chain]
     if kinds != sorted(kinds, key=["shadow", "canary", "approval"].index):
-        raise ValueError(f"phases come in the order shadow, canary, approval, not {', '.join(kinds)}; sort them")
+        raise ValueError(f"phases must be in the order shadow, canary, approval, not {', '.join(kinds)}; sort them")
     if kinds.count("approval") > 1:
-        raise ValueError("only the last phase can be an approval; name it once")
+        raise ValueError("only the last phase can be an approval; name it once, at the end")
     weights = [phase.weight_pct for phase in chain if isinstance(phase, Canary)]
     if any(later <= earlier for earlier, later in itertools.pairwise(weights)):
-        raise ValueError(f"weight_pct must grow from canary to canary, not {', '.join(f'{w:g}' for w in weights)}; sort or change them")
+        raise ValueError(f"weight_pct must increase from canary to canary, not {', '.join(f'{w:g}' for w in weights)}; sort or change them")
     for phase in chain:
         if not isinstance(phase, Approval) and phase.min_s > phase.max_s:
             raise ValueError(f"{phase.phase}: min_s {phase.min_s:g} is longer than max_s {phase.max_s:g}; raise max_s")
@@ -111,10 +111,12 @@ def check_control(chain: Chain) -> None:
     """Raise ValueError for a *chain* in which a control arm has no place."""
     canaries = [phase for phase in chain if isinstance(phase, Canary)]
     if not canaries:
-        raise ValueError("release.control_arm compares two shares of the users, but no phase is a canary; add one, or take it out")
+        raise ValueError(
+            "release.control_arm compares two shares of the users, but no phase is a canary; add one, or remove release.control_arm"
+        )
     if any(phase.mirror_pct for phase in canaries):
         raise ValueError(
-            "release.control_arm compares answers to different users, mirror_pct in a canary answers to the same rows; take one of them out"
+            "release.control_arm compares answers to different users, mirror_pct in a canary compares answers to the same rows; remove one of them"
         )
 
 

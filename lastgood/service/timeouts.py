@@ -85,8 +85,8 @@ def notes(traffic: Limits, *, pins: Sequence[Mapping[str, Any]] = ()) -> list[st
     found = []
     if not traffic.idempotent and traffic.per_try_timeout_s < traffic.timeout_s:
         found.append(
-            f"traffic.per_try_timeout_s ({traffic.per_try_timeout_s:g} s) has no effect, since nothing is asked twice; "
-            "set idempotent: true if asking twice does no harm, or take it out"
+            f"traffic.per_try_timeout_s ({traffic.per_try_timeout_s:g} s) has no effect, since requests are not retried; "
+            "set idempotent: true if retries do no harm, or remove it"
         )
     limit_s = try_s(traffic)
     key = "per_try_timeout_s" if limit_s < traffic.timeout_s else "timeout_s"
@@ -107,5 +107,5 @@ def slow(warm_up_s: float | None, traffic: Limits, *, of: str) -> str | None:
         return None
     again = limit_s < traffic.timeout_s
     key = "per_try_timeout_s" if again else "timeout_s"
-    then = "a request that takes as long is given up and asked again elsewhere" if again else "a request that takes as long is given up"
-    return f"its warm-up took {warm_up_s:.3g} s, longer than the {limit_s:g} s of a try ({of}: traffic.{key}): {then}; raise {key}, or make it faster"
+    then = "a request that takes as long is abandoned and retried elsewhere" if again else "a request that takes as long is abandoned"
+    return f"its warm-up took {warm_up_s:.3g} s, longer than the {limit_s:g} s of a try ({of}: traffic.{key}): {then}; raise {key}, or make the warm-up faster"

@@ -52,7 +52,7 @@ class UserBounds:
         under_way = self._under_way.get(user, 0)
         if under_way >= self._requests:
             raise TooMany(
-                f"this user has {under_way} requests under way, as many as one may have; wait for an answer, or raise serving.user_requests",
+                f"this user has {under_way} requests in progress, the most that one user may have; wait for an answer, or raise serving.user_requests",
                 retry_after_s=1,
             )
         self._under_way[user] = under_way + 1
@@ -112,7 +112,7 @@ class Turns:
 
     async def _wait(self, peer: str, user: str | None) -> None:
         if self._waiting >= self._most and self._count(peer) >= max(map(self._count, self._peers), default=0):
-            raise TooMany("too many requests of this address wait already; send fewer at a time", retry_after_s=1)
+            raise TooMany("too many requests from this address are already waiting; send fewer at a time", retry_after_s=1)
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._peers.setdefault(peer, OrderedDict()).setdefault(user, deque()).append(mine)
         self._waiting += 1

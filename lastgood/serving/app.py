@@ -59,7 +59,7 @@ _QUIET_S = 10.0
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A bundle that is verified and loaded. `notes` is for people: what differs from the environment it was made for."""
+    """A bundle that is verified and loaded. `notes` is for people: what differs from the environment it was built for."""
 
     bundle: bundles.Bundle
     service: services.Service
@@ -230,7 +230,7 @@ def _add_routes(app: fastapi.FastAPI, worker: _Worker) -> None:
 
 async def _predict(worker: _Worker, request: fastapi.Request) -> responses.Response:
     if not worker.ready:
-        raise Refused(503, "not ready: the warm-up has not been answered yet; see /readyz and ask again", headers=_NOT_READY)
+        raise Refused(503, "not ready: the warm-up has not finished yet; see /readyz and try again", headers=_NOT_READY)
     border.check_head(request.headers)
     with worker.bounds.request(_user(worker, request)):
         return await _predict_rows(worker, request)
@@ -292,7 +292,7 @@ def _answer_or_refuse(worker: _Worker, rows: list[Any], *, shadow: bool) -> list
         number = uncomputable.find(rows, functools.partial(answer, copy=True), until=began + _patience_s(worker.loaded.service))
         if number is None:
             raise _end_or_fail(worker, error) from error
-        _tell(worker, "row %d of a request cannot be computed, the warm-up rows can: it is refused", number, error)
+        _tell(worker, "row %d of a request cannot be computed, but the warm-up rows can: the row is refused", number, error)
         text = f"cannot be computed by this service ({uncomputable.told(error)}); correct the row, or the code"
         raise request_rows.uncomputable(number, text) from error
 
@@ -368,8 +368,8 @@ def _meant(worker: _Worker, given: feedback.Feedback, *, number: int) -> feedbac
     """
     known = () if worker.callers.knows(given.request_id) else worker.callers.get(given.request_id)
     if len(known) > 1:
-        problem = {"row": number, "field": "request_id", "problem": "several requests came under this x-request-id", "request_ids": known}
-        message = f"row {number}: {len(known)} requests or more came under {given.request_id!r}; send the request_id of the answer, one of those in problems"
+        problem = {"row": number, "field": "request_id", "problem": "several requests used this x-request-id", "request_ids": known}
+        message = f"row {number}: {len(known)} requests or more used {given.request_id!r}; send the request_id of the answer, one of those in problems"
         worker.metrics.unclear_feedback()
         raise Refused(409, message, problems=[problem])
     return given.model_copy(update={"request_id": known[0]}) if known else given
@@ -401,7 +401,7 @@ def _label(worker: _Worker, given: feedback.Feedback, number: int) -> float | No
 
 
 def _no_label(worker: _Worker, number: int, error: BaseException) -> Refused:
-    _tell(worker, "the label of row %d of a feedback cannot be computed: it is refused", number, error)
+    _tell(worker, "the label of row %d of a feedback request cannot be computed: the row is refused", number, error)
     return request_rows.uncomputable(
         number, f"no label can be computed ({type(error).__name__} in the service's code); correct the row, or the code"
     )

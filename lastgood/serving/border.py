@@ -88,12 +88,12 @@ class _Bad:
         self.kind, self.problem = kind, problem
 
 
-_NO_NUMBER = _Bad("number", "is no finite number; leave it out, or send null where the field may be null")
-_TOO_LARGE = _Bad("number", "is outside of 64 bits; send a smaller integer")
+_NO_NUMBER = _Bad("number", "is not a finite number; omit it, or send null if the field may be null")
+_TOO_LARGE = _Bad("number", "does not fit in 64 bits; send a smaller integer")
 _TOO_LONG = _Bad("number", f"has more than {MAX_DIGITS} digits; send fewer")
-_TWICE = _Bad("duplicate", "is there more than once; send each name once")
-_NO_TEXT = _Bad("text", "holds a character that cannot be written down (NUL, or half of a surrogate pair); send it without")
-_TOO_DEEP = _Bad("nesting", f"is nested more than {MAX_DEPTH} deep; send it flatter")
+_TWICE = _Bad("duplicate", "appears more than once; send each name once")
+_NO_TEXT = _Bad("text", "contains a character that cannot be stored (NUL, or half of a surrogate pair); remove it")
+_TOO_DEEP = _Bad("nesting", f"is nested more than {MAX_DEPTH} levels deep; send less nesting")
 
 
 # --- the head of a request ---------------------------------------------------------------------------------
@@ -104,16 +104,14 @@ def check_head(headers: Mapping[str, str]) -> None:
     coding = headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity"):
         raise Refused(
-            415, f"the body is encoded as {coding[:40]!r}, which is not taken here; send it as it is, without content-encoding",
+            415, f"the body is encoded as {coding[:40]!r}, which is not accepted; send it uncompressed, without content-encoding",
             kind="media", headers={"accept-encoding": "identity"},
         )  # fmt: skip
     charset = _CHARSET.search(headers.get("content-type", ""))
     if charset and charset[1].lower() not in _UTF8:
-        raise Refused(415, f"the body is in charset {charset[1][:40]!r}; JSON is UTF-8, send it so", kind="media")
+        raise Refused(415, f"the body is in charset {charset[1][:40]!r}; send JSON as UTF-8", kind="media")
     if wanted := _only_a_stream(headers.get("accept", "")):
-        raise Refused(
-            406, f"the answer is one JSON object and no {wanted}; accept application/json, and read the answer whole", kind="media"
-        )
+        raise Refused(406, f"the answer is one JSON object, not {wanted}; accept application/json, and read the whole answer", kind="media")
 
 
 def _only_a_stream(accept: str) -> str:
@@ -130,14 +128,14 @@ def _only_a_stream(accept: str) -> str:
 
 
 def parse(body: bytes, *, content_type: str = "") -> dict[str, Any]:
-    """The object that *body* holds: rows in a list under `rows`, or one row. Raises Refused (422, or 415 for what is no JSON at all).
+    """The object that *body* holds: rows in a list under `rows`, or one row. Raises Refused (422, or 415 for a body that is not JSON at all).
 
     Every number in it is finite and fits into 64 bits (an integer), every text can be written in UTF-8, every name is there
     once, and nothing is nested too deep.
     """
     _text, value, sound = _read(body, content_type)
     if not isinstance(value, dict):
-        raise Refused(422, f"the body is no JSON object; {_REMEDY}", kind="form")
+        raise Refused(422, f"the body is not a JSON object; {_REMEDY}", kind="form")
     if not sound:
         _refuse(_problems(value))
     return value
@@ -176,7 +174,7 @@ _NESTED = (dict, list)
 
 
 class _NoNumber(Exception):
-    """A word for what is no number."""
+    """A word that stands for a non-finite number."""
 
 
 def _no_number_word(_: str) -> None:
@@ -240,10 +238,10 @@ def _is_whole(value: Any, text: str) -> bool:
 def _no_json(body: bytes, content_type: str, error: ValueError) -> Refused:
     kind = content_type.partition(";")[0].strip()
     if kind and not _JSON_TYPE.fullmatch(kind):
-        return Refused(415, f"the body is {kind[:80]!r} and no JSON; send JSON, with content-type: application/json", kind="media")
-    packed = ", it looks compressed: send it as it is" if body[:2] in (b"\x1f\x8b", b"\x28\xb5") else ""
+        return Refused(415, f"the body is {kind[:80]!r}, not JSON; send JSON, with content-type: application/json", kind="media")
+    packed = ", it looks compressed: send it uncompressed" if body[:2] in (b"\x1f\x8b", b"\x28\xb5") else ""
     # The codec's own text repeats the byte, the parser's a place; neither repeats what was sent.
-    why = "it is no UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+    why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
     return Refused(422, f"the body is not JSON: {why}{packed}; {_REMEDY}", kind="json")
 
 

@@ -84,12 +84,12 @@ class Envelope:
 
 async def _refuse_copy(scope: Scope, receive: Receive, send: Send) -> None:
     """A copy may only be predicted; anything else may write, and a proxy that copies it is set up wrongly."""
-    text = f"{scope['path'][:200]!r} must not be mirrored; only /predict may be, correct the proxy"
+    text = f"{scope['path'][:200]!r} must not be mirrored; only /predict may be mirrored, correct the proxy"
     await _refusal(403, text)(scope, receive, send)
 
 
 async def _refuse_stranger(scope: Scope, receive: Receive, send: Send) -> None:
-    text = f"{scope['path']!r} is not answered here; ask the worker itself, or show the debug token ({marks.TOKEN})"
+    text = f"{scope['path']!r} is not answered here; ask the worker itself, or send the debug token ({marks.TOKEN})"
     await _refusal(404, text)(scope, receive, send)
 
 

@@ -185,7 +185,7 @@ def _request(form: row_form.Form, row: dict[str, Any], naive: str | None) -> pyd
 def _asked(form: row_form.Form, row: dict[str, Any], naive: str | None) -> pydantic.BaseModel:
     """The request of one row. Raises what the model raises, or ValueError."""
     if _UNREADABLE in row.values():
-        raise ValueError("it holds a time that no calendar has")
+        raise ValueError("it holds a time outside the calendar")
     for name in json.loads(naive) if naive else ():
         if row.get(name) is not None:
             row[name] = row[name].replace(tzinfo=None)

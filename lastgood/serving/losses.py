@@ -2,7 +2,7 @@
 
     <folder>/.losses/<who>.json     {"lost": 3, "unwritable": 3, "unreadable": 0, "why": …, "at": …}
 
-A writer leaves what it lost since it started, a reader how many rows it passed over. Counted are rows.
+A writer records what it lost since it started, a reader how many rows it skipped. Rows are counted.
 
 What does not belong here: who is told (`sources.log_losses`).
 """

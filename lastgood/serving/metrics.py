@@ -58,19 +58,17 @@ class Metrics:
             ["kind"],
             registry=self._registry,
         )
-        self._cached = prometheus.Counter(
-            "lastgood_cached_rows", "Rows looked for in the cache of answers.", ["hit"], registry=self._registry
-        )
+        self._cached = prometheus.Counter("lastgood_cached_rows", "Rows looked up in the answer cache.", ["hit"], registry=self._registry)
         self._refused = prometheus.Counter(
             "lastgood_too_many", "Requests answered with 429: one user or one address had too many.", ["route"], registry=self._registry
         )
         self._repeated = prometheus.Counter(
-            "lastgood_repeated_caller_ids", "Requests under an x-request-id that an earlier one had.", registry=self._registry
+            "lastgood_repeated_caller_ids", "Requests that reused the x-request-id of an earlier request.", registry=self._registry
         )
         self.repeated_ids = self.unclear = 0
         """The same two counts in plain numbers, for whoever asks how the worker is."""
         self._unclear = prometheus.Counter(
-            "lastgood_unclear_feedback", "Feedback refused because its id names several requests.", registry=self._registry
+            "lastgood_unclear_feedback", "Feedback refused because its id matches several requests.", registry=self._registry
         )
         self._ready = prometheus.Gauge("lastgood_ready", "1 once the warm-up was answered.", registry=self._registry)
         build = prometheus.Gauge(
@@ -131,9 +129,9 @@ class _Logs(Collector):
     def collect(self) -> Iterable[Metric]:
         written = CounterMetricFamily("lastgood_log_rows_written", "Rows on disk.", labels=["log"])
         lost = CounterMetricFamily(
-            "lastgood_log_rows_lost", "Rows that the disk refused for too long, or that could not be written.", labels=["log"]
+            "lastgood_log_rows_lost", "Rows that could not be written, or that the disk refused for too long.", labels=["log"]
         )
-        odd = CounterMetricFamily("lastgood_log_rows_unwritable", "Lost rows that no column could hold.", labels=["log"])
+        odd = CounterMetricFamily("lastgood_log_rows_unwritable", "Lost rows whose values did not fit a column.", labels=["log"])
         failures = CounterMetricFamily("lastgood_log_write_failures", "Failed attempts to write or tidy up.", labels=["log"])
         waiting = GaugeMetricFamily("lastgood_log_rows_waiting", "Rows in memory, not on disk yet.", labels=["log"])
         for name, log in self._logs.items():

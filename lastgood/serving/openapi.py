@@ -35,7 +35,7 @@ def _answer(description: str) -> dict[str, Any]:
 
 ANSWERS: dict[int | str, dict[str, Any]] = {
     413: _answer("the body is too long"),
-    422: _answer("the body is not as described; names row and field"),
+    422: _answer("the body does not match the schema; the answer names row and field"),
     503: _answer("not ready yet"),
 }
 

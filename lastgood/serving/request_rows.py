@@ -34,7 +34,7 @@ async def read(request: fastapi.Request, limit: int) -> bytes:
             else:
                 return bytes(received)
         except requests.ClientDisconnect as error:
-            raise Refused(400, "the sender left before the body was whole; send it again") from error
+            raise Refused(400, "the sender disconnected before the body was complete; send it again") from error
     raise Refused(413, f"the body is longer than {limit} bytes; send fewer rows at a time", kind="size")
 
 
@@ -51,7 +51,9 @@ def parse(body: bytes, adapter: pydantic.TypeAdapter[Any], *, max_rows: int, con
     single = "rows" not in value
     if not single and isinstance(value["rows"], list) and len(value["rows"]) > max_rows:
         count = len(value["rows"])
-        raise Refused(422, f"{count} rows are more than the {max_rows} of one request; send several requests", kind="rows", rows=count)
+        raise Refused(
+            422, f"{count} rows are more than the {max_rows} allowed in one request; send several requests", kind="rows", rows=count
+        )
     try:
         checked = adapter.validate_json(b'{"rows":[' + body + b"]}" if single else body)
     except pydantic.ValidationError as error:

@@ -1,4 +1,4 @@
-"""A row of a reference as a request would bring it: a table knows other types than JSON, and loses some on its way.
+"""A row of a reference as a request would bring it: a table has other types than JSON, and loses some of them.
 
 pandas makes an integer column with gaps a float one, a list may be text, an Enum's value may look like a number. What the
 model refuses is put another way where that is the same value, and nowhere else.

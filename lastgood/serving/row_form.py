@@ -4,7 +4,7 @@ A field with a simple type has a column of that type; anything else is JSON text
 an offset is kept beside it. Reading goes through the model as a request does, so what a strict model takes as JSON it takes
 from the log too.
 
-What does not belong here: columns that are no fields, files, tables (`inference_log`).
+What does not belong here: columns that are not fields, files, tables (`inference_log`).
 """
 
 from __future__ import annotations
@@ -63,17 +63,17 @@ class Form:
         for name in self._whole:
             value = getattr(row, name)
             if value is not None and value not in border.INT64:
-                raise Unkept(name, "is outside of 64 bits; send a smaller integer")
+                raise Unkept(name, "does not fit in 64 bits; send a smaller integer")
         for name in self._strings:
             value = getattr(row, name)
             if value is not None and not plain.writable(value):
-                raise Unkept(name, "holds a character that cannot be written down; send it without")
+                raise Unkept(name, "contains a character that cannot be stored; remove it")
         for name in self.times:
             try:
                 value = getattr(row, name)
                 _ = value if value is None or value.tzinfo is None else value.astimezone(datetime.UTC)
             except (OverflowError, ValueError) as error:
-                raise Unkept(name, "is no time between the years 1 and 9999 in UTC; send another one") from error
+                raise Unkept(name, "is not a time between the years 1 and 9999 in UTC; send another value") from error
         if self._text:
             self._check_text(row)
 
@@ -82,7 +82,9 @@ class Form:
             text = self.text(row)
             values = {name: json.loads(text[name]) if name in text else getattr(row, name) for name in self.kinds}
         except Exception as error:  # a serializer of the team's model may raise anything
-            raise Unkept(None, f"cannot be kept in the log ({type(error).__name__}), so it is not answered; send another one") from error
+            raise Unkept(
+                None, f"cannot be stored in the log ({type(error).__name__}), so it is not answered; send another value"
+            ) from error
         try:
             self.take(values)
         except Exception as error:  # so may a validator

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 SHOWN = 20
-"""So many of the requests under one caller's id are remembered; more are too many all the same."""
+"""How many of the requests under one caller's id are remembered; beyond that number it makes no difference."""
 
 
 class CallerIds:

@@ -92,7 +92,7 @@ def load_class(config: Path, *, entry: str, digest: str) -> type[Runtime]:
     """The runtime class *entry* (`module:Class`) of the config part in folder *config*, whose digest is *digest*.
 
     The folder becomes a private package named by the digest, so its modules import each other relatively and two
-    bundles' code cannot meet in one process. Raises Damaged if the code cannot be imported or is no runtime.
+    bundles' code cannot meet in one process. Raises Damaged if the code cannot be imported or is not a runtime.
     """
     module_name, _, class_name = entry.partition(":")
     sys.dont_write_bytecode = True  # compiled files beside the code would be a change of the stored part
@@ -111,6 +111,6 @@ def load_class(config: Path, *, entry: str, digest: str) -> type[Runtime]:
         raise errors.Damaged(f"runtime {entry!r} of config part {digest} cannot be imported: {remedy}") from error
     if not (isinstance(found, type) and issubclass(found, Runtime)):
         raise errors.Damaged(
-            f"runtime {entry!r} of config part {digest} is no subclass of lastgood.serving.runtime.Runtime; correct 'runtime'"
+            f"runtime {entry!r} of config part {digest} is not a subclass of lastgood.serving.runtime.Runtime; correct 'runtime'"
         )
     return found

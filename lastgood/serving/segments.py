@@ -208,7 +208,7 @@ class SegmentLog:
         try:
             step()
         except Exception:  # for example a disk that is full or gone, or a segment that somebody damaged
-            _logger.exception("housekeeping of log %s failed; it is tried again", self.folder)
+            _logger.exception("housekeeping of log %s failed; retrying", self.folder)
             with self._guard:
                 self._failures += 1
 
@@ -221,7 +221,10 @@ class SegmentLog:
             self._rows = self._rows[surplus:]
             self._why = f"the disk refused: {error}"
         _logger.warning(
-            "log %s cannot be written: %s; answers go on, %d rows wait in memory; make room there", self.folder, error, len(self._rows)
+            "log %s cannot be written: %s; answers continue, %d rows wait in memory; free some space there",
+            self.folder,
+            error,
+            len(self._rows),
         )
 
     def _register(self) -> None:
@@ -303,7 +306,7 @@ class SegmentLog:
         old = [folder for folder in days if folder.name < day_name(oldest.timestamp())]
         if len(old) > 1 and old == days and time.monotonic() - self._begun < _SURE_S:
             _logger.warning(
-                "log %s: all %d days of it are older than %g days, which may be a wrong clock; they are removed in a day unless it is set right",
+                "log %s: all %d days of it are older than %g days, which may be due to a wrong clock; they will be removed in a day unless the clock is corrected",
                 self.folder, len(old), self._keep_days,
             )  # fmt: skip
             return
@@ -323,7 +326,7 @@ class _Segment:
 def write_segment(table: pa.Table, folder: Path, *, name: str, at: float | None = None) -> None:
     """Make *table* the segment *name*, written at Unix time *at*: whole and on disk, or not there. Raises OSError.
 
-    Readers pass over a file by its time of change, so that is the time by which rows are written, not the disk's.
+    Readers skip a file by its time of change, so that is the time by which rows are written, not the disk's.
     """
     import pyarrow.parquet as pq
 

@@ -1,7 +1,7 @@
 """Whose fault a failed prediction is: a row that the team's code cannot compute, or a bundle that cannot compute.
 
 One row that fails again and again while the runtime's own warm-up rows are answered is the sender's affair; anything else is
-the bundle's. That holds for memory too: it has run out where the warm-up rows fail for want of it, and not where a row asks for more
+the bundle's. That holds for memory too: it has run out where the warm-up rows fail because of it, and not where a row asks for more
 than there is. Rows are asked again as copies are (`in_shadow`), so that nothing is written twice; the warm-up rows at a
 bounded rate, so that nobody makes a worker ask them for a living.
 
@@ -48,9 +48,9 @@ def check(outputs: Any, *, rows: int) -> list[dict[str, Any]]:
     """*outputs*, if they are one answer for each of *rows* that JSON and the log can hold. Raises Failed."""
     if not isinstance(outputs, Sequence) or len(outputs) != rows:
         count = len(outputs) if isinstance(outputs, Sequence) else "no list of"
-        raise Failed(f"the runtime gave {count} answers for {rows} rows; correct its predict")
+        raise Failed(f"the runtime returned {count} answers for {rows} rows; correct its predict")
     if any(not isinstance(output, Mapping) for output in outputs):
-        raise Failed("the runtime gave an answer that is no dict; correct its predict")
+        raise Failed("the runtime returned an answer that is not a dict; correct its predict")
     contained(lambda: json.dumps(outputs, allow_nan=False))
     contained(lambda: _check_probabilities(outputs))
     return list(outputs)
@@ -60,7 +60,7 @@ def _check_probabilities(outputs: Sequence[Mapping[str, Any]]) -> None:
     for output in outputs:
         value = output.get("probability")
         if isinstance(value, int | float) and not math.isfinite(value):
-            raise Failed("the runtime gave a probability that is no finite number; correct its predict")
+            raise Failed("the runtime returned a probability that is not a finite number; correct its predict")
 
 
 class Wellness:
@@ -76,7 +76,7 @@ class Wellness:
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether it was for want of memory that the warm-up rows failed last."""
+        """Whether the warm-up rows failed last because memory ran out."""
         return self._out_of_memory
 
     def well(self) -> bool:
@@ -100,7 +100,7 @@ class Wellness:
 
 def told(error: Failed | MemoryError) -> str:
     """What happened, for whoever sent the row."""
-    return "it asks for more memory than there is" if isinstance(error, MemoryError) else str(error)
+    return "it needs more memory than is available" if isinstance(error, MemoryError) else str(error)
 
 
 def find(rows: Sequence[Any], answer: Answer, *, until: float, clock: Callable[[], float] = time.monotonic) -> int | None:

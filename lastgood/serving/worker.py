@@ -48,7 +48,9 @@ def load(settings: settings_.Settings, *, service: str, bundle: str, now: float)
     store = artifacts.Store(settings.store)
     found = read_manifest(store, bundle)
     if found.service != service:
-        raise errors.UsageError(f"bundle {bundle!r} is of service {found.service!r}, not {service!r}; name the service it was built for")
+        raise errors.UsageError(
+            f"bundle {bundle!r} belongs to service {found.service!r}, not {service!r}; name the service it was built for"
+        )
     store.verify_bundle(found, deep=True)
     frozen = frozen_service.read(found, store=store)
     if frozen is None or frozen.service != service:
@@ -76,7 +78,7 @@ def read_manifest(store: artifacts.Store, bundle: str) -> bundles.Bundle:
     try:
         manifest = json.loads(store.path(bundle).read_bytes(), parse_int=plain.number)
     except (ValueError, OSError) as error:
-        raise errors.Damaged(f"{bundle} is stored but is no manifest: {error}; name a bundle, not a part") from error
+        raise errors.Damaged(f"{bundle} is stored but is not a manifest: {error}; name a bundle, not a part") from error
     found = bundles.from_manifest(manifest)
     if found.id != bundle:
         raise errors.Damaged(f"the manifest stored as {bundle} describes {found.id}; build or import the bundle again")
@@ -190,7 +192,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise errors.Unavailable(f"cannot listen on {host}:{port}: {error.strerror}; choose another port or end what holds it") from error
+        raise errors.Unavailable(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another port, or stop the program that uses it"
+        ) from error
     return listener
 
 
@@ -218,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", required=True, help="full digest, sha256:…")
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--socket", type=Path, help="path of a Unix socket, which only this user can reach")
-    place.add_argument("--port", type=int, help="port that everybody on this machine can reach")
+    place.add_argument("--port", type=int, help="port, which every user of this machine can reach")
     parser.add_argument("--host", default="127.0.0.1")
     call = parser.parse_args(argv)
     os.umask(private.UMASK)
@@ -229,10 +233,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         wallclock.anchor(settings.home)
         loaded = load(settings, service=call.service, bundle=call.bundle, now=wallclock.now())
     except errors.LastgoodError as error:
-        _logger.error("worker of %r does not start: %s", call.service, error)  # noqa: TRY400  (the message says all; a traceback would hide it)
+        _logger.error("worker of %r cannot start: %s", call.service, error)  # noqa: TRY400  (the message says all; a traceback would hide it)
         return error.exit_code
     except MemoryError:
-        _logger.exception("worker of %r does not start: it ran out of memory", call.service)
+        _logger.exception("worker of %r cannot start: it ran out of memory", call.service)
         return OUT_OF_MEMORY
     for note in loaded.notes:
         _logger.warning("bundle %s: %s", call.bundle, note)

@@ -54,9 +54,9 @@ class Source(abc.ABC):
     def read(self, asked: Asked, *, now: float, cursor: Cursor | None) -> Answer:
         """What happened since *cursor* (None: from now on). Takes *asked.gate*'s time-out at most, else two seconds.
 
-        Never raises because the other side is down: that is an observation with `down`. Counters that went back to
+        Never raises because the other side is down: that is an observation with `down`. Counters that were reset to
         zero meanwhile are counted from zero.
         """
 
     def close(self) -> None:  # noqa: B027  # most sources hold nothing
-        """Let go of connections."""
+        """Close connections."""

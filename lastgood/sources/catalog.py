@@ -31,15 +31,15 @@ class Sources:
             answer = self._source(kind(asked.gate)).read(asked, now=now, cursor=cursor)
         except Exception as error:  # one source's fault must cost neither the other gates nor the loop
             if self._faults.get(name) != repr(error):  # once, not every second
-                log.exception("%s: the source of gate %r has a fault", self._service, name)
+                log.exception("%s: the source of gate %r failed unexpectedly", self._service, name)
             self._faults[name] = repr(error)
-            detail = f"fault in the source of gate {name!r}: {error!r}; see the controller's log"
+            detail = f"unexpected error in the source of gate {name!r}: {error!r}; see the controller's log"
             return base.Answer(observations=[Observation(at=now, down=True, detail=detail)], cursor=cursor or {})
         self._faults.pop(name, None)
         return answer
 
     def close(self) -> None:
-        """Let go of connections; a later `read` opens them again."""
+        """Close connections; a later `read` opens them again."""
         opened, self._open = self._open, {}
         for source in opened.values():
             source.close()

@@ -65,7 +65,7 @@ class EnvoySource(base.Source):
         """What was counted since *cursor*: one observation, or none on the first look, which only notes where counting stands.
 
         An Envoy that does not answer is `down`, and so is a log that cannot be read; the cursor stays. Lines of the log are read
-        on over every rotation and every start of Envoy. Counters (of copies) that went back, because Envoy or a worker began anew
+        on over every rotation and every start of Envoy. Counters (of copies) that were reset, because Envoy or a worker was restarted
         or its cluster was rebuilt, count from zero; what came between the last look and that is lost. A cursor of an older
         release, which counted live arms otherwise, is begun anew.
         """
@@ -119,7 +119,7 @@ class EnvoySource(base.Source):
     def _trouble(self, batch: Batch, clusters: Clusters, *, first: bool, now: float) -> str:
         """Why the log tells less than happened; nothing if it does not."""
         if batch.bad and batch.bad == batch.lines:
-            return f"no line of {self._files.access_log} can be read; 'lastgood down' and 'lastgood up' begin a new proxy and log"
+            return f"no line of {self._files.access_log} can be read; run 'lastgood down' and 'lastgood up' to start a new proxy and log"
         answered = sum(cluster.completed for name, cluster in clusters.items() if name.endswith(".safe"))
         if first or batch.lines or not 0 <= self._answered < answered:
             self._answered, self._silent_since = answered, None
@@ -127,7 +127,7 @@ class EnvoySource(base.Source):
         self._silent_since = now if self._silent_since is None else self._silent_since
         if now - self._silent_since < SILENT_S:
             return ""
-        return f"the proxy answers, but writes nothing into {self._files.access_log}; is the disk full? Make room, then it goes on"
+        return f"the proxy answers, but writes nothing to {self._files.access_log}; check whether the disk is full, and free some space"
 
     def _put_out(self, asked: base.Asked, clusters: Clusters, *, now: float, before: base.Cursor) -> base.Answer:
         """Ejections so far. The log knows those that nobody watched, the counter those that the log has not got yet: the higher holds."""
@@ -247,5 +247,5 @@ def _slow(route: envoy_stats.Cluster, before: Mapping[str, Any] | None, *, limit
 
 
 def _since(now: int, before: int) -> int:
-    """How far a counter went on; it counts from zero if it went back."""
+    """By how much a counter increased; it counts from zero if it was reset."""
     return now - before if now >= before else now

@@ -61,7 +61,7 @@ SCORES: dict[str, Callable[[float, float], float]] = {
 Measured = conditions.Score | conditions.Agreement
 
 _UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
-"""What a row raises that is not as rows are: of a text that is no JSON, of an answer that is no object, of a missing id."""
+"""What a row raises that is not as rows are: for text that is not JSON, an answer that is not an object, a missing id."""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class InferenceSource(base.Source):
     def read(self, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
         """The blocks that have been closed since *cursor*; a log that cannot be read is `down`, one that is not there yet is not."""
         if not isinstance(asked.gate, Measured):
-            raise TypeError(f"the inference log knows nothing of {asked.gate.metric!r}")
+            raise TypeError(f"the inference log cannot provide {asked.gate.metric!r}")
         cursor = cursor or {"begin": now}
         found = self._found(asked, asked.gate, cursor, now=now)
         try:
@@ -141,7 +141,7 @@ class InferenceSource(base.Source):
         )
 
     def _tell(self, blocks: Blocks, asked: base.Asked, *, now: float) -> None:
-        """Leave on disk how many rows this gate has passed over, for whoever looks after the service."""
+        """Record on disk how many rows this gate has skipped, for those who run the service."""
         if blocks.passed_over > blocks.reported:
             who = f"gate-{asked.gate.metric}-{getattr(asked.gate, 'score', '')}"
             folder = self._folder / (inference_log.PREDICTIONS if isinstance(asked.gate, conditions.Agreement) else inference_log.FEEDBACK)
@@ -171,7 +171,7 @@ class InferenceSource(base.Source):
 
 
 def _take_answers(blocks: Blocks, table: pa.Table, asked: base.Asked, gate: Measured) -> None:
-    """Row by row: one that cannot be read is passed over, and counted."""
+    """Row by row: one that cannot be read is skipped and counted."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -238,11 +238,11 @@ def _key(request_id: Any, row: Any) -> Key:
 
 
 def _number(value: Any) -> float | None:
-    """None for what is no number. Raises ValueError for one that cannot be reckoned with: such are refused today, and may be in older logs."""
+    """None if it is not a number. Raises ValueError for one that cannot be computed with: these are refused today, but may be in older logs."""
     if not isinstance(value, int | float):
         return None
     if not abs(value) <= feedback.MAX_FIGURE:
-        raise ValueError("a number that is not finite, or too large to be reckoned with")
+        raise ValueError("a number that is not finite, or too large to compute with")
     return float(value)
 
 
@@ -321,8 +321,8 @@ def _sum(values: Sequence[float | None]) -> Tally:
 
 
 def _left_out(blocks: Blocks) -> str:
-    bad = f"{blocks.passed_over:,} rows could not be read and were passed over ({blocks.why})" if blocks.passed_over else ""
-    late = f"{blocks.late:,} labels came after their block was closed, or belong to no answer of these bundles" if blocks.late else ""
-    unclear = f"{blocks.unclear:,} labels name several requests; send the answer's request_id" if blocks.unclear else ""
-    dropped = f"{blocks.dropped:,} rows were left out for want of room; one request in {1 << blocks.level} counts" if blocks.level else ""
+    bad = f"{blocks.passed_over:,} rows could not be read and were skipped ({blocks.why})" if blocks.passed_over else ""
+    late = f"{blocks.late:,} labels arrived after their block was closed, or belong to no answer of these bundles" if blocks.late else ""
+    unclear = f"{blocks.unclear:,} labels match several requests; send the answer's request_id" if blocks.unclear else ""
+    dropped = f"{blocks.dropped:,} rows were left out to save memory; one request in {1 << blocks.level} counts" if blocks.level else ""
     return "; ".join(text for text in (bad, late, unclear, dropped) if text)

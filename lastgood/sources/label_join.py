@@ -1,7 +1,7 @@
 """Answered rows of two bundles, joined with what really happened, in blocks of time: what is open, and when it is whole.
 
 A row belongs to the block in which it was answered. A block is *closed*, and handed out once, when its labels have come
-as far as can be told: none has come for a block's length (5 s at least), or a later block has more than half of its own.
+as far as is known: none has arrived for a block's length (5 s at least), or a later block has more than half of its own.
 Blocks are closed in order, so a later one that is closed closes those before it. What comes for a closed block afterwards is
 late: it is counted and left out, or one and the same minute would count as two observations. So if labels trickle in over an
 hour, a gate's `block_s` should be an hour too.
@@ -136,7 +136,7 @@ class Blocks:
             self._put(key, row)
 
     def unreadable(self, error: Exception) -> None:
-        """A row of a log could not be read and was passed over."""
+        """A row of a log could not be read and was skipped."""
         self.passed_over += 1
         self.why = f"{type(error).__name__}: {error}"[:200]
 

@@ -1,4 +1,4 @@
-"""Rows that the logs of a service lack: lost when they were written, or passed over when they were read. Shown by `status`, and told once.
+"""Rows that the logs of a service lack: lost when they were written, or skipped when they were read. Shown by `status`, and paged once.
 
 What does not belong here: who counts them (`serving.segments`, `sources.inference`), how a page is delivered (`paging.delivery`).
 """
@@ -14,9 +14,9 @@ from lastgood.serving import losses
 from lastgood.settings import Settings
 
 CAUSES = {
-    "disk": "were lost, for the disk refused them; make room there, and see 'lastgood doctor'",
-    "unwritable": "were lost, for no column could hold them; the worker's log says which",
-    "unreadable": "cannot be read and are passed over; they are older than the checks that refuse such rows, and go with the log's age",
+    "disk": "were lost because the disk refused them; free some space there, and see 'lastgood doctor'",
+    "unwritable": "were lost because their values did not fit a column; the worker's log says which",
+    "unreadable": "cannot be read and are skipped; they are older than the checks that refuse such rows, and will be removed with the old log",
 }
 
 
@@ -38,7 +38,7 @@ class Missing:
 
 
 def missing(settings: Settings, service: str) -> list[Missing]:
-    """What the logs of *service* lack, by log and cause. Of several gates that pass over the same rows the one with the most counts."""
+    """What the logs of *service* lack, by log and cause. Of several gates that skip the same rows, the one with the most counts."""
     found: dict[tuple[str, str], tuple[int, str]] = {}
     for one in losses.read(settings.inference(service)):
         for cause, rows in (("disk", one.lost - one.unwritable), ("unwritable", one.unwritable), ("unreadable", one.unreadable)):

@@ -1,4 +1,4 @@
-"""Workers that were killed for want of memory, as the infrastructure layer has counted them."""
+"""Workers that were killed because memory ran out, as counted by the infrastructure layer."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class WorkersSource(base.Source):
             if self._layer is None:
                 self._layer = self._build()
             if self._layer is None:
-                return "no infrastructure layer is configured, so nobody counts; set layers.infrastructure, or take the gate out"
+                return "no infrastructure layer is configured to count kills; set layers.infrastructure, or remove the gate"
             return self._layer.observe()
         except layers.LayerError as error:
             return str(error)

@@ -18,7 +18,7 @@ class ProbeSource(base.Source):
         """
         gate = asked.gate
         if not isinstance(gate, conditions.Downstream) or gate.url is None:
-            raise TypeError(f"gate {gate.metric!r} has no URL to ask")
+            raise TypeError(f"gate {gate.metric!r} has no URL to request")
         try:
             status, _ = web.get(gate.url, timeout_s=gate.timeout_s)
             trouble = "" if 200 <= status < 300 else f"answered {status}"

@@ -28,7 +28,7 @@ class PrometheusSource(base.Source):
     def read(self, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
         """One observation with the highest value of the result as `value`, for each arm that the query tells apart.
 
-        No answer in time, an HTTP error, an answer that is no JSON, a result that is empty or no finite number: `down`. Takes the
+        No answer in time, an HTTP error, an answer that is not JSON, a result that is empty or not a finite number: `down`. Takes the
         gate's `timeout_s` at most, for both arms together.
         """
         gate = asked.gate
@@ -88,16 +88,18 @@ def _highest(data: Any, *, query: str) -> float:
     try:
         samples = {"vector": lambda: [sample["value"] for sample in data["result"]], "scalar": lambda: [data["result"]]}
         if data["resultType"] not in samples:
-            raise web.Failed(f"query {query!r} gives a {data['resultType']}; make it one number for each series")
+            raise web.Failed(f"query {query!r} returns a {data['resultType']}; make it return one number per series")
         values = [float(text) for _, text in samples[data["resultType"]]()]
     except (KeyError, TypeError, ValueError) as error:
-        raise web.Failed(f"prometheus answered something else than numbers: {error!r}; is another program behind the address?") from error
+        raise web.Failed(
+            f"prometheus did not answer with numbers: {error!r}; check whether another program listens on that address"
+        ) from error
     known = [value for value in values if not math.isnan(value)]
     if not known:
         raise web.Failed(
-            f"no data: query {query!r} gives {'only NaN' if values else 'nothing'} now; correct it, or wait for the first values"
+            f"no data: query {query!r} returns {'only NaN' if values else 'nothing'} now; correct it, or wait for the first values"
         )
     highest = max(known)
     if math.isinf(highest):
-        raise web.Failed(f"query {query!r} gives {highest}, which is no figure to judge by; correct it")
+        raise web.Failed(f"query {query!r} returns {highest}, a non-finite value; correct it")
     return highest

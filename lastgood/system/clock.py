@@ -171,7 +171,7 @@ def _since_boot() -> float:
 
 
 def _boot_id() -> str:
-    """Which start of the machine the count is of; empty where it cannot be told, so that no note is left."""
+    """Which start of the machine the count is of; empty where that is unknown, so that no note is left."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:

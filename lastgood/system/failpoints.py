@@ -151,7 +151,7 @@ def _argument(action: str, text: str | None, item: str) -> float:
             return float(text)
         number = int(text) if text.isdigit() else int(getattr(errno, text, 0))
         if number not in errno.errorcode:
-            raise ValueError(f"no error is called {text!r}")
+            raise ValueError(f"unknown error name {text!r}")
         return number
     except ValueError as error:
         raise errors.UsageError(f"{VARIABLE} has {item!r}: {error}; for example store.before_rename=raise:ENOSPC@1") from error

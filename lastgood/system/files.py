@@ -120,7 +120,7 @@ def stamps(folder: Path) -> Mapping[str, list[int]]:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder that may hold read-only ones; what somebody else removes meanwhile is no error."""
+    """Remove a folder that may hold read-only ones; it is not an error if somebody else removes part of it meanwhile."""
     for below, _, _ in os.walk(folder):
         try:
             Path(below).chmod(0o700)

@@ -78,7 +78,7 @@ def is_own_folder(folder: Path) -> bool:
 def check_home(home: Path) -> None:
     """Raise NotAllowed if *home* is there and is not this user's alone to write; changes nothing.
 
-    One that can only be read by others is no reason to refuse: `close_home` closes it.
+    One that others can only read is not refused: `close_home` restricts it.
     """
     try:
         found = home.stat()
@@ -86,21 +86,21 @@ def check_home(home: Path) -> None:
         return
     if found.st_uid != os.geteuid():
         raise errors.NotAllowed(
-            f"{home} belongs to {user(found.st_uid)}, and this is {user(os.geteuid())}; run it as that user "
+            f"{home} belongs to {user(found.st_uid)}, but this process runs as {user(os.geteuid())}; run it as that user "
             f"('sudo -u {user(found.st_uid)} lastgood …'), or set LASTGOOD_HOME to a folder of your own"
         )
     if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not _alone_in(found.st_gid)):
         raise errors.NotAllowed(
-            f"{home} can be written by others (mode {stat.S_IMODE(found.st_mode):04o}), so what it holds may not be ours; "
-            f"look at it, then 'chmod -R go-w {home}' and 'lastgood audit verify'; a team shares one account, see docs/security.md"
+            f"{home} can be written by others (mode {stat.S_IMODE(found.st_mode):04o}), so its content cannot be trusted; "
+            f"inspect it, then run 'chmod -R go-w {home}' and 'lastgood audit verify'; a team shares one account, see docs/security.md"
         )
     for name in _TRUSTED:
         with contextlib.suppress(FileNotFoundError):
             owner = (home / name).lstat().st_uid
             if owner not in (os.geteuid(), 0):
                 raise errors.NotAllowed(
-                    f"{home / name} belongs to {user(owner)}, so it is not believed; "
-                    f"put back one of your own from a backup, or 'chown' it if you know how that came about"
+                    f"{home / name} belongs to {user(owner)}, so it is not trusted; "
+                    f"restore your own from a backup, or 'chown' it if you know why its owner changed"
                 )
 
 

@@ -22,10 +22,10 @@ MAX_VALUES = 1_000_000
 MAX_BYTES = 16 << 20
 """Bytes of a text that goes into a bundle file, as canonical JSON."""
 WHOLE = 2**53
-"""From here on a number of JSON cannot be told from its neighbours."""
+"""From here on, a JSON number cannot be distinguished from its neighbours."""
 
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
-_KINDS = "write it as text, a finite number, true, false, null, a list or an object with texts as keys"
+_KINDS = "write it as text, a finite number, true, false, null, a list or an object with text keys"
 
 
 def number(digits: str) -> int | float:
@@ -45,11 +45,11 @@ def printable(text: str) -> str:
 
 
 def check_text(text: object, *, what: str) -> None:
-    """Raise UsageError, naming *what*, if *text* is no text or not every database could hold it."""
+    """Raise UsageError, naming *what*, if *text* is not text or not every database could hold it."""
     if not isinstance(text, str):
-        raise errors.UsageError(f"{what} is of kind {type(text).__name__}; give it as text")
+        raise errors.UsageError(f"{what} has type {type(text).__name__}; give it as text")
     if not writable(text):
-        raise errors.UsageError(f"{what} {text[:100]!r} is not plain text; leave out NUL characters and broken surrogates")
+        raise errors.UsageError(f"{what} {text[:100]!r} is not plain text; remove NUL characters and broken surrogates")
 
 
 def tree(value: object, *, what: str) -> dict[str, Any]:
@@ -58,12 +58,12 @@ def tree(value: object, *, what: str) -> dict[str, Any]:
     It is equal to what is read back from its canonical JSON.
     """
     if not isinstance(value, Mapping):
-        raise errors.UsageError(f"{what} is of kind {type(value).__name__}; give an object of names and values")
+        raise errors.UsageError(f"{what} has type {type(value).__name__}; give an object of names and values")
     return dict(_Copier(what).copy(value, ()))
 
 
 def mended(value: Any) -> Any:
-    """*value*, which a program of ours found out, with what cannot be kept put right instead of refused: what happened must be told all the same.
+    """*value*, which a program of ours found out, with values that cannot be stored corrected instead of refused: what happened must be reported in any case.
 
     Text is made printable; a number that is none, such as a threshold that is infinite, becomes null.
     """
@@ -85,7 +85,7 @@ class _Copier:
         self._left -= 1
         if self._left < 0:
             raise errors.UsageError(
-                f"{self._what} has more than {MAX_VALUES} values; keep them in a file of the bundle, and here what it is"
+                f"{self._what} has more than {MAX_VALUES} values; keep them in a file of the bundle, and describe that file here"
             )
         if value is None or isinstance(value, bool):
             return value
@@ -94,21 +94,21 @@ class _Copier:
         if isinstance(value, int | float):
             return self._number(value, path)
         if not isinstance(value, Mapping | list | tuple):
-            raise self._refused(path, f"is of kind {type(value).__name__}; {_KINDS}")
+            raise self._refused(path, f"has type {type(value).__name__}; {_KINDS}")
         if len(path) >= MAX_DEPTH:
-            raise self._refused(path[:3], f"is nested more than {MAX_DEPTH} deep; write it flatter")
+            raise self._refused(path[:3], f"is nested more than {MAX_DEPTH} levels deep; use less nesting")
         if isinstance(value, Mapping):
             return {self._name(name, path): self.copy(one, (*path, name)) for name, one in value.items()}
         return [self.copy(one, (*path, number)) for number, one in enumerate(value)]
 
     def _name(self, name: Any, path: tuple[Any, ...]) -> str:
         if not isinstance(name, str):
-            raise self._refused((*path, name), f"has a key of kind {type(name).__name__}; write the key in quotes")
+            raise self._refused((*path, name), f"has a key of type {type(name).__name__}; write the key in quotes")
         return self._text(name, (*path, name))
 
     def _text(self, text: str, path: tuple[Any, ...]) -> str:
         if not writable(text):
-            raise self._refused(path, "is not plain text; leave out NUL characters and broken surrogates")
+            raise self._refused(path, "is not plain text; remove NUL characters and broken surrogates")
         return str.__str__(text)
 
     def _number(self, number: float, path: tuple[Any, ...]) -> float:
@@ -117,7 +117,7 @@ class _Copier:
                 raise self._refused(path, "is a whole number beyond 2 to the power of 53, which JSON would round; write it as text")
             return int(number)
         if not math.isfinite(number):
-            raise self._refused(path, f"is {float(number)}; leave it out, or write null or a text")
+            raise self._refused(path, f"is {float(number)}; omit it, or write null or text")
         return float(number)
 
     def _refused(self, path: tuple[Any, ...], problem: str) -> errors.UsageError:

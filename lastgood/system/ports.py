@@ -23,7 +23,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def belongs(pid: int, *, host: str, port: int) -> bool | None:
-    """True if whoever connects to *host*:*port* reaches the process *pid* or a descendant, and nobody else; None if it cannot be told.
+    """True if a connection to *host*:*port* reaches the process *pid* or a descendant, and nobody else; None if unknown.
 
     Where several sockets could get the connection, as with SO_REUSEPORT, each of them has to belong.
     """

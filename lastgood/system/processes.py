@@ -5,7 +5,7 @@ the kernel gives it to somebody else later, and a stranger must never be taken f
 The record's path and facts also stand in the process's own environment, so a process whose record was lost,
 or whose starter was killed between starting it and writing the record, is found again (Linux).
 
-A name proves nothing on a shared machine: a record that another user owns or may write is no record, and a process of
+A name proves nothing on a shared machine: a record that another user owns or may write is ignored, and a process of
 another user is none of ours, whatever its environment says (`strangers` names both).
 
 What does not belong here: what the processes are for, restarts and readiness (`layers.infrastructure`, `ops.local_stack`).
@@ -99,7 +99,7 @@ def current() -> Record:
 def read(path: Path) -> Record | None:
     """The record in *path*; None if there is none, it cannot be read, or another user owns or may write it.
 
-    The process may live all the same, see `find`.
+    The process may be alive nevertheless, see `find`.
     """
     try:
         value = json.loads(_own_text(path))
@@ -113,7 +113,7 @@ def read(path: Path) -> Record | None:
 def _own_text(path: Path) -> str:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), encoding="utf-8") as file:
         if not private.ours(os.fstat(file.fileno())):
-            raise PermissionError(f"{path} is not ours")
+            raise PermissionError(f"{path} belongs to another user")
         return file.read()
 
 
@@ -188,7 +188,7 @@ def stop(record: Record, *, grace_s: float) -> bool:
 
 
 def age_s(record: Record) -> float | None:
-    """Seconds since the process started; None if that cannot be told (it is gone, or this is not Linux)."""
+    """Seconds since the process started; None if unknown (it is gone, or this is not Linux)."""
     try:
         ticks = _ticks(record.started)
         up = float((_PROC / "uptime").read_text().split()[0])
@@ -198,7 +198,7 @@ def age_s(record: Record) -> float | None:
 
 
 def rss_bytes(record: Record) -> int | None:
-    """Resident memory in bytes; None if that cannot be told."""
+    """Resident memory in bytes; None if unknown."""
     try:
         pages = int((_PROC / str(record.pid) / "statm").read_text().split()[1])
     except (OSError, ValueError, IndexError):
@@ -257,7 +257,7 @@ def locked(path: Path, *, wait_s: float) -> Iterator[None]:
         end = time.monotonic() + wait_s
         while not _try_lock(handle):
             if time.monotonic() >= end:
-                raise errors.Unavailable(f"{path} has been locked for {wait_s:g} s; another lastgood command is at work, try again")
+                raise errors.Unavailable(f"{path} has been locked for {wait_s:g} s; another lastgood command is running, try again")
             time.sleep(_STEP_S)
         yield
     finally:

@@ -53,14 +53,14 @@ def load_private(folder: Path) -> Ed25519PrivateKey:
     data, mode = _read(path)
     if mode & 0o077:
         raise errors.NotAllowed(
-            f"{path} can be read by others (mode {stat.S_IMODE(mode):04o}); make a new key, or 'chmod 600' if it never leaked"
+            f"{path} can be read by others (mode {stat.S_IMODE(mode):04o}); make a new key, or run 'chmod 600' if it never leaked"
         )
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise errors.Damaged(f"{path} is not a private key: {error}; put it back from a backup") from error
+        raise errors.Damaged(f"{path} is not a private key: {error}; restore it from a backup") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise errors.Damaged(f"{path} is not an Ed25519 key; put it back from a backup")
+        raise errors.Damaged(f"{path} is not an Ed25519 key; restore it from a backup")
     return key
 
 
@@ -74,9 +74,9 @@ def load_public(folder: Path) -> Ed25519PublicKey:
     try:
         key = load_pem_public_key(_read(path)[0])
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise errors.Damaged(f"{path} is not a public key: {error}; put it back from a backup") from error
+        raise errors.Damaged(f"{path} is not a public key: {error}; restore it from a backup") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise errors.Damaged(f"{path} is not an Ed25519 key; put it back from a backup")
+        raise errors.Damaged(f"{path} is not an Ed25519 key; restore it from a backup")
     return key
 
 
@@ -137,7 +137,7 @@ def _read(path: Path) -> tuple[bytes, int]:
             return file.read(1 << 16), os.fstat(file.fileno()).st_mode
     except FileNotFoundError:
         raise errors.NotFound(
-            f"{path} does not exist; put it back from a backup, or move the whole folder away to begin with a new key"
+            f"{path} does not exist; restore it from a backup, or move the whole folder away to start with a new key"
         ) from None
     except OSError as error:
         raise errors.Unavailable(f"{path} cannot be read: {error}; check its owner and mode") from error

@@ -27,7 +27,7 @@ class _Strict(yaml.SafeLoader):
                 line = key.start_mark.line + 1
                 if (key.tag, key.value) in first:
                     before = first[key.tag, key.value]
-                    raise DuplicateKey(f"line {line}: the key {key.value[:80]!r} stands twice, first in line {before}; keep one of them")
+                    raise DuplicateKey(f"line {line}: the key {key.value[:80]!r} appears twice, first in line {before}; keep one of them")
                 first[key.tag, key.value] = line
         return node
 
@@ -46,7 +46,7 @@ def load(text: str, *, where: str) -> Any:
         loader = _Strict(text)
         return loader.get_single_data()
     except DuplicateKey as error:
-        raise errors.UsageError(f"{where} is wrong: {error}") from None
+        raise errors.UsageError(f"{where} is invalid: {error}") from None
     except yaml.YAMLError as error:
         raise errors.UsageError(f"{where} is not valid YAML: {_said(error)}; correct that line") from None
     except (ValueError, TypeError, RecursionError) as error:  # a date that is none, nesting without end
@@ -64,7 +64,7 @@ def _said(error: yaml.YAMLError) -> str:
         return f"{place}{error.problem or error.context or 'it does not parse'}"
     if isinstance(error, yaml.reader.ReaderError):
         return f"character {error.position + 1} is not allowed"
-    return "it does not parse"
+    return "it cannot be parsed"
 
 
 def check_json(text: str | bytes) -> Any:
@@ -76,7 +76,7 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)[:80]!r} stands twice")
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)[:80]!r} appears twice")
     return found
 
 
@@ -87,7 +87,7 @@ def explain(text: str, error: pydantic.ValidationError) -> str:
     return "; ".join(dict.fromkeys(found))
 
 
-_REMEDIES = {"missing": "add it", "extra_forbidden": "take it out or correct its name", "union_tag_not_found": "add it"}
+_REMEDIES = {"missing": "add it", "extra_forbidden": "remove it or correct its name", "union_tag_not_found": "add it"}
 _NAMED = re.compile(r"(?:gate '([^']+)'|(release)\.(\w+)) ")
 
 
@@ -95,7 +95,7 @@ def _problem(root: yaml.Node | None, item: ErrorDetails) -> str:
     message, loc = item["msg"].removeprefix("Value error, "), item["loc"]
     context = item.get("ctx", {})
     if item["type"] == "union_tag_invalid":
-        message = f"{context['discriminator'].strip(chr(39))} {context['tag']!r} is not known; use one of {context['expected_tags']}"
+        message = f"{context['discriminator'].strip(chr(39))} {context['tag']!r} is unknown; use one of {context['expected_tags']}"
     elif item["type"] == "union_tag_not_found":
         message = f"{context['discriminator']} is missing"
     if not loc and (named := _NAMED.match(message)):  # a rule about the whole service that names what it is about
@@ -107,13 +107,13 @@ def _problem(root: yaml.Node | None, item: ErrorDetails) -> str:
 
 
 _TAGS = ("metric", "phase")
-"""Keys by whose value pydantic chooses among kinds, and which it then names on the way to what is wrong."""
+"""Keys by whose value pydantic chooses among kinds, and which it then names in the path of the error."""
 
 
 def _find(root: yaml.Node | None, loc: Sequence[int | str]) -> tuple[int, list[str]]:
-    """The line of the deepest node on the way *loc* that is there, and the keys that lead to it and beyond.
+    """The line of the deepest existing node on the path *loc*, and the keys that lead to it and beyond.
 
-    Pydantic puts the kind into the way (`gates.errors.error_rate.margin`); that is passed over, once for each mapping.
+    Pydantic puts the kind into the path (`gates.errors.error_rate.margin`); that is skipped, once for each mapping.
     """
     node, line, path = root, 1, []
     passed: yaml.Node | None = None

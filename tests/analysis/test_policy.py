@@ -108,7 +108,7 @@ def test_a_candidate_without_a_chain_is_cut_over_when_ready() -> None:
 
 
 def test_a_candidate_that_is_not_ready_is_waited_for() -> None:
-    """Until its time is over, nothing is due; a worker that answers at the last moment counts."""
+    """Until its time limit has passed, nothing is due; a worker that answers at the last moment counts."""
     state = on_its_way(0)
     assert state.phase_until == 160.0
     assert decide(state, ready=(A,), now=159.99) is None
@@ -154,7 +154,9 @@ def test_a_phase_is_passed_when_every_gate_has_passed() -> None:
 
 def test_a_phase_without_gates_ends_with_its_time() -> None:
     """A chain may be walked by the clock alone."""
-    assert decide(canary(), now=120.0) == judgement.Decision(event=ADVANCE, verb="advance", reason="canary passed: its time is over")
+    assert decide(canary(), now=120.0) == judgement.Decision(
+        event=ADVANCE, verb="advance", reason="canary passed: its time limit has passed"
+    )
 
 
 def test_a_phase_lasts_its_least_time() -> None:
@@ -242,7 +244,7 @@ def test_an_approved_release_is_cut_over_though_a_gate_cannot_tell() -> None:
     """The person has seen what the gates said."""
     approved = after(on_its_way(4), rollout.Approve(bundle=B))
     event = rollout.CutOver(bundle=B, bake_s=700.0)
-    assert decide(approved, UNTOLD) == judgement.Decision(event=event, verb="cut-over", reason="a person approved it")
+    assert decide(approved, UNTOLD) == judgement.Decision(event=event, verb="cut-over", reason="approved by a person")
 
 
 def test_a_guardrail_fails_during_the_approval_too() -> None:
@@ -256,7 +258,7 @@ def test_a_guardrail_fails_during_the_approval_too() -> None:
 def test_an_approval_that_nobody_gives_ends_the_release() -> None:
     """At the end of its time, not before."""
     assert decide(on_its_way(4), GOOD, now=4099.0) is None
-    why = "it could not be judged within 4000 s: nobody approved it"
+    why = "no verdict within 4000 s: nobody approved it"
     expected = judgement.Decision(event=rollout.Abandon(bundle=B, reason=why), verb="abandon", reason=why, verdicts=(GOOD,))
     assert decide(on_its_way(4), GOOD, now=4100.0) == expected
 
@@ -265,7 +267,7 @@ def test_an_approved_release_that_ends_for_want_of_workers_says_so() -> None:
     """The person who approved it must not read that nobody did."""
     found = decide(after(on_its_way(4), rollout.Approve(bundle=B)), GOOD, ready=(A,), now=4100.0)
     assert found is not None
-    assert found.reason == "it could not be judged within 4000 s: its workers are not ready"
+    assert found.reason == "no verdict within 4000 s: its workers are not ready"
 
 
 # --- guardrails and signals --------------------------------------------------------------------------------
@@ -296,7 +298,7 @@ def test_all_that_failed_stands_in_the_reason_and_an_audit_is_asked_for() -> Non
     slow = says("slow", "fail")
     found = judgement.decide(canary(), audited, ready=(), verdicts={"slow": slow, "errors": BAD}, now=100.0)
     assert found is not None
-    assert found.reason == "gate 'slow': slow says fail; gate 'errors': errors says fail; audit what this bundle has done"
+    assert found.reason == "gate 'slow': slow says fail; gate 'errors': errors says fail; audit what this bundle did"
     assert isinstance(found.event, rollout.Reject)
     assert found.event.reason == found.reason
     only = judgement.decide(canary(), audited, ready=(), verdicts={"slow": slow}, now=100.0)
@@ -408,7 +410,7 @@ def test_what_has_passed_or_failed_has_no_policy_for_not_knowing() -> None:
 def test_a_release_that_cannot_be_judged_is_given_up_with_what_was_missing() -> None:
     """Not blamed, and never waved through; what passed and what only observes is not listed."""
     failed = says("conversion", "fail")
-    why = "it could not be judged within 2000 s: errors says inconclusive; conversion says fail"
+    why = "no verdict within 2000 s: errors says inconclusive; conversion says fail"
     found = decide(canary(), says("slow", "pass"), UNTOLD, says("shown", "fail"), failed, now=2100.0)
     event = rollout.Abandon(bundle=B, reason=why)
     assert found == judgement.Decision(event=event, verb="abandon", reason=why, verdicts=(UNTOLD, failed))
@@ -418,10 +420,10 @@ def test_a_release_whose_workers_went_away_is_given_up_for_that() -> None:
     """All gates passed, but there is nobody to cut over to."""
     found = decide(canary(), GOOD, ready=(A,), now=2100.0)
     assert found is not None
-    assert found.reason == "it could not be judged within 2000 s: its workers are not ready"
+    assert found.reason == "no verdict within 2000 s: its workers are not ready"
     odd = decide(dataclasses.replace(canary(), position=None), GOOD, ready=(A,), now=2100.0)
     assert odd is not None
-    assert odd.reason == "it could not be judged within 0 s: its workers are not ready"
+    assert odd.reason == "no verdict within 0 s: its workers are not ready"
 
 
 def test_a_release_that_passes_at_the_last_moment_goes_on() -> None:

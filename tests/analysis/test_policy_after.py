@@ -40,17 +40,17 @@ def test_a_bake_ends_with_its_time() -> None:
     def ended(reason: str, *said: base.Verdict) -> judgement.Decision:
         return judgement.Decision(event=rollout.BakeEnded(), verb="bake-ended", reason=reason, verdicts=said)
 
-    good = "the release stayed good for the time it was watched"
+    good = "the release stayed healthy during its bake"
     assert decide(baking(A, B), GOOD, now=109.99) is None
     assert decide(baking(A, B), GOOD, now=110.0) == ended(good, GOOD)
     assert decide(baking(A, B), says("shown", "fail"), now=110.0) == ended(good)
     assert decide(baking(A, B), now=110.0) == ended(good)
-    untold = "no guardrail failed in the 10 s for which it was watched; not shown to be good: "
+    untold = "no guardrail failed in the 10 s of its bake; without a verdict: "
     for said in (UNTOLD, says("slow", "inconclusive"), says("careful", "inconclusive"), says("conversion", "fail")):
         assert decide(baking(A, B), said, now=110.0) == ended(f"{untold}{said.gate}: {said.why}", said)
     both = UNTOLD, says("search", "fail")
     assert decide(held(baking(A, B)), GOOD, *both, now=130.0) == ended(
-        "no guardrail failed in the 30 s for which it was watched; not shown to be good: "
+        "no guardrail failed in the 30 s of its bake; without a verdict: "
         "errors: errors says inconclusive; search: search says fail", *both
     )  # fmt: skip
 
@@ -139,7 +139,7 @@ def test_a_gate_that_cannot_tell_is_waited_for_until_the_time_is_over() -> None:
 def test_a_service_whose_gates_cannot_judge_stable_alone_is_inconclusive() -> None:
     """Without any verdict nobody claims that it recovered."""
     assert verify(now=399.0) is None
-    why = "no gate of this service can judge stable alone"
+    why = "no gate of this service can measure stable alone"
     assert verify(now=400.0) == verified("inconclusive", why, "inconclusive")
 
 

@@ -192,7 +192,7 @@ def test_the_end_of_a_bake_says_what_could_not_be_told(tmp_path: Path) -> None:
             begun.go_on(until="bake-ended")
             reasons.append(begun.ctx.ledger.history(SERVICE, limit=1)[0].reason)
     assert reasons[0].startswith("no guardrail failed in the ")
-    assert "not shown to be good: errors: " in reasons[0]
+    assert "without a verdict: errors: " in reasons[0]
 
 
 def test_a_signal_that_holds_nothing_is_paged_once(tmp_path: Path) -> None:
@@ -206,7 +206,9 @@ def test_a_signal_that_holds_nothing_is_paged_once(tmp_path: Path) -> None:
         told = [page for page in begun.ctx.ledger.pages(SERVICE) if page.key == "signal-slow"]
         assert len(told) == 1
         assert told[0].severity == "warning"
-        assert told[0].summary.startswith(f"toy: gate 'slow' failed, {new[7:19]} goes no further until it passes: share slower than 100 ms")
+        assert told[0].summary.startswith(
+            f"toy: gate 'slow' failed, {new[7:19]} does not advance until it passes: share slower than 100 ms"
+        )
         assert begun.state().phase == "shadow"
         assert begun.state().hold is None
 

@@ -74,7 +74,7 @@ def test_a_step_without_its_part_says_what_to_do(instance):
     """Nothing was ever made: no guess, no stack trace to read."""
     run = dg.materialize([last], instance=instance, raise_on_error=False)
     (event,) = [event for event in run.all_events if event.is_step_failure]
-    assert "flights/data was never made; materialize it first" in event.step_failure_data.user_failure_data.description
+    assert "flights/data has not been materialized; materialize it first" in event.step_failure_data.user_failure_data.description
 
 
 def test_a_code_version_follows_the_code_and_survives_its_absence():

@@ -108,7 +108,7 @@ def odd_config(out: Path, config: int) -> None:
     """Is told a number."""
 
 
-@pytest.mark.parametrize(("write", "match"), [(no_folder, "takes no parameter 'out'"), (odd_config, "not annotated with a class")])
+@pytest.mark.parametrize(("write", "match"), [(no_folder, "has no parameter 'out'"), (odd_config, "not annotated with a class")])
 def test_a_function_that_cannot_write_a_part_is_refused(write: written_parts.Write, match: str) -> None:
     """While the code location loads, with the function's name."""
     with pytest.raises((ValueError, TypeError), match=rf"{write.__name__}.*{match}"):

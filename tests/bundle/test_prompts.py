@@ -75,7 +75,7 @@ def test_what_a_prompt_needs_works(tmp_path: Path, template: str, said: str) -> 
     ("values", "match"),
     [
         ({}, "give every variable"), ({"question": 3}, "must be a string"), ({"question": None}, "must be a string"),
-        ({"question": "x", "other": "y"}, "no variable"), ({"question": ["a"]}, "must be a string"),
+        ({"question": "x", "other": "y"}, "not a variable"), ({"question": ["a"]}, "must be a string"),
     ],
 )  # fmt: skip
 def test_values_of_the_wrong_kind_are_refused(tmp_path: Path, values: dict[str, object], match: str) -> None:
@@ -104,10 +104,10 @@ def test_a_text_without_end_is_cut_short(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("described", "match"),
     [
-        ("no: [", "not valid YAML"), ("[]", "is wrong"), (HEAD, "parts"), (HEAD + "parts: {}\n", "parts"),
-        (HEAD + "parts: {user: ../x}\n", "beside"), (HEAD + "parts: {user: a/b.txt}\n", "beside"), (HEAD + "parts: {user: /etc/passwd}\n", "beside"),
-        (HEAD + "parts: {user: prompt.yaml}\n", "beside"), (HEAD + "parts: {user: gone.txt}\n", "does not exist"),
-        (HEAD + "parts: {User: user.txt}\n", "is wrong"), (HEAD + "more: 1\nparts: {user: user.txt}\n", "more"),
+        ("no: [", "not valid YAML"), ("[]", "is invalid"), (HEAD, "parts"), (HEAD + "parts: {}\n", "parts"),
+        (HEAD + "parts: {user: ../x}\n", "in the same folder"), (HEAD + "parts: {user: a/b.txt}\n", "in the same folder"), (HEAD + "parts: {user: /etc/passwd}\n", "in the same folder"),
+        (HEAD + "parts: {user: prompt.yaml}\n", "in the same folder"), (HEAD + "parts: {user: gone.txt}\n", "does not exist"),
+        (HEAD + "parts: {User: user.txt}\n", "is invalid"), (HEAD + "more: 1\nparts: {user: user.txt}\n", "more"),
         (HEAD + "variables: {q: number}\nparts: {user: user.txt}\n", "variables"), ("schema: v9\nparts: {user: user.txt}\n", "schema"),
     ],
 )  # fmt: skip
@@ -141,7 +141,7 @@ def test_a_secret_is_found_and_not_shown(tmp_path: Path) -> None:
 
 def test_what_is_declared_and_not_used_is_a_warning(tmp_path: Path) -> None:
     """No error: a part may come to need it."""
-    assert prompts.check(make(tmp_path, "{{ question }}")) == ["variable 'passages' is declared and used nowhere"]
+    assert prompts.check(make(tmp_path, "{{ question }}")) == ["variable 'passages' is declared but not used; remove it from 'variables'"]
 
 
 def test_equal_prompts_have_equal_bytes(tmp_path: Path) -> None:

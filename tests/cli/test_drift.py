@@ -92,7 +92,7 @@ def test_another_bundle_is_held_beside_the_serving_one(
         fresh = toy.build(ctx, -1.9)
     at(monkeypatch, 4)
     shown = run("drift", "toy", "--beside", fresh)
-    assert f"beside {short(fresh)}: brier of {short(released[1])} is" in shown.out
+    assert f"compared with {short(fresh)}: brier of {short(released[1])} is" in shown.out
     value = run("drift", "toy", "--beside", fresh, "--since", "2026-01-01T02:00:00", "--json").json["beside"]
     assert (value["other"], value["since"], value["compared"]["rows"]) == (fresh, START + 2 * HOUR_S, 240)
     assert value["compared"]["low"] > 0
@@ -134,7 +134,7 @@ def test_a_report_of_nothing_is_refused(
     at(monkeypatch, 1)
     done = run("drift", "toy", "--report", str(tmp_path / "drift.html"))
     assert done.code == 7
-    assert "answered nothing in that time" in done.err
+    assert "answered no request in that time" in done.err
 
 
 def test_a_service_that_is_not_watched_says_how(run: Run, settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_a_host_that_serves_nothing_shows_what_others_found(
         ctx.ledger.report_readiness("toy", host="elsewhere/0", seen={released[1]: Seen(ready=True)}, now=START + 4 * HOUR_S)
     done = run("drift", "toy")
     assert done.code == 0
-    assert "nothing new was looked at" in done.out
+    assert "no new window was evaluated" in done.out
     assert "served by elsewhere/0" in done.out
     value = run("drift", "toy", "--json").json
     assert len(value["windows"]) == 1

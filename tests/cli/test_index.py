@@ -56,7 +56,7 @@ def test_a_damaged_replica_is_told_and_fails_the_command(run: Run, served: tuple
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     done = run("index", "verify", "toy", bundle, "--json")
     assert (done.code, done.json["ok"]) == (1, False)
-    assert "not as it was written" in done.json["indexes"][0]["why"]
+    assert "differs from what was written" in done.json["indexes"][0]["why"]
     with factory.opened(settings) as ctx:
         plain = factory.build(ctx, 2.0)
     assert run("index", "verify", "toy", plain).code == 2

@@ -21,7 +21,7 @@ def bundles(settings: settings_.Settings) -> list[str]:
     """Two releases; the model of the first, which is the way back, is shut down in ten days."""
     with factory.opened(settings) as ctx:
         found = factory.released(ctx, 1, 2, llms={1: [PIN], 2: [PIN]})
-        ends = {"status": "dying", "why": "anthropic/x: it is shut down on a day", "ends_at": time.time() + 10 * lifetimes.DAY_S}
+        ends = {"status": "dying", "why": "anthropic/x: it will be shut down on a day", "ends_at": time.time() + 10 * lifetimes.DAY_S}
         ctx.ledger.evaluate(found[0], kind=lifetimes.KIND, report=ends, actor="test", now=time.time())
     return found
 
@@ -29,10 +29,10 @@ def bundles(settings: settings_.Settings) -> list[str]:
 def test_status_and_plans_show_what_ends(run: Run, bundles: list[str]) -> None:
     """Where somebody looks before going back: the status, and the plan of the rollback."""
     done = run("status", "toy")
-    assert "! previous asks a model that is dying: anthropic/x: it is shut down on a day" in done.out
+    assert "! previous uses a model that is dying: anthropic/x: it will be shut down on a day" in done.out
     assert run("status", "toy", "--json").json["ending"]["previous"]["bundle"] == bundles[0]
     facts = run("rollback", "toy", "--dry-run", "--json").json["facts"]
-    assert f"! {short(bundles[0])} asks a model that is dying: anthropic/x: it is shut down on a day" in facts
+    assert f"! {short(bundles[0])} uses a model that is dying: anthropic/x: it will be shut down on a day" in facts
 
 
 def test_without_a_provider_the_announced_dates_are_looked_up(run: Run, bundles: list[str]) -> None:
@@ -66,7 +66,7 @@ def test_a_rollback_to_a_gone_model_is_refused(run: Run, settings: settings_.Set
             release.roll_back(ctx, "toy", release.Request(actor="t", reason="x"))
     done = run("rollback", "toy", bundles[0], "--yes", "--reason", "x")
     assert done.code == 4
-    assert "answers no more, anthropic/x: it was shut down" in done.err
+    assert "cannot answer any more, anthropic/x: it was shut down" in done.err
 
 
 def test_a_service_without_hosted_models_has_nothing_to_ask(run: Run, settings: settings_.Settings) -> None:
@@ -74,7 +74,7 @@ def test_a_service_without_hosted_models_has_nothing_to_ask(run: Run, settings: 
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
     done = run("liveness", "toy")
-    assert (done.code, done.out.strip()) == (0, "no bundle that serves or may be gone back to asks a hosted model")
+    assert (done.code, done.out.strip()) == (0, "neither the serving bundle nor any rollback target uses a hosted model")
 
 
 def test_an_unknown_service_is_named(run: Run) -> None:

@@ -492,7 +492,7 @@ def test_settings_that_the_proxy_could_not_take_are_not_registered(ctx: release.
     os.chmod(config / services.FILE, 0o600)
     (config / services.FILE).write_text(text)
     made = bundles.of("toy", parts[0], parts[2], artifacts.part(ctx.store.put(config), name="config", media_type="x/y", meta={}))
-    with pytest.raises(errors.UsageError, match=r"user_header 'x user' cannot be a name"):
+    with pytest.raises(errors.UsageError, match=r"user_header 'x user' is not a valid HTTP header name"):
         release.register(ctx, made, provenance={}, actor="t", now=5.0, untried=True)
 
 

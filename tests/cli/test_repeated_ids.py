@@ -26,6 +26,6 @@ def test_status_tells_repeated_ids_with_the_remedy(
     nothing = {"repeated_ids": None, "unclear_labels": None}
     assert told(True, True) == told(nothing, {"repeated_ids": 0, "unclear_labels": 0}) == ""
     said = told({"repeated_ids": 1200, "unclear_labels": unclear}, {"repeated_ids": 34, "unclear_labels": 0})
-    assert "1,234 requests came under an x-request-id that an earlier one had" in said
-    assert "send the request_id of the answer" in said
+    assert "1,234 requests reused the x-request-id of an earlier request" in said
+    assert "send the answer's request_id" in said
     assert ("2 labels were refused" in said) == (unclear > 0)

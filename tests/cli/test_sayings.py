@@ -45,7 +45,7 @@ def test_a_release_that_is_still_on_its_way_is_not_called_done(phase: rollout.Ph
     assert receipt.finish(outcome, as_json=False, waited=True) == errors.PartlyConverged.exit_code
     told = capsys.readouterr().out
     assert "done" not in told
-    assert told.startswith("still on its way")
+    assert told.startswith("still in progress")
     assert "lastgood watch toy" in told
 
 
@@ -114,7 +114,7 @@ def test_a_mistyped_verb_and_a_missing_service_are_answered_with_what_there_is(r
 
 def test_in_the_wrong_folder_nobody_is_told_to_begin_anew(run: Run, tmp_path: Path) -> None:
     """Where there are no services `up` would begin nothing; where there are, it does."""
-    begin = "'lastgood up' begins a new one"
+    begin = "'lastgood up' creates a new one"
     assert begin in run("rollback", "toy", "--yes").err
     empty = tmp_path / "empty"
     empty.mkdir()

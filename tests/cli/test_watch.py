@@ -59,7 +59,7 @@ def given_up(story: Story) -> None:
 
 
 def called_off(story: Story) -> None:
-    """A person rolls stable back while a candidate is on its way: that one is not to blame."""
+    """A person rolls stable back while a candidate is in progress: that one is not to blame."""
     released(story)
     story.propose(3.0)
     story.go_on(seconds=5)
@@ -144,7 +144,7 @@ def test_the_lines_of_a_pipe_tell_phases_and_verdicts(story: Story, capsys: pyte
     assert code == 5
     assert "canary 5 %" in lines[0]
     assert "errors cannot tell" in lines[0]
-    assert any("verifying the way back" in line for line in lines)
+    assert any("measuring the rollback" in line for line in lines)
     assert "taken out: " in lines[-1]
     assert len(lines) == len(set(lines))
 
@@ -177,7 +177,7 @@ def test_the_live_view_shows_gates_revisions_and_what_to_do_next(story: Story) -
     assert "taken out" in text
     assert f"lastgood report {SERVICE} --rollout 4" in text
     assert f"{number} " in text
-    assert "no layer has answered" in text
+    assert "no layer has reported" in text
 
 
 def test_a_report_is_written_here_or_where_it_is_asked_for(run: Run, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

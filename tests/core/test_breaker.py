@@ -35,7 +35,7 @@ def test_three_rejections_within_an_hour_are_fine_and_the_fourth_holds() -> None
     assert set(state.marks) == {B, C, D, E}
     reason = "4 automatic rollbacks within an hour"
     assert state.hold == rollout.Hold(reason=reason, actor="lastgood", since=NOW + 30 * MINUTE, gate=None)
-    summary = f"flights: {reason}; the service is held, a person has to look"
+    summary = f"flights: {reason}; the service is held until a person investigates"
     assert pages(effects)[1:] == [rollout.Paged(summary=summary, key="breaker", severity="critical", resolves=False)]
 
 
@@ -74,7 +74,7 @@ def test_an_automatic_rollback_stops_at_the_fourth_within_an_hour() -> None:
     reason = "3 automatic rollbacks within an hour did not help"
     hold = rollout.Hold(reason=reason, actor="lastgood", since=NOW)
     assert state == dataclasses.replace(before, revision=before.revision + 1, hold=hold)
-    assert effects == (rollout.Paged(summary=f"flights: {reason}; the service is held, a person has to look", key="breaker"),)
+    assert effects == (rollout.Paged(summary=f"flights: {reason}; the service is held until a person investigates", key="breaker"),)
     assert after(tired(released(A, B), 60, 20, 10), alarm(), now=NOW).stable == A
 
 
@@ -98,7 +98,7 @@ def test_the_stop_counts_what_made_it_stop() -> None:
 def test_a_stopped_automation_stays_stopped_without_another_page() -> None:
     """On a held service the same alarm is nothing to do."""
     state = held(dataclasses.replace(released(A, B), hops=3))
-    refused(state, alarm(), errors.NothingToDo, "'flights' is held already (freeze); a person has to look", now=NOW)
+    refused(state, alarm(), errors.NothingToDo, "'flights' is already held (freeze); a person has to investigate", now=NOW)
 
 
 def test_a_person_may_go_back_however_often_automation_has() -> None:
@@ -129,13 +129,13 @@ def test_never_more_than_four_automatic_steps_within_an_hour(minutes: list[int])
 @pytest.mark.parametrize(
     ("outcome", "severity", "says"),
     [
-        ("recovered", "info", "recovered after the step back"),
+        ("recovered", "info", "recovered after the rollback"),
         (
             "not_recovered",
             "critical",
-            "not recovered, so the release was not the cause (or not the only one); look at what it depends on",
+            "not recovered, so the release was not the cause, or not the only one; check what the service depends on",
         ),
-        ("inconclusive", "warning", "whether it recovered cannot be told"),
+        ("inconclusive", "warning", "inconclusive: it cannot be determined whether the service recovered"),
     ],
 )
 def test_the_page_after_a_step_back_says_what_it_came_to(outcome: str, severity: str, says: str) -> None:
@@ -150,7 +150,9 @@ def test_the_page_after_a_step_back_says_what_it_came_to(outcome: str, severity:
 
 def test_nothing_is_verified_twice() -> None:
     """A measurement that is over is over."""
-    refused(released(A), rollout.Verified(outcome="recovered", reason="x"), errors.NothingToDo, "nothing is being verified on 'flights'")
+    refused(
+        released(A), rollout.Verified(outcome="recovered", reason="x"), errors.NothingToDo, "no rollback is being measured on 'flights'"
+    )
 
 
 def outcome_key(state: rollout.State) -> str:

@@ -57,13 +57,13 @@ def test_workers_have_a_minute_to_become_ready_unless_said_otherwise() -> None:
 
 def test_a_bundle_that_serves_already_is_not_released_again() -> None:
     """Proposing stable, or the candidate, is nothing to do."""
-    refused(released(A), rollout.Propose(bundle=A, verified=True), errors.NothingToDo, f"'{'a' * 12}' is stable already")
-    refused(canary(), rollout.Propose(bundle=B, verified=True), errors.NothingToDo, f"'{'b' * 12}' is being released already")
+    refused(released(A), rollout.Propose(bundle=A, verified=True), errors.NothingToDo, f"'{'a' * 12}' is already stable")
+    refused(canary(), rollout.Propose(bundle=B, verified=True), errors.NothingToDo, f"'{'b' * 12}' is already being released")
 
 
 def test_one_release_at_a_time() -> None:
     """A second candidate is refused, with the way to call the first one off."""
-    refused(canary(), rollout.Propose(bundle=C, verified=True), errors.NotAllowed, f"a release of '{'b' * 12}' is in flight; wait for it")
+    refused(canary(), rollout.Propose(bundle=C, verified=True), errors.NotAllowed, f"a release of '{'b' * 12}' is in progress; wait for it")
 
 
 def test_a_bundle_that_does_not_verify_is_not_released() -> None:
@@ -142,15 +142,20 @@ def test_a_shadow_after_nothing_has_no_share() -> None:
 
 def test_after_the_last_phase_comes_only_the_cut_over() -> None:
     """There is no phase beyond the chain, nor in an empty one."""
-    refused(on_its_way(4), rollout.Advance(bundle=B), errors.NotAllowed, f"no phase is left before the cut-over of '{'b' * 12}'")
+    refused(on_its_way(4), rollout.Advance(bundle=B), errors.NotAllowed, f"no phase remains before the cut-over of '{'b' * 12}'")
     bare = after(released(A), rollout.Propose(bundle=B, verified=True))
-    refused(bare, rollout.Advance(bundle=B), errors.NotAllowed, "no phase is left")
+    refused(bare, rollout.Advance(bundle=B), errors.NotAllowed, "no phase remains")
 
 
 @pytest.mark.parametrize("phases", range(4))
 def test_no_phase_is_passed_over(phases: int) -> None:
     """Before the last phase of its chain a candidate is not cut over."""
-    refused(on_its_way(phases), rollout.CutOver(bundle=B, bake_s=1.0), errors.NotAllowed, f"'{'b' * 12}' has phases before it")
+    refused(
+        on_its_way(phases),
+        rollout.CutOver(bundle=B, bake_s=1.0),
+        errors.NotAllowed,
+        f"'{'b' * 12}' still has phases to pass before its cut-over",
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,13 +221,13 @@ def test_a_hold_that_a_gate_asks_for_is_paged_under_the_gate() -> None:
     """A person has to decide, so one is told, without an alarm."""
     state, effects = step(canary(), rollout.SetHold(reason="conversion fell", actor="lastgood", gate="conversion"), now=700.0)
     assert state.hold == rollout.Hold(reason="conversion fell", actor="lastgood", since=700.0, gate="conversion")
-    summary = "flights: held by gate 'conversion', a person decides: conversion fell"
+    summary = "flights: held by gate 'conversion' until a person decides: conversion fell"
     assert effects == (rollout.Paged(summary=summary, key="hold-conversion", severity="warning", resolves=False),)
 
 
 def test_a_second_hold_is_nothing_to_do() -> None:
     """The first one stands, with its reason."""
-    refused(held(canary()), rollout.SetHold(reason="x", actor="bob"), errors.NothingToDo, "'flights' is held already by ann (freeze)")
+    refused(held(canary()), rollout.SetHold(reason="x", actor="bob"), errors.NothingToDo, "'flights' is already held by ann (freeze)")
 
 
 def test_releasing_a_hold_that_is_not_there_is_nothing_to_do() -> None:
@@ -285,7 +290,7 @@ def test_only_a_waiting_release_can_be_approved_and_only_once() -> None:
     """Both mistakes say what the release is doing."""
     refused(canary(), rollout.Approve(bundle=B), errors.NothingToDo, "is in phase 'canary' and does not wait for approval")
     approved = after(on_its_way(4), rollout.Approve(bundle=B))
-    refused(approved, rollout.Approve(bundle=B), errors.NothingToDo, f"the release of '{'b' * 12}' is approved already")
+    refused(approved, rollout.Approve(bundle=B), errors.NothingToDo, f"the release of '{'b' * 12}' is already approved")
 
 
 def test_an_approval_is_for_one_release() -> None:
@@ -386,7 +391,7 @@ def test_a_lift_needs_a_quarantine() -> None:
     """What is not marked has nothing to lift, and a revocation is for good."""
     refused(released(A), rollout.Lift(bundle=A, reason="x"), errors.NothingToDo, f"bundle '{'a' * 12}' is not quarantined")
     revoked = with_mark(released(A), B, "revoked")
-    refused(revoked, rollout.Lift(bundle=B, reason="x"), errors.NotAllowed, f"'{'b' * 12}' is revoked (cve), which is for good")
+    refused(revoked, rollout.Lift(bundle=B, reason="x"), errors.NotAllowed, f"'{'b' * 12}' is revoked (cve), which is permanent")
 
 
 def test_previous_is_always_what_a_rollback_would_reach() -> None:

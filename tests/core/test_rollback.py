@@ -81,7 +81,7 @@ def test_a_service_without_stable_has_nothing_to_measure() -> None:
     first = dataclasses.replace(after(rollout.State(service="flights"), rollout.Propose(bundle=A, verified=True)), weight_pct=5.0)
     state, effects = step(first, rollout.Reject(bundle=A, reason="bad", verify_s=300.0))
     assert (state.stable, state.verifying) == (None, None)
-    assert pages(effects)[0].summary == f"flights: candidate {'a' * 12} was taken out and quarantined; nothing serves: bad"
+    assert pages(effects)[0].summary == f"flights: candidate {'a' * 12} was taken out and quarantined; no bundle serves: bad"
 
 
 def test_only_the_candidate_can_be_rejected() -> None:
@@ -138,7 +138,7 @@ def test_a_manual_rollback_is_the_same_without_a_page_and_without_being_counted(
 
 def test_automation_may_blame_only_what_serves() -> None:
     """If stable moved on since, or nothing serves, the verdict is of no use any more."""
-    refused(released(A, B, C), alarm(seen=B), errors.Conflict, f"'{'b' * 12}' no longer serves, so it cannot be blamed; measure what")
+    refused(released(A, B, C), alarm(seen=B), errors.Conflict, f"'{'b' * 12}' no longer serves, so it is not to blame; measure the bundle")
     refused(rollout.State(service="flights"), alarm(), errors.Conflict, "'nothing' no longer serves")
     refused(rollout.State(service="flights"), alarm(seen=B), errors.Conflict, f"'{'b' * 12}' no longer serves")
     assert after(released(A, B, C), alarm(seen=C)).stable == B
@@ -147,7 +147,7 @@ def test_automation_may_blame_only_what_serves() -> None:
 def test_automation_takes_no_second_step_while_the_first_is_being_measured() -> None:
     """No rollback of a rollback, unless its target did not get ready; a person may at any time."""
     state = verifying(released(A, B))
-    refused(state, alarm(), errors.NothingToDo, "'flights' was rolled back just now and is being measured")
+    refused(state, alarm(), errors.NothingToDo, "'flights' was just rolled back and is being measured")
     further = after(state, alarm(unready=True, verify_s=60.0), now=500.0)
     assert (further.stable, further.hops) == (A, 1)
     assert further.verifying == rollout.Verifying(since=500.0, until=560.0, left=B, rollout=None)
@@ -218,13 +218,13 @@ def test_calling_off_the_first_release_marks_nobody() -> None:
 
 def test_a_service_that_serves_nothing_has_nothing_to_roll_back() -> None:
     """The message names the way to serve something."""
-    refused(rollout.State(service="flights"), back(), errors.NothingToDo, "'flights' serves nothing; promote a bundle with")
+    refused(rollout.State(service="flights"), back(), errors.NothingToDo, "'flights' serves no bundle; promote one with")
 
 
 @pytest.mark.parametrize("seen", [C, D])
 def test_what_was_seen_failing_and_is_gone_already_is_nothing_to_do(seen: str) -> None:
     """Whether it was quarantined since, or never was stable at all."""
-    refused(with_mark(released(A, C, B), C), back(seen=seen), errors.NothingToDo, "was rolled back already; see 'lastgood history flights'")
+    refused(with_mark(released(A, C, B), C), back(seen=seen), errors.NothingToDo, "was already rolled back; see 'lastgood history flights'")
 
 
 def test_the_release_that_slipped_in_is_passed_over_for_something_older() -> None:
@@ -272,7 +272,9 @@ def test_a_named_target_leaves_stable_though_a_canary_runs() -> None:
 
 def test_a_named_target_has_to_have_been_stable() -> None:
     """In the lineage, or longer ago by the word of the ledger."""
-    says = f"bundle '{'d' * 12}' has never been stable, so nobody can go back to it; release it with 'lastgood promote flights {'d' * 12}'"
+    says = (
+        f"bundle '{'d' * 12}' has never been stable, so it is not a rollback target; release it with 'lastgood promote flights {'d' * 12}'"
+    )
     refused(released(A, B), back(to=D), errors.NotAllowed, says)
     assert after(released(A, B), back(to=D, proven=True)).stable == D
 
@@ -280,7 +282,7 @@ def test_a_named_target_has_to_have_been_stable() -> None:
 def test_a_named_target_has_to_verify() -> None:
     """Known to be damaged, or not checked at all: both are refused."""
     for verified in ({A: False}, {}):
-        refused(released(A, B), back(to=A, verified=verified), errors.NotAllowed, f"bundle '{'a' * 12}' does not verify; leave out the")
+        refused(released(A, B), back(to=A, verified=verified), errors.NotAllowed, f"bundle '{'a' * 12}' does not verify; omit the")
 
 
 @pytest.mark.parametrize("kind", ["quarantined", "revoked"])
@@ -291,7 +293,7 @@ def test_a_named_target_has_to_be_unmarked(kind: rollout.MarkKind) -> None:
 
 def test_going_back_to_stable_itself_needs_a_candidate() -> None:
     """With nothing in flight the service is as asked."""
-    refused(released(A, B), back(to=B), errors.NothingToDo, f"bundle '{'b' * 12}' is stable already; see 'lastgood status flights'")
+    refused(released(A, B), back(to=B), errors.NothingToDo, f"bundle '{'b' * 12}' is already stable; see 'lastgood status flights'")
 
 
 # --- condemned bundles -------------------------------------------------------------------------------------
@@ -335,9 +337,7 @@ def test_a_condemned_stable_without_a_target_needs_to_be_taken_down() -> None:
     """Only if somebody says so does the service stop answering; then nothing is measured."""
     before = verifying(canary(start=released(A, B), bundle=C))
     event = rollout.Condemn(bundle=B, kind="revoked", reason="cve", verified={A: False}, verify_s=300.0)
-    says = (
-        f"'{'b' * 12}' serves and 'flights' has nothing to go back to; promote another bundle first, or add --take-down to stop answering"
-    )
+    says = f"'{'b' * 12}' serves and 'flights' has no rollback target; promote another bundle first, or add --take-down to stop answering"
     refused(before, event, errors.NotAllowed, says)
     down, effects = step(before, dataclasses.replace(event, take_down=True))
     assert (down.stable, down.candidate, down.phase, down.weight_pct, down.verifying) == (None, None, "idle", 0.0, None)
@@ -361,4 +361,4 @@ def test_a_mark_can_only_become_harder(was: rollout.MarkKind, asked: rollout.Mar
     if done:
         assert after(before, event).marks[A] == rollout.Mark(kind=asked, reason="worse")
     else:
-        refused(before, event, errors.NothingToDo, f"bundle '{'a' * 12}' is {was} already (cve)")
+        refused(before, event, errors.NothingToDo, f"bundle '{'a' * 12}' is already {was} (cve)")

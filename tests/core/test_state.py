@@ -74,9 +74,9 @@ def test_a_state_of_before_there_were_phases_still_reads() -> None:
 def test_a_state_that_does_not_parse_is_damaged(spoil: dict[str, object]) -> None:
     """A row with keys that no release writes is an error with a remedy, never half read."""
     kept = released(A).to_json() | spoil
-    with pytest.raises(errors.Damaged, match=r"revision does not parse: .*; run 'lastgood audit verify'"):
+    with pytest.raises(errors.Damaged, match=r"the revision cannot be parsed: .*; run 'lastgood audit verify'"):
         rollout.from_json(kept, {})
-    with pytest.raises(errors.Damaged, match=r"revision has schema None, this release reads 'lastgood\.state/v1'; upgrade lastgood"):
+    with pytest.raises(errors.Damaged, match=r"revision has schema None, but this release reads 'lastgood\.state/v1'; upgrade lastgood"):
         rollout.from_json({}, {})
 
 

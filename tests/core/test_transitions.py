@@ -126,7 +126,7 @@ def test_rollback_keeps_the_slipped_in_release_when_nothing_else_is_left() -> No
 def test_a_second_rollback_of_the_same_bundle_is_nothing_to_do() -> None:
     """The same alert, twice, makes one revision."""
     state = after(back(seen=C), start=released(A, B, C))
-    with pytest.raises(errors.NothingToDo, match="rolled back already"):
+    with pytest.raises(errors.NothingToDo, match="already rolled back"):
         after(back(seen=C), start=state)
 
 
@@ -173,7 +173,7 @@ def test_a_quarantine_can_be_overridden_with_a_reason_and_a_revocation_cannot() 
     assert proposed.candidate == B
     assert effects == (rollout.Marked(bundle=B, kind="lifted", reason="was not it"),)
     revoked = after(rollout.Condemn(bundle=B, kind="revoked", reason="cve"), start=state)
-    with pytest.raises(errors.NotAllowed, match="for good"):
+    with pytest.raises(errors.NotAllowed, match="permanent"):
         after(rollout.Propose(bundle=B, verified=True, override="please"), start=revoked)
 
 
@@ -201,7 +201,7 @@ def test_an_unverified_bundle_and_a_second_release_are_refused() -> None:
     """A candidate must verify, and one release at a time."""
     with pytest.raises(errors.NotAllowed, match="does not verify"):
         after(rollout.Propose(bundle=A, verified=False))
-    with pytest.raises(errors.NotAllowed, match="in flight"):
+    with pytest.raises(errors.NotAllowed, match="in progress"):
         after(rollout.Propose(bundle=A, verified=True), rollout.Propose(bundle=B, verified=True))
 
 

@@ -78,10 +78,10 @@ def test_drift_is_told_once_and_so_is_its_end(ctx: release.Context, stable: str)
     assert [one.change for one in found] == ["", "", "", "opened", "", "", "", "closed", ""]
     (opened, closed) = told(ctx)
     assert opened[0] == "warning"
-    assert f"toy: {short(stable)}: what comes in has drifted, 2 windows in a row: " in opened[1]
+    assert f"toy: {short(stable)}: live traffic has drifted, 2 windows in a row: " in opened[1]
     assert "standard deviations from the reference, usual is at most 0." in opened[1]
     assert {one["name"] for one in found[3].verdict["columns"] if one["outcome"] == "fail"} == {"x", "probability", "label"}
-    assert closed == ("info", f"toy: {short(stable)}: what comes in is as usual again")
+    assert closed == ("info", f"toy: {short(stable)}: live traffic is as usual again")
     assert [note["change"] for note in ctx.ledger.notes(toy.SERVICE, kind=drift_watch.NOTE)] == ["opened", "closed"]
 
 
@@ -99,7 +99,7 @@ def test_no_rows_is_an_alarm_of_its_own(ctx: release.Context, stable: str) -> No
     """Nothing arrives, or nothing is logged: a person looks, and the tick goes on."""
     assert [one.verdict["outcome"] for one in tick(ctx, 2)] == ["broken", "broken"]
     assert [severity for severity, _ in told(ctx)] == ["critical"]
-    assert "not a single row in the window" in told(ctx)[0][1]
+    assert "no rows in the window" in told(ctx)[0][1]
 
 
 def test_values_that_are_gone_are_an_alarm_of_their_own(ctx: release.Context, stable: str) -> None:
@@ -201,7 +201,7 @@ def test_a_release_on_its_way_is_judged_by_its_gates(ctx: release.Context, stabl
         traffic.hour(hour, toy.World(mean=1.0))
     release.propose(ctx.with_clock(lambda: START + HOUR_S), toy.SERVICE, toy.build(ctx, 0.5), release.Request(actor="test", reason="test"))
     assert [one.change for one in tick(ctx, 2)] == ["", "opened"]
-    assert told(ctx)[0][1].endswith("a release is on its way, whose gates decide")
+    assert told(ctx)[0][1].endswith("a release is in progress, and its gates decide")
 
 
 def test_a_killed_tick_is_done_again_and_nothing_is_double(ctx: release.Context, stable: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,8 +52,8 @@ def test_a_reading_of_a_figure_has_all_of_it() -> None:
     only_beside = gauge(14, 14, 14, 14, beside=10.0, limit=None).read()
     assert only_beside == Reading(story=f"{shown}10 of stable, 5 more allowed", reference=10.0, **rest)
     neither = gauge(14, 14, 14, 14, limit=None, margin=None).read()
-    lacks = "nothing of stable to compare it with"
-    assert neither == Reading(story=f"{shown}nothing beside it", lacks=lacks, **{**rest, "passes": None, "needs": None})
+    lacks = "no value of stable to compare with"
+    assert neither == Reading(story=f"{shown}no value to compare with", lacks=lacks, **{**rest, "passes": None, "needs": None})
     assert gauge().read() == Reading(
         story="no value of promql yet", reference=50.0, **{**rest, "passes": None, "estimate": None, "needs": None}
     )
@@ -101,14 +101,14 @@ def test_events_say_all_of_it(looks: int, needs: int, passes: base.Cause | None)
     made = gauges.Events(conditions.OutOfMemory(metric="oom_kills", max_kills=2, min_samples=3), limit=2, noun="kills")
     for place in range(looks):
         made.take(Observation(at=START + place, watched=Tally(n=1, value=1.0)), step=0)
-    story = f"kills: 1 in {looks} looks, fails at 2"
+    story = f"kills: 1 in {looks} measurements, fails at 2"
     assert made.read() == Reading(story=story, harm="2 kills", passes=passes, estimate=1.0, reference=2.0, needs=needs)
     assert made.fails() is None
 
 
 def test_a_gate_without_a_limit_says_which_setting_is_missing() -> None:
     """Each kind by its own name, and it neither passes nor fails."""
-    missing = "no limit to judge by: nothing is known of an earlier stable; set {} on this gate"
+    missing = "no limit to compare with: no value of an earlier stable is known; set {} on this gate"
     alone = QUERY.model_copy(update={"max": None})
     for made, named in (
         (gauges.query(alone, setup("alone")), "'max'"),
@@ -135,12 +135,12 @@ def test_a_reading_of_a_split_has_all_of_it() -> None:
     """Before anything was seen, and with just enough requests at either edge of the band."""
     nothing = shared(200, None)
     boundary = setup().boundary + math.log(split.SURER)
-    assert nothing.read() == Reading(story="no split of traffic seen yet", evidence=0.0, boundary=boundary)
+    assert nothing.read() == Reading(story="no traffic split observed yet", evidence=0.0, boundary=boundary)
     for watched, beside in ((200, 600), (600, 200)):
         found = shared(watched, beside)
         assert found.read() == Reading(
-            story=f"{100 * watched / 800:.1f} % of 800 requests where 50.0 % is asked for, 25.0 % to 75.0 % allowed",
-            harm="a split outside of what is allowed",
+            story=f"{100 * watched / 800:.1f} % of 800 requests where 50.0 % is requested, 25.0 % to 75.0 % allowed",
+            harm="a split outside the allowed range",
             passes="within",
             estimate=watched / 800,
             reference=0.5,
@@ -201,7 +201,7 @@ def test_agreement_is_no_matter_of_stable() -> None:
     for place in range(100):
         made.take(Observation(at=START + place, watched=Tally(n=10, bad=9), beside=Tally(n=10, bad=9)), step=0)
     assert made.fails() == "sequential"
-    assert made.read().story == "share of other answers 90.0 % (900 of 1,000) where 25.0 % is allowed"
+    assert made.read().story == "share of differing answers 90.0 % (900 of 1,000) where 25.0 % is allowed"
     assert made.read().harm == "more than 25.0 %"
 
 
@@ -309,7 +309,7 @@ def test_a_reading_of_a_ceiling_has_all_of_it(n: int, bad: int) -> None:
     assert made.read() == Reading(
         story=f"share slower than 250 ms {of(bad, n)} where 1.0 % is allowed{beside}",
         harm="more than 2.0 %",
-        lacks="above 1.0 %, though not yet beyond doubt" if over else "",
+        lacks="above 1.0 %, but not yet significant" if over else "",
         passes="excluded" if within else None,
         estimate=bad / n if n else None,
         reference=0.01,
@@ -331,7 +331,7 @@ def test_one_request_of_each_arm_is_something_to_compare(watched: int, beside: i
     both = bool(watched and beside)
     assert (found.estimate, found.reference) == ((0.0, 0.0) if both else (None, None))
     assert (found.interval is not None, found.needs is not None) == (both, both)
-    assert found.lacks == ("no requests of stable beside it" if watched and not beside else "")
+    assert found.lacks == ("no requests of stable to compare with" if watched and not beside else "")
 
 
 def test_an_error_rate_at_its_margin_is_within() -> None:

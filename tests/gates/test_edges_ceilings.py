@@ -41,7 +41,7 @@ def test_a_rate_at_its_limit_is_within(bad: int, over: bool) -> None:
     assert found._over(Tally(n=100, bad=bad), None) is over
     assert found._beside_over(Tally(n=1), Tally(n=100, bad=bad)) is over
     assert found._beside_over(Tally(n=1), None) is False
-    assert found.read().lacks == ("above 25.0 %, though not yet beyond doubt" if over else "")
+    assert found.read().lacks == ("above 25.0 %, but not yet significant" if over else "")
 
 
 def test_a_window_of_a_rate_at_its_level_is_over() -> None:

@@ -91,7 +91,7 @@ def test_requests_of_one_arm_in_one_phase_and_of_the_other_in_another_are_no_com
     found = counts.Errors(ERRORS, setup())
     look(found, Tally(n=9), Tally())
     look(found, Tally(), Tally(n=9), step=1)
-    assert found.read().lacks == "no requests of stable beside it"
+    assert found.read().lacks == "no requests of stable to compare with"
     look(found, Tally(n=1), Tally(n=1), at=2, step=2)
     assert (found.read().lacks, found.read().estimate, found.read().reference) == ("", 0.0, 0.0)
 

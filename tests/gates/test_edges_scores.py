@@ -110,7 +110,7 @@ def test_rows_without_stable_beside_them_are_told_as_such(looks: list[int], besi
     found = made(BRIER)
     for place, n in enumerate(looks):
         found.take(Observation(at=START + place, watched=Tally(n=n, total=n / 2), beside=beside), step=0)
-    assert found.read().lacks == "no rows of stable beside it"
+    assert found.read().lacks == "no rows of stable to compare with"
 
 
 def test_rows_without_stable_are_not_cancelled_by_rows_with_an_empty_one() -> None:
@@ -118,7 +118,7 @@ def test_rows_without_stable_are_not_cancelled_by_rows_with_an_empty_one() -> No
     found = made(BRIER)
     for place, beside in enumerate((None, Tally())):
         found.take(Observation(at=START + place, watched=Tally(n=5, total=1.0), beside=beside), step=0)
-    assert found.read().lacks == "no rows of stable beside it"
+    assert found.read().lacks == "no rows of stable to compare with"
 
 
 @pytest.mark.parametrize(("rows", "lacks"), [(0, ""), (1, "fewer than two blocks of 10 rows so far")])

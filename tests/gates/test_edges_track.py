@@ -96,13 +96,13 @@ def test_the_newest_reason_of_a_silence_is_told() -> None:
 @pytest.mark.parametrize(
     ("observation", "why"),
     [
-        (Observation(at=math.inf), "time inf is no number"),
-        (Observation(at=START, watched=Tally(n=3, bad=4)), "4 bad ones of 3 cannot be"),
+        (Observation(at=math.inf), "non-finite time: inf"),
+        (Observation(at=START, watched=Tally(n=3, bad=4)), "impossible counts: 4 failures in 3 requests"),
         (
             Observation(at=START, beside=Tally(n=3, value=math.inf)),
-            "a figure is no number: Tally(n=3, bad=0, total=0.0, value=inf, user_errors=None, copies=0)",
+            "non-finite value: Tally(n=3, bad=0, total=0.0, value=inf, user_errors=None, copies=0)",
         ),
-        (Observation(at=START, watched=Tally(n=3, user_errors=4)), "4 errors for users of 3, and 0 copies, cannot be"),
+        (Observation(at=START, watched=Tally(n=3, user_errors=4)), "impossible counts: 4 user errors and 0 copies in 3 requests"),
     ],
 )
 def test_a_figure_that_cannot_be_is_shown(observation: Observation, why: str) -> None:

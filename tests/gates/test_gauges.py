@@ -95,7 +95,7 @@ def test_without_stables_value_a_margin_tells_nothing():
     """No verdict, and why."""
     verdict = said(track(BESIDE), every(25, at(16.0)))
     assert (verdict.outcome, verdict.cause) == ("inconclusive", "too_few")
-    assert verdict.why.endswith("nothing of stable to compare it with")
+    assert verdict.why.endswith("no value of stable to compare with")
 
 
 def test_alone_a_margin_is_held_against_what_stable_had():
@@ -124,13 +124,13 @@ def test_no_value_is_no_probe():
 # --- kills and ejections -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "limit", "noun"), [("oom", 2, "kills for want of memory"), ("ejections", 1, "ejections")])
+@pytest.mark.parametrize(("name", "limit", "noun"), [("oom", 2, "out-of-memory kills"), ("ejections", 1, "ejections")])
 def test_events_fail_at_once(name: str, limit: int, noun: str):
     """At the number that is allowed no more, without any window; below it passes, and both say how many."""
     gate = GATES[name]
     below = said(track(gate), every(3, at(limit - 1.0)))
     assert (below.outcome, below.cause, below.estimate) == ("pass", "within", limit - 1)
-    assert below.why == f"{noun}: {limit - 1} in 3 looks, fails at {limit}"
+    assert below.why == f"{noun}: {limit - 1} in 3 measurements, fails at {limit}"
     failed = said(track(gate), [*every(3, at(limit - 1.0)), *every(1, at(float(limit)), after=30)])
     assert (failed.outcome, failed.cause, failed.reference) == ("fail", "events", limit)
     assert failed.why.startswith(f"{noun}: {limit} in 4 looks")

@@ -80,7 +80,7 @@ def test_a_counter_of_one_arm_only_is_no_comparison(beside):
     for bad in (0, 20):
         verdict = said(track(ERRORS), every(60, Tally(n=40, bad=bad), beside))
         assert (verdict.outcome, verdict.cause, verdict.interval) == ("inconclusive", "too_few", None)
-        assert verdict.why.endswith("no requests of stable beside it")
+        assert verdict.why.endswith("no requests of stable to compare with")
 
 
 def test_a_ramp_through_a_bad_hour_is_not_taken_for_a_fault():
@@ -116,7 +116,7 @@ def test_what_will_never_pass_says_so():
     gate = ERRORS.model_copy(update={"persistence": 0})
     verdict = said(track(gate, alpha=1e-300), every(50, Tally(n=100, bad=4), Tally(n=100, bad=1)))
     assert (verdict.outcome, verdict.needs) == ("inconclusive", None)
-    assert verdict.why.endswith("if this goes on, more than 2 points above stable will not be excluded")
+    assert verdict.why.endswith("at the present rate, more than 2 points above stable will not be excluded")
 
 
 def test_both_arms_over_the_ceiling_blame_nobody():
@@ -163,7 +163,7 @@ def test_alone_just_above_the_limit_is_not_beyond_doubt():
     gate = conditions.ErrorRate(metric="error_rate", max=0.03)
     verdict = said(track(gate, mode="alone"), every(10, Tally(n=125, bad=4)))
     assert (verdict.outcome, verdict.needs) == ("inconclusive", None)
-    assert verdict.why.endswith("above 3.0 %, though not yet beyond doubt")
+    assert verdict.why.endswith("above 3.0 %, but not yet significant")
 
 
 def test_alone_five_bad_minutes_fail_too():
@@ -199,7 +199,7 @@ def test_a_stable_as_slow_excuses_the_candidate():
     verdict = said(track(LATENCY), every(60, Tally(n=40, bad=8), Tally(n=400, bad=80)))
     assert (verdict.outcome, verdict.cause) == ("inconclusive", "both_arms")
     assert "20.0 % (4,800 of 24,000) of stable" in verdict.why
-    assert "stable is over the threshold as well" in verdict.why
+    assert "stable is also over the threshold" in verdict.why
 
 
 def test_a_much_slower_candidate_is_blamed_though_stable_is_slow():

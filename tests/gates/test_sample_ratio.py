@@ -19,7 +19,7 @@ def test_the_split_asked_for_passes():
     """Five percent asked for, five percent sent, and the sentence says so."""
     verdict = said(track(SPLIT), sent(5, 95, share=0.05))
     assert (verdict.outcome, verdict.cause) == ("pass", "excluded") or verdict.cause == "within"
-    assert verdict.why == "5.0 % of 6,000 requests where 5.0 % is asked for, 2.5 % to 7.5 % allowed"
+    assert verdict.why == "5.0 % of 6,000 requests where 5.0 % is requested, 2.5 % to 7.5 % allowed"
     assert (verdict.estimate, verdict.reference) == (0.05, pytest.approx(0.05))
 
 
@@ -44,7 +44,7 @@ def test_a_split_at_the_edge_is_not_waved_through():
     """Just outside of the band and not beyond doubt: no verdict, and why."""
     verdict = said(track(SPLIT), sent(8, 92, share=0.05, looks=30))
     assert (verdict.outcome, verdict.cause, verdict.needs) == ("inconclusive", "too_few", None)
-    assert verdict.why.endswith("the split is outside of what is allowed, though not yet beyond doubt")
+    assert verdict.why.endswith("the split is outside the allowed range, but not yet significantly")
 
 
 def test_a_pass_takes_enough_requests_of_the_candidate():
@@ -67,7 +67,7 @@ def test_without_a_share_there_is_no_split(share):
     """Nothing asked for, all for one arm, or no number: nothing is told, nobody blamed."""
     verdict = said(track(SPLIT), sent(50, 50, share=share))
     assert (verdict.outcome, verdict.cause) == ("inconclusive", "too_few")
-    assert verdict.why.startswith("no split of traffic seen yet")
+    assert verdict.why.startswith("no traffic split observed yet")
 
 
 def test_chance_is_no_broken_proxy():

@@ -82,7 +82,7 @@ def test_rows_of_one_arm_only_are_no_comparison(beside):
     """Nothing is labelled of stable: neither blame nor pass, and the reason is told."""
     verdict = said(track(BRIER), every(30, Tally(n=40, total=40.0), beside, each_s=20))
     assert (verdict.outcome, verdict.cause) == ("inconclusive", "too_few")
-    assert verdict.why.endswith("no rows of stable beside it")
+    assert verdict.why.endswith("no rows of stable to compare with")
 
 
 def test_ten_blocks_are_the_fewest_for_a_pass():

@@ -134,7 +134,7 @@ def test_silence_is_told_by_running_time_alone(settings: settings_.Settings, mon
     assert not frozen.look(after_s=heartbeat.FROZEN_S - 1).frozen
     silent = frozen.look(after_s=30)
     assert silent.frozen
-    assert "no sign of life for 49 s" in silent.trouble
+    assert "no heartbeat for 49 s" in silent.trouble
     frozen.pulse.beat({})
     assert frozen.look(after_s=1).trouble == ""
     frozen.pulse.beat({"toy/traffic": 77.0})

@@ -100,7 +100,7 @@ def test_going_one_further_back_needs_a_warm_target_and_an_unready_one(tmp_path:
         assert go(view(now=later)) is None
         assert go(view(row(b, ready=True, now=later, age_s=300), row(a, ready=True, now=later), now=later)) is None
         assert go(view(row(b, ready=False, now=later), row(a, ready=True, now=later), now=later)) is None, "it has only just begun"
-        with pytest.raises(errors.NotAllowed, match="no bundle further back is warm"):
+        with pytest.raises(errors.NotAllowed, match="no older bundle is warm"):
             go(seen(now=later, unready={a, b}))
         assert ctx.ledger.state("toy").stable == b
         done = go(seen(now=later, ready={a}, unready={b}))

@@ -64,7 +64,7 @@ def test_a_host_that_serves_nothing_says_of_nobody_that_nothing_came_in(watched:
     say(ctx, readiness.host(ctx.settings), digest, now=START + 3 * HOUR_S, ready=False)
     what = drift_watch.watched(ctx, toy.SERVICE)
     assert what is not None
-    with pytest.raises(errors.Conflict, match=rf"served by {OTHER}, .* ask on that host"):
+    with pytest.raises(errors.Conflict, match=rf"served by {OTHER}, .* run the command on that host"):
         tick(ctx, 3)
     assert list(drift_watch.looked(ctx, what)) == []
     assert alarms(ctx) == []
@@ -102,7 +102,7 @@ def test_of_several_that_serve_one_without_a_row_waits_for_the_others(watched: t
 
     (seen,) = serve(1.2)
     assert (seen.number, seen.seen, seen.host) == (0, 120, me)
-    assert f"as host {me} saw it, beside which {OTHER} serves" in seen.verdict["why"]
+    assert f"as seen by host {me}; {OTHER} also serves" in seen.verdict["why"]
     assert serve(2.5) == []
     (empty,) = serve(3.2)
     assert (empty.number, empty.seen, empty.verdict["outcome"]) == (1, 0, "broken")

@@ -69,7 +69,7 @@ def test_weights_that_are_damaged_do_not_load(tmp_path: Path) -> None:
         with pytest.raises(errors.Damaged):
             embedders.load(folder)
     (folder / embedders.FILE).unlink()
-    with pytest.raises(errors.NotFound, match="no embedder"):
+    with pytest.raises(errors.NotFound, match="does not contain an embedder"):
         embedders.load(folder)
 
 

@@ -95,7 +95,7 @@ def test_a_legal_hold_keeps_one_until_it_is_lifted(world: World) -> None:
     """Both stand in the audit trail; without a reason there is none, and twice is nothing to do."""
     held = world.bundles[0]
     asked = {"actor": "counsel", "now": 5.0}
-    with pytest.raises(errors.UsageError, match="needs a reason"):
+    with pytest.raises(errors.UsageError, match="requires a reason"):
         retention.set_legal_hold(world.ledger, SERVICE, held.id, held=True, reason=" ", **asked)  # type: ignore[arg-type]
     retention.set_legal_hold(world.ledger, SERVICE, held.id, held=True, reason="case 7", **asked)  # type: ignore[arg-type]
     with pytest.raises(errors.NothingToDo, match="already"):

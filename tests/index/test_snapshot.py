@@ -89,7 +89,7 @@ def test_negative_zero_is_zero(tmp_path: Path) -> None:
         ([snapshots.Row(id="a", text="\udfff")], "Unicode"), ([snapshots.Row(id="a", text="x" * (1 << 20) + "y")], "longer"),
         ([snapshots.Row(id="a", text="x", meta={"f": 0.5})], "whole numbers"),  # type: ignore[dict-item]
         ([snapshots.Row(id="a", text="x", meta={"ü": 1})], "ASCII"), ([snapshots.Row(id="a", text="x", meta={"n": 1 << 60})], "whole"),
-        ([snapshots.Row(id="a", text="x", meta={"n": [1]})], "text, whole"), ([snapshots.Row(id="a", text="x", meta={"n": "\0"})], "names are"),  # type: ignore[dict-item]
+        ([snapshots.Row(id="a", text="x", meta={"n": [1]})], "text, whole"), ([snapshots.Row(id="a", text="x", meta={"n": "\0"})], "names must be"),  # type: ignore[dict-item]
     ],
 )  # fmt: skip
 def test_rows_that_no_engine_holds_are_refused(tmp_path: Path, rows: list[snapshots.Row], match: str) -> None:

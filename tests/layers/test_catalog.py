@@ -27,7 +27,7 @@ def test_a_dotted_path_gives_a_users_own_adapter(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("nginx", r"no traffic layer is called 'nginx'; use envoy"),
+        ("nginx", r"no traffic layer 'nginx'; use envoy"),
         ("no.such.module", r"cannot be loaded: No module named 'no'"),
         ("lastgood.errors", r"has no function 'build'"),
     ],

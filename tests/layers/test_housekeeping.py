@@ -129,7 +129,9 @@ def test_a_trouble_is_told_once_and_tried_again(stack: Stack, caplog: pytest.Log
         sweeper.turn()
     finally:
         envoy_admin.Admin.ask = asks  # type: ignore[method-assign]
-    assert [record.getMessage() for record in caplog.records if "within bounds" in record.getMessage()] == [caplog.records[0].getMessage()]
+    assert [record.getMessage() for record in caplog.records if "cannot limit the size of logs" in record.getMessage()] == [
+        caplog.records[0].getMessage()
+    ]
     before = stack.asked
     sweeper.turn()
     assert stack.asked == before + 1

@@ -77,27 +77,30 @@ def test_export_takes_a_span_of_time(full: Ledger):
 
 ON_BOTH = 5  # every fifth edit is made on Postgres too: what finds it is one code path
 EDITS: dict[str, tuple[str, str]] = {
-    "reason of a revision": ("UPDATE revision SET reason = 'x' WHERE number = 3", "revision 3 is not as entry 6 recorded it"),
-    "actor of a revision": ("UPDATE revision SET actor = 'x' WHERE number = 1", "revision 1 is not as"),
-    "time of a revision": ("UPDATE revision SET at = at + 0.001 WHERE number = 1", "revision 1 is not as"),
-    "stable of a revision": ("UPDATE revision SET stable = previous WHERE number = 4", "revision 4 is not as"),
-    "state of a revision": ("UPDATE revision SET state = replace(state, 'idle', 'baking') WHERE number = 6", "revision 6 is not as"),
-    "one space in a state": ("UPDATE revision SET state = state || ' ' WHERE number = 6", "revision 6 is not as"),
-    "evidence of a revision": ("UPDATE revision SET evidence = '{\"x\":1}' WHERE number = 2", "revision 2 is not as"),
-    "operation of a revision": ("UPDATE revision SET operation = 'x' WHERE number = 2", "revision 2 is not as"),
+    "reason of a revision": ("UPDATE revision SET reason = 'x' WHERE number = 3", "revision 3 differs from what entry 6 recorded"),
+    "actor of a revision": ("UPDATE revision SET actor = 'x' WHERE number = 1", "revision 1 differs from what"),
+    "time of a revision": ("UPDATE revision SET at = at + 0.001 WHERE number = 1", "revision 1 differs from what"),
+    "stable of a revision": ("UPDATE revision SET stable = previous WHERE number = 4", "revision 4 differs from what"),
+    "state of a revision": (
+        "UPDATE revision SET state = replace(state, 'idle', 'baking') WHERE number = 6",
+        "revision 6 differs from what",
+    ),
+    "one space in a state": ("UPDATE revision SET state = state || ' ' WHERE number = 6", "revision 6 differs from what"),
+    "evidence of a revision": ("UPDATE revision SET evidence = '{\"x\":1}' WHERE number = 2", "revision 2 differs from what"),
+    "operation of a revision": ("UPDATE revision SET operation = 'x' WHERE number = 2", "revision 2 differs from what"),
     "service of a revision": ("UPDATE revision SET service = 'other' WHERE number = 6", "revision 6 is missing although entry 9"),
     "number of a revision": ("UPDATE revision SET number = 9 WHERE number = 6", "revision 6 is missing although entry 9"),
-    "kind of a mark": ("UPDATE mark SET kind = 'lifted' WHERE kind = 'quarantined'", "revision 5 is not as"),
-    "reason of a mark": ("UPDATE mark SET reason = 'x' WHERE kind = 'revoked'", "revision 6 is not as"),
-    "revision of a mark": ("UPDATE mark SET revision = 4 WHERE revision = 5", "revision 5 is not as"),
-    "no mark": ("DELETE FROM mark WHERE revision = 5", "revision 5 is not as"),
-    "another mark": ("INSERT INTO mark VALUES ('flights', '" + digest(3) + "', 5, 'quarantined', 'x')", "revision 5 is not as"),
+    "kind of a mark": ("UPDATE mark SET kind = 'lifted' WHERE kind = 'quarantined'", "revision 5 differs from what"),
+    "reason of a mark": ("UPDATE mark SET reason = 'x' WHERE kind = 'revoked'", "revision 6 differs from what"),
+    "revision of a mark": ("UPDATE mark SET revision = 4 WHERE revision = 5", "revision 5 differs from what"),
+    "no mark": ("DELETE FROM mark WHERE revision = 5", "revision 5 differs from what"),
+    "another mark": ("INSERT INTO mark VALUES ('flights', '" + digest(3) + "', 5, 'quarantined', 'x')", "revision 5 differs from what"),
     "mark without revision": ("INSERT INTO mark VALUES ('flights', '" + digest(3) + "', 99, 'quarantined', 'x')", "names revision 99"),
     "manifest of a bundle": ("UPDATE bundle SET manifest = replace(manifest, '1', '2') WHERE registered_at = 1", "bundle sha256:"),
-    "provenance of a bundle": ("UPDATE bundle SET provenance = '{}' WHERE registered_at = 1", "is not as entry 1 recorded"),
-    "time of a bundle": ("UPDATE bundle SET registered_at = 2", "is not as entry 1 recorded"),
+    "provenance of a bundle": ("UPDATE bundle SET provenance = '{}' WHERE registered_at = 1", "differs from what entry 1 recorded"),
+    "time of a bundle": ("UPDATE bundle SET registered_at = 2", "differs from what entry 1 recorded"),
     "no bundle": ("DELETE FROM bundle WHERE id = '" + digest(3) + "'", "is missing although entry 3 recorded it"),
-    "report of an evaluation": ("UPDATE evaluation SET report = '{\"auc\":0.9}'", "is not as entry 10 recorded"),
+    "report of an evaluation": ("UPDATE evaluation SET report = '{\"auc\":0.9}'", "differs from what entry 10 recorded"),
     "no evaluation": ("DELETE FROM evaluation", "is missing although entry 10 recorded it"),
     "no revision at the end": ("DELETE FROM revision WHERE number = 6", "revision 6 is missing although entry 9"),
     "no revision in the middle": ("DELETE FROM revision WHERE number = 3", "revisions 3 to 3 are missing"),
@@ -105,11 +108,11 @@ EDITS: dict[str, tuple[str, str]] = {
     "body of an entry": ("UPDATE audit SET body = replace(body, 'held', 'fine') WHERE seq = 11", "entry 11 (note refusal)"),
     "actor of an entry": ("UPDATE audit SET actor = 'x' WHERE seq = 2", "entry 2 (bundle"),
     "time of an entry": ("UPDATE audit SET at = 5 WHERE seq = 2", "entry 2 (bundle"),
-    "hash of an entry": ("UPDATE audit SET hash = prev_hash WHERE seq = 2", "does not continue entry 2"),
+    "hash of an entry": ("UPDATE audit SET hash = prev_hash WHERE seq = 2", "does not follow from entry 2"),
     "no entry in the middle": ("DELETE FROM audit WHERE seq = 4", "entries 4 to 4 are missing"),
     "no first entry": ("DELETE FROM audit WHERE seq = 1", "entries 1 to 1 are missing"),
-    "no last entry": ("DELETE FROM audit WHERE seq = 11", "the newest entries were cut off"),
-    "no entries": ("DELETE FROM audit WHERE service = 'flights'", "the newest entries were cut off"),
+    "no last entry": ("DELETE FROM audit WHERE seq = 11", "the newest entries were removed"),
+    "no entries": ("DELETE FROM audit WHERE service = 'flights'", "the newest entries were removed"),
     "body that does not parse": ("UPDATE audit SET body = '[' || body || ']' WHERE seq = 5", "entry 5 (revision 2) does not parse"),
 }
 
@@ -145,8 +148,8 @@ def test_a_cut_tail_with_all_its_rows_shows_by_the_signature(client: Client, ful
     client.run("DELETE FROM mark WHERE revision > 5")
     client.run("DELETE FROM evaluation")
     problems = [p for p in audit.verify(full, SERVICE, keys).problems if "own guards" not in p]
-    assert problems == ["entry 11 was signed but the audit ends at entry 8; the newest entries were cut off"]
-    with pytest.raises(errors.Damaged, match="not the one that was signed"):
+    assert problems == ["entry 11 was signed but the audit ends at entry 8; the newest entries were removed"]
+    with pytest.raises(errors.Damaged, match="does not match what was signed"):
         audit.checkpoint(full, SERVICE, keys)
 
 
@@ -156,7 +159,7 @@ def test_a_rewritten_trail_shows_by_the_signature(full: Ledger, keys: Path, tmp_
         forged.migrate()
         for number in range(ENTRIES + 3):
             forged.note(SERVICE, kind="n", body={"n": number}, actor="x", now=1.0)
-        assert "is not the one that was signed" in audit.verify(forged, SERVICE, keys).problems[0]
+        assert "does not match what was signed" in audit.verify(forged, SERVICE, keys).problems[0]
         with pytest.raises(errors.Damaged):
             audit.checkpoint(forged, SERVICE, keys)
 

@@ -172,7 +172,7 @@ def test_a_read_only_folder_can_be_read(file: Path, tmp_path: Path):
         with open_at(file, read_only=True) as ledger:
             assert ledger.state(SERVICE).stable == digest(2)
             assert audit.verify(ledger, SERVICE, tmp_path / "no-keys").ok
-        with open_at(file) as ledger, pytest.raises(errors.Unavailable, match=r"write access|can be written"):
+        with open_at(file) as ledger, pytest.raises(errors.Unavailable, match=r"write access|is writable"):
             ledger.note(SERVICE, kind="x", body={}, actor="x", now=1.0)
 
 

@@ -215,7 +215,7 @@ def test_the_guards_let_good_rows_in(client: Client, ledger: Ledger, keys):
     client.add_revision(NEWEST + 1, stable=STABLE, candidate=digest(FRESH))
     client.add_mark(NEXT, NEWEST + 1, "quarantined")
     assert ledger.state(SERVICE).candidate == digest(FRESH)
-    assert "revision 8 is in no audit entry" in "\n".join(audit.verify(ledger, SERVICE, keys).problems)
+    assert "revision 8 is not in any audit entry" in "\n".join(audit.verify(ledger, SERVICE, keys).problems)
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -224,7 +224,7 @@ def test_a_stray_lift_does_not_block_a_rollback(client: Client, ledger: Ledger, 
     act(ledger, rollout.CutOver(bundle=digest(NEXT), bake_s=1))
     client.add_mark(NEXT, ledger.newest(SERVICE) + 1, "lifted")
     problems = "\n".join(audit.verify(ledger, SERVICE, keys).problems)
-    assert f"a mark (lifted {digest(NEXT)}) names revision 9, which is not there" in problems
+    assert f"a mark (lifted {digest(NEXT)}) names revision 9, which does not exist" in problems
     done = roll_back(ledger)
     assert done.state.stable == digest(GOOD)
     assert ledger.state(SERVICE, about=[digest(NEXT)]).marks[digest(NEXT)].kind == "quarantined"

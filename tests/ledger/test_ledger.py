@@ -229,7 +229,7 @@ def test_a_repeated_operation_is_applied_once(ledger: Ledger):
     act(ledger, rollout.SetHold(reason="r", actor="bob"))
     assert ledger.append(state, effects, **call) == done
     assert ledger.newest(SERVICE) == done.number + 1
-    with pytest.raises(errors.Conflict, match="fresh operation"):
+    with pytest.raises(errors.Conflict, match="new operation id"):
         ledger.append(state, effects, **{**call, "verb": "promote"})
 
 

@@ -62,7 +62,7 @@ def test_one_of_many_operators_wins_each_round(ledger: Ledger, url: str, tmp_pat
         assert [outcome for outcome in together if isinstance(outcome, int)] == [number]
         losers = [outcome for outcome in together if isinstance(outcome, str)]
         winner = ledger.revision(SERVICE, number).actor
-        assert all(f"revision {number} already: {winner} did" in loser for loser in losers), losers
+        assert all(f"already at revision {number}: {winner} did" in loser for loser in losers), losers
     assert ledger.newest(SERVICE) == 2 + ROUNDS
     assert audit.verify(ledger, SERVICE, keys.parent / "unsigned").ok
 

@@ -51,7 +51,7 @@ def test_a_change_decided_under_a_lost_lease_is_not_committed(ledger: Ledger):
     again = ledger.take_lease(NAME, holder="a", now=300.0, ttl_s=15.0)
     assert again is not None
     before = ledger.newest(SERVICE)
-    with pytest.raises(errors.Conflict, match="no longer has the lease"):
+    with pytest.raises(errors.Conflict, match="no longer holds the lease"):
         ledger.append(*held, **asked, fence=first)
     assert ledger.newest(SERVICE) == before
     assert ledger.append(*held, **asked, fence=again).number == before + 1

@@ -103,9 +103,9 @@ def test_a_gone_model_is_no_way_back(ctx: release.Context, provider: Provider) -
     report = check(ctx, provider)
     assert report.ok, "something safe is left"
     assert statuses(report) == {short(c): "alive", short(b): "gone", short(a): "alive"}
-    with pytest.raises(errors.NotAllowed, match=r"answers no more, openai/old-2024-01-01: .*'lastgood liveness toy'"):
+    with pytest.raises(errors.NotAllowed, match=r"cannot answer any more, openai/old-2024-01-01: .*'lastgood liveness toy'"):
         release.roll_back(ctx, "toy", release.Request(actor="t", reason="x"), to=b)
-    with pytest.raises(errors.NotAllowed, match="answers no more"):
+    with pytest.raises(errors.NotAllowed, match="cannot answer any more"):
         release.propose(ctx, "toy", b, release.Request(actor="t", reason="x"))
     assert release.roll_back(ctx, "toy", release.Request(actor="t", reason="x")).revision.state.stable == a
 
@@ -142,7 +142,7 @@ def test_what_serves_and_dies_is_paged_once(ctx: release.Context, provider: Prov
     assert not check(ctx, provider, now=now).ok
     assert not check(ctx, provider, now=now + DAY_S).ok
     assert told(ctx) == [
-        f"toy: stable {short(a)} asks a model that is dying: openai/old-2024-01-01: {_ends(now + 10 * DAY_S, 10)}; release another"
+        f"toy: stable {short(a)} uses a model that is dying: openai/old-2024-01-01: {_ends(now + 10 * DAY_S, 10)}; release a bundle that uses another model"
     ]
     check(ctx, provider, now=now + 11 * DAY_S)
     assert len(told(ctx)) == 2
@@ -150,7 +150,7 @@ def test_what_serves_and_dies_is_paged_once(ctx: release.Context, provider: Prov
 
 
 def _ends(at: float, days: int) -> str:
-    return f"it is shut down on {time.strftime('%Y-%m-%d', time.gmtime(at))}, in {days} days"
+    return f"it will be shut down on {time.strftime('%Y-%m-%d', time.gmtime(at))}, in {days} days"
 
 
 def test_nothing_safe_behind_is_paged_once(ctx: release.Context, provider: Provider) -> None:
@@ -164,7 +164,7 @@ def test_nothing_safe_behind_is_paged_once(ctx: release.Context, provider: Provi
     assert short(b) in report.risk
     check(ctx, provider)
     (page,) = told(ctx)
-    assert page.startswith("toy: nothing safe is left to go back to; release a bundle with a model that lives: ")
+    assert page.startswith("toy: no safe rollback target is left; release a bundle whose model is still offered: ")
 
 
 def test_one_way_back_that_asks_nobody_is_safe(ctx: release.Context, provider: Provider) -> None:

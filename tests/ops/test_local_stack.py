@@ -224,7 +224,7 @@ def test_with_the_ledger_gone_the_proxy_still_comes_up(stack: Stack) -> None:
         file.rename(file.with_name("away." + file.name))
     done = stack.cli("up")
     assert done.returncode == 1
-    assert "put the file back" in done.stderr
+    assert "restore the file" in done.stderr
     until(lambda: stack.ask()[0] == 200, what="the proxy answers")
     assert stack.ask()[1]["x-lastgood-bundle"] == a
     for file in stack.settings.home.glob("away.ledger.db*"):

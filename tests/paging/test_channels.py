@@ -193,7 +193,7 @@ def test_an_address_that_is_none_fails_when_it_is_used(url: str):
     found = settings_.PagingSettings(urls=(url,))
     way = channels._channel(url, found)
     error = refused(way)
-    assert "no address that Apprise knows; correct it in paging.urls" in str(error)
+    assert "Apprise does not support this address; correct it in paging.urls" in str(error)
     assert error.down
 
 

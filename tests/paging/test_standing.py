@@ -229,7 +229,7 @@ def test_that_there_is_no_way_further_back_is_told_once(stage: Stage) -> None:
         restarted(stage)
     (page,) = stage.told("stranded")
     assert page.severity == "critical"
-    for part in (short(a), "no disk", "lastgood rollback toy BUNDLE", "which bundle answers is not known on this host"):
+    for part in (short(a), "no disk", "lastgood rollback toy BUNDLE", "this host does not know which bundle answers requests"):
         assert part in page.summary
     assert page_text.commands(page)[0] == "lastgood bundle list toy"
     stage.say(stage.host, **{a: READY})

@@ -149,6 +149,6 @@ def test_other_runs_and_what_serves_already_are_left_alone(instance: dg.DagsterI
     """A build by hand proposes nothing."""
     home = tmp_path / "home"
     (stable,) = world.released(home, "a")
-    assert tick(instance, home, built(instance, stable)).skip_message == "nobody asked for a candidate"
+    assert tick(instance, home, built(instance, stable)).skip_message == "no candidate was requested"
     again = built(instance, stable, **{automation.CANDIDATE: "built from new data"})
-    assert tick(instance, home, again).skip_message == "what was built serves already"
+    assert tick(instance, home, again).skip_message == "the bundle that was built already serves"

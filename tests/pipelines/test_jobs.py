@@ -79,11 +79,11 @@ def test_promote_releases_a_bundle(home):
 
 
 def test_nothing_to_do_is_success_with_a_note(home):
-    """Promoting what is stable already, as a retry does, changes nothing and is no failure."""
+    """Promoting what is already stable, as a retry does, changes nothing and is no failure."""
     (digest,) = world.released(home, "a")
     result = run(home, "promote", "promote", service="flights", bundle=digest, reason="again")
     assert result.success
-    assert "stable already" in metadata(result)["nothing_to_do"]
+    assert "already stable" in metadata(result)["nothing_to_do"]
 
 
 def test_a_refusal_fails_the_run_with_the_remedy_and_is_not_retried(home):
@@ -103,7 +103,7 @@ def test_a_rollback_with_nothing_behind_is_a_failure_that_says_what_to_do(home):
     (only,) = world.released(home, "a")
     result = run(home, "rollback", "roll_back", service="flights", reason="drill")
     assert not result.success
-    assert re.search(r"no other bundle|nothing to go back to|never stable", failure(result)), failure(result)
+    assert re.search(r"no other bundle|no rollback target|never stable", failure(result)), failure(result)
     assert ";" in failure(result)
     assert world.stable(home) == only
 
@@ -148,7 +148,7 @@ def test_a_release_that_is_still_on_its_way_is_a_success_that_says_so(home):
         result = run(home, "promote", "promote", **asked)
     assert result.success
     told = metadata(result)
-    assert (told["phase"], told["weight_pct"], told["under_way"]) == ("canary", 5.0, "the controller goes on with it")
+    assert (told["phase"], told["weight_pct"], told["under_way"]) == ("canary", 5.0, "the controller continues the release")
     assert world.stable(home) == first
 
 
@@ -194,11 +194,11 @@ def test_in_an_emergency_the_phases_are_skipped_and_the_reason_is_kept(home):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"reason": " ", "skip_analysis": True}, "skip_analysis needs a reason"),
-        ({"reason": "x", "strategy": "blue"}, "'blue' is no strategy: phase 1: "),
+        ({"reason": " ", "skip_analysis": True}, "skip_analysis requires a reason"),
+        ({"reason": "x", "strategy": "blue"}, "'blue' is not a strategy: phase 1: "),
         ({"reason": "x", "strategy": "canary"}, "weight_pct: Field required"),
         ({"reason": "x", "strategy": "approval:3"}, "percentage: Extra inputs"),
-        ({"reason": "x", "strategy": "canary:25,canary:5"}, "weight_pct must grow"),
+        ({"reason": "x", "strategy": "canary:25,canary:5"}, "weight_pct must increase"),
     ],
 )
 def test_a_way_that_makes_no_sense_is_refused(home, config, said):
@@ -217,7 +217,7 @@ def test_approve_lets_the_candidate_through(home):
         world.in_canary(ctx, digest, phases="approval")
     result = run(home, "approve", "approve", service="flights", reason="looks good", actor="jo")
     assert result.success
-    assert (metadata(result)["phase"], metadata(result)["under_way"]) == ("approval", "the controller goes on with it")
+    assert (metadata(result)["phase"], metadata(result)["under_way"]) == ("approval", "the controller continues the release")
     with release.open_context(world.settings(home)) as ctx:
         newest = ctx.ledger.revision("flights", 5)
         proceed.advance(ctx, "flights", ready={digest}, judged_at=5, actor="controller")
@@ -230,7 +230,7 @@ def test_an_approval_that_nobody_waits_for_is_success_with_a_note(home):
     world.released(home, "a")
     result = run(home, "approve", "approve", service="flights", reason="looks good")
     assert result.success
-    assert "no release of 'flights' is on its way" in metadata(result)["nothing_to_do"]
+    assert "no release of 'flights' is in progress" in metadata(result)["nothing_to_do"]
 
 
 def test_an_approval_needs_a_reason(home):
@@ -238,7 +238,7 @@ def test_an_approval_needs_a_reason(home):
     world.released(home, "a")
     with release.open_context(world.settings(home)) as ctx:
         world.in_canary(ctx, world.register(ctx, "b", home / "scratch"), phases="approval")
-    assert "needs a reason" in failure(run(home, "approve", "approve", service="flights", reason=""))
+    assert "requires a reason" in failure(run(home, "approve", "approve", service="flights", reason=""))
 
 
 # --- refusals ----------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ def test_a_stale_plan_is_refused(home):
     _, second = world.released(home, "a", "b")
     result = run(home, "rollback", "roll_back", service="flights", reason="drill", expected=2)
     assert not result.success
-    assert "has moved on since revision 2" in failure(result)
+    assert "has changed since revision 2" in failure(result)
     assert world.stable(home) == second
 
 
@@ -366,7 +366,7 @@ def test_a_run_that_waited_too_long_changes_nothing(home, monkeypatch):
     monkeypatch.setattr(jobs, "STALE_S", -1.0)
     result = run(home, "rollback", "roll_back", service="flights", reason="drill")
     assert not result.success
-    assert "launch it again if it is still wanted" in failure(result)
+    assert "launch the run again if it is still wanted" in failure(result)
     assert world.stable(home) == second
 
 

@@ -202,7 +202,7 @@ def test_one_service_is_shown_built_and_refused_a_rollback(stranger: Stranger) -
     said = done.stdout + done.stderr
     assert done.returncode != 0
     assert "lastgood.errors" not in said, "the traceback of our own error buries the sentence"
-    assert re.search(r"Failure: .*nosuch.* has never been released.*build a bundle of it first", said), said[-3000:]
+    assert re.search(r"Failure: .*nosuch.* has never been released.*build a bundle of 'nosuch' first", said), said[-3000:]
 
 
 def test_sixty_lines_check_their_data_and_write_their_training_down(stranger: Stranger) -> None:

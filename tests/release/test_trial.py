@@ -201,7 +201,7 @@ def test_a_reference_that_was_never_one_is_refused(tmp_path: Path) -> None:
     [
         ("raise ValueError('bad weights')", "cannot be loaded.*bad weights"),
         ("cls.predict = lambda self, rows: [{'probability': float('nan')}]", "cannot answer its warm-up"),
-        ("cls.predict = lambda self, rows: []", "cannot answer its warm-up.*another number"),
+        ("cls.predict = lambda self, rows: []", "cannot answer its warm-up.*number of answers"),
         ("cls.predict = lambda self, rows: [{'a': object()}]", "cannot answer its warm-up"),
         ("cls.warm_up = lambda self: [{'y': 1}]", "cannot answer its warm-up.*"),
         ("import lastgood.gone", "gone"),
@@ -320,7 +320,7 @@ def test_an_engine_that_cannot_be_asked_is_told(tmp_path: Path, monkeypatch: pyt
     """The bundle answered without it, so it is taken."""
     monkeypatch.setenv("LASTGOOD_INDEX_URL", "nothing://at-all")
     found = _register(_project(tmp_path), fill=_corpus({words.KEY: "english"}))
-    assert (found["outcome"], "not known: index.url 'nothing://at-all'" in found["notes"][0]) == ("answered", True)
+    assert (found["outcome"], "the golden questions: index.url 'nothing://at-all'" in found["notes"][0]) == ("answered", True)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"golden"', '{"kind": "golden"}', '{"kind": "golden", "question": 3}', "\xff"])

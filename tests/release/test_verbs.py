@@ -88,7 +88,7 @@ def test_offline_limits_are_asked_of_the_ledger(tmp_path: Path) -> None:
             if report is not None:
                 ctx.ledger.evaluate(digest, kind="offline", report=report, actor="t", now=float(report["metrics"]["auc"]))
             if refused:
-                with pytest.raises(errors.NotAllowed, match="misses its offline limits"):
+                with pytest.raises(errors.NotAllowed, match="does not meet its offline limits"):
                     release.propose(ctx, "toy", digest, release.Request(actor="ann", reason="go"))
             else:
                 assert release.propose(ctx, "toy", digest, release.Request(actor="ann", reason="go")) is not None
@@ -204,7 +204,7 @@ def test_a_home_that_lost_its_ledger_is_not_given_an_empty_one(settings: setting
         factory.released(ctx, 1)
         audit.checkpoint(ctx.ledger, "toy", settings.keys)
     (settings.home / "ledger.db").rename(settings.home / "elsewhere.db")
-    with pytest.raises(errors.Unavailable, match="put the file back"), factory.opened(settings):
+    with pytest.raises(errors.Unavailable, match="restore the file"), factory.opened(settings):
         pass
     assert not (settings.home / "ledger.db").exists()
 
@@ -254,7 +254,7 @@ def test_a_plan_survives_what_does_not_concern_it(settings: settings_.Settings) 
         proceed.advance(ctx.with_clock(lambda: time.time() + 5), "toy", ready={b}, actor="controller")
         assert ctx.ledger.newest("toy") == planned.revision + 1
         assert release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad", planned=planned)).revision.verb == "rollback"
-        with pytest.raises(errors.Conflict, match="has moved on"):
+        with pytest.raises(errors.Conflict, match="has changed since"):
             release.roll_back(ctx, "toy", release.Request(actor="bob", reason="bad", planned=planned))
 
 

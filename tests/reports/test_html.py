@@ -136,7 +136,7 @@ def test_there_is_a_picture_of_everything_that_was_measured(told: chronicle.Chro
     page = Page(text)
     assert page.tags.count("svg") == 6
     titles = re.findall(r'<svg role="img" aria-label="([^"]*)"', text)
-    assert "The candidate had 5 % of the traffic at most before it was taken out" in titles
+    assert "The candidate had at most 5 % of the traffic before it was taken out" in titles
     assert any(title.startswith("40 % of") or "requests failed" in title for title in titles)
     figures = plots.every(told)
     assert list(figures) == ["traffic", "arms-errors", "arms-errors & <b>$x$</b>", "evidence", "latency", "layers"]
@@ -182,8 +182,8 @@ def test_a_running_release_without_measurements_has_a_page(story: Story, tmp_pat
     found = chronicle.collect(story.ctx, SERVICE, clock=story.clock)
     out = report.write(found, tmp_path / "new" / "page.html")
     page = Page(out.read_text("utf-8"))
-    assert "is on its way since" in page.text
-    assert "No measurements are kept" in page.text
+    assert "has been in progress for" in page.text
+    assert "No measurements of this rollout are kept" in page.text
     assert f"lastgood rollback {SERVICE} stable" in page.text
     assert "did not undo" not in page.text
     assert page.tags.count("svg") == 1

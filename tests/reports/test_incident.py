@@ -101,7 +101,7 @@ def test_what_ends_nothing_is_no_incident(story: Story) -> None:
     for number in range(1, story.ctx.ledger.newest(SERVICE) + 1):
         assert incident.close(story.ctx, SERVICE, number, clock=story.clock) is None
     assert notes(story) == []
-    with pytest.raises(errors.NothingToDo, match="was not taken back"):
+    with pytest.raises(errors.NothingToDo, match="was not rolled back"):
         incident.write(story.ctx, SERVICE, chronicle.collect(story.ctx, SERVICE, clock=story.clock), clock=story.clock)
 
 

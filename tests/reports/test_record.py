@@ -115,7 +115,7 @@ def test_while_it_is_under_way_the_standing_verdicts_are_told(story: Story) -> N
     assert (found.outcome, found.ending, found.left) == ("under way", None, None)
     assert {verdict.gate for verdict in found.decided} == {"errors", "latency", "oom"}
     assert found.segments[-1].end == story.now
-    assert "is on its way since 12 s: shadow" in words.headline(found)
+    assert "has been in progress for 12 s: shadow" in words.headline(found)
 
 
 def test_a_bundle_that_fails_after_its_cut_over_is_rolled_back(story: Story) -> None:
@@ -155,7 +155,7 @@ def test_a_release_that_never_got_ready_was_given_up(story: Story) -> None:
     proceed.advance(story.ctx, SERVICE, ready=set(), actor="controller")
     found = told(story)
     assert (found.outcome, found.left) == ("given up", None)
-    assert "nobody is blamed" in words.headline(found)
+    assert "the bundle is not blamed" in words.headline(found)
 
 
 def test_a_release_that_a_rollback_of_stable_cancels_was_called_off(story: Story) -> None:

@@ -94,21 +94,21 @@ def test_windows_are_shown_once_with_numbers(
     assert "data:image/png;base64," in metadata["drift by feature"].value
     again = tick(settings, instance, monkeypatch, hours=2, cursor=None)
     assert isinstance(again, dg.SkipReason)
-    assert again.skip_message == "toy: 2 windows looked at, the last one: pass"
+    assert again.skip_message == "toy: 2 windows evaluated, the last one: pass"
 
 
 def test_a_service_that_is_not_watched_says_so(
     settings: settings_.Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before its first release, too."""
-    assert tick(settings, instance, monkeypatch, hours=1).skip_message == "toy: nothing is watched"
+    assert tick(settings, instance, monkeypatch, hours=1).skip_message == "toy: drift is not watched"
 
 
 def test_a_window_that_is_not_over_is_waited_for(
     settings: settings_.Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reason says for how long a window goes on."""
-    assert tick(settings, instance, monkeypatch, hours=0.5).skip_message == "toy: the first window of 3600 s is not over yet"
+    assert tick(settings, instance, monkeypatch, hours=0.5).skip_message == "toy: the first window of 3600 s is not complete yet"
 
 
 def test_an_alarm_asks_for_its_decision_once_and_the_job_rolls_back(
@@ -170,7 +170,7 @@ def test_a_service_may_have_it_built_by_itself(tmp_path: Path, instance: dg.Dags
     stable, (asked,) = to_retrain(settings, instance, monkeypatch)
     assert asked.run_key == f"toy/{stable[7:19]}/2/{int(START)}/1/retrain"
     config = asked.run_config["ops"]["retrain"]["config"]
-    assert config["reason"].startswith("drift: there is no other bundle")
+    assert config["reason"].startswith("drift: no other bundle")
     with release.open_context(settings) as ctx:
         assert config["expected"] == ctx.ledger.newest(toy.SERVICE)
         fresh = toy.build(ctx, -2.0)
@@ -215,7 +215,7 @@ def test_an_alarm_is_reported_by_evidently_in_files_dagster_and_mlflow(
 
 def test_a_report_on_nothing_is_a_result(settings: settings_.Settings, stable: str, instance: dg.DagsterInstance) -> None:
     """No rows, and a service that is not watched: the run succeeds and says why it has nothing."""
-    for service, why in ((toy.SERVICE, "answered nothing"), ("other", "nothing is watched")):
+    for service, why in ((toy.SERVICE, "answered no request"), ("other", "drift is not watched")):
         done = report(settings, instance, {"ops": {"report": {"config": {"service": service}}}})
         (output,) = [event for event in done.all_events if event.event_type_value == "STEP_OUTPUT"]
         assert why in output.step_output_data.metadata["evidently"].value
@@ -239,7 +239,7 @@ def test_reports_are_scheduled_where_something_is_watched(
     when = datetime.datetime(2026, 1, 2, 6, tzinfo=datetime.UTC)
     (asked,) = first.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=when)).run_requests
     assert (asked.run_key, asked.run_config) == (when.isoformat(), {"ops": {"report": {"config": {"service": "toy"}}}})
-    assert second.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=when)).skip_message == "nothing is watched on 'other'"
+    assert second.evaluate_tick(dg.build_schedule_context(scheduled_execution_time=when)).skip_message == "drift is not watched on 'other'"
 
 
 def test_what_came_in_is_judged_by_the_services_own_expectations(

@@ -28,7 +28,7 @@ def tick(settings: settings_.Settings) -> str:
 
 def test_nothing_is_asked_before_the_first_release(settings: settings_.Settings) -> None:
     """Nor for a bundle that asks no hosted model."""
-    assert tick(settings) == "no bundle asks a hosted model"
+    assert tick(settings) == "no bundle uses a hosted model"
 
 
 def test_each_bundle_is_told_and_written_down(settings: settings_.Settings) -> None:
@@ -48,4 +48,4 @@ def test_a_ledger_that_cannot_be_read_is_a_reason(settings: settings_.Settings) 
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
     (settings.home / "ledger.db").write_bytes(b"no database")
-    assert tick(settings).startswith("the models could not be asked about: ")
+    assert tick(settings).startswith("cannot check the models: ")

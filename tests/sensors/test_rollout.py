@@ -197,7 +197,7 @@ def test_after_a_step_back_the_checks_say_whether_it_helped(watched):
         (True, stable),
         (False, digest),
     ]
-    assert "while a step back is verified" in watched.tick().skip_message
+    assert "while a rollback is measured" in watched.tick().skip_message
 
 
 def test_a_signal_that_fails_warns(watched):

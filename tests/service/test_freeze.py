@@ -199,7 +199,7 @@ def test_options_and_overlays_are_frozen_in_place_of_the_file_s(tmp_path: Path) 
     assert found.options == {"a": 1, "b": 3}
     assert (found.release.bake_s, found.release.alpha) == (7.0, 0.01)
     assert set(found.gates) == {*conditions.DEFAULTS, "slow"}
-    with pytest.raises(errors.UsageError, match=r"service.yaml with release, gates replaced is wrong: line \d+, release.colour"):
+    with pytest.raises(errors.UsageError, match=r"service.yaml with release, gates replaced is invalid: line \d+, release.colour"):
         services.freeze(made, tmp_path / "no", overlay={"release": {"colour": 1}, "gates": {}})
 
 
@@ -244,7 +244,7 @@ def test_an_overlay_takes_the_place_of_whole_keys(tmp_path: Path) -> None:
 def test_an_overlay_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     """It says that the file alone is not to blame."""
     made = folder(tmp_path)
-    with pytest.raises(errors.UsageError, match=r"service.yaml with release, gates replaced is wrong: line \d+, release"):
+    with pytest.raises(errors.UsageError, match=r"service.yaml with release, gates replaced is invalid: line \d+, release"):
         services.freeze(made, tmp_path / "out", overlay={"release": {"bake_s": -1}, "gates": {}})
 
 
@@ -267,4 +267,4 @@ def test_a_missing_service_is_said_with_those_that_are_there(tmp_path: Path) -> 
         services.load(tmp_path / "nobody")
     with pytest.raises(errors.UsageError) as caught:
         services.load(made)
-    assert str(caught.value).startswith(f"{made / 'service.yaml'} is wrong: line ")
+    assert str(caught.value).startswith(f"{made / 'service.yaml'} is invalid: line ")

@@ -28,7 +28,7 @@ def refusal(body: str, *, head: str = HEAD) -> str:
     with pytest.raises(errors.UsageError) as caught:
         parse(body, head=head)
     start, said = str(caught.value).split(": ", 1)
-    assert start == "service.yaml is wrong"
+    assert start == "service.yaml is invalid"
     return said
 
 
@@ -48,7 +48,7 @@ GATES = {
           quality:  # here
             metric: brier
         """,
-        "gates.quality: metric 'brier' is not known; use one of 'error_rate', 'latency_p99', 'score', ",
+        "gates.quality: metric 'brier' is unknown; use one of 'error_rate', 'latency_p99', 'score', ",
     ),
     "no metric": (
         """
@@ -84,7 +84,7 @@ GATES = {
             window: 60  # here
             max_ms: 5
         """,
-        "gates.slow.window: extra inputs are not permitted; take it out or correct its name",
+        "gates.slow.window: extra inputs are not permitted; remove it or correct its name",
     ),
     "a policy of a gate that only observes": (
         """
@@ -110,14 +110,14 @@ GATES = {
         gates:
           b: {metric: error_rate, during: [], watch: rollout}  # here
         """,
-        "gates.b: gate 'b' is looked at in no phase; name one in 'during', or take it out",
+        "gates.b: gate 'b' is not used in any phase; name one in 'during', or remove the gate",
     ),
     "a guardrail that waits for a person": (
         """
         gates:
           b: {metric: error_rate, resume: person}  # here
         """,
-        "gates.b: gate 'b' is a guardrail, which holds nothing, but has 'resume: person'; make it a signal, or leave it out",
+        "gates.b: gate 'b' is a guardrail, which holds no release, but has 'resume: person'; make it a signal, or remove 'resume'",
     ),
     "agreement without a mirror": (
         """
@@ -125,7 +125,7 @@ GATES = {
           a: {metric: error_rate}
           b: {metric: agreement, min: 0.9}  # here
         """,
-        "gates.b: gate 'b' compares mirrored answers, but no phase has mirror_pct; add a shadow phase, or take the gate out",
+        "gates.b: gate 'b' compares mirrored answers, but no phase has mirror_pct; add a shadow phase, or remove the gate",
     ),
     "an agreement for ever": (
         """
@@ -133,21 +133,21 @@ GATES = {
         gates:
           b: {metric: agreement, min: 0.9, watch: always}  # here
         """,
-        "gates.b: gate 'b' needs a candidate, but has 'watch: always'; leave it out",
+        "gates.b: gate 'b' needs a candidate, but has 'watch: always'; remove 'watch'",
     ),
     "a split for ever": (
         """
         gates:
           split: {metric: sample_ratio, watch: always}  # here
         """,
-        "gates.split: gate 'split' needs a candidate, but has 'watch: always'; leave it out",
+        "gates.split: gate 'split' needs a candidate, but has 'watch: always'; remove 'watch'",
     ),
     "ejections for ever": (
         """
         gates:
           out: {metric: ejections, watch: always}  # here
         """,
-        "gates.out: gate 'out' needs a candidate, but has 'watch: always'; leave it out",
+        "gates.out: gate 'out' needs a candidate, but has 'watch: always'; remove 'watch'",
     ),
     "a downstream that never fails": (
         """
@@ -189,7 +189,7 @@ PHASES = {
           control_arm: true  # here
           strategy: [{phase: shadow}]
         """,
-        "release.control_arm: release.control_arm compares two shares of the users, but no phase is a canary; add one, or take it out",
+        "release.control_arm: release.control_arm compares two shares of the users, but no phase is a canary; add one, or remove release.control_arm",
     ),
     "a control arm and copies": (
         """
@@ -198,8 +198,8 @@ PHASES = {
           control_arm: true  # here
         """,
         (
-            "release.control_arm: release.control_arm compares answers to different users, mirror_pct in a canary answers to the same rows; "
-            "take one of them out"
+            "release.control_arm: release.control_arm compares answers to different users, mirror_pct in a canary compares answers to the same rows; "
+            "remove one of them"
         ),
     ),
     "a weight over 100": (
@@ -251,7 +251,7 @@ PHASES = {
             - {phase: shadow}
             - phase: blue  # here
         """,
-        "release.strategy.1: phase 'blue' is not known; use one of 'shadow', 'canary', 'approval'",
+        "release.strategy.1: phase 'blue' is unknown; use one of 'shadow', 'canary', 'approval'",
     ),
     "a phase without a name": (
         """
@@ -270,7 +270,7 @@ PHASES = {
             - {phase: canary, weight_pct: 50}
             - {phase: canary, weight_pct: 25.5}
         """,
-        "release.strategy: weight_pct must grow from canary to canary, not 5, 50, 25.5; sort or change them",
+        "release.strategy: weight_pct must increase from canary to canary, not 5, 50, 25.5; sort or change them",
     ),
     "a weight twice": (
         """
@@ -279,7 +279,7 @@ PHASES = {
             - {phase: canary, weight_pct: 5}
             - {phase: canary, weight_pct: 5}
         """,
-        "release.strategy: weight_pct must grow from canary to canary, not 5, 5; sort or change them",
+        "release.strategy: weight_pct must increase from canary to canary, not 5, 5; sort or change them",
     ),
     "phases out of order": (
         """
@@ -288,21 +288,21 @@ PHASES = {
             - {phase: canary, weight_pct: 5}
             - {phase: shadow}
         """,
-        "release.strategy: phases come in the order shadow, canary, approval, not canary, shadow; sort them",
+        "release.strategy: phases must be in the order shadow, canary, approval, not canary, shadow; sort them",
     ),
     "an approval before the canary": (
         """
         release:
           strategy: [{phase: approval}, {phase: canary, weight_pct: 5}]  # here
         """,
-        "release.strategy: phases come in the order shadow, canary, approval, not approval, canary; sort them",
+        "release.strategy: phases must be in the order shadow, canary, approval, not approval, canary; sort them",
     ),
     "two approvals": (
         """
         release:
           strategy: [{phase: approval}, {phase: approval}]  # here
         """,
-        "release.strategy: only the last phase can be an approval; name it once",
+        "release.strategy: only the last phase can be an approval; name it once, at the end",
     ),
     "more than all the time there is": (
         """
@@ -321,13 +321,13 @@ PHASES = {
 }
 
 THE_REST = {
-    "an unknown key": ("colour: red  # here\n", "colour: extra inputs are not permitted; take it out or correct its name"),
+    "an unknown key": ("colour: red  # here\n", "colour: extra inputs are not permitted; remove it or correct its name"),
     "an unknown part": (
         "parts: [model, soul]  # here\n",
         "parts: unknown parts ['soul']; a bundle has data, model, prompt, index, config, environment",
     ),
-    "code from elsewhere": ("code: [runtime.py, ../x.py]  # here\n", "code: '../x.py' leaves the service folder; name files below it"),
-    "code from the root": ("code: [/etc/x.py]  # here\n", "code: '/etc/x.py' leaves the service folder; name files below it"),
+    "code from elsewhere": ("code: [runtime.py, ../x.py]  # here\n", "code: '../x.py' is outside the service folder; name files inside it"),
+    "code from the root": ("code: [/etc/x.py]  # here\n", "code: '/etc/x.py' is outside the service folder; name files inside it"),
     "a batch of nothing": ("serving:\n  max_batch: 0  # here\n", "serving.max_batch: input should be greater than 0; correct it"),
     "gates that are none": ("gates: 3  # here\n", "gates: input should be a valid dictionary; correct it"),
     "an alpha that promises nothing": (
@@ -368,7 +368,7 @@ TAGGED = {
     ),
     "a margin between nothing": (
         "gates:\n  b:  # here\n    metric: promql\n    query: up\n    margin: 2\n",
-        "'margin' compares two arms, but the query names neither $bundle nor $arm; put one in, or use 'max'",
+        "'margin' compares two arms, but the query contains neither $bundle nor $arm; add one, or use 'max'",
     ),
     "a score without a direction": (
         "gates:\n  b:  # here\n    metric: score\n    score: outcome.bought\n    margin: 1\n",
@@ -449,7 +449,7 @@ def test_what_is_not_yaml_is_refused_with_its_line() -> None:
 def test_a_service_name_that_no_folder_can_have_is_refused() -> None:
     """It becomes a folder, a header and a label."""
     said = refusal("", head=HEAD.replace("flights", "Flights"))
-    assert said.startswith("'Flights' cannot name a service; use 2 to 40 lower-case letters")
+    assert said.startswith("'Flights' is not a valid service name; use 2 to 40 lower-case letters")
     assert said.endswith("; correct the named key")
 
 

@@ -191,14 +191,14 @@ def test_a_chain_can_be_written_on_one_line(text: str, chain: list[dict[str, obj
         ("canary:0,canary:200", (
             "phase 1, canary, weight_pct: Input should be greater than 0; phase 2, canary, weight_pct: Input should be less than 100"
         )),
-        ("canary:5,shadow", "phases come in the order shadow, canary, approval, not canary, shadow; sort them"),
+        ("canary:5,shadow", "phases must be in the order shadow, canary, approval, not canary, shadow; sort them"),
     ],
 )  # fmt: skip
 def test_a_line_that_is_no_chain_is_refused_with_its_phase(text: str, why: str) -> None:
     """One line, which ends with how to write it."""
-    with pytest.raises(ValueError, match="is no strategy") as caught:
+    with pytest.raises(ValueError, match="is not a strategy") as caught:
         strategy.from_text(text)
-    assert str(caught.value) == f"{text!r} is no strategy: {why}; write it like 'shadow,canary:5,canary:25,approval', or 'none'"
+    assert str(caught.value) == f"{text!r} is not a strategy: {why}; write it like 'shadow,canary:5,canary:25,approval', or 'none'"
 
 
 def test_a_control_arm_needs_a_canary_without_copies() -> None:
@@ -208,5 +208,5 @@ def test_a_control_arm_needs_a_canary_without_copies() -> None:
         with pytest.raises(ValueError, match="no phase is a canary"):
             strategy.check_control(strategy.from_text(text))
     mirrored = strategy.parse([{"phase": "canary", "weight_pct": 5}, {"phase": "canary", "weight_pct": 6, "mirror_pct": 1}])
-    with pytest.raises(ValueError, match="take one of them out"):
+    with pytest.raises(ValueError, match="remove one of them"):
         strategy.check_control(mirrored)

@@ -141,7 +141,7 @@ def test_other_questions_are_an_alarm_and_a_person_is_asked(ctx: release.Context
     look = drift_decision.due(ctx, what, now=START + 40 * HOUR_S)
     decision = drift_decision.decide(ctx, what, look)
     assert decision.outcome == "ask"
-    assert "no probabilities" in decision.why
+    assert "not probabilities" in decision.why
 
 
 def test_questions_in_a_tongue_that_it_does_not_know_are_far_from_everything(ctx: release.Context, project: Path) -> None:

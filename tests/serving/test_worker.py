@@ -226,7 +226,7 @@ def test_a_bundle_of_another_service_is_refused(home: Home) -> None:
     ("code", "message"),
     [
         ("raise RuntimeError('at import')", "at import"),
-        ("Runtime = 7", "no subclass"),
+        ("Runtime = 7", "not a subclass"),
         ("", "cannot be imported"),
         ("def (", "cannot be imported"),
     ],

@@ -179,7 +179,7 @@ class Book:
         try:
             text = json.dumps(body, allow_nan=False)
         except ValueError as error:
-            raise errors.Damaged(f"{analysis!r} holds what JSON cannot: {error}; this is a fault in the caller") from error
+            raise errors.Damaged(f"{analysis!r} holds what JSON cannot: {error}; this is a bug in the caller") from error
         kept = self._measured.setdefault(analysis, [])
         seq = kept[-1][0] + 1 if kept else 1
         kept.append((seq, rows.check_time(now), text))

@@ -94,7 +94,7 @@ def test_a_fault_of_a_source_is_down_and_told_once(settings: settings_.Settings,
             assert answer.observations[0].down
             assert "ZeroDivisionError('oops')" in answer.observations[0].detail
             assert answer.cursor == {"old": 1}
-    assert [record.message for record in caplog.records] == ["echo: the source of gate 'errors' has a fault"]
+    assert [record.message for record in caplog.records] == ["echo: the source of gate 'errors' failed unexpectedly"]
     fake.fault = None
     assert not sources.read("errors", asked({"metric": "error_rate"}), now=3.0, cursor=None).observations[0].down
 

@@ -213,7 +213,7 @@ def test_a_log_that_cannot_be_read_is_down_and_says_why(world: World, source: so
     kept = looker.cursor
     whole = files.access_log.read_bytes()
     files.access_log.unlink()
-    assert "keeps no access log" in _down(looker)
+    assert "writes no access log" in _down(looker)
     files.access_log.mkdir()
     assert "cannot be read" in _down(looker)
     files.access_log.rmdir()

@@ -151,7 +151,7 @@ def test_a_label_under_the_callers_id_counts_where_that_names_one_request(logs: 
     logs.happened("trace", 2, 0.0)
     (seen,) = look(one, 30)
     assert seen.watched == Tally(n=2, total=pytest.approx(2 * 0.04))
-    assert "1 labels name several requests" in seen.detail
+    assert "1 labels match several requests" in seen.detail
 
 
 def test_the_requests_own_id_goes_before_what_callers_wrote(logs: Logs) -> None:
@@ -272,13 +272,13 @@ def test_late_labels_are_counted_and_left_out(logs: Logs) -> None:
     logs.happened("next", 42, 1.0)
     (seen,) = look(one, 90)
     assert seen.watched.n == 1
-    assert "1 labels came after their block was closed" in seen.detail
+    assert "1 labels arrived after their block was closed" in seen.detail
     again = Looker(inference.InferenceSource(logs.settings, SERVICE), one.asked.gate, NEW, STABLE, since=BEGIN - 1000)
     again.cursor = one.cursor
     logs.answered("last", NEW, 91, 0.5)
     logs.happened("last", 92, 1.0)
     (seen,) = again.look(BEGIN + 150)
-    assert (seen.watched.n, seen.detail) == (1, "1 labels came after their block was closed, or belong to no answer of these bundles")
+    assert (seen.watched.n, seen.detail) == (1, "1 labels arrived after their block was closed, or belong to no answer of these bundles")
 
 
 def test_a_restart_changes_nothing(logs: Logs) -> None:

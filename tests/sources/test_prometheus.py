@@ -109,8 +109,16 @@ def test_stable_without_data_matters_only_with_a_margin(server: prometheus.Prome
         (200, b"<html>", "answered 200"),
         (200, b"[]", "answered 200"),
         (503, json.dumps({"status": "success", "data": {"resultType": "scalar", "result": [1, "1"]}}).encode(), "answered 503"),
-        (200, json.dumps({"status": "success", "data": {"resultType": "vector", "result": [{"value": [1]}]}}).encode(), "something else"),
-        (200, json.dumps({"status": "success", "data": {"resultType": "scalar", "result": [1, "x"]}}).encode(), "something else"),
+        (
+            200,
+            json.dumps({"status": "success", "data": {"resultType": "vector", "result": [{"value": [1]}]}}).encode(),
+            "did not answer with numbers",
+        ),
+        (
+            200,
+            json.dumps({"status": "success", "data": {"resultType": "scalar", "result": [1, "x"]}}).encode(),
+            "did not answer with numbers",
+        ),
         (200, json.dumps({"status": "error", "errorType": "timeout", "error": "too slow"}).encode(), "timeout: too slow"),
     ],
 )

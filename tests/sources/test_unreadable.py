@@ -1,4 +1,4 @@
-"""Logs from before the border was checked: a row that cannot be read is passed over, counted and told, and everything else is read."""
+"""Logs from before the border was checked: a row that cannot be read is skipped, counted and told, and everything else is read."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ SCORES = ["brier", "squared_error", "absolute_error", "accuracy", "log_loss", "o
 
 @pytest.mark.parametrize("score", SCORES)
 def test_a_gate_reads_on_past_a_bad_row(score: str, settings: settings_.Settings) -> None:
-    """It is not down, at no look and after a restart, and sees every good row; what it passed over is in the detail, in `status` and told."""
+    """It is not down, at no look and after a restart, and sees every good row; what it skipped is in the detail, in `status` and told."""
     better = {"better": "higher"} if "." in score else {}
     gate = conditions.Score.model_validate({"metric": "score", "score": score, "margin": 0.1, "block_s": 10.0, **better})
     for _ in range(2):
@@ -114,10 +114,10 @@ def test_a_gate_reads_on_past_a_bad_row(score: str, settings: settings_.Settings
         assert seen.watched is not None
         assert seen.watched.n == GOOD
         assert math.isfinite(seen.watched.total)
-        assert "could not be read and were passed over" in seen.detail
+        assert "could not be read and were skipped" in seen.detail
     (missing,) = [one for one in loss.missing(settings, SERVICE) if one.cause == "unreadable"]
     assert missing.rows >= 3
-    assert "passed over" in missing.text()
+    assert "skipped" in missing.text()
 
 
 def test_agreement_reads_on_too(settings: settings_.Settings) -> None:

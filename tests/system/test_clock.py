@@ -288,7 +288,7 @@ def test_what_is_measured_after_a_step_back_ends_though_it_began_in_the_future(j
     state = dataclasses.replace(rollout.State(service="toy"), verifying=verifying)
     decision = judgement.verify(state, {}, now=START)
     assert decision is not None
-    assert decision.event == rollout.Verified(outcome="inconclusive", reason="no gate of this service can judge stable alone")
+    assert decision.event == rollout.Verified(outcome="inconclusive", reason="no gate of this service can measure stable alone")
     assert judgement.verify(dataclasses.replace(state, verifying=dataclasses.replace(verifying, since=START + 59)), {}, now=START) is None
 
 

@@ -78,5 +78,5 @@ def test_no_error_quotes_the_file(tmp_path: Path, read: Callable[[Path, str], No
 @pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', '{"x": [{"a": 1, "a": 1}]}'])
 def test_json_too(text: str) -> None:
     """Manifests of bundles that are taken in."""
-    with pytest.raises(ValueError, match="'a' stands twice"):
+    with pytest.raises(ValueError, match="'a' appears twice"):
         yaml_lines.check_json(text)

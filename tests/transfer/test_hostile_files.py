@@ -186,7 +186,7 @@ def test_declared_sizes_are_limited(parts, refused):
 
 
 def test_empty_and_foreign_files(refused):
-    """No bytes, zeros, text and a random kilobyte are no bundle files."""
+    """No bytes, zeros, text and a random kilobyte are not bundle files."""
     for data in (b"", END, b"hello" * 300, os.urandom(2048)):
         refused(data)
 

@@ -107,7 +107,7 @@ def test_forged_signer_is_refused(tmp_path, row, ours, theirs):
     texts["signature.json"] = json.dumps(envelope).encode()
     transfer._write_archive(tmp_path / "f.tar", texts, transfer._contents(row.bundle, ours.store))
     victim = make_home(tmp_path / "victim")
-    with pytest.raises(errors.NotAllowed, match="does not fit"):
+    with pytest.raises(errors.NotAllowed, match="is invalid"):
         _take(tmp_path / "f.tar", victim, ours.fingerprint)
     _nothing_stored(victim)
 

@@ -282,7 +282,7 @@ def test_a_frozen_worker_is_ended_at_once_and_replaced(world, words):
     world.layer.apply(desired)
     pid, other = world.worker(A)["pid"], world.worker(B)["pid"]
     timing.freeze(pid)
-    assert "was stopped by a signal and answered nothing; it was ended" in world.until_failed(desired, A)
+    assert "was stopped by a signal and did not answer; it was ended" in world.until_failed(desired, A)
     assert daemon._started(pid) is None
     (cut,) = world.layer.observe().facts["cut_off"]
     assert (cut["bundle"], cut["pid"], cut["revision"], cut["requests"]) == (A, pid, desired.revision, None)
@@ -316,7 +316,7 @@ def test_a_worker_that_names_another_bundle_is_stopped(world):
     """A worker that serves something else never counts as ready; it is ended and tried again."""
     world.behave(A, "wrong")
     desired = world.desired(stable=A)
-    assert "says that it serves 'ffff" in world.until_failed(desired, A)
+    assert "reports that it serves 'ffff" in world.until_failed(desired, A)
     assert world.layer.endpoints() == {}
     world.behave(A, "")
     world.offset_s += 30
@@ -479,7 +479,7 @@ def test_a_busy_lock_is_a_layer_error_in_bounded_time(world, monkeypatch):
     monkeypatch.setattr(processes, "LOCK_WAIT_S", 0.05)
     with (
         daemon.locked(world.settings.run(SERVICE) / "workers" / "lock", wait_s=0),
-        pytest.raises(base.LayerError, match="another lastgood command is at work"),
+        pytest.raises(base.LayerError, match="another lastgood command is running"),
     ):
         world.layer.apply(world.desired(stable=A))
 

@@ -104,7 +104,7 @@ def test_an_open_folder_of_ours_is_closed_and_a_link_refused(tmp_path: Path) -> 
     (tmp_path / "open").chmod(0o777)
     assert sockets.path(tmp_path / "open", ARM).parent.stat().st_mode & 0o777 == 0o700
     (tmp_path / "link").symlink_to(tmp_path / "open")
-    with pytest.raises(errors.Unavailable, match="belongs to somebody else"):
+    with pytest.raises(errors.Unavailable, match="belongs to another user"):
         sockets.path(tmp_path / "link", ARM)
 
 
@@ -114,7 +114,7 @@ def test_a_folder_that_another_user_made_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "theirs"
     folder.mkdir(mode=0o700)
     os.chown(folder, NOBODY, NOBODY)
-    with pytest.raises(errors.Unavailable, match="belongs to somebody else"):
+    with pytest.raises(errors.Unavailable, match="belongs to another user"):
         sockets.path(folder, ARM)
 
 

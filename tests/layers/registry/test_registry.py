@@ -254,7 +254,7 @@ def test_a_server_that_never_answers_holds_nobody_up(tmp_path):
         layer = at(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, timeout_s=0.3)
         with pytest.raises(base.LayerError, match=r"has not answered within 0\.3 s"):
             layer.apply(make_desired(1, stable=A))
-        with pytest.raises(base.LayerError, match="still has not answered"):
+        with pytest.raises(base.LayerError, match="has still not answered"):
             layer.observe()
 
 

@@ -81,7 +81,7 @@ def test_a_full_disk_moves_nothing_and_passes(serving: World, place: str) -> Non
     """ENOSPC is a retryable LayerError; what serves keeps serving, and with room again the retry is enough."""
     wanted = serving.desired(2, B, previous=A)
     layer = serving.layer()
-    with failpoints.armed(f"{place}=raise:ENOSPC"), pytest.raises(base.LayerError, match="make room") as caught:
+    with failpoints.armed(f"{place}=raise:ENOSPC"), pytest.raises(base.LayerError, match="free some space") as caught:
         layer.apply(wanted)
     assert caught.value.retryable
     assert serving.get().status == 200

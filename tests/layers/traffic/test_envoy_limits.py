@@ -151,7 +151,7 @@ def test_down_waits_for_what_is_under_way_and_says_what_it_cut_off(world: World)
     assert envoy.running(world.settings, SERVICE) is None
     layer.close()
     assert envoy_drain.words(2) == "2 requests had no answer in time and were cut off"
-    assert "nobody knows" in envoy_drain.words(None)
+    assert "is unknown" in envoy_drain.words(None)
 
 
 def largest_body() -> int:

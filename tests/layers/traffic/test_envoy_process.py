@@ -83,7 +83,7 @@ def test_envoy_outlives_the_process_that_started_it(world: World) -> None:
 
 def test_a_taken_port_is_named(world: World) -> None:
     """A port that another program has is a usage error that says which and what to do; nothing is left running."""
-    told = pytest.raises(errors.UsageError, match=rf"port {world.port} is taken .* traffic.port")
+    told = pytest.raises(errors.UsageError, match=rf"port {world.port} is in use .* traffic.port")
     with socket.create_server(("127.0.0.1", world.port)), told:
         world.start()
     assert envoy.running(world.settings, SERVICE) is None

@@ -79,7 +79,7 @@ def cuts(workers: Path) -> list[dict[str, Any]]:
 
 
 def leaving(workers: Path, records: Mapping[Path, daemon.Record]) -> list[dict[str, Any]]:
-    """What the workers on their way out still have to answer, and until when they may; for the layer's facts."""
+    """What draining workers still have to answer, and until when they may; for the layer's facts."""
     return [
         {
             "bundle": record.facts.get("bundle"),
@@ -98,7 +98,7 @@ def words(cut: Mapping[str, Any]) -> str:
     number = cut["requests"]
     of = arms.label(str(cut.get("arm") or cut.get("bundle")))
     if number is None:
-        return f"the worker of {of} was killed; nobody knows how many requests it had not answered"
+        return f"the worker of {of} was killed; the number of requests it left unanswered is unknown"
     return f"the worker of {of} was killed with {number} request{'' if number == 1 else 's'} unanswered"
 
 

@@ -1,7 +1,7 @@
-"""Requests that a worker is answering just now; while it is on its way out, also in a file that outlives it.
+"""Requests that a worker is answering now; while it is draining, also in a file that outlives it.
 
 Whoever has to kill a worker in the end reads there how many it had not answered. A worker that was killed before it could
-write leaves no file, and then nobody knows.
+write leaves no file, and then the number is unknown.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lastgood.system import files
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Left:
-    """How many requests of users, and how many mirrored copies, have no answer yet. None: nobody knows."""
+    """How many requests of users, and how many mirrored copies, have no answer yet. None: unknown."""
 
     requests: int | None = None
     copies: int | None = None

@@ -165,7 +165,7 @@ class Workers(base.Processes):
                 with daemon.locked(self._where.lock, wait_s=LOCK_WAIT_S):
                     waiting = step.Step(self._where, self._rules, desired, now=self._clock()).run(thorough=thorough)
             except (errors.Unavailable, OSError) as error:
-                raise base.LayerError(f"cannot look after the workers of {self._service!r}: {error}; it is tried again") from error
+                raise base.LayerError(f"cannot manage the workers of {self._service!r}: {error}; retrying") from error
             thorough = False
             left_s = end - time.monotonic()
             if left_s <= 0 or all(note.begun is None and note.not_before > self._clock() + left_s for note in waiting.values()):
@@ -178,7 +178,7 @@ class Workers(base.Processes):
             return
         named = {arm: alias for alias, arm in reversed(desired.aliases.items())}
         told = [
-            f"worker of {named.get(arm, 'the control arm')} {bundles.short(arm)!r} {note.trouble} (failed {note.failures} times, tried again with back-off)"
+            f"worker of {named.get(arm, 'the control arm')} {bundles.short(arm)!r} {note.trouble} (failed {note.failures} times, retrying with back-off)"
             for arm, note in failed.items()
         ]
         raise base.LayerError(f"{'; '.join(told)}; see {self._settings.logs(self._service)}")
@@ -209,7 +209,7 @@ class Workers(base.Processes):
         return count
 
     def _ask_all(self, grace_s: float | None) -> int:
-        """Ask every worker to end; returns how many there are, those on their way out included."""
+        """Ask every worker to end; returns how many there are, draining workers included."""
         live = daemon.running(self._where.workers)
         leaving = self._where.leaving()
         on_their_way = {record.pid for record in leaving.values()}

@@ -57,7 +57,7 @@ class Answer:
 
 
 def check_workers(live: Mapping[Key, daemon.Record]) -> dict[Key, Answer]:
-    """What each recorded worker answers; one at a port is asked only while that port is its own (on Linux, where that can be told)."""
+    """What each recorded worker answers; one at a port is asked only while that port is its own (checked on Linux only)."""
     places = {key: folder.endpoint(record) for key, record in live.items()}
     taken = {key for key, place in places.items() if not place.path and _is_taken(live[key], place)}
     answers = check_all({key: place for key, place in places.items() if key not in taken})
@@ -84,7 +84,7 @@ def check_all(endpoints: Mapping[Key, base.Endpoint], *, timeout_s: float = TIME
 
 
 def check(endpoint: base.Endpoint, *, timeout_s: float = TIMEOUT_S) -> Answer:
-    """Ask one worker; any trouble on the way is an answer without status."""
+    """Ask one worker; any failure is an answer without status."""
     try:
         head, _, body = _exchange(endpoint, time.monotonic() + timeout_s).partition(b"\r\n\r\n")
         status = int(head.split(b" ", 2)[1])
@@ -120,7 +120,7 @@ def _connect(endpoint: base.Endpoint, deadline: float) -> socket.socket:
     if not endpoint.path:
         return socket.create_connection((endpoint.host, endpoint.port), timeout=_left(deadline))
     if not private.is_own_folder(Path(endpoint.path).parent):
-        raise PermissionError(f"the folder of {endpoint.path} is not ours alone")
+        raise PermissionError(f"other users can access the folder of {endpoint.path}")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(_left(deadline))

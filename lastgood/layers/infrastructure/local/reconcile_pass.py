@@ -88,13 +88,13 @@ class Step:
         limit = self._desired.service.serving.ready_timeout_s
         if daemon.stopped(record):
             self._where.end(arm, record, now=self._now, revision=self._desired.revision)  # it would take no notice of being asked
-            self._failed(note, "was stopped by a signal and answered nothing; it was ended")
+            self._failed(note, "was stopped by a signal and did not answer; it was ended")
         elif self._unreachable(arm, record):
             self._retire(arm, record, answer)
-            self._failed(note, "lives, but its socket is gone; it was stopped")
+            self._failed(note, "is running, but its socket is gone; it was ended")
         elif answer.wrong(arms.bundle_of(arm)):
             self._retire(arm, record, answer)
-            self._failed(note, f"says that it serves {bundles.short(answer.bundle or '')!r}; it was stopped")
+            self._failed(note, f"reports that it serves {bundles.short(answer.bundle or '')!r}; it was ended")
         elif self._now - note.waiting_since(self._where.last_ready(arm), now=self._now) >= limit:
             self._retire(arm, record, answer)
             self._failed(note, f"was not ready within {limit:g} s{self._last_words(arm, note)}")
@@ -167,7 +167,7 @@ def _ended(status: int | None) -> str:
     if status is None:
         return "ended"
     if status == -9:
-        return "was killed (signal 9; if nobody did it, it ran out of memory)"
+        return "was killed (signal 9; if no person did it, it ran out of memory)"
     if status in OUT_OF_MEMORY:
         return f"ran out of memory (exit status {status})"
     return f"was ended by signal {-status}" if status < 0 else f"ended with exit status {status}"

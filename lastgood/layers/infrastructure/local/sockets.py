@@ -43,8 +43,6 @@ def _own(folder: Path) -> None:
             folder.chmod(0o700)  # ours, from a time or with a umask that left it open
             found = folder.lstat()
     except OSError as error:
-        raise errors.Unavailable(f"cannot make {folder} for the sockets of workers: {error}; correct its owner or mode") from error
+        raise errors.Unavailable(f"cannot create {folder} for worker sockets: {error}; correct its owner or mode") from error
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
-        raise errors.Unavailable(
-            f"{folder} belongs to somebody else or is no folder of ours alone; remove it, or set TMPDIR to another place"
-        )
+        raise errors.Unavailable(f"{folder} belongs to another user or is accessible to others; remove it, or set TMPDIR to another place")

@@ -98,7 +98,7 @@ class Folder:
         daemon.ask(record)
 
     def end(self, arm: str, record: daemon.Record, *, now: float, revision: int) -> None:
-        """Kill the worker without asking. If it has ever been ready, what that cut off is written down: nobody knows how much."""
+        """Kill the worker without asking. If it has ever been ready, the requests that cuts off are recorded as an unknown number."""
         served = self.last_ready(arm) > 0
         self.forget(arm)
         if served:

@@ -1,4 +1,4 @@
-"""What the workers layer remembers between two looks: failed attempts, who is on the way out.
+"""What the workers layer remembers between two passes: failed attempts, draining workers.
 
 One JSON file per service, read and written under the layer's lock. It is safe to lose: back-off then starts from the beginning.
 """
@@ -52,7 +52,7 @@ class Note:
         return max(now if self.begun is None else self.begun, last_ready)
 
     def forgive(self, last_ready: float, *, steady_s: float) -> None:
-        """Forget failed attempts, and kills for want of memory, once the present one has lived and been ready for *steady_s*."""
+        """Forget failed attempts, and out-of-memory kills, once the present worker has been ready for *steady_s*."""
         if self.begun is not None and last_ready - self.begun >= steady_s:
             self.failures, self.oom_kills, self.trouble = 0, 0, ""
 

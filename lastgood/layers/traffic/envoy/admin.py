@@ -49,7 +49,7 @@ class _Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         if not private.is_own_folder(self._path.parent):
-            raise PermissionError(f"{self._path.parent} is not this user's alone")
+            raise PermissionError(f"{self._path.parent} is accessible to other users")
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
@@ -87,14 +87,18 @@ class Admin:
         answer = self._connection.getresponse()
         body = answer.read()
         if answer.status != 200:
-            raise base.LayerError(f"envoy answered {answer.status} to {target!r}: {body[:200]!r}; read its log beside {self.path}")
+            raise base.LayerError(
+                f"envoy answered {answer.status} to {target!r}: {body[:200]!r}; read its log in the folder of {self.path}"
+            )
         return body
 
     def _json(self, target: str) -> Any:
         try:
             return json.loads(self.ask(target))
         except ValueError as error:
-            raise Down(f"envoy's answer to {target!r} is not JSON: {error}; is another program behind {self.path}?") from error
+            raise Down(
+                f"envoy's answer to {target!r} is not JSON: {error}; check whether another program listens on {self.path}"
+            ) from error
 
     def served(self) -> Served | None:
         """The routes in force, None before the first good ones have been read."""

@@ -301,7 +301,7 @@ def same_shape(before: Mapping[str, Any], after: Mapping[str, Any], *, clusters:
     """True if documents differ only in names, addresses, weights and revision, which cannot make Envoy refuse them.
 
     *before* and *after* are route documents, *clusters* and *more* the clusters that go with them. What has the shape of
-    something that Envoy has taken already need not be tried out first, which saves 50 to 150 ms on the way of a rollback.
+    a configuration that Envoy has already accepted need not be tried first, which saves 50 to 150 ms of a rollback.
     """
     taken = [_cluster_shape(cluster) for cluster in clusters.values()]
     return _route_shape(before) == _route_shape(after) and all(_cluster_shape(cluster) in taken for cluster in more.values())
@@ -343,7 +343,9 @@ def _rules(document_: Mapping[str, Any]) -> list[Json]:
 def _check_names(traffic: Traffic) -> None:
     for key in ("user_header", "user_cookie"):
         if not HTTP_NAME.fullmatch(getattr(traffic, key)):
-            raise base.Rejected(f"traffic.{key} is {getattr(traffic, key)!r}, which cannot be a name in HTTP; correct it in service.yaml")
+            raise base.Rejected(
+                f"traffic.{key} is {getattr(traffic, key)!r}, which is not a valid HTTP header name; correct it in service.yaml"
+            )
 
 
 def _debug(desired: base.Desired, *, known: Collection[str], token: str) -> list[Json]:
@@ -360,7 +362,7 @@ def _debug(desired: base.Desired, *, known: Collection[str], token: str) -> list
             action = {"cluster": cluster_name(digest), **_limits_of(desired.service.traffic)}
             rules.append({**_rule(match, action, desired.service), **_told(arm="debug")})
     match = {"prefix": "/", "headers": [key, {"name": marks.BUNDLE, "present_match": True}]}
-    text = "that bundle has no worker here; 'lastgood status' shows which have, name one by its full digest or its first 12 hex digits"
+    text = "that bundle has no worker here; see 'lastgood status' for bundles that have one, and name one by its full digest or its first 12 hex digits"
     return [*rules, _answer(match, 404, text), *_by_weight(desired, known=known, token=key)]
 
 

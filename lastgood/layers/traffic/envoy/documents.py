@@ -41,7 +41,7 @@ def parse(data: bytes, *, where: str) -> Json:
             raise ValueError("its content does not match its checksum")
         return {"version_info": value["version_info"], "resources": resources}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise errors.Damaged(f"{where} is damaged: {error}; remove it and run 'lastgood up' with the ledger at hand") from error
+        raise errors.Damaged(f"{where} is damaged: {error}; remove it and run 'lastgood up' when the ledger is available") from error
 
 
 def dumps(value: Any) -> bytes:

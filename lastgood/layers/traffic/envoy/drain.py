@@ -45,7 +45,7 @@ def longest_s(routes: Mapping[str, Any] | None) -> float:
 def words(active: int | None) -> str:
     """What `drain` gave, for people; "" if nothing was cut off."""
     if active is None:
-        return "nobody knows how many requests were cut off: envoy did not answer any more"
+        return "the number of requests cut off is unknown: envoy no longer answered"
     return (
         f"{active} request{'' if active == 1 else 's'} had no answer in time and {'was' if active == 1 else 'were'} cut off"
         if active

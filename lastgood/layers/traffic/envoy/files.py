@@ -129,7 +129,9 @@ class Files:
             value = json.loads(data)
             routes, clusters = envoy_documents.dumps(value["routes"]), envoy_documents.dumps(value["clusters"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise errors.Damaged(f"{self.kept} is damaged: {error}; remove it and run 'lastgood up' with the ledger at hand") from error
+            raise errors.Damaged(
+                f"{self.kept} is damaged: {error}; remove it and run 'lastgood up' when the ledger is available"
+            ) from error
         return envoy_documents.parse(routes, where=str(self.kept)), envoy_documents.parse(clusters, where=str(self.kept))
 
     def keep(self, *, routes: Json, clusters: Json) -> None:
@@ -142,7 +144,9 @@ def _short_folder() -> Path:
     for place in dict.fromkeys((tempfile.gettempdir(), "/tmp")):  # noqa: S108  # mkdtemp makes a private one below it
         if len(os.fsencode(place)) + len("/lastgood-12345678/admin.sock") <= SOCKET_PATH_BYTES:
             return Path(tempfile.mkdtemp(prefix="lastgood-", dir=place))
-    raise errors.Unavailable("there is no folder with a short name for Envoy's admin socket; set TMPDIR to one, or move LASTGOOD_HOME")
+    raise errors.Unavailable(
+        "no folder has a name short enough for Envoy's admin socket; set TMPDIR to a folder with a shorter name, or move LASTGOOD_HOME"
+    )
 
 
 def of(settings: Settings, service: str) -> Files:

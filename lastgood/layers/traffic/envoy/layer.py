@@ -73,13 +73,13 @@ class EnvoyTraffic(base.Layer):
             return base.Observed(revision=None, facts={"envoy": None})
         if daemon.stopped(record):
             trouble = (
-                f"envoy (pid {record.pid}) was stopped by a signal and answers nobody: the controller or 'lastgood up' starts another one"
+                f"envoy (pid {record.pid}) was stopped by a signal and does not answer; the controller or 'lastgood up' starts another one"
             )
             return base.Observed(revision=None, facts={"envoy": None, "trouble": trouble})
         why = envoy_process.unreachable(self._files)
         if why:
             trouble = (
-                f"envoy (pid {record.pid}) answers requests but follows no change: {why} 'lastgood up' or the controller starts it again"
+                f"envoy (pid {record.pid}) answers requests but cannot be reconfigured: {why} 'lastgood up' or the controller restarts it"
             )
             return base.Observed(
                 revision=None,
@@ -165,7 +165,7 @@ class EnvoyTraffic(base.Layer):
         )
 
     def _ask_ready(self) -> Mapping[str, tuple[base.Endpoint, ...]] | None:
-        """Ready workers; None if the infrastructure layer is down, which must not keep traffic from going back."""
+        """Ready workers; None if the infrastructure layer is down, which must not prevent a rollback of traffic."""
         try:
             return self._endpoints()
         except base.LayerError:
@@ -272,7 +272,7 @@ class EnvoyTraffic(base.Layer):
         while not refused and served() != document["version_info"]:
             waited = time.monotonic() - began
             if waited > ACK_S:
-                raise base.LayerError(f"envoy did not answer within {ACK_S:g} s whether it took over {path}; see {self._files.log}")
+                raise base.LayerError(f"envoy did not confirm within {ACK_S:g} s that it loaded {path}; see {self._files.log}")
             refused = waited > REFUSAL_LOOK_S and self._admin.refusals(kind) > refusals
             time.sleep(_STEP_S)
         # Of a list of clusters Envoy takes the good ones and the new version, and counts the refusal all the same.
@@ -281,7 +281,7 @@ class EnvoyTraffic(base.Layer):
                 envoy_files.write(path, before)
             why = envoy_process.reason(self._files, since=since)
             raise base.Rejected(
-                f"envoy refused {path.name}: {why}; version {self._admin.version()!r} keeps serving; report this with that file"
+                f"envoy rejected {path.name}: {why}; version {self._admin.version()!r} keeps serving; report this and attach that file"
             )
 
     def _keep(self, plan: Plan) -> None:

@@ -28,7 +28,7 @@ SAID_BYTES = 8 * 1024 * 1024
 
 
 def put_aside(files: Files, *, now: float, full_bytes: int | None = None) -> bool:
-    """Put aside what is full or old at Unix time *now*; True if anything was. Raises OSError, or Down if Envoy cannot be told.
+    """Put aside what is full or old at Unix time *now*; True if anything was. Raises OSError, or Down if Envoy cannot be notified.
 
     The caller holds the lock of *files*. Whoever is killed in between has lost nothing: Envoy goes on in the file that it has
     open, and the next call tells it.
@@ -51,7 +51,7 @@ def put_aside(files: Files, *, now: float, full_bytes: int | None = None) -> boo
 def cut(log: Path, *, most: int) -> bool:
     """Empty a *log* of more than *most* bytes, whose writer appends to it; its last *most* bytes stay beside it as `….1`.
 
-    For writers that cannot be told to open a new file. What comes while it is copied is lost, a line or two.
+    For writers that cannot be asked to open a new file. What is written while it is copied is lost, a line or two.
     """
     if _size(log) <= most:
         return False
@@ -83,7 +83,7 @@ def _turn_requests(log: Path, *, now: float, full_bytes: int) -> bool:
 
 
 def _age_s(began: float, *, now: float) -> float:
-    """How old a file is by what Envoy, which goes by the machine's clock, wrote first; of a time in the future nobody knows."""
+    """How old a file is by what Envoy, which goes by the machine's clock, wrote first; unknown for a time in the future."""
     return max(now - wallclock.of_machine(began), 0.0)
 
 

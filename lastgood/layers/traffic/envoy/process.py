@@ -121,7 +121,7 @@ def revive(files: Files) -> None:
         return
     if daemon.find(files.record) is None:
         if record is None:
-            raise base.LayerError(f"envoy does not run ({files.root}); start it with 'lastgood up'")
+            raise base.LayerError(f"envoy is not running ({files.root}); start it with 'lastgood up'")
         daemon.reap(record)
         _start(files, concurrency=1)
 
@@ -136,7 +136,7 @@ def unreachable(files: Files) -> str:
         try:
             probe.connect(str(files.admin))
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
-            return f"its admin socket {files.admin} is gone ({error.strerror}); was a folder of temporary files tidied up?"
+            return f"its admin socket {files.admin} is gone ({error.strerror}); a cleaner of temporary files may have removed it"
         except OSError as error:
             # A name that is too long for the kernel: `admin.path`, which names the short one, is gone.
             return f"its admin socket {files.admin} cannot be reached: {error}" if "too long" in str(error) else ""
@@ -163,7 +163,7 @@ def _reached(files: Files, found: Running) -> Running:
         daemon.stop(record, grace_s=GRACE_S)
     made = _start(files, concurrency=1)
     gap_ms = (time.monotonic() - began) * 1000
-    log.warning("envoy of %s could not be reached: %s It was started again; nothing was answered for %.0f ms", files.root.name, why, gap_ms)
+    log.warning("envoy of %s could not be reached: %s It was restarted; no request was answered for %.0f ms", files.root.name, why, gap_ms)
     return made
 
 
@@ -199,7 +199,7 @@ def try_out(files: Files, *, routes: Json, clusters: Mapping[str, Json]) -> None
         path.unlink(missing_ok=True)
     if done.returncode != 0:
         reason = (done.stderr + done.stdout).strip().splitlines()
-        raise base.Rejected(f"envoy refuses the configuration: {_tail(reason)}; what it served before keeps serving")
+        raise base.Rejected(f"envoy rejects the configuration: {_tail(reason)}; the previous configuration keeps serving")
 
 
 def reason(files: Files, *, since: int) -> str:
@@ -264,7 +264,7 @@ def _await_ready(files: Files, record: daemon.Record, *, since: int, port: int) 
                 why = reason(files, since=since)
                 if "cannot bind" in why or "in use" in why:
                     raise _taken(port, files)
-                raise base.LayerError(f"envoy ended as it started: {why}; read {files.log}")
+                raise base.LayerError(f"envoy exited during startup: {why}; read {files.log}")
             if time.monotonic() > end:
                 daemon.stop(record, grace_s=GRACE_S)
                 raise base.LayerError(f"envoy did not become ready within {READY_S:g} s; read {files.log}")
@@ -283,7 +283,7 @@ def _accepts(record: daemon.Record, port: int) -> bool:
 def _choose(files: Files) -> bool:
     """Put a pair of documents into place that Envoy will take; True if the kept copy had to stand in.
 
-    The pair on disk may be newer than the kept one, so it comes first: a served revision never goes back.
+    The pair on disk may be newer than the kept one, so it comes first: a served revision never decreases.
     """
     if not files.routes.exists() and not files.kept.exists():
         nothing = envoy_documents.make([envoy_config.nothing_serves(files.root.name, revision=0)], revision=0)
@@ -302,8 +302,8 @@ def _choose(files: Files) -> bool:
     except (errors.Damaged, base.Rejected, FileNotFoundError) as error:
         if kept is None:
             raise errors.Damaged(
-                f"envoy cannot start from {files.root}: {error}; nor from the kept copy: {damage}; "
-                f"move that folder away and run 'lastgood up' with the ledger at hand"
+                f"envoy cannot start from {files.root}: {error}; nor from its backup copy: {damage}; "
+                f"move that folder away and run 'lastgood up' when the ledger is available"
             ) from error
     _put(files, routes=kept[0], clusters=kept[1])
     return True
@@ -339,7 +339,7 @@ def _same_port(found: Running, service: services.Service, name: str) -> None:
     if found.port != service.traffic.port:
         raise errors.UsageError(
             f"envoy of {name!r} listens on port {found.port}, but service.yaml says {service.traffic.port}; "
-            f"run 'lastgood down {name}' and 'lastgood up {name}', or put the port back"
+            f"run 'lastgood down {name}' and 'lastgood up {name}', or restore the port in service.yaml"
         )
 
 
@@ -349,8 +349,8 @@ def _check_own_port(found: Running, files: Files) -> None:
         answers = probe.connect_ex((envoy_bootstrap.HOST, found.port)) == 0
     if answers and listening.belongs(found.pid, host=envoy_bootstrap.HOST, port=found.port) is False:
         raise errors.UsageError(
-            f"another process answers on port {found.port} in place of the envoy of {files.root.name!r} (pid {found.pid}); "
-            f"find it with 'ss -ltnp', end it, then run 'lastgood down {files.root.name}' and 'lastgood up {files.root.name}'"
+            f"another process answers on port {found.port} instead of the envoy of {files.root.name!r} (pid {found.pid}); "
+            f"find it with 'ss -ltnp', stop it, then run 'lastgood down {files.root.name}' and 'lastgood up {files.root.name}'"
         )
 
 
@@ -359,7 +359,7 @@ def _port(files: Files) -> int:
         listener = json.loads(files.bootstrap.read_bytes())["static_resources"]["listeners"][0]
         return int(listener["address"]["socket_address"]["port_value"])
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise errors.Damaged(f"{files.bootstrap} is damaged: {error}; run 'lastgood up', which writes it anew") from error
+        raise errors.Damaged(f"{files.bootstrap} is damaged: {error}; run 'lastgood up', which writes it again") from error
 
 
 def _check_port_free(port: int, files: Files) -> None:
@@ -375,7 +375,7 @@ def _check_port_free(port: int, files: Files) -> None:
 
 def _taken(port: int, files: Files) -> errors.UsageError:
     return errors.UsageError(
-        f"port {port} is taken by another program; end that one, or give {files.root.name!r} another traffic.port in its service.yaml"
+        f"port {port} is in use by another program; stop that program, or give {files.root.name!r} another traffic.port in its service.yaml"
     )
 
 
@@ -391,4 +391,4 @@ def borders(files: Files) -> Iterator[None]:
     except errors.Unavailable as error:
         raise base.LayerError(str(error)) from error
     except OSError as error:
-        raise base.LayerError(f"cannot use {files.root}: {error}; make room or correct its owner, then try again") from error
+        raise base.LayerError(f"cannot use {files.root}: {error}; free some space or correct its owner, then try again") from error

@@ -246,7 +246,7 @@ class _Files:
             self.__exit__()
             raise Unreadable(f"the proxy's access log cannot be read: {error}; correct its owner or mode") from error
         if not known:
-            raise Unreadable(f"the proxy keeps no access log at {self._path}; 'lastgood down' and 'lastgood up' make it write one")
+            raise Unreadable(f"the proxy writes no access log at {self._path}; run 'lastgood down' and 'lastgood up' to make it write one")
         self.named = [file for file in reversed(self.named) if file.begin != BEGINNING]
         return self
 

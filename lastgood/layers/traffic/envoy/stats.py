@@ -104,7 +104,7 @@ def _bucket(found: Mapping[str, Any]) -> Bucket:
 
 
 def over(buckets: Iterable[Bucket], limit_ms: float) -> float:
-    """How many requests took longer than *limit_ms*; a bucket that it cuts is split in proportion, so this is no whole number."""
+    """How many requests took longer than *limit_ms*; a bucket that it cuts is split in proportion, so this need not be a whole number."""
     return sum(bucket.count * min(1.0, max(0.0, (bucket.high - limit_ms) / (bucket.high - bucket.low))) for bucket in buckets)
 
 
@@ -127,7 +127,7 @@ class Ejections:
     """Envoy's own log of whom it put out and when, read on from where it was read last. Lost lines cost nothing but a count.
 
     Envoy goes by the machine's clock. What was written since somebody set that is put right (`system.clock.of_machine`); a time that is
-    still in the future then is of a wrong clock that nobody knows any more, and counts for nothing.
+    still in the future then comes from a wrong clock that is no longer known, and counts for nothing.
     """
 
     def __init__(self, path: Path) -> None:
