@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lastgood import errors
 from lastgood.layers.traffic.envoy import config as envoy_config
 from lastgood.layers.traffic.envoy import files as envoy_files
 from lastgood.layers.traffic.envoy import layer as envoy
@@ -267,3 +268,11 @@ def test_a_user_key_is_made_once(world: World) -> None:
     assert envoy_files.user_key(world.settings) == first
     assert (world.settings.keys / "users.key").stat().st_mode & 0o777 == 0o600
     assert len(bytes.fromhex(first)) == 16
+
+
+def test_a_damaged_user_key_is_not_taken(world: World) -> None:
+    """Envoy is not started with it, and the error says what to do."""
+    envoy_files.user_key(world.settings)
+    (world.settings.keys / "users.key").write_text("short")
+    with pytest.raises(errors.Damaged, match="remove it"):
+        world.start()

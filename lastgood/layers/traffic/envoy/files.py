@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from lastgood.settings import Settings
 from lastgood.system import files
 from lastgood.system import permissions as private
 
+USER_KEY_BYTES = 16
 SOCKET_PATH_BYTES = 100
 """Unix socket paths end at 104 (macOS) or 108 bytes (Linux); some room is left."""
 
@@ -179,8 +181,14 @@ def debug_token(settings: Settings, *, make: bool) -> str:
 
 
 def user_key(settings: Settings) -> str:
-    """The secret by which the access log names users, made at random once: without it nobody can tell whose name is whose."""
-    return _secret(settings.keys / "users.key", size=16, make=True)
+    """The secret by which the access log names users, made at random once: without it nobody can tell whose name is whose. Raises Damaged."""
+    path = settings.keys / "users.key"
+    key = _secret(path, size=USER_KEY_BYTES, make=True)
+    if not re.fullmatch(f"[0-9a-f]{{{2 * USER_KEY_BYTES}}}", key):
+        raise errors.Damaged(
+            f"{path} is not {2 * USER_KEY_BYTES} hex digits; put it back from a backup, or remove it: users then get new names in the access log"
+        )
+    return key
 
 
 def _secret(path: Path, *, size: int, make: bool) -> str:
