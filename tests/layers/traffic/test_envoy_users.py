@@ -183,7 +183,7 @@ def test_a_cookie_is_read_as_it_is_written(canary: World, cookie: str) -> None:
 
 def test_names_of_any_length_and_letters(canary: World) -> None:
     """The name of a user is the same hash whatever its id looks like, and the same in every release."""
-    canary.service = canary.configured(user_header="x-who", user_cookie="we.ird-name")
+    canary.service = canary.configured(user_header="X-Who", user_cookie="we.ird-name")
     ids = ["a", "1234567", "12345678", "x" * 300, "grüße", "%d|[a-z]+"]
     for revision, salt in ((2, SALT), (3, OTHER)):
         ramp(canary, revision, 50.0, salt=salt)

@@ -171,9 +171,11 @@ class EnvoyTraffic(base.Traffic):
 
     def _salt(self, desired: base.Desired) -> str:
         """The salt of the release; none where an older release has begun the split, or started the proxy: nobody changes sides midway."""
-        on_disk = self._files.read_routes() if desired.salt else None
+        if not desired.salt or not self._files.knows_users():
+            return ""
+        on_disk = self._files.read_routes()
         begun_bare = on_disk is not None and desired.candidate is not None and envoy_config.splits_bare(on_disk, arm=desired.candidate)
-        return "" if begun_bare or not self._files.knows_users() else desired.salt
+        return "" if begun_bare else desired.salt
 
     def _ask_ready(self) -> Mapping[str, tuple[base.Endpoint, ...]] | None:
         """Ready workers; None if the infrastructure layer is down, which must not keep traffic from going back."""
