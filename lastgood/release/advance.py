@@ -181,7 +181,9 @@ def _stranded(state: rollout.State, decision: judgement.Decision, error: errors.
 
 def _signals(state: rollout.State, service: services.Service, verdicts: judgement.Verdicts) -> tuple[rollout.Paged, ...]:
     """The pages of failed signals that put no hold on the release: once for each rollout, or for what serves."""
-    waits = f"{short(state.candidate)} does not advance until it passes" if state.candidate else f"{short(state.stable or '')} keeps serving"
+    waits = (
+        f"{short(state.candidate)} does not advance until it passes" if state.candidate else f"{short(state.stable or '')} keeps serving"
+    )
     return tuple(
         rollout.Paged(
             summary=f"{state.service}: gate {name!r} failed, {waits}: {verdict.why}",

@@ -36,6 +36,7 @@ def line(bundle_id: str, *, at: float = 1.5, by: str | None = "", **more: Any) -
         "all_ms": 2,
         "problem": None,
         "peer": "192.0.2.0/24",
+        "user": "0123456789abcdef",
     }
     return json.dumps({**value, **more}).encode() + b"\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -62,6 +63,23 @@ def hosts(batch: envoy_requests.Batch) -> list[str]:
 def numbered(first: int, last: int) -> list[str]:
     """The lines from *first* up to *last*."""
     return [f"h-{number}" for number in range(first, last)]
+
+
+@pytest.mark.parametrize(("written", "user"), [({}, "0123456789abcdef"), ({"user": None}, "")])
+def test_a_line_names_its_user_or_nobody(written: dict[str, None], user: str) -> None:
+    """Empty for a request without a key."""
+    found = envoy_requests.parse(line(B.id, **written))
+    assert found is not None
+    assert found.user == user
+
+
+def test_a_line_by_an_older_release_names_nobody() -> None:
+    """It has no such key, and counts all the same."""
+    value = json.loads(line(B.id))
+    del value["user"]
+    found = envoy_requests.parse(json.dumps(value).encode())
+    assert found is not None
+    assert (found.user, found.code) == ("", 200)
 
 
 def test_reading_goes_on_where_it_ended(writer: Writer) -> None:
