@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping
 
 from lastgood.gates import eprocess as sequential
-from lastgood.gates import gauges, scores
+from lastgood.gates import error_rate, gauges, scores
 from lastgood.gates import proportions as counts
-from lastgood.gates.base import EMPTY, Cause, Mode, Observation, Outcome, Tally, Verdict
+from lastgood.gates.base import EMPTY, GROUPS, Cause, Mode, Observation, Outcome, Tally, Users, Verdict
 from lastgood.gates.evaluator import Family, Reading, Setup
 from lastgood.gates.sample_ratio import Split
 from lastgood.service import gates as conditions
@@ -175,7 +175,7 @@ def _family(gate: conditions.AnyGate, setup: Setup) -> Family:  # noqa: PLR0911 
         raise ValueError(f"a gate of metric {gate.metric!r} needs an alpha between 0 and 1, not {setup.alpha!r}; take it from 'budget'")
     match gate:
         case conditions.ErrorRate():
-            return counts.errors(gate, setup)
+            return error_rate.errors(gate, setup)
         case conditions.LatencyP99():
             return counts.latency(gate, setup)
         case conditions.Agreement():
@@ -205,6 +205,15 @@ def _wrong(observation: Observation) -> str:
             return f"{tally.user_errors!r} errors for users of {tally.n!r}, and {tally.copies!r} copies, cannot be"
         if not 0 <= tally.bad <= tally.n:
             return f"{tally.bad!r} bad ones of {tally.n!r} cannot be"
+    return "" if observation.users is None else _wrong_users(observation.users)
+
+
+def _wrong_users(users: Users) -> str:
+    if not (math.isfinite(users.share) and 0 < users.share < 1):
+        return f"a share of the users of {users.share!r} cannot be"
+    for group in users.groups:
+        if not (0 <= group.group < GROUPS and 0 <= group.bad <= group.n and 0 <= group.bad_beside <= group.n_beside):
+            return f"{group!r} cannot be"
     return ""
 
 
