@@ -106,10 +106,11 @@ class _Memory(base.Layer):
         raise NotImplementedError
 
 
-class MemoryTraffic(_Memory):
+class MemoryTraffic(_Memory, base.Traffic):
     """Weights in a dict. With *endpoints* given it refuses to send traffic to a bundle without a ready worker."""
 
     name = "traffic"
+    randomizes = "request"
 
     def __init__(self, endpoints: Ready | None = None) -> None:
         super().__init__()

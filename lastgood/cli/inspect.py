@@ -248,6 +248,9 @@ def _status_text(
     if state.chain:
         shown = [f"[{plans.phase_text(p)}]" if n == state.position else plans.phase_text(p) for n, p in enumerate(state.chain)]
         lines.append(f"  phases     {' -> '.join([*shown, 'cut-over'])}")
+    randomizes = next((told.facts.get("randomizes") for told in seen if told.layer == "traffic"), None)
+    if state.weight_pct and randomizes:
+        lines.append(f"  split      by {randomizes}")
     if state.phase == "approval" and not state.approved:
         lines.append(f"  ! waits for approval: lastgood approve {state.service} --reason …")
     for told in seen:

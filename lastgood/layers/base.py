@@ -40,6 +40,7 @@ class Desired:
     `weights` maps arm to its share of live traffic in percent and sums to 100, or is empty when nothing may serve (an
     arm is a bundle id or the control arm of one, see `core.arms`); the newest bundle stands first, so that a user who is in at
     5 % is still in at 20 %. `control` says that the workers of stable's control arm are needed, with a share already or not.
+    `salt` is the secret that decides who gets which arm in this release, empty where there is none: a traffic layer hashes users with it, and shows it to nobody.
     `mirror` is (bundle id, percent of requests copied to it) or None. `spares` are kept warm while `previous` cannot be. `bundles` holds every bundle named.
     `service` is the configuration frozen in the stable bundle (the folder's own before the first release).
     """
@@ -50,6 +51,7 @@ class Desired:
     candidate: str | None = None
     previous: str | None = None
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    salt: str = dataclasses.field(default="", repr=False)
     mirror: tuple[str, float] | None = None
     control: bool = False
     spares: tuple[str, ...] = ()
@@ -120,6 +122,20 @@ class Layer(abc.ABC):
     def shut_down(self) -> str | None:
         """End the processes the layer runs, for `lastgood down`, once they have answered what they have; what was cut off all the same, in words."""
         return None
+
+
+Unit = Literal["request", "user"]
+"""What is given an arm: each request by itself, or each user once for a whole release."""
+
+
+class Traffic(Layer):
+    """A traffic layer also declares what it randomizes.
+
+    With "user" one user stays on one side while the shares stay, and candidates' users stay while theirs grows; a request that names
+    no user is given an arm by itself all the same. An adapter that declares nothing randomizes requests.
+    """
+
+    randomizes: Unit = "request"
 
 
 class Processes(Layer):

@@ -27,9 +27,14 @@ SPARES = 2
 
 
 def of(
-    state: rollout.State, *, bundles: Mapping[str, bundle.Bundle], service: services.Service, spares: tuple[str, ...] = ()
+    state: rollout.State,
+    *,
+    bundles: Mapping[str, bundle.Bundle],
+    service: services.Service,
+    spares: tuple[str, ...] = (),
+    salt: str = "",
 ) -> base.Desired:
-    """What *state* asks of the layers: the candidate's share of the traffic, the rest to stable, and what is mirrored."""
+    """What *state* asks of the layers: the candidate's share of the traffic, by the release's *salt*, the rest to stable, and what is mirrored."""
     weights = {state.stable: 100.0} if state.stable else {}
     if state.stable and state.candidate and state.weight_pct > 0:
         # The newest bundle stands first, so that a user who is in at 5 % is still in at 20 %.
@@ -44,6 +49,7 @@ def of(
         candidate=state.candidate,
         previous=state.previous,
         weights=weights,
+        salt=salt,
         mirror=(state.candidate, state.mirror_pct) if state.candidate and state.mirror_pct > 0 else None,
         control=state.control and state.candidate is not None,
         spares=spares,
@@ -57,7 +63,9 @@ def read(state: rollout.State, *, ledger: ledger.Ledger, store: artifacts.Store,
     named = {digest for digest in (state.stable, state.candidate, state.previous, *kept) if digest is not None}
     bundles = {digest: ledger.bundle(digest) for digest in named}
     service = context.read_service(state, ledger=ledger, store=store, settings=settings)
-    return of(state, bundles=bundles, service=service, spares=kept)
+    split_since = state.rollout if state.weight_pct > 0 else None
+    salt = "" if split_since is None else ledger.revision(state.service, split_since).salt
+    return of(state, bundles=bundles, service=service, spares=kept, salt=salt)
 
 
 def spares(state: rollout.State, view: readiness.View) -> tuple[str, ...]:

@@ -4,6 +4,6 @@ from lastgood.ledger.dialect import DiskFull
 from lastgood.ledger.leases import Fence
 from lastgood.ledger.ledger import Ledger, connect
 from lastgood.ledger.readiness import Seen
-from lastgood.ledger.rows import BundleRow, Delivery, Evaluation, Page, Readiness, Revision
+from lastgood.ledger.rows import SALT, BundleRow, Delivery, Evaluation, Page, Readiness, Revision
 
-__all__ = ["BundleRow", "Delivery", "DiskFull", "Evaluation", "Fence", "Ledger", "Page", "Readiness", "Revision", "Seen", "connect"]
+__all__ = ["SALT", "BundleRow", "Delivery", "DiskFull", "Evaluation", "Fence", "Ledger", "Page", "Readiness", "Revision", "Seen", "connect"]

@@ -25,6 +25,8 @@ HAS_CLOCK = '%"clock":%'
 """Finds evidence that may keep a second time."""
 CLOCKS_DIFFER_S = 1.0
 """By so many seconds a clock may be behind the revision before without a word."""
+SALT = "salt"
+"""Key of the evidence of a proposal: the secret that decides which users its candidate gets. Nothing prints it."""
 MAX_TIME = 1e12
 """Unix seconds; the database refuses later times too, so that no slip of a unit puts all later revisions in the far future."""
 
@@ -62,6 +64,12 @@ class Revision:
     def read_at(self) -> float:
         """What the clock of whoever committed it said: `at`, unless that clock was behind the revision before."""
         return clock_read(self.evidence, self.at)
+
+    @property
+    def salt(self) -> str:
+        """The secret drawn for the release that this revision proposed; empty where it proposed none, or an older release of lastgood did."""
+        drawn = self.evidence.get(SALT, "")
+        return drawn if isinstance(drawn, str) else ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

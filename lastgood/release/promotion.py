@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
-from lastgood import errors
+from lastgood import errors, ledger
 from lastgood.bundle import manifest as bundles
 from lastgood.context import Context
 from lastgood.core import transitions as rollout
@@ -27,6 +28,8 @@ class Way:
 
 
 OWN = Way()
+
+SALT_BYTES = 16
 
 
 def plan_propose(ctx: Context, state: rollout.State, digest: str, *, override: str | None = None, way: Way = OWN) -> rollout.Propose:
@@ -84,7 +87,12 @@ def propose(
             skip = rollout.Skip(bundle=digest, ready_s=targets.check_evaluated(ctx, digest).serving.ready_timeout_s)
             return commit(ctx, state, skip, verb="skip", reason=reason, actor=actor, expected=expected, clock=clock)
         event = plan_propose(ctx, state, digest, override=override, way=way)
-        evidence = {"chain": [dataclasses.asdict(phase) for phase in event.chain], "skipped": way.skip}
+        evidence = {
+            "chain": [dataclasses.asdict(phase) for phase in event.chain],
+            "skipped": way.skip,
+            # Drawn once for a release, and kept where every host of the service finds it.
+            ledger.SALT: os.urandom(SALT_BYTES).hex(),
+        }
         return commit(ctx, state, event, verb="promote", reason=reason, actor=actor, expected=expected, evidence=evidence, clock=clock)
 
 

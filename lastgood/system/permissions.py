@@ -21,7 +21,7 @@ from lastgood import errors
 
 UMASK = 0o077
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_TRUSTED = ("ledger.db", "ledger.db-wal", "keys", "keys/audit.key", "keys/debug.token", "audit", "store", "run", "envoy")
+_TRUSTED = ("ledger.db", "ledger.db-wal", "keys", "keys/audit.key", "keys/debug.token", "keys/users.key", "audit", "store", "run", "envoy")
 """What a home is believed by; each must belong to this user or to root."""
 _SEALED = ("store", "index")
 """Folders whose files are told by their change times too: only the folder itself is closed."""

@@ -170,6 +170,7 @@ class World:
             revision=revision,
             stable=stable.id if stable else None,
             weights=weights,
+            salt=more.get("salt", ""),
             mirror=more.get("mirror"),
             control=more.get("control", False),
             bundles=BY_ID,

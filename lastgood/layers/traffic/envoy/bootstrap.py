@@ -11,6 +11,7 @@ from typing import Any
 
 from lastgood.layers.traffic import headers as marks
 from lastgood.layers.traffic.envoy import config as envoy_config
+from lastgood.layers.traffic.envoy import users
 from lastgood.layers.traffic.envoy.documents import Json
 
 _EXTENSIONS = "type.googleapis.com/envoy.extensions."
@@ -19,13 +20,17 @@ _BUCKETS_SLOW_MS = [1000, 1500, 2000, 3000, 5000, 10000, 30000, 60000, 120000, 3
 HOST = "127.0.0.1"
 
 
-def bootstrap(*, service: str, port: int, admin: Path, routes: Path, clusters: Path, access_log: Path, ejections: Path) -> Json:
-    """The file that Envoy is started with; it watches the files *routes* and *clusters* for new versions."""
+def bootstrap(
+    *, service: str, port: int, admin: Path, routes: Path, clusters: Path, access_log: Path, ejections: Path, user_key: str
+) -> Json:
+    """The file that Envoy is started with; it watches the files *routes* and *clusters* for new versions.
+
+    *user_key* is the secret by which the access log names users.
+    """
     source = {"resource_api_version": "V3", "initial_fetch_timeout": "5s", "path_config_source": {"path": str(routes)}}
-    manager = {
-        **_manager({"rds": {"route_config_name": envoy_config.ROUTES, "config_source": source}}),
-        "access_log": [_access_log(access_log)],
-    }
+    manager = _manager({"rds": {"route_config_name": envoy_config.ROUTES, "config_source": source}})
+    manager["http_filters"].insert(0, users.http_filter(user_key))
+    manager["access_log"] = [_access_log(access_log)]
     return {
         "node": {"id": f"lastgood-{service}", "cluster": "lastgood"},
         "admin": {"address": {"pipe": {"path": str(admin), "mode": 0o600}}},
@@ -78,6 +83,8 @@ def _manager(routes: Json) -> Json:
         "local_reply_config": {"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}, "content_type": "application/json"}},
         **routes,
         "http_filters": [
+            # Looks at the route, for the filter before it may have it chosen anew: now, while the debug token is still there.
+            _mutate(_without("x-envoy-")),
             _strip(),
             {"name": "envoy.filters.http.router", "typed_config": {"@type": _EXTENSIONS + "filters.http.router.v3.Router"}},
         ],
@@ -90,14 +97,20 @@ def _strip() -> Json:
     The route is chosen before this filter, so the debug token still works; arm, revision and the mark of a copy are added
     after it, by the router. The id names the request before it is copied or tried again, so all of these have the same.
     """
-    matchers = [{"remove_on_match": {"key_matcher": {"prefix": prefix, "ignore_case": True}}} for prefix in ("x-lastgood-", "x-envoy-")]
     added = {marks.REQUEST_ID: "%UNIQUE_ID%", marks.PEER: "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"}
-    appended = [{"append": envoy_config.header(name, value)} for name, value in added.items()]
+    return _mutate(_without(marks.PREFIX), *({"append": envoy_config.header(name, value)} for name, value in added.items()))
+
+
+def _without(prefix: str) -> Json:
+    return {"remove_on_match": {"key_matcher": {"prefix": prefix, "ignore_case": True}}}
+
+
+def _mutate(*mutations: Json) -> Json:
     return {
         "name": "envoy.filters.http.header_mutation",
         "typed_config": {
             "@type": _EXTENSIONS + "filters.http.header_mutation.v3.HeaderMutation",
-            "mutations": {"request_mutations": [*matchers, *appended]},
+            "mutations": {"request_mutations": list(mutations)},
         },
     }
 
@@ -127,6 +140,8 @@ def _access_log(path: Path) -> Json:
         "problem": "%RESP(x-lastgood-problem)%",
         # Whose row could not be computed is counted once; the net of the address tells enough, the address itself is a person's.
         "peer": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT(24)%",
+        # A keyed hash: who has the log can count users, and not name them.
+        "user": users.USER_IN_LOG,
     }
     return {
         "name": "envoy.access_loggers.file",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from lastgood.bundle.manifest import short
@@ -20,6 +21,7 @@ from lastgood.core import arms
 from lastgood.layers import base
 from lastgood.layers.traffic import headers as marks
 from lastgood.layers.traffic.envoy import documents as envoy_documents
+from lastgood.layers.traffic.envoy import users
 from lastgood.layers.traffic.envoy.documents import Json
 from lastgood.service import timeouts as patience
 from lastgood.service.schema import HTTP_NAME, Service, Traffic
@@ -272,7 +274,7 @@ def routes(desired: base.Desired, *, known: Collection[str], token: str) -> Json
         return nothing_serves(desired.name, revision=desired.revision)
     rules = _debug(desired, known=known, token=token) if token else []
     rules += _by_weight(desired, known=known, token=None)
-    return _table(rules, revision=desired.revision)
+    return _table(rules, revision=desired.revision, users_by=users.metadata(desired.service.traffic, salt=desired.salt))
 
 
 def nothing_serves(service: str, *, revision: int) -> Json:
@@ -281,10 +283,10 @@ def nothing_serves(service: str, *, revision: int) -> Json:
     return _table([_answer({"prefix": "/"}, 503, text)], revision=revision)
 
 
-def _table(rules: list[Json], *, revision: int) -> Json:
+def _table(rules: list[Json], *, revision: int, users_by: Mapping[str, str] = MappingProxyType({})) -> Json:
     ids = [header(name, f"%REQ({name})%", action="ADD_IF_ABSENT") for name in (marks.CALLER_ID, marks.REQUEST_ID)]
     # The log reads the revision here, as not every answer names it.
-    known = {"metadata": {"filter_metadata": {MARK: {"revision": str(revision)}}}}
+    known = {"metadata": {"filter_metadata": {MARK: {"revision": str(revision)}, users.FILTER: dict(users_by)}}}
     return {
         "@type": _ROUTES,
         "name": ROUTES,
@@ -298,7 +300,7 @@ def _table(rules: list[Json], *, revision: int) -> Json:
 
 
 def same_shape(before: Mapping[str, Any], after: Mapping[str, Any], *, clusters: Mapping[str, Json], more: Mapping[str, Json]) -> bool:
-    """True if documents differ only in names, addresses, weights and revision, which cannot make Envoy refuse them.
+    """True if documents differ only in names, addresses, weights, salt and revision, which cannot make Envoy refuse them.
 
     *before* and *after* are route documents, *clusters* and *more* the clusters that go with them. What has the shape of
     something that Envoy has taken already need not be tried out first, which saves 50 to 150 ms on the way of a rollback.
@@ -309,7 +311,7 @@ def same_shape(before: Mapping[str, Any], after: Mapping[str, Any], *, clusters:
 
 def _route_shape(document_: Mapping[str, Any]) -> list[Json]:
     actions = [rule.get("route") for rule in _rules(document_) if "headers" not in rule["match"]]
-    moving = ("weighted_clusters", "request_mirror_policies")
+    moving = ("weighted_clusters", "request_mirror_policies", "hash_policy")
     return [{key: value for key, value in action.items() if key not in moving} for action in actions if action]
 
 
@@ -324,6 +326,14 @@ def weights_of(document_: Mapping[str, Any]) -> dict[str, int]:
     rules = _rules(document_)
     action = rules[-1].get("route", {}) if rules else {}
     return {entry["name"]: entry.get("weight", 0) for entry in action.get("weighted_clusters", {}).get("clusters", [])}
+
+
+def splits_bare(document_: Mapping[str, Any], *, arm: str) -> bool:
+    """True if the main route of an RDS document gives *arm* a share of the users by their bare ids, without a salt."""
+    rules = _rules(document_)
+    salted = bool(rules) and "salt" in rules[-1].get("metadata", {}).get("filter_metadata", {}).get(users.FILTER, {})
+    weights = weights_of(document_)
+    return safe_name(arm) in weights and len(weights) > 1 and not salted
 
 
 def reachable(document_: Mapping[str, Any], *, clusters: Mapping[str, Json]) -> dict[str, Json]:
@@ -405,7 +415,7 @@ def _action(desired: base.Desired, *, known: Collection[str], feedback: bool, to
     action: Json = {
         **_limits_of(traffic),
         "weighted_clusters": {"clusters": entries, "use_hash_policy": True},
-        "hash_policy": [{"header": {"header_name": traffic.user_header}, "terminal": True}, {"cookie": {"name": traffic.user_cookie}}],
+        "hash_policy": users.hash_policy(traffic, salt=desired.salt),
         "retry_policy": _retry(traffic, again=traffic.idempotent and not feedback),
     }
     if desired.mirror and desired.mirror[0] in known and not feedback:

@@ -14,16 +14,19 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from lastgood import errors
 from lastgood.layers.traffic.envoy import documents as envoy_documents
+from lastgood.layers.traffic.envoy import users
 from lastgood.layers.traffic.envoy.documents import Json
 from lastgood.settings import Settings
 from lastgood.system import files
 from lastgood.system import permissions as private
 
+USER_KEY_BYTES = 16
 SOCKET_PATH_BYTES = 100
 """Unix socket paths end at 104 (macOS) or 108 bytes (Linux); some room is left."""
 
@@ -122,6 +125,13 @@ class Files:
             return read(self.routes)
         return None
 
+    def knows_users(self) -> bool:
+        """Whether the Envoy that was started from here names users; one that an older release started does not."""
+        try:
+            return users.is_in(json.loads(self.bootstrap.read_bytes()))
+        except (OSError, ValueError):
+            return False
+
     def read_kept(self) -> tuple[Json, Json]:
         """The last (routes, clusters) that Envoy took over. Raises Damaged or FileNotFoundError."""
         data = self.kept.read_bytes()
@@ -167,15 +177,30 @@ def debug_token_file(settings: Settings) -> Path:
 
 def debug_token(settings: Settings, *, make: bool) -> str:
     """The secret that lets a caller choose a bundle; made at random once if *make*, else empty where there is none."""
-    path = debug_token_file(settings)
+    return _secret(debug_token_file(settings), size=24, make=make)
+
+
+def user_key(settings: Settings) -> str:
+    """The secret by which the access log names users, made at random once: without it nobody can tell whose name is whose. Raises Damaged."""
+    path = settings.keys / "users.key"
+    key = _secret(path, size=USER_KEY_BYTES, make=True)
+    if not re.fullmatch(f"[0-9a-f]{{{2 * USER_KEY_BYTES}}}", key):
+        raise errors.Damaged(
+            f"{path} is not {2 * USER_KEY_BYTES} hex digits; put it back from a backup, or remove it: users then get new names in the access log"
+        )
+    return key
+
+
+def _secret(path: Path, *, size: int, make: bool) -> str:
+    """The hex digits kept in *path*; any number of processes that make them at once agree."""
     with contextlib.suppress(FileNotFoundError):
         return path.read_text("utf-8").strip()
     if not make:
         return ""
-    settings.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         staged = path.parent / f".{path.name}.{os.getpid()}"
-        write(staged, os.urandom(24).hex().encode())
+        write(staged, os.urandom(size).hex().encode())
         try:
             os.link(staged, path)
         finally:

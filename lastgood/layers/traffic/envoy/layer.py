@@ -52,10 +52,11 @@ def build(settings: Settings, service: str, endpoints: ReadyWorkers) -> EnvoyTra
     return EnvoyTraffic(settings=settings, service=service, endpoints=endpoints)
 
 
-class EnvoyTraffic(base.Layer):
+class EnvoyTraffic(base.Traffic):
     """One service's Envoy. Several processes may apply at once: a lock file orders them, the higher revision wins."""
 
     name = "traffic"
+    randomizes = "user"
 
     def __init__(self, *, settings: Settings, service: str, endpoints: ReadyWorkers) -> None:
         self._settings = settings
@@ -99,6 +100,7 @@ class EnvoyTraffic(base.Layer):
             },
             "ejected": sorted(host.address for found in hosts.values() for host in found if host.ejected),
             "envoy": {"pid": record.pid, "port": record.facts.get("port"), "version": self._envoy[1]["version"]},
+            "randomizes": self.randomizes,
         }
         return base.Observed(revision=served.revision if served else None, facts=facts)
 
@@ -161,8 +163,17 @@ class EnvoyTraffic(base.Layer):
         if fresh or time.monotonic() - self._ready[0] > READY_FRESH_S:
             self._ready = time.monotonic(), self._ask_ready()
         return envoy_config.plan(
-            desired, ready=self._ready[1], now=self._files.read_clusters(), token=envoy_files.debug_token(self._settings, make=False)
+            dataclasses.replace(desired, salt=self._salt(desired)),
+            ready=self._ready[1],
+            now=self._files.read_clusters(),
+            token=envoy_files.debug_token(self._settings, make=False),
         )
+
+    def _salt(self, desired: base.Desired) -> str:
+        """The salt of the release; none where an older release has begun the split, or started the proxy: nobody changes sides midway."""
+        on_disk = self._files.read_routes() if desired.salt else None
+        begun_bare = on_disk is not None and desired.candidate is not None and envoy_config.splits_bare(on_disk, arm=desired.candidate)
+        return "" if begun_bare or not self._files.knows_users() else desired.salt
 
     def _ask_ready(self) -> Mapping[str, tuple[base.Endpoint, ...]] | None:
         """Ready workers; None if the infrastructure layer is down, which must not keep traffic from going back."""

@@ -70,7 +70,9 @@ def start(settings: Settings, service: str, service_config: services.Service, *,
                 _check_own_port(found, files)
                 return _reached(files, found)
             envoy_files.debug_token(settings, make=True)
-            envoy_files.write(files.bootstrap, envoy_documents.dumps(_bootstrap(files, service_config)))
+            envoy_files.write(
+                files.bootstrap, envoy_documents.dumps(_bootstrap(files, service_config, user_key=envoy_files.user_key(settings)))
+            )
             return _start(files, concurrency=concurrency)
 
 
@@ -314,7 +316,7 @@ def _put(files: Files, *, routes: Json, clusters: Json) -> None:
     envoy_files.write(files.routes, envoy_documents.dumps(routes))
 
 
-def _bootstrap(files: Files, service: services.Service) -> Json:
+def _bootstrap(files: Files, service: services.Service, *, user_key: str) -> Json:
     return envoy_bootstrap.bootstrap(
         service=service.service,
         port=service.traffic.port,
@@ -323,6 +325,7 @@ def _bootstrap(files: Files, service: services.Service) -> Json:
         clusters=files.clusters,
         access_log=files.access_log,
         ejections=files.ejections,
+        user_key=user_key,
     )
 
 

@@ -40,7 +40,8 @@ class Request(NamedTuple):
     `route` is the cluster that it was routed to, empty if the proxy answered by itself. `arm` is the word for that arm, `bundle`
     the full id of the bundle that gave the last answer, empty if none did; `host` the worker asked last, empty if none was.
     `code` is what the caller got, 0 if nothing. `ms` is how long it waited once it had said everything, None if no answer came
-    to its end; `hung_up_ms` how long it had waited when it went away itself.
+    to its end; `hung_up_ms` how long it had waited when it went away itself. `user` is the name of the user, the same in every release
+    of this home and never the id itself; empty if the request named none, or an older release started the proxy.
     """
 
     route: str
@@ -55,6 +56,7 @@ class Request(NamedTuple):
     hung_up_ms: float | None
     problem: str
     peer: str
+    user: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,7 @@ def parse(line: bytes) -> Request | None:
             hung_up_ms=_hung_up(value, flags),
             problem=value.get("problem") or "",
             peer=value.get("peer") or "",
+            user=value.get("user") or "",
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
