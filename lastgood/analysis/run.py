@@ -53,7 +53,7 @@ class Question:
 
     `key` names it among the measurements of the service. `watched` is judged, beside `beside` or alone, by `gates`, which share `alpha`
     with those of `sharing`: a gate that only some steps of the canary ask costs the others the same in each. `share` is the
-    watched arm's share of the live traffic of both, `control` that `beside` is the control arm of that bundle. `step` is the index of the canary step, which began at `phase_since`; `began` when the evidence begins
+    watched arm's share of the live traffic of both, `weight` that of all live traffic, `control` that `beside` is the control arm of that bundle. `step` is the index of the canary step, which began at `phase_since`; `began` when the evidence begins
     (Unix seconds), `reference` the rollout whose stable arm says what good looked like where nothing serves beside.
     """
 
@@ -68,6 +68,7 @@ class Question:
     mirrored: bool = False
     copied: bool = False
     share: float | None = None
+    weight: float | None = None
     control: bool = False
     step: int = 0
     phase_since: float = 0.0
@@ -124,6 +125,7 @@ def _on_the_way(state: rollout.State, service: services.Service, *, proposed_at:
         copied=live and state.mirror_pct > 0,
         # Of the requests that either arm answers: with a control arm the rest of stable's is left out.
         share=state.weight_pct / (state.weight_pct + (state.control_pct or 100 - state.weight_pct)) if live else None,
+        weight=state.weight_pct / 100 if live else None,
         control=live and state.control_pct > 0,
         step=state.position or 0,
         phase_since=state.phase_since or 0.0,
@@ -278,6 +280,7 @@ class Analysis:
             mirrored=question.mirrored,
             copied=question.copied,
             share=question.share,
+            weight=question.weight,
             control=question.control,
             since=question.began,
             flush_s=question.flush_s,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lastgood.system import plain
 
@@ -49,6 +49,42 @@ class Tally:
 
 EMPTY = Tally()
 
+GROUPS = 20
+"""Groups of users, by hash, whose requests are summed apart: enough to tell the spread between users, few enough to keep."""
+
+
+class Failure(NamedTuple):
+    """A user (a hash of its key) that had a failed request on its arm, however many they were."""
+
+    user: str
+    watched: bool
+
+
+class Group(NamedTuple):
+    """Requests of one group of users on both arms, and how many of them failed."""
+
+    group: int
+    n: int = 0
+    bad: int = 0
+    n_beside: int = 0
+    bad_beside: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Users:
+    """What callers whose key puts them on an arm did since the last look.
+
+    `share` of all such users belong to the watched arm, 0 to 1. `failed` are those with a failed request, each at most once; who is
+    named again at a later look is not counted again. `groups` have their requests; those of the observation's tallies that are
+    in no group came without a key. `seen` and `seen_beside` are how many users there were on each arm so far, at least.
+    """
+
+    share: float
+    failed: tuple[Failure, ...] = ()
+    groups: tuple[Group, ...] = ()
+    seen: int = 0
+    seen_beside: int = 0
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
@@ -56,13 +92,15 @@ class Observation:
 
     `watched` is the arm that is judged (the candidate; stable itself if it is alone), `beside` the stable arm that
     served at the same time, None if there is none. `share` is the watched arm's configured share of both, 0 to 1.
-    `down` means that the source did not answer, with `detail` for people. An observation of a score is one block.
+    `down` means that the source did not answer, with `detail` for people. An observation of a score is one block. `users` is None where
+    every request is put on an arm by itself.
     """
 
     at: float
     watched: Tally = EMPTY
     beside: Tally | None = None
     share: float | None = None
+    users: Users | None = None
     down: bool = False
     detail: str = ""
 
@@ -75,6 +113,8 @@ class Observation:
         value: dict[str, Any] = {"at": self.at, "watched": _lean(self.watched)}
         if self.beside is not None:
             value["beside"] = _lean(self.beside)
+        if self.users is not None:
+            value["users"] = _lean_users(self.users)
         for name in ("share", "down", "detail"):
             if getattr(self, name):
                 value[name] = getattr(self, name)
@@ -85,7 +125,28 @@ def observation(value: Mapping[str, Any]) -> Observation:
     """The observation that `Observation.to_json` made."""
     fields = {name: value[name] for name in ("at", "share", "down", "detail") if name in value}
     beside = _tally(value["beside"]) if "beside" in value else None
-    return Observation(**fields, watched=_tally(value["watched"]), beside=beside)
+    users = _users(value["users"]) if "users" in value else None
+    return Observation(**fields, watched=_tally(value["watched"]), beside=beside, users=users)
+
+
+def _lean_users(users: Users) -> dict[str, Any]:
+    """Arms apart, so that no flag stands with each user."""
+    ids = {arm: [one.user for one in users.failed if one.watched == (arm == "watched")] for arm in ("watched", "beside")}
+    value = {
+        "share": users.share,
+        "seen": [users.seen, users.seen_beside],
+        "failed": ids,
+        "groups": [list(group) for group in users.groups],
+    }
+    return {key: kept for key, kept in value.items() if kept and kept not in ([0, 0], {"watched": [], "beside": []})}
+
+
+def _users(value: Mapping[str, Any]) -> Users:
+    ids = value.get("failed", {})
+    failed = tuple(Failure(user, arm == "watched") for arm in ("watched", "beside") for user in ids.get(arm, ()))
+    seen, seen_beside = value.get("seen", (0, 0))
+    groups = tuple(Group(*group) for group in value.get("groups", ()))
+    return Users(share=value.get("share", 0.0), failed=failed, groups=groups, seen=seen, seen_beside=seen_beside)
 
 
 _FIELDS = frozenset(field.name for field in dataclasses.fields(Tally))

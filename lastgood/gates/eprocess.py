@@ -170,10 +170,20 @@ class Wealth:
             self._log_e = log_sum([math.log(unspent), *(start.log_wealth for start in self._starts)])
         return self._log_e
 
+    @property
+    def whole(self) -> float:
+        """Natural log of the part of the e-value that has been betting since the beginning."""
+        return self._starts[0].log_wealth
+
     def _begin(self, weight: float, at: float) -> None:
         if len(self._starts) > SLOTS:
             self._starts.remove(min(self._starts[1:], key=lambda start: start.log_wealth))
         self._starts.append(_Start(list(self._prior), weight, at))
+
+
+def averaged(one: float, other: float) -> float:
+    """Natural log of the mean of two e-values, given as logs: an e-value too, whatever binds the two together."""
+    return log_sum([one, other]) - math.log(2)
 
 
 def log_sum(logs: Sequence[float]) -> float:

@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping
 
 from lastgood.gates import eprocess as sequential
-from lastgood.gates import gauges, scores
+from lastgood.gates import error_rate, gauges, scores
 from lastgood.gates import proportions as counts
-from lastgood.gates.base import EMPTY, Cause, Mode, Observation, Outcome, Tally, Verdict
+from lastgood.gates.base import EMPTY, GROUPS, Cause, Mode, Observation, Outcome, Tally, Users, Verdict
 from lastgood.gates.evaluator import Family, Reading, Setup
 from lastgood.gates.sample_ratio import Split
 from lastgood.service import gates as conditions
@@ -138,6 +138,8 @@ class Track:
                 return f"{reading.story}: over the threshold for {self._gate.persistence} windows of {self._gate.window_s:g} s in a row"
             case "excluded" | "within":
                 return f"{reading.story}: {reading.harm} is excluded" if cause == "excluded" else reading.story
+            case "events":
+                return reading.story
             case "both_arms":
                 return f"{reading.story}: stable is also over the threshold{lasting}, so the candidate is not to blame"
             case "source_down":
@@ -175,7 +177,7 @@ def _family(gate: conditions.AnyGate, setup: Setup) -> Family:  # noqa: PLR0911 
         raise ValueError(f"a gate of metric {gate.metric!r} needs an alpha between 0 and 1, not {setup.alpha!r}; take it from 'budget'")
     match gate:
         case conditions.ErrorRate():
-            return counts.errors(gate, setup)
+            return error_rate.errors(gate, setup)
         case conditions.LatencyP99():
             return counts.latency(gate, setup)
         case conditions.Agreement():
@@ -205,6 +207,15 @@ def _wrong(observation: Observation) -> str:
             return f"impossible counts: {tally.user_errors!r} user errors and {tally.copies!r} copies in {tally.n!r} requests"
         if not 0 <= tally.bad <= tally.n:
             return f"impossible counts: {tally.bad!r} failures in {tally.n!r} requests"
+    return "" if observation.users is None else _wrong_users(observation.users)
+
+
+def _wrong_users(users: Users) -> str:
+    if not (math.isfinite(users.share) and 0 < users.share < 1):
+        return f"impossible share of the users: {users.share!r}"
+    for group in users.groups:
+        if not (0 <= group.group < GROUPS and 0 <= group.bad <= group.n and 0 <= group.bad_beside <= group.n_beside):
+            return f"impossible counts: {group!r}"
     return ""
 
 

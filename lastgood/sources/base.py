@@ -24,7 +24,7 @@ class Asked:
 
     `watched` and `beside` are bundle ids; `beside` is None if nothing serves at the same time. `mirrored` says that the
     watched bundle answers copies of requests instead of users, `copied` that it answers copies besides its users. `share` is the watched arm's configured share of both
-    arms' live traffic, 0 to 1, None where there is no split. `control` says that `beside` stands for its control arm alone,
+    arms' live traffic, 0 to 1, None where there is no split; `weight` its share of all live traffic. `control` says that `beside` stands for its control arm alone,
     and not for all that this bundle answers. `since` is when the analysis began (Unix seconds), `flush_s` how often the worker writes its logs.
     """
 
@@ -34,6 +34,7 @@ class Asked:
     mirrored: bool = False
     copied: bool = False
     share: float | None = None
+    weight: float | None = None
     control: bool = False
     since: float = 0.0
     flush_s: float = 1.0

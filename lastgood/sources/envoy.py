@@ -38,6 +38,7 @@ from lastgood.layers.traffic.envoy import stats as envoy_stats
 from lastgood.layers.traffic.envoy.requests import Batch, Place, Request
 from lastgood.service import gates as conditions
 from lastgood.sources import base, requests
+from lastgood.sources.users import Census, Judged
 
 TIMEOUT_S = 0.9
 """Seconds for one question; a kept connection is tried twice, and a source may take two seconds."""
@@ -60,6 +61,7 @@ class EnvoySource(base.Source):
         self._read: tuple[float, dict[Place | None, Batch]] = (float("-inf"), {})
         self._answered = -1
         self._silent_since: float | None = None
+        self._users: tuple[tuple[float, str, str], Census] | None = None
 
     def read(self, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
         """What was counted since *cursor*: one observation, or none on the first look, which only notes where counting stands.
@@ -85,7 +87,16 @@ class EnvoySource(base.Source):
         trouble = self._trouble(batch, clusters, first=since is None, now=now)
         if trouble:
             return base.Answer(observations=[Observation(at=now, down=True, detail=trouble)], cursor=cursor or {})
-        return _counted(asked, clusters, batch, now=now, before=before)
+        return _counted(asked, clusters, batch, now=now, before=before, census=self._census(asked))
+
+    def _census(self, asked: base.Asked) -> Census | None:
+        """The users of this comparison; None where no share of the users is the watched arm's."""
+        if asked.beside is None or not asked.weight or asked.mirrored or not isinstance(asked.gate, conditions.ErrorRate):
+            return None
+        comparison = (asked.since, asked.watched, asked.beside)
+        if self._users is None or self._users[0] != comparison:
+            self._users = comparison, Census()
+        return self._users[1]
 
     def close(self) -> None:
         if self._admin is not None:
@@ -143,21 +154,26 @@ class EnvoySource(base.Source):
         return base.Answer(observations=[seen], cursor={"total": total, "counted": counted})
 
 
-def _counted(asked: base.Asked, clusters: Clusters, batch: Batch, *, now: float, before: base.Cursor) -> base.Answer:
-    """What both arms did since *before*; *batch* has the requests."""
+def _counted(
+    asked: base.Asked, clusters: Clusters, batch: Batch, *, now: float, before: base.Cursor, census: Census | None = None
+) -> base.Answer:
+    """What both arms did since *before*; *batch* has the requests, *census* the users if they count."""
     own = clusters.get(envoy_config.cluster_name(asked.watched), envoy_stats.NOTHING)
+    judged: Sequence[Judged] = ()
     if asked.mirrored:
         watched, watched_now = _copies(asked, own, before.get("watched"))
     else:
-        watched, watched_now = _live(asked, asked.watched, batch.requests, before.get("watched"))
+        watched, watched_now, judged = _live(asked, asked.watched, batch.requests, before.get("watched"))
         if asked.copied and isinstance(asked.gate, conditions.ErrorRate):
             # Requests with users are charged to the route; straight to the bundle's own cluster go copies, and debug requests.
             copies = _since(own.completed, before["watched"].get("copies", own.completed)) if "watched" in before else 0
             watched, watched_now = dataclasses.replace(watched, copies=copies), {**watched_now, "copies": own.completed}
-    beside, beside_now = None, None
+    beside, beside_now, users = None, None, None
     if asked.beside is not None:
-        beside, beside_now = _live(asked, asked.beside, batch.requests, before.get("beside"), control=asked.control)
-    seen = Observation(at=now, watched=watched, beside=beside, share=asked.share)
+        beside, beside_now, others = _live(asked, asked.beside, batch.requests, before.get("beside"), control=asked.control)
+        if census is not None and asked.weight:
+            users = census.take(judged, others, share=asked.weight, since=envoy_requests.place(before.get("log")), end=batch.end)
+    seen = Observation(at=now, watched=watched, beside=beside, share=asked.share, users=users)
     cursor = {"log": batch.end.to_json(), "watched": watched_now, **({} if beside_now is None else {"beside": beside_now})}
     return base.Answer(observations=[seen] if before else [], cursor=cursor)
 
@@ -167,19 +183,23 @@ def _counted(asked: base.Asked, clusters: Clusters, batch: Batch, *, now: float,
 
 def _live(
     asked: base.Asked, bundle: str, found: Sequence[Request], before: Mapping[str, Any] | None, *, control: bool = False
-) -> tuple[Tally, dict[str, Any]]:
-    """What the requests came to that were routed to *bundle*; with *control* to its control arm, or both where equal arms are not needed."""
+) -> tuple[Tally, dict[str, Any], Sequence[Judged]]:
+    """What the requests came to that were routed to *bundle*; with *control* to its control arm, or both where equal arms are not needed.
+
+    The requests themselves are those that count for an error rate.
+    """
     gate = asked.gate
     own = list(requests.routed(found, _routes(bundle, control=control, all_of_it=isinstance(gate, conditions.ErrorRate))))
     if isinstance(gate, conditions.SampleRatio):
         # By route, whatever came of it: one that was tried again elsewhere was routed once, and an ejection moves no user.
-        return Tally(n=len(own)), {}
+        return Tally(n=len(own)), {}, ()
     if isinstance(gate, conditions.LatencyP99):
-        return _waited(own, before or {}, limit_ms=gate.max_ms)
+        return (*_waited(own, before or {}, limit_ms=gate.max_ms), ())
     callers = set((before or {}).get("callers", ()))
-    verdicts = [verdict for verdict in (requests.judged(request, callers) for request in own) if verdict is not None]
-    tally = Tally(n=len(verdicts), bad=sum(failed for failed, _ in verdicts), user_errors=sum(error for _, error in verdicts))
-    return tally, {"callers": sorted(callers)} if callers else {}
+    found_bad = ((request, requests.judged(request, callers)) for request in own)
+    judged = [Judged(request, *verdict) for request, verdict in found_bad if verdict is not None]
+    tally = Tally(n=len(judged), bad=sum(one.failed for one in judged), user_errors=sum(one.user_error for one in judged))
+    return tally, {"callers": sorted(callers)} if callers else {}, judged
 
 
 def _routes(bundle: str, *, control: bool, all_of_it: bool) -> Collection[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lastgood.gates import base, gauges, scores
+from lastgood.gates import base, error_rate, gauges, scores
 from lastgood.gates import confidence as bounds
 from lastgood.gates import eprocess as sequential
 from lastgood.gates import gate as track
@@ -113,7 +113,7 @@ def test_a_gate_without_a_limit_says_which_setting_is_missing() -> None:
     for made, named in (
         (gauges.query(alone, setup("alone")), "'max'"),
         (gauges.query(alone.model_copy(update={"margin": None}), setup("alone", reference=Tally(n=1, value=1.0))), "'max'"),
-        (counts.errors(GATES["errors"], setup("alone")), "'max'"),  # type: ignore[arg-type]
+        (error_rate.errors(GATES["errors"], setup("alone")), "'max'"),  # type: ignore[arg-type]
         (scores.scores(GATES["brier"], setup("alone")), "'limit'"),  # type: ignore[arg-type]
     ):
         assert isinstance(made, Unset)
@@ -325,7 +325,7 @@ def test_a_reading_of_a_ceiling_has_all_of_it(n: int, bad: int) -> None:
 @pytest.mark.parametrize(("watched", "beside"), [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_one_request_of_each_arm_is_something_to_compare(watched: int, beside: int) -> None:
     """And nothing of either is nothing."""
-    made = counts.errors(GATES["errors"], setup())  # type: ignore[arg-type]
+    made = error_rate.errors(GATES["errors"], setup())  # type: ignore[arg-type]
     made.take(Observation(at=START + 1, watched=Tally(n=watched), beside=Tally(n=beside)), step=0)
     found = made.read()
     both = bool(watched and beside)
@@ -337,6 +337,6 @@ def test_one_request_of_each_arm_is_something_to_compare(watched: int, beside: i
 def test_an_error_rate_at_its_margin_is_within() -> None:
     """Exactly as much above stable as is allowed: no window is over."""
     gate = conditions.ErrorRate(metric="error_rate", margin=0.25)
-    made = counts.errors(gate, setup())
+    made = error_rate.errors(gate, setup())
     assert made._over(Tally(n=10_000, bad=5_000), Tally(n=10_000, bad=2_500)) is False  # type: ignore[attr-defined]
     assert made._over(Tally(n=10_000, bad=5_001), Tally(n=10_000, bad=2_500)) is True  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from lastgood.gates import base
+from lastgood.gates import base, error_rate
 from lastgood.gates import confidence as bounds
 from lastgood.gates import persistence as windows
 from lastgood.gates import proportions as counts
@@ -105,7 +105,7 @@ def test_evidence_at_its_boundary_fails() -> None:
 
 def test_five_bad_windows_are_a_row_in_the_reading() -> None:
     """Of errors and of a limit alike."""
-    for found in (counts.Errors(ERRORS, setup()), counts.Ceiling(MAX, setup(), limit=0.25, noun="error rate")):
+    for found in (error_rate.Errors(ERRORS, setup()), counts.Ceiling(MAX, setup(), limit=0.25, noun="error rate")):
         for minute in range(6):
             look(found, Tally(n=40, bad=38), Tally(n=400, bad=4), at=60 * minute + 30)
         assert found.read().streak == 5
@@ -127,7 +127,7 @@ def test_windows_in_which_stable_is_over_as_well_excuse(beside: Tally | None, sh
 def test_with_a_limit_of_its_own_stable_may_be_over_it_as_well() -> None:
     """Nobody is blamed then; without that limit nothing is shared; and a clearly worse arm is blamed all the same."""
     for gate, share, found in ((MAX, 0.6, (None, True)), (ERRORS, 0.6, (None, False)), (MAX, 0.9, ("sequential", False))):
-        made = counts.Errors(gate, setup())
+        made = error_rate.Errors(gate, setup())
         for place in range(30):
             look(made, Tally(n=10, bad=round(10 * share)), Tally(n=100, bad=60), at=place)
         assert (made.fails(), made.both()) == found
@@ -144,7 +144,7 @@ def test_alone_an_error_rate_has_its_limit_from_the_gate_or_from_before(
     gate: conditions.ErrorRate, reference: Tally | None, limit: float
 ) -> None:
     """What the gate says, or else what stable had and the margin; nothing beside it excuses anything."""
-    made = counts.errors(gate, setup("alone", reference=reference))
+    made = error_rate.errors(gate, setup("alone", reference=reference))
     look(made, Tally(n=200), Tally(n=200, bad=200))
     assert made.read() == Reading(
         story=f"error rate 0.0 % (0 of 200) where {100 * limit:.1f} % is allowed",

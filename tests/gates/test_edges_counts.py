@@ -8,6 +8,7 @@ import pytest
 
 from lastgood.gates import confidence as bounds
 from lastgood.gates import eprocess as sequential
+from lastgood.gates import error_rate
 from lastgood.gates import persistence as windows
 from lastgood.gates import proportions as counts
 from lastgood.gates.base import Observation, Tally
@@ -33,10 +34,10 @@ def look(found: Family, watched: Tally, beside: Tally, *, at: float = 1.0, step:
 def test_a_reading_of_errors_has_all_of_it() -> None:
     """Before the first request; with half of the requests that a pass takes; with all but one of them; and with all."""
     rest = {"harm": "more than 50 points above stable", "evidence": 0.0, "boundary": BOUNDARY, "persistence": 4}
-    start = counts.Errors(ERRORS, setup())
+    start = error_rate.Errors(ERRORS, setup())
     assert start.read() == Reading(story="error rate unknown (none yet) against unknown (none yet) of stable", **rest)  # type: ignore[arg-type]
     for n, needs in ((100, 100), (199, 2), (200, None)):
-        found = counts.Errors(ERRORS, setup())
+        found = error_rate.Errors(ERRORS, setup())
         look(found, Tally(n=n, bad=1), Tally(n=1000, bad=50))
         bad = percent(1 / n)
         rest["evidence"] = found._arms.wealth.log_e
@@ -55,7 +56,7 @@ def test_a_bound_at_the_margin_excludes_more_than_it() -> None:
     """The margin itself is allowed; the next smaller one is not excluded, and it says what that takes."""
     high = bounds.difference(0, 400, 0, 4000)[1]
     for margin, passes in ((high, "excluded"), (math.nextafter(high, 0), None)):
-        found = counts.Errors(ERRORS.model_copy(update={"margin": margin}), setup())
+        found = error_rate.Errors(ERRORS.model_copy(update={"margin": margin}), setup())
         look(found, Tally(n=400), Tally(n=4000))
         reading = found.read()
         assert (reading.passes, reading.needs) == (passes, None if passes else 4)
@@ -64,14 +65,14 @@ def test_a_bound_at_the_margin_excludes_more_than_it() -> None:
 def test_what_is_needed_to_exclude_a_difference_is_so_many_requests_more() -> None:
     """With the errors of both arms all along: enough of them exclude it, a fiftieth less would not; a doubling is told exactly."""
     gate = ERRORS.model_copy(update={"margin": 0.02})
-    found = counts.Errors(gate, setup())
+    found = error_rate.Errors(gate, setup())
     look(found, Tally(n=400, bad=4), Tally(n=4000, bad=40))
     needs = found.read().needs
     assert needs is not None
     more, fewer = (400 + needs) / 400, (400 + needs) / 400 / 1.03
     high, less = (bounds.difference(4 * times, 400 * times, 40 * times, 4000 * times)[1] for times in (more, fewer))
     assert high <= 0.02 < less
-    double = counts.Errors(gate.model_copy(update={"margin": bounds.difference(8, 800, 80, 8000)[1]}), setup())
+    double = error_rate.Errors(gate.model_copy(update={"margin": bounds.difference(8, 800, 80, 8000)[1]}), setup())
     look(double, Tally(n=400, bad=4), Tally(n=4000, bad=40))
     assert double.read().needs == 400
 
@@ -81,14 +82,14 @@ def test_requests_of_two_phases_are_never_one_observation(step: int, evidence: b
     """Two and two make the four of a pool, unless the share of traffic has grown in between."""
     arms = counts.Arms(setup())
     for place, phase in enumerate((0, step)):
-        arms.take(Observation(at=START + place, watched=Tally(n=2, bad=2), beside=Tally(n=40)), step=phase)
+        arms.take(Tally(n=2, bad=2), Tally(n=40), at=START + place, step=phase)
     assert (arms.wealth.log_e > 0.1) == evidence
     assert arms.wealth.log_e >= 0
 
 
 def test_requests_of_one_arm_in_one_phase_and_of_the_other_in_another_are_no_comparison() -> None:
     """They served at different times."""
-    found = counts.Errors(ERRORS, setup())
+    found = error_rate.Errors(ERRORS, setup())
     look(found, Tally(n=9), Tally())
     look(found, Tally(), Tally(n=9), step=1)
     assert found.read().lacks == "no requests of stable to compare with"
@@ -101,7 +102,7 @@ def test_stables_rate_is_that_of_each_phase_weighted_with_the_watched_arms_reque
 
     Its size is that of a Poisson number with the rate's variance, of half an error more in each phase.
     """
-    arms = counts.Arms(setup())
+    arms = error_rate.Strata()
     for step, watched, beside in ((0, Tally(n=100, bad=10), Tally(n=100, bad=5)), (1, Tally(n=300, bad=15), Tally(n=900, bad=9))):
         arms.take(Observation(at=START + step, watched=watched, beside=beside), step=step)
     bad, n, bad_beside, n_beside = arms.rates()
@@ -114,7 +115,7 @@ def test_stables_rate_is_that_of_each_phase_weighted_with_the_watched_arms_reque
 @pytest.mark.parametrize(("steps", "apart"), [((0, 1), True), ((6, 7), True), ((7, 8), False), ((8, 30), False)])
 def test_the_eighth_phase_and_all_later_ones_are_one(steps: tuple[int, int], apart: bool) -> None:
     """Together their plain rates count; apart they are weighted."""
-    arms = counts.Arms(setup())
+    arms = error_rate.Strata()
     for step, beside in zip(steps, (Tally(n=100, bad=50), Tally(n=900)), strict=True):
         arms.take(Observation(at=START + 1, watched=Tally(n=100), beside=beside), step=step)
     *_, bad_beside, n_beside = arms.rates()
@@ -123,7 +124,7 @@ def test_the_eighth_phase_and_all_later_ones_are_one(steps: tuple[int, int], apa
 
 def test_a_phase_without_either_arm_has_no_weight() -> None:
     """Neither one in which stable had no request, nor one in which the watched arm had none."""
-    arms = counts.Arms(setup())
+    arms = error_rate.Strata()
     seen = ((Tally(n=10, bad=1), Tally(n=90, bad=2)), (Tally(n=50, bad=50), Tally()), (Tally(), Tally(n=70, bad=70)))
     for step, (watched, beside) in enumerate(seen):
         arms.take(Observation(at=START + step, watched=watched, beside=beside), step=step)
@@ -138,7 +139,7 @@ def test_bets_are_damped_by_what_was_known_when_their_pool_was_opened() -> None:
         # late in one minute a pool is opened, early in the next one, which has other errors, it is full
         for second, bad in ((50, 40 * (minute % 2)), (80, 40 * (1 - minute % 2))):
             at = START + 60 * minute + second
-            arms.take(Observation(at=at, watched=Tally(n=2, bad=1), beside=Tally(n=400, bad=bad)), step=0)
+            arms.take(Tally(n=2, bad=1), Tally(n=400, bad=bad), at=at, step=0)
             clumping.take(at, 400, bad)
             opened = clumping.factor if second == 50 else opened
         bets = sequential.two_arms(Tally(n=4, bad=2), Tally(n=800, bad=40))
@@ -149,7 +150,7 @@ def test_bets_are_damped_by_what_was_known_when_their_pool_was_opened() -> None:
 
 def test_the_same_arms_with_no_more_than_chance_are_not_over() -> None:
     """As improbable as a window must be, and a hair less than that."""
-    found = counts.Errors(ERRORS.model_copy(update={"margin": 0.25}), setup())
+    found = error_rate.Errors(ERRORS.model_copy(update={"margin": 0.25}), setup())
     chance = windows.tail(9, 10, 0.5)
     for level, over in ((chance, True), (math.nextafter(chance, 0), False)):
         found._level = level
@@ -159,14 +160,14 @@ def test_the_same_arms_with_no_more_than_chance_are_not_over() -> None:
 @pytest.mark.parametrize(("watched", "beside"), [(Tally(), Tally(n=5)), (Tally(n=5, bad=5), Tally()), (Tally(n=5, bad=5), None)])
 def test_a_window_of_one_arm_cannot_be_told(watched: Tally, beside: Tally | None) -> None:
     """Whichever is missing."""
-    assert counts.Errors(ERRORS, setup())._over(watched, beside) is None
+    assert error_rate.Errors(ERRORS, setup())._over(watched, beside) is None
 
 
 def test_evidence_at_its_boundary_fails() -> None:
     """The guarantee holds there already; a hair below it does not."""
-    found = counts.Errors(ERRORS, setup())
+    found = error_rate.Errors(ERRORS, setup())
     look(found, Tally(n=40, bad=20), Tally(n=400, bad=4))
     reached = found._arms.wealth.log_e
     for boundary, cause in ((reached, "sequential"), (math.nextafter(reached, math.inf), None)):
-        found._arms._boundary = boundary
+        found._boundary = boundary
         assert found.fails() == cause

@@ -133,7 +133,7 @@ def test_events_fail_at_once(name: str, limit: int, noun: str):
     assert below.why == f"{noun}: {limit - 1} in 3 measurements, fails at {limit}"
     failed = said(track(gate), [*every(3, at(limit - 1.0)), *every(1, at(float(limit)), after=30)])
     assert (failed.outcome, failed.cause, failed.reference) == ("fail", "events", limit)
-    assert failed.why.startswith(f"{noun}: {limit} in 4 looks")
+    assert failed.why.startswith(f"{noun}: {limit} in 4 measurements")
     assert failed.evidence is None
 
 

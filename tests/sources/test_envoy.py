@@ -578,3 +578,31 @@ def test_errors_are_still_compared_when_the_control_arm_is_gone(world: World, so
 
 def _beside(found: list[Observation]) -> int:
     return sum(seen.beside.n for seen in found if seen.beside is not None)
+
+
+def test_users_are_counted_on_their_arm(world: World, source: source_.EnvoySource) -> None:
+    """The candidate fails for everybody until its worker is put out: only its users are named, once; a request without a key is in no group."""
+    looker = Looker(source, ERRORS, B.id, A.id, share=0.5, weight=0.5)
+    assert looker.look() == []
+    for user in range(40):
+        world.get(x_user_id=f"user-{user}")
+    for _ in range(10):
+        world.get()
+    logged(world)
+    seen = looker.one()
+    assert seen.users is not None
+    assert seen.beside is not None
+    assert seen.users.seen + seen.users.seen_beside == 40
+    assert 5 < seen.users.seen < 35
+    assert seen.users.failed == ()
+    assert sum(group.n + group.n_beside for group in seen.users.groups) == 40
+    assert seen.watched.n + seen.beside.n == 50
+    world.upstreams[B.id].failing = True
+    for user in range(40):
+        world.get(x_user_id=f"user-{user}")
+    logged(world)
+    failing = looker.one()
+    assert failing.users is not None
+    assert 3 <= len(failing.users.failed) == failing.watched.bad <= seen.users.seen
+    assert all(failure.watched for failure in failing.users.failed)
+    assert failing.users.seen + failing.users.seen_beside == 40

@@ -33,7 +33,7 @@ def parsed(*lines: bytes) -> list[Request]:
 def counted(*lines: bytes, gate: conditions.AnyGate = ERRORS, before: dict[str, Any] | None = None) -> tuple[Tally, dict[str, Any]]:
     """What a gate gets from these lines for bundle B."""
     asked = base.Asked(gate=gate, watched=B.id, beside=None)
-    return source_._live(asked, B.id, parsed(*lines), before)
+    return source_._live(asked, B.id, parsed(*lines), before)[:2]
 
 
 SAYS: dict[str, tuple[bytes, tuple[int, int, int]]] = {

@@ -1,0 +1,77 @@
+"""Users behind requests: who failed, how many there are, and their requests by group, for gates that count each user once.
+
+A user is the name that the proxy gives it in its log, a hash by the key of this home. Only users whose key puts them on an arm are
+meant; a request without a key was put on an arm by itself.
+
+What does not belong here: whose failure a request is (`requests`), what the numbers say (`gates.user_evidence`).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from lastgood.gates.base import GROUPS, Failure, Group, Users
+from lastgood.layers.traffic.envoy.requests import Place, Request
+
+NAME_DIGITS = 12
+"""Hex digits of a user's name that are kept: of fifty thousand who failed, two share a name once in two hundred thousand releases."""
+
+MOST_SEEN = 200_000
+"""Users of one arm that are told apart; with more of them the number says at least so many."""
+
+
+class Judged(NamedTuple):
+    """A request that says something of its arm: whether the arm failed it, and whether its user got an error."""
+
+    request: Request
+    failed: bool
+    user_error: bool
+
+
+class Census:
+    """The users of both arms of one comparison, in memory only: after a restart their number begins anew, and the failed are named again."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[set[str], set[str]] = (set(), set())
+        self._named: set[Failure] = set()
+        self._last: frozenset[Failure] = frozenset()
+        self._share = 0.0
+        self._end: Place | None = None
+
+    def take(self, watched: Iterable[Judged], beside: Iterable[Judged], *, share: float, since: Place | None, end: Place) -> Users:
+        """What the users of these requests did; *share* of all users are the watched arm's. Who failed is named once at each share.
+
+        The requests are those of the log from *since* to *end*. If the look before did not end at *since*, it was not kept, and whom it
+        named is named again.
+        """
+        if since != self._end:
+            self._named -= self._last
+        if share != self._share:
+            self._share, self._named = share, set()
+        counts = [[0, 0, 0, 0] for _ in range(GROUPS)]
+        failed: dict[str, Failure] = {}
+        for place, judged in ((0, watched), (1, beside)):
+            for one in judged:
+                user = one.request.user[:NAME_DIGITS]
+                if not user:
+                    continue
+                self._note(user, place)
+                group = counts[_group(user)]
+                group[2 * place] += 1
+                group[2 * place + 1] += one.failed
+                if one.failed:
+                    failed.setdefault(user, Failure(user, place == 0))
+        self._last, self._end = frozenset(failed.values()) - self._named, end
+        self._named |= self._last
+        groups = tuple(Group(number, *group) for number, group in enumerate(counts) if any(group))
+        return Users(share=share, failed=tuple(sorted(self._last)), groups=groups, seen=len(self._seen[0]), seen_beside=len(self._seen[1]))
+
+    def _note(self, user: str, place: int) -> None:
+        if len(self._seen[place]) < MOST_SEEN:
+            self._seen[place].add(user)
+
+
+def _group(user: str) -> int:
+    return zlib.crc32(user.encode()) % GROUPS
