@@ -41,10 +41,11 @@ class Distance:
 
 
 class Known:
-    """A column that others are held beside, sorted or counted once."""
+    """A column that others are held beside, sorted or counted once. Distances are in units of *std*, by default its own."""
 
-    def __init__(self, values: references.Values) -> None:
+    def __init__(self, values: references.Values, *, std: float | None = None) -> None:
         self.values = values
+        self._std = std
         self.numeric = references.is_numeric(values)
         self.rows = len(values)
         self._order: npt.NDArray[np.intp] | None = None
@@ -65,6 +66,13 @@ class Known:
         if self._counts is None:
             self._counts = collections.Counter(present(self.values))
         return self._counts
+
+    @property
+    def std(self) -> float:
+        """The unit of distances between numbers."""
+        if self._std is None:
+            self._std = max(float(self.sorted.std()), SMALLEST_STD)
+        return self._std
 
     @property
     def missing(self) -> float:
@@ -115,7 +123,7 @@ def between(reference: references.Values | Known, current: references.Values) ->
     old, new = known(reference), known(current)
     if old.numeric != new.numeric or old.empty or new.empty:
         return None
-    return _numbers(old.sorted, new.sorted) if old.numeric else _categories(old.counts, new.counts)
+    return _numbers(old, new.sorted) if old.numeric else _categories(old.counts, new.counts)
 
 
 def value(reference: references.Values | Known, current: references.Values) -> float | None:
@@ -123,7 +131,7 @@ def value(reference: references.Values | Known, current: references.Values) -> f
     old, new = known(reference), known(current)
     if old.numeric != new.numeric or old.empty or new.empty:
         return None
-    return _walked(old.sorted, new.sorted)[0] if old.numeric else jensen_shannon(counted(old.counts, new.counts))
+    return _walked(old.sorted, new.sorted)[0] / old.std if old.numeric else jensen_shannon(counted(old.counts, new.counts))
 
 
 def present(values: references.Values) -> references.Values:
@@ -153,19 +161,20 @@ def strange(reference: references.Values | Known, new: references.Values) -> flo
     return outside / len(new)
 
 
-def _numbers(old: Floats, new: Floats) -> Distance:
+def _numbers(known_values: Known, new: Floats) -> Distance:
     from scipy import stats
 
+    old = known_values.sorted
     distance, largest = _walked(old, new)
     if max(len(old), len(new)) <= EXACT:
         p = float(stats.ks_2samp(old, new).pvalue)
     else:
         p = float(stats.kstwo.sf(largest, max(1, round(len(old) * len(new) / (len(old) + len(new))))))
-    return Distance(measure="wasserstein", value=distance, p=min(max(p, 0.0), 1.0))
+    return Distance(measure="wasserstein", value=distance / known_values.std, p=min(max(p, 0.0), 1.0))
 
 
 def _walked(old: Floats, new: Floats) -> tuple[float, float]:
-    """Wasserstein distance in standard deviations of *old*, and the largest distance of the two distribution functions; both are sorted."""
+    """Wasserstein distance, and the largest distance of the two distribution functions; both are sorted."""
     import numpy as np
 
     both = np.concatenate([old, new])
@@ -175,7 +184,7 @@ def _walked(old: Floats, new: Floats) -> tuple[float, float]:
     steps = np.diff(both[order])
     # Within a run of equal values neither function has reached its value yet.
     largest = float(apart[steps > 0].max(initial=0.0))
-    return float(apart @ steps) / max(float(old.std()), SMALLEST_STD), largest
+    return float(apart @ steps), largest
 
 
 def _categories(old: collections.Counter[str], new: collections.Counter[str]) -> Distance:

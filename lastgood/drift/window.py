@@ -170,6 +170,13 @@ def _sample(table: pa.Table, *, clock: str) -> Sample:
     return references.from_arrow(named, at=clock)
 
 
+def of_table(table: pa.Table, *, time: str = "") -> Window:
+    """The rows of *table*, which are named as in the log, as a window; *time* as in `read`."""
+    return Window(
+        sample=_sample(table, clock=f"{inference_log.FEATURE}{time}" if time else "at"), table=table, rows=table.num_rows, trouble=()
+    )
+
+
 def span_s(sample: Sample) -> float:
     """Seconds that the rows of a window span on their own clock; 0 for fewer than two."""
     return float(sample.at[-1] - sample.at[0]) if sample.rows > 1 else 0.0
