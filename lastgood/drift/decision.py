@@ -125,9 +125,6 @@ def decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decis
 
 def _decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decision:
     target = way_back(ctx, ctx.ledger.state(what.service))
-    if target is None:
-        why = "there is no other bundle that was stable, verifies and is not quarantined; a new one has to be built"
-        return Decision(outcome="retrain", why=why, bundle=what.bundle, target=None, look=look)
     loaded = drift_reference.load(ctx.settings, ctx.ledger.bundle(what.bundle))
     rows = drift_compare.rows(ctx, what, loaded, since=looks.since(look, what.rules.decide), until=look.until)
     drifted = looks.drifted(drift_watch.looked(ctx, what), look)
@@ -135,9 +132,12 @@ def _decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Deci
 
 
 def on_rows(
-    ctx: release.Context, what: drift_watch.Watched, look: Look, rows: pa.Table | None, *, target: str, drifted: looks.Drifted
+    ctx: release.Context, what: drift_watch.Watched, look: Look, rows: pa.Table | None, *, target: str | None, drifted: looks.Drifted
 ) -> Decision:
     """What stable and *target* come to on *rows*, which stable answered. What of *drifted* is kept is usual from there on."""
+    if target is None:
+        why = "there is no other bundle that was stable, verifies and is not quarantined; a new one has to be built"
+        return Decision(outcome="retrain", why=why, bundle=what.bundle, target=None, look=look)
     if rows is None:
         return Decision(outcome="ask", why="nothing was answered since the alarm", bundle=what.bundle, target=target, look=look)
     both = {digest: drift_reference.load(ctx.settings, ctx.ledger.bundle(digest)) for digest in (what.bundle, target)}

@@ -94,6 +94,7 @@ class Judge:
         self._losses = losses.Track(base, alpha=what.rules.alpha) if base is not None else None
         self._pending = losses.Pending(what.rules)
         self._kept: Mapping[str, verdict.Kept] = {}
+        self._states = 0
         self._settled: list[float] = []
 
     @property
@@ -106,7 +107,8 @@ class Judge:
         """Take the *states* in which alarms came to `keep`, oldest first, for usual too; the loss is tested anew after each."""
         reference = self._made.reference
         self._kept = {name: kept for state in states for name, kept in state.columns(reference).items()}
-        self._settled = [state.until for state in states if state.until > self._what.begin(self.number)]
+        self._settled += [state.until for state in states[self._states :]]
+        self._states = len(states)
 
     def follow(self, looked: Looked) -> None:
         """Take in a window that was judged before."""

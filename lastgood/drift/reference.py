@@ -85,7 +85,7 @@ def from_arrow(table: pa.Table, *, at: str) -> Sample:
 
     if at not in table.column_names:
         raise errors.UsageError(f"the rows have no column {at!r}; name the one that says when a row was")
-    moments = _seconds(table[at])
+    moments = seconds(table[at])
     order = np.argsort(moments, kind="stable")
     columns = {name: values(table[name])[order] for name in table.column_names if name != at and not pa.types.is_temporal(table[name].type)}
     return Sample(at=moments[order], columns=columns)
@@ -147,7 +147,8 @@ def _plain(table: pa.Table) -> pa.Table:
     return table
 
 
-def _seconds(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+def seconds(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """A column of times, or of Unix seconds, as Unix seconds. Raises ArrowException for what is neither."""
     import pyarrow as pa
 
     if pa.types.is_date(column.type):
@@ -173,7 +174,7 @@ def write(table: pa.Table, file: Path, *, at: str) -> None:
         raise errors.UsageError(f"a reference needs rows with a column {at!r}; give the ones that the bundle is made for")
     table = _plain(table)
     try:
-        timeless = int((~np.isfinite(_seconds(table[at]))).sum()) if not table[at].null_count else table[at].null_count
+        timeless = int((~np.isfinite(seconds(table[at]))).sum()) if not table[at].null_count else table[at].null_count
     except (pa.ArrowException, ValueError) as error:
         raise errors.UsageError(
             f"column {at!r} of the reference ({table[at].type}) is no time: {error}; give timestamps or Unix seconds"

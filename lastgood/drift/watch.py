@@ -23,7 +23,7 @@ from lastgood.drift import window as windows
 from lastgood.drift.calibration import Calibration
 from lastgood.drift.judging import Judge, Looked, Made, Watched
 from lastgood.drift.reference import Sample
-from lastgood.drift.verdict import LOSS
+from lastgood.drift.verdict import LOSS, Verdict
 from lastgood.hosts import vantage
 from lastgood.paging import once as telling
 from lastgood.service import frozen as frozen_service
@@ -31,7 +31,7 @@ from lastgood.service.drift import DAY_S
 from lastgood.system import plain
 from lastgood.system.failpoints import failpoint
 
-__all__ = ["NOTE", "Looked", "Watched", "judge_of", "looked", "made_by", "open_alarm", "read", "tick", "watched"]
+__all__ = ["NOTE", "Looked", "Watched", "at_present", "judge_of", "looked", "made_by", "open_alarm", "read", "tick", "watched"]
 
 NOTE = "drift"
 WRITING_S = 4.0
@@ -100,6 +100,18 @@ def tick(ctx: release.Context, what: Watched, *, now: float, at_once: int = AT_O
         judge.go_on(one)
         known, number = seq, number + 1
     return found
+
+
+def at_present(ctx: release.Context, what: Watched, *, now: float) -> tuple[float, int, Verdict]:
+    """The verdict on what was answered in the last window's length before *now*, with its beginning and its rows; nothing is recorded.
+
+    A window is judged when it is over, and an alarm needs several: this is for whoever wants to see the numbers before that.
+    """
+    since = max(what.since, now - what.rules.window_s)
+    judge = judge_of(ctx, what, list(looked(ctx, what)))
+    reference = drift_reference.of_bundle(ctx.settings, ctx.ledger.bundle(what.bundle))
+    window = read(ctx, what, since=since, until=now, columns=reference.columns, most=judge.most)
+    return since, window.rows, judge.verdict(window, since=since, until=now)
 
 
 def _is_over(what: Watched, number: int, *, now: float) -> bool:
