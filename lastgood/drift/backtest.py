@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pyarrow as pa
+    import pydantic
 
     from lastgood.serving.app import Loaded
 
@@ -105,7 +106,9 @@ class _Run:
 
     def __init__(self, ctx: release.Context, what: Watched, past: _Past) -> None:
         self._ctx, self._what, self._past = ctx, what, past
-        self._judge = judging.Judge(what, watch.made_by(ctx, what), past.rows)
+        made = watch.made_by(ctx, what)
+        made = dataclasses.replace(made, features=lambda window: past.features(window, made.reference))
+        self._judge = judging.Judge(what, made, past.rows)
         self._target = drift_decision.way_back(ctx, ctx.ledger.state(what.service))
         self._windows: list[Looked] = []
         self._decisions: list[Decision] = []
@@ -153,6 +156,14 @@ class _Past:
         self._loaded, self._table, self._time = loaded, table, time
         self._answers = np.full(table.num_rows, np.nan)
         self._answered = np.zeros(table.num_rows, dtype=bool)
+        self._newest: tuple[pa.Table | None, list[pydantic.BaseModel | None]] = (None, [])
+
+    def features(self, window: windows.Window, reference: references.Sample) -> references.Sample:
+        """As `judging.Made.features`; the requests of the newest window are made once."""
+        if window.table is None:
+            return window.sample
+        asked = self._newest[1] if window.table is self._newest[0] else inference_log.requests(window.table, self._loaded.runtime.Request)
+        return drift_reference.with_made(self._loaded, reference, window.sample, asked)
 
     def rows(self, *, since: float, until: float, columns: Collection[str], most: int) -> windows.Window:
         """As `judging.Rows`."""
@@ -165,9 +176,10 @@ class _Past:
             return windows.Window(sample=references.empty(), table=None, rows=0, trouble=())
         which = first + np.arange(min(count, most)) * count // min(count, most)
         table = self._labelled(self._table.take(pa.array(which)))
-        if PROBABILITY in columns:
-            self._answer(which, table)
+        asked = self._answer(which, table) if PROBABILITY in columns else []
         table = table.append_column(PROBABILITY, pa.array(self._answers[which], from_pandas=True))
+        if asked:
+            self._newest = table, asked
         return dataclasses.replace(windows.of_table(table, time=self._time), rows=count)
 
     def _labelled(self, table: pa.Table) -> pa.Table:
@@ -179,18 +191,15 @@ class _Past:
         label = pc.if_else(come, table[LABEL], pa.scalar(None, pa.float64()))
         return table.drop_columns([LABEL, f"{LABEL}_at"]).append_column(LABEL, label)
 
-    def _answer(self, which: npt.NDArray[np.intp], table: pa.Table) -> None:
-        """Ask the bundle for what it would have answered to the rows of *table*, once."""
-        import numpy as np
-        import pyarrow as pa
-
-        new = np.flatnonzero(~self._answered[which])
-        if not len(new):
-            return
-        asked = inference_log.requests(table.take(pa.array(new)), self._loaded.runtime.Request)
+    def _answer(self, which: npt.NDArray[np.intp], table: pa.Table) -> list[pydantic.BaseModel | None]:
+        """The requests in *table*, whose answers are known then; none if they were before."""
+        if self._answered[which].all():
+            return []
+        asked = inference_log.requests(table, self._loaded.runtime.Request)
         found = drift_reference.forecast(self._loaded, asked)
-        self._answers[which[new]] = [math.nan if value is None else value for value in found]
-        self._answered[which[new]] = True
+        self._answers[which] = [math.nan if value is None else value for value in found]
+        self._answered[which] = True
+        return asked
 
 
 def _as_logged(table: pa.Table, loaded: Loaded, what: Watched, *, labels: pa.Table | None) -> pa.Table:
