@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -158,3 +160,28 @@ def test_the_loss_alarms_at_once_and_the_alarm_begins_after_its_rows() -> None:
     found = verdict.Verdict(outcome="fail", why="", rows=10, columns=(column,))
     episode, change = alarm.follow(alarm.Episode(), found, begin=10.0, persistence=3, scored=8.0)
     assert (change, episode.alarm) == ("opened", 8.0)
+
+
+@pytest.mark.parametrize(("years", "cluster_s"), [(5000, 60.0), (11, 1e-6), (0, DAY_S)])
+def test_the_baseline_goes_by_rows_and_not_by_years(years: int, cluster_s: float) -> None:
+    """Daily rows of many years, and stretches that are seconds long: no more room than the rows themselves take."""
+    count = 20_000
+    draw = np.random.default_rng(1)
+    label, at = (draw.random(count) < 0.5).astype(float), np.linspace(0.0, years * 365.25 * DAY_S, count)
+    sample = Sample(at=at, columns={"label": label, "probability": draw.random(count)})
+    tracemalloc.start()
+    assert losses.baseline(sample, Drift.model_validate({"decide": {"cluster_s": cluster_s}})) is not None
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20_000_000
+
+
+def test_the_evidence_of_years_takes_no_more_room_than_that_of_a_month() -> None:
+    """Tests that began long ago give way, and windows that were scored are forgotten."""
+    test, pending = track(answered(40, seed=1)), losses.Pending(RULES)
+    for number in range(4000):
+        test.take(((100, 0.2),), at=number * DAY_S)
+        pending.take(scored(number, 100, blocks=True), number=number)
+    assert len(test._tests._sums) <= losses.MOST_TESTS
+    assert len(pending._done) <= 32
+    assert len(pending._labelled) <= 32
