@@ -73,7 +73,6 @@ def drift(
     if labels is not None:
         raise errors.UsageError("--labels belong to a table of the past; name that with --backtest")
     from lastgood.cli.inspect import parse_time
-    from lastgood.drift import bundle_comparison as drift_compare
     from lastgood.drift import decision as drift_decision
     from lastgood.drift import watch as drift_watch
 
@@ -84,10 +83,7 @@ def drift(
         not_looked = "" if dry_run else _look_at_new(ctx, what, now=now)
         found = [one for one in drift_watch.looked(ctx, what) if since is None or one.end > since]
         decision = _decide(ctx, what, now=now, dry_run=dry_run, actor=common.actor(actor)) if decide else None
-        compared: drift_compare.Beside | None = None
-        if beside is not None:
-            begin = next(moment for moment in (since, drift_watch.open_alarm(found), what.since) if moment is not None)
-            compared = drift_compare.beside(ctx, what, ctx.ledger.resolve(service, beside), since=begin, now=now)
+        compared = _compared(ctx, what, found, beside, since=since, now=now) if beside is not None else None
         if report is not None:
             _write_report(ctx, what, found, now=now, file=report)
         present = _present(ctx, what, now=now) if at_present else None
@@ -104,12 +100,27 @@ def drift(
         "report": str(report) if report else None,
         "now": present,
     }
-    told = [f"  ! nothing new was looked at: {not_looked}"] if not_looked else []
-    told += (
-        [f"  now, since {common.moment(present['since'])}: {present['verdict']['outcome']}: {present['verdict']['why']}"] if present else []
+    common.emit(
+        value, as_json=as_json, text=lambda: "\n".join([_text(what, found, decided, decision, compared), *_besides(not_looked, present)])
     )
-    common.emit(value, as_json=as_json, text=lambda: "\n".join([_text(what, found, decided, decision, compared), *told]))
     return 0
+
+
+def _besides(not_looked: str, present: Mapping[str, Any] | None) -> list[str]:
+    """What stands below the windows."""
+    told = [f"  ! nothing new was looked at: {not_looked}"] if not_looked else []
+    if present is not None:
+        told.append(f"  now, since {common.moment(present['since'])}: {present['verdict']['outcome']}: {present['verdict']['why']}")
+    return told
+
+
+def _compared(ctx: Context, what: Watched, found: Sequence[Looked], other: str, *, since: float | None, now: float) -> Beside:
+    """Stable and another bundle on the labelled rows since then, or since the alarm."""
+    from lastgood.drift import bundle_comparison as drift_compare
+    from lastgood.drift import watch as drift_watch
+
+    begin = next(moment for moment in (since, drift_watch.open_alarm(found), what.since) if moment is not None)
+    return drift_compare.beside(ctx, what, ctx.ledger.resolve(what.service, other), since=begin, now=now)
 
 
 def _watched(ctx: Context, service: str) -> Watched:

@@ -150,16 +150,19 @@ def _labelled(table: pa.Table, folder: Path, *, since: float, trouble: list[str]
     Another replica with a clock of its own may have taken the feedback, so it may be a little older than what it is about.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     keys = list(zip(table["request_id"].to_pylist(), table["row"].to_pylist(), strict=True))
     owners = inference_log.caller_ids(table)
     labels: dict[tuple[str, int], tuple[Any, float | None]] = dict.fromkeys(keys, (None, None))
+    named = pa.array({*(request_id for request_id, _ in keys), *owners}, pa.string())
     names = ("request_id", "row", "at", "label")
     for told in _segments(folder / inference_log.FEEDBACK, since - tails.SKEW_S, math.inf, set(names), trouble):
+        told = told.filter(pc.and_(pc.is_valid(told["label"]), pc.is_in(told["request_id"], value_set=named)))
         for request_id, row, at, label in zip(*(told[name].to_pylist() for name in names), strict=True):
             key = (request_id, row) if (request_id, row) in labels else (owners.get(request_id, request_id), row)
             known = labels.get(key)
-            if label is not None and known is not None and (known[0] is None or at >= known[0]):
+            if known is not None and (known[0] is None or at >= known[0]):
                 labels[key] = (at, label)
     return table.append_column(LABEL, pa.array([labels[key][1] for key in keys], pa.float64()))
 
