@@ -157,8 +157,8 @@ def _labelled(table: pa.Table, folder: Path, *, since: float, trouble: list[str]
     labels: dict[tuple[str, int], tuple[Any, float | None]] = dict.fromkeys(keys, (None, None))
     named = pa.array({*(request_id for request_id, _ in keys), *owners}, pa.string())
     names = ("request_id", "row", "at", "label")
-    for told in _segments(folder / inference_log.FEEDBACK, since - tails.SKEW_S, math.inf, set(names), trouble):
-        told = told.filter(pc.and_(pc.is_valid(told["label"]), pc.is_in(told["request_id"], value_set=named)))
+    for whole in _segments(folder / inference_log.FEEDBACK, since - tails.SKEW_S, math.inf, set(names), trouble):
+        told = whole.filter(pc.and_(pc.is_valid(whole["label"]), pc.is_in(whole["request_id"], value_set=named)))
         for request_id, row, at, label in zip(*(told[name].to_pylist() for name in names), strict=True):
             key = (request_id, row) if (request_id, row) in labels else (owners.get(request_id, request_id), row)
             known = labels.get(key)
