@@ -11,7 +11,7 @@ import dataclasses
 import datetime
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lastgood.bundle.manifest import short
 from lastgood.drift import alarm, losses, verdict
@@ -21,6 +21,9 @@ from lastgood.drift.kept import State
 from lastgood.drift.reference import LABEL, PROBABILITY, Sample
 from lastgood.service import drift as drift_rules
 from lastgood.system import plain
+
+if TYPE_CHECKING:
+    from lastgood.drift.reference import Values
 
 PARTS = 22
 """A window holds at most one part in so many of the reference's rows, so that there are enough stretches that overlap by half."""
@@ -125,8 +128,12 @@ class Judge:
         """Judge the next window."""
         rules, since, until = self._what.rules, self._what.begin(self.number), self._what.begin(self.number + 1)
         self._settle(since)
-        window = self._rows(since=since, until=until, columns=self._made.reference.columns, most=self.most)
-        scored = self._scores(window) if self._losses is not None else []
+        late = self._losses is not None and self._pending.late
+        columns = [name for name in self._made.reference.columns if not (late and name == LABEL)]
+        window = self._rows(since=since, until=until, columns=columns, most=self.most)
+        scored, labels = self._scores(window) if self._losses is not None else ([], [])
+        if late and window.sample.rows:
+            window = _with_labels(window, labels)
         found = self.verdict(window, since=since, until=until, scored=scored)
         after, change = alarm.follow(
             self.episode, found, begin=since, persistence=rules.persistence, scored=self._what.begin(self._pending.newest + 1)
@@ -158,15 +165,16 @@ class Judge:
             if self._losses is not None:
                 self._losses.restart()
 
-    def _scores(self, window: windows.Window) -> list[losses.Scored]:
-        """The labels of all windows that are due at this look, taken in."""
-        found = []
+    def _scores(self, window: windows.Window) -> tuple[list[losses.Scored], list[Values]]:
+        """What the windows whose labels are due at this look come to, taken in, and the labels of those that are whole."""
+        found, labels = [], []
         for number in self._pending.due(self.number):
             read = window if number == self.number else self._labels(number)
             if read.sample.rows:
                 found.append(self._score(number, read))
                 self._take(found[-1], number=self.number)
-        return found
+                labels += [read.sample.columns[LABEL]] if found[-1].blocks else []
+        return found, labels
 
     def _labels(self, number: int) -> windows.Window:
         begin, end = self._what.begin(number), self._what.begin(number + 1)
@@ -184,6 +192,15 @@ class Judge:
         self._pending.take(scored, number=number)
         if self._losses is not None:
             self._losses.take(scored.blocks, at=self._what.begin(scored.window))
+
+
+def _with_labels(window: windows.Window, labels: Sequence[Values]) -> windows.Window:
+    """*window* with the labels that were due at its look in place of its own, of which only the quick ones are there."""
+    import numpy as np
+
+    kept = {name: values for name, values in window.sample.columns.items() if name != LABEL}
+    due = {LABEL: np.concatenate(labels)} if labels else {}
+    return dataclasses.replace(window, sample=dataclasses.replace(window.sample, columns={**kept, **due}))
 
 
 def is_quiet(rules: drift_rules.Drift, *, since: float, until: float) -> bool:

@@ -262,6 +262,11 @@ class Pending:
         self.newest = -1
         """The newest window that was scored."""
 
+    @property
+    def late(self) -> bool:
+        """Whether the labels of a window are due only at a later look."""
+        return self._lag > 0
+
     def due(self, number: int) -> list[int]:
         """The windows to read at the look at window *number*, oldest first."""
         found = sorted(number - self._lag - age for age in AGES)

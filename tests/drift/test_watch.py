@@ -454,3 +454,19 @@ def test_a_night_without_traffic_is_no_alarm_where_that_is_usual(tmp_path: Path,
     assert [one.verdict["outcome"] for one in found] == ["pass", outcome, "pass", "broken"]
     if outcome == "inconclusive":
         assert found[1].verdict["why"] == "no row, as is usual in these hours (drift.quiet)"
+
+
+def test_declared_delays_put_the_labels_of_a_window_before_the_look_at_a_later_one(tmp_path: Path) -> None:
+    """The label rate and the loss go by labels that are all there, and not by the quick ones of the newest window."""
+    settings = toy.make(tmp_path, delay_s=HOUR_S)
+    with release.open_context(settings) as ctx:
+        digest = toy.build(ctx, 0.0)
+        toy.promote(ctx, digest, at=START)
+        traffic = toy.Traffic(settings, digest)
+        for hour in range(3):
+            traffic.hour(hour, told_after_s=HOUR_S - 60.0 if hour else 1.0)
+        found = tick(ctx, 3)
+    outcomes = [{one["name"]: one["outcome"] for one in look.verdict["columns"]} for look in found]
+    assert [one["label"] for one in outcomes] == ["inconclusive", "pass", "pass"]
+    assert [one[LOSS] for one in outcomes] == ["inconclusive", "pass", "pass"]
+    assert [one["window"] for look in found for one in look.verdict.get("scored", ())] == [0, 1]
