@@ -68,10 +68,8 @@ def drift(
     Looks at each window that is over, once; Dagster's sensor does the same. An alarm moves nothing by itself.
     With --backtest nothing is recorded, and --report gets a page with a picture of every column over time.
     """
-    if backtest is not None:
+    if backtest is not None or labels is not None:
         return _backtest(service, backtest, labels=labels, report=report, as_json=as_json)
-    if labels is not None:
-        raise errors.UsageError("--labels belong to a table of the past; name that with --backtest")
     from lastgood.cli.inspect import parse_time
     from lastgood.drift import decision as drift_decision
     from lastgood.drift import watch as drift_watch
@@ -142,10 +140,12 @@ def _present(ctx: Context, what: Watched, *, now: float) -> dict[str, Any]:
     return {"since": since, "until": now, "seen": rows, "verdict": plain.mended(said.to_json())}
 
 
-def _backtest(service: str, file: Path, *, labels: Path | None, report: Path | None, as_json: bool) -> int:
+def _backtest(service: str, file: Path | None, *, labels: Path | None, report: Path | None, as_json: bool) -> int:
     """What the watch would have done on the table in *file*; nothing is recorded."""
     from lastgood.drift import backtest
 
+    if file is None:
+        raise errors.UsageError("--labels belong to a table of the past; name that with --backtest")
     with common.context(read_only=True, service=service) as ctx:
         what = _watched(ctx, service)
         found = backtest.run(ctx, what, backtest.read(file), labels=backtest.read(labels) if labels else None)
