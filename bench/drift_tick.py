@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from bench import drift_samples
-from lastgood.drift import verdict
-from lastgood.drift import watch as drift_watch
+from lastgood.drift import judging, verdict
 from lastgood.drift import window as windows
 from lastgood.drift.reference import Sample
 from lastgood.service.drift import DAY_S, Drift
@@ -76,7 +75,7 @@ def main() -> None:
 
 def _look(folder: Path, reference: Sample, days: int) -> tuple[windows.Window, verdict.Verdict]:
     since = (days - 1) * DAY_S
-    most = reference.rows // drift_watch.PARTS
+    most = reference.rows // judging.PARTS
     window = windows.read(folder, bundle=BUNDLE, since=since, until=days * DAY_S, columns=reference.columns, most=most)
     return window, verdict.of_window(window.sample, reference, None, RULES)
 

@@ -171,7 +171,8 @@ def request(what: "Watched", look: "Look") -> dg.RunRequest:
 
 def report(what: "Watched", one: "Looked") -> dg.RunRequest:
     """The run that writes Evidently's report on the windows which made the alarm."""
-    asked = {"service": what.service, "since": one.alarm, "until": one.end}
+    since = one.begin if one.alarm is None else min(one.alarm, one.begin)  # an alarm of the loss begins when its last window ends
+    asked = {"service": what.service, "since": since, "until": one.end}
     return dg.RunRequest(
         run_key=f"{what.service}/{what.bundle[7:19]}/{what.revision}/{int(one.alarm or 0)}/{one.change}",
         job_name=REPORT,

@@ -16,11 +16,19 @@ from lastgood.system import plain
 
 if TYPE_CHECKING:
     from lastgood.context import Context
+    from lastgood.drift.backtest import Backtest
     from lastgood.drift.bundle_comparison import Beside
     from lastgood.drift.decision import Decision
     from lastgood.drift.watch import Looked, Watched
 
 SHOWN = 14
+
+
+class InFile(click.Path):
+    """A table to read."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
@@ -30,6 +38,14 @@ SHOWN = 14
 @click.option("--decide", is_flag=True, help="If a decision on an alarm is due: compare the bundles, decide, and carry the decision out.")
 @click.option("--beside", default=None, help="Also compare this bundle with stable, on the labelled rows since the alarm (or --since).")
 @click.option("--dry-run", is_flag=True, help="Evaluate no new window and decide nothing; with --decide, show what would be decided.")
+@click.option("--now", "at_present", is_flag=True, help="Also judge the rows of the last window's length, before that window is over.")
+@click.option(
+    "--backtest",
+    type=InFile(),
+    default=None,
+    help="Show what the watch would have done on TABLE (CSV or Parquet): the fields of a request and a time.",
+)
+@click.option("--labels", type=InFile(), default=None, help="With --backtest: TABLE with 'label' and the columns that name a row.")
 @click.option("--actor", default=None, help="Who makes this change (default: LASTGOOD_ACTOR or your user name).")
 @common.json_option
 def drift(
@@ -39,36 +55,34 @@ def drift(
     decide: bool,
     beside: str | None,
     dry_run: bool,
+    at_present: bool,
+    backtest: Path | None,
+    labels: Path | None,
     actor: str | None,
     as_json: bool,
 ) -> int:
     """Report whether live traffic of SERVICE still resembles the data its bundle was built on.
 
     Evaluates each completed window once, as Dagster's sensor does. An alarm moves no traffic by itself.
+    With --backtest nothing is recorded, and --report writes a page with a picture of every column over time.
     """
+    if backtest is not None or labels is not None:
+        return _backtest(service, backtest, labels=labels, report=report, as_json=as_json)
     from lastgood.cli.inspect import parse_time
-    from lastgood.drift import bundle_comparison as drift_compare
     from lastgood.drift import decision as drift_decision
     from lastgood.drift import watch as drift_watch
 
     since = parse_time(since_text) if since_text is not None else None
     with common.context(read_only=dry_run, service=service) as ctx:
         now = wallclock.now()
-        common.known_state(ctx, service)
-        what = drift_watch.watched(ctx, service)
-        if what is None:
-            raise errors.NothingToDo(
-                f"drift is not watched on {service!r}: its stable bundle has no 'drift' in service.yaml; add it and release"
-            )
+        what = _watched(ctx, service)
         not_looked = "" if dry_run else _look_at_new(ctx, what, now=now)
         found = [one for one in drift_watch.looked(ctx, what) if since is None or one.end > since]
         decision = _decide(ctx, what, now=now, dry_run=dry_run, actor=common.actor(actor)) if decide else None
-        compared: drift_compare.Beside | None = None
-        if beside is not None:
-            begin = next(moment for moment in (since, drift_watch.open_alarm(found), what.since) if moment is not None)
-            compared = drift_compare.beside(ctx, what, ctx.ledger.resolve(service, beside), since=begin, now=now)
+        compared = _compared(ctx, what, found, beside, since=since, now=now) if beside is not None else None
         if report is not None:
             _write_report(ctx, what, found, now=now, file=report)
+        present = _present(ctx, what, now=now) if at_present else None
         decided = [one.report for one in ctx.ledger.evaluations(what.bundle) if one.kind == drift_decision.KIND]
     value = {
         "schema": "lastgood.drift/v1",
@@ -80,10 +94,85 @@ def drift(
         "decision": plain.mended(decision.to_json()) if decision else None,
         "beside": compared.to_json() if compared else None,
         "report": str(report) if report else None,
+        "now": present,
     }
-    told = [f"  ! no new window was evaluated: {not_looked}"] if not_looked else []
-    common.emit(value, as_json=as_json, text=lambda: "\n".join([_text(what, found, decided, decision, compared), *told]))
+    common.emit(
+        value, as_json=as_json, text=lambda: "\n".join([_text(what, found, decided, decision, compared), *_besides(not_looked, present)])
+    )
     return 0
+
+
+def _besides(not_looked: str, present: Mapping[str, Any] | None) -> list[str]:
+    """What stands below the windows."""
+    told = [f"  ! no new window was evaluated: {not_looked}"] if not_looked else []
+    if present is not None:
+        told.append(f"  now, since {common.moment(present['since'])}: {present['verdict']['outcome']}: {present['verdict']['why']}")
+    return told
+
+
+def _compared(ctx: Context, what: Watched, found: Sequence[Looked], other: str, *, since: float | None, now: float) -> Beside:
+    """Stable and another bundle on the labelled rows since then, or since the alarm."""
+    from lastgood.drift import bundle_comparison as drift_compare
+    from lastgood.drift import watch as drift_watch
+
+    begin = next(moment for moment in (since, drift_watch.open_alarm(found), what.since) if moment is not None)
+    return drift_compare.beside(ctx, what, ctx.ledger.resolve(what.service, other), since=begin, now=now)
+
+
+def _watched(ctx: Context, service: str) -> Watched:
+    """What is watched of *service*. Raises NothingToDo, with the remedy."""
+    from lastgood.drift import watch as drift_watch
+
+    common.known_state(ctx, service)
+    what = drift_watch.watched(ctx, service)
+    if what is None:
+        raise errors.NothingToDo(
+            f"drift is not watched on {service!r}: its stable bundle has no 'drift' in service.yaml; add it and release"
+        )
+    return what
+
+
+def _present(ctx: Context, what: Watched, *, now: float) -> dict[str, Any]:
+    """What was answered lately, as JSON."""
+    from lastgood.drift import watch as drift_watch
+
+    since, rows, said = drift_watch.at_present(ctx, what, now=now)
+    return {"since": since, "until": now, "seen": rows, "verdict": plain.mended(said.to_json())}
+
+
+def _backtest(service: str, file: Path | None, *, labels: Path | None, report: Path | None, as_json: bool) -> int:
+    """What the watch would have done on the table in *file*; nothing is recorded."""
+    from lastgood.drift import backtest
+
+    if file is None:
+        raise errors.UsageError("--labels requires a table of the past; name it with --backtest")
+    with common.context(read_only=True, service=service) as ctx:
+        what = _watched(ctx, service)
+        found = backtest.run(ctx, what, backtest.read(file), labels=backtest.read(labels) if labels else None)
+    value = plain.mended(found.to_json())
+    if report is not None:
+        from lastgood.reports import drift_page
+
+        drift_page.write(value, report, service=service, bundle=bundles.short(what.bundle))
+    shown = {
+        "schema": "lastgood.drift-backtest/v1",
+        "service": service,
+        "bundle": what.bundle,
+        **value,
+        "report": str(report) if report else None,
+    }
+    common.emit(shown, as_json=as_json, text=lambda: _backtest_text(what, found))
+    return 0
+
+
+def _backtest_text(what: Watched, found: Backtest) -> str:
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(found.outcomes.items()))
+    span = f"{common.moment(found.since)} to {common.moment(found.until)}"
+    head = f"{what.service}  {bundles.short(what.bundle)}  {found.rows:,} rows in {len(found.windows)} windows, {span}: {counts}"
+    changes = [(common.moment(one.begin), one.change, str(one.verdict["why"])) for one in found.windows if one.change]
+    lines = [head, common.table(("WINDOW", "ALARM", "WHY"), changes) if changes else "  no alarm"]
+    lines += [f"  look {one.look.number}, {common.moment(one.look.until)}: {one.outcome}: {one.why}" for one in found.decisions]
+    return "\n".join(lines)
 
 
 def _look_at_new(ctx: Context, what: Watched, *, now: float) -> str:

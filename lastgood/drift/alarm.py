@@ -1,6 +1,7 @@
 """What a row of windows comes to: an alarm opens when the same column fails often enough in a row, and closes as slowly.
 
-Broken data alarms at once: there is nothing to wait for. A window that says nothing changes nothing.
+Broken data alarms at once: there is nothing to wait for. So does a loss that has become worse: its test has summed up many windows
+already. A window that says nothing changes nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lastgood.drift.verdict import Verdict
+from lastgood.drift.verdict import LOSS, Verdict
 
 Change = Literal["opened", "closed", "worse", ""]
 
@@ -18,8 +19,8 @@ Change = Literal["opened", "closed", "worse", ""]
 class Episode:
     """Where a service stands. `failing` windows in a row had `columns` in common, since `since` (Unix seconds).
 
-    `alarm` is the beginning of the first window of the open alarm, None if there is none; `broken` says that the data is. While it
-    is open `passing` counts the windows in a row that pass.
+    `alarm` is the beginning of the first window of the open alarm, or the end of the windows whose loss opened it; None if there is
+    none. `broken` says that the data is. While it is open `passing` counts the windows in a row that pass.
     """
 
     failing: int = 0
@@ -38,10 +39,11 @@ def from_json(value: Mapping[str, Any]) -> Episode:
     return Episode(**{**value, "columns": tuple(value["columns"])})
 
 
-def follow(before: Episode, verdict: Verdict, *, begin: float, persistence: int) -> tuple[Episode, Change]:
-    """Where the service stands after the window that began at *begin*, and what that changes.
+def follow(before: Episode, verdict: Verdict, *, begin: float, persistence: int, scored: float | None = None) -> tuple[Episode, Change]:
+    """Where the service stands after the window that began at *begin*, and what that changes. Rows up to *scored* were in the loss.
 
-    `worse`: an open alarm of drift becomes one of broken data.
+    `worse`: an open alarm of drift becomes one of broken data. An alarm that the loss opens begins after the rows that it was found
+    in: what is decided about it rests on others.
     """
     if verdict.outcome == "inconclusive":
         return before, ""
@@ -61,6 +63,8 @@ def follow(before: Episode, verdict: Verdict, *, begin: float, persistence: int)
         return dataclasses.replace(after, broken=before.broken or broken), "worse" if broken and not before.broken else ""
     if broken or after.failing >= persistence:
         return dataclasses.replace(after, alarm=begin if broken else after.since, broken=broken), "opened"
+    if LOSS in verdict.failed:
+        return dataclasses.replace(after, alarm=begin if scored is None else scored), "opened"
     return after, ""
 
 

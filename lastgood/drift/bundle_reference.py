@@ -140,13 +140,22 @@ def features_of_training(settings: Settings, bundle: bundles.Bundle) -> Sample |
 
 def with_features(settings: Settings, bundle: bundles.Bundle, reference: Sample, window: windows.Window) -> Sample:
     """The sample of *window*, with what the bundle's own code makes of its rows where the *reference* has that."""
-    names = [name for name in reference.columns if name.startswith(MADE)]
-    if not names or window.table is None:
+    if window.table is None or not _has_made(reference):
         return window.sample
     loaded = load(settings, bundle)
-    made = features(loaded, inference_log.requests(window.table, loaded.runtime.Request))
-    fresh = {} if made is None else {name: made[name.removeprefix(MADE)] for name in names if name.removeprefix(MADE) in made}
-    return dataclasses.replace(window.sample, columns={**window.sample.columns, **fresh})
+    return with_made(loaded, reference, window.sample, inference_log.requests(window.table, loaded.runtime.Request))
+
+
+def _has_made(reference: Sample) -> bool:
+    return any(name.startswith(MADE) for name in reference.columns)
+
+
+def with_made(loaded: Loaded, reference: Sample, sample: Sample, rows: Sequence[pydantic.BaseModel | None]) -> Sample:
+    """*sample*, whose *rows* these are, with what the code makes of them where the *reference* has that."""
+    made = features(loaded, rows) if _has_made(reference) else None
+    names = [name for name in reference.columns if name.startswith(MADE) and made is not None and name.removeprefix(MADE) in made]
+    fresh = {name: made[name.removeprefix(MADE)] for name in names if made is not None}
+    return dataclasses.replace(sample, columns={**sample.columns, **fresh})
 
 
 def features(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> dict[str, Floats] | None:

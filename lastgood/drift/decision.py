@@ -2,11 +2,13 @@
 
     roll_back   the one behind is better by more than the margin on labelled rows, whatever day they are from; or the code that
                 serves makes other features of the rows than it was trained on, and that of the one behind does not
-    retrain     neither: but the one that serves is not as good as on its reference, so one that knows the new rows is worth building
-    keep        neither: what comes in has changed, and it is as good as it was
+    retrain     neither: but the one that serves is not as good as on its reference, so one that knows the new rows is worth building;
+                or the one behind is better and as lost as the one that serves, beside its own reference (`fitness`)
+    keep        neither: what comes in has changed, and it is as good as it was; that state is usual from there on (`kept`)
     ask         nobody can tell: no labels, nothing behind, rows that the one behind does not take
 
-Drift alone never moves anything: on a year of flights going back at every alarm was wrong more often than right.
+Drift alone never moves anything: on a year of flights going back at every alarm was wrong more often than right. While an alarm
+is open it is looked at again and again (`looks`).
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from lastgood.bundle.manifest import short
 from lastgood.core import transitions as rollout
 from lastgood.drift import bundle_comparison as drift_compare
 from lastgood.drift import bundle_reference as drift_reference
-from lastgood.drift import comparison, verdict
-from lastgood.drift import reference as references
+from lastgood.drift import comparison, fitness, kept, looks, verdict
 from lastgood.drift import watch as drift_watch
+from lastgood.drift import window as windows
+from lastgood.drift.looks import Look
 from lastgood.drift.reference import Sample
 from lastgood.hosts import lease as duty
 from lastgood.hosts import vantage
@@ -40,8 +43,10 @@ if TYPE_CHECKING:
 
     from lastgood.serving.app import Loaded
 
+__all__ = ["KIND", "Decision", "Look", "carry_out", "decide", "due", "on_rows", "to_build", "way_back"]
+
 Outcome = Literal["roll_back", "retrain", "keep", "ask"]
-KIND = "drift-decision"
+KIND = kept.KIND
 SKEWED, BESIDE = 0.5, 3.0
 """Standard deviations from which a feature is another one than in training, if the other bundle's is at least so many times nearer to its own."""
 FEW = 0.01
@@ -52,16 +57,6 @@ LEASE_S = 60.0
 """Seconds after which another process may decide if this one stops on the way; the rollback itself takes less than one."""
 FEATURE_ROWS = 20_000
 """Rows, the newest ones, whose features are looked at."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """One of the set times at which an alarm is decided. `number` counts from 1, `until` is Unix seconds."""
-
-    alarm: float
-    number: int
-    of: int
-    until: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +73,8 @@ class Decision:
     """By bundle: what its code makes of the rows beside what it made of its reference."""
     host: str = ""
     """Whose log was read."""
+    kept: kept.State | None = None
+    """What the columns that had drifted look like, if the outcome is `keep`."""
     planned: rollout.State | None = None
     """The state on which it was decided, for whoever carries it out; not kept."""
 
@@ -88,6 +85,7 @@ class Decision:
             **kept,
             "compared": self.compared.to_json() if self.compared else None,
             "features": dict(self.features),
+            "kept": {"windows": self.kept.windows, "values": dict(self.kept.values)} if self.kept else None,
         }
 
 
@@ -97,21 +95,12 @@ def due(ctx: release.Context, what: drift_watch.Watched, *, now: float) -> Look 
     While a release is on its way its gates decide, and nothing is due.
     """
     newest = list(drift_watch.looked(ctx, what))[-1:]
-    rules, alarm = what.rules.decide, drift_watch.open_alarm(newest)
+    alarm = drift_watch.open_alarm(newest)
     if alarm is None or ctx.ledger.state(what.service).candidate is not None:
         return None
-    if newest[0].episode.broken and not _decided(ctx, what, alarm):
-        return Look(alarm=alarm, number=1, of=len(rules.looks_s), until=newest[0].end)
-    passed = [n for n, after in enumerate(rules.looks_s, start=1) if alarm + after + rules.label_delay_s <= now]
-    if not passed or passed[-1] in _decided(ctx, what, alarm):
-        return None
-    return Look(alarm=alarm, number=passed[-1], of=len(rules.looks_s), until=alarm + rules.looks_s[passed[-1] - 1])
-
-
-def _decided(ctx: release.Context, what: drift_watch.Watched, alarm: float) -> set[int]:
-    """The numbers of the looks at this alarm that were decided."""
-    found = [one.report["look"] for one in ctx.ledger.evaluations(what.bundle) if one.kind == KIND]
-    return {look["number"] for look in found if look["alarm"] == alarm}
+    reports = [one.report for one in ctx.ledger.evaluations(what.bundle) if one.kind == KIND]
+    decided = {one["look"]["number"]: str(one["outcome"]) for one in reports if one["look"]["alarm"] == alarm}
+    return looks.due(newest[0], decided, what.rules.decide, now=now)
 
 
 def to_build(ctx: release.Context, what: drift_watch.Watched, alarm: float) -> tuple[Look, str] | None:
@@ -139,13 +128,22 @@ def decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decis
 
 
 def _decide(ctx: release.Context, what: drift_watch.Watched, look: Look, *, target: str | None) -> Decision:
+    loaded = drift_reference.load(ctx.settings, ctx.ledger.bundle(what.bundle))
+    rows = drift_compare.rows(ctx, what, loaded, since=looks.since(look, what.rules.decide), until=look.until)
+    drifted = looks.drifted(drift_watch.looked(ctx, what), look)
+    return on_rows(ctx, what, look, rows, target=target, drifted=drifted)
+
+
+def on_rows(
+    ctx: release.Context, what: drift_watch.Watched, look: Look, rows: pa.Table | None, *, target: str | None, drifted: looks.Drifted
+) -> Decision:
+    """What stable and *target* come to on *rows*, which stable answered. What of *drifted* is kept is usual from there on."""
     if target is None:
         why = "no other bundle was stable, verifies and is not quarantined; build a new one"
         return Decision(outcome="retrain", why=why, bundle=what.bundle, target=None, look=look)
-    both = {digest: drift_reference.load(ctx.settings, ctx.ledger.bundle(digest)) for digest in (what.bundle, target)}
-    rows = drift_compare.rows(ctx, what, both[what.bundle], since=look.alarm, until=look.until)
     if rows is None:
         return Decision(outcome="ask", why="no request was answered since the alarm", bundle=what.bundle, target=target, look=look)
+    both = {digest: drift_reference.load(ctx.settings, ctx.ledger.bundle(digest)) for digest in (what.bundle, target)}
     features = {digest: _features(ctx, loaded, rows, what) for digest, loaded in both.items()}
     found = Decision(
         outcome="ask",
@@ -157,8 +155,29 @@ def _decide(ctx: release.Context, what: drift_watch.Watched, look: Look, *, targ
     )
     hard = _hard_break(features[what.bundle], features[target])
     if hard is not None:
-        return dataclasses.replace(found, outcome="roll_back", why=f"{hard}; the code of {short(target)} computes the usual ones")
-    return _by_labels(ctx, both, rows, what, target=target, found=found)
+        return _on_broken_code(hard, features[what.bundle], features[target], found=found)
+    decided = _by_labels(ctx, both, rows, what, target=target, found=found)
+    if decided.outcome != "keep":
+        return decided
+    return dataclasses.replace(decided, kept=_state(ctx, what, rows, drifted, until=look.until))
+
+
+def _on_broken_code(hard: str, mine: Made | None, others: Made | None, *, found: Decision) -> Decision:
+    """Go back to code that makes the usual features, unless the world has left that bundle as far behind."""
+    name = short(found.target or "")
+    why = fitness.by_features(mine.beside_training if mine else None, others.beside_training if others else None)
+    if why is not None:
+        return dataclasses.replace(found, outcome="retrain", why=f"{hard}; {name} would not help: {why}")
+    return dataclasses.replace(found, outcome="roll_back", why=f"{hard}; the code of {name} computes the usual ones")
+
+
+def _state(ctx: release.Context, what: drift_watch.Watched, rows: pa.Table, drifted: looks.Drifted, *, until: float) -> kept.State:
+    """What the columns that had drifted look like in *rows*."""
+    bundle = ctx.ledger.bundle(what.bundle)
+    reference = drift_reference.of_bundle(ctx.settings, bundle)
+    window = windows.of_table(rows, time=what.rules.time)
+    sample = drift_reference.with_features(ctx.settings, bundle, reference, window)
+    return kept.state(sample, drifted.columns, until=until, windows=drifted.windows)
 
 
 def way_back(ctx: release.Context, state: rollout.State) -> str | None:
@@ -231,31 +250,24 @@ def _by_labels(
     ctx: release.Context, both: Mapping[str, Loaded], rows: pa.Table, what: drift_watch.Watched, *, target: str, found: Decision
 ) -> Decision:
     """*found* with what the labels say."""
-    compared = drift_compare.on_labels(both, rows, what, other=target, alpha=what.rules.decide.alpha / found.look.of)
+    compared = drift_compare.on_labels(both, rows, what, other=target, alpha=looks.alpha(found.look, what.rules.decide))
     if isinstance(compared, str):
         return dataclasses.replace(found, outcome="ask", why=compared)
-    return _judged(compared, what, target=target, expected=_expected(ctx, what), found=dataclasses.replace(found, compared=compared))
+    found = dataclasses.replace(found, compared=compared)
+    told = drift_compare.told(compared, what, other=target)
+    if compared.low is None or compared.low <= what.rules.decide.margin:
+        return _not_worse(compared, what, told, expected=fitness.expected(ctx, what, what.bundle), found=found)
+    told += f", above the margin {what.rules.decide.margin:g}"
+    useless = fitness.by_labels(ctx, what, compared, rows, target=target)
+    if useless is not None:
+        return dataclasses.replace(found, outcome="retrain", why=f"{told}; but both are useless: {useless}")
+    return dataclasses.replace(found, outcome="roll_back", why=told)
 
 
-def _expected(ctx: release.Context, what: drift_watch.Watched) -> float | None:
-    """The mean score of the serving bundle on its own reference, where that has labels: how good it was made."""
-    import numpy as np
-
-    found = drift_reference.of_bundle(ctx.settings, ctx.ledger.bundle(what.bundle)).columns
-    if references.LABEL not in found or references.PROBABILITY not in found:
-        return None
-    label, forecast = found[references.LABEL], found[references.PROBABILITY]
-    known = np.isfinite(label) & np.isfinite(forecast)
-    return float(comparison.losses(what.rules.decide.score, forecast[known], label[known]).mean()) if known.any() else None
-
-
-def _judged(
-    compared: comparison.Comparison, what: drift_watch.Watched, *, target: str, expected: float | None, found: Decision
+def _not_worse(
+    compared: comparison.Comparison, what: drift_watch.Watched, told: str, *, expected: float | None, found: Decision
 ) -> Decision:
     rules = what.rules.decide
-    told = drift_compare.told(compared, what, other=target)
-    if compared.low is not None and compared.low > rules.margin:
-        return dataclasses.replace(found, outcome="roll_back", why=f"{told}, above the margin {rules.margin:g}")
     told += f": a rollback would not help by more than {rules.margin:g}"
     if expected is not None and compared.first <= expected + rules.margin:
         return dataclasses.replace(found, outcome="keep", why=f"{told}, and it is as good as on its reference ({expected:.4f})")
@@ -313,6 +325,6 @@ def _page(ctx: release.Context, what: drift_watch.Watched, decision: Decision, *
         f"drift-decision-{short(what.bundle)}-{int(decision.look.alarm)}-{decision.look.number}",
         f"{what.service}: after the drift alarm {short(what.bundle)} {said[decision.outcome]}: {decision.why}{trouble}",
         severity="critical" if trouble else "warning",
-        body={"decision": plain.mended(decision.to_json())},
+        body={"decision": plain.mended(dataclasses.replace(decision, kept=None).to_json())},
         now=now,
     )

@@ -6,8 +6,8 @@
 Evidently's own chi-square takes the reference for the exact truth, which raises far too many alarms with a small one; ours
 compares two samples. Missing values are left out here; `verdict` looks at them by themselves.
 
-A reference is compared with many windows and stretches: `Known` sorts and counts it once. Both distances between numbers come
-from one walk over the two sorted samples, where SciPy sorts both again for each of them; SciPy's values are what the tests
+A reference is compared with many windows and stretches: `Known` sorts, sums and counts it once. Both distances between numbers come
+from looking the window's values up in it, where SciPy sorts both again for each of them; SciPy's values are what the tests
 compare with, and the p-value of small samples, which is exact there, is left to SciPy.
 """
 
@@ -41,14 +41,16 @@ class Distance:
 
 
 class Known:
-    """A column that others are compared with, sorted or counted once."""
+    """A column that others are compared with, sorted or counted once. Distances are in units of *std*, by default its own."""
 
-    def __init__(self, values: references.Values) -> None:
+    def __init__(self, values: references.Values, *, std: float | None = None) -> None:
         self.values = values
+        self._std = std
         self.numeric = references.is_numeric(values)
         self.rows = len(values)
         self._order: npt.NDArray[np.intp] | None = None
         self._sorted: Floats | None = None
+        self._sums: Floats | None = None
         self._counts: collections.Counter[str] | None = None
 
     @property
@@ -65,6 +67,28 @@ class Known:
         if self._counts is None:
             self._counts = collections.Counter(present(self.values))
         return self._counts
+
+    @property
+    def std(self) -> float:
+        """The unit of distances between numbers."""
+        if self._std is None:
+            self._std = max(float(self.sorted.std()), SMALLEST_STD)
+        return self._std
+
+    @property
+    def middle(self) -> float:
+        """A value in the middle of the numbers; sums are taken around it, so that large values lose no digits."""
+        return float(self.sorted[len(self.sorted) // 2])
+
+    def area(self, at: Floats) -> Floats:
+        """The area under the distribution function up to each of *at*, which are given as distances from `middle`."""
+        import numpy as np
+
+        if self._sums is None:
+            self._sums = np.concatenate([[0.0], np.cumsum(self.sorted - self.middle)])
+        count = np.searchsorted(self.sorted - self.middle, at, "right")
+        found: Floats = (count * at - self._sums[count]) / len(self.sorted)
+        return found
 
     @property
     def missing(self) -> float:
@@ -115,7 +139,7 @@ def between(reference: references.Values | Known, current: references.Values) ->
     old, new = known(reference), known(current)
     if old.numeric != new.numeric or old.empty or new.empty:
         return None
-    return _numbers(old.sorted, new.sorted) if old.numeric else _categories(old.counts, new.counts)
+    return _numbers(old, new.sorted) if old.numeric else _categories(old.counts, new.counts)
 
 
 def value(reference: references.Values | Known, current: references.Values) -> float | None:
@@ -123,7 +147,7 @@ def value(reference: references.Values | Known, current: references.Values) -> f
     old, new = known(reference), known(current)
     if old.numeric != new.numeric or old.empty or new.empty:
         return None
-    return _walked(old.sorted, new.sorted)[0] if old.numeric else jensen_shannon(counted(old.counts, new.counts))
+    return _walked(old, new.sorted)[0] / old.std if old.numeric else jensen_shannon(counted(old.counts, new.counts))
 
 
 def present(values: references.Values) -> references.Values:
@@ -153,29 +177,36 @@ def strange(reference: references.Values | Known, new: references.Values) -> flo
     return outside / len(new)
 
 
-def _numbers(old: Floats, new: Floats) -> Distance:
+def _numbers(known_values: Known, new: Floats) -> Distance:
     from scipy import stats
 
-    distance, largest = _walked(old, new)
+    old = known_values.sorted
+    distance, largest = _walked(known_values, new)
     if max(len(old), len(new)) <= EXACT:
         p = float(stats.ks_2samp(old, new).pvalue)
     else:
         p = float(stats.kstwo.sf(largest, max(1, round(len(old) * len(new) / (len(old) + len(new))))))
-    return Distance(measure="wasserstein", value=distance, p=min(max(p, 0.0), 1.0))
+    return Distance(measure="wasserstein", value=distance / known_values.std, p=min(max(p, 0.0), 1.0))
 
 
-def _walked(old: Floats, new: Floats) -> tuple[float, float]:
-    """Wasserstein distance in standard deviations of *old*, and the largest distance of the two distribution functions; both are sorted."""
+def _walked(old: Known, new: Floats) -> tuple[float, float]:
+    """Wasserstein distance, and the largest distance of the two distribution functions; *new* is sorted. Work goes by *new*, and the log of *old*."""
     import numpy as np
 
-    both = np.concatenate([old, new])
-    order = np.argsort(both, kind="stable")  # two rising runs, which are merged
-    from_new = np.cumsum(order >= len(old))
-    apart = np.abs((np.arange(1, len(both) + 1) - from_new) / len(old) - from_new / len(new))[:-1]
-    steps = np.diff(both[order])
-    # Within a run of equal values neither function has reached its value yet.
-    largest = float(apart[steps > 0].max(initial=0.0))
-    return float(apart @ steps) / max(float(old.std()), SMALLEST_STD), largest
+    n, m, middle = len(old.sorted), len(new), old.middle
+    places = np.arange(1, m + 1)
+    below, upto = np.searchsorted(old.sorted, new, "left"), np.searchsorted(old.sorted, new, "right")
+    first, last = np.searchsorted(new, new, "left"), np.searchsorted(new, new, "right")
+    largest = float(max(np.abs(upto / n - last / m).max(), np.abs(below / n - first / m).max()))
+    # Between two values of *new* its function stands still while the other rises: they cross at most once.
+    crossing = old.sorted[np.minimum(np.ceil(places[:-1] * n / m - 1e-9).astype(int), n) - 1]
+    crossing = np.clip(crossing, new[:-1], new[1:]) - middle
+    at, level = new - middle, places[:-1] / m
+    risen, crossed = old.area(at), old.area(crossing)
+    between = level * (2 * crossing - at[:-1] - at[1:]) - 2 * crossed + risen[:-1] + risen[1:]
+    end = np.maximum(old.sorted[-1:] - middle, at[-1:])
+    beyond = end - at[-1:] - old.area(end) + risen[-1:]
+    return float(risen[0] + between.sum() + beyond[0]), largest
 
 
 def _categories(old: collections.Counter[str], new: collections.Counter[str]) -> Distance:

@@ -85,7 +85,7 @@ def from_arrow(table: pa.Table, *, at: str) -> Sample:
 
     if at not in table.column_names:
         raise errors.UsageError(f"the rows have no column {at!r}; name the column that holds the time of a row")
-    moments = _seconds(table[at])
+    moments = seconds(table[at])
     order = np.argsort(moments, kind="stable")
     columns = {name: values(table[name])[order] for name in table.column_names if name != at and not pa.types.is_temporal(table[name].type)}
     return Sample(at=moments[order], columns=columns)
@@ -147,7 +147,8 @@ def _plain(table: pa.Table) -> pa.Table:
     return table
 
 
-def _seconds(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+def seconds(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """A column of times, or of Unix seconds, as Unix seconds. Raises ArrowException for what is neither."""
     import pyarrow as pa
 
     if pa.types.is_date(column.type):
@@ -173,7 +174,7 @@ def write(table: pa.Table, file: Path, *, at: str) -> None:
         raise errors.UsageError(f"a reference needs rows with a column {at!r}; pass the rows that the bundle is built for")
     table = _plain(table)
     try:
-        timeless = int((~np.isfinite(_seconds(table[at]))).sum()) if not table[at].null_count else table[at].null_count
+        timeless = int((~np.isfinite(seconds(table[at]))).sum()) if not table[at].null_count else table[at].null_count
     except (pa.ArrowException, ValueError) as error:
         raise errors.UsageError(
             f"column {at!r} of the reference ({table[at].type}) does not hold times: {error}; use timestamps or Unix seconds"
@@ -205,15 +206,29 @@ class Reference:
 
 
 def read(file: Path) -> Reference:
-    """The reference in *file*. Raises NotFound or Damaged."""
+    """The reference in *file*, thinned as `write` does it, whoever wrote it. Raises NotFound or Damaged."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(file)
+        table = _read(file)
         at = (table.schema.metadata or {})[_AT.encode()].decode()
         return Reference(table=table, sample=from_arrow(table, at=at))
     except FileNotFoundError as error:
         raise errors.NotFound(f"{str(file)!r} does not exist; build the bundle again with a reference for drift") from error
     except (pa.ArrowException, OSError, KeyError, ValueError, errors.UsageError) as error:
         raise errors.Damaged(f"{str(file)!r} holds no reference for drift: {error!r}; build the bundle again") from error
+
+
+def _read(file: Path) -> pa.Table:
+    """At most MAX_ROWS rows of *file*, read in a stream: a log of years may have been copied there."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(file) as source:
+        kept, first, found = _kept(source.metadata.num_rows), 0, []
+        for batch in source.iter_batches(batch_size=MAX_ROWS):
+            inside = kept[np.searchsorted(kept, first) : np.searchsorted(kept, first + batch.num_rows)]
+            found.append(batch.take(pa.array(inside - first, pa.int64())))
+            first += batch.num_rows
+        return pa.Table.from_batches(found, source.schema_arrow)

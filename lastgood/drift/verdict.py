@@ -3,12 +3,16 @@
 broken          no rows; a column that is not there, nearly all missing, never seen before, or outside everything seen
 fail            a distance that is large and unusual, or many more missing or never-seen values than in the reference
 inconclusive    too few rows, or a reference too short to know what is usual for such a window
+
+A column that has drifted from the reference and looks as it did when an alarm came to `keep` passes: that state is usual too.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 from lastgood.drift import distances
@@ -18,6 +22,10 @@ from lastgood.drift.reference import Sample
 from lastgood.service.drift import Drift
 
 Outcome = Literal["pass", "fail", "inconclusive", "broken"]
+LOSS = "loss of answers"
+"""Name of the column with the loss; no field of a request has a space in its name."""
+LOSS_SHARE = 0.2
+"""Share of `drift.alpha` for the loss where that is watched; the other columns have the rest."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +70,44 @@ class Verdict:
         return {"outcome": self.outcome, "why": self.why, "rows": self.rows, "columns": [one.to_json() for one in self.columns]}
 
 
-def of_window(window: Sample, reference: Sample, usual: Calibration | None, rules: Drift, *, trouble: Sequence[str] = ()) -> Verdict:
-    """The verdict on *window* beside *reference* and what is *usual* for it. *trouble* says which part of the log cannot be read."""
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a column looked like, over so many windows, when an alarm came to `keep`."""
+
+    values: distances.Known
+    windows: int
+
+
+NOTHING_KEPT: Mapping[str, Kept] = MappingProxyType({})
+
+
+def of_window(
+    window: Sample,
+    reference: Sample,
+    usual: Calibration | None,
+    rules: Drift,
+    *,
+    trouble: Sequence[str] = (),
+    kept: Mapping[str, Kept] = NOTHING_KEPT,
+    loss: Column | None = None,
+    quiet: bool = False,
+) -> Verdict:
+    """The verdict on *window* beside *reference* and what is *usual* for it. *trouble* says which part of the log cannot be read.
+
+    *kept* is by column what is usual besides, *loss* the column of the loss, and *quiet* says that no row is expected.
+    """
+    scores = (loss,) if loss is not None else ()
     if trouble:
-        return Verdict(outcome="broken", why="; ".join(trouble), rows=window.rows)
+        return Verdict(outcome="broken", why="; ".join(trouble), rows=window.rows, columns=scores)
+    if not window.rows and quiet:
+        return _few_rows("no row, as is usual in these hours (drift.quiet)", scores, rows=0)
     if not window.rows:
-        return Verdict(outcome="broken", why="no rows in the window; check that requests arrive and are logged", rows=0)
-    columns = [_column(name, window, reference, usual, rules) for name in reference.columns if name not in rules.ignore]
-    return _summed_up(columns, rows=window.rows, rules=rules)
+        why = "no rows in the window; check that requests arrive and are logged"
+        return Verdict(outcome="broken", why=why, rows=0, columns=scores)
+    if loss is not None:
+        rules = rules.model_copy(update={"alpha": rules.alpha * (1 - LOSS_SHARE)})
+    columns = [_column(name, window, reference, usual, rules, kept.get(name)) for name in reference.columns if name not in rules.ignore]
+    return _summed_up([*columns, *scores], rows=window.rows, rules=rules)
 
 
 def _summed_up(columns: Sequence[Column], *, rows: int, rules: Drift) -> Verdict:
@@ -80,12 +118,20 @@ def _summed_up(columns: Sequence[Column], *, rows: int, rules: Drift) -> Verdict
         return Verdict(outcome="broken", why=_told(broken), rows=rows, columns=ordered)
     if rows < rules.min_rows:
         why = f"{rows} rows, but a verdict needs {rules.min_rows}; make windows longer, or lower drift.min_rows"
-        return Verdict(outcome="inconclusive", why=why, rows=rows, columns=ordered)
+        return _few_rows(why, ordered, rows=rows)
     if failed := by_outcome["fail"]:
         return Verdict(outcome="fail", why=_told(failed), rows=rows, columns=ordered)
     if by_outcome["inconclusive"] and not by_outcome["pass"]:
         return Verdict(outcome="inconclusive", why=_told(by_outcome["inconclusive"]), rows=rows, columns=ordered)
     return Verdict(outcome="pass", why=f"{len(by_outcome['pass'])} columns as usual over {rows:,} rows", rows=rows, columns=ordered)
+
+
+def _few_rows(why: str, columns: tuple[Column, ...], *, rows: int) -> Verdict:
+    """Nothing can be told of such a window by its own rows; the loss has the evidence of many windows."""
+    worse = [one for one in columns if one.name == LOSS and one.outcome == "fail"]
+    if worse:
+        return Verdict(outcome="fail", why=_told(worse), rows=rows, columns=(*worse, *(one for one in columns if one not in worse)))
+    return Verdict(outcome="inconclusive", why=why, rows=rows, columns=columns)
 
 
 def _excess(column: Column) -> float:
@@ -99,15 +145,36 @@ def _told(columns: Sequence[Column], *, most: int = 3) -> str:
     return "; ".join(f"{one.name}: {one.why}" for one in columns[:most]) + more
 
 
-def _column(name: str, window: Sample, reference: Sample, usual: Calibration | None, rules: Drift) -> Column:
-    old, before = reference.known(name), reference.known(name).missing
+def _column(name: str, window: Sample, reference: Sample, usual: Calibration | None, rules: Drift, kept: Kept | None) -> Column:
+    old = reference.known(name)
+    found = _beside(name, window, old, usual, rules, seen=old)
+    if kept is None or found.outcome not in ("fail", "broken"):
+        return found
+    # One state has been seen in few windows, whose own mean is as uncertain as that of the window beside it.
+    wider = math.sqrt(1 + 1 / kept.windows)
+    again = _beside(name, window, kept.values, usual, rules, seen=old, wider=wider)
+    return found if again.outcome in ("fail", "broken") else dataclasses.replace(again, why=f"{again.why}, as when it was kept")
+
+
+def _beside(
+    name: str,
+    window: Sample,
+    old: distances.Known,
+    usual: Calibration | None,
+    rules: Drift,
+    *,
+    seen: distances.Known,
+    wider: float = 1.0,
+) -> Column:
+    """A column of *window* beside *old*, with thresholds that are *wider* by a factor. What *seen* has is not strange either."""
+    before = old.missing
     if name == references.LABEL:
         # Labels come late, or never; which ones are there is no property of what came in.
         before, window = 0.0, Sample(at=window.at, columns={name: distances.present(window.columns.get(name, old.values[:0]))})
     if name not in window.columns:
         return Column(name=name, outcome="broken", why="the column is not in the log", missing=1.0, missing_before=before)
     new = window.columns[name]
-    missing, strange = distances.missing(new), distances.strange(old, new)
+    missing, strange = distances.missing(new), min(distances.strange(one, new) for one in {old, seen})
     found = Column(name=name, outcome="broken", why="", missing=missing, missing_before=before, strange=strange)
     hard = _hard(old, new, found, rules)
     if hard is not None:
@@ -116,8 +183,8 @@ def _column(name: str, window: Sample, reference: Sample, usual: Calibration | N
     if distance is not None:
         found = dataclasses.replace(found, measure=distance.measure, distance=distance.value, p_rows=distance.p)
     if distance is not None and usual is not None and name in usual.usual:
-        threshold = max(rules.min_effect, usual.threshold(name, rules.alpha))
-        found = dataclasses.replace(found, threshold=threshold, p=usual.p(name, distance.value))
+        threshold = max(rules.min_effect, wider * usual.threshold(name, rules.alpha))
+        found = dataclasses.replace(found, threshold=threshold, p=usual.p(name, distance.value / wider))
     outcome, why = _soft(found, usual.odd.get(name, Odd()) if usual is not None else Odd(), rules)
     return dataclasses.replace(found, outcome=outcome, why=why)
 

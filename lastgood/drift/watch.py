@@ -4,80 +4,40 @@ Safe to be called by anybody at any time: a tick that was killed is done again f
 once one wins. The windows of a bundle begin when it becomes stable. A window is looked at by a host that serves the bundle, for only
 that has the log; of several each sees its own part, and it is written down whose word it is.
 
-What does not belong here: statistics (`verdict`, `alarm`), what follows from an alarm (`decision`).
+What does not belong here: what a window comes to (`judging`), what follows from an alarm (`decision`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from lastgood import release
-from lastgood.bundle import manifest as bundles
 from lastgood.bundle.manifest import short
 from lastgood.core import transitions as rollout
-from lastgood.drift import alarm, verdict
+from lastgood.drift import alarm, kept
 from lastgood.drift import bundle_reference as drift_reference
 from lastgood.drift import window as windows
+from lastgood.drift.calibration import Calibration
+from lastgood.drift.judging import Judge, Looked, Made, Watched
+from lastgood.drift.reference import Sample
+from lastgood.drift.verdict import LOSS, Verdict
 from lastgood.hosts import vantage
 from lastgood.paging import once as telling
-from lastgood.service import drift as drift_rules
 from lastgood.service import frozen as frozen_service
 from lastgood.service.drift import DAY_S
 from lastgood.system import plain
 from lastgood.system.failpoints import failpoint
 
+__all__ = ["NOTE", "Looked", "Watched", "at_present", "judge_of", "looked", "made_by", "open_alarm", "read", "tick", "watched"]
+
 NOTE = "drift"
-PARTS = 22
-"""A window holds at most one part in so many of the reference's rows, so that there are enough stretches that overlap by half."""
 WRITING_S = 4.0
 """Seconds that writing a flush may take."""
 AT_ONCE = 31
 """Windows that one tick looks at; the next goes on."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
-    """What is watched: the stable bundle, since when (Unix seconds), and by which rules."""
-
-    service: str
-    bundle: str
-    since: float
-    revision: int
-    rules: drift_rules.Drift
-
-    @property
-    def analysis(self) -> str:
-        """The name of its windows in the ledger."""
-        return f"drift/{short(self.bundle)}/{self.revision}"
-
-    def begin(self, number: int) -> float:
-        """When window *number* begins, Unix seconds."""
-        return self.since + number * self.rules.window_s
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
-    """One window that was looked at. `seen` are all its rows, of which `verdict` may rest on a part.
-
-    `alarm` is when the alarm began that is open after it, or that it closed (Unix seconds); None if there is none. `host` has looked,
-    in its own log; empty for a window that an earlier release looked at.
-    """
-
-    number: int
-    begin: float
-    end: float
-    seen: int
-    verdict: Mapping[str, Any]
-    episode: alarm.Episode
-    change: alarm.Change
-    alarm: float | None
-    host: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "verdict": dict(self.verdict), "episode": self.episode.to_json()}
 
 
 def watched(ctx: release.Context, service: str) -> Watched | None:
@@ -121,13 +81,13 @@ def tick(ctx: release.Context, what: Watched, *, now: float, at_once: int = AT_O
     for one in before:
         _tell(ctx, what, one, teller, now=now)  # whoever found it may have died before it was told
     known = _recorded(ctx, what)
-    number, episode = (before[-1].number + 1, before[-1].episode) if before else (0, alarm.Episode())
-    number = max(number, _oldest(ctx, what, now=now))
     found: list[Looked] = []
-    bundle = ctx.ledger.bundle(what.bundle)
-    while len(found) < at_once and what.begin(number + 1) + what.rules.settle_s <= now:
-        one = _look(ctx, what, bundle, number=number, episode=episode, seen_from=seen_from)
-        if one.seen == 0 and seen_from.others and now < what.begin(number + 2) + what.rules.settle_s:
+    number = max(before[-1].number + 1 if before else 0, _oldest(ctx, what, now=now))
+    judge = judge_of(ctx, what, before) if _is_over(what, number, now=now) else None
+    while judge is not None and len(found) < at_once and _is_over(what, number, now=now):
+        judge.number = number
+        one = _look(judge, seen_from=seen_from)
+        if one.seen == 0 and seen_from.others and not _is_over(what, number + 1, now=now):
             break  # one of the others may have seen more
         failpoint("drift.before_record")
         seq = ctx.ledger.record(what.service, what.analysis, _written(one, after=known), now=now)
@@ -137,8 +97,53 @@ def tick(ctx: release.Context, what: Watched, *, now: float, at_once: int = AT_O
         _tell(ctx, what, one, teller, now=now)
         failpoint("drift.after_page")
         found.append(one)
-        known, number, episode = seq, number + 1, one.episode
+        judge.go_on(one)
+        known, number = seq, number + 1
     return found
+
+
+def at_present(ctx: release.Context, what: Watched, *, now: float) -> tuple[float, int, Verdict]:
+    """The verdict on what was answered in the last window's length before *now*, with its beginning and its rows; nothing is recorded.
+
+    A window is judged when it is over, and an alarm needs several: this is for whoever wants to see the numbers before that.
+    """
+    since = max(what.since, now - what.rules.window_s)
+    judge = judge_of(ctx, what, list(looked(ctx, what)))
+    reference = drift_reference.of_bundle(ctx.settings, ctx.ledger.bundle(what.bundle))
+    window = read(ctx, what, since=since, until=now, columns=reference.columns, most=judge.most)
+    return since, window.rows, judge.verdict(window, since=since, until=now)
+
+
+def _is_over(what: Watched, number: int, *, now: float) -> bool:
+    return what.begin(number + 1) + what.rules.settle_s <= now
+
+
+def judge_of(ctx: release.Context, what: Watched, before: Sequence[Looked]) -> Judge:
+    """The judge of the windows that follow on those *before*. Raises NotFound or Damaged if the bundle brings no reference."""
+
+    def rows(*, since: float, until: float, columns: Collection[str], most: int) -> windows.Window:
+        return read(ctx, what, since=since, until=until, columns=columns, most=most)
+
+    judge = Judge(what, made_by(ctx, what), rows)
+    reports = (one.report for one in ctx.ledger.evaluations(what.bundle) if one.kind == kept.KIND)
+    judge.keep(kept.of_reports(reports, since=what.since))
+    for one in before:
+        judge.follow(one)
+    return judge
+
+
+def made_by(ctx: release.Context, what: Watched) -> Made:
+    """What the watched bundle brings to be judged by."""
+    bundle = ctx.ledger.bundle(what.bundle)
+    reference = drift_reference.of_bundle(ctx.settings, bundle)
+
+    def usual(rows: int, span_s: float) -> Calibration | None:
+        return drift_reference.usual(ctx.settings, bundle, reference, rows=rows, span_s=span_s)
+
+    def features(window: windows.Window) -> Sample:
+        return drift_reference.with_features(ctx.settings, bundle, reference, window)
+
+    return Made(reference=reference, usual=usual, features=features)
 
 
 def _written(one: Looked, *, after: int) -> dict[str, Any]:
@@ -159,32 +164,11 @@ def _recorded(ctx: release.Context, what: Watched) -> int:
     return max((row["seq"] for row in ctx.ledger.recorded(what.service, what.analysis)), default=0)
 
 
-def _look(
-    ctx: release.Context, what: Watched, bundle: bundles.Bundle, *, number: int, episode: alarm.Episode, seen_from: vantage.Vantage
-) -> Looked:
-    rules, since = what.rules, what.begin(number)
-    reference = drift_reference.of_bundle(ctx.settings, bundle)
-    # Of more rows than this the reference has too few stretches to know what is usual.
-    most = max(rules.min_rows, min(rules.max_rows, reference.rows // PARTS))
-    window = read(ctx, what, since=since, until=what.begin(number + 1), columns=reference.columns, most=most)
-    span = windows.span_s(window.sample) if rules.time else rules.window_s
-    enough = window.sample.rows >= rules.min_rows
-    usual = drift_reference.usual(ctx.settings, bundle, reference, rows=window.sample.rows, span_s=span) if enough else None
-    sample = drift_reference.with_features(ctx.settings, bundle, reference, window)
-    said = verdict.of_window(sample, reference, usual, rules, trouble=window.trouble)
-    after, change = alarm.follow(episode, said, begin=since, persistence=rules.persistence)
-    begun = episode.alarm if after.alarm is None else after.alarm
-    return Looked(
-        number=number,
-        begin=since,
-        end=what.begin(number + 1),
-        seen=window.rows,
-        verdict=plain.mended({**said.to_json(), "why": f"{said.why}{seen_from.told()}"}),
-        episode=after,
-        change=change,
-        alarm=begun,
-        host=seen_from.host,
-    )
+def _look(judge: Judge, *, seen_from: vantage.Vantage) -> Looked:
+    """The next window, and whose word it is."""
+    found = judge.look()
+    told = {**found.verdict, "why": f"{found.verdict['why']}{seen_from.told()}"}
+    return dataclasses.replace(found, verdict=plain.mended(told), host=seen_from.host)
 
 
 def read(ctx: release.Context, what: Watched, *, since: float, until: float, columns: Collection[str], most: int) -> windows.Window:
@@ -208,5 +192,12 @@ def _summary(what: Watched, one: Looked, state: rollout.State) -> str:
     if one.change == "closed":
         return f"{name}: live traffic is as usual again"
     judged = "; a release is in progress, and its gates decide" if state.candidate else ""
-    kind = "the data is broken" if one.episode.broken else f"live traffic has drifted, {one.episode.failing} windows in a row"
-    return f"{name}: {kind}: {one.verdict['why']}{judged}"
+    return f"{name}: {_kind(one)}: {one.verdict['why']}{judged}"
+
+
+def _kind(one: Looked) -> str:
+    if one.episode.broken:
+        return "the data is broken"
+    if LOSS in one.episode.columns and one.episode.alarm != one.episode.since:
+        return "its answers are worse than they were on its reference"
+    return f"live traffic has drifted, {one.episode.failing} windows in a row"

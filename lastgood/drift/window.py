@@ -150,16 +150,19 @@ def _labelled(table: pa.Table, folder: Path, *, since: float, trouble: list[str]
     Another replica with a clock of its own may have taken the feedback, so it may be a little older than what it is about.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     keys = list(zip(table["request_id"].to_pylist(), table["row"].to_pylist(), strict=True))
     owners = inference_log.caller_ids(table)
     labels: dict[tuple[str, int], tuple[Any, float | None]] = dict.fromkeys(keys, (None, None))
+    named = pa.array({*(request_id for request_id, _ in keys), *owners}, pa.string())
     names = ("request_id", "row", "at", "label")
-    for told in _segments(folder / inference_log.FEEDBACK, since - tails.SKEW_S, math.inf, set(names), trouble):
+    for whole in _segments(folder / inference_log.FEEDBACK, since - tails.SKEW_S, math.inf, set(names), trouble):
+        told = whole.filter(pc.and_(pc.is_valid(whole["label"]), pc.is_in(whole["request_id"], value_set=named)))
         for request_id, row, at, label in zip(*(told[name].to_pylist() for name in names), strict=True):
             key = (request_id, row) if (request_id, row) in labels else (owners.get(request_id, request_id), row)
             known = labels.get(key)
-            if label is not None and known is not None and (known[0] is None or at >= known[0]):
+            if known is not None and (known[0] is None or at >= known[0]):
                 labels[key] = (at, label)
     return table.append_column(LABEL, pa.array([labels[key][1] for key in keys], pa.float64()))
 
@@ -168,6 +171,13 @@ def _sample(table: pa.Table, *, clock: str) -> Sample:
     kept = [name for name in table.column_names if name not in ("request_id", "caller_id", "row", inference_log.NAIVE)]
     named = table.select(kept).rename_columns([name if name == clock else name.removeprefix(inference_log.FEATURE) for name in kept])
     return references.from_arrow(named, at=clock)
+
+
+def of_table(table: pa.Table, *, time: str = "") -> Window:
+    """The rows of *table*, which are named as in the log, as a window; *time* as in `read`."""
+    return Window(
+        sample=_sample(table, clock=f"{inference_log.FEATURE}{time}" if time else "at"), table=table, rows=table.num_rows, trouble=()
+    )
 
 
 def span_s(sample: Sample) -> float:

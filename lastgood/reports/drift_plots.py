@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,3 +24,23 @@ def by_feature(columns: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_yticks(places, [f"{column['name']}{' *' if column['outcome'] in ('fail', 'broken') else ''}" for column in columns])
         axes.set(xlabel="distance (standard deviations, or Jensen-Shannon); line: usual at most; *: drifted")
     return figure
+
+
+def over_time(windows: Sequence[Mapping[str, Any]], *, column: str, alarms: Sequence[tuple[float, float]]) -> Figure:
+    """A column's value in each of *windows* (as JSON) beside what is usual at most; shaded are the *alarms*, from and to in Unix seconds."""
+    points = [(one["begin"], found) for one in windows for found in one["verdict"]["columns"] if found["name"] == column]
+    known = [(_day(at), found["distance"], found["threshold"]) for at, found in points if found["distance"] is not None]
+    with canvas.drawing(1.9) as (figure, axes):
+        for since, until in alarms:
+            axes.axvspan(_day(since), _day(until), color=canvas.CANDIDATE, alpha=0.25, linewidth=0)
+        axes.plot([at for at, _, _ in known], [value for _, value, _ in known], color=canvas.STABLE, linewidth=1.0)
+        limits = [(at, limit) for at, _, limit in known if limit is not None]
+        axes.plot([at for at, _ in limits], [limit for _, limit in limits], color=canvas.INK, linewidth=0.9, linestyle="--")
+        axes.set_title(column)
+        axes.set(ylim=(0, None), ylabel="distance" if not known else "")
+        figure.autofmt_xdate()
+    return figure
+
+
+def _day(moment: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(moment, datetime.UTC)

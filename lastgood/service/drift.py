@@ -52,6 +52,8 @@ class Drift(_Group):
     """Length of a window in seconds."""
     time: str = ""
     """Field of the request that says when its row is, where that is not when it is asked, as in a replay; a time with a zone."""
+    quiet: tuple[int, ...] = ()
+    """Hours of the day, UTC, in which no row is expected: a window without rows that lies within them is no broken data."""
     settle_s: float = pydantic.Field(default=5.0, ge=0, le=30 * DAY_S)
     """Seconds after the end of a window before it is read: the log is on disk then."""
     min_rows: int = pydantic.Field(default=100, ge=2, le=1_000_000_000)
@@ -71,3 +73,10 @@ class Drift(_Group):
     ignore: tuple[str, ...] = ()
     """Fields of the request that may change as they like."""
     decide: Decide = Decide()
+
+    @pydantic.field_validator("quiet")
+    @classmethod
+    def _hours(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 0 <= hour <= 23 for hour in value):
+            raise ValueError("quiet must be hours of the day, 0 to 23 (UTC), for example [22, 23, 0, 1, 2, 3]")
+        return tuple(sorted(set(value)))

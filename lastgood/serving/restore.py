@@ -25,20 +25,26 @@ ROUNDS = 4
 
 def take(form: Form, row: Mapping[str, Any]) -> pydantic.BaseModel:
     """The request of *row*, values by field as a table's columns hold them. Raises what the model raises about the first way."""
+    try:
+        return form.take({name: next(_ways(value, as_text=form.kinds[name] is None)) for name, value in row.items()})
+    except pydantic.ValidationError as error:
+        return _another_way(form, row, error)
+
+
+def _another_way(form: Form, row: Mapping[str, Any], first: pydantic.ValidationError) -> pydantic.BaseModel:
+    """The request of *row* put in other ways, after the first one was refused. Raises *first* if none is taken."""
     ways = {name: list(_ways(value, as_text=form.kinds[name] is None)) for name, value in row.items()}
     at = dict.fromkeys(ways, 0)
-    first: pydantic.ValidationError | None = None
     for _ in range(ROUNDS):
         try:
             return form.take({name: ways[name][place] for name, place in at.items()})
         except pydantic.ValidationError as error:
-            first = first or error
             blamed = {str(found["loc"][0]) for found in error.errors(include_input=False, include_context=False) if found["loc"]}
             other = [name for name in _fields(form, blamed) if name in at and at[name] + 1 < len(ways[name])]
             if not other:
                 raise first from None
             at.update({name: at[name] + 1 for name in other})
-    raise first or AssertionError("a round returns or raises")
+    raise first
 
 
 def _fields(form: Form, blamed: set[str]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from lastgood import release
@@ -14,6 +15,7 @@ from lastgood.ledger import Seen
 from tests.cli.conftest import Run
 from tests.drift import project as toy
 from tests.drift.project import HOUR_S, START
+from tests.drift.test_backtest import past
 
 
 @pytest.fixture
@@ -165,3 +167,39 @@ def test_a_host_that_serves_nothing_shows_what_others_found(
     value = run("drift", "toy", "--json").json
     assert len(value["windows"]) == 1
     assert "elsewhere/0" in value["not_looked"]
+
+
+def test_a_backtest_shows_what_would_have_been_done(run: Run, settings: settings_.Settings, released: list[str], tmp_path: Path) -> None:
+    """Alarms and decisions for people, every window for scripts, and a page with a picture of each column; nothing is recorded."""
+    table = past([*[toy.USUAL] * 3, *[toy.World(mean=1.2, bias=-2.0)] * 5])
+    pq.write_table(table, tmp_path / "past.parquet")
+    shown = run("drift", "toy", "--backtest", str(tmp_path / "past.parquet"))
+    assert shown.code == 0
+    assert "960 rows in 8 windows" in shown.out
+    assert ": roll_back: brier of " in shown.out
+    value = run("drift", "toy", "--backtest", str(tmp_path / "past.parquet"), "--report", str(tmp_path / "page.html"), "--json").json
+    assert (value["schema"], value["alarms"], len(value["windows"])) == ("lastgood.drift-backtest/v1", 1, 8)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<svg") == 5
+    assert "roll_back" in page
+    assert run("drift", "toy", "--dry-run", "--json").json["windows"] == []
+
+
+def test_labels_without_a_table_are_refused(run: Run, released: list[str], tmp_path: Path) -> None:
+    """With the option that is missing."""
+    (tmp_path / "labels.csv").write_text("id,label\n1,1\n")
+    done = run("drift", "toy", "--labels", str(tmp_path / "labels.csv"))
+    assert (done.code, "--backtest" in done.err) == (2, True)
+
+
+def test_what_was_answered_lately_is_judged_before_the_window_is_over(
+    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With numbers for each column; it is not recorded."""
+    toy.Traffic(settings, released[1]).hour(0, toy.World(mean=2.0))
+    at(monkeypatch, 0.99)
+    shown = run("drift", "toy", "--now")
+    assert "now, since 2026-01-01 00:00:00" in shown.out
+    assert ": fail: x: " in shown.out
+    value = run("drift", "toy", "--now", "--json").json
+    assert (value["windows"], value["now"]["seen"], value["now"]["verdict"]["outcome"]) == ([], 120, "fail")

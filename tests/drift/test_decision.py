@@ -12,6 +12,7 @@ from lastgood import settings as settings_
 from lastgood.bundle.manifest import short
 from lastgood.drift import bundle_comparison as drift_compare
 from lastgood.drift import decision as drift_decision
+from lastgood.drift import fitness, verdict
 from lastgood.drift import watch as drift_watch
 from lastgood.system import failpoints
 from tests.drift import project as toy
@@ -89,7 +90,10 @@ def test_looks_come_at_set_times_and_each_once(ctx: release.Context) -> None:
     assert second is not None
     assert second.number == 2
     drift_decision.carry_out(ctx, what, drift_decision.decide(ctx, what, second), now=begun + 6.1 * HOUR_S, actor="test")
-    assert drift_decision.due(ctx, what, now=begun + 99 * HOUR_S) is None
+    third = drift_decision.due(ctx, what, now=begun + 10.1 * HOUR_S)
+    assert third == drift_decision.Look(alarm=begun, number=3, of=3, until=begun + 10 * HOUR_S), (
+        "as long after the last as that came after the first"
+    )
 
 
 def test_a_worse_bundle_is_rolled_back_on_labelled_rows(ctx: release.Context) -> None:
@@ -281,3 +285,68 @@ def test_whoever_was_faster_is_not_blamed(ctx: release.Context, monkeypatch: pyt
     assert drift_decision.carry_out(ctx, what, decision, now=START + 7.1 * HOUR_S, actor="test") is None
     assert ctx.ledger.state(toy.SERVICE).stable != stable
     assert "the decision could not be carried out: " in pages(ctx)[0]
+
+
+def test_a_slow_decline_comes_to_retrain(ctx: release.Context) -> None:
+    """What x says of y turns, x does not: the loss opens the alarm, and the bundle behind would not help."""
+    _, stable = released(ctx, 0.05, 0.0)
+    what = serve(ctx, stable, *[toy.World(bias=-4.0 * hour / 40) for hour in range(40)], bias=0.0)
+    while drift_watch.tick(ctx, what, now=START + 40 * HOUR_S + 10):
+        pass
+    assert drift_watch.open_alarm(list(drift_watch.looked(ctx, what))) is not None
+    decision = decided(ctx, what, hours=40)
+    assert decision.outcome == "retrain"
+
+
+def test_what_was_kept_is_usual_from_there_on(ctx: release.Context) -> None:
+    """The alarm ends, and neither that state nor the one before it opens another; a third one does."""
+    _, stable = released(ctx, -2.0, 0.0)
+    worlds = [*[SHIFTED] * 6, *[toy.USUAL] * 4, *[SHIFTED] * 4, *[toy.World(mean=-1.2)] * 3]
+    traffic = toy.Traffic(ctx.settings, stable)
+    for hour, world in enumerate(worlds):
+        traffic.hour(hour, world)
+    what = drift_watch.watched(ctx, toy.SERVICE)
+    assert what is not None
+    drift_watch.tick(ctx, what, now=START + 6 * HOUR_S + 10)
+    decision = decided(ctx, what, hours=6)
+    assert (decision.outcome, decision.kept is not None) == ("keep", True)
+    drift_decision.carry_out(ctx, what, decision, now=START + 6 * HOUR_S, actor="test")
+    found = drift_watch.tick(ctx, what, now=START + len(worlds) * HOUR_S + 10)
+    assert [one.change for one in found] == ["", "closed", *[""] * 7, "opened", ""]
+    (page,) = [one for one in ctx.ledger.pages(toy.SERVICE) if one.key.startswith("drift-decision")]
+    assert page.body["decision"]["kept"] is None, "a page is for people"
+
+
+def test_a_target_that_is_as_lost_is_not_gone_back_to(ctx: release.Context) -> None:
+    """It is better by more than the margin, and still useless: a rollback would hide that a new one is needed."""
+    before, stable = released(ctx, -0.6, 0.0)
+    what = serve(ctx, stable, toy.USUAL, *[toy.World(mean=1.2, bias=-6.0)] * 6, bias=0.0)
+    decision = decided(ctx, what, hours=7)
+    assert decision.compared is not None
+    assert decision.compared.low is not None
+    assert decision.compared.low > 0.002
+    assert (decision.outcome, decision.target) == ("retrain", before)
+    assert f"both are useless: on its own reference {short(before)} had 0." in decision.why
+
+
+def features(**distances: float) -> verdict.Verdict:
+    """What a bundle's code makes of the rows, so far from what it was trained on."""
+    columns = tuple(verdict.Column(name=name, outcome="fail", why="", distance=value) for name, value in distances.items())
+    return verdict.Verdict(outcome="fail", why="", rows=10, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "useless"),
+    [
+        (features(x=9.0, y=0.1), features(x=0.2, y=0.1), False),
+        (features(x=9.0, y=0.1), features(x=0.2, y=12.0), True),
+        (features(x=9.0), features(x=2.0), False),
+        (features(x=0.6), features(y=0.4), False),
+        (None, features(x=2.0), False),
+    ],
+)
+def test_right_code_is_no_help_where_the_world_has_left_it_as_far_behind(
+    mine: verdict.Verdict | None, others: verdict.Verdict, useless: bool
+) -> None:
+    """Some feature of it is as far from its training as the worst of the broken code is."""
+    assert (fitness.by_features(mine, others) is not None) is useless

@@ -82,3 +82,17 @@ def test_what_is_no_reference_is_told(tmp_path: Path) -> None:
     for name in ("cut", "other"):
         with pytest.raises(errors.Damaged, match="holds no reference for drift"):
             references.read(tmp_path / name)
+
+
+def test_a_log_of_years_that_was_copied_there_is_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time and room go by the rows that are kept, whoever wrote the file; features of the same rows are thinned alike."""
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(references, "MAX_ROWS", 400)
+    monkeypatch.setattr(references, "STRETCH", 100)
+    rows = table(5000).sort_by("when").replace_schema_metadata({"lastgood.at": "when"})
+    pq.write_table(rows, tmp_path / "whole", row_group_size=700)
+    references.write(rows, tmp_path / "written", at="when")
+    whole, written = references.read(tmp_path / "whole"), references.read(tmp_path / "written")
+    assert whole.sample.rows == 400
+    assert whole.table.equals(written.table)

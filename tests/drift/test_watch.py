@@ -15,6 +15,7 @@ from lastgood import errors, ledger, release
 from lastgood import settings as settings_
 from lastgood.bundle.manifest import short
 from lastgood.drift import watch as drift_watch
+from lastgood.drift.verdict import LOSS
 from lastgood.serving import inference_log
 from tests.drift import project as toy
 from tests.drift.project import HOUR_S, START
@@ -63,7 +64,7 @@ def test_windows_begin_with_the_release_and_each_is_looked_at_once(ctx: release.
         (0, START, 120, "pass"),
         (1, START + HOUR_S, 120, "pass"),
     ]
-    assert {one["name"] for one in found[0].verdict["columns"]} == {"x", "kind", "label", "probability"}
+    assert {one["name"] for one in found[0].verdict["columns"]} == {"x", "kind", "label", "probability", LOSS}
     assert tick(ctx, 2.5) == []
     assert [one.number for one in tick(ctx, 3.0)] == [2]
     assert told(ctx) == []
@@ -369,6 +370,7 @@ def test_a_tick_that_is_killed_anywhere_loses_nothing_and_doubles_nothing(
 import sys
 from lastgood import release, settings
 from lastgood.drift import watch as drift_watch
+from lastgood.drift.verdict import LOSS
 with release.open_context(settings.load()) as ctx:
     drift_watch.tick(ctx, drift_watch.watched(ctx, {toy.SERVICE!r}), now={START + 3 * HOUR_S + 10})
 """
@@ -381,3 +383,90 @@ with release.open_context(settings.load()) as ctx:
     assert [one.number for one in drift_watch.looked(ctx, what)] == [0, 1, 2]
     assert len(told(ctx)) == 1
     assert [note["change"] for note in ctx.ledger.notes(toy.SERVICE, kind=drift_watch.NOTE)] == ["opened"]
+
+
+DRIFTING = [toy.World(bias=-4.0 * hour / 60) for hour in range(60)]
+"""What x says of y turns, so slowly that no hour differs from the one before; x itself stays as it was, and y as often 1."""
+
+
+def test_a_slow_decline_without_any_shift_of_inputs_raises_an_alarm(tmp_path: Path) -> None:
+    """Every label is in hand, and only the loss shows it: the label rate and the predictions are not watched here."""
+    settings = toy.make(tmp_path, drift="ignore: [label]\n")
+    with release.open_context(settings) as ctx:
+        digest = toy.build(ctx, 0.0)
+        toy.promote(ctx, digest, at=START)
+        traffic = toy.Traffic(settings, digest)
+        for hour, world in enumerate(DRIFTING):
+            traffic.hour(hour, world)
+        found = [*tick(ctx, 60), *tick(ctx, 60)]
+        opened = next(one for one in found if one.change == "opened")
+        assert opened.episode.alarm == opened.end
+        assert {one["outcome"] for one in opened.verdict["columns"] if one["name"] != LOSS} == {"pass"}
+        assert (
+            "its answers are worse than they were on its reference: loss of answers: answers have become worse; brier 0." in told(ctx)[0][1]
+        )
+
+
+def test_a_window_that_was_looked_at_before_its_labels_came_is_scored_when_they_have(ctx: release.Context, stable: str) -> None:
+    """It says what it waits for, and a later look takes it in; what was found of the other columns stays."""
+    traffic = toy.Traffic(ctx.settings, stable)
+    for hour in range(3):
+        traffic.hour(hour, labels=False)
+    first = tick(ctx, 2)
+    column = next(one for one in first[0].verdict["columns"] if one["name"] == LOSS)
+    assert (column["outcome"], "0 of 120 rows have a label" in column["why"]) == ("inconclusive", True)
+    traffic.tell({f"r0-{number}": 1.0 for number in range(1, 121)}, at=START + 2.2 * HOUR_S, writer="worker-9-late")
+    (third,) = tick(ctx, 3)
+    known = [one for one in third.verdict["scored"] if one["blocks"]]
+    assert [(one["window"], one["labelled"]) for one in known] == [(0, 120)]
+
+
+def test_a_tick_that_begins_anew_goes_on_with_the_evidence_so_far(tmp_path: Path) -> None:
+    """Window by window, each in a process of its own as it were, comes to the same as all at once."""
+    columns = []
+    for name, at_once in (("one", 1), ("all", 31)):
+        settings = toy.make(tmp_path / name)
+        with release.open_context(settings) as ctx:
+            digest = toy.build(ctx, 0.0)
+            toy.promote(ctx, digest, at=START)
+            traffic = toy.Traffic(settings, digest)
+            for hour in range(12):
+                traffic.hour(hour, toy.World(bias=-2.0))
+            found = []
+            while more := tick(ctx, 12, at_once=at_once):
+                found += more
+            columns.append([next(one for one in each.verdict["columns"] if one["name"] == LOSS) for each in found])
+    assert columns[0] == columns[1]
+    assert len(columns[0]) == 12
+
+
+@pytest.mark.parametrize(("quiet", "outcome"), [("[0, 1, 2]", "inconclusive"), ("[0, 2]", "broken"), ("[]", "broken")])
+def test_a_night_without_traffic_is_no_alarm_where_that_is_usual(tmp_path: Path, quiet: str, outcome: str) -> None:
+    """The hour from one to two in the morning, UTC; by day nothing at all is still broken data."""
+    settings = toy.make(tmp_path, drift=f"quiet: {quiet}\n")
+    with release.open_context(settings) as ctx:
+        digest = toy.build(ctx, 0.0)
+        toy.promote(ctx, digest, at=START)
+        traffic = toy.Traffic(settings, digest)
+        for hour in (0, 2):
+            traffic.hour(hour)
+        found = tick(ctx, 4)
+    assert [one.verdict["outcome"] for one in found] == ["pass", outcome, "pass", "broken"]
+    if outcome == "inconclusive":
+        assert found[1].verdict["why"] == "no row, as is usual in these hours (drift.quiet)"
+
+
+def test_declared_delays_put_the_labels_of_a_window_before_the_look_at_a_later_one(tmp_path: Path) -> None:
+    """The label rate and the loss go by labels that are all there, and not by the quick ones of the newest window."""
+    settings = toy.make(tmp_path, delay_s=HOUR_S)
+    with release.open_context(settings) as ctx:
+        digest = toy.build(ctx, 0.0)
+        toy.promote(ctx, digest, at=START)
+        traffic = toy.Traffic(settings, digest)
+        for hour in range(3):
+            traffic.hour(hour, told_after_s=HOUR_S - 60.0 if hour else 1.0)
+        found = tick(ctx, 3)
+    outcomes = [{one["name"]: one["outcome"] for one in look.verdict["columns"]} for look in found]
+    assert [one["label"] for one in outcomes] == ["inconclusive", "pass", "pass"]
+    assert [one[LOSS] for one in outcomes] == ["inconclusive", "pass", "pass"]
+    assert [one["window"] for look in found for one in look.verdict.get("scored", ())] == [0, 1]

@@ -1,0 +1,92 @@
+"""Whether the bundle that a rollback would go back to is any use now, beside its own reference.
+
+It may be better than the one that serves and still be lost: then a rollback would only change which useless bundle serves, set one in
+quarantine, and hide that a new one is needed.
+
+    with labels in its reference   its loss has risen by at least LOST of what that of the serving one has risen by
+    without                        the rows are as far from its reference as from that of the serving one
+    by features                    a feature of its code is as far from its training as the worst of the serving one's
+
+What does not belong here: which of the two is better (`comparison`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lastgood import errors, release
+from lastgood.bundle.manifest import short
+from lastgood.drift import bundle_reference as drift_reference
+from lastgood.drift import distances, losses, verdict
+from lastgood.drift import window as windows
+from lastgood.drift.comparison import Comparison
+from lastgood.drift.judging import Watched
+from lastgood.drift.reference import LABEL, PROBABILITY
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LOST = 0.5
+"""A rollback has to cure more than this part of the harm."""
+FAR = 0.5
+"""Mean distance of the columns from which rows are another world: standard deviations, or Jensen-Shannon distance."""
+AS_FAR = 0.9
+"""From this part of the other distance on one is as far as the other."""
+
+
+def expected(ctx: release.Context, what: Watched, digest: str) -> float | None:
+    """The mean score of a bundle on its own reference: how good it was made. None if that has no labels, or is not there."""
+    reference = drift_reference.of_bundle(ctx.settings, ctx.ledger.bundle(digest))
+    loss = losses.of_rows(reference, what.rules.decide.score)
+    return float(loss.mean()) if len(loss) else None
+
+
+def by_labels(ctx: release.Context, what: Watched, compared: Comparison, rows: pa.Table, *, target: str) -> str | None:
+    """Why *target* is as useless on *rows* as the serving bundle, although its score is the better one; None if it is not."""
+    try:
+        before = expected(ctx, what, what.bundle), expected(ctx, what, target)
+        far = {digest: _distance(ctx, what, digest, rows) for digest in (what.bundle, target)} if before[1] is None else {}
+    except errors.NotFound:
+        return None  # it was built before drift was watched, and brings no reference to be held beside
+    if before[1] is not None:
+        return _by_loss(compared, what, before[0], before[1], target=target)
+    mine, others = far[what.bundle], far[target]
+    if others < FAR or others < AS_FAR * mine:
+        return None
+    return f"what comes in is {others:.2g} from the reference of {short(target)}, from that of {short(what.bundle)} {mine:.2g}"
+
+
+def _by_loss(compared: Comparison, what: Watched, before: float | None, target_before: float, *, target: str) -> str | None:
+    risen = compared.second - target_before
+    harm = compared.first - (target_before if before is None else before)
+    if risen <= what.rules.decide.margin or risen < LOST * harm:
+        return None
+    return (
+        f"on its own reference {short(target)} had {target_before:.4f}, it has lost {risen:.4f} since, and {short(what.bundle)} {harm:.4f}"
+    )
+
+
+def _distance(ctx: release.Context, what: Watched, digest: str, rows: pa.Table) -> float:
+    """Mean distance of the fields of *rows* from the reference of a bundle."""
+    reference = drift_reference.of_bundle(ctx.settings, ctx.ledger.bundle(digest))
+    sample = windows.of_table(rows, time=what.rules.time).sample
+    names = [name for name in sample.columns if name in reference.columns and name not in (LABEL, PROBABILITY, *what.rules.ignore)]
+    found = [distances.value(reference.known(name), sample.columns[name]) for name in names]
+    known = [value for value in found if value is not None]
+    return sum(known) / len(known) if known else 0.0
+
+
+def by_features(mine: verdict.Verdict | None, others: verdict.Verdict | None) -> str | None:
+    """Why the code behind is no help though it makes other features of the rows; None if it is."""
+    if mine is None or others is None:
+        return None
+    worst, other = _farthest(mine), _farthest(others)
+    if other is None or other.distance is None or worst is None or worst.distance is None:
+        return None
+    if other.distance < FAR or other.distance < AS_FAR * worst.distance:
+        return None
+    return f"its feature {other.name} is {other.distance:.2g} standard deviations from what it was trained on"
+
+
+def _farthest(said: verdict.Verdict) -> verdict.Column | None:
+    return max((one for one in said.columns if one.distance is not None), key=lambda one: one.distance or 0.0, default=None)

@@ -1,0 +1,212 @@
+"""Windows judged one after the other: what each comes to, beside the reference and after those before it.
+
+The same for the log of what is served (`watch`) and for a table of the past (`backtest`): only who reads the rows differs.
+
+What does not belong here: the ledger, pages, and whose word it is (`watch`); the statistics (`verdict`, `losses`, `alarm`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lastgood.bundle.manifest import short
+from lastgood.drift import alarm, losses, verdict
+from lastgood.drift import window as windows
+from lastgood.drift.calibration import Calibration
+from lastgood.drift.kept import State
+from lastgood.drift.reference import LABEL, PROBABILITY, Sample
+from lastgood.service import drift as drift_rules
+from lastgood.system import plain
+
+if TYPE_CHECKING:
+    from lastgood.drift.reference import Values
+
+PARTS = 22
+"""A window holds at most one part in so many of the reference's rows, so that there are enough stretches that overlap by half."""
+HOUR_S = 3600.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What is watched: the stable bundle, since when (Unix seconds), and by which rules."""
+
+    service: str
+    bundle: str
+    since: float
+    revision: int
+    rules: drift_rules.Drift
+
+    @property
+    def analysis(self) -> str:
+        """The name of its windows in the ledger."""
+        return f"drift/{short(self.bundle)}/{self.revision}"
+
+    def begin(self, number: int) -> float:
+        """When window *number* begins, Unix seconds."""
+        return self.since + number * self.rules.window_s
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """One window that was looked at. `seen` are all its rows, of which `verdict` may rest on a part.
+
+    `alarm` is when the alarm began that is open after it, or that it closed (Unix seconds); None if there is none. `host` has looked,
+    in its own log; empty for a window that an earlier release looked at. Under `scored` the verdict says which windows' labels were read.
+    """
+
+    number: int
+    begin: float
+    end: float
+    seen: int
+    verdict: Mapping[str, Any]
+    episode: alarm.Episode
+    change: alarm.Change
+    alarm: float | None
+    host: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "verdict": dict(self.verdict), "episode": self.episode.to_json()}
+
+
+class Rows(Protocol):
+    """Who reads a window: rows with *since* <= `at` < *until* (Unix seconds), of more than *most* an even part."""
+
+    def __call__(self, *, since: float, until: float, columns: Collection[str], most: int) -> windows.Window: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a bundle brings to be judged by: its reference, what is usual for so many rows in so many seconds, and its own features."""
+
+    reference: Sample
+    usual: Callable[[int, float], Calibration | None]
+    features: Callable[[windows.Window], Sample]
+
+
+class Judge:
+    """Judges the windows of *what* in order. `number` is the next one, `episode` where the service stands before it."""
+
+    def __init__(self, what: Watched, made: Made, rows: Rows) -> None:
+        self.number, self.episode = 0, alarm.Episode()
+        self._what, self._made, self._rows = what, made, rows
+        base = losses.baseline(made.reference, what.rules)
+        self._losses = losses.Track(base, alpha=what.rules.alpha) if base is not None else None
+        self._pending = losses.Pending(what.rules)
+        self._kept: Mapping[str, verdict.Kept] = {}
+        self._states = 0
+        self._settled: list[float] = []
+
+    @property
+    def most(self) -> int:
+        """Rows of a window that are kept: of more the reference has too few stretches to know what is usual."""
+        rules = self._what.rules
+        return max(rules.min_rows, min(rules.max_rows, self._made.reference.rows // PARTS))
+
+    def keep(self, states: Sequence[State]) -> None:
+        """Take the *states* in which alarms came to `keep`, oldest first, for usual too; the loss is tested anew after each."""
+        reference = self._made.reference
+        self._kept = {name: kept for state in states for name, kept in state.columns(reference).items()}
+        self._settled += [state.until for state in states[self._states :]]
+        self._states = len(states)
+
+    def follow(self, looked: Looked) -> None:
+        """Take in a window that was judged before."""
+        self._settle(looked.begin)
+        for value in looked.verdict.get("scored", ()):
+            self._take(losses.from_json(value), number=looked.number)
+        self.go_on(looked)
+
+    def go_on(self, looked: Looked) -> None:
+        """Go on behind the window that `look` gave."""
+        self.number, self.episode = looked.number + 1, looked.episode
+
+    def look(self) -> Looked:
+        """Judge the next window."""
+        rules, since, until = self._what.rules, self._what.begin(self.number), self._what.begin(self.number + 1)
+        self._settle(since)
+        late = self._losses is not None and self._pending.late
+        columns = [name for name in self._made.reference.columns if not (late and name == LABEL)]
+        window = self._rows(since=since, until=until, columns=columns, most=self.most)
+        scored, labels = self._scores(window) if self._losses is not None else ([], [])
+        if late and window.sample.rows:
+            window = _with_labels(window, labels)
+        found = self.verdict(window, since=since, until=until, scored=scored)
+        after, change = alarm.follow(
+            self.episode, found, begin=since, persistence=rules.persistence, scored=self._what.begin(self._pending.newest + 1)
+        )
+        begun = self.episode.alarm if after.alarm is None else after.alarm
+        told = plain.mended({**found.to_json(), **({"scored": [one.to_json() for one in scored]} if scored else {})})
+        return Looked(number=self.number, begin=since, end=until, seen=window.rows, verdict=told, episode=after, change=change, alarm=begun)
+
+    def verdict(self, window: windows.Window, *, since: float, until: float, scored: Sequence[losses.Scored] = ()) -> verdict.Verdict:
+        """What the rows of *window* come to, with the loss as it stands."""
+        rules = self._what.rules
+        span = windows.span_s(window.sample) if rules.time else rules.window_s
+        usual = self._made.usual(window.sample.rows, span) if window.sample.rows >= rules.min_rows else None
+        return verdict.of_window(
+            self._made.features(window),
+            self._made.reference,
+            usual,
+            rules,
+            trouble=window.trouble,
+            kept=self._kept,
+            loss=self._losses.column(scored) if self._losses is not None else None,
+            quiet=is_quiet(rules, since=since, until=until),
+        )
+
+    def _settle(self, begin: float) -> None:
+        """Begin a new test of the loss where an alarm came to `keep` before the window that begins at *begin*."""
+        while self._settled and self._settled[0] <= begin:
+            self._settled.pop(0)
+            if self._losses is not None:
+                self._losses.restart()
+
+    def _scores(self, window: windows.Window) -> tuple[list[losses.Scored], list[Values]]:
+        """What the windows whose labels are due at this look come to, taken in, and the labels of those that are whole."""
+        found, labels = [], []
+        for number in self._pending.due(self.number):
+            read = window if number == self.number else self._labels(number)
+            if read.sample.rows:
+                found.append(self._score(number, read))
+                self._take(found[-1], number=self.number)
+                labels += [read.sample.columns[LABEL]] if found[-1].blocks else []
+        return found, labels
+
+    def _labels(self, number: int) -> windows.Window:
+        begin, end = self._what.begin(number), self._what.begin(number + 1)
+        return self._rows(since=begin, until=end, columns=(PROBABILITY, LABEL), most=self.most)
+
+    def _score(self, number: int, read: windows.Window) -> losses.Scored:
+        rules = self._what.rules
+        loss = losses.of_rows(read.sample, rules.decide.score)
+        found = losses.Scored(window=number, rows=read.sample.rows, labelled=len(loss))
+        if not self._pending.whole(found, number=self.number):
+            return found
+        return dataclasses.replace(found, blocks=losses.blocks(loss, rules))
+
+    def _take(self, scored: losses.Scored, *, number: int) -> None:
+        self._pending.take(scored, number=number)
+        if self._losses is not None:
+            self._losses.take(scored.blocks, at=self._what.begin(scored.window))
+
+
+def _with_labels(window: windows.Window, labels: Sequence[Values]) -> windows.Window:
+    """*window* with the labels that were due at its look in place of its own, of which only the quick ones are there."""
+    import numpy as np
+
+    kept = {name: values for name, values in window.sample.columns.items() if name != LABEL}
+    due = {LABEL: np.concatenate(labels)} if labels else {}
+    return dataclasses.replace(window, sample=dataclasses.replace(window.sample, columns={**kept, **due}))
+
+
+def is_quiet(rules: drift_rules.Drift, *, since: float, until: float) -> bool:
+    """Whether *since* to *until* (Unix seconds) lies within the hours of the day, UTC, in which no row is expected."""
+    if not rules.quiet:
+        return False
+    first, last = math.floor(since / HOUR_S), math.ceil(until / HOUR_S)
+    hours = {datetime.datetime.fromtimestamp(hour * HOUR_S, datetime.UTC).hour for hour in range(first, min(last, first + 24))}
+    return hours <= set(rules.quiet)
