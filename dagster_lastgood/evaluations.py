@@ -35,7 +35,7 @@ def evaluation(service: str, measure: Measure | Evaluation, *, owners: Sequence[
     Raises ValueError for a function that wants to write or to compare with a stable part, TypeError for a `config` of no kind.
     """
     declared = measure if isinstance(measure, Evaluation) else Evaluation(measure)
-    wanted = inputs.of(declared.measure)
+    wanted = inputs.inputs_of(declared.measure)
     odd = sorted(wanted.ours & {inputs.OUT, inputs.STABLE})
     if odd:
         raise ValueError(f"{inputs.named(declared.measure)} takes {odd[0]!r}, and an evaluation is not a part; take it away")

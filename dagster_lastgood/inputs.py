@@ -64,7 +64,7 @@ class Inputs:
         return {name: store.path(item.part.digest) for name, item in made.items()} | ours
 
 
-def of(function: Callable[..., Any]) -> Inputs:
+def inputs_of(function: Callable[..., Any]) -> Inputs:
     """What *function* takes. Raises TypeError for a `config` of no kind."""
     names = inspect.signature(function).parameters
     return Inputs(ours=OURS & names.keys(), needs=tuple(name for name in names if name not in OURS), config=_config_of(function))

@@ -67,7 +67,7 @@ class Service:
         if not self.parts:
             return []
         made = [
-            *(self._part(asset, written_parts.of(write)) for asset, write in self.parts.items()),
+            *(self._part(asset, written_parts.part_of(write)) for asset, write in self.parts.items()),
             part_assets.config(self.name, owners=self.owners, code=_code(self.name)),
             part_assets.environment(self.name, owners=self.owners),
         ]

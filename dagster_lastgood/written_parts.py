@@ -71,7 +71,7 @@ class Part:
     training: mlflow_runs.Training | None = None
 
 
-def of(write: Write | Part) -> Part:
+def part_of(write: Write | Part) -> Part:
     """A function alone as the part that it writes."""
     return write if isinstance(write, Part) else Part(write)
 
@@ -82,9 +82,9 @@ def part(service: str, asset: str, write: Write | Part, *, owners: Sequence[str]
     What files it may hold goes by the name of the part: `model`, `prompt`, anything else is data. Raises ValueError for a function
     that takes no folder `out`, TypeError for a `config` of no kind.
     """
-    declared = of(write)
+    declared = part_of(write)
     name = declared.name or asset
-    wanted = inputs.of(declared.write)
+    wanted = inputs.inputs_of(declared.write)
     if inputs.OUT not in wanted.ours:
         raise ValueError(f"{inputs.named(declared.write)} of part {name!r} takes no parameter 'out', the folder that it is to fill; add it")
     kind = wanted.config

@@ -18,7 +18,7 @@ from lastgood import errors
 from lastgood.system import permissions as private
 
 _VERBS = {
-    "status": "inspect",
+    "status": "status",
     "history": "inspect",
     "show": "inspect",
     "diff": "inspect",

@@ -23,7 +23,7 @@ from lastgood.drift import reference as references
 from lastgood.drift import window as windows
 from lastgood.drift.decision import Decision
 from lastgood.drift.judging import Looked, Watched
-from lastgood.drift.kept import State
+from lastgood.drift.kept_state import State
 from lastgood.drift.reference import LABEL, PROBABILITY
 from lastgood.serving import inference_log
 
@@ -243,7 +243,7 @@ def _moments(table: pa.Table, clock: str) -> npt.NDArray[np.float64]:
     try:
         found = references.seconds(table[clock])
     except (pa.ArrowException, ValueError) as error:
-        raise errors.UsageError(f"column {clock!r} is no time: {error}; give timestamps or Unix seconds") from error
+        raise errors.UsageError(f"column {clock!r} does not hold times: {error}; give timestamps or Unix seconds") from error
     if table[clock].null_count or not np.isfinite(found).all():
         raise errors.UsageError(f"some rows have no time in {clock!r}; leave them out, or give their time")
     return found

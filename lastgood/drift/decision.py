@@ -22,7 +22,7 @@ from lastgood.bundle.manifest import short
 from lastgood.core import transitions as rollout
 from lastgood.drift import bundle_comparison as drift_compare
 from lastgood.drift import bundle_reference as drift_reference
-from lastgood.drift import comparison, fitness, kept, looks, verdict
+from lastgood.drift import comparison, fitness, kept_state, looks, verdict
 from lastgood.drift import watch as drift_watch
 from lastgood.drift import window as windows
 from lastgood.drift.looks import Look
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["KIND", "Decision", "Look", "carry_out", "decide", "due", "on_rows", "to_build", "way_back"]
 
 Outcome = Literal["roll_back", "retrain", "keep", "ask"]
-KIND = kept.KIND
+KIND = kept_state.KIND
 SKEWED, BESIDE = 0.5, 3.0
 """Standard deviations from which a feature is another one than in training, if the other bundle's is at least so many times nearer to its own."""
 FEW = 0.01
@@ -73,7 +73,7 @@ class Decision:
     """By bundle: what its code makes of the rows beside what it made of its reference."""
     host: str = ""
     """Whose log was read."""
-    kept: kept.State | None = None
+    kept: kept_state.State | None = None
     """What the columns that had drifted look like, if the outcome is `keep`."""
     planned: rollout.State | None = None
     """The state on which it was decided, for whoever carries it out; not kept."""
@@ -171,13 +171,13 @@ def _on_broken_code(hard: str, mine: Made | None, others: Made | None, *, found:
     return dataclasses.replace(found, outcome="roll_back", why=f"{hard}; the code of {name} computes the usual ones")
 
 
-def _state(ctx: release.Context, what: drift_watch.Watched, rows: pa.Table, drifted: looks.Drifted, *, until: float) -> kept.State:
+def _state(ctx: release.Context, what: drift_watch.Watched, rows: pa.Table, drifted: looks.Drifted, *, until: float) -> kept_state.State:
     """What the columns that had drifted look like in *rows*."""
     bundle = ctx.ledger.bundle(what.bundle)
     reference = drift_reference.of_bundle(ctx.settings, bundle)
     window = windows.of_table(rows, time=what.rules.time)
     sample = drift_reference.with_features(ctx.settings, bundle, reference, window)
-    return kept.state(sample, drifted.columns, until=until, windows=drifted.windows)
+    return kept_state.state(sample, drifted.columns, until=until, windows=drifted.windows)
 
 
 def way_back(ctx: release.Context, state: rollout.State) -> str | None:

@@ -47,13 +47,13 @@ def by_labels(ctx: release.Context, what: Watched, compared: Comparison, rows: p
         before = expected(ctx, what, what.bundle), expected(ctx, what, target)
         far = {digest: _distance(ctx, what, digest, rows) for digest in (what.bundle, target)} if before[1] is None else {}
     except errors.NotFound:
-        return None  # it was built before drift was watched, and brings no reference to be held beside
+        return None  # it was built before drift was watched, and brings no reference to compare with
     if before[1] is not None:
         return _by_loss(compared, what, before[0], before[1], target=target)
     mine, others = far[what.bundle], far[target]
     if others < FAR or others < AS_FAR * mine:
         return None
-    return f"what comes in is {others:.2g} from the reference of {short(target)}, from that of {short(what.bundle)} {mine:.2g}"
+    return f"live traffic is {others:.2g} from the reference of {short(target)}, from that of {short(what.bundle)} {mine:.2g}"
 
 
 def _by_loss(compared: Comparison, what: Watched, before: float | None, target_before: float, *, target: str) -> str | None:

@@ -17,7 +17,7 @@ from lastgood.bundle.manifest import short
 from lastgood.drift import alarm, losses, verdict
 from lastgood.drift import window as windows
 from lastgood.drift.calibration import Calibration
-from lastgood.drift.kept import State
+from lastgood.drift.kept_state import State
 from lastgood.drift.reference import LABEL, PROBABILITY, Sample
 from lastgood.service import drift as drift_rules
 from lastgood.system import plain

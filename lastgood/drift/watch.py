@@ -17,7 +17,7 @@ from typing import Any
 from lastgood import release
 from lastgood.bundle.manifest import short
 from lastgood.core import transitions as rollout
-from lastgood.drift import alarm, kept
+from lastgood.drift import alarm, kept_state
 from lastgood.drift import bundle_reference as drift_reference
 from lastgood.drift import window as windows
 from lastgood.drift.calibration import Calibration
@@ -125,8 +125,8 @@ def judge_of(ctx: release.Context, what: Watched, before: Sequence[Looked]) -> J
         return read(ctx, what, since=since, until=until, columns=columns, most=most)
 
     judge = Judge(what, made_by(ctx, what), rows)
-    reports = (one.report for one in ctx.ledger.evaluations(what.bundle) if one.kind == kept.KIND)
-    judge.keep(kept.of_reports(reports, since=what.since))
+    reports = (one.report for one in ctx.ledger.evaluations(what.bundle) if one.kind == kept_state.KIND)
+    judge.keep(kept_state.of_reports(reports, since=what.since))
     for one in before:
         judge.follow(one)
     return judge

@@ -46,7 +46,7 @@ def test_before_any_window_is_over_nothing_has_been_judged(
     at(monkeypatch, 0.1)
     shown = run("drift", "toy")
     assert f"toy  {short(released[1])}  nothing has been judged yet" in shown.out
-    assert "no window is over yet" in shown.out
+    assert "no window is complete yet" in shown.out
 
 
 def test_windows_are_looked_at_and_shown(

@@ -9,8 +9,8 @@ import pytest
 
 from lastgood import errors, ledger, testing
 from lastgood import settings as settings_
-from lastgood.cli import inspect
 from lastgood.cli import outcome as receipt
+from lastgood.cli import status
 from lastgood.core import transitions as rollout
 from lastgood.layers import receipts
 from lastgood.ops import local_stack as stack
@@ -66,9 +66,9 @@ def test_what_was_taken_down_is_down_on_purpose_and_does_not_lag() -> None:
     state = rollout.State(service="toy", revision=4)
     fields = {"layer": "infrastructure", "desired_revision": 4, "observed_revision": 3, "ms": 0.0, "at": 0.0}
     lagging, agreed = (receipts.Receipt(status=one, **fields) for one in ("lagging", "converged"))
-    assert inspect._layer_line(lagging, state, down=True).split() == ["infrastructure", "down", "on", "purpose"]
-    assert inspect._layer_line(lagging, state, down=False).split() == ["infrastructure", "lagging"]
-    assert inspect._layer_line(agreed, state, down=True).split() == ["infrastructure", "converged"]
+    assert status._layer_line(lagging, state, down=True).split() == ["infrastructure", "down", "on", "purpose"]
+    assert status._layer_line(lagging, state, down=False).split() == ["infrastructure", "lagging"]
+    assert status._layer_line(agreed, state, down=True).split() == ["infrastructure", "converged"]
 
 
 @pytest.mark.parametrize("fault", ["port taken", "not YAML", "a wrong value", "a key twice", "another name", "unknown beside a known one"])

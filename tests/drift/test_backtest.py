@@ -108,7 +108,7 @@ def test_labels_come_from_a_table_of_their_own_when_they_came(ctx: release.Conte
     ("table", "labels", "said"),
     [
         (pa.table({"x": [1.0]}), None, "no column of the table says when a row was"),
-        (pa.table({"at": ["today"], "x": [1.0]}), None, "column 'at' is no time"),
+        (pa.table({"at": ["today"], "x": [1.0]}), None, "column 'at' does not hold times"),
         (pa.table({"at": pa.array([None], pa.float64()), "x": [1.0]}), None, "some rows have no time"),
         (pa.table({"at": [1.0], "y": [1.0]}), None, "no column of it is a field of a request"),
         (pa.table({"at": [1.0], "x": [1.0]}), None, "the service takes none of the first 1 rows"),

@@ -212,7 +212,7 @@ def test_a_decision_whose_plan_is_outdated_is_refused_as_by_the_command(ctx: rel
         release.check_planned(ctx, ctx.ledger.state(toy.SERVICE), planned)
     assert drift_decision.carry_out(ctx, what, decision, now=START + 7.1 * HOUR_S, actor="test") is None
     assert (ctx.ledger.state(toy.SERVICE).stable, ctx.ledger.state(toy.SERVICE).candidate) == (stable, candidate)
-    assert pages(ctx)[0].endswith(f"; it could not be done: {said.value}")
+    assert pages(ctx)[0].endswith(f"; the decision could not be carried out: {said.value}")
     assert "planned" not in toy.evidence(ctx, stable, drift_decision.KIND)[0]
 
 

@@ -190,7 +190,7 @@ def user_key(settings: Settings) -> str:
     key = _secret(path, size=USER_KEY_BYTES, make=True)
     if not re.fullmatch(f"[0-9a-f]{{{2 * USER_KEY_BYTES}}}", key):
         raise errors.Damaged(
-            f"{path} is not {2 * USER_KEY_BYTES} hex digits; put it back from a backup, or remove it: users then get new names in the access log"
+            f"{path} is not {2 * USER_KEY_BYTES} hex digits; restore it from a backup, or remove it: users then get new names in the access log"
         )
     return key
 
