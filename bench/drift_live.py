@@ -13,7 +13,8 @@ from bench.table import Row, Table
 from demos import claims, year
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.ops import local_stack as stack
+from lastgood.ops import local_stack
+from lastgood.settings import Settings
 
 CALM_S = 20.0
 """Seconds between two faults, in which the good bundle serves."""
@@ -63,22 +64,22 @@ def run(*, quick: bool) -> list[Table]:
     return [Table(title="From a fault to its alarm and its end, under the running stack", rows=rows, notes=notes)]
 
 
-def _project(root: Path) -> settings_.Settings:
+def _project(root: Path) -> Settings:
     """The project itself, in a folder of its own."""
     application.copy(root)
     os.environ |= {"LASTGOOD_PROJECT": str(root), "DAGSTER_HOME": str(root)}
     return settings_.load(root)
 
 
-def _faults(settings: settings_.Settings, tick_s: float, count: int, *, first: int) -> list[Fault]:
+def _faults(settings: Settings, tick_s: float, count: int, *, first: int) -> list[Fault]:
     """*count* faults in a home of their own, with a sensor that looks every *tick_s* seconds."""
     own = settings_.load(settings.project, environ={**os.environ, "LASTGOOD_HOME": str(settings.project / f"home-{tick_s:g}")})
     os.environ["LASTGOOD_HOME"] = str(own.home)
-    os.environ |= stack.environment(own)
+    os.environ |= local_stack.environment(own)
     os.chdir(own.project)
     (own.home / "demo").mkdir(parents=True)
     told = year.Year(own, claims.Story(as_json=False))
-    stack.up(own, names=[year.SERVICE], say=lambda _line: None)
+    local_stack.up(own, names=[year.SERVICE], say=lambda _line: None)
     told.build_bundle("A", "good", train=(1, 2), evaluate=(3,))
     told.build_bundle("B", "good", train=(3, 4), evaluate=(5,))
     names = [f"C{first + number}" for number in range(count)]
@@ -91,7 +92,7 @@ def _faults(settings: settings_.Settings, tick_s: float, count: int, *, first: i
             told.put_live("B", "good")
             return [_fault(told, name) for name in names]
     finally:
-        stack.down(own, names=[year.SERVICE], keep_serving=False, say=lambda _line: None)
+        local_stack.down(own, names=[year.SERVICE], keep_serving=False, say=lambda _line: None)
 
 
 def _fault(told: year.Year, name: str) -> Fault:

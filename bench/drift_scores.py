@@ -19,8 +19,8 @@ from bench.table import Row, Table
 from lastgood import release
 from lastgood.drift import backtest, calibration, losses
 from lastgood.drift import watch as drift_watch
-from lastgood.drift import window as windows
-from lastgood.drift.judging import Judge, Looked, Made, Watched
+from lastgood.drift import window as drift_window
+from lastgood.drift.judging import DriftWatch, Judge, Made, WindowReport
 from lastgood.drift.reference import LABEL, PROBABILITY, Sample
 from lastgood.service.drift import DAY_S, Drift
 from services.flights import drift
@@ -79,7 +79,7 @@ def _joined(samples: list[Sample]) -> Sample:
     return Sample(at=np.concatenate([one.at for one in samples]), columns=columns)
 
 
-def lived(*, seed: int, spread: float, days: int, turn: float = 0.0, scores: bool = True) -> Iterator[Looked]:
+def lived(*, seed: int, spread: float, days: int, turn: float = 0.0, scores: bool = True) -> Iterator[WindowReport]:
     """The days of a bundle with a reference of its own, judged one by one; over all of them the truth is turned by *turn*.
 
     Without *scores* it is judged as before there was a column for the loss.
@@ -87,12 +87,12 @@ def lived(*, seed: int, spread: float, days: int, turn: float = 0.0, scores: boo
     reference = _joined([day(number, seed=10_000 + seed, spread=spread) for number in range(REFERENCE_DAYS)])
     usual = calibration.calibrate(reference, rows=PER_DAY, span_s=DAY_S)
 
-    def rows(*, since: float, until: float, columns: Collection[str], most: int) -> windows.Window:  # noqa: ARG001
+    def rows(*, since: float, until: float, columns: Collection[str], most: int) -> drift_window.Window:  # noqa: ARG001
         number = round(since / DAY_S)
         sample = day(number, seed=seed, spread=spread, turned=turn * number / days)
-        return windows.Window(sample=sample, table=None, rows=sample.rows, trouble=())
+        return drift_window.Window(sample=sample, table=None, rows=sample.rows, trouble=())
 
-    what = Watched(service="bench", bundle=BUNDLE, since=0.0, revision=1, rules=RULES)
+    what = DriftWatch(service="bench", bundle=BUNDLE, since=0.0, revision=1, rules=RULES)
     judge = Judge(what, Made(reference=reference, usual=lambda _rows, _span: usual, features=lambda window: window.sample), rows)
     if not scores:
         judge._losses = None
@@ -190,7 +190,7 @@ def _scored_days(days: int, *, seed: int, spread: float, correlation: float, bia
 
 def _declines(size: Size) -> Table:
     years = 5
-    found: dict[bool, list[Looked | None]] = {}
+    found: dict[bool, list[WindowReport | None]] = {}
     for scores in (True, False):
         runs = [lived(seed=seed, spread=0.3, days=years * YEAR, turn=0.25, scores=scores) for seed in range(size.declines)]
         found[scores] = [next((one for one in run if one.change == "opened" and _is_late(one)), None) for run in runs]
@@ -223,11 +223,11 @@ def _declines(size: Size) -> Table:
     return Table(title="Slow decline without any shift of inputs", rows=rows, notes=notes)
 
 
-def _is_late(one: Looked) -> bool:
+def _is_late(one: WindowReport) -> bool:
     return one.number > 30
 
 
-def _percent(found: list[Looked | None]) -> float:
+def _percent(found: list[WindowReport | None]) -> float:
     return 100 * sum(one is not None for one in found) / len(found)
 
 
@@ -248,7 +248,7 @@ def _backtest(folder: Path, size: Size) -> Table:
         stable = drift_year.build(ctx, months, trained=(1, 2), later=3, now=start - 2000)
         drift_year.promote(ctx, behind, at=start - 1000)
         drift_year.promote(ctx, stable, at=start)
-        what = drift_watch.watched(ctx, drift_year.SERVICE)
+        what = drift_watch.watch_of_service(ctx, drift_year.SERVICE)
         assert what is not None
         came = drift_year.flights(months, *size.months)
         table = drift.reference(came)

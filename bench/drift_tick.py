@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from bench import drift_samples
 from lastgood.drift import judging, verdict
-from lastgood.drift import window as windows
+from lastgood.drift import window as drift_window
 from lastgood.drift.reference import Sample
 from lastgood.service.drift import DAY_S, Drift
 from lastgood.serving import inference_log, segments
@@ -73,10 +73,10 @@ def main() -> None:
     print(f"{peak_mb():.0f} {used:.0f}")
 
 
-def _look(folder: Path, reference: Sample, days: int) -> tuple[windows.Window, verdict.Verdict]:
+def _look(folder: Path, reference: Sample, days: int) -> tuple[drift_window.Window, verdict.WindowVerdict]:
     since = (days - 1) * DAY_S
     most = reference.rows // judging.PARTS
-    window = windows.read(folder, bundle=BUNDLE, since=since, until=days * DAY_S, columns=reference.columns, most=most)
+    window = drift_window.read(folder, bundle=BUNDLE, since=since, until=days * DAY_S, columns=reference.columns, most=most)
     return window, verdict.of_window(window.sample, reference, None, RULES)
 
 

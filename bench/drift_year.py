@@ -22,15 +22,14 @@ import yaml
 
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.bundle import environment
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import environment, manifest, store
 from lastgood.drift import decision as drift_decision
-from lastgood.drift import reference as references
+from lastgood.drift import reference
 from lastgood.drift import watch as drift_watch
-from lastgood.release import advance as proceed
-from lastgood.service import schema as services
+from lastgood.release import advance
+from lastgood.service import schema
 from lastgood.serving import inference_log, segments
+from lastgood.settings import Settings
 from lastgood.system import plain
 from services.flights import drift, features, prepare, tables, train
 
@@ -49,16 +48,16 @@ def prepared(out: Path) -> Path:
     return out
 
 
-def make(root: Path) -> settings_.Settings:
+def make(root: Path) -> Settings:
     """A project in *root* with the flights' own code and settings, without layers."""
     folder = root / "services" / SERVICE
     folder.mkdir(parents=True)
     for name in ("runtime.py", "model.py", "features.py"):
         (folder / name).write_bytes((ROOT / "services" / SERVICE / name).read_bytes())
-    said = yaml.safe_load((ROOT / "services" / SERVICE / services.FILE).read_text("utf-8"))
+    said = yaml.safe_load((ROOT / "services" / SERVICE / schema.FILE).read_text("utf-8"))
     said["release"] = {"strategy": [], "bake_s": 2}
     said["evaluation"], said["gates"] = {}, {}
-    (folder / services.FILE).write_text(yaml.safe_dump(said), "utf-8")
+    (folder / schema.FILE).write_text(yaml.safe_dump(said), "utf-8")
     (root / "requirements.lock").write_text("flights==1\n", "utf-8")
     (root / "lastgood.toml").write_text('[layers]\ninfrastructure = ""\ntraffic = ""\nregistry = ""\n', "utf-8")
     return settings_.load(root, environ={})
@@ -77,20 +76,20 @@ def build(ctx: release.Context, months: Path, *, trained: tuple[int, ...], later
     params = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))["train"]
     fitted = train.fit(flights(months, *trained).to_pandas(), params)
     beside = flights(months, later)
-    references.write(drift.reference(beside), work / "data" / references.FILE, at=drift.TIME)
+    reference.write(drift.reference(beside), work / "data" / reference.FILE, at=drift.TIME)
     saved = train.save(fitted, work / "model")
     made = drift.made_features(beside.to_pandas(), categories=fitted.categories)
-    references.write(made, saved / references.FEATURES, at=drift.TIME)
-    frozen = services.freeze(ctx.settings.services / SERVICE, work / "config", options={"departure_clock": clock})
+    reference.write(made, saved / reference.FEATURES, at=drift.TIME)
+    frozen = schema.freeze(ctx.settings.services / SERVICE, work / "config", options={"departure_clock": clock})
     described = environment.encode(environment.describe(ctx.settings.project / "requirements.lock"))
     stored = {
-        "data": ctx.store.put(work / "data", allow=artifacts.DATA_FORMATS),
-        "model": ctx.store.put(saved, allow=artifacts.MODEL_FORMATS),
-        "config": ctx.store.put(frozen, allow=artifacts.CONFIG_FORMATS),
+        "data": ctx.store.put(work / "data", allow=store.DATA_FORMATS),
+        "model": ctx.store.put(saved, allow=store.MODEL_FORMATS),
+        "config": ctx.store.put(frozen, allow=store.CONFIG_FORMATS),
         "environment": ctx.store.put_bytes(described, name=environment.FILE),
     }
-    parts = [artifacts.part(found, name=name, media_type="application/octet-stream", meta={}) for name, found in stored.items()]
-    bundle = bundles.of(SERVICE, *parts)
+    parts = [store.part(found, name=name, media_type="application/octet-stream", meta={}) for name, found in stored.items()]
+    bundle = manifest.bundle_of(SERVICE, *parts)
     release.register(ctx, bundle, provenance={"trained": list(trained)}, actor="bench", now=now, untried=True)
     return bundle.id
 
@@ -98,8 +97,8 @@ def build(ctx: release.Context, months: Path, *, trained: tuple[int, ...], later
 def promote(ctx: release.Context, digest: str, *, at: float) -> None:
     """Make *digest* stable at Unix time *at*."""
     release.propose(ctx.with_clock(lambda: at), SERVICE, digest, release.Request(actor="bench", reason="trained"))
-    proceed.advance(ctx.with_clock(lambda: at), SERVICE, ready={digest}, actor="bench")
-    proceed.advance(ctx.with_clock(lambda: at + 3), SERVICE, ready={digest}, actor="bench")
+    advance.advance(ctx.with_clock(lambda: at), SERVICE, ready={digest}, actor="bench")
+    advance.advance(ctx.with_clock(lambda: at + 3), SERVICE, ready={digest}, actor="bench")
 
 
 def answer(ctx: release.Context, digest: str, table: pa.Table) -> None:
@@ -159,7 +158,7 @@ class Month:
 
     month: int
     alarm_day: float | None
-    decisions: tuple[drift_decision.Decision, ...]
+    decisions: tuple[drift_decision.DriftDecision, ...]
     stable: float
     behind: float
 
@@ -172,7 +171,7 @@ class Month:
         )
 
 
-def live_through(settings: settings_.Settings, months: Path, month: int, *, clock: str = "local", change: Change | None = None) -> Month:
+def live_through(settings: Settings, months: Path, month: int, *, clock: str = "local", change: Change | None = None) -> Month:
     """Serve one month with the bundle that was trained for it, look at every day, and decide every alarm as it becomes due."""
     start, end = first_of(month), first_of(month + 1)
     came = flights(months, month)
@@ -183,13 +182,13 @@ def live_through(settings: settings_.Settings, months: Path, month: int, *, cloc
         promote(ctx, behind, at=start - 1000)
         promote(ctx, stable, at=start)
         answer(ctx, stable, came)
-        what = drift_watch.watched(ctx, SERVICE)
+        what = drift_watch.watch_of_service(ctx, SERVICE)
         assert what is not None
-        decisions: list[drift_decision.Decision] = []
+        decisions: list[drift_decision.DriftDecision] = []
         alarm: float | None = None
         for day in range(1, int((end - start) / DAY_S) + 1):
             now = start + day * DAY_S + 60
-            for one in drift_watch.tick(ctx, what, now=now):
+            for one in drift_watch.evaluate_next_window(ctx, what, now=now):
                 alarm = one.end if alarm is None and one.change == "opened" else alarm
             look = drift_decision.due(ctx, what, now=now)
             if look is not None:

@@ -15,7 +15,7 @@ from bench.table import Row, Table
 from lastgood import release
 from lastgood.layers import base, reconcile
 from lastgood.layers import desired as desired_state
-from lastgood.ops import local_stack as stacks
+from lastgood.ops import local_stack
 
 RATE = 400.0
 PAUSE_S = 0.05
@@ -50,7 +50,7 @@ def measure_flips(stack: Stack, *, count: int, out: Path, rate: float = RATE, bo
     The controller is stopped first: the ledger knows of none of it.
     """
     stack.promote(stack.bad)
-    stacks.down(stack.settings, names=[stack.service], keep_serving=True, say=lambda _: None)
+    local_stack.down(stack.settings, names=[stack.service], keep_serving=True, say=lambda _: None)
     with release.open_context(stack.settings, read_only=True) as ctx:
         wanted = desired_state.read(ctx.ledger.state(stack.service), ledger=ctx.ledger, store=ctx.store, settings=stack.settings)
     layer = reconcile.build(stack.settings, stack.service)["traffic"]

@@ -12,23 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from lastgood.gates import confidence as bounds
-from lastgood.gates import eprocess as sequential
+from lastgood.gates import confidence, eprocess, proportions, scores
 from lastgood.gates import overdispersion as dispersion
-from lastgood.gates import persistence as windows
-from lastgood.gates import proportions as counts
-from lastgood.gates import scores
+from lastgood.gates import persistence as gate_persistence
 from lastgood.gates.evaluator import PERSISTENCE, SEQUENTIAL
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-RATIOS = np.array(sequential.RATIOS)
+RATIOS = np.array(eprocess.RATIOS)
 
 
 def above(bad: Floats, n: Floats, limit: Floats | float) -> Floats:
     """`eprocess.above`, per run: (alternatives, runs)."""
-    p = np.clip(np.asarray(limit, float), sequential.TINY, 1 - sequential.TINY)
+    p = np.clip(np.asarray(limit, float), eprocess.TINY, 1 - eprocess.TINY)
     grown = np.multiply.outer(RATIOS, p) + (1 - p)
     return bad * (np.log(RATIOS)[:, None] - np.log(grown).reshape(len(RATIOS), -1)) - (n - bad) * np.log(grown).reshape(len(RATIOS), -1)
 
@@ -43,11 +40,11 @@ class Wealths:
 
     def __init__(self, prior: Sequence[float], *, runs: int, since: float = 0.0) -> None:
         self.prior = np.log(np.array(prior) / sum(prior))
-        slots = sequential.SLOTS + 1
+        slots = eprocess.SLOTS + 1
         self.sums = np.full((slots, len(prior), runs), -np.inf)
         self.sums[0] = self.prior[:, None]
         self.weight = np.full((slots, runs), -np.inf)
-        self.weight[0] = math.log(sequential.WHOLE)
+        self.weight[0] = math.log(eprocess.WHOLE)
         self.newest = np.zeros(runs, int)
         self.begun = np.full(runs, since)
         self.step = np.zeros(runs, int)
@@ -64,13 +61,13 @@ class Wealths:
             return
         stepping = taking & (step > self.step)
         newest = self.grown[self.newest, np.arange(len(taking))]
-        resting = taking & ~stepping & (at - self.begun >= sequential.REST_S) & (newest < sequential.WORN)
+        resting = taking & ~stepping & (at - self.begun >= eprocess.REST_S) & (newest < eprocess.WORN)
         self.step[stepping] = step
         self.steps += stepping
         self.later += resting
         for run in np.flatnonzero(stepping | resting):
             j = self.steps[run] if stepping[run] else self.later[run]
-            self._begin(run, (sequential.STEPS if stepping[run] else sequential.LATER) / (j * (j + 1)), at)
+            self._begin(run, (eprocess.STEPS if stepping[run] else eprocess.LATER) / (j * (j + 1)), at)
         self.sums[: self.used] += np.where(taking, bets, 0.0)
         self._mix()
 
@@ -82,7 +79,7 @@ class Wealths:
         whole = (np.exp(self.weight[: self.used]) * grown).sum(axis=0)
         with np.errstate(divide="ignore"):
             self.grown[: self.used] = top + np.log(grown)
-        unspent = np.log(sequential.STEPS / (self.steps + 1) + sequential.LATER / (self.later + 1))
+        unspent = np.log(eprocess.STEPS / (self.steps + 1) + eprocess.LATER / (self.later + 1))
         self.log_e = np.logaddexp(unspent, top + np.log(whole))
 
     def _begin(self, run: int, weight: float, at: float) -> None:
@@ -127,9 +124,9 @@ class Arms:
     """`proportions.Arms`, per run: the evidence that one arm is worse than the other."""
 
     def __init__(self, *, runs: int) -> None:
-        self.pool = Pools(counts.POOLED, rows=4, runs=runs)
+        self.pool = Pools(proportions.POOLED, rows=4, runs=runs)
         self.dispersion, self.factor = Dispersions(runs=runs), np.ones(runs)
-        self.wealth = Wealths(sequential.RATIO_PRIOR, runs=runs)
+        self.wealth = Wealths(eprocess.RATIO_PRIOR, runs=runs)
 
     def take(self, at: float, seen: Floats, *, step: int) -> Floats:
         """Natural log of the e-value of each run."""
@@ -144,7 +141,7 @@ class Excess:
     """`proportions.Excess`, per run: the evidence that one arm is above a limit."""
 
     def __init__(self, *, runs: int, limit: float) -> None:
-        self.limit, self.dispersion, self.wealth = limit, Dispersions(runs=runs), Wealths(sequential.RATIO_PRIOR, runs=runs)
+        self.limit, self.dispersion, self.wealth = limit, Dispersions(runs=runs), Wealths(eprocess.RATIO_PRIOR, runs=runs)
 
     def take(self, at: float, n: Floats, bad: Floats, *, step: int) -> Floats:
         """Natural log of the e-value of each run."""
@@ -208,7 +205,7 @@ class Errors:
         self, *, runs: int, alpha: float, margin: float = 0.02, window_s: float = 60.0, persistence: int = 5, window_min: int = 20
     ):
         self.boundary = -math.log(alpha * SEQUENTIAL)
-        self.level = windows.level(alpha * PERSISTENCE, window_s=window_s, persistence=persistence)
+        self.level = gate_persistence.level(alpha * PERSISTENCE, window_s=window_s, persistence=persistence)
         self.margin = margin
         self.arms = Arms(runs=runs)
         self.rows = Rows(window_s=window_s, window_min=window_min, persistence=persistence, rows=4, runs=runs)
@@ -230,10 +227,17 @@ class Ceiling:
     """`proportions.Ceiling` with an arm beside it, per run."""
 
     def __init__(
-        self, *, runs: int, alpha: float, limit: float = counts.SLOW, window_s: float = 60.0, persistence: int = 3, window_min: int = 20
+        self,
+        *,
+        runs: int,
+        alpha: float,
+        limit: float = proportions.SLOW,
+        window_s: float = 60.0,
+        persistence: int = 3,
+        window_min: int = 20,
     ):
         self.boundary = -math.log(alpha * SEQUENTIAL)
-        self.level = windows.level(alpha * PERSISTENCE, window_s=window_s, persistence=persistence)
+        self.level = gate_persistence.level(alpha * PERSISTENCE, window_s=window_s, persistence=persistence)
         self.limit = limit
         self.arms = Arms(runs=runs)
         self.own, self.other = Excess(runs=runs, limit=limit), Excess(runs=runs, limit=limit)
@@ -265,10 +269,10 @@ class Scores:
 
     def __init__(self, *, runs: int, alpha: float, margin: float, window_s: float = 60.0, persistence: int = 5, window_min: int = 20):
         self.boundary = -math.log(alpha * SEQUENTIAL)
-        self.level = windows.level(alpha * PERSISTENCE, window_s=window_s, persistence=persistence)
+        self.level = gate_persistence.level(alpha * PERSISTENCE, window_s=window_s, persistence=persistence)
         self.margin = margin
         self.pool = Pools(scores.POOLED, rows=4, runs=runs)
-        self.wealth = Wealths(sequential.EFFECT_PRIOR, runs=runs)
+        self.wealth = Wealths(eprocess.EFFECT_PRIOR, runs=runs)
         self.rows = Rows(window_s=window_s, window_min=window_min, persistence=persistence, rows=4, runs=runs)
         self.n, self.h, self.hd, self.hdd, self.beyond = np.zeros((5, runs))
 
@@ -285,7 +289,7 @@ class Scores:
         self.beyond += np.where(full, rows * beyond**2, 0)
         unit = np.sqrt(self.beyond * self.h) / np.maximum(self.n, 1)
         z = np.divide(rows * beyond, unit, out=np.zeros_like(unit), where=unit > 0)
-        bets = math.log(2) - np.logaddexp(0, -2 * np.multiply.outer(np.array(sequential.EFFECTS), z))
+        bets = math.log(2) - np.logaddexp(0, -2 * np.multiply.outer(np.array(eprocess.EFFECTS), z))
         self.wealth.grow(bets, full, at=at, step=step)
         return self.wealth.log_e >= self.boundary, self.rows.failing
 
@@ -299,5 +303,5 @@ class Scores:
         mean = self.hd / np.maximum(self.h, 1e-300)
         sd = np.sqrt(np.maximum(self.hdd - mean * self.hd, 0) / np.maximum(self.n - 1, 1))
         chance = np.where(sd > 0, special.ndtr(-beyond * np.sqrt(rows) / np.where(sd > 0, sd, 1)), 0)
-        told = (self.n >= bounds.MIN_BLOCKS) & (held[1] > 0)
+        told = (self.n >= confidence.MIN_BLOCKS) & (held[1] > 0)
         return (beyond > 0) & (chance <= self.level), told, np.zeros(len(worse), bool)

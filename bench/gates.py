@@ -1,7 +1,7 @@
 """The gates: false rollbacks of a healthy release, and the time until a bad one is found, beside the rules in use elsewhere.
 
 Virtual time, seeded traffic, a thousand runs of each. Ours is the arithmetic of `lastgood.gates` in numpy (`gate_twin`), which
-a test proves equal to `lastgood.gates.gate.Track` on random paths.
+a test proves equal to `lastgood.gates.gate.GateState` on random paths.
 """
 
 from __future__ import annotations

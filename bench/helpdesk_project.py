@@ -15,12 +15,10 @@ from typing import Any
 
 from lastgood import release, testing
 from lastgood import settings as settings_
-from lastgood.bundle import environment
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
-from lastgood.index import catalog, embedders
-from lastgood.index import snapshot as snapshots
-from lastgood.service import schema as services
+from lastgood.bundle import environment, manifest, store
+from lastgood.index import catalog, embedders, snapshot
+from lastgood.service import schema
+from lastgood.settings import Settings
 from services.helpdesk import build as building
 from services.helpdesk import evaluate, models, pins, prepare, prompting
 
@@ -33,11 +31,11 @@ VARIANTS: Sequence[tuple[str, models.Name, str]] = (
 """Version of the documentation, embedder, and how a question is searched for."""
 QUESTIONS = 200
 ALLOWED = {
-    "data": artifacts.DATA_FORMATS,
-    "model": artifacts.MODEL_FORMATS,
-    "prompt": artifacts.CONFIG_FORMATS,
-    "index": artifacts.DATA_FORMATS,
-    "config": artifacts.CONFIG_FORMATS,
+    "data": store.DATA_FORMATS,
+    "model": store.MODEL_FORMATS,
+    "prompt": store.CONFIG_FORMATS,
+    "index": store.DATA_FORMATS,
+    "config": store.CONFIG_FORMATS,
 }
 
 SERVICE_YAML = """\
@@ -69,13 +67,13 @@ class Release:
         return named and all(one.get("made_of") == self.made_of for one in body.get("predictions", [{}]))
 
 
-def make(root: Path) -> settings_.Settings:
+def make(root: Path) -> Settings:
     """A project in *root* with the helpdesk's own code and prompt."""
     folder = root / "services" / SERVICE
     folder.mkdir(parents=True)
     for name in ("runtime.py", "retrieval.py", "pins.py"):
         shutil.copy(ROOT / "services" / SERVICE / name, folder / name)
-    (folder / services.FILE).write_text(SERVICE_YAML.format(port=testing.free_port()), "utf-8")
+    (folder / schema.FILE).write_text(SERVICE_YAML.format(port=testing.free_port()), "utf-8")
     (root / "requirements.lock").write_text("helpdesk==1\n", "utf-8")
     (root / "lastgood.toml").write_text('[layers]\nregistry = ""\nprompts = ""\n', "utf-8")
     return settings_.load(root, environ={})
@@ -91,26 +89,26 @@ def build(ctx: release.Context, number: int) -> Release:
     prompting.freeze(ROOT / "services" / SERVICE / "prompt", work / "prompt", replace={"query": query})
     loaded = embedders.load(work / "model" / pins.EMBEDDER)
     meta["index"] = building.build(work / "data", embedder=loaded, out=work / "index").snapshot.meta()
-    services.freeze(ctx.settings.services / SERVICE, work / "config")
+    schema.freeze(ctx.settings.services / SERVICE, work / "config")
     described = environment.encode(environment.describe(ctx.settings.project / "requirements.lock"))
     stored = {name: ctx.store.put(work / name, allow=allow) for name, allow in ALLOWED.items()}
     stored["environment"] = ctx.store.put_bytes(described, name=environment.FILE)
     engine = catalog.connect(ctx.settings)
     engine.build(ctx.store.path(stored["index"].digest))
     engine.close()
-    kinds = {"index": snapshots.MEDIA_TYPE}
+    kinds = {"index": snapshot.MEDIA_TYPE}
     parts = [
-        artifacts.part(found, name=name, media_type=kinds.get(name, "application/octet-stream"), meta=meta.get(name, {}))
+        store.part(found, name=name, media_type=kinds.get(name, "application/octet-stream"), meta=meta.get(name, {}))
         for name, found in stored.items()
     ]
-    made = bundles.of(SERVICE, *parts)
+    made = manifest.bundle_of(SERVICE, *parts)
     release.register(ctx, made, provenance={"number": number}, actor="bench", now=time.time(), untried=True)
     named = {part: made.parts[part].digest for part in ("model", "prompt", "index", "config")}
     made_of = {"index": str(meta["index"]["snapshot"]), "prompt": made.parts["prompt"].digest}
     return Release(bundle=made.id, named=named, made_of=made_of)
 
 
-def bodies(settings: settings_.Settings) -> list[bytes]:
+def bodies(settings: Settings) -> list[bytes]:
     """Questions as requests: headings of the first documentation, as its users ask them."""
     asked = evaluate.read_questions(settings.home / "work" / "0" / "data" / prepare.QUESTIONS)
     return [json.dumps({"question": one["question"]}).encode() for one in asked if one["kind"] == "title"][:QUESTIONS]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lastgood.bundle import manifest as bundles
-from lastgood.core import transitions as rollout
+from lastgood.bundle import manifest
+from lastgood.core import transitions
+from lastgood.core.events import BakeEnded, CutOver, Effect, Event, Propose, RollBack
+from lastgood.core.state import State
 from lastgood.ledger import Ledger
 
 SERVICE = "longlived"
@@ -17,12 +19,12 @@ STEP_S = 60.0
 FIRST = 1_600_000_000.0
 
 
-def made(number: int) -> bundles.Bundle:
+def made(number: int) -> manifest.Bundle:
     """Bundle *number*: a manifest of the usual four parts. The ledger never looks at the bytes behind it."""
     parts = [
-        bundles.Part(
+        manifest.Part(
             name=name,
-            digest=bundles.sha256(f"{name} {number}".encode()),
+            digest=manifest.sha256(f"{name} {number}".encode()),
             size=1000,
             media_type="application/octet-stream",
             uri=f"store:{number}",
@@ -30,7 +32,7 @@ def made(number: int) -> bundles.Bundle:
         )
         for name in ("data", "model", "config", "environment")
     ]
-    return bundles.of(SERVICE, *parts)
+    return manifest.bundle_of(SERVICE, *parts)
 
 
 def digests() -> list[str]:
@@ -51,7 +53,7 @@ class Writer:
         self._ids = digests()
         self._known: set[str] = set()
         self._events = self._story()
-        self._state = rollout.State(service=SERVICE)
+        self._state = State(service=SERVICE)
 
     def grow(self, until: int) -> None:
         """Append revisions up to number *until*."""
@@ -59,17 +61,17 @@ class Writer:
             state, effects = self.decide()
             self.append(state, effects)
 
-    def decide(self) -> tuple[rollout.State, tuple[rollout.Effect, ...]]:
+    def decide(self) -> tuple[State, tuple[Effect, ...]]:
         """The next revision of the story, not written yet; the bundle it needs is registered."""
-        return rollout.step(self._state, next(self._events), moment(self._state.revision + 1))
+        return transitions.step(self._state, next(self._events), moment(self._state.revision + 1))
 
-    def append(self, state: rollout.State, effects: tuple[rollout.Effect, ...]) -> None:
+    def append(self, state: State, effects: tuple[Effect, ...]) -> None:
         """Write a decided revision."""
         now = moment(state.revision)
         done = self._ledger.append(state, effects, verb="bench", actor="bench", reason="a measured change", now=now)
         self._state = done.state
 
-    def _story(self) -> Iterator[rollout.Event]:
+    def _story(self) -> Iterator[Event]:
         while True:
             for number, digest in enumerate(self._ids):
                 bad = number % BAD_EVERY == BAD_EVERY - 1
@@ -78,10 +80,6 @@ class Writer:
                 if digest not in self._known:
                     self._known.add(digest)
                     self._ledger.register(made(number), provenance={"run": number}, actor="bench", now=moment(self._state.revision))
-                yield rollout.Propose(bundle=digest, verified=True)
-                yield rollout.CutOver(bundle=digest, bake_s=60.0)
-                yield (
-                    rollout.RollBack(reason="a measured rollback", verified=dict.fromkeys(self._state.lineage, True))
-                    if bad
-                    else rollout.BakeEnded()
-                )
+                yield Propose(bundle=digest, verified=True)
+                yield CutOver(bundle=digest, bake_s=60.0)
+                yield (RollBack(reason="a measured rollback", verified=dict.fromkeys(self._state.lineage, True)) if bad else BakeEnded())

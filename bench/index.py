@@ -22,7 +22,7 @@ from bench import (
 )
 from bench.index_ways import Figures, Way
 from bench.table import Row, Table
-from lastgood.system import files as durable
+from lastgood.system import files
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ def _beside(engine: str, ways: Sequence[Make], data: index_rows.Data, folder: Pa
             found.append(index_ways.figures(way))
         finally:
             way.close()
-            durable.discard(place)
+            files.discard(place)
     notes = [f"{one.name}: {one.how}." for one in found]
     rows = [
         _row("back to A: decided -> its first right answer, p50", "ms", found, lambda one: one.back_ms.p50, below=10),

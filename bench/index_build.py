@@ -9,10 +9,10 @@ from pathlib import Path
 
 from bench import index_rows, measure
 from bench.table import Row, Table
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import store
 from lastgood.index import base, embedders, lancedb
-from lastgood.index import snapshot as snapshots
-from lastgood.system import files as durable
+from lastgood.index import snapshot as index_snapshot
+from lastgood.system import files
 from services.helpdesk import build, models, pins, prepare
 
 DEEP_S = 2.0
@@ -26,13 +26,13 @@ def table(data: index_rows.Data, folder: Path, *, words: str) -> Table:
     part = folder / "part"
     folder.mkdir()
     spec = {"metric": "cosine"}
-    part_ms = measure.timed_ms(lambda: snapshots.write(data.a.rows, data.a.vectors, part, embedder=index_rows.EMBEDDER, spec=spec))
+    part_ms = measure.timed_ms(lambda: index_snapshot.write(data.a.rows, data.a.vectors, part, embedder=index_rows.EMBEDDER, spec=spec))
     replica_ms = measure.timed_ms(lambda: engine.build(part))
-    snapshot = snapshots.read(part)
+    snapshot = index_snapshot.read(part)
     digest_ms = _digest_ms(part)
     place = engine.root / snapshot.name
     read_ms = measure.timed_ms(lambda: base.check_rows(lancedb._read_back(place / "lance", snapshot), snapshot, what="the replica"))
-    files_ms = measure.timed_ms(lambda: artifacts.digest_tree(place))
+    files_ms = measure.timed_ms(lambda: store.digest_tree(place))
     deep_ms = measure.timed_ms(lambda: engine.verify(snapshot.name, deep=True))
     quick = measure.spread([measure.timed_ms(lambda: engine.verify(snapshot.name, deep=False)) for _ in range(20)])
     opened = measure.spread([measure.timed_ms(lambda: engine.open(snapshot.name).close()) for _ in range(20)])
@@ -48,7 +48,7 @@ def table(data: index_rows.Data, folder: Path, *, words: str) -> Table:
         Row(what="verify at first sight", unit="ms", ours=quick.p50, spread=quick),
         Row(what="open", unit="ms", ours=opened.p50, spread=opened),
     ]  # fmt: skip
-    durable.discard(folder)
+    files.discard(folder)
     note = (
         f"texts of some {index_rows.LENGTH} characters from the Django documentation, vectors drawn in clusters; nothing is embedded here."
     )
@@ -56,8 +56,8 @@ def table(data: index_rows.Data, folder: Path, *, words: str) -> Table:
 
 
 def _digest_ms(part: Path) -> float:
-    packed = snapshots.read_packed(part)
-    return measure.timed_ms(lambda: snapshots.rows_digest(packed, count=len(packed)))
+    packed = index_snapshot.read_packed(part)
+    return measure.timed_ms(lambda: index_snapshot.rows_digest(packed, count=len(packed)))
 
 
 def incremental(*, quick: bool) -> Table:
@@ -85,9 +85,9 @@ def _incremental(folder: Path, whole: Path, *, name: models.Name, count: int | N
     build.build(a, embedder=embedder, out=folder / "before")
     fresh_ms = measure.timed_ms(lambda: build.build(b, embedder=embedder, out=folder / "fresh"))
     taken_ms = measure.timed_ms(lambda: build.build(b, embedder=embedder, out=folder / "taken", previous=folder / "before"))
-    assert snapshots.read(folder / "fresh").id == snapshots.read(folder / "taken").id
+    assert index_snapshot.read(folder / "fresh").id == index_snapshot.read(folder / "taken").id
     replica_ms = measure.timed_ms(lambda: engine.build(folder / "taken"))
-    rows = snapshots.read(folder / "taken").rows
+    rows = index_snapshot.read(folder / "taken").rows
     return [
         Row(what=f"{name}, {rows:,} rows: part", unit="s", ours=taken_ms / 1000, peers={"from nothing": fresh_ms / 1000}),
         Row(

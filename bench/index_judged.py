@@ -15,8 +15,7 @@ from pathlib import Path
 from bench import judged, measure
 from bench.table import Row, Table
 from lastgood import errors
-from lastgood.index import base, embedders, fuse, lancedb, words
-from lastgood.index import snapshot as snapshots
+from lastgood.index import base, embedders, fuse, lancedb, snapshot, words
 from services.helpdesk import build, evaluate, models, pins, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,9 +95,9 @@ def _embedder(folder: Path, *, name: models.Name) -> embedders.Embedder:
 
 
 def _measured(collection: judged.Collection, folder: Path, *, embedder: embedders.Embedder, what: str) -> Measured:
-    rows = [snapshots.Row(id=key, text=text) for key, text in collection.documents.items()]
+    rows = [snapshot.Row(id=key, text=text) for key, text in collection.documents.items()]
     spec = {"metric": "cosine", words.KEY: "english"}
-    snapshots.write(rows, embedder.embed([row.text for row in rows]), folder / "part", embedder=embedder.digest, spec=spec)
+    snapshot.write(rows, embedder.embed([row.text for row in rows]), folder / "part", embedder=embedder.digest, spec=spec)
     engine = lancedb.LanceIndex(folder / "replicas")
     reader = engine.open(engine.build(folder / "part").name)
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench import index_rows, index_ways
 from bench.index_ways import Found, Way
 from lastgood.index import lancedb as ours
-from lastgood.index import snapshot as snapshots
+from lastgood.index import snapshot
 
 if TYPE_CHECKING:
     from lastgood.index.snapshot import Vectors
@@ -33,7 +33,7 @@ class Snapshots(Way):
     def _build(self, name: str, version: index_rows.Version) -> str:
         part = self.folder / "parts" / name
         part.parent.mkdir(parents=True, exist_ok=True)
-        snapshots.write(version.rows, version.vectors, part, embedder=index_rows.EMBEDDER, spec={"metric": "cosine"})
+        snapshot.write(version.rows, version.vectors, part, embedder=index_rows.EMBEDDER, spec={"metric": "cosine"})
         return self.engine.build(part).name
 
     def change(self) -> None:
@@ -147,7 +147,7 @@ class Copied(InPlace):
         self.table = ours._connect(self.folder / "live").open_table("rows")
 
 
-def _arrow(rows: list[snapshots.Row], vectors: Vectors) -> Any:
+def _arrow(rows: list[snapshot.Row], vectors: Vectors) -> Any:
     import pyarrow as pa
 
     flat = pa.array(vectors.reshape(-1))

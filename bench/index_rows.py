@@ -7,7 +7,7 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lastgood.index import snapshot as snapshots
+from lastgood.index import snapshot
 
 if TYPE_CHECKING:
     from lastgood.index.snapshot import Vectors
@@ -25,7 +25,7 @@ EMBEDDER = "sha256:" + "0" * 64
 class Version:
     """Rows and their vectors, (rows, dim) float32 of length 1, in the order of the ids."""
 
-    rows: list[snapshots.Row]
+    rows: list[snapshot.Row]
     vectors: Vectors
 
 
@@ -66,7 +66,7 @@ def make(count: int, dim: int, *, questions: int, seed: int = 1) -> Data:
         unit: Vectors = found / np.linalg.norm(found, axis=1, keepdims=True)
         return unit
 
-    rows = [snapshots.Row(id=f"{n:08}", text=f"{n} {texts[n % len(texts)]}", meta={"path": f"{n % 97}.txt"}) for n in range(count)]
+    rows = [snapshot.Row(id=f"{n:08}", text=f"{n} {texts[n % len(texts)]}", meta={"path": f"{n % 97}.txt"}) for n in range(count)]
     a = Version(rows=rows, vectors=near(count))
     changed = list(range(0, count, CHANGED_EVERY))
     rewritten, vectors = list(rows), a.vectors.copy()

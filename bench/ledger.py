@@ -14,7 +14,7 @@ from pathlib import Path
 from bench import history, measure, postgres, processes
 from bench.table import Row, Table
 from lastgood import ledger
-from lastgood.core import transitions as rollout
+from lastgood.core.state import State
 from lastgood.ledger import Ledger
 
 BARE = "bare INSERT"
@@ -114,7 +114,7 @@ def _commits(engine: str, opened: Engine, *, count: int) -> list[Row]:
     ]
 
 
-def _as_large(state: rollout.State) -> str:
+def _as_large(state: State) -> str:
     return str(state.to_json())
 
 

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lastgood.layers.traffic import headers as marks
+from lastgood.layers.traffic import headers as traffic_headers
 
 TIMEOUT_S = 15.0
 USERS = 997
@@ -101,7 +101,9 @@ class Load:
         user, name = number % USERS, f"live-{self._name}-{number}"
         sent = time.time()
         status, headers = await caller.post(
-            "/predict", json.dumps({"x": truth}).encode(), {"x-user-id": f"user-{user}", "x-request-id": name, marks.TOKEN: self._token}
+            "/predict",
+            json.dumps({"x": truth}).encode(),
+            {"x-user-id": f"user-{user}", "x-request-id": name, traffic_headers.TOKEN: self._token},
         )
         named = {key: headers.get(b"x-lastgood-" + key.encode(), b"").decode() for key in ("bundle", "arm")}
         revision = int(headers.get(b"x-lastgood-revision", b"0"))

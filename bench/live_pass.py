@@ -14,10 +14,10 @@ import yaml
 from bench import live_cpu, measure
 from bench.table import Row, Table
 from lastgood import ledger
-from lastgood.analysis import run as judge
+from lastgood.analysis import run as analysis_run
 from lastgood.gates import base
-from lastgood.service import gates as conditions
-from lastgood.service import schema as services
+from lastgood.service import gates as service_gates
+from lastgood.service import schema
 from lastgood.sources import base as sources
 
 SAMPLE = 60
@@ -41,15 +41,17 @@ class Healthy:
     def __init__(self) -> None:
         self._dice = random.Random(11)
 
-    def read(self, name: str, asked: sources.Asked, *, now: float, cursor: sources.Cursor | None) -> sources.Answer:
+    def read(self, name: str, asked: sources.MeasurementRequest, *, now: float, cursor: sources.Cursor | None) -> sources.SourceReading:
         """One observation with as many figures as a real one has."""
         seen = base.Observation(at=now, watched=self._tally(asked.gate, 8), beside=self._tally(asked.gate, 142), share=asked.share)
-        return sources.Answer(observations=[seen], cursor={"127.0.0.1:40000": [round(now), 17], "127.0.0.1:40001": [round(now) * 20, 300]})
+        return sources.SourceReading(
+            observations=[seen], cursor={"127.0.0.1:40000": [round(now), 17], "127.0.0.1:40001": [round(now) * 20, 300]}
+        )
 
-    def _tally(self, gate: conditions.AnyGate, n: int) -> base.Tally:
-        if isinstance(gate, conditions.OutOfMemory | conditions.Ejections):
+    def _tally(self, gate: service_gates.AnyGate, n: int) -> base.Tally:
+        if isinstance(gate, service_gates.OutOfMemory | service_gates.Ejections):
             return base.Tally(n=1, value=0.0)
-        total = sum(self._dice.random() ** 3 for _ in range(n)) if isinstance(gate, conditions.Score) else 0.0
+        total = sum(self._dice.random() ** 3 for _ in range(n)) if isinstance(gate, service_gates.Score) else 0.0
         return base.Tally(n=n, bad=sum(self._dice.random() < 0.005 for _ in range(n)), total=total)
 
 
@@ -67,7 +69,7 @@ class _Filled:
 
     def __init__(self, book: ledger.Ledger) -> None:
         self._book = book
-        self._desk = judge.Judge(book, SERVICE, Healthy())
+        self._desk = analysis_run.RunningAnalyses(book, SERVICE, Healthy())
         self._question = _question()
         self._done = 0
 
@@ -81,7 +83,7 @@ class _Filled:
         looks = [measure.timed_ms(self._look) for _ in range(SAMPLE)]
         judged = [measure.timed_ms(self._verdicts) for _ in range(SAMPLE)]
         began = time.perf_counter()
-        again = judge.Analysis.resumed(self._question, book=self._book, service=SERVICE).verdicts(self._now)
+        again = analysis_run.Analysis.resumed(self._question, book=self._book, service=SERVICE).verdicts(self._now)
         took = time.perf_counter() - began
         if again != self._verdicts():
             raise RuntimeError(f"after a restart at {rows} measurements the gates say something else")
@@ -100,12 +102,12 @@ class _Filled:
         return self._desk.verdicts(self._now)[0]
 
 
-def _question() -> judge.Question:
+def _question() -> analysis_run.Question:
     """A canary at 5 % with the gates of the demonstration."""
     gates: dict[str, Any] = yaml.safe_load(live_cpu.DEMO.read_text("utf-8"))["gates"]
-    value = {"schema": services.SCHEMA, "service": SERVICE, "tier": "rag", "owner": "bench", "traffic": {"port": 1}, "gates": gates}
-    found = services.Service.model_validate(value).gates
-    return judge.Question(
+    value = {"schema": schema.SCHEMA, "service": SERVICE, "tier": "rag", "owner": "bench", "traffic": {"port": 1}, "gates": gates}
+    found = schema.Service.model_validate(value).gates
+    return analysis_run.Question(
         key="7/canary", mode="compare", watched="sha256:b", beside="sha256:a", gates=found, alpha=0.005, began=1e9, share=0.05
     )  # fmt: skip
 

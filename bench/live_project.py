@@ -18,7 +18,8 @@ import yaml
 from bench import project
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.service import schema as services
+from lastgood.service import schema
+from lastgood.settings import Settings
 
 SERVICE = project.SERVICE
 
@@ -149,7 +150,7 @@ class Faulty:
         self.file.unlink(missing_ok=True)
 
 
-def make(root: Path, *, registry: str = "", controller: Mapping[str, Any] | None = None) -> settings_.Settings:
+def make(root: Path, *, registry: str = "", controller: Mapping[str, Any] | None = None) -> Settings:
     """A project in *root* with its home inside: real workers, a real Envoy. *controller* overrides settings of that group.
 
     Nothing can be built before `configure`.
@@ -164,7 +165,7 @@ def make(root: Path, *, registry: str = "", controller: Mapping[str, Any] | None
 
 
 def configure(
-    settings: settings_.Settings,
+    settings: Settings,
     *,
     port: int,
     strategy: Sequence[Mapping[str, Any]] = (),
@@ -185,7 +186,7 @@ def configure(
         "gates": {name: dict(gate) for name, gate in (gates or {}).items()},
         "options": {"faults": str(settings.project / "faults")},
     }
-    (settings.services / SERVICE / services.FILE).write_text(yaml.safe_dump(value), "utf-8")
+    (settings.services / SERVICE / schema.FILE).write_text(yaml.safe_dump(value), "utf-8")
 
 
 def build(ctx: release.Context, number: int) -> Faulty:

@@ -13,16 +13,14 @@ from typing import Any
 from bench import live_load, live_project
 from bench.live_project import SERVICE, Faulty
 from lastgood import errors, ledger, release
-from lastgood import settings as settings_
-from lastgood.core import transitions as rollout
+from lastgood.core.state import State
 from lastgood.layers import receipts
 from lastgood.layers.traffic.envoy import files as envoy_files
-from lastgood.ops import local_stack as stack
-from lastgood.release import convergence as converge
-from lastgood.service import schema as services
-from lastgood.service import strategy
-from lastgood.system import failpoints
-from lastgood.system import processes as daemon
+from lastgood.ops import local_stack
+from lastgood.release import convergence
+from lastgood.service import schema, strategy
+from lastgood.settings import Settings
+from lastgood.system import failpoints, processes
 
 READY_S = 60.0
 LOOK_S = 0.02
@@ -38,20 +36,20 @@ class Live:
     stable: Faulty
 
     @property
-    def settings(self) -> settings_.Settings:
+    def settings(self) -> Settings:
         return self.ctx.settings
 
     @property
     def port(self) -> int:
-        return services.load(self.settings.services / SERVICE).traffic.port
+        return schema.load(self.settings.services / SERVICE).traffic.port
 
-    def state(self) -> rollout.State:
+    def state(self) -> State:
         """The newest state in the ledger."""
         return self.ctx.ledger.state(SERVICE)
 
     def propose(self, wanted: Faulty, *phases: Mapping[str, Any]) -> int:
         """Release *wanted* by its own strategy, or by *phases*; returns the revision of the proposal."""
-        way = release.Way(strategy=strategy.parse(list(phases))) if phases else release.OWN
+        way = release.PhaseOverride(strategy=strategy.parse(list(phases))) if phases else release.OWN
         done = release.propose(self.ctx, SERVICE, wanted.bundle, MEASURED, override="measured again", way=way)
         if done is None:
             raise RuntimeError(f"{wanted.bundle} is on its way already")
@@ -59,7 +57,7 @@ class Live:
 
     def cut_over(self, wanted: Faulty) -> None:
         """Make *wanted* stable at once, without analysis."""
-        release.propose(self.ctx, SERVICE, wanted.bundle, MEASURED, override="measured again", way=release.Way(skip=True))
+        release.propose(self.ctx, SERVICE, wanted.bundle, MEASURED, override="measured again", way=release.PhaseOverride(skip=True))
         self.until(lambda: self.state().stable == wanted.bundle, what="cut-over")
         self.until(self.all_stable, what="traffic on stable")
 
@@ -117,9 +115,9 @@ class Live:
 
     # --- the controller ------------------------------------------------------------------------------------
 
-    def controller(self) -> daemon.Record | None:
+    def controller(self) -> processes.Record | None:
         """Its process, None if none runs."""
-        return converge.controller_record(self.settings)
+        return convergence.controller_record(self.settings)
 
     def kill_controller(self) -> None:
         """End it as a crash does, and wait until it is gone."""
@@ -132,7 +130,7 @@ class Live:
     def start_controller(self, *, failing: str = "") -> None:
         """Start it again. *failing* arms failpoints in it."""
         with _environ({failpoints.VARIABLE: failing} if failing else {}):
-            stack.start_controller(self.settings)
+            local_stack.start_controller(self.settings)
 
     def load(self, *, rate: float, connections: int = 8, label_delay_s: float | None = None, name: str = "load") -> Any:
         """Requests from a process of their own, as a context manager that gives `live_load.Running`."""
@@ -143,16 +141,16 @@ class Live:
 
 
 @contextlib.contextmanager
-def up(settings: settings_.Settings) -> Iterator[Live]:
+def up(settings: Settings) -> Iterator[Live]:
     """Start everything with release 1 as stable, built as `service.yaml` is now; stop everything at the end."""
     with release.open_context(settings) as ctx:
         live = Live(ctx=ctx, stable=live_project.build(ctx, 1))
         try:
-            stack.up(settings, names=[SERVICE], say=lambda _: None)
+            local_stack.up(settings, names=[SERVICE], say=lambda _: None)
             live.cut_over(live.stable)
             yield live
         finally:
-            stack.down(settings, names=[SERVICE], keep_serving=False, say=lambda _: None)
+            local_stack.down(settings, names=[SERVICE], keep_serving=False, say=lambda _: None)
 
 
 def bad_answers(shots: Sequence[live_load.Shot], *, stable: str, since: float, slower_than_ms: float) -> list[live_load.Shot]:

@@ -14,10 +14,9 @@ from typing import Any
 
 from lastgood import release, testing
 from lastgood import settings as settings_
-from lastgood.bundle import environment
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
-from lastgood.service import schema as services
+from lastgood.bundle import environment, manifest, store
+from lastgood.service import schema
+from lastgood.settings import Settings
 
 SERVICE = "toy"
 FACTOR = 1000.0
@@ -83,20 +82,20 @@ class Release:
         return named and body.get("predictions") == [{"probability": self.expected}]
 
 
-def make(root: Path, *, registry: str = "") -> settings_.Settings:
+def make(root: Path, *, registry: str = "") -> Settings:
     """A project in *root* with its home inside; real workers and a real Envoy, and MLflow if *registry* says so."""
     folder = root / "services" / SERVICE
     folder.mkdir(parents=True)
     (folder / "runtime.py").write_text(RUNTIME, "utf-8")
-    (folder / services.FILE).write_text(SERVICE_YAML.format(service=SERVICE, port=testing.free_port()), "utf-8")
+    (folder / schema.FILE).write_text(SERVICE_YAML.format(service=SERVICE, port=testing.free_port()), "utf-8")
     (root / "requirements.lock").write_text("toy==1\n", "utf-8")
     (root / "lastgood.toml").write_text(f'[layers]\nregistry = "{registry}"\n', "utf-8")
     return settings_.load(root, environ={})
 
 
-def port(settings: settings_.Settings, service: str = SERVICE) -> int:
+def port(settings: Settings, service: str = SERVICE) -> int:
     """The port on which the proxy of the service listens."""
-    return services.load(settings.services / service).traffic.port
+    return schema.load(settings.services / service).traffic.port
 
 
 def build(ctx: release.Context, number: int) -> Release:
@@ -104,14 +103,14 @@ def build(ctx: release.Context, number: int) -> Release:
     work = ctx.settings.home / "work" / str(number)
     work.mkdir(parents=True)
     (work / "model.json").write_text(str(number), "utf-8")
-    frozen = services.freeze(ctx.settings.services / SERVICE, work / "config", options={"adds": FACTOR * number})
+    frozen = schema.freeze(ctx.settings.services / SERVICE, work / "config", options={"adds": FACTOR * number})
     described = environment.encode(environment.describe(ctx.settings.project / "requirements.lock"))
     stored = {
         "model": ctx.store.put(work / "model.json"),
         "config": ctx.store.put(frozen),
         "environment": ctx.store.put_bytes(described, name=environment.FILE),
     }
-    parts = [artifacts.part(found, name=name, media_type="application/octet-stream", meta={}) for name, found in stored.items()]
-    made = bundles.of(SERVICE, *parts)
+    parts = [store.part(found, name=name, media_type="application/octet-stream", meta={}) for name, found in stored.items()]
+    made = manifest.bundle_of(SERVICE, *parts)
     release.register(ctx, made, provenance={"number": number}, actor="bench", now=time.time(), untried=True)
     return Release(bundle=made.id, model=made.parts["model"].digest, config=made.parts["config"].digest, expected=number + FACTOR * number)

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from bench import measure, project
 from lastgood import ledger, release
-from lastgood import settings as settings_
 from lastgood.ops import local_stack as stack
-from lastgood.system import processes as daemon
+from lastgood.settings import Settings
+from lastgood.system import processes
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM = 2
@@ -37,7 +37,7 @@ class Release(Protocol):
 class Stack:
     """What runs. `releases` by bundle id; `bad` is what the rollbacks leave, `good` what they go back to."""
 
-    settings: settings_.Settings
+    settings: Settings
     releases: Mapping[str, Release]
     good: Release
     bad: Release
@@ -68,7 +68,7 @@ class Stack:
     def wait_until_drained(self) -> None:
         """Until only stable and previous have workers, as it is some seconds after every release."""
         deadline = time.monotonic() + DRAINED_S
-        while len(daemon.running(self.settings.run(self.service) / "workers")) > WARM:
+        while len(processes.running(self.settings.run(self.service) / "workers")) > WARM:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"a worker that nobody needs still runs after {DRAINED_S:g} s; read {self.settings.home / 'logs'}")
             time.sleep(0.1)

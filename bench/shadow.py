@@ -18,7 +18,7 @@ from lastgood.layers.traffic.envoy import admin as envoy_admin
 from lastgood.layers.traffic.envoy import config as envoy_config
 from lastgood.layers.traffic.envoy import files as envoy_files
 from lastgood.layers.traffic.envoy import stats as envoy_stats
-from lastgood.ops import local_stack as stack
+from lastgood.ops import local_stack
 
 RATE = 150.0
 SLEEP_S = 0.5
@@ -76,7 +76,7 @@ def run(*, quick: bool) -> list[Table]:
             live.propose(candidate)
             live.until_phase("shadow")
             # The controller would take a bad candidate out.
-            stack.down(settings, names=[SERVICE], keep_serving=True, say=lambda _: None)
+            local_stack.down(settings, names=[SERVICE], keep_serving=True, say=lambda _: None)
             with live.load(rate=RATE) as load:
                 spans = list(_spans(live, candidate, size=size))
                 shots = load.end()
@@ -93,7 +93,7 @@ class _Proxy:
         ctx = live.ctx
         self._wanted: base.Desired = desired_state.read(live.state(), ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
         self._layer = reconcile.build(ctx.settings, SERVICE)["traffic"]
-        self._admin = envoy_admin.Admin(envoy_files.of(ctx.settings, SERVICE).admin)
+        self._admin = envoy_admin.Admin(envoy_files.files_of_service(ctx.settings, SERVICE).admin)
         self._candidate = candidate.bundle
 
     def mirror(self, percent: float) -> None:

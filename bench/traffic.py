@@ -18,7 +18,7 @@ from bench.running import ROOT, Stack
 from bench.table import Row, Table
 from lastgood import testing
 from lastgood.layers.traffic.envoy import layer as envoy
-from lastgood.system import processes as daemon
+from lastgood.system import processes as system_processes
 
 DIRECT, ENVOY, HTTPX = "direct", "Envoy", "httpx proxy"
 CONNECTIONS = 8
@@ -85,14 +85,14 @@ def run(*, quick: bool) -> list[Table]:
 
 def _stop_controller(stack: Stack) -> None:
     """It looks at the workers several times a second, and that would count as theirs."""
-    found = daemon.find(stack.settings.home / "run" / "controller.json")
+    found = system_processes.find_running(stack.settings.home / "run" / "controller.json")
     if found is not None:
-        daemon.stop(found, grace_s=10.0)
+        system_processes.stop(found, grace_s=10.0)
 
 
-def _worker(stack: Stack) -> daemon.Record:
+def _worker(stack: Stack) -> system_processes.Record:
     """The process that serves the stable bundle."""
-    workers = daemon.running(stack.settings.run(project.SERVICE) / "workers")
+    workers = system_processes.running(stack.settings.run(project.SERVICE) / "workers")
     return next(record for record in workers.values() if record.facts["bundle"] == stack.good.bundle)
 
 

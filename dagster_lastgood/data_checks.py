@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_lastgood import expectations, parts
-from dagster_lastgood import metadata as show
-from lastgood import settings as settings_
+from dagster_lastgood import expectations, metadata, parts
+from lastgood.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,11 +45,11 @@ def checks(
     specs = [dg.AssetCheckSpec(name, asset=parts.key(service, asset), blocking=True, description=text) for name, text in described.items()]
 
     @dg.multi_asset_check(name=op or f"{service}__{asset}_checks", specs=specs, description=description)
-    def checked(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> Iterator[dg.AssetCheckResult]:
+    def checked(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[dg.AssetCheckResult]:
         """One validation of each table; its results are told check by check."""
-        from lastgood.bundle import store as artifacts
+        from lastgood.bundle import store
 
-        folder = artifacts.Store(settings.store).path(parts.made(context, service, asset).part.digest)
+        folder = store.Store(settings.store).path(parts.made(context, service, asset).part.digest)
         rows = validate(tables(folder), suite, more=more)
         for spec in specs:
             yield _result(spec, [row for row in rows if row["check"] == spec.name])
@@ -75,7 +74,7 @@ def _result(spec: dg.AssetCheckSpec, rows: Sequence[Row]) -> dg.AssetCheckResult
         asset_key=spec.asset_key,
         passed=bool(rows) and not failed,
         severity=ERROR,
-        metadata={"expectations": len(rows), "failed": len(failed), "results": show.table(failed or rows)},
+        metadata={"expectations": len(rows), "failed": len(failed), "results": metadata.table(failed or rows)},
     )
 
 

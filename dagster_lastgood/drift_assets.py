@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_lastgood import metadata as show
+from dagster_lastgood import metadata as asset_metadata
 from dagster_lastgood import parts
 
 if TYPE_CHECKING:
-    from lastgood.drift.watch import Looked, Watched
+    from lastgood.drift.watch import DriftWatch, WindowReport
 
 SHOWN = 12
 """Columns whose distance the UI plots and the picture shows, the worst first."""
@@ -39,13 +39,13 @@ def drift(service: str, *, owners: Sequence[str]) -> dg.AssetSpec:
     )
 
 
-def name_of(what: "Watched", one: "Looked") -> str:
+def name_of(what: "DriftWatch", one: "WindowReport") -> str:
     """The partition of a window: its bundle and when it began (UTC)."""
     began = datetime.datetime.fromtimestamp(one.begin, datetime.UTC)
     return f"{what.bundle[7:15]} {began.strftime('%Y-%m-%d %H:%M:%S')}"
 
 
-def materialization(what: "Watched", one: "Looked") -> dg.AssetMaterialization:
+def materialization(what: "DriftWatch", one: "WindowReport") -> dg.AssetMaterialization:
     """A window as an event, with numbers."""
     columns = [column for column in one.verdict["columns"] if column["distance"] is not None]
     numbers = {f"distance/{column['name']}": float(column["distance"]) for column in columns[:SHOWN]}
@@ -57,16 +57,16 @@ def materialization(what: "Watched", one: "Looked") -> dg.AssetMaterialization:
         "alarm": {"opened": "begins", "closed": "ends", "worse": "the data is broken now"}.get(one.change, "open" if one.alarm else "none"),
         "lastgood/bundle": what.bundle,
         **numbers,
-        "columns": show.table([_row(column) for column in one.verdict["columns"]]),
+        "columns": asset_metadata.table([_row(column) for column in one.verdict["columns"]]),
         "report": dg.MetadataValue.md(f"`lastgood drift {what.service} --report drift.html`"),
     }
     if columns:
-        metadata["drift by feature"] = show.pictures({"drift by feature": bars(columns[:SHOWN])})
+        metadata["drift by feature"] = asset_metadata.pictures({"drift by feature": bars(columns[:SHOWN])})
     said = f"{one.verdict['outcome']}: {one.verdict['why']}"
     return dg.AssetMaterialization(key(what.service), description=said, partition=name_of(what, one), metadata=metadata)
 
 
-def _row(column: Mapping[str, Any]) -> dict[str, show.Cell]:
+def _row(column: Mapping[str, Any]) -> dict[str, asset_metadata.Cell]:
     named = {name: column[name] for name in ("name", "outcome", "measure")}
     return {
         **named,

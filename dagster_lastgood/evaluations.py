@@ -55,10 +55,10 @@ def evaluation(service: str, measure: Measure | Evaluation, *, owners: Sequence[
         context: dg.AssetExecutionContext,
         config: kind,  # type: ignore[valid-type]  # Dagster reads the class of this very function
     ) -> dg.MaterializeResult[Any]:
-        from lastgood.bundle import manifest as bundles
+        from lastgood.bundle import manifest
 
         found = declared.measure(**wanted.arguments(context, service, wanted.made(context, service), config=config))
-        version = bundles.sha256(bundles.canonical(found.evaluation or {"metrics": {}}))
+        version = manifest.sha256(manifest.canonical(found.evaluation or {"metrics": {}}))
         return dg.MaterializeResult(data_version=dg.DataVersion(version), metadata=found.shown())
 
     return evaluated

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from dagster_lastgood import parts, project
-from lastgood import settings as settings_
-from lastgood.analysis import follow as verdicts
-from lastgood.system import clock as wallclock
+from lastgood.analysis import follow
+from lastgood.settings import Settings
+from lastgood.system import clock
 
 if TYPE_CHECKING:
     from lastgood.service.gates import AnyGate
@@ -26,26 +26,26 @@ FIGURES = ("n", "n_beside", "estimate", "reference", "evidence", "boundary", "st
 """What a verdict has of numbers; the UI plots them over time."""
 
 
-def of(service: str) -> "dict[str, AnyGate]":
+def checks_of_service(service: str) -> "dict[str, AnyGate]":
     """The gates of the service.yaml in the project, by name; the default ones if it cannot be read.
 
     That is no error here: a broken service must not keep the jobs of the others, least of all `rollback`, from loading.
     """
     from lastgood import errors
-    from lastgood.service import gates as conditions
-    from lastgood.service import schema as services
+    from lastgood.service import gates as service_gates
+    from lastgood.service import schema
 
     try:
-        return dict(services.load(project.root() / "services" / service).gates)
+        return dict(schema.load(project.root() / "services" / service).gates)
     except errors.LastgoodError:
-        return dict(conditions.DEFAULTS)
+        return dict(service_gates.DEFAULTS)
 
 
 def specs(service: str) -> list[dg.AssetCheckSpec]:
     """One check for each gate, named like it."""
     return [
         dg.AssetCheckSpec(name, asset=parts.release_key(service), description=f"{gate.kind}: {_says(gate)}{_units(gate)}")
-        for name, gate in of(service).items()
+        for name, gate in checks_of_service(service).items()
     ]
 
 
@@ -55,11 +55,11 @@ def _says(gate: "AnyGate") -> str:
 
 def _units(gate: "AnyGate") -> str:
     """The unit of the figures whose names do not say it."""
-    from lastgood.gates import gate as track
+    from lastgood.gates import gate as gate_run
 
     return (
         " `evidence` is log10 of the e-value against 'no worse', `boundary` log10 of what it has to reach for the gate to fail."
-        if isinstance(gate, track.TESTED)
+        if isinstance(gate, gate_run.TESTED)
         else ""
     )
 
@@ -68,11 +68,11 @@ def checks(service: str) -> dg.AssetChecksDefinition:
     """The checks of *service*. Those of gates that have judged nothing yet, or cannot tell, are skipped."""
 
     @dg.multi_asset_check(name=f"{service}__gates", specs=specs(service), can_subset=True, description="The latest verdict of each gate.")
-    def gates(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> Iterator[dg.AssetCheckResult]:
+    def gates(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[dg.AssetCheckResult]:
         from lastgood import release
 
         with release.open_context(settings, read_only=True) as ctx:
-            said = verdicts.newest(ctx, service, now=wallclock.now())
+            said = follow.newest(ctx, service, now=clock.now())
         for name in sorted(key.name for key in context.selected_asset_check_keys):
             if name not in said:
                 context.log.info(f"gate {name!r} has no verdict yet")
@@ -95,12 +95,12 @@ def _result(one: dg.AssetCheckEvaluation) -> dg.AssetCheckResult:
     )
 
 
-def evaluations(service: str, answers: Iterable[verdicts.Said]) -> Iterator[dg.AssetCheckEvaluation]:
+def evaluations(service: str, answers: Iterable[follow.Said]) -> Iterator[dg.AssetCheckEvaluation]:
     """Those of *answers* that say pass or fail, as events that belong to no run."""
     return (evaluation(service, said) for said in answers if said.verdict.outcome != "inconclusive")
 
 
-def evaluation(service: str, said: verdicts.Said) -> dg.AssetCheckEvaluation:
+def evaluation(service: str, said: follow.Said) -> dg.AssetCheckEvaluation:
     """*said*, a pass or a failure, as an event that belongs to no run. Only a failed guardrail is an error, other failures warn."""
     verdict = said.verdict
     grave = verdict.outcome == "fail" and verdict.kind == "guardrail"
@@ -123,7 +123,7 @@ def evaluation(service: str, said: verdicts.Said) -> dg.AssetCheckEvaluation:
     )
 
 
-def figures(said: verdicts.Said) -> dict[str, float]:
+def figures(said: follow.Said) -> dict[str, float]:
     """The numbers of a verdict that are there and finite, by name."""
     values = {name: getattr(said.verdict, name) for name in FIGURES}
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}

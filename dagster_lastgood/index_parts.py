@@ -8,7 +8,7 @@ import dagster as dg
 
 from dagster_lastgood import parts
 from dagster_lastgood.written_parts import Part, Write
-from lastgood import settings as settings_
+from lastgood.settings import Settings
 
 ERROR = dg.AssetCheckSeverity.ERROR
 NAME = "index"
@@ -19,14 +19,13 @@ def index(write: Write, *, kinds: Sequence[str] = (), code: Sequence[str] = ()) 
     return Part(write, name=NAME, media_type="application/vnd.lastgood.index", kinds=kinds, code=code, then=_replicated)
 
 
-def _replicated(folder: Path, settings: settings_.Settings) -> Mapping[str, Any]:
-    from lastgood.index import catalog
-    from lastgood.index import snapshot as snapshots
+def _replicated(folder: Path, settings: Settings) -> Mapping[str, Any]:
+    from lastgood.index import catalog, snapshot
 
     engine = catalog.connect(settings)
     replica = engine.build(folder)
     engine.close()
-    made = snapshots.read(folder)
+    made = snapshot.read(folder)
     return {
         "dagster/row_count": made.rows,
         "snapshot": made.id,
@@ -45,7 +44,7 @@ def replica(service: str) -> dg.AssetChecksDefinition:
         blocking=True,
         description="Every byte and row of the replica is what the snapshot says.",
     )
-    def replica(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.AssetCheckResult:
+    def replica(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
         """Read the replica of the snapshot that this run made."""
         from lastgood import errors
         from lastgood.index import catalog, snapshot

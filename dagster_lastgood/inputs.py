@@ -19,7 +19,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_lastgood import part_assets, parts
-from lastgood import settings as settings_
+from lastgood.settings import Settings
 
 OUT, CONFIG, SETTINGS, STABLE, OPTIONS, FACTS = "out", "config", "settings", "stable", "options", "facts"
 OURS = frozenset({OUT, CONFIG, SETTINGS, STABLE, OPTIONS, FACTS})
@@ -41,18 +41,18 @@ class Inputs:
         """The assets that have to be there before it is called."""
         return [parts.key(service, name) for name in (*self.needs, *(["config"] if OPTIONS in self.ours else []))]
 
-    def made(self, context: dg.AssetExecutionContext, service: str) -> dict[str, parts.Made]:
+    def made(self, context: dg.AssetExecutionContext, service: str) -> dict[str, parts.BuiltPart]:
         """The parts that it needs as this run made them, by asset. Raises Failure."""
         return {name: parts.made(context, service, name) for name in self.needs}
 
     def arguments(
-        self, context: dg.AssetExecutionContext, service: str, made: Mapping[str, parts.Made], *, config: dg.Config, part: str = ""
+        self, context: dg.AssetExecutionContext, service: str, made: Mapping[str, parts.BuiltPart], *, config: dg.Config, part: str = ""
     ) -> dict[str, Any]:
         """What it is called with, `out` aside; *part* is the one that it writes."""
-        from lastgood.bundle import store as artifacts
+        from lastgood.bundle import store as bundle_store
 
-        settings: settings_.Settings = context.resources.settings
-        store = artifacts.Store(settings.store)
+        settings: Settings = context.resources.settings
+        store = bundle_store.Store(settings.store)
         known: dict[str, Callable[[], Any]] = {
             CONFIG: lambda: config,
             SETTINGS: lambda: settings,

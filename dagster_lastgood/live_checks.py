@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_lastgood import drift_assets as windows
+from dagster_lastgood import drift_assets, metadata
 from dagster_lastgood import expectations as judged
-from dagster_lastgood import metadata as show
-from lastgood import settings as settings_
+from lastgood.settings import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lastgood.drift.watch import Looked, Watched
+    from lastgood.drift.watch import DriftWatch, WindowReport
     from lastgood.release import Context
 
 Expectations = Callable[[], Sequence[Any]]
@@ -31,16 +30,16 @@ SHOWN = 20
 
 def checks(service: str, described: Mapping[str, str], *, suite: Expectations) -> dg.AssetChecksDefinition:
     """The checks *described* by name; each name is a `meta["check"]` of the expectations of *suite*."""
-    specs = [dg.AssetCheckSpec(name, asset=windows.key(service), description=text) for name, text in described.items()]
+    specs = [dg.AssetCheckSpec(name, asset=drift_assets.key(service), description=text) for name, text in described.items()]
 
     @dg.multi_asset_check(name=f"{service}__live", specs=specs, description="Great Expectations on the newest window of live traffic.")
-    def live(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> Iterator[dg.AssetCheckResult]:
+    def live(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[dg.AssetCheckResult]:
         from lastgood import release
         from lastgood.drift import watch as drift_watch
 
         with release.open_context(settings, read_only=True) as ctx:
-            what = drift_watch.watched(ctx, service)
-            found = list(drift_watch.looked(ctx, what)) if what else []
+            what = drift_watch.watch_of_service(ctx, service)
+            found = list(drift_watch.window_reports(ctx, what)) if what else []
             if what is None or not found:
                 raise dg.Failure(f"no window of {service!r} has been evaluated yet; wait for the first, or run 'lastgood drift {service}'")
             for one in evaluations(ctx, what, found[-1], suite=suite):
@@ -51,7 +50,7 @@ def checks(service: str, described: Mapping[str, str], *, suite: Expectations) -
     return live
 
 
-def evaluations(ctx: "Context", what: "Watched", one: "Looked", *, suite: Expectations | None) -> list[dg.AssetCheckEvaluation]:
+def evaluations(ctx: "Context", what: "DriftWatch", one: "WindowReport", *, suite: Expectations | None) -> list[dg.AssetCheckEvaluation]:
     """What the service expects of the rows of window *one*, check by check; empty if it expects nothing. Raises what reading the log raises."""
     expected = suite() if suite else ()
     if not expected:
@@ -61,7 +60,7 @@ def evaluations(ctx: "Context", what: "Watched", one: "Looked", *, suite: Expect
     return [_check(what, one, name, [row for row in said if row["check"] == name]) for name in dict.fromkeys(row["check"] for row in said)]
 
 
-def rows(ctx: "Context", what: "Watched", one: "Looked") -> "pd.DataFrame":
+def rows(ctx: "Context", what: "DriftWatch", one: "WindowReport") -> "pd.DataFrame":
     """The requests of a window as the log has them, one column for each field. Without rows it has no columns."""
     import pandas as pd
 
@@ -78,24 +77,24 @@ def rows(ctx: "Context", what: "Watched", one: "Looked") -> "pd.DataFrame":
     return frame.rename(columns=lambda name: name.removeprefix(inference_log.FEATURE))
 
 
-def _check(what: "Watched", one: "Looked", name: str, said: Sequence[dict[str, Any]]) -> dg.AssetCheckEvaluation:
+def _check(what: "DriftWatch", one: "WindowReport", name: str, said: Sequence[dict[str, Any]]) -> dg.AssetCheckEvaluation:
     failed = [row for row in said if not row["passed"]]
     shown = [
         {key: row[key] for key in ("expectation", "column", "passed", "found")} for row in [*failed, *(r for r in said if r["passed"])]
     ]
     words = "; ".join(f"{row['column'] or 'the rows'}: {row['expectation']}" for row in failed)
     return dg.AssetCheckEvaluation(
-        asset_key=windows.key(what.service),
+        asset_key=drift_assets.key(what.service),
         check_name=name,
         passed=not failed,
         severity=dg.AssetCheckSeverity.WARN,
         description=words or None,
-        partition=windows.name_of(what, one),
+        partition=drift_assets.name_of(what, one),
         metadata={
             "lastgood/bundle": what.bundle,
-            "window": windows.name_of(what, one),
+            "window": drift_assets.name_of(what, one),
             "expectations": len(said),
             "failed": len(failed),
-            "results": show.table(shown[:SHOWN]),
+            "results": metadata.table(shown[:SHOWN]),
         },
     )

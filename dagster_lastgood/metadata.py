@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lastgood.bundle.store import Listing
 
 Cell = str | int | float | bool | None
-Row = dict[str, Cell]
+TableRow = dict[str, Cell]
 
 
 def table(rows: Sequence[Mapping[str, Cell]]) -> dg.TableMetadataValue:

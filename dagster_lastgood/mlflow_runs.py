@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_lastgood import parts
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 
 if TYPE_CHECKING:
     from dagster_lastgood.written_parts import Written
@@ -29,15 +29,20 @@ class Training:
 
 
 def write_down(
-    context: dg.AssetExecutionContext, training: Training, written: "Written", part: bundles.Part, *, made_of: Mapping[str, parts.Made]
+    context: dg.AssetExecutionContext,
+    training: Training,
+    written: "Written",
+    part: manifest.Part,
+    *,
+    made_of: Mapping[str, parts.BuiltPart],
 ) -> dict[str, str]:
     """Write the training into the MLflow run of the resource; returns the ids that are kept as provenance.
 
     They are not part of the bundle's identity: training again on the same data is another MLflow run of the same model.
     """
-    from lastgood.bundle import store as artifacts
+    from lastgood.bundle import store as bundle_store
 
-    mlflow, store = context.resources.mlflow, artifacts.Store(context.resources.settings.store)
+    mlflow, store = context.resources.mlflow, bundle_store.Store(context.resources.settings.store)
     service = context.asset_key.path[0]
     report = written.evaluation
     mlflow.log_params(dict(written.params))

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from dagster_lastgood import metadata as show
+from dagster_lastgood import metadata as asset_metadata
 from dagster_lastgood import parts
-from lastgood import settings as settings_
-from lastgood.system import clock as wallclock
+from lastgood.settings import Settings
+from lastgood.system import clock
 
 if TYPE_CHECKING:
     from lastgood.bundle.manifest import Bundle
@@ -44,20 +44,18 @@ def config(service: str, *, owners: Sequence[str], code: Sequence[str]) -> dg.As
         code_version=parts.code_version(*code),
         description="service.yaml and the serving code, frozen together; a rollback restores both.",
     )
-    def config(
-        context: dg.AssetExecutionContext, config: Options, settings: dg.ResourceParam[settings_.Settings]
-    ) -> dg.MaterializeResult[Any]:
+    def config(context: dg.AssetExecutionContext, config: Options, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
         """Freeze the service folder with the options asked for."""
-        from lastgood.bundle import store as artifacts
-        from lastgood.service import schema as services
+        from lastgood.bundle import store as bundle_store
+        from lastgood.service import schema
 
-        store = artifacts.Store(settings.store)
+        store = bundle_store.Store(settings.store)
         with tempfile.TemporaryDirectory() as scratch:
-            frozen = services.freeze(settings.services / service, Path(scratch) / "config", options=config.options, overlay=config.overlay)
-            described = services.parse_frozen((frozen / services.FILE).read_text("utf-8"), where="the frozen service.yaml")
-            stored = store.put(frozen, allow=artifacts.CONFIG_FORMATS)
-        part = artifacts.part(stored, name="config", media_type="application/yaml", meta={"options": described.options})
-        metadata = {"options": dg.MetadataValue.json(described.options), "files": show.files(store.listing(stored.digest))}
+            frozen = schema.freeze(settings.services / service, Path(scratch) / "config", options=config.options, overlay=config.overlay)
+            described = schema.parse_frozen((frozen / schema.FILE).read_text("utf-8"), where="the frozen service.yaml")
+            stored = store.put(frozen, allow=bundle_store.CONFIG_FORMATS)
+        part = bundle_store.part(stored, name="config", media_type="application/yaml", meta={"options": described.options})
+        metadata = {"options": dg.MetadataValue.json(described.options), "files": asset_metadata.files(store.listing(stored.digest))}
         return parts.result(context, part, provenance={"overrides": {**config.options, **config.overlay}}, metadata=metadata)
 
     return config
@@ -74,14 +72,14 @@ def environment(service: str, *, owners: Sequence[str]) -> dg.AssetsDefinition:
         code_version=parts.code_version("requirements.lock"),
         description="Digest of requirements.lock with the interpreter and the platform.",
     )
-    def environment(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
+    def environment(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
         """Describe the environment this process runs in."""
         from lastgood.bundle import environment as environments
-        from lastgood.bundle import store as artifacts
+        from lastgood.bundle import store as bundle_store
 
         described = environments.describe(settings.project / "requirements.lock")
-        stored = artifacts.Store(settings.store).put_bytes(environments.encode(described), name="environment.json")
-        part = artifacts.part(stored, name="environment", media_type="application/json", meta=described)
+        stored = bundle_store.Store(settings.store).put_bytes(environments.encode(described), name="environment.json")
+        part = bundle_store.part(stored, name="environment", media_type="application/json", meta=described)
         return parts.result(context, part, provenance={}, metadata={"environment": dg.MetadataValue.json(described)})
 
     return environment
@@ -129,7 +127,7 @@ def bundle(
         code_version="1",
         description="What is released and rolled back as one. Registering it changes nothing that serves; the job promote does.",
     )
-    def bundle(context: dg.AssetExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.MaterializeResult[Any]:
+    def bundle(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
         """Put the parts of this run together, register the bundle, and store their evaluation with it."""
         found = parts.metadata(context, service, evaluated).get(parts.REPORT) if evaluated else None
         report: Mapping[str, Any] = found.value if found is not None else {"metrics": {}}
@@ -137,7 +135,7 @@ def bundle(
         built, before, shown = _registered(context, service, made, report=report, settings=settings)
         then = _newest_metrics(settings, before)
         shown |= {
-            "evaluation": show.comparison(report["metrics"], then, of="this bundle"),
+            "evaluation": asset_metadata.comparison(report["metrics"], then, of="this bundle"),
             "mlflow version": _show_in_mlflow(settings, built, tags=_training_tags(made)),
             **{entry: parts.metadata(context, service, asset)[name] for entry, (asset, name) in repeated.items()},
         }
@@ -149,32 +147,32 @@ def bundle(
 def _registered(
     context: dg.AssetExecutionContext,
     service: str,
-    made: Mapping[str, parts.Made],
+    made: Mapping[str, parts.BuiltPart],
     *,
     report: Mapping[str, Any],
-    settings: settings_.Settings,
+    settings: Settings,
 ) -> "tuple[Bundle, Bundle | None, dict[str, Any]]":
     """The bundle of the parts *made*, by asset, registered with *report* as its offline evaluation.
 
     With it the bundle that is stable now, and what the UI is to show of both.
     """
     from lastgood import release
-    from lastgood.bundle import manifest as bundles
+    from lastgood.bundle import manifest
 
-    built = bundles.of(service, *(item.part for item in made.values()))
+    built = manifest.bundle_of(service, *(item.part for item in made.values()))
     with release.open_context(settings) as ctx:
-        provenance = parts.provenance(context, made, now=wallclock.now(), project=settings.project)
-        new = release.register(ctx, built, provenance=provenance, actor="dagster", now=wallclock.now())
-        ctx.ledger.evaluate(built.id, kind="offline", report=report, actor="dagster", now=wallclock.now())
+        provenance = parts.provenance(context, made, now=clock.now(), project=settings.project)
+        new = release.register(ctx, built, provenance=provenance, actor="dagster", now=clock.now())
+        ctx.ledger.evaluate(built.id, kind="offline", report=report, actor="dagster", now=clock.now())
         before = _stable(ctx, service)
     changes = [
-        {"part": c.name, "against stable": c.change, "digest": built.parts[c.name].digest} for c in bundles.diff(before, built) if c.after
+        {"part": c.name, "against stable": c.change, "digest": built.parts[c.name].digest} for c in manifest.diff(before, built) if c.after
     ]
     metadata: dict[str, Any] = {
         "lastgood/bundle": built.id,
         "registered": "now" if new else "was already registered",
-        "parts": show.table(changes),
-        "promote": dg.MetadataValue.md(f"`lastgood promote {service} {bundles.short(built.id)}`"),
+        "parts": asset_metadata.table(changes),
+        "promote": dg.MetadataValue.md(f"`lastgood promote {service} {manifest.short(built.id)}`"),
         "manifest": dg.MetadataValue.json(built.manifest()),
         "provenance": dg.MetadataValue.json(provenance),
     }
@@ -186,7 +184,7 @@ def _stable(ctx: "Context", service: str) -> "Bundle | None":
     return ctx.ledger.bundle(stable) if stable else None
 
 
-def stable_part(settings: settings_.Settings, service: str, name: str) -> Path | None:
+def stable_part(settings: Settings, service: str, name: str) -> Path | None:
     """The stored part *name* of the bundle that is stable now; None before the first release, or if it has none."""
     from lastgood import release
 
@@ -195,7 +193,7 @@ def stable_part(settings: settings_.Settings, service: str, name: str) -> Path |
         return ctx.store.path(stable.parts[name].digest) if stable and name in stable.parts else None
 
 
-def _newest_metrics(settings: settings_.Settings, of: "Bundle | None") -> Mapping[str, float]:
+def _newest_metrics(settings: Settings, of: "Bundle | None") -> Mapping[str, float]:
     """The metrics of the newest offline evaluation of bundle *of*; empty without one."""
     from lastgood import release
 
@@ -206,7 +204,7 @@ def _newest_metrics(settings: settings_.Settings, of: "Bundle | None") -> Mappin
     return found[-1] if found else {}
 
 
-def _show_in_mlflow(settings: settings_.Settings, built: "Bundle", *, tags: Mapping[str, str]) -> str:
+def _show_in_mlflow(settings: Settings, built: "Bundle", *, tags: Mapping[str, str]) -> str:
     """Make the bundle's version in MLflow's registry and tag it; says so if the registry is turned off."""
     if settings.layers.registry != "mlflow":
         return "the registry layer is turned off"
@@ -215,7 +213,7 @@ def _show_in_mlflow(settings: settings_.Settings, built: "Bundle", *, tags: Mapp
     return registry.register_bundle(settings, built, tags=tags)
 
 
-def _training_tags(made: Mapping[str, parts.Made]) -> dict[str, str]:
+def _training_tags(made: Mapping[str, parts.BuiltPart]) -> dict[str, str]:
     """Which run and model of MLflow the trained parts are."""
     trained = [part.provenance["mlflow"] for part in made.values() if "mlflow" in part.provenance]
     return {f"lastgood.mlflow_{name}": str(run[name]) for run in trained for name in ("run_id", "model_id") if name in run}
@@ -233,20 +231,20 @@ def limits(service: str, *, of: str) -> dg.AssetChecksDefinition:
         blocking=True,
         description="Offline metrics keep to the floors and ceilings of service.yaml.",
     )
-    def limits(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.AssetCheckResult:
+    def limits(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
         """The rule that a promotion applies too, told before anything is bundled."""
         from lastgood import release
-        from lastgood.service import schema as services
+        from lastgood.service import schema
 
-        wanted = services.load(settings.services / service).evaluation
+        wanted = schema.load(settings.services / service).evaluation
         metrics = parts.metadata(context, service, of)[parts.REPORT].value["metrics"]
         missed = release.missed_limits(wanted, metrics)
-        rows: list[show.Row] = [
+        rows: list[asset_metadata.TableRow] = [
             {"metric": m, "value": metrics.get(m), "limit": f"at least {low}"} for m, low in sorted(wanted.floors.items())
         ]
         rows += [{"metric": m, "value": metrics.get(m), "limit": f"at most {high}"} for m, high in sorted(wanted.ceilings.items())]
         return dg.AssetCheckResult(
-            passed=not missed, severity=ERROR, metadata={"limits": show.table(rows), "missed": "; ".join(missed) or "none"}
+            passed=not missed, severity=ERROR, metadata={"limits": asset_metadata.table(rows), "missed": "; ".join(missed) or "none"}
         )
 
     return limits
@@ -261,7 +259,7 @@ def verifies(service: str) -> dg.AssetChecksDefinition:
         blocking=True,
         description="Every byte of every part is in the store and matches the manifest.",
     )
-    def verifies(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.AssetCheckResult:
+    def verifies(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
         """Hash the parts of the bundle that this run registered."""
         from lastgood import errors, release
 

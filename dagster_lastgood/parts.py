@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_lastgood import project
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 
 PART = "lastgood/part"
 PROVENANCE = "lastgood/provenance"
@@ -27,10 +27,10 @@ Metadata = Mapping[str, dg.MetadataValue[Any]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class BuiltPart:
     """A part that some run made. `provenance` says how; `metadata` is all that its materialization holds."""
 
-    part: bundles.Part
+    part: manifest.Part
     provenance: Mapping[str, Any]
     metadata: Metadata
 
@@ -46,7 +46,7 @@ def release_key(service: str) -> dg.AssetKey:
 
 
 def result(
-    context: Context, part: bundles.Part, *, provenance: Mapping[str, Any], metadata: Mapping[str, Any]
+    context: Context, part: manifest.Part, *, provenance: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> dg.MaterializeResult[Any]:
     """What an asset returns for *part*: its digest as data version, the reference, and what a person wants to see."""
     facts = {"dagster_run": context.run.run_id, **provenance}
@@ -62,10 +62,10 @@ def result(
     )
 
 
-def made(context: Context, service: str, name: str) -> Made:
+def made(context: Context, service: str, name: str) -> BuiltPart:
     """The part that this run made, else the run that it retries, else whoever made it last. Raises Failure if nobody did."""
     for metadata in _materializations(context, key(service, name)):
-        return Made(part=bundles.Part(**metadata[PART].value), provenance=metadata[PROVENANCE].value, metadata=metadata)
+        return BuiltPart(part=manifest.Part(**metadata[PART].value), provenance=metadata[PROVENANCE].value, metadata=metadata)
     raise dg.Failure(f"{service}/{name} has not been materialized; materialize it first, or launch the job 'build'", allow_retries=False)
 
 
@@ -97,7 +97,7 @@ def code_version(*files: str) -> str:
     return hashlib.sha256(b"\0".join(content)).hexdigest()[:12]
 
 
-def provenance(context: Context, made: Mapping[str, Made], *, now: float, project: Path) -> dict[str, Any]:
+def provenance(context: Context, made: Mapping[str, BuiltPart], *, now: float, project: Path) -> dict[str, Any]:
     """Where a bundle comes from: kept beside its manifest, so that equal parts keep one id whoever builds them."""
     return {
         "dagster_run": context.run.run_id,

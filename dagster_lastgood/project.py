@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lastgood import errors
 from lastgood import settings as settings_
+from lastgood.settings import Settings
 
 DECLARATION = "service.yaml"
 
@@ -20,7 +21,7 @@ def root() -> Path:
         return Path.cwd()
 
 
-def settings() -> settings_.Settings | None:
+def settings() -> Settings | None:
     """The settings of the project; None if they cannot be read, which whoever uses them reports."""
     try:
         return settings_.load(root())

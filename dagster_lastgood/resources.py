@@ -10,13 +10,14 @@ from typing import Any, cast
 import dagster as dg
 
 from lastgood import settings as settings_
-from lastgood.system import permissions as private
+from lastgood.settings import Settings
+from lastgood.system import permissions
 
 EXPERIMENT = "lastgood"
 
 
 @dg.resource(description="Settings of lastgood, from lastgood.toml and LASTGOOD_* of the process that runs the step.")
-def settings(_: dg.InitResourceContext) -> settings_.Settings:
+def settings(_: dg.InitResourceContext) -> Settings:
     """Read anew for each run, so that a corrected lastgood.toml counts at once."""
     return settings_.load()
 
@@ -46,7 +47,7 @@ class TrainingRun:
     def _open(self) -> None:
         from dagster_mlflow import mlflow_tracking
 
-        settings: settings_.Settings = self._context.resources.settings
+        settings: Settings = self._context.resources.settings
         _make_experiment(settings, self._context.resource_config["experiment_name"])
         config = {**self._context.resource_config, "mlflow_tracking_uri": settings.tracking_uri, "env": {}}
         begin = cast("Callable[[dg.InitResourceContext], Iterator[Any]]", mlflow_tracking.resource_fn)
@@ -54,13 +55,13 @@ class TrainingRun:
         self._mlflow = next(self._resource)
 
 
-def _make_experiment(settings: settings_.Settings, name: str) -> None:
+def _make_experiment(settings: Settings, name: str) -> None:
     """With a local database, keep artifacts in the home folder: MLflow would put them into the folder the command runs in."""
     import mlflow
 
     if settings.tracking_uri.startswith(("http://", "https://")):
         return
-    with private.files():
+    with permissions.files():
         settings.home.mkdir(parents=True, exist_ok=True)
         client = mlflow.MlflowClient(tracking_uri=settings.tracking_uri)
         if client.get_experiment_by_name(name) is None:

@@ -15,11 +15,11 @@ from typing import Any
 import dagster as dg
 
 from dagster_lastgood import inputs, mlflow_runs, parts
-from dagster_lastgood import metadata as show
-from lastgood import settings as settings_
+from dagster_lastgood import metadata as asset_metadata
+from lastgood.settings import Settings
 
 Write = Callable[..., "Written | None"]
-Follow = Callable[[Path, settings_.Settings], Mapping[str, Any]]
+Follow = Callable[[Path, Settings], Mapping[str, Any]]
 """Does what has to follow once a part lies in its folder in the store; gives more metadata."""
 
 
@@ -112,10 +112,10 @@ def _made(
     context: dg.AssetExecutionContext, service: str, name: str, declared: Part, wanted: inputs.Inputs, config: dg.Config
 ) -> dg.MaterializeResult[Any]:
     """Let the function write, store the folder, and do what has to follow."""
-    from lastgood.bundle import store as artifacts
+    from lastgood.bundle import store as bundle_store
 
-    settings: settings_.Settings = context.resources.settings
-    store = artifacts.Store(settings.store)
+    settings: Settings = context.resources.settings
+    store = bundle_store.Store(settings.store)
     needed = wanted.made(context, service)
     arguments = wanted.arguments(context, service, needed, config=config, part=name)
     with tempfile.TemporaryDirectory() as scratch:
@@ -124,14 +124,14 @@ def _made(
         written = declared.write(out=out, **arguments) or Written()
         stored = store.put(out, allow=_formats(name))
     folder = store.path(stored.digest)
-    entry = artifacts.part(stored, name=name, media_type=declared.media_type, meta=dict(written.meta))
-    shown = {"files": show.files(store.listing(stored.digest)), "folder": dg.MetadataValue.path(folder), **written.shown()}
+    entry = bundle_store.part(stored, name=name, media_type=declared.media_type, meta=dict(written.meta))
+    shown = {"files": asset_metadata.files(store.listing(stored.digest)), "folder": dg.MetadataValue.path(folder), **written.shown()}
     provenance = dict(written.provenance)
     if declared.then is not None:
         shown |= declared.then(folder, settings)
     if declared.training is not None:
         run = mlflow_runs.write_down(context, declared.training, written, entry, made_of=needed)
-        shown["mlflow run"] = show.mlflow_run(settings.tracking_uri, experiment_id=run["experiment_id"], run_id=run["run_id"])
+        shown["mlflow run"] = asset_metadata.mlflow_run(settings.tracking_uri, experiment_id=run["experiment_id"], run_id=run["run_id"])
         provenance["mlflow"] = run
     return parts.result(context, entry, provenance=provenance, metadata=shown)
 

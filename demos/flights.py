@@ -19,8 +19,8 @@ from demos import claims
 from demos import flights_answers as answers_
 from demos import runner as stage
 from lastgood import errors
-from lastgood import settings as settings_
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
+from lastgood.settings import Settings
 
 SERVICE = "flights"
 MONTH_NAMES = {3: "March", 5: "May", 6: "June"}
@@ -37,7 +37,7 @@ class Demo(stage.Stage):
 
     service = SERVICE
 
-    def __init__(self, settings: settings_.Settings, story: claims.Story) -> None:
+    def __init__(self, settings: Settings, story: claims.Story) -> None:
         super().__init__(settings, story)
         self.month = self.folder / "month"
         self.overlay = stage.overlay(settings.project, SERVICE)
@@ -79,7 +79,7 @@ class Demo(stage.Stage):
         paired = (report.get("against") or {}).get("paired")
         if paired:
             shown += f", against stable on the same flights {paired['difference']:+.4f} ± {1.96 * paired['standard_error']:.4f} Brier"
-        self.story.tell(f"bundle {name} is {bundles.short(self.ids[name])}; offline: {shown}")
+        self.story.tell(f"bundle {name} is {manifest.short(self.ids[name])}; offline: {shown}")
 
     def _the_log_agrees(self) -> None:
         """The same question put to the books by other means: flights that both answered, joined with what happened."""

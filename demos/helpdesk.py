@@ -21,9 +21,9 @@ from typing import Any
 from demos import claims
 from demos import runner as stage
 from lastgood import release
-from lastgood import settings as settings_
-from lastgood.bundle import manifest as bundles
-from lastgood.ops import local_stack as stack
+from lastgood.bundle import manifest
+from lastgood.ops import local_stack
+from lastgood.settings import Settings
 
 SERVICE = "helpdesk"
 RATE = 80.0
@@ -39,7 +39,7 @@ class Demo(stage.Stage):
 
     service = SERVICE
 
-    def __init__(self, settings: settings_.Settings, story: claims.Story) -> None:
+    def __init__(self, settings: Settings, story: claims.Story) -> None:
         super().__init__(settings, story)
         self.overlay = stage.overlay(settings.project, SERVICE)
 
@@ -81,7 +81,7 @@ class Demo(stage.Stage):
         self.ids[name] = self.run_job("build_helpdesk", ops)
         metrics = self.cli("show", SERVICE, self.ids[name])["evaluations"][-1]["report"]["metrics"]
         shown = ", ".join(f"{word} {metrics[key]:.3f}" for word, key in (("recall@10", "recall_at_10"), ("nDCG@10", "ndcg_at_10")))
-        self.story.tell(f"bundle {name} is {bundles.short(self.ids[name])}; offline, {metrics['questions']:.0f} golden questions: {shown}")
+        self.story.tell(f"bundle {name} is {manifest.short(self.ids[name])}; offline, {metrics['questions']:.0f} golden questions: {shown}")
 
     def _what_changed(self) -> None:
         told = self.cli("diff", SERVICE, self.ids["A"], self.ids["B"])
@@ -143,10 +143,10 @@ class Demo(stage.Stage):
         """`dagster job launch` takes the whole bundle back, as an engineer would at night."""
         self.story.tell("$ dagster job launch -w workspace.yaml -j rollback --config-json '…'")
         config = {"ops": {"roll_back": {"config": {"service": SERVICE, "reason": "demo: by hand", "actor": "demo"}}}}
-        dagster = shutil.which("dagster", path=stack.environment(self.settings).get("PATH", os.defpath)) or "dagster"
+        dagster = shutil.which("dagster", path=local_stack.environment(self.settings).get("PATH", os.defpath)) or "dagster"
         began = time.time()
         argv = [dagster, "job", "launch", "-w", "workspace.yaml", "-j", "rollback", "--config-json", json.dumps(config)]
-        env = {**stack.environment(self.settings), "DAGSTER_HOME": os.environ["DAGSTER_HOME"]}
+        env = {**local_stack.environment(self.settings), "DAGSTER_HOME": os.environ["DAGSTER_HOME"]}
         done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env, cwd=self.settings.project)
         end = time.monotonic() + 60
         while self.cli("status", SERVICE)["stable"] != self.ids["A"] and time.monotonic() < end:

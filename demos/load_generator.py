@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from lastgood.layers.traffic import headers as marks
+from lastgood.layers.traffic import headers as traffic_headers
 
 TIMEOUT_S = 20.0
 
@@ -81,7 +81,7 @@ class Load:
             "content-type": "application/json",
             "x-user-id": f"user-{number % 997}",
             "x-request-id": f"load-{self._begun:.0f}-{number}",
-            marks.TOKEN: self._token,  # so that the answer says which arm and parts it is from
+            traffic_headers.TOKEN: self._token,  # so that the answer says which arm and parts it is from
         }
         try:
             connection.request("POST", "/predict", body=request.body, headers=headers)

@@ -22,12 +22,13 @@ from typing import Any
 from demos import claims
 from lastgood import errors, release
 from lastgood import settings as settings_
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.layers.traffic.envoy import files as envoy_files
-from lastgood.ops import local_stack as stack
-from lastgood.release import convergence as converge
-from lastgood.service import schema as services
-from lastgood.system import processes as daemon
+from lastgood.ops import local_stack
+from lastgood.release import convergence
+from lastgood.service import schema
+from lastgood.settings import Settings
+from lastgood.system import processes
 
 CODE_LOCATION = "pipelines.definitions"
 """Loaded by name, as Dagster does (workspace.yaml)."""
@@ -47,20 +48,20 @@ class Stage:
 
     service: str
 
-    def __init__(self, settings: settings_.Settings, story: claims.Story) -> None:
+    def __init__(self, settings: Settings, story: claims.Story) -> None:
         self.settings = settings
         self.story = story
         self.folder = settings.home / "demo"
         self.log = self.folder / "answers.jsonl"
         self.stop = self.folder / "stop"
-        self.port = services.load(settings.services / self.service).traffic.port
+        self.port = schema.load(settings.services / self.service).traffic.port
         self.ids: dict[str, str] = {}
         self.rollout = 0
 
     def start(self) -> None:
         """The stack, and a proxy that has nothing to serve."""
         self.story.tell("starting the proxy and the controller")
-        stack.up(self.settings, names=[self.service], say=self.story.tell)
+        local_stack.up(self.settings, names=[self.service], say=self.story.tell)
         status = self._probe()
         self.story.claim("before the first release the proxy says that nothing serves", ok=status == 503, value=status, unit="HTTP")
 
@@ -69,7 +70,7 @@ class Stage:
     def cli(self, *args: str, allowed: tuple[int, ...] = (0,)) -> dict[str, Any]:
         """Run the real command with --json; returns its object. Raises LastgoodError on any other exit code."""
         argv = [sys.executable, "-m", "lastgood", *args, "--json"]
-        env = {**stack.environment(self.settings), "LASTGOOD_ACTOR": "demo"}
+        env = {**local_stack.environment(self.settings), "LASTGOOD_ACTOR": "demo"}
         done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
         if done.returncode not in allowed:
             raise errors.LastgoodError(f"'lastgood {' '.join(args)}' ended with {done.returncode}: {done.stdout}{done.stderr}")
@@ -108,17 +109,17 @@ class Stage:
         argv = [sys.executable, "-m", module, "--port", str(self.port), "--out", str(self.log), "--stop", str(self.stop)]
         argv += ["--token-file", str(envoy_files.debug_token_file(self.settings)), *args]
         record = self.folder / "load.json"
-        daemon.start(argv, record=record, log=self.folder / "load.log", env=stack.environment(self.settings))
+        processes.start(argv, record=record, log=self.folder / "load.log", env=local_stack.environment(self.settings))
         try:
             yield
         finally:
             self.stop.touch()
-            load = daemon.find(record)
+            load = processes.find_running(record)
             if load is not None:
                 end = time.monotonic() + 15
-                while daemon.alive(load) and time.monotonic() < end:
+                while processes.alive(load) and time.monotonic() < end:
                     time.sleep(0.1)
-                daemon.stop(load, grace_s=1.0)
+                processes.stop(load, grace_s=1.0)
 
     def lines(self) -> list[Line]:
         """What the load wrote so far; a line that is just being written is left for the next time."""
@@ -147,7 +148,7 @@ class Stage:
 
     def propose(self, name: str) -> None:
         """Ask for the release and leave it to the controller."""
-        self.story.tell(f"$ lastgood promote {self.service} {bundles.short(self.ids[name])} --yes --no-wait")
+        self.story.tell(f"$ lastgood promote {self.service} {manifest.short(self.ids[name])} --yes --no-wait")
         asked = ("promote", self.service, self.ids[name], "--yes", "--no-wait", "--reason", f"demo: release {name}")
         self.rollout = self.cli(*asked, allowed=(0, 6))["revision"]
 
@@ -194,7 +195,7 @@ class Stage:
         self.story.claim(
             f"{good} has all traffic, and {name} is quarantined",
             ok=status["stable"] == self.ids[good] and quarantined,
-            value=bundles.short(self.ids[good]),
+            value=manifest.short(self.ids[good]),
         )
 
     def _few_were_hit(self, name: str, *, since: float, ended_at: float) -> None:
@@ -218,7 +219,7 @@ class Stage:
 
     def somebody_was_told(self, name: str, words: str = "taken out") -> None:
         """One page with *words* in it, and the reason."""
-        short, end = bundles.short(self.ids[name]), time.monotonic() + 20
+        short, end = manifest.short(self.ids[name]), time.monotonic() + 20
         found: list[dict[str, Any]] = []
         while not found and time.monotonic() < end:
             pages = [json.loads(file.read_text("utf-8")) for file in sorted((self.settings.home / "pages").glob("*.json"))]
@@ -267,7 +268,7 @@ class Stage:
 
     def control_plane_dies(self, good: str) -> None:
         """Controller killed and ledger moved away: *good* goes on answering."""
-        controller = converge.controller_record(self.settings)
+        controller = convergence.controller_record(self.settings)
         if controller is None:
             raise errors.Unavailable("the controller is not running; read its log in the home folder's logs")
         os.kill(controller.pid, 9)
@@ -291,7 +292,7 @@ class Stage:
             unit="answers",
             detail=f"{failed} failed",
         )
-        stack.start_controller(self.settings)
+        local_stack.start_controller(self.settings)
 
     def no_request_lost(self, *, told: str, parts: Sequence[str], also: Callable[[Line], bool] = lambda _line: True) -> None:
         """No failed request, and no answer with a part of another bundle; *also* looks into an answer itself."""
@@ -321,7 +322,9 @@ class Stage:
         seen = next(layer for layer in status["layers"] if layer["layer"] == "traffic")
         weights = seen["facts"].get("weights", {})
         self.story.claim(
-            "what the proxy serves is what the ledger says", ok=weights == {self.ids[serving]: 100.0}, value=bundles.short(status["stable"])
+            "what the proxy serves is what the ledger says",
+            ok=weights == {self.ids[serving]: 100.0},
+            value=manifest.short(status["stable"]),
         )
 
 
@@ -331,7 +334,7 @@ def _whole(line: Line, digests: Mapping[str, Mapping[str, str]], *, parts: Seque
     return all(line["answer"].get(name) == wanted.get(name) for name in parts)
 
 
-def fresh_home(settings: settings_.Settings, *, service: str, story: claims.Story) -> None:
+def fresh_home(settings: Settings, *, service: str, story: claims.Story) -> None:
     """Empty the home folder if an earlier demo made it; refuse if somebody else did."""
     marker = settings.home / MARKER
     if settings.home.exists() and any(settings.home.glob("ledger.db*")) and not marker.exists():
@@ -339,13 +342,13 @@ def fresh_home(settings: settings_.Settings, *, service: str, story: claims.Stor
     if marker.exists():
         story.tell("clearing what the last demo left")
         left = json.loads(marker.read_text("utf-8")).get("service", service)
-        stack.down(settings, names=sorted({left, service}), keep_serving=False, say=lambda line: None)
+        local_stack.down(settings, names=sorted({left, service}), keep_serving=False, say=lambda line: None)
         shutil.rmtree(settings.home)
     (settings.home / "demo").mkdir(parents=True)
     marker.write_text(json.dumps({"schema": "lastgood.demo/v1", "service": service}))
 
 
-def main(service: str, description: str, tell: Callable[[settings_.Settings, claims.Story], None], *, story: str = "") -> None:
+def main(service: str, description: str, tell: Callable[[Settings, claims.Story], None], *, story: str = "") -> None:
     """Tell the story of *service* (*story* names its switch where there are several) and exit with 0 only if every claim holds."""
     stories = [*(f"./demo --service {file.stem}" for file in sorted(Path(__file__).parent.glob("*.yaml"))), "./demo --year"]
     parser = argparse.ArgumentParser(prog="./demo", description=description, epilog=f"the stories: {', '.join(stories)}")
@@ -356,7 +359,7 @@ def main(service: str, description: str, tell: Callable[[settings_.Settings, cla
     parser.add_argument("--down", action="store_true", help="stop everything at the end")
     options = parser.parse_args()
     settings = settings_.load()
-    os.environ.update(stack.environment(settings))
+    os.environ.update(local_stack.environment(settings))
     os.chdir(settings.project)
     os.environ.setdefault("DAGSTER_HOME", str(settings.project))
     told = claims.Story(as_json=options.json)
@@ -367,7 +370,7 @@ def main(service: str, description: str, tell: Callable[[settings_.Settings, cla
         told.claim("the demo ran to its end", ok=False, value=type(error).__name__, detail=str(error))
     finally:
         if options.down:
-            stack.down(settings, names=[service], keep_serving=False, say=told.tell)
+            local_stack.down(settings, names=[service], keep_serving=False, say=told.tell)
     if not options.down:
         told.tell(f"look:  .venv/bin/lastgood status {service}      .venv/bin/lastgood history {service}")
         told.tell("open:  .venv/bin/lastgood up --ui             Dagster on http://127.0.0.1:3000, MLflow on http://127.0.0.1:5000")
@@ -377,8 +380,8 @@ def main(service: str, description: str, tell: Callable[[settings_.Settings, cla
 
 def overlay(project: Path, service: str) -> dict[str, Any]:
     """What the demonstration of *service* lays over its service.yaml."""
-    from lastgood.system import yaml_errors as yaml_lines
+    from lastgood.system import yaml_errors
 
     file = project / "demos" / f"{service}.yaml"
-    found: dict[str, Any] = yaml_lines.load(file.read_text("utf-8"), where=str(file))
+    found: dict[str, Any] = yaml_errors.load(file.read_text("utf-8"), where=str(file))
     return found

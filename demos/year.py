@@ -19,10 +19,10 @@ from typing import Any
 from demos import claims
 from demos import runner as stage
 from lastgood import release
-from lastgood import settings as settings_
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.drift import watch as drift_watch
-from lastgood.ops import local_stack as stack
+from lastgood.ops import local_stack
+from lastgood.settings import Settings
 
 SERVICE = "flights"
 DAY_S = 4.0
@@ -44,10 +44,10 @@ class Year(stage.Stage):
 
     service = SERVICE
 
-    def __init__(self, settings: settings_.Settings, story: claims.Story) -> None:
+    def __init__(self, settings: Settings, story: claims.Story) -> None:
         super().__init__(settings, story)
         self.overlay = overlay(settings)
-        self._watched: dict[str, drift_watch.Watched] = {}
+        self._watched: dict[str, drift_watch.DriftWatch] = {}
 
     def run(self) -> None:
         self.start()
@@ -77,18 +77,18 @@ class Year(stage.Stage):
             "flights__config": {"config": {"options": {"departure_clock": clock, "late_from": late_from}, "overlay": self.overlay}},
         }
         self.ids[name] = self.run_job("build", ops)
-        self.story.tell(f"bundle {name} is {bundles.short(self.ids[name])}")
+        self.story.tell(f"bundle {name} is {manifest.short(self.ids[name])}")
 
     def open_dagster(self, *, tick_s: float = TICK_S) -> None:
         """`dagster dev` and MLflow, on their usual ports where those are free."""
         os.environ["LASTGOOD_DRIFT_TICK_S"] = f"{tick_s:g}"
         ports = [_free(3000), _free(5000)]
         self.story.tell(f"dagster dev, which looks every {tick_s:g} s")
-        stack.open_pages(self.settings, dagster_port=ports[0], mlflow_port=ports[1], say=self.story.tell)
+        local_stack.open_pages(self.settings, dagster_port=ports[0], mlflow_port=ports[1], say=self.story.tell)
 
     def put_live(self, name: str, why: str) -> None:
         """Past all gates, as somebody in a hurry does."""
-        self.story.tell(f"$ lastgood promote {SERVICE} {bundles.short(self.ids[name])} --skip-analysis --reason '{why}'")
+        self.story.tell(f"$ lastgood promote {SERVICE} {manifest.short(self.ids[name])} --skip-analysis --reason '{why}'")
         done = self.cli("promote", SERVICE, self.ids[name], "--yes", "--skip-analysis", "--reason", why, allowed=(0, 6))
         self.story.claim(f"{name} is stable", ok=done["to"] == self.ids[name], value=done["total_ms"], unit="ms to promote")
 
@@ -137,7 +137,7 @@ class Year(stage.Stage):
             detail=ended["reason"],
         )
         marks = {(mark["bundle"], mark["kind"]) for mark in ended["marks"]}
-        self.story.claim("C is quarantined", ok=(self.ids["C"], "quarantined") in marks, value=bundles.short(self.ids["C"]))
+        self.story.claim("C is quarantined", ok=(self.ids["C"], "quarantined") in marks, value=manifest.short(self.ids["C"]))
         last = max((one["received"] for one in self.lines() if one.get("bundle") == self.ids["C"]), default=0.0)
         self.story.claim(
             "its last answer came this long after the decision",
@@ -166,13 +166,13 @@ class Year(stage.Stage):
 
     # --- what the ledger, Dagster and MLflow say ----------------------------------------------------------------------
 
-    def windows(self, name: str) -> list[drift_watch.Looked]:
+    def windows(self, name: str) -> list[drift_watch.WindowReport]:
         """The windows of *name* since it was last seen to become stable; none if it never was."""
         with release.open_context(self.settings, read_only=True) as ctx:
-            what = drift_watch.watched(ctx, SERVICE)
+            what = drift_watch.watch_of_service(ctx, SERVICE)
             if what is not None and what.bundle == self.ids[name]:
                 self._watched[name] = what
-            return list(drift_watch.looked(ctx, self._watched[name])) if name in self._watched else []
+            return list(drift_watch.window_reports(ctx, self._watched[name])) if name in self._watched else []
 
     def _shown(self, name: str) -> dict[str, Mapping[str, Any]]:
         """Metadata of the materializations of `flights/drift` by window, of bundle *name*."""
@@ -240,7 +240,7 @@ class Year(stage.Stage):
             yield
 
 
-def overlay(settings: settings_.Settings) -> dict[str, Any]:
+def overlay(settings: Settings) -> dict[str, Any]:
     """What is laid over service.yaml: days of DAY_S seconds, and a release that needs no phases."""
     found = stage.overlay(settings.project, SERVICE)
     days = [day * DAY_S for day in (3, 5, 7, 14, 28)]
@@ -259,7 +259,7 @@ def _has_numbers(metadata: Mapping[str, Any]) -> bool:
     return metadata["rows"].value == 0 or any(name.startswith("distance/") for name in metadata)
 
 
-def _made_failed(one: drift_watch.Looked) -> bool:
+def _made_failed(one: drift_watch.WindowReport) -> bool:
     """Whether a feature that the serving code makes has drifted in this window."""
     return any(column["name"].startswith("made ") and column["outcome"] in ("fail", "broken") for column in one.verdict["columns"])
 

@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterator
 
 from lastgood import errors
 from lastgood import ledger as ledgers
-from lastgood import settings as settings_
-from lastgood.bundle import store as artifacts
-from lastgood.core import transitions as rollout
+from lastgood.bundle import store as bundle_store
+from lastgood.core.state import State
 from lastgood.ledger.postgres import without_password
-from lastgood.service import frozen
-from lastgood.service import schema as services
-from lastgood.system import clock as wallclock
-from lastgood.system import permissions as private
-from lastgood.system import signing as keys
+from lastgood.service import frozen, schema
+from lastgood.settings import Settings
+from lastgood.system import clock as system_clock
+from lastgood.system import permissions, signing
 
 Clock = Callable[[], float]
 """Gives the Unix time in seconds."""
@@ -29,10 +27,10 @@ Clock = Callable[[], float]
 class Context:
     """What the verbs work on, and the clock that they go by."""
 
-    settings: settings_.Settings
+    settings: Settings
     ledger: ledgers.Ledger
-    store: artifacts.Store
-    clock: Clock = wallclock.now
+    store: bundle_store.Store
+    clock: Clock = system_clock.now
 
     def with_clock(self, clock: Clock) -> Context:
         """The same ledger and store, by another clock."""
@@ -40,9 +38,7 @@ class Context:
 
 
 @contextlib.contextmanager
-def open_context(
-    settings: settings_.Settings, *, read_only: bool = False, create: bool = True, service: str | None = None
-) -> Iterator[Context]:
+def open_context(settings: Settings, *, read_only: bool = False, create: bool = True, service: str | None = None) -> Iterator[Context]:
     """The ledger and the store of *settings*, made ready on first use; closed at the end.
 
     Without *create* there has to be a ledger already: only `up` and registering a bundle begin one, for a command in the
@@ -50,24 +46,24 @@ def open_context(
     all, so it works on a read-only disk. *service* is a name that has to be known there. What is written meanwhile is for this
     user alone. Raises NotFound, Unavailable or Damaged, and NotAllowed for a home that another user owns or may write.
     """
-    private.check_home(settings.home)
+    permissions.check_home(settings.home)
     create = create and not read_only
     with contextlib.ExitStack() as opened:
         if not read_only:
-            opened.enter_context(private.files())
+            opened.enter_context(permissions.files())
         if create:
             _prepare_home(settings)
             _check_not_lost(settings)
         else:
             check_there(settings, service=service)
         ctx = opened.enter_context(_connected(settings, read_only=read_only, create=create, service=service))
-        follow = wallclock.look if read_only else wallclock.anchor
+        follow = system_clock.look if read_only else system_clock.anchor
         follow(settings.home)
         yield ctx
 
 
 @contextlib.contextmanager
-def _connected(settings: settings_.Settings, *, read_only: bool, create: bool, service: str | None) -> Iterator[Context]:
+def _connected(settings: Settings, *, read_only: bool, create: bool, service: str | None) -> Iterator[Context]:
     with ledgers.connect(
         settings.ledger_url,
         busy_timeout_s=settings.ledger.busy_timeout_s,
@@ -83,10 +79,10 @@ def _connected(settings: settings_.Settings, *, read_only: bool, create: bool, s
         if not create and not read_only:
             _prepare_home(settings)
             connected.migrate()
-        yield Context(settings=settings, ledger=connected, store=artifacts.Store(settings.store))
+        yield Context(settings=settings, ledger=connected, store=bundle_store.Store(settings.store))
 
 
-def judged_by(ctx: Context, state: rollout.State) -> services.Service:
+def judged_by(ctx: Context, state: State) -> schema.Service:
     """The configuration that says how the release is judged: the candidate's own, else that of the stable bundle."""
     if state.candidate is not None:
         found = frozen.read(ctx.ledger.bundle(state.candidate), store=ctx.store)
@@ -95,7 +91,7 @@ def judged_by(ctx: Context, state: rollout.State) -> services.Service:
     return read_service(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
 
 
-def read_service(state: rollout.State, *, ledger: ledgers.Ledger, store: artifacts.Store, settings: settings_.Settings) -> services.Service:
+def read_service(state: State, *, ledger: ledgers.Ledger, store: bundle_store.Store, settings: Settings) -> schema.Service:
     """The configuration frozen in the stable bundle; the project's own before the first release, or if that is damaged.
 
     The layers have to be driven even then: what they need of it (a port, time limits) seldom differs.
@@ -106,7 +102,7 @@ def read_service(state: rollout.State, *, ledger: ledgers.Ledger, store: artifac
             found = frozen.read(ledger.bundle(serving), store=store)
             if found is not None:
                 return found
-    return services.load(settings.services / state.service)
+    return schema.load(settings.services / state.service)
 
 
 def check_known(book: ledgers.Ledger, service: str) -> None:
@@ -123,7 +119,7 @@ def check_known(book: ledgers.Ledger, service: str) -> None:
         )
 
 
-def check_there(settings: settings_.Settings, *, service: str | None = None) -> None:
+def check_there(settings: Settings, *, service: str | None = None) -> None:
     """Raise NotFound, saying where was looked, if the ledger is a file that has never been there; Unavailable if it is lost."""
     file = settings.ledger_file
     if file is None or file.exists():
@@ -132,21 +128,21 @@ def check_there(settings: settings_.Settings, *, service: str | None = None) -> 
     raise errors.NotFound(_nothing_here(settings, str(file), service=service))
 
 
-def _nothing_here(settings: settings_.Settings, where: str, *, service: str | None) -> str:
+def _nothing_here(settings: Settings, where: str, *, service: str | None) -> str:
     """What was looked for and where; `up` is named only in a folder that has services, for elsewhere it would begin nothing."""
     told = f"{service!r} has never been released here: " if service else ""
-    begins = "; 'lastgood up' creates a new one" if any(settings.services.glob(f"*/{services.FILE}")) else ""
+    begins = "; 'lastgood up' creates a new one" if any(settings.services.glob(f"*/{schema.FILE}")) else ""
     return (
         f"{told}there is no ledger at {where} (project {settings.project}, home {settings.home}); change to the project's folder with 'cd', "
         f"or set LASTGOOD_PROJECT or LASTGOOD_HOME{begins}"
     )
 
 
-def _prepare_home(settings: settings_.Settings) -> None:
+def _prepare_home(settings: Settings) -> None:
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
-        private.close_home(settings.home)
-        keys.init_keys(settings.keys)
+        permissions.close_home(settings.home)
+        signing.init_keys(settings.keys)
     except OSError as error:
         if not settings.home.is_dir():
             raise errors.Unavailable(
@@ -154,7 +150,7 @@ def _prepare_home(settings: settings_.Settings) -> None:
             ) from error
 
 
-def _check_not_lost(settings: settings_.Settings) -> None:
+def _check_not_lost(settings: Settings) -> None:
     """A new, empty ledger must never take the place of one that is missing: it would know no last good bundle."""
     if settings.ledger.url or (settings.home / "ledger.db").exists() or not any((settings.home / "audit").glob("*.jsonl")):
         return

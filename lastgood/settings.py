@@ -18,7 +18,7 @@ from typing import Any, Literal
 import pydantic
 
 from lastgood import errors
-from lastgood.system import permissions as private
+from lastgood.system import permissions
 
 
 class _Group(pydantic.BaseModel):
@@ -273,7 +273,7 @@ def _check_owner(file: Path, here: Path) -> None:
     owner = file.stat().st_uid
     if owner not in (os.geteuid(), 0, here.stat().st_uid):
         raise errors.UsageError(
-            f"{file}, found above {here}, belongs to {private.user(owner)}, so it is not used; "
+            f"{file}, found above {here}, belongs to {permissions.user(owner)}, so it is not used; "
             f"set LASTGOOD_PROJECT={file.parent} if you do mean that project"
         )
 

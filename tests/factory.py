@@ -12,12 +12,11 @@ from typing import Any
 
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.bundle import environment
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
-from lastgood.model_retirement import records as lifetimes
-from lastgood.release import advance as proceed
-from lastgood.service import schema as services
+from lastgood.bundle import environment, manifest, store
+from lastgood.model_retirement import records
+from lastgood.release import advance
+from lastgood.service import schema
+from lastgood.settings import Settings
 
 RUNTIME = '''
 """Answers every number with a constant of its bundle plus that number."""
@@ -52,7 +51,7 @@ class Runtime(runtime.Runtime):
 '''
 
 
-def project(root: Path, *, port: int = 8399, service: str = "toy", extra: str = "", layers: bool = False) -> settings_.Settings:
+def project(root: Path, *, port: int = 8399, service: str = "toy", extra: str = "", layers: bool = False) -> Settings:
     """Settings of a project in *root* with one service. Without *layers* nothing but ledger and store is there."""
     folder = root / "services" / service
     folder.mkdir(parents=True)
@@ -67,7 +66,7 @@ def project(root: Path, *, port: int = 8399, service: str = "toy", extra: str = 
         serving: {{ready_timeout_s: 20}}
         release: {{strategy: [], bake_s: 2}}
         """
-    (folder / services.FILE).write_text(textwrap.dedent(text) + extra)
+    (folder / schema.FILE).write_text(textwrap.dedent(text) + extra)
     (root / "requirements.lock").write_text("toy==1\n")
     off = "" if layers else '[layers]\ninfrastructure = ""\ntraffic = ""\n'
     (root / "lastgood.toml").write_text(off + ('[layers]\nregistry = ""\n' if layers else 'registry = ""\n'))
@@ -75,7 +74,7 @@ def project(root: Path, *, port: int = 8399, service: str = "toy", extra: str = 
 
 
 @contextlib.contextmanager
-def opened(settings: settings_.Settings) -> Iterator[release.Context]:
+def opened(settings: Settings) -> Iterator[release.Context]:
     """The project's ledger and store."""
     with release.open_context(settings) as ctx:
         yield ctx
@@ -96,15 +95,15 @@ def build(
     (work / "model.json").write_text(str(answer))
     frozen = work / "config"
     if not frozen.exists():
-        services.freeze(ctx.settings.services / service, frozen)
+        schema.freeze(ctx.settings.services / service, frozen)
     env = environment.encode(environment.describe(ctx.settings.project / "requirements.lock"))
-    meta = {"answer": answer, **({lifetimes.META: list(llms)} if llms else {})}
+    meta = {"answer": answer, **({records.META: list(llms)} if llms else {})}
     parts = (
-        artifacts.part(ctx.store.put(work / "model.json"), name="model", media_type="application/json", meta=meta),
-        artifacts.part(ctx.store.put(frozen), name="config", media_type="application/vnd.lastgood.tree", meta={}),
-        artifacts.part(ctx.store.put_bytes(env, name="environment.json"), name="environment", media_type="application/json", meta={}),
+        store.part(ctx.store.put(work / "model.json"), name="model", media_type="application/json", meta=meta),
+        store.part(ctx.store.put(frozen), name="config", media_type="application/vnd.lastgood.tree", meta={}),
+        store.part(ctx.store.put_bytes(env, name="environment.json"), name="environment", media_type="application/json", meta={}),
     )
-    made = bundles.of(service, *parts)
+    made = manifest.bundle_of(service, *parts)
     release.register(ctx, made, provenance={"built": "by a test"}, actor="test", now=now, untried=untried)
     return made.id
 
@@ -117,7 +116,7 @@ def released(
     for answer in answers:
         digest = build(ctx, answer, service=service, llms=llms.get(answer, ()))
         release.propose(ctx, service, digest, release.Request(actor="test", reason="test"))
-        proceed.advance(ctx, service, ready={digest}, actor="test")
-        proceed.advance(ctx.with_clock(lambda: time.time() + 5), service, ready={digest}, actor="test")
+        advance.advance(ctx, service, ready={digest}, actor="test")
+        advance.advance(ctx.with_clock(lambda: time.time() + 5), service, ready={digest}, actor="test")
         digests.append(digest)
     return digests

@@ -15,11 +15,12 @@ import pytest
 
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.bundle import archive as transfer
-from lastgood.drift import reference as references
+from lastgood.bundle import archive as bundle_archive
+from lastgood.drift import reference
 from lastgood.service import frozen as frozen_service
-from lastgood.service import schema as services
+from lastgood.service import schema
 from lastgood.serving import inference_log, worker
+from lastgood.settings import Settings
 from tests import project
 from tests.services import samples
 
@@ -56,7 +57,7 @@ def test_there_are_bundles_of_each_service_of_ours() -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> settings_.Settings:
+def home(tmp_path: Path) -> Settings:
     """A project that has nothing but the two files that a bundle is loaded with."""
     (tmp_path / "requirements.lock").write_text("another==1\n", "utf-8")
     (tmp_path / "lastgood.toml").write_text('[layers]\nregistry = ""\nprompts = ""\n', "utf-8")
@@ -64,12 +65,12 @@ def home(tmp_path: Path) -> settings_.Settings:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_answers_what_it_answered(name: str, home: settings_.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_answers_what_it_answered(name: str, home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Imported, tried, registered, and loaded as a worker loads it; its reference is read as the drift watch does."""
     monkeypatch.setenv("LASTGOOD_PROJECT", str(home.project))
     before = record(name)
     with release.open_context(home, create=True) as ctx:
-        found, provenance = transfer.import_(archive(name), store=ctx.store, keys=home.keys, trust=frozenset({before["signer"]}))
+        found, provenance = bundle_archive.import_(archive(name), store=ctx.store, keys=home.keys, trust=frozenset({before["signer"]}))
         assert found.id == before["bundle"]
         release.register(ctx, found, provenance=provenance, actor="test", now=1.0)
         assert ctx.ledger.bundle_row(found.id).provenance["trial"]["outcome"] in ("answered", "unknown")
@@ -78,7 +79,7 @@ def test_it_answers_what_it_answered(name: str, home: settings_.Settings, monkey
         assert alike(loaded.runtime.predict(rows), before["answers"])
         features = loaded.runtime.features(rows) or {}
         assert alike({key: [None if x != x else float(x) for x in values] for key, values in features.items()}, before["features"])
-        table = references.read(ctx.store.path(found.parts["data"].digest) / references.FILE).table
+        table = reference.read(ctx.store.path(found.parts["data"].digest) / reference.FILE).table
         assert list(inference_log.refusals(table, loaded.runtime.Request)) == []
 
 
@@ -103,7 +104,7 @@ def cli(tmp_path: Path) -> Iterator[Any]:
 @pytest.mark.parametrize("service", SERVICES)
 def test_it_is_served_and_rolled_back_to(service: str, cli: Any) -> None:
     """By the whole stack of today, out of the file: promote the older, then the newer, then back; each answers as it did."""
-    port = services.load(cli.root / "services" / service).traffic.port
+    port = schema.load(cli.root / "services" / service).traffic.port
     names = [name for name in NAMES if name.startswith(service)][-2:]
     older, newer = map(record, names)
     for name, frozen in zip(names, (older, newer), strict=True):

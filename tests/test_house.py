@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from lastgood import settings as settings_
+from lastgood.settings import Settings
 from tests import factory, memory, tracked
 from tests.cli.conftest import Run, run, settings
 
@@ -170,7 +170,7 @@ def test_nobody_outside_calls_a_verb_past_the_composition() -> None:
     assert (bypassing, taken) == (set(), set())
 
 
-def test_a_promotion_goes_through_few_rooms_to_the_ledger(run: Run, settings: settings_.Settings) -> None:
+def test_a_promotion_goes_through_few_rooms_to_the_ledger(run: Run, settings: Settings) -> None:
     """Whatever the command reads or writes there, with layers that follow: the rooms on the stack, each counted where it is entered."""
     (settings.project / "lastgood.toml").write_text(memory.ADAPTERS)
     with factory.opened(settings) as ctx:

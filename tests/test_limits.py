@@ -19,22 +19,19 @@ import pytest
 
 from lastgood import errors
 from lastgood import settings as settings_
-from lastgood.analysis import run as judge
+from lastgood.analysis import run as analysis_run
 from lastgood.cli import common
-from lastgood.core import transitions as rollout
+from lastgood.core.state import State
 from lastgood.drift import watch as drift_watch
 from lastgood.hosts import readiness
-from lastgood.layers import answer_store as cache
-from lastgood.layers import base
+from lastgood.layers import answer_store, base
 from lastgood.layers.infrastructure.local import drain
 from lastgood.layers.infrastructure.local import worker_state as notes
 from lastgood.layers.traffic.envoy import config as envoy_config
 from lastgood.service import drift as drift_rules
-from lastgood.service import gates as conditions
-from lastgood.service import schema as services
-from lastgood.service import strategy
-from lastgood.service import timeouts as patience
+from lastgood.service import gates, schema, strategy, timeouts
 from lastgood.serving import admission, segments
+from lastgood.settings import Settings
 from lastgood.sources import label_join as blocks
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +78,7 @@ def _settings(model: type[pydantic.BaseModel], prefix: str) -> Iterator[Setting]
             yield Setting(f"{prefix}{name}", model, name, next((float(limit) for limit in limits if limit is not None), None))
 
 
-FOUND = {one.path: one for one in (*_settings(services.Service, "service:"), *_settings(settings_.Settings, "toml:"))}
+FOUND = {one.path: one for one in (*_settings(schema.Service, "service:"), *_settings(Settings, "toml:"))}
 
 OPEN = {
     "service:evaluation.floors": "compared with figures of an evaluation, nothing else",
@@ -102,10 +99,10 @@ OPEN = {
 # --- what proves them --------------------------------------------------------------------------------------
 
 
-def configured(**groups: Any) -> services.Service:
+def configured(**groups: Any) -> schema.Service:
     """A service with some groups of its settings changed."""
-    value = {"schema": services.SCHEMA, "service": "demo", "tier": "real-time-api", "owner": "tests", "traffic": {"port": 8080}}
-    return services.Service.model_validate({**value, **groups})
+    value = {"schema": schema.SCHEMA, "service": "demo", "tier": "real-time-api", "owner": "tests", "traffic": {"port": 8080}}
+    return schema.Service.model_validate({**value, **groups})
 
 
 def largest(path: str) -> Any:
@@ -126,7 +123,7 @@ def longest_request(path: str) -> None:
             assert rule["route"]["timeout"] == f"{value:g}s"
             assert float(rule["route"]["idle_timeout"].rstrip("s")) > value
     assert rule["route"]["retry_policy"]["per_try_timeout"] == f"{value:g}s"
-    assert value <= patience.LONGEST_S
+    assert value <= timeouts.LONGEST_S
     assert drain.patience_s(value) > value
     assert drain.patience_s(None, None) > value, "an unknown worker is given the longest time"
 
@@ -143,10 +140,10 @@ def slow_log(path: str) -> None:
     """Who reads the logs waits for the one that is written most slowly."""
     flush_s = largest(path)
     service = configured(serving={"log_flush_s": flush_s}, gates={"good": {"metric": "score", "score": "brier", "margin": 0.1, "limit": 1}})
-    state = rollout.State(service="demo", revision=3, stable=A, phase="idle")
-    for question in judge.questions(state, service, proposed_at=NOW, now=NOW):
+    state = State(service="demo", revision=3, stable=A, phase="idle")
+    for question in analysis_run.questions(state, service, proposed_at=NOW, now=NOW):
         assert question.flush_s == flush_s
-    open_ = blocks.Blocks(begin=0.0, length_s=60.0, labels=False, flush_s=flush_s)
+    open_ = blocks.OpenBlocks(begin=0.0, length_s=60.0, labels=False, flush_s=flush_s)
     open_.answer(("one", 0), "live", 30.0, 0.5)
     assert open_.closed(now=60 + flush_s) == -1
     assert open_.closed(now=60 + flush_s + blocks.SETTLE_S) == 0
@@ -176,7 +173,7 @@ def requests_bound(path: str) -> None:
 def cached_for(path: str) -> None:
     """An answer is kept as long as the largest time says, and no longer."""
     now = [NOW]
-    kept = cache.Memory(ttl_s=largest(path), entries=10, clock=lambda: now[0])
+    kept = answer_store.Memory(ttl_s=largest(path), entries=10, clock=lambda: now[0])
     kept.put({b"k": b"v"})
     now[0] += largest(path) - 1
     assert kept.get([b"k"]) == [b"v"]
@@ -223,7 +220,7 @@ def window(path: str) -> None:
     name = path.rpartition(".")[2]
     inside = {"decide": {name: largest(path)}} if ".decide." in path else {name: largest(path)}
     rules = drift_rules.Drift.model_validate(inside)
-    watched = drift_watch.Watched(service="demo", bundle=A, since=NOW, revision=1, rules=rules)
+    watched = drift_watch.DriftWatch(service="demo", bundle=A, since=NOW, revision=1, rules=rules)
     assert NOW < watched.begin(1) < NOW + 400 * 86_400
 
 
@@ -261,7 +258,7 @@ class _nothing:  # noqa: N801  # reads as a context manager
 def heartbeat(path: str) -> None:
     """What a host last said of its workers counts for several of the longest signs of life, whatever their pace."""
     value = largest(path)
-    configured_ = settings_.Settings(project=Path("/p"), home=Path("/h"), controller=settings_.ControllerSettings(heartbeat_s=value))
+    configured_ = Settings(project=Path("/p"), home=Path("/h"), controller=settings_.ControllerSettings(heartbeat_s=value))
     assert readiness.MISSED * configured_.controller.heartbeat_s >= 2 * value
 
 
@@ -270,7 +267,7 @@ def accepted(path: str) -> None:
     group, name = path.removeprefix("toml:").split(".")
     model = FOUND[path].model
     assert getattr(model(**{name: largest(path)}), name) == largest(path)
-    assert group in settings_.Settings.model_fields
+    assert group in Settings.model_fields
 
 
 INFRA = "tests/layers/infrastructure/test_drain.py::test_a_worker_may_take_the_longest_time_to_get_ready"
@@ -368,30 +365,30 @@ def test_the_largest_value_is_what_happens(path: str, tmp_path: Path) -> None:
 def test_a_frozen_file_with_more_than_the_largest_counts_as_the_largest() -> None:
     """An older bundle is not lost by a largest value that came after it; a file that a team writes is refused with the line."""
     text = "\n".join((
-        f"schema: {services.SCHEMA}", "service: demo", "tier: rag", "owner: a", "traffic: {port: 80}",
+        f"schema: {schema.SCHEMA}", "service: demo", "tier: rag", "owner: a", "traffic: {port: 80}",
         "serving: {max_body_bytes: 100000000000}", "release: {bake_s: 1.0e12}",
         "gates: {errors: {metric: error_rate, window_min: 10000000000}}",
     ))  # fmt: skip
-    found = services.parse_frozen(text, where="a bundle")
+    found = schema.parse_frozen(text, where="a bundle")
     assert found.serving.max_body_bytes == largest("service:serving.max_body_bytes")
     assert found.release.bake_s == largest("service:release.bake_s")
-    assert found.gates["errors"].window_min == conditions.MOST
+    assert found.gates["errors"].window_min == gates.MOST
     with pytest.raises(errors.UsageError, match=r"line 6, serving.max_body_bytes: input should be less than or equal to"):
-        services.parse(text, where="service.yaml")
+        schema.parse(text, where="service.yaml")
     with pytest.raises(errors.UsageError, match=r"traffic\.port"):
-        services.parse_frozen(text.replace("port: 80", "port: none"), where="a bundle")
+        schema.parse_frozen(text.replace("port: 80", "port: none"), where="a bundle")
 
 
-@pytest.mark.parametrize("tier", sorted(patience.DEFAULTS))
+@pytest.mark.parametrize("tier", sorted(timeouts.DEFAULTS))
 def test_what_a_file_names_wins_over_its_tier(tier: str) -> None:
     """A tier fills in what is missing, and nothing else; a frozen file has everything and keeps its meaning in every tier."""
     defaults = configured(tier=tier).traffic
-    assert (defaults.timeout_s, defaults.idempotent) == dataclasses.astuple(patience.DEFAULTS[tier])  # type: ignore[index]
-    assert patience.try_s(defaults) == defaults.per_try_timeout_s
+    assert (defaults.timeout_s, defaults.idempotent) == dataclasses.astuple(timeouts.DEFAULTS[tier])  # type: ignore[index]
+    assert timeouts.try_s(defaults) == defaults.per_try_timeout_s
     old = {"port": 8080, "timeout_s": 5.0, "per_try_timeout_s": 1.0, "idempotent": True}
     assert configured(tier=tier, traffic=old).traffic.model_dump(include=set(old)) == old
     some = configured(tier=tier, traffic={"port": 8080, "timeout_s": 50.0}).traffic
-    assert patience.try_s(some) == (30.0 if some.idempotent else 50.0)
+    assert timeouts.try_s(some) == (30.0 if some.idempotent else 50.0)
     frozen = functools.reduce(lambda value, _: configured(tier=tier, traffic=value.traffic.model_dump()), range(2), configured(tier=tier))
     assert frozen.traffic == defaults
 
@@ -399,14 +396,14 @@ def test_what_a_file_names_wins_over_its_tier(tier: str) -> None:
 def test_limits_that_contradict_each_other_are_said() -> None:
     """A try that is told and has no effect, a model that may take longer than its request, a warm-up longer than a try; with the remedy."""
     traffic = configured(tier="rag", traffic={"port": 1, "per_try_timeout_s": 15}).traffic
-    assert "idempotent: true" in patience.notes(traffic)[0]
+    assert "idempotent: true" in timeouts.notes(traffic)[0]
     pin = {"provider": "openai", "model": "m", "params": {"budget_s": 200.0}}
-    assert "timeout_s above it" in patience.notes(configured(tier="rag").traffic, pins=[pin])[0]
-    assert patience.notes(configured(tier="multi-step-agent").traffic, pins=[pin, {**pin, "provider": "extractive"}]) == []
+    assert "timeout_s above it" in timeouts.notes(configured(tier="rag").traffic, pins=[pin])[0]
+    assert timeouts.notes(configured(tier="multi-step-agent").traffic, pins=[pin, {**pin, "provider": "extractive"}]) == []
     online = configured().traffic
-    assert patience.slow(2.9, online, of="its own settings") is None
-    assert patience.slow(None, online, of="its own settings") is None
-    said = patience.slow(3.5, online, of="its own settings")
+    assert timeouts.slow(2.9, online, of="its own settings") is None
+    assert timeouts.slow(None, online, of="its own settings") is None
+    said = timeouts.slow(3.5, online, of="its own settings")
     assert said is not None
     assert "3.5 s, longer than the 3 s of a try" in said
     assert "raise per_try_timeout_s" in said

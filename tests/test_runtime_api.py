@@ -19,8 +19,8 @@ import pytest
 
 import lastgood
 from lastgood import errors, release, runtime_api
-from lastgood.bundle import manifest as bundles
-from lastgood.service import schema as services
+from lastgood.bundle import manifest
+from lastgood.service import schema
 from lastgood.serving import runtime, worker
 from tests import factory
 
@@ -121,11 +121,11 @@ def test_a_broken_signature_is_seen(now: list[list[Any]], match: str) -> None:
     assert match in " ".join(broken(before, now))
 
 
-@pytest.mark.parametrize("service", sorted(path.name for path in (ROOT / "services").iterdir() if (path / services.FILE).is_file()))
+@pytest.mark.parametrize("service", sorted(path.name for path in (ROOT / "services").iterdir() if (path / schema.FILE).is_file()))
 def test_frozen_code_of_ours_uses_what_is_listed(service: str) -> None:
     """Every file that the service freezes."""
     folder = ROOT / "services" / service
-    assert runtime_api.unlisted(folder / name for name in services.load(folder).code) == []
+    assert runtime_api.unlisted(folder / name for name in schema.load(folder).code) == []
 
 
 @pytest.mark.parametrize("page", DOCS)
@@ -206,7 +206,7 @@ def test_code_that_needs_what_is_not_there_says_what(imports: str, name: str, tm
     """The missing name, and what to do."""
     (tmp_path / "runtime.py").write_text(RUNTIME.format(imports=imports, load="pass"), "utf-8")
     with pytest.raises(errors.Damaged, match=rf"has no {re.escape(name)},.*build the bundle again without that name"):
-        runtime.load_class(tmp_path, entry="runtime:Runtime", digest=bundles.sha256(imports.encode()))
+        runtime.load_class(tmp_path, entry="runtime:Runtime", digest=manifest.sha256(imports.encode()))
 
 
 def test_a_name_of_a_newer_version_says_since_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,32 +75,7 @@ CONTRACT = {
 }
 """Names that have a retired word and keep it, with the reason."""
 
-STANDING = {
-    "dagster_lastgood.gate_checks.of",
-    "dagster_lastgood.sensors.observation.Scene",
-    "dagster_lastgood.sensors.pictures.of",
-    "lastgood.bundle.manifest.of",
-    "lastgood.drift.alarm.Episode",
-    "lastgood.drift.bundle_comparison.told",
-    "lastgood.gates.evaluator.of",
-    "lastgood.hosts.vantage.of",
-    "lastgood.index.pgvector.told",
-    "lastgood.layers.desired.of",
-    "lastgood.layers.infrastructure.local.drain.words",
-    "lastgood.layers.infrastructure.local.worker_files.of",
-    "lastgood.layers.traffic.envoy.drain.words",
-    "lastgood.layers.traffic.envoy.files.of",
-    "lastgood.llm.hosted.told",
-    "lastgood.reports.changepoint.of",
-    "lastgood.reports.incident.of",
-    "lastgood.reports.live.Glance",
-    "lastgood.reports.record.Chronicle",
-    "lastgood.reports.rollouts.Episode",
-    "lastgood.reports.rollouts.of",
-    "lastgood.reports.wording.gate_words",
-    "lastgood.reports.wording.onset",
-    "lastgood.serving.uncomputable.told",
-}
+STANDING: set[str] = set()
 """Names that still have a retired word and are to be renamed. The list only shrinks."""
 
 STORED = {

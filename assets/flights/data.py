@@ -5,9 +5,8 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from dagster_lastgood import Written
-from dagster_lastgood import metadata as show
-from lastgood import settings as settings_
+from dagster_lastgood import Written, metadata
+from lastgood.settings import Settings
 
 CODE = ["services/flights/prepare.py", "services/flights/split.py", "services/flights/tables.py", "dvc.yaml"]
 
@@ -26,24 +25,24 @@ def version(project: Path) -> str:
     return data.version(project)
 
 
-def data(out: Path, config: Windows, settings: settings_.Settings) -> Written:
+def data(out: Path, config: Windows, settings: Settings) -> Written:
     """Real flights from New York in 2013 with weather and aircraft, as known before departure. Made by DVC."""
     import json
     import shutil
 
     import pyarrow.parquet as pq
 
-    from lastgood.drift import reference as references
-    from lastgood.system import yaml_errors as yaml_lines
+    from lastgood.drift import reference
+    from lastgood.system import yaml_errors
     from services.flights import data as source
     from services.flights import drift
 
-    params = yaml_lines.load((settings.project / "params.yaml").read_text("utf-8"), where="params.yaml")
+    params = yaml_errors.load((settings.project / "params.yaml").read_text("utf-8"), where="params.yaml")
     windows = params["split"] | config.model_dump(exclude_none=True)
     built = source.build(**windows, workspace=settings.home / "dvc" / "flights", project=settings.project)
     for name in source.OUTPUTS:
         shutil.copyfile(built.folder / name, out / name)
-    references.write(drift.reference(pq.read_table(out / "evaluate.parquet")), out / references.FILE, at=drift.TIME)
+    reference.write(drift.reference(pq.read_table(out / "evaluate.parquet")), out / reference.FILE, at=drift.TIME)
     profile = json.loads((out / "reference.json").read_text("utf-8"))
     return Written(
         meta={"train": sorted(windows["train"]), "evaluate": sorted(windows["evaluate"]), "rows": profile["rows"]},
@@ -51,7 +50,9 @@ def data(out: Path, config: Windows, settings: settings_.Settings) -> Written:
         metadata={
             "dagster/row_count": profile["rows"],
             "late_rate": profile["late_rate"],
-            "windows": show.table([{"use": use, "months of 2013": ", ".join(map(str, months))} for use, months in sorted(windows.items())]),
-            "columns": show.table([{"column": name, "kind": c["kind"], "nulls": c["nulls"]} for name, c in profile["columns"].items()]),
+            "windows": metadata.table(
+                [{"use": use, "months of 2013": ", ".join(map(str, months))} for use, months in sorted(windows.items())]
+            ),
+            "columns": metadata.table([{"column": name, "kind": c["kind"], "nulls": c["nulls"]} for name, c in profile["columns"].items()]),
         },
     )

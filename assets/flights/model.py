@@ -7,9 +7,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from dagster_lastgood import Written
-from dagster_lastgood import metadata as show
-from lastgood import settings as settings_
+from dagster_lastgood import Written, metadata
+from lastgood.settings import Settings
 
 CODE = ["services/flights/train.py", "services/flights/features.py", "services/flights/model.py", "params.yaml"]
 
@@ -24,23 +23,21 @@ class Hyperparameters(dg.Config):
     l2_regularization: float | None = Field(default=None, ge=0)
 
 
-def model(
-    out: Path, data: Path, stable: Path | None, facts: Mapping[str, Any], config: Hyperparameters, settings: settings_.Settings
-) -> Written:
+def model(out: Path, data: Path, stable: Path | None, facts: Mapping[str, Any], config: Hyperparameters, settings: Settings) -> Written:
     """Will a flight arrive at least 15 minutes late? Saved as skops, evaluated on the months after training."""
 
     import pandas as pd
 
-    from lastgood.drift import reference as references
-    from lastgood.system import yaml_errors as yaml_lines
+    from lastgood.drift import reference
+    from lastgood.system import yaml_errors
     from services.flights import drift, evaluate, features, figures, train
 
-    params = yaml_lines.load((settings.project / "params.yaml").read_text("utf-8"), where="params.yaml")
+    params = yaml_errors.load((settings.project / "params.yaml").read_text("utf-8"), where="params.yaml")
     chosen = params["train"] | config.model_dump(exclude_none=True)
     fitted = train.fit(pd.read_parquet(data / "train.parquet"), chosen)
     train.save(fitted, out)
     later = pd.read_parquet(data / "evaluate.parquet")
-    references.write(drift.made_features(later, categories=fitted.categories), out / references.FEATURES, at=drift.TIME)
+    reference.write(drift.made_features(later, categories=fitted.categories), out / reference.FEATURES, at=drift.TIME)
     report = evaluate.evaluate(out, data / "evaluate.parquet", against=stable)
     late, forecast = later["late"].to_numpy(dtype=bool), fitted.probability(features.columns_of(later))
     plots = {"calibration": figures.calibration_png(late, forecast), "roc": figures.roc_png(late, forecast)}
@@ -50,8 +47,8 @@ def model(
         params=chosen,
         plots=plots,
         metadata={
-            "calibration and ROC": show.pictures(plots),
-            "evaluation": show.comparison(report["metrics"], (report["against"] or {"metrics": {}})["metrics"], of="this model"),
+            "calibration and ROC": metadata.pictures(plots),
+            "evaluation": metadata.comparison(report["metrics"], (report["against"] or {"metrics": {}})["metrics"], of="this model"),
             "against stable": verdict(report),
         },
     )

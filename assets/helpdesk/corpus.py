@@ -5,9 +5,8 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from dagster_lastgood import Written
-from dagster_lastgood import metadata as show
-from lastgood import settings as settings_
+from dagster_lastgood import Written, metadata
+from lastgood.settings import Settings
 
 CODE = [f"services/helpdesk/{name}.py" for name in ("prepare", "sources", "chunks", "questions", "drift")]
 
@@ -26,19 +25,19 @@ def current_version(project: Path) -> str:
     return f"{asked}-{sources.digest(sources.read(project / prepare.SLICES / f'django-{asked}'))[:12]}"
 
 
-def corpus(out: Path, config: Version, settings: settings_.Settings) -> Written:
+def corpus(out: Path, config: Version, settings: Settings) -> Written:
     """Sections of Django's documentation; headings that are questions are withheld and become the golden questions."""
-    from lastgood.drift import reference as references
+    from lastgood.drift import reference
     from services.helpdesk import drift, prepare
 
     described = prepare.slice_of(config.version, out=out, project=settings.project)
-    references.write(drift.reference(out / prepare.QUESTIONS), out / references.FILE, at=drift.TIME)
+    reference.write(drift.reference(out / prepare.QUESTIONS), out / reference.FILE, at=drift.TIME)
     return Written(
         meta={name: described[name] for name in ("name", "version", "documents", "chunks")},
         provenance={"source_sha256": described["source_sha256"]},
         metadata={
             "dagster/row_count": described["chunks"],
-            "questions": show.table([{"kind": kind, "questions": count} for kind, count in sorted(described["questions"].items())]),
+            "questions": metadata.table([{"kind": kind, "questions": count} for kind, count in sorted(described["questions"].items())]),
             **{name: described[name] for name in ("version", "documents", "licence")},
         },
     )

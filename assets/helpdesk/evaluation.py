@@ -7,9 +7,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from dagster_lastgood import Written
-from dagster_lastgood import metadata as show
-from lastgood import settings as settings_
+from dagster_lastgood import Written, metadata
+from lastgood.settings import Settings
 
 
 class Judging(dg.Config):
@@ -21,7 +20,7 @@ class Judging(dg.Config):
 
 
 def evaluation(
-    corpus: Path, model: Path, prompt: Path, index: Path, options: Mapping[str, Any], config: Judging, settings: settings_.Settings
+    corpus: Path, model: Path, prompt: Path, index: Path, options: Mapping[str, Any], config: Judging, settings: Settings
 ) -> Written:
     """recall@10, nDCG@10, how much of the answers stands in the passages, and whether refusals are right."""
     import os
@@ -34,4 +33,4 @@ def evaluation(
     judge = judges.ByModel(catalog.build(base.parse(config.judge), environ=os.environ)) if config.judge else None
     report = evaluate.evaluate(folders, options, settings=settings, judge=judge)
     hardest = [{"question": one["question"], "rank": one["rank"] or 0} for one in report["worst"]]
-    return Written(report=report, metadata={"hardest questions": show.table(hardest)})
+    return Written(report=report, metadata={"hardest questions": metadata.table(hardest)})

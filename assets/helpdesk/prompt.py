@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_lastgood import Written
-from lastgood import settings as settings_
+from lastgood.settings import Settings
 
 CODE = [f"services/helpdesk/prompt/{name}" for name in ("prompt.yaml", "system.txt", "user.txt", "query.txt")]
 
@@ -17,7 +17,7 @@ class Texts(dg.Config):
     replace: dict[str, str] = Field(default={}, description='Text by part, for example {"query": "Django: {{ question }}"}.')
 
 
-def prompt(out: Path, config: Texts, settings: settings_.Settings) -> Written:
+def prompt(out: Path, config: Texts, settings: Settings) -> Written:
     """Templates with declared variables; checked, rendered once with sample values, and frozen."""
     from services.helpdesk import prompting
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from dagster_lastgood import drift_assets as windows
-from dagster_lastgood import hooks, project
-from dagster_lastgood import metadata as show
+from dagster_lastgood import drift_assets, hooks, project
+from dagster_lastgood import metadata as asset_metadata
 from lastgood import errors
 from lastgood import settings as settings_
-from lastgood.system import clock as wallclock
+from lastgood.settings import Settings
+from lastgood.system import clock
 
 if TYPE_CHECKING:
-    from lastgood.drift.watch import Watched
+    from lastgood.drift.watch import DriftWatch
     from lastgood.release import Context
 
 NAME = "drift_report"
@@ -37,17 +37,15 @@ class Stretch(dg.Config):
 @dg.op(
     description="Evidently's report on live traffic compared with the stable bundle's reference; logged to MLflow and shown on <service>/drift.",
 )
-def report(
-    context: dg.OpExecutionContext, config: Stretch, settings: dg.ResourceParam[settings_.Settings], mlflow: dg.ResourceParam[Any]
-) -> None:
+def report(context: dg.OpExecutionContext, config: Stretch, settings: dg.ResourceParam[Settings], mlflow: dg.ResourceParam[Any]) -> None:
     """Write the report, and say where it is. Nothing answered, or nothing watched, is a result and no error."""
     from lastgood import release
     from lastgood.drift import watch as drift_watch
 
     with release.open_context(settings, read_only=True) as ctx:
-        until = wallclock.now() if config.until is None else config.until
+        until = clock.now() if config.until is None else config.until
         since = until - settings.drift.report_hours * 3600 if config.since is None else config.since
-        what = drift_watch.watched(ctx, config.service)
+        what = drift_watch.watch_of_service(ctx, config.service)
         if what is None:
             context.add_output_metadata({"evidently": f"left out: drift is not watched on {config.service!r}"})
             return
@@ -59,10 +57,10 @@ def report(
         except errors.LastgoodError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
     context.add_output_metadata(found)
-    context.log_event(dg.AssetObservation(windows.key(config.service), metadata=found, description="Evidently's report"))
+    context.log_event(dg.AssetObservation(drift_assets.key(config.service), metadata=found, description="Evidently's report"))
 
 
-def written(ctx: "Context", what: "Watched", *, since: float, until: float, settings: settings_.Settings, mlflow: Any) -> dict[str, Any]:
+def written(ctx: "Context", what: "DriftWatch", *, since: float, until: float, settings: Settings, mlflow: Any) -> dict[str, Any]:
     """Metadata of the report on *since* to *until* (Unix seconds), which lies in the home folder and in MLflow then. Raises LastgoodError."""
     from lastgood.drift import evidently_report as evidently
 
@@ -80,12 +78,12 @@ def written(ctx: "Context", what: "Watched", *, since: float, until: float, sett
     }
     if distances:
         columns = [{"name": name, "distance": value, "threshold": None, "outcome": "pass"} for name, value in distances.items()]
-        metadata["drift by feature"] = show.pictures({"drift by feature": windows.bars(columns[: windows.SHOWN])})
+        metadata["drift by feature"] = asset_metadata.pictures({"drift by feature": drift_assets.bars(columns[: drift_assets.SHOWN])})
     return metadata
 
 
 def _logged(
-    mlflow: Any, what: "Watched", *, files: Sequence[Path], values: dict[str, Any], settings: settings_.Settings
+    mlflow: Any, what: "DriftWatch", *, files: Sequence[Path], values: dict[str, Any], settings: Settings
 ) -> dg.MetadataValue | str:
     """The link to the MLflow run that has the report. An MLflow that is away costs the report nothing else."""
     try:
@@ -97,7 +95,7 @@ def _logged(
         run = mlflow.active_run().info
     except Exception as error:  # noqa: BLE001  # MLflow raises what its store raises
         return f"left out: {error}"
-    return show.mlflow_run(settings.tracking_uri, experiment_id=run.experiment_id, run_id=run.run_id)
+    return asset_metadata.mlflow_run(settings.tracking_uri, experiment_id=run.experiment_id, run_id=run.run_id)
 
 
 def _metric(name: str) -> str:
@@ -130,7 +128,7 @@ def _schedule(service: str, cron: str) -> dg.ScheduleDefinition:
 
         try:
             with release.open_context(settings_.load(), read_only=True) as ctx:
-                watched = ctx.ledger.newest(service) is not None and drift_watch.watched(ctx, service) is not None
+                watched = ctx.ledger.newest(service) is not None and drift_watch.watch_of_service(ctx, service) is not None
         except errors.LastgoodError as error:
             return dg.SkipReason(str(error))
         if not watched:

@@ -5,16 +5,15 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from dagster_lastgood import drift_assets as windows
-from dagster_lastgood import hooks
-from dagster_lastgood import metadata as show
+from dagster_lastgood import drift_assets, hooks
+from dagster_lastgood import metadata as asset_metadata
 from dagster_lastgood.jobs import drift_report
 from dagster_lastgood.jobs.verbs import NEVER_AGAIN
-from lastgood import settings as settings_
+from lastgood.settings import Settings
 
 if TYPE_CHECKING:
-    from lastgood.drift.decision import Decision, Look
-    from lastgood.drift.watch import Watched
+    from lastgood.drift.decision import DriftDecision, ScheduledLook
+    from lastgood.drift.watch import DriftWatch
 
 
 class Evaluate(dg.Config):
@@ -28,18 +27,16 @@ class Evaluate(dg.Config):
 @dg.op(
     description="Compare stable with its rollback target on the rows answered since the alarm; roll back if the target is clearly better.",
 )
-def evaluate(
-    context: dg.OpExecutionContext, config: Evaluate, settings: dg.ResourceParam[settings_.Settings], mlflow: dg.ResourceParam[Any]
-) -> None:
+def evaluate(context: dg.OpExecutionContext, config: Evaluate, settings: dg.ResourceParam[Settings], mlflow: dg.ResourceParam[Any]) -> None:
     """Report what was decided and done."""
     from lastgood import errors, release
     from lastgood.drift import decision as drift_decision
     from lastgood.drift import watch as drift_watch
-    from lastgood.system import clock as wallclock
+    from lastgood.system import clock
 
     with release.open_context(settings, create=False, service=config.service) as ctx:
-        now = wallclock.now()
-        what = drift_watch.watched(ctx, config.service)
+        now = clock.now()
+        what = drift_watch.watch_of_service(ctx, config.service)
         look = drift_decision.due(ctx, what, now=now) if what else None
         if what is None or look is None:
             context.log.info("nothing is due: no alarm is open, it is already decided, or a release is in progress")
@@ -47,18 +44,18 @@ def evaluate(
             return
         try:
             decision = drift_decision.decide(ctx, what, look)
-            moved = None if config.dry_run else drift_decision.carry_out(ctx, what, decision, now=wallclock.now(), actor=config.actor)
+            moved = None if config.dry_run else drift_decision.carry_out(ctx, what, decision, now=clock.now(), actor=config.actor)
         except errors.LastgoodError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from None
         metadata = {**described(decision), "moved": f"revision {moved.revision.number}" if moved else "nothing"}
         metadata |= _report(context, ctx, what, look, settings=settings, mlflow=mlflow)
     context.log.info(f"{decision.outcome}: {decision.why}")
     said = f"look {look.number} of {look.of}: {decision.outcome}: {decision.why}"
-    context.log_event(dg.AssetObservation(windows.key(config.service), description=said, metadata=metadata))
+    context.log_event(dg.AssetObservation(drift_assets.key(config.service), description=said, metadata=metadata))
     context.add_output_metadata(metadata)
 
 
-def described(decision: "Decision") -> dict[str, Any]:
+def described(decision: "DriftDecision") -> dict[str, Any]:
     """The decision as the UI shows it."""
     compared = decision.compared
     found: dict[str, Any] = {
@@ -71,15 +68,18 @@ def described(decision: "Decision") -> dict[str, Any]:
     }
     if compared is not None:
         found |= {"difference": compared.difference, "rows": compared.rows, "stretches": compared.clusters}
-        rows: list[show.Row] = [{"bundle": "stable", "score": compared.first}, {"bundle": "way back", "score": compared.second}]
-        found["compared"] = show.table(rows)
+        rows: list[asset_metadata.TableRow] = [
+            {"bundle": "stable", "score": compared.first},
+            {"bundle": "way back", "score": compared.second},
+        ]
+        found["compared"] = asset_metadata.table(rows)
         if compared.low is not None and compared.high is not None:
             found |= {"difference at least": compared.low, "difference at most": compared.high}
     return found
 
 
 def _report(
-    context: dg.OpExecutionContext, ctx: Any, what: "Watched", look: "Look", *, settings: settings_.Settings, mlflow: Any
+    context: dg.OpExecutionContext, ctx: Any, what: "DriftWatch", look: "ScheduledLook", *, settings: Settings, mlflow: Any
 ) -> dict[str, Any]:
     """Evidently's report beside it; a missing or failing report costs the decision nothing."""
     try:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dagster_lastgood import parts
 from dagster_lastgood.jobs import verbs as jobs
-from lastgood import settings as settings_
+from lastgood.settings import Settings
 
 if TYPE_CHECKING:
     from lastgood.release.convergence import Outcome
@@ -38,7 +38,7 @@ def retrain_job(builds: Builds) -> dg.JobDefinition:
         name="retrain",
         description="Run the service's build job and propose the resulting bundle as a candidate: its phases and gates decide.",
     )
-    def retrain(context: dg.OpExecutionContext, config: Retrain, settings: dg.ResourceParam[settings_.Settings]) -> None:
+    def retrain(context: dg.OpExecutionContext, config: Retrain, settings: dg.ResourceParam[Settings]) -> None:
         _retrained(context, config, settings, builds)
 
     @dg.graph(name="retraining")
@@ -53,17 +53,17 @@ def retrain_job(builds: Builds) -> dg.JobDefinition:
     )
 
 
-def _retrained(context: dg.OpExecutionContext, config: Retrain, settings: settings_.Settings, builds: Builds) -> None:
+def _retrained(context: dg.OpExecutionContext, config: Retrain, settings: Settings, builds: Builds) -> None:
     """Report the outcome of the verb `promote` on the new bundle; a build that fails changes nothing."""
     from lastgood import release
-    from lastgood.release import convergence as converge
+    from lastgood.release import convergence
 
     digest = build(context, config, builds)
     hold_beside(context, config, digest, settings=settings)
 
     def verb() -> "Outcome":
         with release.open_context(settings, create=False, service=config.service) as ctx:
-            return converge.promote(
+            return convergence.promote(
                 ctx,
                 config.service,
                 digest,
@@ -92,7 +92,7 @@ def build(context: dg.OpExecutionContext, config: Retrain, builds: Builds) -> st
     return str(made[-1].metadata["lastgood/bundle"].value)
 
 
-def hold_beside(context: dg.OpExecutionContext, config: Retrain, digest: str, *, settings: settings_.Settings) -> None:
+def hold_beside(context: dg.OpExecutionContext, config: Retrain, digest: str, *, settings: Settings) -> None:
     """Write down how the new bundle and stable do on the labelled rows since the alarm. It decides nothing: the phases do.
 
     The new one may have been trained on some of these rows, and is said to have been compared so.
@@ -100,16 +100,16 @@ def hold_beside(context: dg.OpExecutionContext, config: Retrain, digest: str, *,
     from lastgood import errors, release
     from lastgood.drift import bundle_comparison as drift_compare
     from lastgood.drift import watch as drift_watch
-    from lastgood.system import clock as wallclock
+    from lastgood.system import clock
 
     try:
         with release.open_context(settings, create=False, service=config.service) as ctx:
-            now = wallclock.now()
-            what = drift_watch.watched(ctx, config.service)
-            alarm = drift_watch.open_alarm(list(drift_watch.looked(ctx, what))) if what else None
+            now = clock.now()
+            what = drift_watch.watch_of_service(ctx, config.service)
+            alarm = drift_watch.open_alarm(list(drift_watch.window_reports(ctx, what))) if what else None
             if what is None or alarm is None:
                 return
-            said = drift_compare.beside(ctx, what, digest, since=alarm, now=now)
+            said = drift_compare.compare_with_stable(ctx, what, digest, since=alarm, now=now)
             ctx.ledger.evaluate(digest, kind=drift_compare.KIND, report=said.to_json(), actor=config.actor, now=now)
     except errors.LastgoodError as error:
         context.log.warning(f"not compared with stable: {error}")

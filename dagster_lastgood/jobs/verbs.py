@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from lastgood import settings as settings_
-from lastgood.system import clock as wallclock
+from lastgood.settings import Settings
+from lastgood.system import clock
 
 if TYPE_CHECKING:
-    from lastgood.core.transitions import State
-    from lastgood.release import Request, Way
+    from lastgood.core.state import State
+    from lastgood.release import PhaseOverride, Request
     from lastgood.release.convergence import Outcome
 
 NEVER_AGAIN = {"dagster/max_retries": "0"}
@@ -74,23 +74,23 @@ class RollBack(dg.Config):
 
 
 @dg.op(description="Release a bundle: verify it, start its workers, run its phases and gates, cut over; the previous bundle stays warm.")
-def promote(context: dg.OpExecutionContext, config: Promote, settings: dg.ResourceParam[settings_.Settings]) -> None:
+def promote(context: dg.OpExecutionContext, config: Promote, settings: dg.ResourceParam[Settings]) -> None:
     """Report the outcome of the verb `promote`."""
     from lastgood import release
-    from lastgood.release import convergence as converge
+    from lastgood.release import convergence
 
     def verb() -> "Outcome":
         way = _way(config)
         with release.open_context(settings, create=False, service=config.service) as ctx:
             planned = ctx.ledger.state(config.service)
             digest = ctx.ledger.resolve(config.service, config.bundle)
-            wanted = converge.Promotion(bundle=digest, override=config.override, way=way)
-            return converge.carry_out(ctx, config.service, wanted, _request(config, planned=planned), wait_s=config.wait_s)
+            wanted = convergence.Promotion(bundle=digest, override=config.override, way=way)
+            return convergence.carry_out(ctx, config.service, wanted, _request(config, planned=planned), wait_s=config.wait_s)
 
     report(context, verb)
 
 
-def _way(config: Promote) -> "Way":
+def _way(config: Promote) -> "PhaseOverride":
     """How the bundle is to take over. Raises UsageError."""
     from lastgood import errors, release
     from lastgood.service import strategy
@@ -101,35 +101,35 @@ def _way(config: Promote) -> "Way":
         chain = None if config.strategy is None else strategy.from_text(config.strategy)
     except ValueError as error:
         raise errors.UsageError(str(error)) from error
-    return release.Way(strategy=chain, skip=config.skip_analysis)
+    return release.PhaseOverride(strategy=chain, skip=config.skip_analysis)
 
 
 @dg.op(description="Approve the candidate that waits for approval; the controller then continues the release.")
-def approve(context: dg.OpExecutionContext, config: Approve, settings: dg.ResourceParam[settings_.Settings]) -> None:
+def approve(context: dg.OpExecutionContext, config: Approve, settings: dg.ResourceParam[Settings]) -> None:
     """Report the outcome of the verb `approve`."""
     from lastgood import errors, release
-    from lastgood.release import convergence as converge
+    from lastgood.release import convergence
 
     def verb() -> "Outcome":
         if not config.reason.strip():
             raise errors.UsageError("an approval requires a reason, which the audit trail keeps; give one")
         with release.open_context(settings, create=False, service=config.service) as ctx:
-            return converge.carry_out(ctx, config.service, release.approve, _request(config), wait_s=config.wait_s)
+            return convergence.carry_out(ctx, config.service, release.approve, _request(config), wait_s=config.wait_s)
 
     report(context, verb)
 
 
 @dg.op(description="Roll back to the newest good bundle that was stable, quarantine the bad one, move the traffic.")
-def roll_back(context: dg.OpExecutionContext, config: RollBack, settings: dg.ResourceParam[settings_.Settings]) -> None:
+def roll_back(context: dg.OpExecutionContext, config: RollBack, settings: dg.ResourceParam[Settings]) -> None:
     """Report the outcome of the verb `rollback`."""
     from lastgood import release
-    from lastgood.release import convergence as converge
+    from lastgood.release import convergence
 
     def verb() -> "Outcome":
         with release.open_context(settings, create=False, service=config.service) as ctx:
             to = ctx.ledger.resolve(config.service, config.to) if config.to else None
             back = functools.partial(release.roll_back, to=to)
-            return converge.carry_out(ctx, config.service, back, _request(config), wait_s=config.wait_s)
+            return convergence.carry_out(ctx, config.service, back, _request(config), wait_s=config.wait_s)
 
     report(context, verb)
 
@@ -185,7 +185,7 @@ def _ending(outcome: "Outcome") -> str:
 def _refuse_stale(context: dg.OpExecutionContext) -> None:
     record = context.instance.get_run_record_by_id(context.run_id)
     # Dagster goes by the machine's clock: one that is set must not keep anybody from a rollback.
-    waited_s = wallclock.now() - wallclock.of_machine(record.create_timestamp.timestamp()) if record else 0.0
+    waited_s = clock.now() - clock.of_machine(record.create_timestamp.timestamp()) if record else 0.0
     if waited_s > STALE_S:
         raise dg.Failure(
             f"this run was requested {waited_s / 60:.0f} minutes ago and has waited in a queue since, so nothing was changed; "

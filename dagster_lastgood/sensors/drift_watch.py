@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from dagster_lastgood import drift_assets as windows
+from dagster_lastgood import drift_assets, project
 from dagster_lastgood import live_checks as live
-from dagster_lastgood import project
 from lastgood import errors
 from lastgood import settings as settings_
-from lastgood.system import clock as wallclock
+from lastgood.settings import Settings
+from lastgood.system import clock
 
 if TYPE_CHECKING:
-    from lastgood.drift.decision import Look
-    from lastgood.drift.watch import Looked, Watched
+    from lastgood.drift.decision import ScheduledLook
+    from lastgood.drift.watch import DriftWatch, WindowReport
     from lastgood.release import Context
 
 DECIDE, REPORT, RETRAIN = "evaluate_rollback", "drift_report", "retrain"
@@ -51,14 +51,14 @@ def drift_watch(
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Evaluates each completed window of live traffic once, shows it as <service>/drift, and has alarms decided.",
     )
-    def watch(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
+    def watch(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SensorResult | dg.SkipReason:
         return _watched(context, settings, services, expected)
 
     return watch
 
 
 def _watched(
-    context: dg.SensorEvaluationContext, settings: settings_.Settings, services: Sequence[str], expected: Mapping[str, live.Expectations]
+    context: dg.SensorEvaluationContext, settings: Settings, services: Sequence[str], expected: Mapping[str, live.Expectations]
 ) -> dg.SensorResult | dg.SkipReason:
     """Report the windows that Dagster does not hold yet, and the looks that are due. Where it stands, ledger and materializations say."""
     from lastgood import release
@@ -80,7 +80,7 @@ def _watched(
         return dg.SkipReason(f"the ledger cannot be read: {error}")
     if not news.shown and not news.asked:
         return dg.SkipReason("; ".join(words))
-    partitions = [windows.partitions(event.asset_key.path[0]).build_add_request([str(event.partition)]) for event in news.shown]
+    partitions = [drift_assets.partitions(event.asset_key.path[0]).build_add_request([str(event.partition)]) for event in news.shown]
     return dg.SensorResult(asset_events=[*news.judged, *news.shown], run_requests=news.asked, dynamic_partitions_requests=partitions)
 
 
@@ -100,27 +100,27 @@ def _service(
     from lastgood.drift import decision as drift_decision
     from lastgood.drift import watch as drift_watch
 
-    what = drift_watch.watched(ctx, service) if ctx.ledger.newest(service) else None
+    what = drift_watch.watch_of_service(ctx, service) if ctx.ledger.newest(service) else None
     if what is None:
         return "drift is not watched on any service"
     elsewhere = ""
     try:
-        while drift_watch.tick(ctx, what, now=wallclock.now(), at_once=1) and time.monotonic() < until:
+        while drift_watch.evaluate_next_window(ctx, what, now=clock.now(), at_once=1) and time.monotonic() < until:
             pass
     except errors.Conflict as error:
         elsewhere = str(error)
-    found = list(drift_watch.looked(ctx, what))
+    found = list(drift_watch.window_reports(ctx, what))
     # Not by the partitions that there are: the daemon makes those first, and may die before it stores what they hold.
-    known = context.instance.get_materialized_partitions(windows.key(service))
+    known = context.instance.get_materialized_partitions(drift_assets.key(service))
     for one in found:
-        if windows.name_of(what, one) not in known and time.monotonic() < until:
-            news.shown.append(windows.materialization(what, one))
+        if drift_assets.name_of(what, one) not in known and time.monotonic() < until:
+            news.shown.append(drift_assets.materialization(what, one))
             news.judged += _judged(context, ctx, what, one, suite=suite)
     if elsewhere:
         return elsewhere  # what an alarm comes to is decided where the log is
     alarm = drift_watch.open_alarm(found)
     asked = [report(what, one) for one in found if alarm is not None and one.alarm == alarm and one.change in ("opened", "worse")]
-    look = drift_decision.due(ctx, what, now=wallclock.now())
+    look = drift_decision.due(ctx, what, now=clock.now())
     asked += [request(what, look)] if look is not None else []
     unfit = drift_decision.to_build(ctx, what, alarm) if alarm is not None else None
     asked += [retraining(what, *unfit, expected=ctx.ledger.newest(service))] if unfit is not None else []
@@ -141,17 +141,17 @@ def _attempt(instance: dg.DagsterInstance, wanted: dg.RunRequest) -> dg.RunReque
 
 
 def _judged(
-    context: dg.SensorEvaluationContext, ctx: "Context", what: "Watched", one: "Looked", *, suite: live.Expectations | None
+    context: dg.SensorEvaluationContext, ctx: "Context", what: "DriftWatch", one: "WindowReport", *, suite: live.Expectations | None
 ) -> list[dg.AssetCheckEvaluation]:
     """What Great Expectations says of the window. It costs the window nothing if that fails: a library of others, on data that is odd."""
     try:
         return live.evaluations(ctx, what, one, suite=suite)
     except Exception as error:  # noqa: BLE001
-        context.log.warning(f"{what.service}: no expectations on the window of {windows.name_of(what, one)}: {error!r}")
+        context.log.warning(f"{what.service}: no expectations on the window of {drift_assets.name_of(what, one)}: {error!r}")
         return []
 
 
-def _words(what: "Watched", found: "list[Looked]") -> str:
+def _words(what: "DriftWatch", found: "list[WindowReport]") -> str:
     if not found:
         return f"the first window of {what.rules.window_s:g} s is not complete yet"
     last = found[-1]
@@ -159,7 +159,7 @@ def _words(what: "Watched", found: "list[Looked]") -> str:
     return f"{len(found)} windows evaluated, {alarm}the last one: {last.verdict['outcome']}"
 
 
-def request(what: "Watched", look: "Look") -> dg.RunRequest:
+def request(what: "DriftWatch", look: "ScheduledLook") -> dg.RunRequest:
     """The run that decides *look*; the same look has the same key, so that a tick which is repeated launches nothing twice."""
     return dg.RunRequest(
         run_key=f"{what.service}/{what.bundle[7:19]}/{what.revision}/{int(look.alarm)}/{look.number}",
@@ -169,7 +169,7 @@ def request(what: "Watched", look: "Look") -> dg.RunRequest:
     )
 
 
-def report(what: "Watched", one: "Looked") -> dg.RunRequest:
+def report(what: "DriftWatch", one: "WindowReport") -> dg.RunRequest:
     """The run that writes Evidently's report on the windows which made the alarm."""
     since = one.begin if one.alarm is None else min(one.alarm, one.begin)  # an alarm of the loss begins when its last window ends
     asked = {"service": what.service, "since": since, "until": one.end}
@@ -181,7 +181,7 @@ def report(what: "Watched", one: "Looked") -> dg.RunRequest:
     )
 
 
-def retraining(what: "Watched", look: "Look", why: str, *, expected: int) -> dg.RunRequest:
+def retraining(what: "DriftWatch", look: "ScheduledLook", why: str, *, expected: int) -> dg.RunRequest:
     """The run that builds a new bundle and proposes it because *look* came to that; refused if the service is no longer at revision *expected*."""
     asked = {"service": what.service, "reason": f"drift: {why}", "expected": expected}
     return dg.RunRequest(

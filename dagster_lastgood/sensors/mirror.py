@@ -9,7 +9,7 @@ import dagster as dg
 
 from dagster_lastgood import parts
 from lastgood import errors
-from lastgood import settings as settings_
+from lastgood.settings import Settings
 
 Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 Positions = Mapping[str, Any]
@@ -25,7 +25,7 @@ class Told:
     words: str = ""
 
 
-Look = Callable[[dg.SensorEvaluationContext, settings_.Settings, Sequence[str], Positions], Told]
+Look = Callable[[dg.SensorEvaluationContext, Settings, Sequence[str], Positions], Told]
 """Looks at the services, given the positions in the cursor."""
 
 
@@ -41,7 +41,7 @@ def mirror(
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=description,
     )
-    def mirror(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
+    def mirror(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SensorResult | dg.SkipReason:
         before: Positions = json.loads(context.cursor or "{}")
         try:
             told = look(context, settings, services, before)

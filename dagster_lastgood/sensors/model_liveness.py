@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from lastgood import settings as settings_
-from lastgood.system import clock as wallclock
+from lastgood.settings import Settings
+from lastgood.system import clock
 
 
 def model_liveness(services: Sequence[str]) -> dg.SensorDefinition:
@@ -19,13 +19,13 @@ def model_liveness(services: Sequence[str]) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Asks providers whether the pinned models still exist; records the answers, and pages models that end.",
     )
-    def liveness(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SkipReason:
+    def liveness(context: dg.SensorEvaluationContext, settings: dg.ResourceParam[Settings]) -> dg.SkipReason:
         return _checked(settings, services)
 
     return liveness
 
 
-def _checked(settings: settings_.Settings, services: Sequence[str]) -> dg.SkipReason:
+def _checked(settings: Settings, services: Sequence[str]) -> dg.SkipReason:
     """One sentence for each service: what was found out."""
     from lastgood import errors, release
     from lastgood.model_retirement import check as liveness
@@ -37,7 +37,7 @@ def _checked(settings: settings_.Settings, services: Sequence[str]) -> dg.SkipRe
         with release.open_context(settings, create=False) as ctx:
             for service in services:
                 if ctx.ledger.newest(service):
-                    report = liveness.check(ctx, service, ask=ask, now=wallclock.now(), actor="dagster")
+                    report = liveness.check(ctx, service, ask=ask, now=clock.now(), actor="dagster")
                     told += [f"{service}: {one.role} {', '.join(one.models)} is {one.lifetime.status}" for one in report.checked]
     except errors.NotFound:  # nothing was ever built here, and looking does not begin a ledger
         return dg.SkipReason("no bundle uses a hosted model")

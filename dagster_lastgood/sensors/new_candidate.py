@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from dagster_lastgood import automation
-from lastgood import settings as settings_
+from lastgood.settings import Settings
 
 PROMOTE = "promote"
 """The job that a tick asks for."""
@@ -23,7 +23,7 @@ def new_candidate(job: dg.JobDefinition) -> dg.SensorDefinition:
     )(propose)
 
 
-def propose(context: dg.RunStatusSensorContext, settings: dg.ResourceParam[settings_.Settings]) -> dg.SensorResult | dg.SkipReason:
+def propose(context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]) -> dg.SensorResult | dg.SkipReason:
     """Ask for the release of each bundle that the run made and that does not serve already."""
     reason = context.dagster_run.tags.get(automation.CANDIDATE)
     if reason is None:
@@ -45,7 +45,7 @@ def _bundles(context: dg.RunStatusSensorContext) -> Iterator[tuple[str, str]]:
             yield event.asset_key.path[0], str(event.metadata["lastgood/bundle"].value)
 
 
-def _serves(settings: settings_.Settings, service: str, bundle: str) -> bool:
+def _serves(settings: Settings, service: str, bundle: str) -> bool:
     from lastgood import release
 
     with release.open_context(settings, read_only=True) as ctx:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_lastgood import gate_checks as gates
-from dagster_lastgood import metadata as show
-from dagster_lastgood import parts
-from lastgood.analysis import follow as verdicts
-from lastgood.bundle import manifest as bundles
+from dagster_lastgood import metadata, parts
+from lastgood.analysis import follow
+from lastgood.bundle import manifest
 
 if TYPE_CHECKING:
-    from lastgood.core.transitions import State
+    from lastgood.core.state import State
     from lastgood.ledger import Revision
     from lastgood.release import Context
 
@@ -35,15 +34,15 @@ START: Position = {"revision": 0, "hash": "", "rollout": None, "busy": False, "m
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class RolloutSnapshot:
     """One service at Unix time `now`: its newest revision, what led there since `told`, and what the gates say.
 
     `ended` is the rollout that has ended since `told`; `extra` is metadata to tell besides.
     """
 
     revision: "Revision"
-    decided: verdicts.Answers
-    look: verdicts.Look
+    decided: follow.Answers
+    look: follow.FollowedVerdicts
     told: Position
     now: float
     ended: int | None = None
@@ -60,7 +59,7 @@ class Scene:
         return self.state.phase != "idle" or self.state.verifying is not None
 
     @property
-    def answers(self) -> verdicts.Answers:
+    def answers(self) -> follow.Answers:
         """What each gate says. What has just been decided goes first: it is told once, the rest again and again."""
         looked = {} if self.look.behind else self.look.answers
         if not self.busy:
@@ -69,7 +68,7 @@ class Scene:
         return {**looked, **self.decided}
 
     @property
-    def changed(self) -> list[verdicts.Said]:
+    def changed(self) -> list[follow.Said]:
         """The answers that differ from those told."""
         return [said for gate, said in self.answers.items() if self.told["said"].get(gate) != said.mark]
 
@@ -120,7 +119,7 @@ class Scene:
             **{
                 f"{gate}/{name}": value for gate, one in self.answers.items() for name, value in gates.figures(one).items() if name in SHOWN
             },
-            **({"gates": show.table(rows)} if rows else {}),
+            **({"gates": metadata.table(rows)} if rows else {}),
             **self.extra,
             POSITION: dg.MetadataValue.json(self.position()),
         }
@@ -137,9 +136,9 @@ class Scene:
         if state.phase != "idle":
             share = f" {state.weight_pct:g} %" if state.weight_pct else ""
             mirrored = f", {state.mirror_pct:g} % mirrored" if state.mirror_pct else ""
-            return f"{state.phase}{share} of {bundles.short(state.candidate or state.stable or '')}{mirrored}"
+            return f"{state.phase}{share} of {manifest.short(state.candidate or state.stable or '')}{mirrored}"
         verifying = " while a rollback is measured" if state.verifying else ""
-        return f"{bundles.short(state.stable)} serves{verifying}" if state.stable else "no bundle serves"
+        return f"{manifest.short(state.stable)} serves{verifying}" if state.stable else "no bundle serves"
 
     def _gates(self) -> str:
         counted = [said for said in self.answers.values() if said.verdict.kind != "observe"]
@@ -154,16 +153,16 @@ class Scene:
 VERBS = {"fail": "fails", "inconclusive": "cannot tell"}
 
 
-def set_up(ctx: "Context", service: str, evidence: verdicts.Evidence, *, told: Position, now: float) -> Scene:
+def set_up(ctx: "Context", service: str, evidence: follow.Evidence, *, told: Position, now: float) -> RolloutSnapshot:
     """The scene of *service*. A position of another ledger that was in this place counts as none."""
     state = ctx.ledger.state(service)
     known = 0 < told["revision"] <= state.revision and ctx.ledger.revision(service, told["revision"]).hash == told["hash"]
     told = told if known else START
-    new = [one for one in ctx.ledger.history(service, limit=verdicts.HISTORY) if one.number > told["revision"]]
+    new = [one for one in ctx.ledger.history(service, limit=follow.HISTORY) if one.number > told["revision"]]
     rollouts = {told["rollout"], *(one.state.rollout for one in new)} - {None, state.rollout}
-    return Scene(
+    return RolloutSnapshot(
         revision=ctx.ledger.revision(service, state.revision),
-        decided=verdicts.decided(new, ledger=ctx.ledger),
+        decided=follow.decided(new, ledger=ctx.ledger),
         look=evidence.look(ctx, state, now=now),
         told=told,
         now=now,

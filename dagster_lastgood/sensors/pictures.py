@@ -3,7 +3,7 @@
 import bisect
 from typing import TYPE_CHECKING, Any
 
-from dagster_lastgood import metadata as show
+from dagster_lastgood import metadata
 
 if TYPE_CHECKING:
     from lastgood.release import Context
@@ -20,16 +20,15 @@ TRIED: set[str] = set()
 """Releases that this process has begun to draw. One that is asked for again had taken longer than a tick may."""
 
 
-def of(ctx: "Context", service: str, rollout: int) -> dict[str, Any]:
+def rollout_pictures(ctx: "Context", service: str, rollout: int) -> dict[str, Any]:
     """Metadata with the pictures of *rollout*, or with the reason why there are none. Raises nothing: figures and checks go first."""
     try:
         reason = _too_much(ctx, service, rollout)
         if not reason:
-            from lastgood.reports import plots
-            from lastgood.reports import record as chronicle
+            from lastgood.reports import plots, record
 
-            drawn = plots.pictures(chronicle.collect(ctx, service, rollout=rollout), max_bytes=MAX_BYTES)
-            return {KEY: show.pictures(drawn)} if drawn else {}
+            drawn = plots.pictures(record.collect(ctx, service, rollout=rollout), max_bytes=MAX_BYTES)
+            return {KEY: metadata.pictures(drawn)} if drawn else {}
     except Exception as error:  # noqa: BLE001  # a missing extra, or a fault in drawing, would else fail this tick and all that follow
         reason = f"{type(error).__name__}: {error}"
     return {KEY: f"left out: {reason}; run 'lastgood report {service} --rollout {rollout}'"}

@@ -12,8 +12,8 @@ import dagster as dg
 from dagster_lastgood import parts
 from dagster_lastgood.sensors import mirror
 from lastgood import errors
-from lastgood import settings as settings_
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
+from lastgood.settings import Settings
 
 if TYPE_CHECKING:
     from lastgood.ledger import Ledger, Revision
@@ -45,9 +45,7 @@ def release_mirror(services: Sequence[str]) -> dg.SensorDefinition:
     )
 
 
-def _look(
-    context: dg.SensorEvaluationContext, settings: settings_.Settings, services: Sequence[str], told: mirror.Positions
-) -> mirror.Told:
+def _look(context: dg.SensorEvaluationContext, settings: Settings, services: Sequence[str], told: mirror.Positions) -> mirror.Told:
     """The revisions that Dagster has not been told of; the position of a service is the last one reported."""
     from lastgood import ledger
 
@@ -116,6 +114,6 @@ def headline(revision: "Revision", *, was: str | None) -> str:
     now = revision.state.stable
     verb = revision.verb.upper()
     if was != now:
-        return f"{verb} {bundles.short(was) if was else NOTHING} -> {bundles.short(now) if now else NOTHING}"
+        return f"{verb} {manifest.short(was) if was else NOTHING} -> {manifest.short(now) if now else NOTHING}"
     about = revision.state.candidate or next((mark.bundle for mark in revision.marks), None)
-    return f"{verb} {bundles.short(about)}" if about else verb
+    return f"{verb} {manifest.short(about)}" if about else verb

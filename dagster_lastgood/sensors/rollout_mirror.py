@@ -12,14 +12,13 @@ from collections.abc import Sequence
 import dagster as dg
 
 from dagster_lastgood import parts
-from dagster_lastgood.sensors import mirror, pictures
-from dagster_lastgood.sensors import observation as scene
+from dagster_lastgood.sensors import mirror, observation, pictures
 from lastgood import errors
-from lastgood import settings as settings_
-from lastgood.analysis import follow as verdicts
-from lastgood.system import clock as wallclock
+from lastgood.analysis import follow
+from lastgood.settings import Settings
+from lastgood.system import clock
 
-EVIDENCE = verdicts.Evidence()
+EVIDENCE = follow.Evidence()
 """What this process has read of the measurements; only the tick that holds READING touches it."""
 READING = threading.Lock()
 """Dagster gives a tick up after 60 s and begins the next one while the body of the first still runs."""
@@ -36,9 +35,7 @@ def rollout_mirror(services: Sequence[str]) -> dg.SensorDefinition:
     )
 
 
-def _look(
-    context: dg.SensorEvaluationContext, settings: settings_.Settings, services: Sequence[str], told: mirror.Positions
-) -> mirror.Told:
+def _look(context: dg.SensorEvaluationContext, settings: Settings, services: Sequence[str], told: mirror.Positions) -> mirror.Told:
     """What has changed since the positions in the cursor: one observation of each service at most."""
     if not READING.acquire(blocking=False):
         return mirror.Told(words="the tick before this one is still reading the measurements")
@@ -56,35 +53,35 @@ def _look(
 
 def _news(
     context: dg.SensorEvaluationContext,
-    settings: settings_.Settings,
+    settings: Settings,
     services: Sequence[str],
     told: mirror.Positions,
     *,
     words: dict[str, str],
-) -> dict[str, scene.Scene]:
+) -> dict[str, observation.RolloutSnapshot]:
     """The services that have something to tell; what there is to say of the others goes into *words*."""
     from lastgood import release
 
-    news: dict[str, scene.Scene] = {}
+    news: dict[str, observation.RolloutSnapshot] = {}
     with release.open_context(settings, read_only=True) as ctx:
         for service in services:
             if not ctx.ledger.newest(service):
                 continue
             try:
-                found = scene.set_up(ctx, service, EVIDENCE, told=_last_told(context, service, told), now=wallclock.now())
+                found = observation.set_up(ctx, service, EVIDENCE, told=_last_told(context, service, told), now=clock.now())
             except (errors.Damaged, errors.NotFound, errors.UsageError) as error:
                 words[service] = str(error)  # the other services go on
                 continue
             words[service] = found.words()
             if found.news:
-                extra = pictures.of(ctx, service, found.ended) if found.ended else {}
+                extra = pictures.rollout_pictures(ctx, service, found.ended) if found.ended else {}
                 news[service] = dataclasses.replace(found, extra=extra)
     return news
 
 
-def _last_told(context: dg.SensorEvaluationContext, service: str, told: mirror.Positions) -> scene.Position:
+def _last_told(context: dg.SensorEvaluationContext, service: str, told: mirror.Positions) -> observation.Position:
     """The newer one of the cursor and Dagster's newest observation."""
     found = context.instance.fetch_observations(parts.release_key(service), limit=1).records
     held = mirror.shown(found[0].asset_observation if found else None)
-    kept: scene.Position = held[scene.POSITION].value if scene.POSITION in held else scene.START
-    return max(told.get(service, scene.START), kept, key=lambda position: position["at"])
+    kept: observation.Position = held[observation.POSITION].value if observation.POSITION in held else observation.START
+    return max(told.get(service, observation.START), kept, key=lambda position: position["at"])

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lastgood.analysis import run
+from lastgood.analysis import run as analysis_run
 from lastgood.gates import base
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def standing(ctx: Context, state: State, *, now: float) -> Answers:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class FollowedVerdicts:
     """What the gates say at one moment. `measured` is the newest measurement of each analysis that went into it.
 
     With `behind`, there are more than one look takes in, and the answers are those of a while ago.
@@ -97,14 +97,14 @@ class Evidence:
 
     def __init__(self, *, batch: int | None = BATCH) -> None:
         self._batch = batch
-        self._kept: dict[tuple[str, ...], run.Analysis] = {}
+        self._kept: dict[tuple[str, ...], analysis_run.Analysis] = {}
 
-    def look(self, ctx: Context, state: State, *, now: float) -> Look:
+    def look(self, ctx: Context, state: State, *, now: float) -> FollowedVerdicts:
         """What the gates say in *state* at Unix time *now*. A candidate's own verdict goes before one on what serves.
 
         Raises LastgoodError if the gates or their measurements cannot be read.
         """
-        asked = {self._name(ctx, state, question): question for question in run.open_questions(ctx, state, now=now)}
+        asked = {self._name(ctx, state, question): question for question in analysis_run.open_questions(ctx, state, now=now)}
         mine = (ctx.settings.ledger_url, state.service)
         self._kept = {name: kept for name, kept in self._kept.items() if name in asked or name[:2] != mine}
         answers: dict[str, Said] = {}
@@ -116,17 +116,17 @@ class Evidence:
             measured[question.key] = analysis.seq
             for gate, verdict in analysis.verdicts(now).items():
                 answers.setdefault(gate, Said(verdict=verdict, bundle=question.watched))
-        return Look(answers=answers, measured=measured, behind=behind)
+        return FollowedVerdicts(answers=answers, measured=measured, behind=behind)
 
-    def _name(self, ctx: Context, state: State, question: run.Question) -> tuple[str, ...]:
+    def _name(self, ctx: Context, state: State, question: analysis_run.Question) -> tuple[str, ...]:
         """Another one for another ledger, another release, and for a phase in which other gates are asked."""
         proposed = ctx.ledger.revision(state.service, state.rollout or state.revision).hash
         return (ctx.settings.ledger_url, state.service, question.key, proposed, *sorted(question.gates))
 
-    def _analysis(self, ctx: Context, service: str, name: tuple[str, ...], question: run.Question) -> run.Analysis:
+    def _analysis(self, ctx: Context, service: str, name: tuple[str, ...], question: analysis_run.Question) -> analysis_run.Analysis:
         """The one that is kept, which outlives a connection, or a new one."""
         if name not in self._kept:
-            self._kept[name] = run.Analysis(question, book=ctx.ledger, service=service)
+            self._kept[name] = analysis_run.Analysis(question, book=ctx.ledger, service=service)
         self._kept[name].book = ctx.ledger
         return self._kept[name]
 
@@ -141,7 +141,7 @@ class Measurement:
     at: float | None
 
 
-def replay(analysis: run.Analysis, *, service: str, until: float) -> Iterator[Measurement]:
+def replay(analysis: analysis_run.Analysis, *, service: str, until: float) -> Iterator[Measurement]:
     """Take what was seen until then (Unix seconds) into the empty *analysis*; hands out each measurement once it is in.
 
     So the gates can be asked on the way what they said at that moment.

@@ -13,9 +13,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 
-from lastgood.core import transitions as rollout
+from lastgood.core.events import Abandon, Advance, BakeEnded, CutOver, Event, Reject, RollBack, SetHold, Verified
+from lastgood.core.state import State
 from lastgood.gates import base
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from lastgood.service.schema import Service
 
 MAX_SKEW_S = 60.0
@@ -33,14 +34,14 @@ NOTHING: Verdicts = {}
 class Decision:
     """An event that is due, under which verb it goes into the ledger, why, and the verdicts that led to it."""
 
-    event: rollout.Event
+    event: Event
     verb: str
     reason: str
     verdicts: tuple[base.Verdict, ...] = ()
 
 
 def decide(
-    state: rollout.State,
+    state: State,
     service: Service,
     *,
     ready: Collection[str],
@@ -66,7 +67,7 @@ def decide(
             return _serving(state, service, counted, now=now, unwatched_s=unwatched_s)
 
 
-def verify(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision | None:
+def verify(state: State, verdicts: Verdicts, *, now: float) -> Decision | None:
     """Whether a step back helped, as soon as that can be told, or when its time limit has passed; None before."""
     if state.verifying is None:
         return None
@@ -84,7 +85,7 @@ def verify(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision 
 
 
 def _verified(outcome: str, why: str, told: tuple[base.Verdict, ...]) -> Decision:
-    event = rollout.Verified(outcome=outcome, reason=why)  # type: ignore[arg-type]
+    event = Verified(outcome=outcome, reason=why)  # type: ignore[arg-type]
     return Decision(event=event, verb="verified", reason=f"{outcome.replace('_', ' ')}: {why}", verdicts=told)
 
 
@@ -92,7 +93,7 @@ def _verified(outcome: str, why: str, told: tuple[base.Verdict, ...]) -> Decisio
 
 
 def _prepared(
-    state: rollout.State, service: Service, *, ready: Collection[str], unknown: Collection[str], now: float, trouble: str
+    state: State, service: Service, *, ready: Collection[str], unknown: Collection[str], now: float, trouble: str
 ) -> Decision | None:
     if state.candidate is None:
         return None
@@ -104,18 +105,18 @@ def _prepared(
     if state.phase_until is not None and (now >= state.phase_until + more_s or _set_back(state.phase_since or now, now)):
         whose = "candidate's" if state.candidate in missing else "control arm's"
         why = f"the {whose} workers did not become ready in time" + (f": {trouble}" if trouble else "")
-        return Decision(event=rollout.Abandon(bundle=state.candidate, reason="not ready in time"), verb="abandon", reason=why)
+        return Decision(event=Abandon(bundle=state.candidate, reason="not ready in time"), verb="abandon", reason=why)
     return None
 
 
 def _on_its_way(
-    state: rollout.State, service: Service, verdicts: Verdicts, *, ready: Collection[str], now: float, unwatched_s: float
+    state: State, service: Service, verdicts: Verdicts, *, ready: Collection[str], now: float, unwatched_s: float
 ) -> Decision | None:
     if state.candidate is None:
         return None
     bad = _bad(service, verdicts, now=now, over=_over(state, now))
     if bad:
-        event = rollout.Reject(bundle=state.candidate, reason=_words(bad, service), verify_s=service.release.recovery.within_s)
+        event = Reject(bundle=state.candidate, reason=_words(bad, service), verify_s=service.release.recovery.within_s)
         return Decision(event=event, verb="rollback", reason=_words(bad, service), verdicts=bad)
     if state.hold is not None:
         return None
@@ -129,12 +130,12 @@ def _question(service: Service, verdicts: Verdicts, *, now: float, over: bool) -
     asking = _asking(service, verdicts, now=now, over=over)
     if not asking:
         return None
-    event = rollout.SetHold(reason=_words(asking, service), actor="lastgood", gate=asking[0].gate)
+    event = SetHold(reason=_words(asking, service), actor="lastgood", gate=asking[0].gate)
     return Decision(event=event, verb="hold", reason=_words(asking, service), verdicts=asking)
 
 
 def _forward(
-    state: rollout.State, service: Service, verdicts: Verdicts, *, ready: Collection[str], now: float, unwatched_s: float
+    state: State, service: Service, verdicts: Verdicts, *, ready: Collection[str], now: float, unwatched_s: float
 ) -> Decision | None:
     """The next phase, or the cut-over, if this one is passed."""
     needed = state.awaited[:1] if state.last_phase else state.awaited  # at the cut-over nothing is left to compare with
@@ -149,14 +150,14 @@ def _forward(
     return dataclasses.replace(_next_phase(state, service, why=f"{state.phase} passed: {why}"), verdicts=told)
 
 
-def _next_phase(state: rollout.State, service: Service, *, why: str) -> Decision:
+def _next_phase(state: State, service: Service, *, why: str) -> Decision:
     candidate = state.candidate or ""
     if state.last_phase:
-        return Decision(event=rollout.CutOver(bundle=candidate, bake_s=service.release.bake_s), verb="cut-over", reason=why)
-    return Decision(event=rollout.Advance(bundle=candidate), verb="advance", reason=why)
+        return Decision(event=CutOver(bundle=candidate, bake_s=service.release.bake_s), verb="cut-over", reason=why)
+    return Decision(event=Advance(bundle=candidate), verb="advance", reason=why)
 
 
-def _late(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision | None:
+def _late(state: State, verdicts: Verdicts, *, now: float) -> Decision | None:
     """The end of a release that could not be judged in the time it had: nobody is blamed, and it does not go on."""
     if not _over(state, now):
         return None
@@ -166,17 +167,17 @@ def _late(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision |
     said = "; ".join(verdict.why for verdict in missing) or ("nobody approved it" if unapproved else "its workers are not ready")
     why = f"no verdict within {limit_s:g} s: {said}"
     told = missing or tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
-    return Decision(event=rollout.Abandon(bundle=state.candidate or "", reason=why), verb="abandon", reason=why, verdicts=told)
+    return Decision(event=Abandon(bundle=state.candidate or "", reason=why), verb="abandon", reason=why, verdicts=told)
 
 
-def _passed(state: rollout.State, verdicts: Verdicts, *, now: float) -> bool:
+def _passed(state: State, verdicts: Verdicts, *, now: float) -> bool:
     planned, since = state.planned, state.phase_since
     if planned is None or since is None or now - since < planned.min_s:
         return False
     return all(verdict.outcome == "pass" for verdict in verdicts.values() if verdict.kind != "observe")
 
 
-def _over(state: rollout.State, now: float) -> bool:
+def _over(state: State, now: float) -> bool:
     if state.phase_until is not None and now >= state.phase_until:
         return True
     return state.phase_since is not None and _set_back(state.phase_since, now)
@@ -193,7 +194,7 @@ def _set_back(since: float, now: float) -> bool:
 # --- after it ----------------------------------------------------------------------------------------------
 
 
-def _serving(state: rollout.State, service: Service, verdicts: Verdicts, *, now: float, unwatched_s: float) -> Decision | None:
+def _serving(state: State, service: Service, verdicts: Verdicts, *, now: float, unwatched_s: float) -> Decision | None:
     """Baking, or idle with triggers on stable. What stable cannot be blamed for ends in a hold, or in nothing."""
     if state.stable is None:
         return None
@@ -201,7 +202,7 @@ def _serving(state: rollout.State, service: Service, verdicts: Verdicts, *, now:
     over = baking and _over(state, now - unwatched_s)
     bad = () if state.verifying else _bad(service, verdicts, now=now, over=False)
     if bad:
-        event = rollout.RollBack(
+        event = RollBack(
             reason=_words(bad, service), seen=state.stable, automatic=True, verify_s=service.release.recovery.within_s
         )  # fmt: skip
         return Decision(event=event, verb="rollback", reason=_words(bad, service), verdicts=bad)
@@ -211,14 +212,14 @@ def _serving(state: rollout.State, service: Service, verdicts: Verdicts, *, now:
     return _proven(state, verdicts, now=now - unwatched_s) if over else None
 
 
-def _proven(state: rollout.State, verdicts: Verdicts, *, now: float) -> Decision:
+def _proven(state: State, verdicts: Verdicts, *, now: float) -> Decision:
     """The end of a bake: nobody took the release back. What did not pass, or could not be told, is said with it."""
     told = tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
     open_ = "; ".join(f"{verdict.gate}: {verdict.why}" for verdict in told if verdict.outcome != "pass")
     reason = "the release stayed healthy during its bake"
     if open_:
         reason = f"no guardrail failed in the {now - (state.phase_since or now):.0f} s of its bake; without a verdict: {open_}"
-    return Decision(event=rollout.BakeEnded(), verb="bake-ended", reason=reason, verdicts=told)
+    return Decision(event=BakeEnded(), verb="bake-ended", reason=reason, verdicts=told)
 
 
 # --- what a verdict asks for -------------------------------------------------------------------------------
@@ -244,7 +245,7 @@ def _asking(service: Service, verdicts: Verdicts, *, now: float, over: bool) -> 
     )
 
 
-def _policy(gate: conditions.AnyGate, verdict: base.Verdict, *, now: float, over: bool) -> conditions.Unknown:
+def _policy(gate: gates.AnyGate, verdict: base.Verdict, *, now: float, over: bool) -> gates.WhenUnknown:
     """What a gate that cannot tell asks for by now."""
     if verdict.outcome != "inconclusive" or verdict.kind == "observe":
         return "wait"

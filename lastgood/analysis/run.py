@@ -18,12 +18,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol, Self
 
 from lastgood import context, ledger
-from lastgood.core import transitions as rollout
-from lastgood.gates import base
-from lastgood.gates import eprocess as sequential
-from lastgood.gates import gate as track
-from lastgood.service import gates as conditions
-from lastgood.service import schema as services
+from lastgood.core.state import State
+from lastgood.gates import base, eprocess
+from lastgood.gates import gate as gate_run
+from lastgood.service import gates as service_gates
+from lastgood.service import schema
 from lastgood.sources import base as sources
 
 log = logging.getLogger("lastgood.judge")
@@ -44,7 +43,7 @@ RECOVERY_ALPHA = 0.01
 class Reader(Protocol):
     """What answers for every gate; see `lastgood.sources.catalog`."""
 
-    def read(self, name: str, asked: sources.Asked, *, now: float, cursor: sources.Cursor | None) -> sources.Answer: ...
+    def read(self, name: str, asked: sources.MeasurementRequest, *, now: float, cursor: sources.Cursor | None) -> sources.SourceReading: ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +60,10 @@ class Question:
     mode: base.Mode
     watched: str
     beside: str | None
-    gates: Mapping[str, conditions.AnyGate]
+    gates: Mapping[str, service_gates.AnyGate]
     alpha: float
     began: float
-    sharing: Mapping[str, conditions.AnyGate] = dataclasses.field(default_factory=dict)
+    sharing: Mapping[str, service_gates.AnyGate] = dataclasses.field(default_factory=dict)
     mirrored: bool = False
     copied: bool = False
     share: float | None = None
@@ -77,7 +76,7 @@ class Question:
     """How often the workers write their logs, in seconds."""
 
 
-def questions(state: rollout.State, service: services.Service, *, proposed_at: float, now: float) -> list[Question]:
+def questions(state: State, service: schema.Service, *, proposed_at: float, now: float) -> list[Question]:
     """What is to be measured in *state* at Unix time *now*; *service* is the configuration of the bundle that is judged.
 
     *proposed_at* is when the rollout under way was proposed (Unix seconds).
@@ -87,7 +86,7 @@ def questions(state: rollout.State, service: services.Service, *, proposed_at: f
     return [dataclasses.replace(question, flush_s=flush_s) for question in asked if question is not None and question.gates]
 
 
-def open_questions(ctx: context.Context, state: rollout.State, *, now: float) -> list[Question]:
+def open_questions(ctx: context.Context, state: State, *, now: float) -> list[Question]:
     """As `questions`, with the configuration and the time of the proposal looked up; nothing while workers are made ready.
 
     Raises NotFound or Unavailable if they cannot be read.
@@ -98,7 +97,7 @@ def open_questions(ctx: context.Context, state: rollout.State, *, now: float) ->
     return questions(state, context.judged_by(ctx, state), proposed_at=proposed_at, now=now)
 
 
-def _on_the_way(state: rollout.State, service: services.Service, *, proposed_at: float) -> Question | None:
+def _on_the_way(state: State, service: schema.Service, *, proposed_at: float) -> Question | None:
     if state.candidate is None or state.stable is None or state.phase not in ("shadow", "canary", "approval"):
         return None
     live = state.weight_pct > 0
@@ -107,10 +106,10 @@ def _on_the_way(state: rollout.State, service: services.Service, *, proposed_at:
         name: gate
         for name, gate in service.gates.items()
         if phase in gate.during
-        and not (isinstance(gate, conditions.SampleRatio | conditions.Ejections) and not live)
-        and not (isinstance(gate, conditions.Score) and gate.of_users and not live)
+        and not (isinstance(gate, service_gates.SampleRatio | service_gates.Ejections) and not live)
+        and not (isinstance(gate, service_gates.Score) and gate.of_users and not live)
     }
-    unmirrored = {name: gate for name, gate in gates.items() if not isinstance(gate, conditions.Agreement)}
+    unmirrored = {name: gate for name, gate in gates.items() if not isinstance(gate, service_gates.Agreement)}
     mirrored_once = any(planned.kind == phase and planned.mirror_pct for planned in state.chain)
     return Question(
         key=f"{state.rollout}/{phase}",
@@ -132,7 +131,7 @@ def _on_the_way(state: rollout.State, service: services.Service, *, proposed_at:
     )
 
 
-def _share_of_alpha(service: services.Service) -> float:
+def _share_of_alpha(service: schema.Service) -> float:
     """What one analysis of a release may spend, whatever way the release takes: phases can be named and skipped while it is under way.
 
     On watch, what a day may spend.
@@ -140,7 +139,7 @@ def _share_of_alpha(service: services.Service) -> float:
     return service.release.alpha / len(ANALYSES)
 
 
-def _serving(state: rollout.State, service: services.Service, *, now: float) -> Question | None:
+def _serving(state: State, service: schema.Service, *, now: float) -> Question | None:
     if state.stable is None or state.verifying is not None or state.phase not in ("baking", "idle"):
         return None
     baking = state.phase == "baking"
@@ -161,7 +160,7 @@ def _serving(state: rollout.State, service: services.Service, *, now: float) -> 
     )
 
 
-def _watch_s(gates: Mapping[str, conditions.AnyGate]) -> float:
+def _watch_s(gates: Mapping[str, service_gates.AnyGate]) -> float:
     """How long one stretch of watching is: whole days, in which each gate can come to many verdicts."""
     longest = max(
         (max(getattr(gate, "persistence", 0) * gate.window_s, getattr(gate, "block_s", 0.0), gate.patience_s) for gate in gates.values()),
@@ -170,7 +169,7 @@ def _watch_s(gates: Mapping[str, conditions.AnyGate]) -> float:
     return WATCH_S * max(1, math.ceil(WATCH_TIMES * longest / WATCH_S))
 
 
-def _afterwards(state: rollout.State, service: services.Service) -> Question | None:
+def _afterwards(state: State, service: schema.Service) -> Question | None:
     if state.stable is None or state.verifying is None:
         return None
     wanted = service.release.recovery.min_samples
@@ -190,9 +189,9 @@ def _afterwards(state: rollout.State, service: services.Service) -> Question | N
     )
 
 
-def _alone(gates: Mapping[str, conditions.AnyGate]) -> dict[str, conditions.AnyGate]:
+def _alone(gates: Mapping[str, service_gates.AnyGate]) -> dict[str, service_gates.AnyGate]:
     """The gates that can judge a bundle with nothing beside it."""
-    needs_two = conditions.Agreement | conditions.SampleRatio | conditions.Ejections
+    needs_two = service_gates.Agreement | service_gates.SampleRatio | service_gates.Ejections
     return {name: gate for name, gate in gates.items() if not isinstance(gate, needs_two)}
 
 
@@ -217,9 +216,9 @@ class Analysis:
         self._service = service
         self._cursors: dict[str, sources.Cursor] = {}
         references = _references(book, service, question)
-        alphas = track.budget({**question.sharing, **question.gates}, question.alpha)
+        alphas = gate_run.budget({**question.sharing, **question.gates}, question.alpha)
         self._tracks = {
-            name: track.Track(
+            name: gate_run.GateState(
                 name, gate, mode=question.mode, alpha=alphas.get(name, question.alpha), since=question.began, reference=references.get(name)
             )
             for name, gate in question.gates.items()
@@ -251,7 +250,7 @@ class Analysis:
         """
         body: dict[str, Any] = {"after": self.seq, "step": self.question.step, "observations": {}, "cursors": {}}
         for name, gate in self.question.gates.items():
-            if isinstance(gate, conditions.LatencyP99) and now < self.question.phase_since + gate.settle_s:
+            if isinstance(gate, service_gates.LatencyP99) and now < self.question.phase_since + gate.settle_s:
                 if name in self._cursors:
                     body["cursors"][name] = None  # what happens until then is passed over: the next look starts from there
                 continue
@@ -271,9 +270,9 @@ class Analysis:
         """What each gate says now."""
         return {name: one.verdict(now) for name, one in self._tracks.items()}
 
-    def _asked(self, gate: conditions.AnyGate) -> sources.Asked:
+    def _asked(self, gate: service_gates.AnyGate) -> sources.MeasurementRequest:
         question = self.question
-        return sources.Asked(
+        return sources.MeasurementRequest(
             gate=gate,
             watched=question.watched,
             beside=question.beside,
@@ -337,7 +336,7 @@ def _references(book: ledger.Ledger, service: str, question: Question) -> dict[s
         if question.reference is not None and not found:
             rows = book.recorded(service, f"{question.reference}/{phase}")
             found = _totals(row["body"] for row in rows if _follows(row["seq"], row["body"]))
-    nothing = {name: base.Tally(n=1) for name, gate in question.gates.items() if isinstance(gate, conditions.ErrorRate)}
+    nothing = {name: base.Tally(n=1) for name, gate in question.gates.items() if isinstance(gate, service_gates.ErrorRate)}
     return {**nothing, **found}
 
 
@@ -347,11 +346,11 @@ def _totals(bodies: Iterable[Mapping[str, Any]]) -> dict[str, base.Tally]:
         for name, seen in body["observations"].items():
             for one in map(base.observation, seen):
                 if one.beside is not None and not one.down:
-                    sums[name] = sequential.joined(sums.get(name, base.EMPTY), one.beside)
+                    sums[name] = eprocess.joined(sums.get(name, base.EMPTY), one.beside)
     return {name: tally for name, tally in sums.items() if tally.n}
 
 
-class Judge:
+class RunningAnalyses:
     """All analyses of one service that are under way."""
 
     def __init__(self, book: ledger.Ledger, service: str, read: Reader) -> None:

@@ -26,13 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from lastgood import errors
-from lastgood.bundle import formats as safety
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import formats
+from lastgood.bundle import manifest as bundle_manifest
 from lastgood.bundle.store import Listing, Store, parse_listing
-from lastgood.system import files as durable
-from lastgood.system import plain
-from lastgood.system import signing as keys_
-from lastgood.system import yaml_errors as yaml_lines
+from lastgood.system import files, plain, signing, yaml_errors
 from lastgood.system.failpoints import failpoint
 
 if TYPE_CHECKING:
@@ -49,11 +46,11 @@ _CHUNK = 1 << 20
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 
 
-class Row(Protocol):
+class BundleRow(Protocol):
     """A bundle and where it came from; the ledger's bundle row is one."""
 
     @property
-    def bundle(self) -> bundles.Bundle:
+    def bundle(self) -> bundle_manifest.Bundle:
         """The bundle."""
 
     @property
@@ -61,7 +58,7 @@ class Row(Protocol):
         """JSON facts about its making."""
 
 
-def export(bundle_row: Row, *, store: Store, keys: Path, out: Path) -> Path:
+def export(bundle_row: BundleRow, *, store: Store, keys: Path, out: Path) -> Path:
     """Write *out*, replacing it in one step; the same bundle, provenance and key give the same bytes.
 
     Raises Damaged or NotFound if a stored byte is not as recorded, NotAllowed past 8 GiB or 20,000 members.
@@ -80,7 +77,7 @@ def export(bundle_row: Row, *, store: Store, keys: Path, out: Path) -> Path:
     return out
 
 
-def import_(file: Path, *, store: Store, keys: Path, trust: frozenset[str]) -> tuple[bundles.Bundle, dict[str, Any]]:
+def import_(file: Path, *, store: Store, keys: Path, trust: frozenset[str]) -> tuple[bundle_manifest.Bundle, dict[str, Any]]:
     """Take a bundle file into *store*; the bundle and its provenance, for the caller to register.
 
     The signer must be our own key or one whose fingerprint is in *trust* (`sha256:<hex>`, prefix optional). Nothing is
@@ -89,7 +86,7 @@ def import_(file: Path, *, store: Store, keys: Path, trust: frozenset[str]) -> t
     """
     trusted = {f"sha256:{t.strip().lower().removeprefix('sha256:')}" for t in trust} | _own(keys)
     try:
-        with safety.open_regular(file) as opened, store.staging() as staging:
+        with formats.open_regular(file) as opened, store.staging() as staging:
             reader = _Reader(opened)
             bundle, provenance = _read_head(reader, trusted)
             trees = _read_listings(reader, bundle)
@@ -105,26 +102,26 @@ def import_(file: Path, *, store: Store, keys: Path, trust: frozenset[str]) -> t
 # --- writing -----------------------------------------------------------------------------------
 
 
-def _texts(row: Row, keys: Path) -> dict[str, bytes]:
-    manifest = bundles.canonical(row.bundle.manifest())
-    provenance = bundles.canonical(dict(row.provenance))
+def _texts(row: BundleRow, keys: Path) -> dict[str, bytes]:
+    manifest = bundle_manifest.canonical(row.bundle.manifest())
+    provenance = bundle_manifest.canonical(dict(row.provenance))
     statement = _statement(manifest, provenance)
-    private = keys_.load_private(keys)
+    private = signing.load_private(keys)
     public = private.public_key()
     signature = {
         "payloadType": KIND,
         "payload": _base64(statement),
-        "signatures": [{"keyid": keys_.public_fingerprint(public), "sig": _base64(keys_.sign(private, statement, kind=KIND))}],
+        "signatures": [{"keyid": signing.public_fingerprint(public), "sig": _base64(signing.sign(private, statement, kind=KIND))}],
         "publicKey": _base64(public.public_bytes_raw()),
     }
-    return {"manifest.json": manifest, "provenance.json": provenance, "signature.json": bundles.canonical(signature)}
+    return {"manifest.json": manifest, "provenance.json": provenance, "signature.json": bundle_manifest.canonical(signature)}
 
 
 def _statement(manifest: bytes, provenance: bytes) -> bytes:
-    return bundles.canonical({"manifest": bundles.sha256(manifest), "provenance": bundles.sha256(provenance)})
+    return bundle_manifest.canonical({"manifest": bundle_manifest.sha256(manifest), "provenance": bundle_manifest.sha256(provenance)})
 
 
-def _contents(bundle: bundles.Bundle, store: Store) -> dict[str, tuple[int, Path]]:
+def _contents(bundle: bundle_manifest.Bundle, store: Store) -> dict[str, tuple[int, Path]]:
     """Size and place of every member after the texts, in the order of the archive: listings, then blobs, each sorted."""
     listings: dict[str, tuple[int, Path]] = {}
     blobs: dict[str, tuple[int, Path]] = {}
@@ -153,7 +150,7 @@ def _write_archive(out: Path, texts: Mapping[str, bytes], content: Mapping[str, 
             archive.flush()
             os.fsync(handle)
         os.replace(name, out)
-        durable.sync(out.absolute().parent)
+        files.sync(out.absolute().parent)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
@@ -162,7 +159,7 @@ def _write_archive(out: Path, texts: Mapping[str, bytes], content: Mapping[str, 
 def _append(archive: BinaryIO, member: str, size: int, path: Path) -> None:
     digest = hashlib.sha256()
     left = size
-    with safety.open_regular(path) as file:
+    with formats.open_regular(path) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             archive.write(chunk)
@@ -255,24 +252,24 @@ class _Reader:
             raise errors.NotAllowed("there are extra bytes between two members; export the bundle again")
 
 
-def _read_head(reader: _Reader, trusted: set[str]) -> tuple[bundles.Bundle, dict[str, Any]]:
+def _read_head(reader: _Reader, trusted: set[str]) -> tuple[bundle_manifest.Bundle, dict[str, Any]]:
     manifest, provenance, signature = (reader.text(n) for n in ("manifest.json", "provenance.json", "signature.json"))
     _check_signature(signature, _statement(manifest, provenance), trusted)
     try:
-        bundle, facts = bundles.from_manifest(yaml_lines.check_json(manifest)), yaml_lines.check_json(provenance)
+        bundle, facts = bundle_manifest.from_manifest(yaml_errors.check_json(manifest)), yaml_errors.check_json(provenance)
     except (ValueError, RecursionError) as error:
         raise errors.Damaged(f"the manifest or the provenance does not parse: {error}; export the bundle again") from error
-    if bundles.canonical(bundle.manifest()) != manifest or not isinstance(facts, dict):
+    if bundle_manifest.canonical(bundle.manifest()) != manifest or not isinstance(facts, dict):
         raise errors.Damaged("the manifest or the provenance is not in canonical form; export the bundle again")
     return bundle, facts
 
 
 def _check_signature(data: bytes, statement: bytes, trusted: set[str]) -> None:
     key, signature, payload = _parse_signature(data)
-    signer = keys_.public_fingerprint(key)
+    signer = signing.public_fingerprint(key)
     if signer not in trusted:
         raise errors.NotAllowed(f"the file is signed by {signer}, which is not trusted here; if you know this signer, add --trust {signer}")
-    if not keys_.verify(key, signature, payload, kind=KIND):
+    if not signing.verify(key, signature, payload, kind=KIND):
         raise errors.NotAllowed(f"the signature of {signer} is invalid; get the file again from its signer")
     if payload != statement:
         raise errors.NotAllowed("the signature is for another manifest or provenance; get the file again from its signer")
@@ -282,7 +279,7 @@ def _parse_signature(data: bytes) -> tuple[Ed25519PublicKey, bytes, bytes]:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
-        envelope = yaml_lines.check_json(data)
+        envelope = yaml_errors.check_json(data)
         (entry,) = envelope["signatures"]
         key = Ed25519PublicKey.from_public_bytes(base64.b64decode(envelope["publicKey"], validate=True))
         payload, signature = (base64.b64decode(text, validate=True) for text in (envelope["payload"], entry["sig"]))
@@ -295,14 +292,14 @@ def _parse_signature(data: bytes) -> tuple[Ed25519PublicKey, bytes, bytes]:
     return key, signature, payload
 
 
-def _read_listings(reader: _Reader, bundle: bundles.Bundle) -> dict[str, Listing]:
+def _read_listings(reader: _Reader, bundle: bundle_manifest.Bundle) -> dict[str, Listing]:
     """The listings by digest. A part is a folder if its listing stands here, which the part's size must confirm."""
     trees: dict[str, Listing] = {}
     for digest, size in sorted({p.digest: p.size for p in bundle.parts.values()}.items()):
         if not _next_is(reader, f"listings/sha256/{_hex(digest)}"):
             continue
         data = reader.text(f"listings/sha256/{_hex(digest)}")
-        if bundles.sha256(data) != digest:
+        if bundle_manifest.sha256(data) != digest:
             raise errors.Damaged(f"the listing of {digest} does not hash to that digest; copy or export the file again")
         trees[digest] = parse_listing(data)
         if trees[digest].size != size:
@@ -319,7 +316,7 @@ def _next_is(reader: _Reader, name: str) -> bool:
     return block[:100].rstrip(b"\0") == name.encode()
 
 
-def _wanted(bundle: bundles.Bundle, trees: Mapping[str, Listing]) -> dict[str, int]:
+def _wanted(bundle: bundle_manifest.Bundle, trees: Mapping[str, Listing]) -> dict[str, int]:
     """Bytes by hex digest of every blob the bundle needs, sorted."""
     wanted = {_hex(p.digest): p.size for p in bundle.parts.values() if p.digest not in trees}
     for listing in trees.values():
@@ -335,7 +332,7 @@ def _read_blobs(reader: _Reader, staging: Path, wanted: Mapping[str, int]) -> No
         reader.blob(f"blobs/sha256/{name}", size=size, target=staging / "blobs" / name)
 
 
-def _store(bundle: bundles.Bundle, trees: Mapping[str, Listing], staging: Path, store: Store) -> None:
+def _store(bundle: bundle_manifest.Bundle, trees: Mapping[str, Listing], staging: Path, store: Store) -> None:
     sources = {part.digest: staging / "blobs" / _hex(part.digest) for part in bundle.parts.values()}
     for digest, listing in trees.items():
         sources[digest] = staging / "trees" / _hex(digest)
@@ -360,7 +357,7 @@ def _lay_out(listing: Listing, blobs: Path, folder: Path) -> None:
 
 def _own(keys: Path) -> set[str]:
     try:
-        return {keys_.public_fingerprint(keys_.load_public(keys))}
+        return {signing.public_fingerprint(signing.load_public(keys))}
     except errors.NotFound:
         return set()
 

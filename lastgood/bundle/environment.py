@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundle
+from lastgood.bundle import manifest
 
 SCHEMA = "lastgood.environment/v1"
 FILE = "environment.json"
@@ -28,7 +28,7 @@ def describe(lock: Path) -> dict[str, Any]:
         raise errors.NotFound(f"lock file {lock} is missing; restore it from version control") from error
     return {
         "schema": SCHEMA,
-        "lock": bundle.sha256(locked),
+        "lock": manifest.sha256(locked),
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
         "platform": sys.platform,
@@ -38,7 +38,7 @@ def describe(lock: Path) -> dict[str, Any]:
 
 def encode(described: Mapping[str, Any]) -> bytes:
     """The bytes of the environment part, equal for equal descriptions."""
-    return bundle.canonical(dict(described))
+    return manifest.canonical(dict(described))
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def differences(recorded: Mapping[str, Any], running: Mapping[str, Any]) -> list
 
 
 def _short(described: Mapping[str, Any]) -> str:
-    return bundle.short(str(described.get("lock")))
+    return manifest.short(str(described.get("lock")))
 
 
 def _minor(described: Mapping[str, Any]) -> str:

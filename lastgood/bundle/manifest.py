@@ -135,7 +135,7 @@ class Bundle:
         return sha256(canonical(self.manifest()))
 
 
-def of(service: str, *parts: Part) -> Bundle:
+def bundle_of(service: str, *parts: Part) -> Bundle:
     """A bundle of *parts*; two parts of one name are refused."""
     named = {part.name: part for part in parts}
     if len(named) != len(parts):

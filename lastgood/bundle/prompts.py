@@ -24,9 +24,8 @@ import pydantic
 import yaml
 
 from lastgood import errors
-from lastgood.bundle import formats as safety
-from lastgood.system import files
-from lastgood.system import yaml_errors as yaml_lines
+from lastgood.bundle import formats
+from lastgood.system import files, yaml_errors
 
 if TYPE_CHECKING:
     import jinja2
@@ -43,7 +42,7 @@ FENCE = "~~~~~~~~"
 
 _NAME = r"^[a-z][a-z0-9_]{0,39}$"
 Name = Annotated[str, pydantic.StringConstraints(pattern=_NAME)]
-Kind = Literal["text", "list"]
+VariableKind = Literal["text", "list"]
 Value = str | Sequence[Mapping[str, str]]
 
 
@@ -53,7 +52,7 @@ class Described(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     schema_: Literal["lastgood.prompt/v1"] = pydantic.Field(alias="schema")
-    variables: dict[Name, Kind] = {}
+    variables: dict[Name, VariableKind] = {}
     """text: a string. list: mappings of strings, to be gone through with `for`."""
     parts: dict[Name, str] = pydantic.Field(min_length=1)
     """Name to file, in the same folder."""
@@ -65,7 +64,7 @@ class Described(pydantic.BaseModel):
 class Prompt:
     """A prompt that is checked and ready. `texts` are the templates by the name of their part."""
 
-    variables: Mapping[str, Kind]
+    variables: Mapping[str, VariableKind]
     texts: Mapping[str, str]
     options: Mapping[str, str | int | float | bool]
     templates: Mapping[str, jinja2.Template]
@@ -88,7 +87,7 @@ class Prompt:
             raise errors.UsageError(f"part {part!r} of the prompt cannot be rendered: {error}; give every variable that it uses") from error
 
 
-def _check_value(name: str, value: Any, *, kind: Kind | None) -> None:
+def _check_value(name: str, value: Any, *, kind: VariableKind | None) -> None:
     if kind is None:
         raise errors.UsageError(f"{name!r} is not a variable of the prompt; declare it in {FILE}")
     rows = kind == "list" and isinstance(value, list | tuple) and all(isinstance(row, Mapping) for row in value)
@@ -122,7 +121,7 @@ def describe(folder: Path) -> Described:
     """What prompt.yaml says. Raises NotFound or UsageError."""
     text = _read(folder, FILE)
     try:
-        found = Described.model_validate(yaml_lines.load(text, where=str(folder / FILE)))
+        found = Described.model_validate(yaml_errors.load(text, where=str(folder / FILE)))
     except pydantic.ValidationError as error:
         where = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise errors.UsageError(f"{folder / FILE} is invalid: {where}; correct the named key") from error
@@ -133,9 +132,9 @@ def describe(folder: Path) -> Described:
 
 
 def _read(folder: Path, name: str) -> str:
-    file = folder / safety.check_path(name)
+    file = folder / formats.check_path(name)
     try:
-        with safety.open_regular(file) as opened:
+        with formats.open_regular(file) as opened:
             data = opened.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise errors.UsageError(f"{file} is longer than {MAX_BYTES:,} bytes; keep documents out of the prompt")

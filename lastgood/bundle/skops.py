@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from lastgood import errors
-from lastgood.bundle import formats as safety
-from lastgood.bundle import manifest as bundles
-from lastgood.system import files as durable
+from lastgood.bundle import formats, manifest
+from lastgood.system import files as system_files
 
 _LOSSES = (
     "HalfSquaredError",
@@ -79,8 +78,8 @@ def load(path: Path, *, trusted: Collection[str]) -> object:
     *trusted* must be a constant of the service's code, never read from the file or from anything beside it. Raises
     NotAllowed for an unknown type or a hostile file (swelling, repeated or pickled members), Damaged if it does not load.
     """
-    with safety.open_regular(path) as file:
-        safety.check_content(file, name="model.skops")
+    with formats.open_regular(path) as file:
+        formats.check_content(file, name="model.skops")
         present = set(_types(_schema(file)))
         unknown = sorted(present - TYPES - set(trusted))
         if unknown:
@@ -104,8 +103,8 @@ def normalise(path: Path) -> str:
     model differ. Here they are numbered in the order in which the schema mentions them, members are sorted and stored
     without compression or time. Bytes then depend on the fitted model and on the versions of skops and scikit-learn.
     """
-    with safety.open_regular(path) as file:
-        safety.check_content(file, name="model.skops")
+    with formats.open_regular(path) as file:
+        formats.check_content(file, name="model.skops")
         schema = _schema(file)
         with zipfile.ZipFile(file) as archive:
             members = _renamed(schema, archive)
@@ -115,8 +114,8 @@ def normalise(path: Path) -> str:
             info = zipfile.ZipInfo(name, date_time=_MOMENT)
             info.create_system, info.external_attr = 3, 0o600 << 16
             archive.writestr(info, members[name])
-    durable.write(path, buffer.getvalue())
-    return bundles.sha256(buffer.getvalue())
+    system_files.write(path, buffer.getvalue())
+    return manifest.sha256(buffer.getvalue())
 
 
 def _schema(file: BinaryIO) -> Any:

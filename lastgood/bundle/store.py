@@ -27,10 +27,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from lastgood import errors
-from lastgood.bundle import formats as safety
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import formats, manifest
 from lastgood.bundle.formats import CONFIG_FORMATS, DATA_FORMATS, MODEL_FORMATS
-from lastgood.system import files as durable
+from lastgood.system import files as system_files
 from lastgood.system.failpoints import failpoint
 
 __all__ = [
@@ -79,12 +78,12 @@ class Listing:
 
     def canonical(self) -> bytes:
         """RFC 8785 bytes of the list of {path, size, sha256}."""
-        return bundles.canonical([{"path": e.path, "size": e.size, "sha256": e.sha256} for e in self.entries])
+        return manifest.canonical([{"path": e.path, "size": e.size, "sha256": e.sha256} for e in self.entries])
 
     @property
     def digest(self) -> str:
         """`sha256:` and the hex SHA-256 of the canonical list."""
-        return bundles.sha256(self.canonical())
+        return manifest.sha256(self.canonical())
 
     @property
     def size(self) -> int:
@@ -100,38 +99,38 @@ def parse_listing(data: bytes) -> Listing:
             raise ValueError("it is not in canonical form")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise errors.Damaged(f"a folder listing does not parse: {error}; build or import the part again") from error
-    safety.check_paths(e.path for e in listing.entries)
+    formats.check_paths(e.path for e in listing.entries)
     return listing
 
 
 def _entry(row: Any) -> Entry:
     path, size, sha256 = row["path"], row["size"], row["sha256"]
     typed = isinstance(path, str) and type(size) is int and isinstance(sha256, str)
-    if len(row) != 3 or not typed or size < 0 or not bundles.is_digest(f"sha256:{sha256}"):
+    if len(row) != 3 or not typed or size < 0 or not manifest.is_digest(f"sha256:{sha256}"):
         raise ValueError("an entry has an invalid value")
     return Entry(path=path, size=size, sha256=sha256)
 
 
 def digest_file(path: Path) -> str:
     """`sha256:<hex>` of a regular file's bytes. Raises NotAllowed for a link or a device, NotFound if missing."""
-    with safety.open_regular(path) as file:
-        return f"sha256:{durable.measure(file)[1]}"
+    with formats.open_regular(path) as file:
+        return f"sha256:{system_files.measure(file)[1]}"
 
 
 def digest_tree(path: Path) -> Listing:
     """The listing of a folder as it is now. Raises NotAllowed for links, devices and hostile names."""
-    return Listing(tuple(_listed(path, name) for name in safety.walk(path)))
+    return Listing(tuple(_listed(path, name) for name in formats.walk(path)))
 
 
 def _listed(root: Path, name: str) -> Entry:
-    with safety.open_regular(root / name) as file:
-        size, hexdigest = durable.measure(file)
+    with formats.open_regular(root / name) as file:
+        size, hexdigest = system_files.measure(file)
     return Entry(path=name, size=size, sha256=hexdigest)
 
 
-def part(stored: Stored, *, name: str, media_type: str, meta: Mapping[str, Any]) -> bundles.Part:
+def part(stored: Stored, *, name: str, media_type: str, meta: Mapping[str, Any]) -> manifest.Part:
     """The bundle part whose content is *stored*."""
-    return bundles.Part(name=name, digest=stored.digest, size=stored.size, media_type=media_type, uri=stored.uri, meta=meta)
+    return manifest.Part(name=name, digest=stored.digest, size=stored.size, media_type=media_type, uri=stored.uri, meta=meta)
 
 
 def load_skops(path: Path, *, trusted: Collection[str]) -> object:
@@ -164,7 +163,7 @@ class Store:
         with self._disk_errors(), self.staging() as staging:
             if source.is_dir() and not source.is_symlink():
                 return self._put_tree(source, staging, allow)
-            with safety.open_regular(source) as file:
+            with formats.open_regular(source) as file:
                 return self._put_file(file, staging, name=source.name, allow=allow)
 
     def put_bytes(self, data: bytes, *, name: str) -> Stored:
@@ -175,10 +174,10 @@ class Store:
     def check(self, source: Path, *, allow: frozenset[str] | None = None) -> None:
         """Raise what `put` would raise about the names and the content of *source*; store nothing."""
         folder = source.is_dir() and not source.is_symlink()
-        for name in safety.walk(source) if folder else [source.name]:
-            safety.check_suffix(safety.check_path(name), allow)
-            with safety.open_regular(source / name if folder else source) as file:
-                safety.check_content(file, name=name)
+        for name in formats.walk(source) if folder else [source.name]:
+            formats.check_suffix(formats.check_path(name), allow)
+            with formats.open_regular(source / name if folder else source) as file:
+                formats.check_content(file, name=name)
 
     def path(self, digest: str) -> Path:
         """The stored file, or the folder of a tree. Does not verify. Raises NotFound."""
@@ -196,7 +195,7 @@ class Store:
         """Every stored digest, sorted."""
         folder = self.root / "sha256"
         names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
-        yield from filter(bundles.is_digest, (f"sha256:{name}" for name in names))
+        yield from filter(manifest.is_digest, (f"sha256:{name}" for name in names))
 
     def stored(self, digest: str) -> Stored:
         """What is filed under *digest*, without verifying. Raises NotFound, or Damaged if a tree's listing is unreadable."""
@@ -215,8 +214,8 @@ class Store:
                 raise _damaged(digest, "listing.json", expected=digest, found="no file") from None
             self.path(digest)
             raise
-        if bundles.sha256(data) != digest:
-            raise _damaged(digest, "listing.json", expected=digest, found=bundles.sha256(data))
+        if manifest.sha256(data) != digest:
+            raise _damaged(digest, "listing.json", expected=digest, found=manifest.sha256(data))
         return parse_listing(data)
 
     def verify(self, digest: str, *, deep: bool = True) -> None:
@@ -228,15 +227,15 @@ class Store:
         folder = self._folder(digest)
         if not folder.is_dir():
             self.path(digest)
-        stamps = {} if deep else durable.stamps(folder)
+        stamps = {} if deep else system_files.stamps(folder)
         try:
             for name, entry in self._expected(digest).items():
-                if stamps.get(name) != durable.stamp(folder / name):
+                if stamps.get(name) != system_files.stamp(folder / name):
                     _verify_file(folder / name, entry, digest=digest)
         except OSError as error:
             raise errors.Unavailable(f"{digest} cannot be read: {error}; check the disk of {str(self.root)!r}") from error
 
-    def verify_bundle(self, bundle: bundles.Bundle, *, deep: bool = True) -> None:
+    def verify_bundle(self, bundle: manifest.Bundle, *, deep: bool = True) -> None:
         """Return if every part is stored and whole and has the size the manifest says. Raises NotFound or Damaged."""
         for item in bundle.parts.values():
             self.verify(item.digest, deep=deep)
@@ -256,16 +255,16 @@ class Store:
             _remove_stale(parent, folder)
             yield folder
         finally:
-            durable.discard(folder)
+            system_files.discard(folder)
 
     def _folder(self, digest: str) -> Path:
-        if not bundles.is_digest(digest):
+        if not manifest.is_digest(digest):
             raise errors.UsageError(f"{digest!r} is not a digest; expected sha256: and 64 lower-case hex digits")
         return self.root / "sha256" / digest.removeprefix("sha256:")
 
     def _put_file(self, source: BinaryIO, staging: Path, *, name: str, allow: frozenset[str] | None) -> Stored:
-        safety.check_path(name)
-        safety.check_suffix(name, allow)
+        formats.check_path(name)
+        formats.check_suffix(name, allow)
         (staging / "object").mkdir()
         entry = _copy(source, staging / "object" / "content", name=name)
         if entry.size == 0:
@@ -275,16 +274,16 @@ class Store:
         return Stored(digest=digest, size=entry.size, kind="file", uri=f"store:{digest}")
 
     def _put_tree(self, source: Path, staging: Path, allow: frozenset[str] | None) -> Stored:
-        names = safety.walk(source)
+        names = formats.walk(source)
         for name in names:
-            safety.check_suffix(name, allow)
+            formats.check_suffix(name, allow)
         if not names:
             raise errors.UsageError(f"{str(source)!r} contains no file; a part needs content")
         tree = staging / "object" / "tree"
         entries = []
         for name in names:
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            with safety.open_regular(source / name) as file:
+            with formats.open_regular(source / name) as file:
                 entries.append(_copy(file, tree / name, name=name))
         listing = Listing(tuple(entries))
         (staging / "object" / "listing.json").write_bytes(listing.canonical())
@@ -295,7 +294,7 @@ class Store:
         target = self._folder(digest)
         target.parent.mkdir(parents=True, exist_ok=True)
         if not self._whole(target, like=staged):
-            durable.seal(staged, files)
+            system_files.seal(staged, files)
             failpoint("store.before_rename")
             try:
                 os.rename(staged, target)
@@ -305,7 +304,7 @@ class Store:
                 self._replace(staged, target)
             failpoint("store.after_rename")
             target.chmod(0o500)  # only now: renaming a folder that is read-only is refused to everyone but root
-        durable.sync(target.parent)
+        system_files.sync(target.parent)
 
     def _whole(self, target: Path, *, like: Path) -> bool:
         """True if *target* is stored and undamaged; every byte is read, because a put is also how one repairs."""
@@ -357,9 +356,9 @@ class Store:
 
 
 def _copy(source: BinaryIO, target: Path, *, name: str) -> Entry:
-    size, hexdigest = durable.copy(source, target)
+    size, hexdigest = system_files.copy(source, target)
     with target.open("rb") as copied:
-        safety.check_content(copied, name=name)
+        formats.check_content(copied, name=name)
     return Entry(path=name, size=size, sha256=hexdigest)
 
 
@@ -383,7 +382,7 @@ def _remove_stale(parent: Path, fresh: Path) -> None:
     for other in parent.iterdir():
         with contextlib.suppress(FileNotFoundError):
             if now - other.stat().st_mtime > _STALE_S:
-                durable.discard(other)
+                system_files.discard(other)
 
 
 def _damaged(digest: str, name: str, *, expected: str, found: str) -> errors.Damaged:

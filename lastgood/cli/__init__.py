@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import click
 
 from lastgood import errors
-from lastgood.system import permissions as private
+from lastgood.system import permissions
 
 _VERBS = {
     "status": "status",
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     as_json = "--json" in args
     try:
         _check(args)
-        with private.files():
+        with permissions.files():
             code = app.main(args=args, prog_name="lastgood", standalone_mode=False) or 0
     except errors.LastgoodError as error:
         code = _say(error, as_json=as_json)

@@ -20,10 +20,10 @@ def audit() -> None:
 @common.json_option
 def verify(service: str, as_json: bool) -> int:
     """Recompute the hash chain and every row's digest, and check the signed checkpoints. Exit code 1 unless the whole trail is proven intact."""
-    from lastgood.ledger import audit as trail
+    from lastgood.ledger import audit as ledger_audit
 
     with common.context(read_only=True, service=service) as ctx:
-        report = trail.verify(ctx.ledger, service, ctx.settings.keys)
+        report = ledger_audit.verify(ctx.ledger, service, ctx.settings.keys)
         whole = report.ok and not report.uncovered
         problems = [*report.problems, *_not_covered(report.uncovered, service)]
         value = {
@@ -58,11 +58,11 @@ def _not_covered(first: int, service: str) -> list[str]:
 @common.json_option
 def export(service: str, since: str | None, until: str | None, as_json: bool) -> int:  # noqa: ARG001  # always JSON lines
     """Print every entry as one JSON line: who, what, when, why, and the hash that chains it."""
-    from lastgood.ledger import audit as trail
+    from lastgood.ledger import audit as ledger_audit
 
     begin = look.parse_time(since) if since is not None else None
     end = look.parse_time(until) if until is not None else None
     with common.context(read_only=True, service=service) as ctx:
-        for entry in trail.export(ctx.ledger, service, since=begin, until=end):
+        for entry in ledger_audit.export(ctx.ledger, service, since=begin, until=end):
             click.echo(json.dumps(entry, default=str))
     return 0

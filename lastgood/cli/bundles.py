@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from lastgood import ledger
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.cli import common
 from lastgood.cli import inspect as look
-from lastgood.core import transitions as rollout
-from lastgood.system import clock as wallclock
+from lastgood.core.state import State
+from lastgood.system import clock
 
 
 @click.group()
@@ -38,12 +38,12 @@ def list_(service: str, limit: int, as_json: bool) -> int:
         return 0
 
 
-def _entry(row: ledger.BundleRow, state: rollout.State) -> dict[str, Any]:
+def _entry(row: ledger.BundleRow, state: State) -> dict[str, Any]:
     digest = row.bundle.id
     mark = state.marks.get(digest)
     return {
         "id": digest,
-        "short": bundles.short(digest),
+        "short": manifest.short(digest),
         "registered_at": row.registered_at,
         "size": sum(part.size for part in row.bundle.parts.values()),
         "aliases": [alias for alias in ("stable", "candidate", "previous") if getattr(state, alias) == digest],
@@ -61,12 +61,12 @@ bundle.add_command(look.verify, "verify")
 @common.json_option
 def export(service: str, which: str, out: Path | None, as_json: bool) -> int:
     """Write a bundle and all its content to one signed file."""
-    from lastgood.bundle import archive as transfer
+    from lastgood.bundle import archive
 
     with common.context(service=service) as ctx:
         digest = ctx.ledger.resolve(service, which)
-        target = out or Path(f"{service}-{bundles.short(digest)}.lastgood.tar")
-        written = transfer.export(ctx.ledger.bundle_row(digest), store=ctx.store, keys=ctx.settings.keys, out=target)
+        target = out or Path(f"{service}-{manifest.short(digest)}.lastgood.tar")
+        written = archive.export(ctx.ledger.bundle_row(digest), store=ctx.store, keys=ctx.settings.keys, out=target)
         value = {"schema": "lastgood.export/v1", "bundle": digest, "file": str(written), "bytes": written.stat().st_size}
         common.emit(value, as_json=as_json, text=lambda: f"{written} ({value['bytes']:,} bytes)")
         return 0
@@ -85,12 +85,12 @@ def export(service: str, which: str, out: Path | None, as_json: bool) -> int:
 def import_(file: Path, trust: tuple[str, ...], untried: bool, actor: str | None, as_json: bool) -> int:
     """Import a bundle file. Its signature, names, sizes and digests are all checked before anything becomes visible."""
     from lastgood import release
-    from lastgood.bundle import archive as transfer
+    from lastgood.bundle import archive
 
     with common.context(create=True) as ctx:
-        found, provenance = transfer.import_(file, store=ctx.store, keys=ctx.settings.keys, trust=frozenset(trust))
-        new = release.register(ctx, found, provenance=provenance, actor=common.actor(actor), now=wallclock.now(), untried=untried)
+        found, provenance = archive.import_(file, store=ctx.store, keys=ctx.settings.keys, trust=frozenset(trust))
+        new = release.register(ctx, found, provenance=provenance, actor=common.actor(actor), now=clock.now(), untried=untried)
         value = {"schema": "lastgood.import/v1", "bundle": found.id, "service": found.service, "new": new}
-        text = f"{bundles.short(found.id)} {'imported' if new else 'was already registered'}; release it with 'lastgood promote {found.service} {bundles.short(found.id)}'"
+        text = f"{manifest.short(found.id)} {'imported' if new else 'was already registered'}; release it with 'lastgood promote {found.service} {manifest.short(found.id)}'"
         common.emit(value, as_json=as_json, text=lambda: text)
         return 0

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lastgood import errors
+from lastgood.core.state import State
 from lastgood.system import text
 
 if TYPE_CHECKING:
     from lastgood import release
-    from lastgood.core import transitions as rollout
 
 Command = Callable[..., Any]
 
@@ -35,13 +35,13 @@ def complete_services(_ctx: click.Context | None, _param: click.Parameter, incom
 
 def complete_bundles(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Short ids of the service's bundles, for the shell's completion."""
-    from lastgood.bundle import manifest as bundle
+    from lastgood.bundle import manifest
 
     service = ctx.params.get("service")
     if not service:
         return []
     with context(read_only=True) as here:
-        known = [bundle.short(row.bundle.id) for row in here.ledger.bundles(service)]
+        known = [manifest.short(row.bundle.id) for row in here.ledger.bundles(service)]
     return [short for short in (*known, "stable", "candidate", "previous") if short.startswith(incomplete)]
 
 
@@ -73,9 +73,9 @@ def _service_names(ctx: click.Context, param: click.Parameter, values: tuple[str
 
 def _service_name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     """Refused before anything is opened: the name becomes part of paths."""
-    from lastgood.bundle import manifest as bundle
+    from lastgood.bundle import manifest
 
-    return bundle.check_service_name(value)
+    return manifest.check_service_name(value)
 
 
 def bundle_argument(name: str = "bundle", *, required: bool = True) -> Callable[[Command], Command]:
@@ -194,7 +194,7 @@ def actor(given: str | None) -> str:
         return f"uid-{os.getuid()}"
 
 
-def known_state(ctx: release.Context, service: str) -> rollout.State:
+def known_state(ctx: release.Context, service: str) -> State:
     """The state of a service that has been released. Raises NotFound."""
     state = ctx.ledger.state(service)
     if state.revision == 0:

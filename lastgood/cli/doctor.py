@@ -15,13 +15,11 @@ from lastgood import errors, ledger, release, settings
 from lastgood.cli import common
 from lastgood.hosts import heartbeat
 from lastgood.layers.infrastructure.local import warm_ups
-from lastgood.release import convergence as converge
-from lastgood.service import schema as services
-from lastgood.service import timeouts as patience
+from lastgood.release import convergence
+from lastgood.service import schema, timeouts
 from lastgood.settings import Settings
-from lastgood.system import clock as wallclock
+from lastgood.system import clock, processes
 from lastgood.system import permissions as private
-from lastgood.system import processes as daemon
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +71,7 @@ def _python(here: Settings) -> Iterator[Finding]:  # noqa: ARG001  # every check
 
 def _project(here: Settings) -> Iterator[Finding]:
     named = (here.project / "lastgood.toml").is_file()
-    found = sorted(file.parent.name for file in here.services.glob(f"*/{services.FILE}"))
+    found = sorted(file.parent.name for file in here.services.glob(f"*/{schema.FILE}"))
     yield Finding(
         name="project",
         ok=named or bool(found),
@@ -114,7 +112,7 @@ def _owners(here: Settings) -> Iterator[Finding]:
         detail, closed = str(error), False
     yield Finding(name="home is private", ok=closed, detail=detail, remedy="run 'lastgood up', which removes access for other users")
     strangers = [f"{path} belongs to {private.user(owner)}" for path, owner in private.foreign(here.home)]
-    strangers += [said for said in daemon.strangers(here.home) if said not in strangers]
+    strangers += [said for said in processes.strangers(here.home) if said not in strangers]
     yield Finding(
         name="strangers",
         ok=not strangers,
@@ -136,8 +134,8 @@ def _ledger(here: Settings) -> Iterator[Finding]:
 
 def _clock(here: Settings) -> Iterator[Finding]:
     """Whether this machine's clock was set, or disagrees with the times in the ledger."""
-    wallclock.look(here.home)
-    skew_s = wallclock.skew_s()
+    clock.look(here.home)
+    skew_s = clock.skew_s()
     told = (
         f"set by {skew_s:+.0f} s since lastgood was started; lastgood keeps using the time before the change"
         if skew_s
@@ -149,8 +147,8 @@ def _clock(here: Settings) -> Iterator[Finding]:
     with ledger.connect(here.ledger_url, read_only=True) as opened:
         for name in opened.services():
             for last in opened.history(name, limit=1):
-                ahead_s = last.at - wallclock.now()
-                if ahead_s > wallclock.MAX_SKEW_S:
+                ahead_s = last.at - clock.now()
+                if ahead_s > clock.MAX_SKEW_S:
                     yield Finding(
                         name=f"times of {name}",
                         ok=False,
@@ -160,11 +158,11 @@ def _clock(here: Settings) -> Iterator[Finding]:
 
 
 def _services(here: Settings) -> Iterator[Finding]:
-    for file in sorted(here.services.glob(f"*/{services.FILE}")):
+    for file in sorted(here.services.glob(f"*/{schema.FILE}")):
         try:
-            found = services.load(file.parent)
+            found = schema.load(file.parent)
             yield Finding(name=f"service {found.service}", ok=True, detail=f"tier {found.tier}, port {found.traffic.port}")
-            for problem in patience.notes(found.traffic):
+            for problem in timeouts.notes(found.traffic):
                 said, _, remedy = problem.rpartition("; ")
                 yield Finding(name=f"service {found.service}", ok=None, detail=said, remedy=remedy)
         except errors.LastgoodError as error:
@@ -172,7 +170,7 @@ def _services(here: Settings) -> Iterator[Finding]:
 
 
 def _controller(here: Settings) -> Iterator[Finding]:
-    life = heartbeat.look(here)
+    life = heartbeat.controller_health(here)
     if life is not None and life.trouble:
         detail, _, remedy = life.trouble.rpartition("; ")
         yield Finding(name="controller", ok=False, detail=f"pid {life.record.pid}, {detail}", remedy=remedy)
@@ -190,7 +188,7 @@ def _time_limits(here: Settings) -> Iterator[Finding]:
             state = ctx.ledger.state(name)
             for digest in filter(None, (state.stable, state.candidate)):
                 measured = warm_ups.read(here.run(name), digest)
-                for problem in converge.slow_warnings(ctx, None, digest, warm_up_s=measured):
+                for problem in convergence.slow_warnings(ctx, None, digest, warm_up_s=measured):
                     said, _, remedy = problem.rpartition("; ")
                     yield Finding(name=f"time limits {name}", ok=False, detail=said, remedy=remedy)
 

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.cli import common
-from lastgood.system import clock as wallclock
-from lastgood.system import plain
+from lastgood.system import clock, plain
 
 if TYPE_CHECKING:
     from lastgood.context import Context
     from lastgood.drift.backtest import Backtest
-    from lastgood.drift.bundle_comparison import Beside
-    from lastgood.drift.decision import Decision
-    from lastgood.drift.watch import Looked, Watched
+    from lastgood.drift.bundle_comparison import Comparison
+    from lastgood.drift.decision import DriftDecision
+    from lastgood.drift.watch import DriftWatch, WindowReport
 
 SHOWN = 14
 
@@ -74,10 +73,10 @@ def drift(
 
     since = parse_time(since_text) if since_text is not None else None
     with common.context(read_only=dry_run, service=service) as ctx:
-        now = wallclock.now()
+        now = clock.now()
         what = _watched(ctx, service)
         not_looked = "" if dry_run else _look_at_new(ctx, what, now=now)
-        found = [one for one in drift_watch.looked(ctx, what) if since is None or one.end > since]
+        found = [one for one in drift_watch.window_reports(ctx, what) if since is None or one.end > since]
         decision = _decide(ctx, what, now=now, dry_run=dry_run, actor=common.actor(actor)) if decide else None
         compared = _compared(ctx, what, found, beside, since=since, now=now) if beside is not None else None
         if report is not None:
@@ -110,21 +109,21 @@ def _besides(not_looked: str, present: Mapping[str, Any] | None) -> list[str]:
     return told
 
 
-def _compared(ctx: Context, what: Watched, found: Sequence[Looked], other: str, *, since: float | None, now: float) -> Beside:
+def _compared(ctx: Context, what: DriftWatch, found: Sequence[WindowReport], other: str, *, since: float | None, now: float) -> Comparison:
     """Stable and another bundle on the labelled rows since then, or since the alarm."""
     from lastgood.drift import bundle_comparison as drift_compare
     from lastgood.drift import watch as drift_watch
 
     begin = next(moment for moment in (since, drift_watch.open_alarm(found), what.since) if moment is not None)
-    return drift_compare.beside(ctx, what, ctx.ledger.resolve(what.service, other), since=begin, now=now)
+    return drift_compare.compare_with_stable(ctx, what, ctx.ledger.resolve(what.service, other), since=begin, now=now)
 
 
-def _watched(ctx: Context, service: str) -> Watched:
+def _watched(ctx: Context, service: str) -> DriftWatch:
     """What is watched of *service*. Raises NothingToDo, with the remedy."""
     from lastgood.drift import watch as drift_watch
 
     common.known_state(ctx, service)
-    what = drift_watch.watched(ctx, service)
+    what = drift_watch.watch_of_service(ctx, service)
     if what is None:
         raise errors.NothingToDo(
             f"drift is not watched on {service!r}: its stable bundle has no 'drift' in service.yaml; add it and release"
@@ -132,7 +131,7 @@ def _watched(ctx: Context, service: str) -> Watched:
     return what
 
 
-def _present(ctx: Context, what: Watched, *, now: float) -> dict[str, Any]:
+def _present(ctx: Context, what: DriftWatch, *, now: float) -> dict[str, Any]:
     """What was answered lately, as JSON."""
     from lastgood.drift import watch as drift_watch
 
@@ -153,7 +152,7 @@ def _backtest(service: str, file: Path | None, *, labels: Path | None, report: P
     if report is not None:
         from lastgood.reports import drift_page
 
-        drift_page.write(value, report, service=service, bundle=bundles.short(what.bundle))
+        drift_page.write(value, report, service=service, bundle=manifest.short(what.bundle))
     shown = {
         "schema": "lastgood.drift-backtest/v1",
         "service": service,
@@ -165,29 +164,29 @@ def _backtest(service: str, file: Path | None, *, labels: Path | None, report: P
     return 0
 
 
-def _backtest_text(what: Watched, found: Backtest) -> str:
+def _backtest_text(what: DriftWatch, found: Backtest) -> str:
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(found.outcomes.items()))
     span = f"{common.moment(found.since)} to {common.moment(found.until)}"
-    head = f"{what.service}  {bundles.short(what.bundle)}  {found.rows:,} rows in {len(found.windows)} windows, {span}: {counts}"
+    head = f"{what.service}  {manifest.short(what.bundle)}  {found.rows:,} rows in {len(found.windows)} windows, {span}: {counts}"
     changes = [(common.moment(one.begin), one.change, str(one.verdict["why"])) for one in found.windows if one.change]
     lines = [head, common.table(("WINDOW", "ALARM", "WHY"), changes) if changes else "  no alarm"]
     lines += [f"  look {one.look.number}, {common.moment(one.look.until)}: {one.outcome}: {one.why}" for one in found.decisions]
     return "\n".join(lines)
 
 
-def _look_at_new(ctx: Context, what: Watched, *, now: float) -> str:
+def _look_at_new(ctx: Context, what: DriftWatch, *, now: float) -> str:
     """Look at each window that is over and was not looked at; why that is not done here, or ""."""
     from lastgood.drift import watch as drift_watch
 
     try:
-        while drift_watch.tick(ctx, what, now=now):
+        while drift_watch.evaluate_next_window(ctx, what, now=now):
             pass
     except errors.Conflict as error:
         return str(error)  # what others found is shown all the same
     return ""
 
 
-def _decide(ctx: Context, what: Watched, *, now: float, dry_run: bool, actor: str) -> Decision | None:
+def _decide(ctx: Context, what: DriftWatch, *, now: float, dry_run: bool, actor: str) -> DriftDecision | None:
     """What the look that is due comes to, and that done; None if none is due."""
     from lastgood.drift import decision as drift_decision
 
@@ -196,27 +195,31 @@ def _decide(ctx: Context, what: Watched, *, now: float, dry_run: bool, actor: st
         return None
     decision = drift_decision.decide(ctx, what, look)
     if not dry_run:
-        drift_decision.carry_out(ctx, what, decision, now=wallclock.now(), actor=actor)
+        drift_decision.carry_out(ctx, what, decision, now=clock.now(), actor=actor)
     return decision
 
 
-def _write_report(ctx: Context, what: Watched, found: Sequence[Looked], *, now: float, file: Path) -> None:
+def _write_report(ctx: Context, what: DriftWatch, found: Sequence[WindowReport], *, now: float, file: Path) -> None:
     from lastgood.drift import evidently_report as drift_report
 
     drift_report.write(ctx, what, since=found[0].begin if found else what.since, until=found[-1].end if found else now, file=file)
 
 
 def _text(
-    what: Watched, found: Sequence[Looked], decided: Sequence[Mapping[str, Any]], decision: Decision | None, compared: Beside | None
+    what: DriftWatch,
+    found: Sequence[WindowReport],
+    decided: Sequence[Mapping[str, Any]],
+    decision: DriftDecision | None,
+    compared: Comparison | None,
 ) -> str:
     from lastgood.drift import watch as drift_watch
 
     open_since = drift_watch.open_alarm(found)
     calm = "no alarm" if found else "nothing has been judged yet"
-    head = f"{what.service}  {bundles.short(what.bundle)}  " + (f"alarm since {common.moment(open_since)}" if open_since else calm)
+    head = f"{what.service}  {manifest.short(what.bundle)}  " + (f"alarm since {common.moment(open_since)}" if open_since else calm)
     rows = [(common.moment(one.begin), f"{one.seen:,}", str(one.verdict["outcome"]), str(one.verdict["why"])) for one in found[-SHOWN:]]
     lines = [head, common.table(("WINDOW", "ROWS", "OUTCOME", "WHY"), rows) if rows else "  no window is complete yet"]
     lines += [f"  decided at look {one['look']['number']}: {one['outcome']}: {one['why']}" for one in decided]
     lines += [f"  ! {decision.outcome}: {decision.why}"] if decision and decision.to_json() not in decided else []
-    lines += [f"  compared with {bundles.short(compared.other)}: {compared.why}"] if compared else []
+    lines += [f"  compared with {manifest.short(compared.other)}: {compared.why}"] if compared else []
     return "\n".join(lines)

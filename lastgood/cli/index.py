@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from lastgood import errors, release
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.cli import common
-from lastgood.system import clock as wallclock
+from lastgood.system import clock
 
 
 @click.group()
@@ -62,14 +62,14 @@ def verify(service: str, bundle: str | None, fast: bool, as_json: bool) -> int:
         for digest in _named(ctx, service, bundle):
             name = retention.replica_of(ctx.ledger.bundle(digest))
             if name is None:
-                raise errors.NotFound(f"bundle {bundles.short(digest)!r} has no index; name one that has")
+                raise errors.NotFound(f"bundle {manifest.short(digest)!r} has no index; name one that has")
             try:
                 engine.verify(name, deep=not fast)
                 results.append({"bundle": digest, "index": name, "ok": True, "why": ""})
             except (errors.Damaged, errors.NotFound) as error:
                 results.append({"bundle": digest, "index": name, "ok": False, "why": str(error)})
         ok = all(result["ok"] for result in results)
-        lines = [f"  {bundles.short(str(r['bundle']))} {r['index']} {'ok' if r['ok'] else 'DAMAGED: ' + str(r['why'])}" for r in results]
+        lines = [f"  {manifest.short(str(r['bundle']))} {r['index']} {'ok' if r['ok'] else 'DAMAGED: ' + str(r['why'])}" for r in results]
         value = {"schema": "lastgood.index.verify/v1", "service": service, "ok": ok, "indexes": results}
         common.emit(value, as_json=as_json, text=lambda: "\n".join(lines))
         return 0 if ok else 1
@@ -84,7 +84,7 @@ def retire(name: str | None, dry_run: bool, as_json: bool) -> int:
     from lastgood.index import retention
 
     with common.context(read_only=dry_run) as ctx:
-        engine, now = _engine(ctx), wallclock.now()
+        engine, now = _engine(ctx), clock.now()
         if name is None:
             gone = retention.sweep(engine, ctx.ledger, ctx.settings.index, now=now, dry_run=dry_run)
         else:
@@ -133,9 +133,9 @@ def _set_hold(service: str, bundle: str, *, held: bool, reason: str, actor: str 
     with common.context(service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle)
         who = common.actor(actor)
-        retention.set_legal_hold(ctx.ledger, service, digest, held=held, reason=reason, actor=who, now=wallclock.now())
+        retention.set_legal_hold(ctx.ledger, service, digest, held=held, reason=reason, actor=who, now=clock.now())
         value = {"schema": "lastgood.index.hold/v1", "service": service, "bundle": digest, "held": held, "reason": reason}
-        said = f"legal hold {'placed on' if held else 'lifted from'} {bundles.short(digest)}: {reason}"
+        said = f"legal hold {'placed on' if held else 'lifted from'} {manifest.short(digest)}: {reason}"
         common.emit(value, as_json=as_json, text=lambda: said)
         return 0
 

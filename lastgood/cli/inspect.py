@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from lastgood import errors, ledger, release
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.cli import common, plans
 
 REASON = 120
@@ -77,7 +77,7 @@ def _history_text(revisions: list[ledger.Revision]) -> str:
     rows = []
     for revision in revisions:
         state = revision.state
-        names = tuple(bundles.short(d) if d else "-" for d in (state.stable, state.candidate, state.previous))
+        names = tuple(manifest.short(d) if d else "-" for d in (state.stable, state.candidate, state.previous))
         reason = revision.reason if len(revisions) == 1 else textwrap.shorten(revision.reason, REASON, placeholder=" …")
         rows.append((str(revision.number), common.moment(revision.at), revision.verb, *names, revision.actor, reason))
     return common.table(("REVISION", "TIME", "VERB", "STABLE", "CANDIDATE", "PREVIOUS", "ACTOR", "REASON"), rows)
@@ -99,7 +99,7 @@ def show(service: str, bundle: str | None, as_json: bool) -> int:
         value = {
             "schema": "lastgood.show/v1",
             "id": digest,
-            "short": bundles.short(digest),
+            "short": manifest.short(digest),
             "aliases": aliases,
             "mark": {"kind": mark.kind, "reason": mark.reason} if mark else None,
             "registered_at": row.registered_at,
@@ -111,11 +111,11 @@ def show(service: str, bundle: str | None, as_json: bool) -> int:
         return 0
 
 
-def _show_text(value: dict[str, Any], bundle: bundles.Bundle) -> str:
+def _show_text(value: dict[str, Any], bundle: manifest.Bundle) -> str:
     mark = common.in_line(f"  {value['mark']['kind']}: {value['mark']['reason']}") if value["mark"] else ""
     lines = [f"{value['id']}  {' '.join(value['aliases'])}{mark}", f"  registered {common.moment(value['registered_at'])}"]
     for part in bundle.parts.values():
-        lines.append(f"  {part.name:<12} {bundles.short(part.digest)}  {part.size:>12,} bytes  {part.media_type}")
+        lines.append(f"  {part.name:<12} {manifest.short(part.digest)}  {part.size:>12,} bytes  {part.media_type}")
         lines += [f"      {key}: {plans._brief(fact)}" for key, fact in part.meta.items()]  # same package
     lines += [f"  from {key}: {plans._brief(fact)}" for key, fact in value["provenance"].items()]
     for evaluation in value["evaluations"]:
@@ -135,7 +135,7 @@ def diff(service: str, before: str, after: str, as_json: bool) -> int:
     """Show, part by part, how two bundles differ (ids, aliases or revision numbers)."""
     with common.context(read_only=True, service=service) as ctx:
         old, new = (ctx.ledger.bundle(_bundle_or_revision(ctx, service, text)) for text in (before, after))
-        changes = bundles.diff(old, new)
+        changes = manifest.diff(old, new)
         texts = _prompt_texts(ctx, changes)
         value = {
             "schema": "lastgood.diff/v1",
@@ -145,12 +145,12 @@ def diff(service: str, before: str, after: str, as_json: bool) -> int:
             "parts": [{"part": c.name, "change": c.change, "meta": {key: list(pair) for key, pair in c.meta.items()}} for c in changes],
             "prompt": [{"file": file, "diff": lines} for file, lines in texts],
         }
-        head = f"{bundles.short(old.id)} -> {bundles.short(new.id)}"
+        head = f"{manifest.short(old.id)} -> {manifest.short(new.id)}"
         common.emit(value, as_json=as_json, text=lambda: "\n".join([head, *plans.diff_lines(changes), *_shown(texts)]))
         return 0
 
 
-def _prompt_texts(ctx: release.Context, changes: list[bundles.PartChange]) -> list[tuple[str, list[str]]]:
+def _prompt_texts(ctx: release.Context, changes: list[manifest.PartChange]) -> list[tuple[str, list[str]]]:
     """What changed in the words of the prompt: (file, lines of a unified diff)."""
     from lastgood.bundle import prompts
 
@@ -208,6 +208,6 @@ def verify(service: str, bundle: str | None, as_json: bool) -> int:
             except (errors.Damaged, errors.NotFound) as error:
                 results.append({"bundle": digest, "ok": False, "why": str(error)})
         value = {"schema": "lastgood.verify/v1", "service": service, "ok": all(r["ok"] for r in results), "bundles": results}
-        lines = [f"  {bundles.short(str(r['bundle']))} {'ok' if r['ok'] else 'DAMAGED: ' + str(r['why'])}" for r in results]
+        lines = [f"  {manifest.short(str(r['bundle']))} {'ok' if r['ok'] else 'DAMAGED: ' + str(r['why'])}" for r in results]
         common.emit(value, as_json=as_json, text=lambda: "\n".join(lines))
         return 0 if value["ok"] else 1

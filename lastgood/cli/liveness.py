@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.cli import common
-from lastgood.system import clock as wallclock
-from lastgood.system import text
+from lastgood.system import clock, text
 
 if TYPE_CHECKING:
     from lastgood.model_retirement.check import Report
@@ -44,7 +43,7 @@ def liveness(service: str, offline: bool, warn_days: float, actor: str | None, a
     ask = None if offline else functools.partial(models.ask_provider, environ=os.environ)
     with common.context(service=service) as ctx:
         common.known_state(ctx, service)
-        report = checks.check(ctx, service, ask=ask, now=wallclock.now(), warn_days=warn_days, actor=common.actor(actor))
+        report = checks.check(ctx, service, ask=ask, now=clock.now(), warn_days=warn_days, actor=common.actor(actor))
     value = {
         "schema": "lastgood.liveness/v1",
         "service": service,
@@ -58,7 +57,7 @@ def liveness(service: str, offline: bool, warn_days: float, actor: str | None, a
 
 def _text(report: Report) -> str:
     rows = [
-        (bundles.short(one.bundle), one.role, ", ".join(one.models), one.lifetime.status, _day(one.lifetime.ends_at), one.lifetime.why)
+        (manifest.short(one.bundle), one.role, ", ".join(one.models), one.lifetime.status, _day(one.lifetime.ends_at), one.lifetime.why)
         for one in report.checked
     ]
     if not rows:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import click
 
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.cli import common
 from lastgood.errors import PartlyConverged
 from lastgood.layers import receipts
 from lastgood.layers.infrastructure.local import drain
 from lastgood.layers.receipts import Receipt
-from lastgood.release import convergence as converge
+from lastgood.release import convergence
 
 
 def progress(as_json: bool) -> Callable[[Receipt], None]:  # a click flag handed on
@@ -32,7 +32,7 @@ def line(receipt: Receipt) -> str:
     return f"  {receipt.layer:<15} {receipt.status:<10} {receipt.ms:8.1f} ms{detail}"
 
 
-def finish(outcome: converge.Outcome, *, as_json: bool, waited: bool = False) -> int:
+def finish(outcome: convergence.Outcome, *, as_json: bool, waited: bool = False) -> int:
     """Print the receipt; the exit code: 0, or 6 if a layer has not followed, or if a release that was *waited* for is not done."""
     if as_json:
         click.echo(json.dumps(outcome.to_json(), default=str))
@@ -42,7 +42,7 @@ def finish(outcome: converge.Outcome, *, as_json: bool, waited: bool = False) ->
     return 0 if outcome.converged and not unfinished else PartlyConverged.exit_code
 
 
-def text(outcome: converge.Outcome) -> str:
+def text(outcome: convergence.Outcome) -> str:
     """The receipt for people."""
     after = outcome.after
     lagging = [receipt.layer for receipt in outcome.receipts if not receipt.covers(outcome.revision.number)]
@@ -51,16 +51,16 @@ def text(outcome: converge.Outcome) -> str:
         head = f"committed: revision {outcome.revision.number} in {outcome.total_ms / 1000:.2f} s; not converged yet: {', '.join(lagging)}"
     elif outcome.verb == "promote" and outcome.under_way:
         head = f"still in progress: revision {outcome.revision.number} after {outcome.total_ms / 1000:.2f} s"
-    lines = [head, f"  stable is {bundles.short(after.stable) if after.stable else 'nothing: the service does not answer'}"]
+    lines = [head, f"  stable is {manifest.short(after.stable) if after.stable else 'nothing: the service does not answer'}"]
     elsewhere = {digest: share for digest, share in (outcome.serving or {}).items() if digest == outcome.before.stable != after.stable}
     for digest in elsewhere:
-        still = bundles.short(digest)
+        still = manifest.short(digest)
         lines.append(
             f"  ! according to the proxy, {still} still answers requests: traffic follows when a worker of the new bundle is ready"
         )
     traffic = f"{outcome.traffic_ms:.1f} ms after it" if outcome.traffic_ms is not None else "not moved"
     lines.append(f"  ledger {outcome.commit_ms:.1f} ms, traffic {traffic}")
-    lines += [f"  {bundles.short(mark.bundle)} is {mark.kind} ({common.in_line(mark.reason)})" for mark in outcome.revision.marks]
+    lines += [f"  {manifest.short(mark.bundle)} is {mark.kind} ({common.in_line(mark.reason)})" for mark in outcome.revision.marks]
     lines += [f"  ! {warning}" for warning in outcome.warnings]
     lines += requests_lines(outcome.requests, service=outcome.service, changed=outcome.before.stable not in (None, after.stable))
     if after.phase == "baking":
@@ -68,7 +68,7 @@ def text(outcome: converge.Outcome) -> str:
     if outcome.under_way:
         share = f"{after.weight_pct:g} % of the traffic" if after.weight_pct else "no traffic"
         lines.append(
-            f"  candidate {bundles.short(after.candidate or '')} is in progress: {after.phase}, {share}; the controller continues the release"
+            f"  candidate {manifest.short(after.candidate or '')} is in progress: {after.phase}, {share}; the controller continues the release"
         )
         lines.append(f"Stop it: lastgood rollback {outcome.service} stable")
         lines.append(f"Watch it: lastgood watch {outcome.service}")
@@ -79,7 +79,7 @@ def text(outcome: converge.Outcome) -> str:
     return "\n".join(lines)
 
 
-def requests_lines(requests: receipts.Requests, *, service: str, changed: bool) -> list[str]:
+def requests_lines(requests: receipts.RequestsInFlight, *, service: str, changed: bool) -> list[str]:
     """What becomes of the requests in flight on the workers that leave; if a bundle was *changed* for another, also that nobody knows yet."""
     lines = []
     for one in requests.leaving:
@@ -88,8 +88,8 @@ def requests_lines(requests: receipts.Requests, *, service: str, changed: bool) 
             continue
         count = "requests in flight, an unknown number," if number is None else f"{number} request{'' if number == 1 else 's'} in flight"
         until = f", until {common.moment(one['until'])} at the latest" if one["until"] else ""
-        lines.append(f"  the worker of {bundles.short(str(one['bundle']))} leaves and still answers its {count}{until}")
-    lines += [f"  ! {drain.words(cut)}" for cut in requests.cut_off]
+        lines.append(f"  the worker of {manifest.short(str(one['bundle']))} leaves and still answers its {count}{until}")
+    lines += [f"  ! {drain.cut_off_sentence(cut)}" for cut in requests.cut_off]
     if changed and not requests.known and not requests.leaving and not lines:
         lines.append(f"  the fate of requests in flight is not known yet; see 'lastgood status {service}'")
     return lines

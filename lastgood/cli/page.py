@@ -8,8 +8,8 @@ import click
 
 from lastgood import errors
 from lastgood.cli import common
-from lastgood.release import convergence as converge
-from lastgood.system import clock as wallclock
+from lastgood.release import convergence
+from lastgood.system import clock
 
 LOOK_EVERY_S = 0.2
 
@@ -38,10 +38,10 @@ def test_page(service: str, severity: str, timeout_s: float, as_json: bool) -> i
             raise errors.NotFound(
                 f"{service!r} has never been released; services in this ledger: {', '.join(ctx.ledger.services()) or 'none'}"
             )
-        if converge.controller_record(ctx.settings) is None:
+        if convergence.controller_record(ctx.settings) is None:
             raise errors.Unavailable("the controller, which delivers pages, is not running; start it with 'lastgood up'")
         ways = [channel.name for channel in channels.configured(ctx.settings)]
-        now = wallclock.now()
+        now = clock.now()
         key = f"test-{now:.0f}"
         summary = f"{service}: a test page by {common.actor(None)}; nothing is wrong"
         ctx.ledger.page(service, revision=newest, key=key, severity=severity, summary=summary, body={}, now=now)
@@ -49,7 +49,7 @@ def test_page(service: str, severity: str, timeout_s: float, as_json: bool) -> i
             page = next(one for one in ctx.ledger.pages(service) if one.key == key)
             tried = {way: page.deliveries.get(way) for way in ways}
             arrived = all(one is not None and one.delivered_at is not None for one in tried.values())
-            if arrived or wallclock.now() >= now + timeout_s:
+            if arrived or clock.now() >= now + timeout_s:
                 break
             time.sleep(LOOK_EVERY_S)
         told = {

@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from lastgood import errors, release
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.cli import common, plans
-from lastgood.cli import outcome as receipt
-from lastgood.core import transitions as rollout
-from lastgood.release import convergence as converge
+from lastgood.cli import outcome as cli_outcome
+from lastgood.core.state import State
+from lastgood.release import convergence
 from lastgood.service import strategy as strategies
 
 
@@ -35,7 +35,7 @@ def promote(service: str, bundle: str, override_quarantine: bool, strategy: str 
         if given and not options["reason"]:
             raise errors.UsageError(f"{flag} requires --reason, which the audit trail keeps")
     override = options["reason"] if override_quarantine else None
-    way = release.Way(strategy=parse_strategy(strategy) if strategy is not None else None, skip=skip_analysis)
+    way = release.PhaseOverride(strategy=parse_strategy(strategy) if strategy is not None else None, skip=skip_analysis)
     with common.context(read_only=options["dry_run"], service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle)
         state = ctx.ledger.state(service, about=(digest,))
@@ -45,8 +45,8 @@ def promote(service: str, bundle: str, override_quarantine: bool, strategy: str 
         plan = plans.promotion(ctx, state, digest, way=way)
         if _only_shown(plan, options):
             return 0
-        common.confirm(f"Release {bundles.short(digest)} now?", yes=options["yes"])
-        verb = converge.Promotion(bundle=digest, override=override, way=way)
+        common.confirm(f"Release {manifest.short(digest)} now?", yes=options["yes"])
+        verb = convergence.Promotion(bundle=digest, override=override, way=way)
         return _carry_out(ctx, service, verb, _request(options, "promoted by hand", planned=state), options)
 
 
@@ -68,7 +68,7 @@ def approve(service: str, **options: Any) -> int:
     with common.context(service=service) as ctx:
         request = _request(options)
         state = ctx.ledger.state(service)
-        if _dry(options, f"would approve {bundles.short(state.candidate) if state.candidate else 'nothing'}"):
+        if _dry(options, f"would approve {manifest.short(state.candidate) if state.candidate else 'nothing'}"):
             return 0
         return _carry_out(ctx, service, release.approve, request, options)
 
@@ -137,11 +137,11 @@ def quarantine(service: str, bundle: str, lifts: bool, **options: Any) -> int:
     with common.context(service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle)
         request = _request(options)
-        if _dry(options, f"would {'lift the quarantine of' if lifts else 'quarantine'} {bundles.short(digest)}"):
+        if _dry(options, f"would {'lift the quarantine of' if lifts else 'quarantine'} {manifest.short(digest)}"):
             return 0
         if lifts:
             return _carry_out(ctx, service, functools.partial(release.lift, digest=digest), request, options)
-        common.confirm(f"Quarantine {bundles.short(digest)}?", yes=options["yes"])
+        common.confirm(f"Quarantine {manifest.short(digest)}?", yes=options["yes"])
         verb = functools.partial(release.condemn, digest=digest, kind="quarantined")
         return _carry_out(ctx, service, verb, request, options)
 
@@ -157,14 +157,14 @@ def revoke(service: str, bundle: str, take_down: bool, **options: Any) -> int:
         raise errors.UsageError("a revocation requires --reason, for example the number of a vulnerability")
     with common.context(service=service) as ctx:
         digest = ctx.ledger.resolve(service, bundle)
-        if _dry(options, f"would revoke {bundles.short(digest)} permanently"):
+        if _dry(options, f"would revoke {manifest.short(digest)} permanently"):
             return 0
-        common.confirm(f"Revoke {bundles.short(digest)} permanently?", yes=options["yes"])
+        common.confirm(f"Revoke {manifest.short(digest)} permanently?", yes=options["yes"])
         verb = functools.partial(release.condemn, digest=digest, kind="revoked", take_down=take_down)
         return _carry_out(ctx, service, verb, _request(options), options)
 
 
-def _rollback_plan(ctx: release.Context, state: rollout.State, *, to: str | None, options: dict[str, Any]) -> plans.Plan:
+def _rollback_plan(ctx: release.Context, state: State, *, to: str | None, options: dict[str, Any]) -> plans.Plan:
     """What would be done. Raises NothingToDo where a colleague has just done it, also if there is nothing further back."""
     try:
         return plans.rollback(ctx, state, to=to, reason=options["reason"] or "rolled back by hand")
@@ -200,7 +200,7 @@ def _dry(options: dict[str, Any], text: str) -> bool:
     return bool(options["dry_run"])
 
 
-def _request(options: dict[str, Any], reason: str = "", *, planned: rollout.State | None = None) -> release.Request:
+def _request(options: dict[str, Any], reason: str = "", *, planned: State | None = None) -> release.Request:
     """Who asks, and why: *reason* if none is given; *planned* is the state of the plan that was shown."""
     return release.Request(
         actor=common.actor(options["actor"]), reason=options["reason"] or reason, expected=options["expected"], planned=planned
@@ -210,19 +210,19 @@ def _request(options: dict[str, Any], reason: str = "", *, planned: rollout.Stat
 def _carry_out(
     ctx: release.Context,
     service: str,
-    verb: converge.Verb,
+    verb: convergence.Verb,
     request: release.Request,
     options: dict[str, Any],
     *,
     began: float | None = None,
 ) -> int:
-    outcome = converge.carry_out(
+    outcome = convergence.carry_out(
         ctx,
         service,
         verb,
         request,
         wait_s=options["timeout_s"] if options["wait"] else 0.0,
-        progress=receipt.progress(options["as_json"]),
+        progress=cli_outcome.progress(options["as_json"]),
         began=began,
     )
-    return receipt.finish(outcome, as_json=options["as_json"], waited=options["wait"])
+    return cli_outcome.finish(outcome, as_json=options["as_json"], waited=options["wait"])

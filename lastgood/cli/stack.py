@@ -19,20 +19,20 @@ from lastgood.cli import common
 @common.json_option
 def up(names: tuple[str, ...], ui: bool, dagster_port: int, mlflow_port: int, as_json: bool) -> int:
     """Start proxy, workers and controller in the background (default: for every service). Safe to run again."""
-    from lastgood.ops import local_stack as stack
+    from lastgood.ops import local_stack
 
     here = settings.load()
-    chosen = list(names) or stack.known_services(here)
-    stack.check_names(here, chosen, among=stack.known_services(here))
+    chosen = list(names) or local_stack.known_services(here)
+    local_stack.check_names(here, chosen, among=local_stack.known_services(here))
     if ui:
-        stack.check_pages(here, dagster_port=dagster_port, mlflow_port=mlflow_port)
-    receipts = stack.up(here, names=chosen, say=common.say)
-    addresses = stack.open_pages(here, dagster_port=dagster_port, mlflow_port=mlflow_port, say=common.say) if ui else {}
+        local_stack.check_pages(here, dagster_port=dagster_port, mlflow_port=mlflow_port)
+    receipts = local_stack.up(here, names=chosen, say=common.say)
+    addresses = local_stack.open_pages(here, dagster_port=dagster_port, mlflow_port=mlflow_port, say=common.say) if ui else {}
     value = {
         "schema": "lastgood.up/v1",
         "services": chosen,
         "layers": [receipt.to_json() for receipt in receipts],
-        "processes": stack.processes(here),
+        "processes": local_stack.processes(here),
         "pages": addresses,
     }
     waiting = [f"{receipt.layer} is {receipt.status}" for receipt in receipts if receipt.status != "converged"]
@@ -48,14 +48,14 @@ def up(names: tuple[str, ...], ui: bool, dagster_port: int, mlflow_port: int, as
 @common.json_option
 def down(names: tuple[str, ...], keep_serving: bool, yes: bool, as_json: bool) -> int:
     """Stop the stack (default: for every service). Without --keep-serving, services stop answering requests."""
-    from lastgood.ops import local_stack as stack
+    from lastgood.ops import local_stack
 
     here = settings.load()
-    chosen = list(names) or stack.known_services(here)
-    stack.check_names(here, chosen, among=stack.known_here(here))
+    chosen = list(names) or local_stack.known_services(here)
+    local_stack.check_names(here, chosen, among=local_stack.known_here(here))
     if not keep_serving:
         common.confirm(f"Stop answering requests for {', '.join(chosen) or 'nothing'}?", yes=yes)
-    stack.down(here, names=chosen, keep_serving=keep_serving, say=common.say)
+    local_stack.down(here, names=chosen, keep_serving=keep_serving, say=common.say)
     common.emit({"schema": "lastgood.down/v1", "services": chosen, "kept_serving": keep_serving}, as_json=as_json, text=lambda: "down")
     return 0
 

@@ -10,19 +10,18 @@ from typing import Any
 import click
 
 from lastgood import errors, ledger, release, settings
-from lastgood.bundle import manifest as bundles
-from lastgood.cli import common, inspect, plans
-from lastgood.cli import outcome as receipt_text
+from lastgood.bundle import manifest
+from lastgood.cli import common, inspect, outcome, plans
 from lastgood.core import arms
-from lastgood.core import transitions as rollout
+from lastgood.core.state import State
 from lastgood.hosts import heartbeat, readiness
 from lastgood.layers import base, receipts, reconcile
 from lastgood.layers import desired as desired_state
-from lastgood.layers.receipts import Receipt, Requests, read
-from lastgood.model_retirement import records as lifetimes
-from lastgood.release import convergence as converge
-from lastgood.sources import log_losses as loss
-from lastgood.system import clock as wallclock
+from lastgood.layers.receipts import Receipt, RequestsInFlight, read
+from lastgood.model_retirement import records
+from lastgood.release import convergence
+from lastgood.sources import log_losses
+from lastgood.system import clock
 
 DAY_S = 86_400.0
 ALIASES = ("stable", "candidate", "previous")
@@ -43,11 +42,11 @@ def status(service: str, as_json: bool) -> int:
 def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
     state = common.known_state(ctx, service)
     seen = _look_at_layers(ctx, state)
-    controller = heartbeat.look(ctx.settings)
-    view = readiness.read(ctx.ledger, service, settings=ctx.settings, now=wallclock.now())
+    controller = heartbeat.controller_health(ctx.settings)
+    view = readiness.read(ctx.ledger, service, settings=ctx.settings, now=clock.now())
     last = ctx.ledger.revision(service, state.revision)
     ending = _ending(ctx, state)
-    lost = loss.missing(ctx.settings, service)
+    lost = log_losses.missing(ctx.settings, service)
     waiting, down = undelivered(ctx.ledger, service), ctx.settings.parked(service).exists()
     value = {
         "schema": "lastgood.status/v1",
@@ -91,7 +90,7 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
     return 0
 
 
-def _way_json(state: rollout.State) -> dict[str, Any]:
+def _way_json(state: State) -> dict[str, Any]:
     """How far a release is on its way."""
     whole = state.to_json()
     return {
@@ -107,26 +106,26 @@ def _way_json(state: rollout.State) -> dict[str, Any]:
     }
 
 
-def _requests(seen: Sequence[Receipt]) -> Requests:
+def _requests(seen: Sequence[Receipt]) -> RequestsInFlight:
     """Requests in flight on workers that leave, and what kills of the last day cut off."""
     infrastructure = next((one for one in seen if one.layer == "infrastructure"), None)
     found = receipts.requests(infrastructure, since=0)
-    young = tuple(cut for cut in found.cut_off if cut["at"] > wallclock.now() - DAY_S)
+    young = tuple(cut for cut in found.cut_off if cut["at"] > clock.now() - DAY_S)
     return dataclasses.replace(found, cut_off=young)
 
 
-def _controller_json(life: heartbeat.Life | None) -> dict[str, Any]:
+def _controller_json(life: heartbeat.ControllerHealth | None) -> dict[str, Any]:
     running = life is not None and not life.frozen
     frozen = life is not None and life.frozen
     return {"running": running, "pid": life.record.pid if life else None, "frozen": frozen, "trouble": life.trouble if life else ""}
 
 
-def _serving_lines(state: rollout.State, seen: list[Receipt]) -> list[str]:
+def _serving_lines(state: State, seen: list[Receipt]) -> list[str]:
     """What answers requests, as the proxy says, where that is not what the ledger wants."""
     serving = receipts.serving({receipt.layer: receipt for receipt in seen})
     if not serving or state.stable is None or set(serving) <= {state.stable, state.candidate, arms.control_of(state.stable)}:
         return []
-    shares = ", ".join(f"{bundles.short(digest)} {share:g} %" for digest, share in serving.items())
+    shares = ", ".join(f"{manifest.short(digest)} {share:g} %" for digest, share in serving.items())
     return [f"  ! according to the proxy, requests are answered by {shares}; traffic has not followed revision {state.revision}"]
 
 
@@ -142,12 +141,12 @@ def _repeated_lines(seen: Sequence[Receipt]) -> list[str]:
     return [f"  ! {repeated:,} requests reused the x-request-id of an earlier request{refused}: {remedy}"]
 
 
-def _ending(ctx: release.Context, state: rollout.State) -> dict[str, dict[str, Any]]:
+def _ending(ctx: release.Context, state: State) -> dict[str, dict[str, Any]]:
     """Bundles with an alias whose hosted model is known to end, or to be gone."""
     found = {}
     for alias in ALIASES:
         digest = getattr(state, alias)
-        known = lifetimes.newest(ctx.ledger, digest, now=wallclock.now()) if digest else None
+        known = records.newest(ctx.ledger, digest, now=clock.now()) if digest else None
         if known is not None and known.status in ("dying", "gone"):
             found[alias] = {"bundle": digest, **known.to_json()}
     return found
@@ -156,7 +155,7 @@ def _ending(ctx: release.Context, state: rollout.State) -> dict[str, dict[str, A
 def _status_without_ledger(service: str, error: errors.LastgoodError, *, as_json: bool) -> int:
     """The ledger does not answer: say so, and what the proxy and the workers do by themselves. Exit code 1."""
     layers = reconcile.build(settings.load(), service)
-    seen = {name: _facts(layers[name]) for name in converge.HERE if name in layers}
+    seen = {name: _facts(layers[name]) for name in convergence.HERE if name in layers}
     value = {"schema": "lastgood.status/v1", "service": service, "ledger": str(error), "seen": seen}
     lines = [f"{service}  the ledger cannot be read: {error}", "  what can be seen without it:"]
     lines += [
@@ -177,7 +176,7 @@ def _facts(layer: base.Layer) -> dict[str, Any]:
     return {"revision": observed.revision, **observed.facts}
 
 
-def _look_at_layers(ctx: release.Context, state: rollout.State) -> list[Receipt]:
+def _look_at_layers(ctx: release.Context, state: State) -> list[Receipt]:
     """Light layers are looked at now; the others answer with what they last told."""
     try:
         wanted = desired_state.read(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
@@ -197,8 +196,8 @@ def _look_at_layers(ctx: release.Context, state: rollout.State) -> list[Receipt]
     told = read(ctx.settings.run(state.service) / "layers")
     seen = []
     for name, layer in reconcile.build(ctx.settings, state.service).items():
-        if name in converge.HERE:
-            seen.append(reconcile.look(layer, wanted))
+        if name in convergence.HERE:
+            seen.append(reconcile.observe_layer(layer, wanted))
         elif name in told:
             seen.append(told[name])
         else:
@@ -220,7 +219,7 @@ def undelivered(book: ledger.Ledger, service: str) -> list[dict[str, Any]]:
 
 
 def _status_text(
-    state: rollout.State,
+    state: State,
     last: ledger.Revision,
     seen: list[Receipt],
     *,
@@ -229,17 +228,17 @@ def _status_text(
     trouble: str,
     ending: Mapping[str, Mapping[str, Any]],
     undelivered: Sequence[Mapping[str, Any]],
-    lost: Sequence[loss.Missing],
+    lost: Sequence[log_losses.Missing],
     serving: tuple[str, str],
     down: bool,
 ) -> str:
-    now = wallclock.now()
+    now = clock.now()
     held = common.in_line(f"  held by {state.hold.actor}: {state.hold.reason}") if state.hold else ""
     lines = [f"{state.service}  revision {state.revision}  {_phase(state, now)}{held}"]
     for alias in ALIASES:
         digest = getattr(state, alias)
         known = f"  {view.text(digest)}" if digest and digest in view.arms else ""
-        lines.append(f"  {alias:<10} {bundles.short(digest) if digest else '-'}{known}")
+        lines.append(f"  {alias:<10} {manifest.short(digest) if digest else '-'}{known}")
     lines.append(common.in_line(f"  last       {last.verb} by {last.actor}, {common.ago(now - last.at)} ago: {last.reason}"))
     if state.chain:
         shown = [f"[{plans.phase_text(p)}]" if n == state.position else plans.phase_text(p) for n, p in enumerate(state.chain)]
@@ -250,7 +249,7 @@ def _status_text(
     if state.phase == "approval" and not state.approved:
         lines.append(f"  ! waits for approval: lastgood approve {state.service} --reason …")
     lines += [_layer_line(told, state, down=down) for told in seen]
-    lines += receipt_text.requests_lines(_requests(seen), service=state.service, changed=False)
+    lines += outcome.requests_lines(_requests(seen), service=state.service, changed=False)
     lines += _serving_lines(state, seen)
     lines += [f"  ! {alias} uses a model that is {one['status']}: {one['why']}" for alias, one in ending.items()]
     lines += [
@@ -271,7 +270,7 @@ def _status_text(
     return "\n".join(lines)
 
 
-def _layer_line(told: Receipt, state: rollout.State, *, down: bool) -> str:
+def _layer_line(told: Receipt, state: State, *, down: bool) -> str:
     """What a layer answered. Nothing keeps that of a service in step which was taken down, so it is no lag that it is not."""
     if told.covers(state.revision):
         return f"  {told.layer:<15} {told.status}{'  ' + told.detail if told.detail else ''}"
@@ -292,7 +291,7 @@ def _serving(service: str, seen: Sequence[Receipt], *, down: bool) -> tuple[str,
     return "", ""
 
 
-def _phase(state: rollout.State, now: float) -> str:
+def _phase(state: State, now: float) -> str:
     if state.phase == "idle" or state.phase_until is None:
         return "idle, measuring the rollback" if state.verifying else "idle"
     until = f"until {common.moment(state.phase_until)}, {common.ago(state.phase_until - now)}"

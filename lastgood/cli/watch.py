@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lastgood import release
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.cli import common, plans
 from lastgood.gates import base
-from lastgood.reports import live as glance
-from lastgood.reports.live import Glance
-from lastgood.system import clock as wallclock
+from lastgood.reports import live as live_report
+from lastgood.reports.live import LiveStatus
+from lastgood.system import clock as system_clock
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.table import Table
     from rich.text import Text
 
-Show = Callable[[Glance], None]
+Show = Callable[[LiveStatus], None]
 
 COLOURS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
 WORDS = {"pass": "passed", "fail": "FAILED", "inconclusive": "cannot tell"}
@@ -46,7 +46,7 @@ def watch(service: str, once: bool, interval_s: float, as_json: bool) -> int:
     Exit code: 0 released (or --once while it is in progress), 5 rejected by a gate, 1 given up, 3 stopped by a person.
     """
     with common.context(read_only=True, service=service) as ctx:
-        watcher = glance.Watcher(ctx, service)
+        watcher = live_report.Watcher(ctx, service)
         live = sys.stdout.isatty() and not as_json and not once
         if live:
             return _live(watcher, interval_s=interval_s)
@@ -54,7 +54,7 @@ def watch(service: str, once: bool, interval_s: float, as_json: bool) -> int:
 
 
 def follow(
-    watcher: glance.Watcher, show: Show, *, once: bool = False, pause: Callable[[], None], clock: release.Clock = wallclock.now
+    watcher: live_report.Watcher, show: Show, *, once: bool = False, pause: Callable[[], None], clock: release.Clock = system_clock.now
 ) -> int:
     """Show each change until the release has ended; the exit code of that, 0 if it was looked at *once* under way."""
     before: Any = None
@@ -69,7 +69,7 @@ def follow(
         pause()
 
 
-def _comparable(seen: Glance) -> dict[str, Any]:
+def _comparable(seen: LiveStatus) -> dict[str, Any]:
     """What has to differ for a look to be a change: everything but the time."""
     value = seen.to_json()
     for gate in value["gates"]:
@@ -77,7 +77,7 @@ def _comparable(seen: Glance) -> dict[str, Any]:
     return {key: inner for key, inner in value.items() if key != "at"}
 
 
-def _lines(seen: Glance) -> None:
+def _lines(seen: LiveStatus) -> None:
     click.echo(json.dumps(seen.to_json()))
     sys.stdout.flush()
 
@@ -86,7 +86,7 @@ def _told(*, full: bool) -> Show:
     """Plain text: everything for one look, else a line whenever the release or a verdict moves."""
     last: list[Any] = [None]
 
-    def show(seen: Glance) -> None:
+    def show(seen: LiveStatus) -> None:
         told = seen.state.revision, {name: verdict.outcome for name, verdict in seen.verdicts.items()}, seen.actual, seen.ended
         if full:
             click.echo("\n".join(_page(seen)))
@@ -101,7 +101,7 @@ def _told(*, full: bool) -> Show:
 # --- plain text --------------------------------------------------------------------------------------------
 
 
-def _line(seen: Glance) -> str:
+def _line(seen: LiveStatus) -> str:
     gates = ", ".join(f"{name} {WORDS[verdict.outcome]}" for name, verdict in seen.verdicts.items()) or "nothing is measured"
     last = seen.revisions[0]
     if seen.ended:
@@ -109,7 +109,7 @@ def _line(seen: Glance) -> str:
     return _clean(f"{common.moment(seen.at)}  revision {last.number}  {_phase(seen)}, {_shares(seen)}  {gates}")
 
 
-def _page(seen: Glance) -> Iterator[str]:
+def _page(seen: LiveStatus) -> Iterator[str]:
     yield _clean(_head(seen))
     yield f"  {' -> '.join(f'[{name}]' if here else name for name, here in _chain(seen))}"
     yield f"  {_shares(seen)}"
@@ -139,14 +139,14 @@ def _brief(reason: str) -> str:
     return textwrap.shorten(reason, REASON, placeholder=" …")
 
 
-def _head(seen: Glance) -> str:
+def _head(seen: LiveStatus) -> str:
     began = seen.episode.revisions[0].at
     until = seen.episode.over_at if seen.episode.over_at is not None else seen.at
-    name = bundles.short(seen.episode.candidate)
+    name = manifest.short(seen.episode.candidate)
     return f"{seen.state.service}  rollout {seen.episode.number} of {name}  {seen.episode.outcome}, {common.ago(until - began)}"
 
 
-def _chain(seen: Glance) -> list[tuple[str, bool]]:
+def _chain(seen: LiveStatus) -> list[tuple[str, bool]]:
     """The phases of the rollout, and which of them is the present one."""
     state = seen.state
     first = seen.episode.revisions[0].state
@@ -156,7 +156,7 @@ def _chain(seen: Glance) -> list[tuple[str, bool]]:
     return [(name, under_way and number == place) for number, name in enumerate(names)]
 
 
-def _phase(seen: Glance) -> str:
+def _phase(seen: LiveStatus) -> str:
     state = seen.state
     if state.hold is not None:
         return f"held by {state.hold.actor} ({state.hold.reason})"
@@ -165,7 +165,7 @@ def _phase(seen: Glance) -> str:
     return plans.phase_text(state.planned) if state.planned else state.phase
 
 
-def _shares(seen: Glance) -> str:
+def _shares(seen: LiveStatus) -> str:
     """The candidate's share of the traffic, as it should be and as the proxy says it is."""
     digest = seen.episode.candidate
     desired = 100.0 if seen.state.stable == digest else seen.state.weight_pct if seen.state.candidate == digest else 0.0
@@ -204,24 +204,24 @@ def _bar(verdict: base.Verdict) -> str:
 # --- live view ---------------------------------------------------------------------------------------------
 
 
-def _live(watcher: glance.Watcher, *, interval_s: float) -> int:
+def _live(watcher: live_report.Watcher, *, interval_s: float) -> int:
     from rich.live import Live
 
     with Live(auto_refresh=False, transient=False) as view:
 
-        def show(seen: Glance) -> None:
+        def show(seen: LiveStatus) -> None:
             view.update(_view(seen), refresh=True)
 
         while True:
             # Drawn at each look, changed or not: the clock has moved on.
-            seen = watcher.look(wallclock.now())
+            seen = watcher.look(system_clock.now())
             show(seen)
             if seen.exit_code is not None:
                 return seen.exit_code
             time.sleep(interval_s)
 
 
-def _view(seen: Glance) -> Group:
+def _view(seen: LiveStatus) -> Group:
     """The page as rich draws it; every text goes in as text, never as markup, and without what could steer a terminal."""
     from rich.console import Group
     from rich.text import Text
@@ -244,7 +244,7 @@ def _view(seen: Glance) -> Group:
     return Group(*parts)
 
 
-def _chain_text(seen: Glance) -> Text:
+def _chain_text(seen: LiveStatus) -> Text:
     from rich.text import Text
 
     made = Text()
@@ -254,7 +254,7 @@ def _chain_text(seen: Glance) -> Text:
     return made
 
 
-def _gates_table(seen: Glance) -> Table:
+def _gates_table(seen: LiveStatus) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -283,7 +283,7 @@ def _gates_table(seen: Glance) -> Table:
     return made
 
 
-def _revisions_table(seen: Glance) -> Table:
+def _revisions_table(seen: LiveStatus) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -294,7 +294,7 @@ def _revisions_table(seen: Glance) -> Table:
     return made
 
 
-def _layers_text(seen: Glance) -> Text:
+def _layers_text(seen: LiveStatus) -> Text:
     from rich.text import Text
 
     made = Text("layers  ", style="dim")
@@ -317,13 +317,11 @@ def _layers_text(seen: Glance) -> Text:
 @common.json_option
 def report(service: str, rollout: int | None, out: Path | None, as_json: bool) -> int:
     """Write an HTML report on a release: traffic shares, what the gates measured, how it ended. Prints its path."""
-    from lastgood.reports import html as reports
-    from lastgood.reports import incident
-    from lastgood.reports import record as chronicle
+    from lastgood.reports import html, incident, record
 
     with common.context(read_only=True, service=service) as ctx:
-        told = chronicle.collect(ctx, service, rollout=rollout)
-        written = reports.write(told, out or Path(f"{service}-rollout-{told.rollout}.html"))
-        value = {**incident.of(told), "path": str(written)}
+        told = record.collect(ctx, service, rollout=rollout)
+        written = html.write(told, out or Path(f"{service}-rollout-{told.rollout}.html"))
+        value = {**incident.incident_record(told), "path": str(written)}
         common.emit(value, as_json=as_json, text=lambda: str(written))
         return 0

@@ -22,12 +22,13 @@ import pydantic
 from lastgood import errors, runtime_api
 from lastgood import settings as settings_
 from lastgood.bundle import prompts
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import store as bundle_store
 from lastgood.conformance import bundle_words as trial_words
-from lastgood.drift import reference as references
-from lastgood.index import snapshot as snapshots
+from lastgood.drift import reference
+from lastgood.index import snapshot
 from lastgood.service import frozen as frozen_service
 from lastgood.serving import inference_log, runtime, worker
+from lastgood.settings import Settings
 
 SHOWN = 3
 """Refused rows of a reference that are named."""
@@ -41,9 +42,9 @@ class Unknown(Exception):
     """This machine cannot tell."""
 
 
-def attempt(settings: settings_.Settings, *, service: str, bundle: str) -> list[str]:
+def attempt(settings: Settings, *, service: str, bundle: str) -> list[str]:
     """Try the bundle; what is odd about it. Raises Refused or Unknown."""
-    store = artifacts.Store(settings.store)
+    store = bundle_store.Store(settings.store)
     found = worker.read_manifest(store, bundle)
     parts = {name: store.path(part.digest) for name, part in found.parts.items()}
     notes = list(_read_parts(parts))
@@ -66,13 +67,13 @@ def _read_parts(parts: Mapping[str, Path]) -> Iterator[str]:
     try:
         if "prompt" in parts and (parts["prompt"] / prompts.FILE).is_file():
             yield from prompts.check(parts["prompt"])
-        if "index" in parts and (parts["index"] / snapshots.FILE).is_file():
-            snapshots.verify(parts["index"])
+        if "index" in parts and (parts["index"] / snapshot.FILE).is_file():
+            snapshot.verify(parts["index"])
     except errors.LastgoodError as error:
         raise Refused(str(error)) from error
 
 
-def _check_words(parts: Mapping[str, Path], settings: settings_.Settings) -> list[str]:
+def _check_words(parts: Mapping[str, Path], settings: Settings) -> list[str]:
     """What is odd about searching for words, once the replica that the bundle opened is there. Raises Refused."""
     try:
         return trial_words.check(parts, settings=settings)
@@ -81,7 +82,7 @@ def _check_words(parts: Mapping[str, Path], settings: settings_.Settings) -> lis
 
 
 def _references(parts: Mapping[str, Path]) -> Iterator[tuple[Path, str]]:
-    for name, file in (("data", references.FILE), ("model", references.FEATURES)):
+    for name, file in (("data", reference.FILE), ("model", reference.FEATURES)):
         if name in parts and (parts[name] / file).is_file():
             yield parts[name] / file, f"{file} of the {name} part"
 
@@ -89,10 +90,10 @@ def _references(parts: Mapping[str, Path]) -> Iterator[tuple[Path, str]]:
 def _check_reference(file: Path, request: type[pydantic.BaseModel], *, what: str) -> None:
     """Read the reference as the drift watch will, and, for rows of requests, each row through *request*. Raises Refused."""
     try:
-        table = references.read(file).table
+        table = reference.read(file).table
     except errors.LastgoodError as error:
         raise Refused(str(error)) from error
-    if file.name == references.FEATURES:
+    if file.name == reference.FEATURES:
         return
     known = inference_log.form_of(request).kinds.keys() & set(table.column_names)
     if not known:

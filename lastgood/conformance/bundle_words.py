@@ -15,22 +15,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lastgood import errors
-from lastgood import settings as settings_
 from lastgood.index import catalog, words
-from lastgood.index import snapshot as snapshots
+from lastgood.index import snapshot as index_snapshot
+from lastgood.settings import Settings
 
 QUESTIONS = "questions.jsonl"
 
 
-def check(parts: Mapping[str, Path], *, settings: settings_.Settings) -> list[str]:
+def check(parts: Mapping[str, Path], *, settings: Settings) -> list[str]:
     """What is odd about it. Raises NotAllowed, with the remedy, if words find hardly anything though the snapshot says how they are searched.
 
     A snapshot that says nothing may belong to a service that never searches for words, so there it is only told.
     """
     asked = golden(parts["data"]) if "data" in parts else []
-    if not asked or "index" not in parts or not (parts["index"] / snapshots.FILE).is_file():
+    if not asked or "index" not in parts or not (parts["index"] / index_snapshot.FILE).is_file():
         return []
-    snapshot = snapshots.read(parts["index"])
+    snapshot = index_snapshot.read(parts["index"])
     try:
         with contextlib.closing(catalog.connect(settings)) as engine, contextlib.closing(engine.open(snapshot.name)) as reader:
             if reader.text_search:

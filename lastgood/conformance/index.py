@@ -20,7 +20,7 @@ from typing import Any
 
 from lastgood import errors
 from lastgood.index import base, words
-from lastgood.index import snapshot as snapshots
+from lastgood.index import snapshot as index_snapshot
 
 DIM = 16
 EMBEDDER = "sha256:" + "e" * 64
@@ -59,10 +59,10 @@ class Subject(abc.ABC):
         """Undo `take_down`."""
 
 
-def make_rows(count: int, *, word: str = "row") -> list[snapshots.Row]:
+def make_rows(count: int, *, word: str = "row") -> list[index_snapshot.Row]:
     """*count* rows with text and meta of every allowed kind."""
     return [
-        snapshots.Row(
+        index_snapshot.Row(
             id=f"doc/{number}#ä-{number % 3}",
             text=f"{word} {number}: {TEXTS[number % len(TEXTS)]}",
             meta={"path": f"doc/{number}", "part": number, "new": number % 2 == 0, "none": None, "quote": 'it\'s "so" \\ \n'},
@@ -79,9 +79,9 @@ def make_vectors(count: int, *, seed: int = 1, dim: int = DIM) -> Any:
     return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
 
 
-def make_part(out: Path, *, count: int = 60, seed: int = 1, word: str = "row") -> snapshots.Snapshot:
+def make_part(out: Path, *, count: int = 60, seed: int = 1, word: str = "row") -> index_snapshot.Snapshot:
     """An index part of *count* rows in the new folder *out*."""
-    return snapshots.write(make_rows(count, word=word), make_vectors(count, seed=seed), out, embedder=EMBEDDER)
+    return index_snapshot.write(make_rows(count, word=word), make_vectors(count, seed=seed), out, embedder=EMBEDDER)
 
 
 LANGUAGES: Mapping[str, tuple[tuple[str, ...], tuple[tuple[str, int], ...]]] = {
@@ -139,7 +139,7 @@ class IndexSuite:
     def test_a_part_that_is_not_what_it_says_is_refused(self, subject: Subject) -> None:
         """One vector changed: nothing is listed."""
         snapshot = make_part(subject.folder / "part")
-        file = subject.folder / "part" / snapshots.VECTORS
+        file = subject.folder / "part" / index_snapshot.VECTORS
         data = bytearray(file.read_bytes())
         data[-3] ^= 0x10
         file.write_bytes(data)
@@ -222,9 +222,9 @@ class IndexSuite:
     def test_words_are_found_in_the_language_of_the_texts(self, subject: Subject) -> None:
         """Other endings, and writing without spaces: what the snapshot says is what the engine does, or it says that it cannot."""
         for way, (texts, questions) in LANGUAGES.items():
-            rows = [snapshots.Row(id=str(number), text=text) for number, text in enumerate(texts)]
+            rows = [index_snapshot.Row(id=str(number), text=text) for number, text in enumerate(texts)]
             part = subject.folder / way
-            snapshots.write(rows, make_vectors(len(rows)), part, embedder=EMBEDDER, spec={words.KEY: way})
+            index_snapshot.write(rows, make_vectors(len(rows)), part, embedder=EMBEDDER, spec={words.KEY: way})
             reader = subject.engine.open(subject.engine.build(part).name)
             for question, number in questions if reader.text_search else ():
                 found = [hit.row.id for hit in reader.search_text(question, k=3)]
@@ -236,9 +236,9 @@ class IndexSuite:
     def test_every_language_can_be_built(self, subject: Subject) -> None:
         """And a word finds itself."""
         for way in words.LANGUAGES:
-            rows = [snapshots.Row(id=str(number), text=text) for number, text in enumerate(("Lastgood 2026", "migration"))]
+            rows = [index_snapshot.Row(id=str(number), text=text) for number, text in enumerate(("Lastgood 2026", "migration"))]
             part = subject.folder / way
-            snapshots.write(rows, make_vectors(2), part, embedder=EMBEDDER, spec={words.KEY: way})
+            index_snapshot.write(rows, make_vectors(2), part, embedder=EMBEDDER, spec={words.KEY: way})
             reader = subject.engine.open(subject.engine.build(part).name)
             if reader.text_search:
                 assert [hit.row.id for hit in reader.search_text("Lastgood", k=3)] == ["0"], way
@@ -246,7 +246,7 @@ class IndexSuite:
 
     def test_a_snapshot_without_words_says_so(self, subject: Subject) -> None:
         """`none` is refused for word search, and still found by vector search."""
-        snapshots.write(make_rows(5), make_vectors(5), subject.folder / "part", embedder=EMBEDDER, spec={words.KEY: words.NONE})
+        index_snapshot.write(make_rows(5), make_vectors(5), subject.folder / "part", embedder=EMBEDDER, spec={words.KEY: words.NONE})
         name = subject.engine.build(subject.folder / "part").name
         subject.engine.verify(name, deep=True)
         reader = subject.engine.open(name)

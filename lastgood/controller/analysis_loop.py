@@ -15,14 +15,13 @@ import time
 from collections.abc import Callable, Collection
 
 from lastgood import errors, release
-from lastgood.analysis import run as judge
-from lastgood.core import transitions as rollout
-from lastgood.hosts import lease as duty
-from lastgood.hosts import readiness
-from lastgood.release import advance as proceed
+from lastgood.analysis import run as analysis_run
+from lastgood.core.state import State
+from lastgood.hosts import lease, readiness
+from lastgood.release import advance
 from lastgood.settings import Settings
 from lastgood.sources import catalog
-from lastgood.system import clock as wallclock
+from lastgood.system import clock
 
 log = logging.getLogger("lastgood.gatekeeper")
 
@@ -70,15 +69,15 @@ class Gatekeeper(threading.Thread):
 
     def _turns(self, ctx: release.Context) -> None:
         with contextlib.closing(catalog.Sources(ctx.settings, self._service)) as sources:
-            bench = judge.Judge(ctx.ledger, self._service, sources)
+            bench = analysis_run.RunningAnalyses(ctx.ledger, self._service, sources)
             while not self._stop.is_set():
                 began = self.turned_at = time.monotonic()
                 pause_s = self._turn(ctx, bench)
                 self._stop.wait(max(0.05, pause_s - (time.monotonic() - began)))
             with contextlib.suppress(errors.LastgoodError):
-                ctx.ledger.give_up_lease(duty.lease_name(self._service), holder=self._holder)
+                ctx.ledger.give_up_lease(lease.lease_name(self._service), holder=self._holder)
 
-    def _turn(self, ctx: release.Context, bench: judge.Judge) -> float:
+    def _turn(self, ctx: release.Context, bench: analysis_run.RunningAnalyses) -> float:
         """One look; returns after how many seconds the next is due. A fault of one turn is told and does not end the loop."""
         limits = ctx.settings.controller
         try:
@@ -90,21 +89,21 @@ class Gatekeeper(threading.Thread):
         bench.forget()
         return limits.measure_s
 
-    def _look(self, ctx: release.Context, bench: judge.Judge) -> float:
+    def _look(self, ctx: release.Context, bench: analysis_run.RunningAnalyses) -> float:
         limits = ctx.settings.controller
         state = ctx.ledger.state(self._service)
-        view = readiness.read(ctx.ledger, self._service, settings=ctx.settings, now=wallclock.now())
-        fence = duty.decide(ctx.ledger, state, view, holder=self._holder, ttl_s=limits.lease_s)
+        view = readiness.read(ctx.ledger, self._service, settings=ctx.settings, now=clock.now())
+        fence = lease.decide(ctx.ledger, state, view, holder=self._holder, ttl_s=limits.lease_s)
         if fence is None:
             bench.forget()
             return limits.measure_s
-        asked = judge.open_questions(ctx, state, now=wallclock.now())
-        bench.measure(asked, now=wallclock.now())
-        verdicts, afterwards = bench.verdicts(wallclock.now())
+        asked = analysis_run.open_questions(ctx, state, now=clock.now())
+        bench.measure(asked, now=clock.now())
+        verdicts, afterwards = bench.verdicts(clock.now())
         done = None
         if verdicts or state.phase in ("approval", "baking"):
-            known = readiness.known(view, state.awaited)
-            done = proceed.advance(
+            known = readiness.arms_by_readiness(view, state.awaited)
+            done = advance.advance(
                 ctx,
                 self._service,
                 ready=known.ready,
@@ -115,16 +114,16 @@ class Gatekeeper(threading.Thread):
                 fence=fence,
             )
         if done is None and state.verifying is not None:
-            done = proceed.verify(ctx, self._service, verdicts=afterwards, actor=ACTOR, fence=fence)
+            done = advance.verify(ctx, self._service, verdicts=afterwards, actor=ACTOR, fence=fence)
         if done is not None:
             log.info("%s: revision %s: %s: %s", self._service, done.revision.number, done.revision.verb, done.revision.reason)
             self._moved(ctx, done)
         else:
-            self._forget(ctx, state, asked, now=wallclock.now())
+            self._forget(ctx, state, asked, now=clock.now())
         busy = state.phase != "idle" or state.verifying is not None
         return limits.measure_s if busy or done else limits.watch_s if asked else limits.measure_s
 
-    def _forget(self, ctx: release.Context, state: rollout.State, asked: Collection[judge.Question], *, now: float) -> None:
+    def _forget(self, ctx: release.Context, state: State, asked: Collection[analysis_run.Question], *, now: float) -> None:
         """Now and then, remove the measurements that are old; not those of a rollout that is still judged, or was just taken back."""
         if abs(now - self._forgot_at) < FORGET_EVERY_S:
             return

@@ -22,27 +22,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from lastgood import errors, release
-from lastgood.bundle import manifest as bundles
-from lastgood.controller import analysis_loop as gatekeeper
-from lastgood.controller import convergence_notes, layer_loop
-from lastgood.core import transitions as rollout
-from lastgood.hosts import clock_skew as peers
-from lastgood.hosts import heartbeat, readiness
-from lastgood.hosts import lease as duty
+from lastgood.bundle import manifest
+from lastgood.controller import analysis_loop, convergence_notes, layer_loop
+from lastgood.core.state import State
+from lastgood.hosts import clock_skew, heartbeat, lease, readiness
 from lastgood.layers import base, housekeeping, receipts, reconcile
 from lastgood.layers import desired as desired_state
 from lastgood.ledger import Fence, audit
-from lastgood.paging import delivery as paging
-from lastgood.paging import once as telling
-from lastgood.release import advance as proceed
+from lastgood.paging import delivery, once
+from lastgood.release import advance
 from lastgood.settings import Settings
-from lastgood.sources import log_losses as loss
-from lastgood.system import clock as wallclock
-from lastgood.system import permissions as private
+from lastgood.sources import log_losses
+from lastgood.system import clock, permissions
 
 log = logging.getLogger("lastgood.controller")
 
-ACTOR = gatekeeper.ACTOR
+ACTOR = analysis_loop.ACTOR
 LOSSES_EVERY_S = 30.0
 """Seconds between two looks at what the logs lack."""
 IDLE_LOOK_S = 2.0
@@ -79,9 +74,9 @@ class ServiceLoop:
         self._reports = ctx.settings.run(service) / "layers"
         self._losses_at = -math.inf
         self._begin()
-        self._holder = duty.holder(ctx.settings)
+        self._holder = lease.holder(ctx.settings)
         self._woken = moved
-        self._gatekeeper = gatekeeper.Gatekeeper(ctx.settings, service, holder=self._holder, moved=self._moved)
+        self._gatekeeper = analysis_loop.Gatekeeper(ctx.settings, service, holder=self._holder, moved=self._moved)
         for loop in self._loops.values():
             loop.start()
         self._gatekeeper.start()
@@ -95,8 +90,8 @@ class ServiceLoop:
         self._spares: tuple[str, ...] = ()
         """What the layers were handed last."""
         self._no_way_until = float("-inf")
-        self._lasting = telling.Lasting(self._ctx, self._service)
-        self._peers = peers.Peers(host=readiness.host(self._ctx.settings), counting=time.monotonic)
+        self._lasting = once.OpenProblem(self._ctx, self._service)
+        self._peers = clock_skew.Peers(host=readiness.host(self._ctx.settings), counting=time.monotonic)
 
     def _moved(self, ctx: release.Context, committed: release.Committed) -> None:
         """A gate has decided: the layers follow now."""
@@ -154,7 +149,7 @@ class ServiceLoop:
         if state.phase == "idle" and state.stable is not None and view.word(state.stable) == "ready":
             self._proven = state.revision
         limits = self._ctx.settings.controller
-        fence = duty.decide(self._ctx.ledger, state, view, holder=self._holder, ttl_s=limits.lease_s)
+        fence = lease.decide(self._ctx.ledger, state, view, holder=self._holder, ttl_s=limits.lease_s)
         self._tell_nobody(state, view, decided=fence is not None)
         if fence is None:
             return  # another controller decides, from the same rows
@@ -163,18 +158,18 @@ class ServiceLoop:
         if state.phase == "baking":
             return  # the analysis loop's: whoever has measured nothing does not say that a release is good
         trouble = "; ".join(filter(None, (view.why(arm) for arm in state.awaited if view.word(arm) == "not ready")))
-        known = readiness.known(view, state.awaited)
-        done = proceed.advance(
+        known = readiness.arms_by_readiness(view, state.awaited)
+        done = advance.advance(
             self._ctx, self._service, ready=known.ready, unknown=known.unknown, actor=ACTOR, trouble=trouble, fence=fence
         )
         self._expect(done)
         if state.revision != self._proven:
             self._go_on_back(state, view, fence)
 
-    def _look(self, state: rollout.State) -> readiness.View:
+    def _look(self, state: State) -> readiness.View:
         """Ask this host's workers and put that into the ledger; what all hosts say. One that cannot ask says nothing."""
         self._looked_at = time.monotonic()
-        ctx, now = self._ctx, wallclock.now()
+        ctx, now = self._ctx, clock.now()
         processes = self._layers.get("infrastructure")
         try:
             if isinstance(processes, base.Processes):
@@ -192,19 +187,19 @@ class ServiceLoop:
             self._seen = -1  # the layers get a new list of what to keep warm
         return view
 
-    def _go_on_back(self, state: rollout.State, view: readiness.View, fence: Fence) -> None:
+    def _go_on_back(self, state: State, view: readiness.View, fence: Fence) -> None:
         """One further back if the bundle gone back to does not get ready; a person is told what really answers meanwhile."""
         if time.monotonic() < self._no_way_until:
             return
         try:
-            done = proceed.go_on_back(self._ctx, self._service, view=view, actor=ACTOR, fence=fence)
+            done = advance.go_on_back(self._ctx, self._service, view=view, actor=ACTOR, fence=fence)
             self._expect(done)
             if done is None:
                 self._tell_not_followed(state, view)
         except errors.NotAllowed as error:
             self._no_way_until = time.monotonic() + STRANDED_AGAIN_S
-            why = f"the rollback target {bundles.short(state.stable or '')} does not become ready, and there is no older target"
-            self._begun(f"{STRANDED}{bundles.short(state.stable or '')}", "critical", f"{why}: {error}; {self._answering(state)}")
+            why = f"the rollback target {manifest.short(state.stable or '')} does not become ready, and there is no older target"
+            self._begun(f"{STRANDED}{manifest.short(state.stable or '')}", "critical", f"{why}: {error}; {self._answering(state)}")
 
     def _tell_clocks(self, view: readiness.View) -> None:
         """Two hosts go by different times: each takes the other for silent, and who is ahead may end what is not over."""
@@ -218,89 +213,89 @@ class ServiceLoop:
             why = f"the clock of {first} is {abs(ahead_s):.0f} s ahead of that of {last}, and each host decides by its own clock"
             self._begun(key, "critical", f"{why}; correct the wrong clock, then run 'lastgood up' on that host")
 
-    def _tell_nobody(self, state: rollout.State, view: readiness.View, *, decided: bool) -> None:
+    def _tell_nobody(self, state: State, view: readiness.View, *, decided: bool) -> None:
         """The hosts that have what serves say nothing any more, and this one does not have it: a person has to look."""
         serving = state.stable or state.candidate
         if decided or serving is None or view.word(serving) != "unknown":
-            self._lasting.over("nobody-decides", now=wallclock.now())
+            self._lasting.over("nobody-decides", now=clock.now())
             return
         if readiness.host(self._ctx.settings) in view.homes(serving):
             return
-        if self._ctx.ledger.lease_holder(duty.lease_name(self._service), now=view.now) is not None:
+        if self._ctx.ledger.lease_holder(lease.lease_name(self._service), now=view.now) is not None:
             return  # somebody does, though it cannot say which workers are ready
-        why = f"no automatic decisions: {bundles.short(serving)} was ready elsewhere, but {view.why(serving)}"
+        why = f"no automatic decisions: {manifest.short(serving)} was ready elsewhere, but {view.why(serving)}"
         here = f"on {socket.gethostname()} it is not ready; run 'lastgood up' on the host where it was"
         self._begun("nobody-decides", "warning", f"{why}; {here}")
 
-    def _tell_not_followed(self, state: rollout.State, view: readiness.View) -> None:
+    def _tell_not_followed(self, state: State, view: readiness.View) -> None:
         """A step back is committed, but its target has no ready worker: traffic is where it was."""
         if state.stable is None or state.phase != "idle" or view.word(state.stable) != "not ready":
             return
         if set(receipts.serving(receipts.read(self._reports)) or ()) == {state.stable}:
             return  # it did follow; the worker has ended since
         moved = release.last_move(self._ctx, state)
-        if moved.verb in release.WAYS_BACK and abs(wallclock.now() - moved.read_at) >= NOT_FOLLOWED_S:
-            why = f"traffic could not follow the rollback to {bundles.short(state.stable)} yet, which is {view.text(state.stable)}"
+        if moved.verb in release.WAYS_BACK and abs(clock.now() - moved.read_at) >= NOT_FOLLOWED_S:
+            why = f"traffic could not follow the rollback to {manifest.short(state.stable)} yet, which is {view.text(state.stable)}"
             remedy = f"correct the cause, or name another bundle with 'lastgood rollback {self._service} BUNDLE'"
-            self._begun(f"{NOT_FOLLOWED}{bundles.short(state.stable)}", "critical", f"{why}; {self._answering(state)}; {remedy}")
+            self._begun(f"{NOT_FOLLOWED}{manifest.short(state.stable)}", "critical", f"{why}; {self._answering(state)}; {remedy}")
 
-    def _tell_followed(self, state: rollout.State, view: readiness.View) -> None:
+    def _tell_followed(self, state: State, view: readiness.View) -> None:
         """What could not be followed is over once its target is ready, or another one serves."""
         waits = state.stable is not None and view.word(state.stable) != "ready"
         for begins in (NOT_FOLLOWED, STRANDED):
-            self._lasting.over(begins, but={f"{begins}{bundles.short(state.stable or '')}"} if waits else (), now=wallclock.now())
+            self._lasting.over(begins, but={f"{begins}{manifest.short(state.stable or '')}"} if waits else (), now=clock.now())
 
-    def _tell_cold(self, state: rollout.State, view: readiness.View) -> None:
+    def _tell_cold(self, state: State, view: readiness.View) -> None:
         """Previous cannot be kept warm: a rollback to it would not be a matter of milliseconds. Over once it is warm for as long."""
-        key = f"{COLD}{bundles.short(state.previous or '')}"
+        key = f"{COLD}{manifest.short(state.previous or '')}"
         since = view.since(state.previous) if state.previous else None
-        lasts = since is not None and abs(wallclock.now() - since) >= COLD_S
+        lasts = since is not None and abs(clock.now() - since) >= COLD_S
         warm_again = state.previous is None or (lasts and view.word(state.previous) == "ready")
-        self._lasting.over(COLD, but=() if warm_again else {key}, now=wallclock.now())
+        self._lasting.over(COLD, but=() if warm_again else {key}, now=clock.now())
         if state.previous is None or not lasts or not view.failing(state.previous):
             return
         warm = [
-            bundles.short(digest)
+            manifest.short(digest)
             for digest in state.lineage
             if digest in view.ready and digest != state.stable and digest not in state.marks
         ]
         instead = f"a rollback goes to {warm[0]}, which is warm" if warm else "no rollback target is warm"
-        where = f"previous, {bundles.short(state.previous)}, cannot be kept warm on {', '.join(view.denied(state.previous))}"
+        where = f"previous, {manifest.short(state.previous)}, cannot be kept warm on {', '.join(view.denied(state.previous))}"
         self._begun(key, "warning", f"{where}: {view.text(state.previous)}; {instead}; see 'lastgood status {self._service}'")
 
-    def _answering(self, state: rollout.State) -> str:
+    def _answering(self, state: State) -> str:
         """What answers requests, as the proxy of this host was last seen to have it."""
         seen = receipts.serving(receipts.read(self._reports))
         if seen is None:
             return "this host does not know which bundle answers requests"
         shares = ", ".join(
-            f"{bundles.short(digest)} {share:g} %{' (quarantined)' if digest in state.marks else ''}" for digest, share in seen.items()
+            f"{manifest.short(digest)} {share:g} %{' (quarantined)' if digest in state.marks else ''}" for digest, share in seen.items()
         )
         return f"requests are answered by: {shares or 'no bundle'}"
 
     def _begun(self, key: str, severity: str, summary: str) -> None:
         """Page *summary* once for as long as it lasts."""
-        self._lasting.begun(key, f"{self._service}: {summary}", severity=severity, now=wallclock.now())
+        self._lasting.begun(key, f"{self._service}: {summary}", severity=severity, now=clock.now())
 
     def _report_clock(self) -> None:
         """A clock that somebody has set is told once, and when it is right or accepted: until then nobody follows it."""
-        skew_s, key = wallclock.skew_s(), f"clock-{readiness.host(self._ctx.settings)}"
+        skew_s, key = clock.skew_s(), f"clock-{readiness.host(self._ctx.settings)}"
         said = (
             f"{self._service}: the clock of {socket.gethostname()} was set {'ahead' if skew_s > 0 else 'back'} by {abs(skew_s):.0f} s; "
             "lastgood keeps using the time before the change; correct the clock, or accept it with 'lastgood up' if it is right now"
         )
         try:
             if skew_s:
-                self._lasting.begun(key, said, severity="critical", now=wallclock.now(), body={"skew_s": skew_s})
+                self._lasting.begun(key, said, severity="critical", now=clock.now(), body={"skew_s": skew_s})
             else:
-                self._lasting.over(key, now=wallclock.now())
+                self._lasting.over(key, now=clock.now())
         except errors.LastgoodError as error:
             log.warning("%s: could not page that the clock was set, or is right again: %s", self._service, error)
 
     def _report_convergence(self) -> None:
         """How long the layers took to follow a change is noted in the audit trail, once they have."""
         try:
-            self._convergence.note(self._ctx, actor=ACTOR, now=wallclock.now())
+            self._convergence.note(self._ctx, actor=ACTOR, now=clock.now())
         except (OSError, errors.LastgoodError) as error:
             log.warning("%s: that the layers have followed could not be noted: %s", self._service, error)
 
@@ -310,7 +305,7 @@ class ServiceLoop:
         if now - self._losses_at >= LOSSES_EVERY_S:
             self._losses_at = now
             try:
-                loss.tell(self._ctx, self._service, now=wallclock.now())
+                log_losses.page_losses(self._ctx, self._service, now=clock.now())
             except errors.LastgoodError as error:
                 log.warning("%s: could not page that rows of its log are missing: %s", self._service, error)
 
@@ -326,7 +321,7 @@ class ServiceLoop:
                     desired_revision=self._seen,
                     observed_revision=None,
                     ms=limit * 1000,
-                    at=wallclock.now(),
+                    at=clock.now(),
                     detail=detail,
                 )
                 receipts.write(self._reports, receipt)
@@ -366,7 +361,7 @@ def run(
     pause = wait or until_woken
     with _opened(settings, stop=stop, pause=pause) as ctx:
         services: dict[str, ServiceLoop] = {}
-        beside: list[Reader] = [paging.PageLoop(settings), *(make(settings) for make in readers)]
+        beside: list[Reader] = [delivery.PageLoop(settings), *(make(settings) for make in readers)]
         for reader in beside:
             reader.start()
         sweeper = housekeeping.Sweeper(settings, lambda: list(services), every_s=housekeeping.EVERY_S)
@@ -450,7 +445,7 @@ def main(*, readers: Sequence[MakeReader] = ()) -> None:
 
     from lastgood import settings as settings_
 
-    os.umask(private.UMASK)
+    os.umask(permissions.UMASK)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -26,7 +26,7 @@ import dataclasses
 
 from lastgood import errors
 from lastgood.bundle.manifest import short
-from lastgood.core import rollback as setback
+from lastgood.core import rollback
 from lastgood.core.events import (
     Abandon,
     Advance,
@@ -48,15 +48,7 @@ from lastgood.core.events import (
     Verified,
 )
 from lastgood.core.guards import Step, check_candidate, check_may_serve, check_not_held, idle, with_stable
-from lastgood.core.rollback import BREAKER, BREAKER_S, MAX_HOPS
-from lastgood.core.state import Hold, Mark, MarkKind, Phase, PlannedPhase, State, Verifying, from_json, target
-
-__all__ = [
-    "BREAKER", "BREAKER_S", "MAX_HOPS",
-    "Abandon", "Advance", "Approve", "BakeEnded", "Condemn", "CutOver", "Effect", "Event", "Hold", "Lift", "Mark", "MarkKind", "Marked",
-    "Paged", "Phase", "PlannedPhase", "Propose", "Reject", "ReleaseHold", "RollBack", "SetHold", "Skip", "State", "Verified", "Verifying",
-    "from_json", "step", "target",
-]  # fmt: skip
+from lastgood.core.state import Hold, State, target
 
 
 def step(state: State, event: Event, now: float) -> Step:  # noqa: C901, PLR0912  # one line for each event
@@ -78,15 +70,15 @@ def step(state: State, event: Event, now: float) -> Step:  # noqa: C901, PLR0912
         case Abandon():
             after, effects = _abandon(state, event)
         case Reject():
-            after, effects = setback.reject(state, event, now)
+            after, effects = rollback.reject(state, event, now)
         case BakeEnded():
             after, effects = _bake_ended(state)
         case RollBack():
-            after, effects = setback.roll_back(state, event, now)
+            after, effects = rollback.roll_back(state, event, now)
         case Verified():
-            after, effects = setback.verified(state, event)
+            after, effects = rollback.verified(state, event)
         case Condemn():
-            after, effects = setback.condemn(state, event, now)
+            after, effects = rollback.condemn(state, event, now)
         case Lift():
             after, effects = _lift(state, event)
         case SetHold():
@@ -188,7 +180,7 @@ def _cut_over(state: State, event: CutOver, now: float) -> Step:
         )
     if state.phase == "approval" and not state.approved:
         raise errors.NotAllowed(f"{short(event.bundle)!r} waits for approval; run 'lastgood approve {state.service} --reason …'")
-    state, told = setback.overtaken(state)
+    state, told = rollback.overtaken(state)
     after = dataclasses.replace(
         idle(state), phase="baking", phase_since=now, phase_until=now + event.bake_s, hops=0, rollout=state.rollout, waived=state.waived
     )

@@ -10,13 +10,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lastgood.drift.verdict import LOSS, Verdict
+from lastgood.drift.verdict import LOSS, WindowVerdict
 
 Change = Literal["opened", "closed", "worse", ""]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Episode:
+class FailingRun:
     """Where a service stands. `failing` windows in a row had `columns` in common, since `since` (Unix seconds).
 
     `alarm` is the beginning of the first window of the open alarm, or the end of the windows whose loss opened it; None if there is
@@ -34,12 +34,14 @@ class Episode:
         return {**dataclasses.asdict(self), "columns": list(self.columns)}
 
 
-def from_json(value: Mapping[str, Any]) -> Episode:
+def from_json(value: Mapping[str, Any]) -> FailingRun:
     """The episode that `to_json` wrote."""
-    return Episode(**{**value, "columns": tuple(value["columns"])})
+    return FailingRun(**{**value, "columns": tuple(value["columns"])})
 
 
-def follow(before: Episode, verdict: Verdict, *, begin: float, persistence: int, scored: float | None = None) -> tuple[Episode, Change]:
+def follow(
+    before: FailingRun, verdict: WindowVerdict, *, begin: float, persistence: int, scored: float | None = None
+) -> tuple[FailingRun, Change]:
     """Where the service stands after the window that began at *begin*, and what that changes. Rows up to *scored* were in the loss.
 
     `worse`: an open alarm of drift becomes one of broken data. An alarm that the loss opens begins after the rows that it was found
@@ -68,10 +70,10 @@ def follow(before: Episode, verdict: Verdict, *, begin: float, persistence: int,
     return after, ""
 
 
-def _passed(before: Episode, *, persistence: int) -> tuple[Episode, Change]:
+def _passed(before: FailingRun, *, persistence: int) -> tuple[FailingRun, Change]:
     if before.alarm is None:
-        return Episode(), ""
+        return FailingRun(), ""
     passing = before.passing + 1
     if passing >= persistence:
-        return Episode(), "closed"
+        return FailingRun(), "closed"
     return dataclasses.replace(before, failing=0, columns=(), since=None, passing=passing), ""

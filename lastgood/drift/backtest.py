@@ -19,10 +19,10 @@ from lastgood import errors, release
 from lastgood.drift import bundle_reference as drift_reference
 from lastgood.drift import decision as drift_decision
 from lastgood.drift import judging, looks, watch
-from lastgood.drift import reference as references
+from lastgood.drift import reference as drift_reference_file
 from lastgood.drift import window as windows
-from lastgood.drift.decision import Decision
-from lastgood.drift.judging import Looked, Watched
+from lastgood.drift.decision import DriftDecision
+from lastgood.drift.judging import DriftWatch, WindowReport
 from lastgood.drift.kept_state import State
 from lastgood.drift.reference import LABEL, PROBABILITY
 from lastgood.serving import inference_log
@@ -50,11 +50,11 @@ class Backtest:
     since: float
     until: float
     rows: int
-    windows: Sequence[Looked]
-    decisions: Sequence[Decision]
+    windows: Sequence[WindowReport]
+    decisions: Sequence[DriftDecision]
 
     @property
-    def alarms(self) -> list[Looked]:
+    def alarms(self) -> list[WindowReport]:
         """The windows that opened an alarm."""
         return [one for one in self.windows if one.change == "opened"]
 
@@ -82,7 +82,7 @@ def read(file: Path) -> pa.Table:
         raise errors.UsageError(f"{str(file)!r} cannot be read as a table: {error}; give a CSV or a .parquet file") from error
 
 
-def run(ctx: release.Context, what: Watched, table: pa.Table, *, labels: pa.Table | None = None) -> Backtest:
+def run(ctx: release.Context, what: DriftWatch, table: pa.Table, *, labels: pa.Table | None = None) -> Backtest:
     """Judge the rows of *table* window by window with the stable bundle of *what*, and decide each alarm as it becomes due.
 
     *table* has the fields of a request and a time: `drift.time`, or `at`, or the one column that is a time. `label` is a column of it,
@@ -104,14 +104,14 @@ def run(ctx: release.Context, what: Watched, table: pa.Table, *, labels: pa.Tabl
 class _Run:
     """One pass over the past: windows and decisions as they come."""
 
-    def __init__(self, ctx: release.Context, what: Watched, past: _Past) -> None:
+    def __init__(self, ctx: release.Context, what: DriftWatch, past: _Past) -> None:
         self._ctx, self._what, self._past = ctx, what, past
         made = watch.made_by(ctx, what)
         made = dataclasses.replace(made, features=lambda window: past.features(window, made.reference))
         self._judge = judging.Judge(what, made, past.rows)
         self._target = drift_decision.way_back(ctx, ctx.ledger.state(what.service))
-        self._windows: list[Looked] = []
-        self._decisions: list[Decision] = []
+        self._windows: list[WindowReport] = []
+        self._decisions: list[DriftDecision] = []
         self._states: list[State] = []
 
     def through(self, count: int) -> Backtest:
@@ -128,7 +128,7 @@ class _Run:
             decisions=self._decisions,
         )
 
-    def _decide(self, newest: Looked) -> None:
+    def _decide(self, newest: WindowReport) -> None:
         """The look at the open alarm that is due, if one is. After a rollback another bundle would serve, so that alarm is done with."""
         rules = self._what.rules.decide
         decided = {one.look.number: str(one.outcome) for one in self._decisions if one.look.alarm == newest.episode.alarm}
@@ -158,7 +158,7 @@ class _Past:
         self._answered = np.zeros(table.num_rows, dtype=bool)
         self._newest: tuple[pa.Table | None, list[pydantic.BaseModel | None]] = (None, [])
 
-    def features(self, window: windows.Window, reference: references.Sample) -> references.Sample:
+    def features(self, window: windows.Window, reference: drift_reference_file.Sample) -> drift_reference_file.Sample:
         """As `judging.Made.features`; the requests of the newest window are made once."""
         if window.table is None:
             return window.sample
@@ -173,7 +173,7 @@ class _Past:
         first, last = np.searchsorted(self.at, [since, until])
         count = int(last - first)
         if not count:
-            return windows.Window(sample=references.empty(), table=None, rows=0, trouble=())
+            return windows.Window(sample=drift_reference_file.empty(), table=None, rows=0, trouble=())
         which = first + np.arange(min(count, most)) * count // min(count, most)
         table = self._labelled(self._table.take(pa.array(which)))
         asked = self._answer(which, table) if PROBABILITY in columns else []
@@ -202,7 +202,7 @@ class _Past:
         return asked
 
 
-def _as_logged(table: pa.Table, loaded: Loaded, what: Watched, *, labels: pa.Table | None) -> pa.Table:
+def _as_logged(table: pa.Table, loaded: Loaded, what: DriftWatch, *, labels: pa.Table | None) -> pa.Table:
     """The rows of *table* in the order of time, with columns as the log names them, `label`, and when it came as Unix seconds."""
     import numpy as np
     import pyarrow as pa
@@ -225,7 +225,7 @@ def _as_logged(table: pa.Table, loaded: Loaded, what: Watched, *, labels: pa.Tab
     return made
 
 
-def _clock(table: pa.Table, what: Watched) -> str:
+def _clock(table: pa.Table, what: DriftWatch) -> str:
     """The column that says when a row was."""
     import pyarrow as pa
 
@@ -241,7 +241,7 @@ def _moments(table: pa.Table, clock: str) -> npt.NDArray[np.float64]:
     import pyarrow as pa
 
     try:
-        found = references.seconds(table[clock])
+        found = drift_reference_file.seconds(table[clock])
     except (pa.ArrowException, ValueError) as error:
         raise errors.UsageError(f"column {clock!r} does not hold times: {error}; give timestamps or Unix seconds") from error
     if table[clock].null_count or not np.isfinite(found).all():
@@ -258,7 +258,7 @@ def _fields(table: pa.Table, loaded: Loaded) -> dict[str, pa.ChunkedArray]:
         if name not in table.column_names:
             continue
         try:
-            found[name] = references.plain(table[name]) if kind is None else table[name].cast(kind)
+            found[name] = drift_reference_file.plain(table[name]) if kind is None else table[name].cast(kind)
         except pa.ArrowException as error:
             raise errors.UsageError(
                 f"column {name!r} ({table[name].type}) is not {kind}, as a request has it: {error}; correct the table"
@@ -302,7 +302,7 @@ def _keys(table: pa.Table, names: Iterable[str]) -> Iterable[tuple[Any, ...]]:
 
 
 def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    found = references.values(column)
-    if not references.is_numeric(found):
+    found = drift_reference_file.values(column)
+    if not drift_reference_file.is_numeric(found):
         raise errors.UsageError(f"column {LABEL!r} holds text; give the labels as numbers, 0 and 1 for yes and no")
     return found

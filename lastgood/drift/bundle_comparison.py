@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lastgood import release
 from lastgood.bundle.manifest import short
 from lastgood.drift import bundle_reference as drift_reference
-from lastgood.drift import comparison
-from lastgood.drift import reference as references
+from lastgood.drift import comparison, reference
 from lastgood.drift import watch as drift_watch
 from lastgood.serving import inference_log
 
@@ -33,7 +32,7 @@ MOST = 200_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
+class Comparison:
     """The serving bundle beside another one; `compared` are the numbers, above 0 the serving one is worse; None if nobody can tell."""
 
     bundle: str
@@ -47,7 +46,7 @@ class Beside:
         return {**dataclasses.asdict(self), "compared": self.compared.to_json() if self.compared else None}
 
 
-def beside(ctx: release.Context, what: drift_watch.Watched, other: str, *, since: float, now: float) -> Beside:
+def compare_with_stable(ctx: release.Context, what: drift_watch.DriftWatch, other: str, *, since: float, now: float) -> Comparison:
     """The bundle *other* beside the serving one on what was answered since *since* and has its labels by *now* (Unix seconds).
 
     Changes nothing. One that was trained on these very rows knows their labels, and looks better than it is. Raises
@@ -56,23 +55,23 @@ def beside(ctx: release.Context, what: drift_watch.Watched, other: str, *, since
     both = {digest: drift_reference.load(ctx.settings, ctx.ledger.bundle(digest)) for digest in (what.bundle, other)}
     until = now - what.rules.decide.label_delay_s  # of younger rows only the quick labels are known
     found = rows(ctx, what, both[what.bundle], since=since, until=until)
-    said = Beside(why="no request was answered in that time", bundle=what.bundle, other=other, since=since, until=until)
+    said = Comparison(why="no request was answered in that time", bundle=what.bundle, other=other, since=since, until=until)
     if found is None:
         return said
     compared = on_labels(both, found, what, other=other, alpha=what.rules.decide.alpha)
     if isinstance(compared, str):
         return dataclasses.replace(said, why=compared)
-    return dataclasses.replace(said, why=told(compared, what, other=other), compared=compared)
+    return dataclasses.replace(said, why=comparison_sentence(compared, what, other=other), compared=compared)
 
 
-def rows(ctx: release.Context, what: drift_watch.Watched, loaded: Loaded, *, since: float, until: float) -> pa.Table | None:
+def rows(ctx: release.Context, what: drift_watch.DriftWatch, loaded: Loaded, *, since: float, until: float) -> pa.Table | None:
     """What users were answered by the serving bundle (*loaded*), with `label` where it is known; of too much an even part."""
-    fields = [*loaded.runtime.Request.model_fields, references.LABEL]
+    fields = [*loaded.runtime.Request.model_fields, reference.LABEL]
     return drift_watch.read(ctx, what, since=since, until=until, columns=fields, most=MOST).table
 
 
 def on_labels(
-    both: Mapping[str, Loaded], table: pa.Table, what: drift_watch.Watched, *, other: str, alpha: float
+    both: Mapping[str, Loaded], table: pa.Table, what: drift_watch.DriftWatch, *, other: str, alpha: float
 ) -> comparison.Comparison | str:
     """The serving bundle and *other* on the labelled rows of *table*, or why nobody can tell; bounds hold with 1 - *alpha*."""
     import pyarrow.compute as pc
@@ -99,7 +98,7 @@ def on_labels(
     return compared
 
 
-def told(compared: comparison.Comparison, what: drift_watch.Watched, *, other: str) -> str:
+def comparison_sentence(compared: comparison.Comparison, what: drift_watch.DriftWatch, *, other: str) -> str:
     """The numbers in a sentence."""
     return (
         f"{what.rules.decide.score} of {short(what.bundle)} is {compared.first:.4f}, that of {short(other)} {compared.second:.4f} on the same "
@@ -108,7 +107,7 @@ def told(compared: comparison.Comparison, what: drift_watch.Watched, *, other: s
 
 
 def _paired(
-    mine: list[float | None], others: list[float | None], usable: list[int], known: pa.Table, what: drift_watch.Watched, *, alpha: float
+    mine: list[float | None], others: list[float | None], usable: list[int], known: pa.Table, what: drift_watch.DriftWatch, *, alpha: float
 ) -> comparison.Comparison:
     import numpy as np
 

@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import manifest, store
 from lastgood.drift import calibration
-from lastgood.drift import reference as references
-from lastgood.drift import window as windows
+from lastgood.drift import reference as drift_reference_file
+from lastgood.drift import window as drift_window
 from lastgood.drift.reference import PROBABILITY, Sample
 from lastgood.serving import inference_log
-from lastgood.system import clock as wallclock
-from lastgood.system import files
+from lastgood.system import clock, files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +45,7 @@ MADE = "made "
 """Prefix of the columns with features that are not fields of a request."""
 
 
-def of_bundle(settings: Settings, bundle: bundles.Bundle) -> Sample:
+def of_bundle(settings: Settings, bundle: manifest.Bundle) -> Sample:
     """The reference that *bundle* brings; this process keeps the last few. Raises NotFound or Damaged.
 
     With a column `probability` if it answers with one, for which its own code runs in this process, once; and with a column
@@ -65,13 +63,13 @@ def of_bundle(settings: Settings, bundle: bundles.Bundle) -> Sample:
 _REFERENCES: dict[tuple[Path, str], Sample] = {}
 
 
-def _of_bundle(settings: Settings, bundle: bundles.Bundle, file: Path) -> Sample:
+def _of_bundle(settings: Settings, bundle: manifest.Bundle, file: Path) -> Sample:
     import numpy as np
 
-    brought = references.read(file)
+    brought = drift_reference_file.read(file)
     brought = dataclasses.replace(brought, sample=_as_logged(settings, bundle, brought))
     brought = dataclasses.replace(brought, sample=_with_features(settings, bundle, brought))
-    kept = settings.home / "drift" / f"{bundles.short(bundle.id)}.json"
+    kept = settings.home / "drift" / f"{manifest.short(bundle.id)}.json"
     values = _read(kept)
     if not isinstance(values, list) or len(values) != brought.sample.rows:
         loaded = load(settings, bundle)
@@ -83,7 +81,7 @@ def _of_bundle(settings: Settings, bundle: bundles.Bundle, file: Path) -> Sample
     return dataclasses.replace(brought.sample, columns={**brought.sample.columns, PROBABILITY: known})
 
 
-def _as_logged(settings: Settings, bundle: bundles.Bundle, brought: references.Reference) -> Sample:
+def _as_logged(settings: Settings, bundle: manifest.Bundle, brought: drift_reference_file.Reference) -> Sample:
     """The sample with those fields that a log keeps as JSON text (Enum, UUID, lists, …) written as a log writes them."""
     import numpy as np
 
@@ -97,19 +95,19 @@ def _as_logged(settings: Settings, bundle: bundles.Bundle, brought: references.R
     return dataclasses.replace(brought.sample, columns={**brought.sample.columns, **fresh})
 
 
-def find(settings: Settings, bundle: bundles.Bundle) -> Path:
+def find(settings: Settings, bundle: manifest.Bundle) -> Path:
     """The file with the reference. Raises NotFound, with the remedy."""
     part = bundle.parts.get("data")
-    file = artifacts.Store(settings.store).path(part.digest) / references.FILE if part else None
+    file = store.Store(settings.store).path(part.digest) / drift_reference_file.FILE if part else None
     if file is None or not file.is_file():
         raise errors.NotFound(
-            f"bundle {bundles.short(bundle.id)!r} has no {references.FILE} in its data part, so there is no reference to compare with; "
+            f"bundle {manifest.short(bundle.id)!r} has no {drift_reference_file.FILE} in its data part, so there is no reference to compare with; "
             "write one with lastgood.drift.reference when the data is built, or remove 'drift' from service.yaml"
         )
     return file
 
 
-def _with_features(settings: Settings, bundle: bundles.Bundle, brought: references.Reference) -> Sample:
+def _with_features(settings: Settings, bundle: manifest.Bundle, brought: drift_reference_file.Reference) -> Sample:
     sample = brought.sample
     trained = features_of_training(settings, bundle)
     made = trained.columns if trained is not None else _own_features(settings, bundle, brought.table)
@@ -117,11 +115,11 @@ def _with_features(settings: Settings, bundle: bundles.Bundle, brought: referenc
     return dataclasses.replace(sample, columns={**sample.columns, **fresh})
 
 
-def _own_features(settings: Settings, bundle: bundles.Bundle, table: pa.Table) -> dict[str, Floats]:
+def _own_features(settings: Settings, bundle: manifest.Bundle, table: pa.Table) -> dict[str, Floats]:
     """What the bundle's own code makes of the rows of *table*, found out once; nothing if it does not say."""
     import numpy as np
 
-    kept = settings.home / "drift" / f"{bundles.short(bundle.id)}.made.json"
+    kept = settings.home / "drift" / f"{manifest.short(bundle.id)}.made.json"
     known = _read(kept)
     if not isinstance(known, dict):
         loaded = load(settings, bundle)
@@ -131,14 +129,14 @@ def _own_features(settings: Settings, bundle: bundles.Bundle, table: pa.Table) -
     return {name: np.array([math.nan if value is None else value for value in values]) for name, values in known.items()}
 
 
-def features_of_training(settings: Settings, bundle: bundles.Bundle) -> Sample | None:
+def features_of_training(settings: Settings, bundle: manifest.Bundle) -> Sample | None:
     """What training made of the rows of the reference; None if the bundle does not say. Raises Damaged."""
     part = bundle.parts.get("model")
-    file = artifacts.Store(settings.store).path(part.digest) / references.FEATURES if part else None
-    return references.read(file).sample if file is not None and file.is_file() else None
+    file = store.Store(settings.store).path(part.digest) / drift_reference_file.FEATURES if part else None
+    return drift_reference_file.read(file).sample if file is not None and file.is_file() else None
 
 
-def with_features(settings: Settings, bundle: bundles.Bundle, reference: Sample, window: windows.Window) -> Sample:
+def with_features(settings: Settings, bundle: manifest.Bundle, reference: Sample, window: drift_window.Window) -> Sample:
     """The sample of *window*, with what the bundle's own code makes of its rows where the *reference* has that."""
     if window.table is None or not _has_made(reference):
         return window.sample
@@ -204,7 +202,7 @@ def _made(loaded: Loaded, rows: list[tuple[int, pydantic.BaseModel]]) -> Iterato
         raise trouble
 
 
-def load(settings: Settings, bundle: bundles.Bundle) -> Loaded:
+def load(settings: Settings, bundle: manifest.Bundle) -> Loaded:
     """The bundle's own code and parts, verified, in this process, which keeps the last few. Raises what loading a worker raises."""
     return _load(settings, bundle.service, bundle.id)
 
@@ -213,7 +211,7 @@ def load(settings: Settings, bundle: bundles.Bundle) -> Loaded:
 def _load(settings: Settings, service: str, bundle: str) -> Loaded:
     from lastgood.serving import worker
 
-    return worker.load(settings, service=service, bundle=bundle, now=wallclock.now())
+    return worker.load(settings, service=service, bundle=bundle, now=clock.now())
 
 
 def forecast(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> list[float | None]:
@@ -266,10 +264,10 @@ def _forecasts(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> boo
     return True
 
 
-def usual(settings: Settings, bundle: bundles.Bundle, reference: Sample, *, rows: int, span_s: float) -> calibration.Calibration | None:
+def usual(settings: Settings, bundle: manifest.Bundle, reference: Sample, *, rows: int, span_s: float) -> calibration.Calibration | None:
     """What is usual for windows about as large as this one; None if the reference is too short to tell."""
     size, span = _rounded(rows), _rounded(span_s)
-    kept = settings.home / "drift" / f"{bundles.short(bundle.id)}-{size:g}-{span:g}.v{VERSION}.json"
+    kept = settings.home / "drift" / f"{manifest.short(bundle.id)}-{size:g}-{span:g}.v{VERSION}.json"
     known = _read(kept)
     if isinstance(known, dict):
         return calibration.from_json(known) if known else None

@@ -120,7 +120,7 @@ def _stretches(reference: Sample, *, rows: int, span_s: float) -> Iterator[dict[
         yield {name: _beside(reference.known(name).without(inside), values[kept]) for name, values in reference.columns.items()}
 
 
-def _beside(others: distances.Known, mine: Values) -> tuple[float | None, float, float]:
+def _beside(others: distances.ReferenceColumn, mine: Values) -> tuple[float | None, float, float]:
     return distances.value(others, mine), distances.missing(mine), distances.strange(others, mine)
 
 

@@ -19,21 +19,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lastgood import errors, ledger, release
 from lastgood.bundle.manifest import short
-from lastgood.core import transitions as rollout
+from lastgood.core.state import State
 from lastgood.drift import bundle_comparison as drift_compare
 from lastgood.drift import bundle_reference as drift_reference
 from lastgood.drift import comparison, fitness, kept_state, looks, verdict
 from lastgood.drift import watch as drift_watch
-from lastgood.drift import window as windows
-from lastgood.drift.looks import Look
+from lastgood.drift import window as drift_window
+from lastgood.drift.looks import ScheduledLook
 from lastgood.drift.reference import Sample
-from lastgood.hosts import lease as duty
-from lastgood.hosts import vantage
-from lastgood.paging import once as telling
-from lastgood.release import convergence as converge
+from lastgood.hosts import lease, vantage
+from lastgood.paging import once
+from lastgood.release import convergence
 from lastgood.serving import inference_log
-from lastgood.system import clock as wallclock
-from lastgood.system import plain
+from lastgood.system import clock, plain
 from lastgood.system.failpoints import failpoint
 
 if TYPE_CHECKING:
@@ -43,9 +41,9 @@ if TYPE_CHECKING:
 
     from lastgood.serving.app import Loaded
 
-__all__ = ["KIND", "Decision", "Look", "carry_out", "decide", "due", "on_rows", "to_build", "way_back"]
+__all__ = ["KIND", "DriftDecision", "ScheduledLook", "carry_out", "decide", "due", "on_rows", "to_build", "way_back"]
 
-Outcome = Literal["roll_back", "retrain", "keep", "ask"]
+DecisionOutcome = Literal["roll_back", "retrain", "keep", "ask"]
 KIND = kept_state.KIND
 SKEWED, BESIDE = 0.5, 3.0
 """Standard deviations from which a feature is another one than in training, if the other bundle's is at least so many times nearer to its own."""
@@ -60,14 +58,14 @@ FEATURE_ROWS = 20_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class DriftDecision:
     """What was decided about stable, beside `target`, and why; `compared` are the numbers, None without labels."""
 
-    outcome: Outcome
+    outcome: DecisionOutcome
     why: str
     bundle: str
     target: str | None
-    look: Look
+    look: ScheduledLook
     compared: comparison.Comparison | None = None
     features: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """By bundle: what its code makes of the rows beside what it made of its reference."""
@@ -75,7 +73,7 @@ class Decision:
     """Whose log was read."""
     kept: kept_state.State | None = None
     """What the columns that had drifted look like, if the outcome is `keep`."""
-    planned: rollout.State | None = None
+    planned: State | None = None
     """The state on which it was decided, for whoever carries it out; not kept."""
 
     def to_json(self) -> dict[str, Any]:
@@ -89,12 +87,12 @@ class Decision:
         }
 
 
-def due(ctx: release.Context, what: drift_watch.Watched, *, now: float) -> Look | None:
+def due(ctx: release.Context, what: drift_watch.DriftWatch, *, now: float) -> ScheduledLook | None:
     """The look at the open alarm that has come and was not decided; None if there is none. Of several the newest.
 
     While a release is on its way its gates decide, and nothing is due.
     """
-    newest = list(drift_watch.looked(ctx, what))[-1:]
+    newest = list(drift_watch.window_reports(ctx, what))[-1:]
     alarm = drift_watch.open_alarm(newest)
     if alarm is None or ctx.ledger.state(what.service).candidate is not None:
         return None
@@ -103,7 +101,7 @@ def due(ctx: release.Context, what: drift_watch.Watched, *, now: float) -> Look 
     return looks.due(newest[0], decided, what.rules.decide, now=now)
 
 
-def to_build(ctx: release.Context, what: drift_watch.Watched, alarm: float) -> tuple[Look, str] | None:
+def to_build(ctx: release.Context, what: drift_watch.DriftWatch, alarm: float) -> tuple[ScheduledLook, str] | None:
     """The newest decision about *alarm* and its reason, if it is `retrain`, the service wants that done by itself, and nothing was released since."""
     if what.rules.decide.retrain != "build":
         return None
@@ -113,39 +111,45 @@ def to_build(ctx: release.Context, what: drift_watch.Watched, alarm: float) -> t
         return None
     if ctx.ledger.revision(what.service, ctx.ledger.newest(what.service)).at > newest.at:
         return None
-    return Look(**newest.report["look"]), str(newest.report["why"])
+    return ScheduledLook(**newest.report["look"]), str(newest.report["why"])
 
 
-def decide(ctx: release.Context, what: drift_watch.Watched, look: Look) -> Decision:
+def decide(ctx: release.Context, what: drift_watch.DriftWatch, look: ScheduledLook) -> DriftDecision:
     """Compare stable with the bundle that a rollback would go back to, on what was answered since the alarm. Changes nothing.
 
     Raises Conflict if other hosts serve it and this one does not: it has not seen what they answered.
     """
-    seen_from = vantage.of(ctx, what.service, what.bundle, now=wallclock.now())
+    seen_from = vantage.check_vantage(ctx, what.service, what.bundle, now=clock.now())
     planned = ctx.ledger.state(what.service)
     found = _decide(ctx, what, look, target=way_back(ctx, planned))
     return dataclasses.replace(found, planned=planned, host=seen_from.host, why=f"{found.why}{seen_from.told()}")
 
 
-def _decide(ctx: release.Context, what: drift_watch.Watched, look: Look, *, target: str | None) -> Decision:
+def _decide(ctx: release.Context, what: drift_watch.DriftWatch, look: ScheduledLook, *, target: str | None) -> DriftDecision:
     loaded = drift_reference.load(ctx.settings, ctx.ledger.bundle(what.bundle))
     rows = drift_compare.rows(ctx, what, loaded, since=looks.since(look, what.rules.decide), until=look.until)
-    drifted = looks.drifted(drift_watch.looked(ctx, what), look)
+    drifted = looks.drifted(drift_watch.window_reports(ctx, what), look)
     return on_rows(ctx, what, look, rows, target=target, drifted=drifted)
 
 
 def on_rows(
-    ctx: release.Context, what: drift_watch.Watched, look: Look, rows: pa.Table | None, *, target: str | None, drifted: looks.Drifted
-) -> Decision:
+    ctx: release.Context,
+    what: drift_watch.DriftWatch,
+    look: ScheduledLook,
+    rows: pa.Table | None,
+    *,
+    target: str | None,
+    drifted: looks.Drifted,
+) -> DriftDecision:
     """What stable and *target* come to on *rows*, which stable answered. What of *drifted* is kept is usual from there on."""
     if target is None:
         why = "no other bundle was stable, verifies and is not quarantined; build a new one"
-        return Decision(outcome="retrain", why=why, bundle=what.bundle, target=None, look=look)
+        return DriftDecision(outcome="retrain", why=why, bundle=what.bundle, target=None, look=look)
     if rows is None:
-        return Decision(outcome="ask", why="no request was answered since the alarm", bundle=what.bundle, target=target, look=look)
+        return DriftDecision(outcome="ask", why="no request was answered since the alarm", bundle=what.bundle, target=target, look=look)
     both = {digest: drift_reference.load(ctx.settings, ctx.ledger.bundle(digest)) for digest in (what.bundle, target)}
     features = {digest: _features(ctx, loaded, rows, what) for digest, loaded in both.items()}
-    found = Decision(
+    found = DriftDecision(
         outcome="ask",
         why="",
         bundle=what.bundle,
@@ -162,7 +166,7 @@ def on_rows(
     return dataclasses.replace(decided, kept=_state(ctx, what, rows, drifted, until=look.until))
 
 
-def _on_broken_code(hard: str, mine: Made | None, others: Made | None, *, found: Decision) -> Decision:
+def _on_broken_code(hard: str, mine: ServedFeatures | None, others: ServedFeatures | None, *, found: DriftDecision) -> DriftDecision:
     """Go back to code that makes the usual features, unless the world has left that bundle as far behind."""
     name = short(found.target or "")
     why = fitness.by_features(mine.beside_training if mine else None, others.beside_training if others else None)
@@ -171,30 +175,30 @@ def _on_broken_code(hard: str, mine: Made | None, others: Made | None, *, found:
     return dataclasses.replace(found, outcome="roll_back", why=f"{hard}; the code of {name} computes the usual ones")
 
 
-def _state(ctx: release.Context, what: drift_watch.Watched, rows: pa.Table, drifted: looks.Drifted, *, until: float) -> kept_state.State:
+def _state(ctx: release.Context, what: drift_watch.DriftWatch, rows: pa.Table, drifted: looks.Drifted, *, until: float) -> kept_state.State:
     """What the columns that had drifted look like in *rows*."""
     bundle = ctx.ledger.bundle(what.bundle)
     reference = drift_reference.of_bundle(ctx.settings, bundle)
-    window = windows.of_table(rows, time=what.rules.time)
+    window = drift_window.of_table(rows, time=what.rules.time)
     sample = drift_reference.with_features(ctx.settings, bundle, reference, window)
     return kept_state.state(sample, drifted.columns, until=until, windows=drifted.windows)
 
 
-def way_back(ctx: release.Context, state: rollout.State) -> str | None:
+def way_back(ctx: release.Context, state: State) -> str | None:
     """The bundle that a rollback would go back to now, None if there is none."""
     event = release.plan_roll_back(ctx, state, reason="drift", seen=state.stable, automatic=True)
     return next((digest for digest, whole in event.verified.items() if whole), None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class ServedFeatures:
     """What a bundle's own code makes of the rows, by name, and how that looks beside what its training made."""
 
     columns: Mapping[str, npt.NDArray[np.float64]]
-    beside_training: verdict.Verdict
+    beside_training: verdict.WindowVerdict
 
 
-def _features(ctx: release.Context, loaded: Loaded, rows: pa.Table, what: drift_watch.Watched) -> Made | None:
+def _features(ctx: release.Context, loaded: Loaded, rows: pa.Table, what: drift_watch.DriftWatch) -> ServedFeatures | None:
     """None if the bundle does not say what its code makes, or what its training made."""
     import numpy as np
 
@@ -204,17 +208,17 @@ def _features(ctx: release.Context, loaded: Loaded, rows: pa.Table, what: drift_
     if trained is None or made is None:
         return None
     window = Sample(at=np.arange(len(asked), dtype=np.float64), columns=made)
-    return Made(columns=made, beside_training=verdict.of_window(window, trained, None, what.rules))
+    return ServedFeatures(columns=made, beside_training=verdict.of_window(window, trained, None, what.rules))
 
 
-def _brief(said: verdict.Verdict) -> dict[str, Any]:
+def _brief(said: verdict.WindowVerdict) -> dict[str, Any]:
     """Of what a bundle makes of the rows as much as a report needs: the features that are not as in training, the farthest first."""
     far = [column for column in said.columns if column.outcome in ("fail", "broken")] or list(said.columns[:1])
     shown = [{"name": one.name, "outcome": one.outcome, "distance": one.distance, "why": one.why} for one in far[:SHOWN]]
     return {"outcome": said.outcome, "rows": said.rows, "columns": shown, "others": len(said.columns) - len(shown)}
 
 
-def _hard_break(mine: Made | None, others: Made | None) -> str | None:
+def _hard_break(mine: ServedFeatures | None, others: ServedFeatures | None) -> str | None:
     """Why the code that serves is broken, if it is and that of the other is not: both were asked about the same rows.
 
     Where both make the same of them it is not the code, whatever each was trained on: then it is the world, or the season.
@@ -247,14 +251,14 @@ def _skewed(mine: verdict.Column, other: verdict.Column) -> str:
 
 
 def _by_labels(
-    ctx: release.Context, both: Mapping[str, Loaded], rows: pa.Table, what: drift_watch.Watched, *, target: str, found: Decision
-) -> Decision:
+    ctx: release.Context, both: Mapping[str, Loaded], rows: pa.Table, what: drift_watch.DriftWatch, *, target: str, found: DriftDecision
+) -> DriftDecision:
     """*found* with what the labels say."""
     compared = drift_compare.on_labels(both, rows, what, other=target, alpha=looks.alpha(found.look, what.rules.decide))
     if isinstance(compared, str):
         return dataclasses.replace(found, outcome="ask", why=compared)
     found = dataclasses.replace(found, compared=compared)
-    told = drift_compare.told(compared, what, other=target)
+    told = drift_compare.comparison_sentence(compared, what, other=target)
     if compared.low is None or compared.low <= what.rules.decide.margin:
         return _not_worse(compared, what, told, expected=fitness.expected(ctx, what, what.bundle), found=found)
     told += f", above the margin {what.rules.decide.margin:g}"
@@ -265,8 +269,8 @@ def _by_labels(
 
 
 def _not_worse(
-    compared: comparison.Comparison, what: drift_watch.Watched, told: str, *, expected: float | None, found: Decision
-) -> Decision:
+    compared: comparison.Comparison, what: drift_watch.DriftWatch, told: str, *, expected: float | None, found: DriftDecision
+) -> DriftDecision:
     rules = what.rules.decide
     told += f": a rollback would not help by more than {rules.margin:g}"
     if expected is not None and compared.first <= expected + rules.margin:
@@ -275,34 +279,41 @@ def _not_worse(
 
 
 def carry_out(
-    ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, now: float, actor: str, wait_s: float = 10.0
-) -> converge.Outcome | None:
+    ctx: release.Context, what: drift_watch.DriftWatch, decision: DriftDecision, *, now: float, actor: str, wait_s: float = 10.0
+) -> convergence.Outcome | None:
     """If the decision says so, go back and move the traffic; then write it down. None if nothing moved, or the service has moved on.
 
     Written down last, so that a look whose process died on the way is still due. Raises Conflict, with nothing written down, if
     another host is the one to decide: it has the lease, or runs the workers whose log was read. Raises nothing for a rollback that a rule forbids, or
     if another change was faster: then a person is told.
     """
-    vantage.of(ctx, what.service, what.bundle, now=wallclock.now())
-    name, holder = duty.drift_lease_name(what.service), duty.holder(ctx.settings)
-    with duty.given_up(ctx.ledger, name, holder=holder):
-        fence = duty.take(ctx.ledger, name, holder=holder, now=wallclock.now(), ttl_s=LEASE_S)
+    vantage.check_vantage(ctx, what.service, what.bundle, now=clock.now())
+    name, holder = lease.drift_lease_name(what.service), lease.holder(ctx.settings)
+    with lease.given_up(ctx.ledger, name, holder=holder):
+        fence = lease.acquire(ctx.ledger, name, holder=holder, now=clock.now(), ttl_s=LEASE_S)
         if fence is None:
             raise errors.Conflict(f"another process is deciding about the drift of {what.service!r}; see 'lastgood drift {what.service}'")
         return _carried_out(ctx, what, decision, fence=fence, now=now, actor=actor, wait_s=wait_s)
 
 
 def _carried_out(
-    ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, fence: ledger.Fence, now: float, actor: str, wait_s: float
-) -> converge.Outcome | None:
+    ctx: release.Context,
+    what: drift_watch.DriftWatch,
+    decision: DriftDecision,
+    *,
+    fence: ledger.Fence,
+    now: float,
+    actor: str,
+    wait_s: float,
+) -> convergence.Outcome | None:
     state = ctx.ledger.state(what.service)
-    outcome: converge.Outcome | None = None
+    outcome: convergence.Outcome | None = None
     trouble = ""
     failpoint("drift.before_rollback")
     if decision.outcome == "roll_back" and state.stable == what.bundle:
         try:
             request = _request(decision, planned=decision.planned or state, fence=fence, actor=actor)
-            outcome = converge.carry_out(ctx.with_clock(lambda: now), what.service, release.roll_back, request, wait_s=wait_s)
+            outcome = convergence.carry_out(ctx.with_clock(lambda: now), what.service, release.roll_back, request, wait_s=wait_s)
         except (errors.NotAllowed, errors.Conflict, errors.NothingToDo) as error:
             trouble = f"; the decision could not be carried out: {error}"
     failpoint("drift.after_rollback")
@@ -311,17 +322,17 @@ def _carried_out(
     return outcome
 
 
-def _request(decision: Decision, *, planned: rollout.State, fence: ledger.Fence, actor: str) -> release.Request:
+def _request(decision: DriftDecision, *, planned: State, fence: ledger.Fence, actor: str) -> release.Request:
     """A rollback that is asked for only as long as the service is as it was compared."""
     evidence = {"drift": plain.mended(decision.to_json()), "verdicts": []}
     return release.Request(actor=actor, reason=f"drift: {decision.why}", planned=planned, automatic=True, evidence=evidence, fence=fence)
 
 
-def _page(ctx: release.Context, what: drift_watch.Watched, decision: Decision, *, trouble: str, now: float) -> None:
+def _page(ctx: release.Context, what: drift_watch.DriftWatch, decision: DriftDecision, *, trouble: str, now: float) -> None:
     if decision.outcome == "roll_back" and not trouble:
         return  # the rollback pages by itself
     said = {"roll_back": "should be rolled back", "retrain": "should be retrained", "keep": "can stay", "ask": "needs a person's decision"}
-    telling.Teller(ctx, what.service).once(
+    once.Notifier(ctx, what.service).once(
         f"drift-decision-{short(what.bundle)}-{int(decision.look.alarm)}-{decision.look.number}",
         f"{what.service}: after the drift alarm {short(what.bundle)} {said[decision.outcome]}: {decision.why}{trouble}",
         severity="critical" if trouble else "warning",

@@ -6,7 +6,7 @@
 Evidently's own chi-square takes the reference for the exact truth, which raises far too many alarms with a small one; ours
 compares two samples. Missing values are left out here; `verdict` looks at them by themselves.
 
-A reference is compared with many windows and stretches: `Known` sorts, sums and counts it once. Both distances between numbers come
+A reference is compared with many windows and stretches: `ReferenceColumn` sorts, sums and counts it once. Both distances between numbers come
 from looking the window's values up in it, where SciPy sorts both again for each of them; SciPy's values are what the tests
 compare with, and the p-value of small samples, which is exact there, is left to SciPy.
 """
@@ -17,7 +17,7 @@ import collections
 import dataclasses
 from typing import TYPE_CHECKING
 
-from lastgood.drift import reference as references
+from lastgood.drift import reference as drift_reference_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,13 +40,13 @@ class Distance:
     p: float
 
 
-class Known:
+class ReferenceColumn:
     """A column that others are compared with, sorted or counted once. Distances are in units of *std*, by default its own."""
 
-    def __init__(self, values: references.Values, *, std: float | None = None) -> None:
+    def __init__(self, values: drift_reference_file.Values, *, std: float | None = None) -> None:
         self.values = values
         self._std = std
-        self.numeric = references.is_numeric(values)
+        self.numeric = drift_reference_file.is_numeric(values)
         self.rows = len(values)
         self._order: npt.NDArray[np.intp] | None = None
         self._sorted: Floats | None = None
@@ -101,13 +101,13 @@ class Known:
         """Whether no value is there at all."""
         return not len(self.sorted) if self.numeric else not self.counts
 
-    def without(self, inside: slice) -> Known:
+    def without(self, inside: slice) -> ReferenceColumn:
         """The column without the rows *inside*, which costs no sorting."""
         import numpy as np
 
         outside = np.ones(self.rows, dtype=bool)
         outside[inside] = False
-        found = Known(self.values[outside])
+        found = ReferenceColumn(self.values[outside])
         if self.numeric:
             order = self._in_order()
             kept = self.values[order[outside[order]]]
@@ -129,46 +129,46 @@ class Known:
         return int(np.count_nonzero(~np.isfinite(self.values)))
 
 
-def known(values: references.Values | Known) -> Known:
+def prepare_column(values: drift_reference_file.Values | ReferenceColumn) -> ReferenceColumn:
     """*values*, ready to be compared with others."""
-    return values if isinstance(values, Known) else Known(values)
+    return values if isinstance(values, ReferenceColumn) else ReferenceColumn(values)
 
 
-def between(reference: references.Values | Known, current: references.Values) -> Distance | None:
+def between(reference: drift_reference_file.Values | ReferenceColumn, current: drift_reference_file.Values) -> Distance | None:
     """The distance of *current* from *reference*; None if one of them has no value, or they hold different things."""
-    old, new = known(reference), known(current)
+    old, new = prepare_column(reference), prepare_column(current)
     if old.numeric != new.numeric or old.empty or new.empty:
         return None
     return _numbers(old, new.sorted) if old.numeric else _categories(old.counts, new.counts)
 
 
-def value(reference: references.Values | Known, current: references.Values) -> float | None:
+def value(reference: drift_reference_file.Values | ReferenceColumn, current: drift_reference_file.Values) -> float | None:
     """The same without the test, for calibration."""
-    old, new = known(reference), known(current)
+    old, new = prepare_column(reference), prepare_column(current)
     if old.numeric != new.numeric or old.empty or new.empty:
         return None
     return _walked(old, new.sorted)[0] / old.std if old.numeric else jensen_shannon(counted(old.counts, new.counts))
 
 
-def present(values: references.Values) -> references.Values:
+def present(values: drift_reference_file.Values) -> drift_reference_file.Values:
     """The values that are not missing."""
     import numpy as np
 
-    found: references.Values = values[np.isfinite(values)] if references.is_numeric(values) else values[values != None]  # noqa: E711
+    found: drift_reference_file.Values = values[np.isfinite(values)] if drift_reference_file.is_numeric(values) else values[values != None]  # noqa: E711
     return found
 
 
-def missing(values: references.Values) -> float:
+def missing(values: drift_reference_file.Values) -> float:
     """Share of the values that are missing; 0 of none."""
     return 1.0 - len(present(values)) / len(values) if len(values) else 0.0
 
 
-def strange(reference: references.Values | Known, new: references.Values) -> float:
+def strange(reference: drift_reference_file.Values | ReferenceColumn, new: drift_reference_file.Values) -> float:
     """Share of all rows whose value lies outside the reference's range, or is a category that it does not have."""
     import numpy as np
 
-    old, given = known(reference), present(new)
-    if old.numeric != references.is_numeric(new) or old.empty or not len(given):
+    old, given = prepare_column(reference), present(new)
+    if old.numeric != drift_reference_file.is_numeric(new) or old.empty or not len(given):
         return 0.0
     if old.numeric:
         outside = int(np.sum((given < old.sorted[0]) | (given > old.sorted[-1])))
@@ -177,7 +177,7 @@ def strange(reference: references.Values | Known, new: references.Values) -> flo
     return outside / len(new)
 
 
-def _numbers(known_values: Known, new: Floats) -> Distance:
+def _numbers(known_values: ReferenceColumn, new: Floats) -> Distance:
     from scipy import stats
 
     old = known_values.sorted
@@ -189,7 +189,7 @@ def _numbers(known_values: Known, new: Floats) -> Distance:
     return Distance(measure="wasserstein", value=distance / known_values.std, p=min(max(p, 0.0), 1.0))
 
 
-def _walked(old: Known, new: Floats) -> tuple[float, float]:
+def _walked(old: ReferenceColumn, new: Floats) -> tuple[float, float]:
     """Wasserstein distance, and the largest distance of the two distribution functions; *new* is sorted. Work goes by *new*, and the log of *old*."""
     import numpy as np
 

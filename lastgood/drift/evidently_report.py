@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lastgood import errors, release
 from lastgood.drift import bundle_reference as drift_reference
-from lastgood.drift import reference as references
+from lastgood.drift import reference
 from lastgood.drift import watch as drift_watch
 from lastgood.drift.reference import LABEL, PROBABILITY, Sample
 
@@ -29,7 +29,7 @@ MOST = 20_000
 """Rows of either side: Evidently takes seconds for them, and minutes for a million."""
 
 
-def write(ctx: release.Context, what: drift_watch.Watched, *, since: float, until: float, file: Path) -> None:
+def write(ctx: release.Context, what: drift_watch.DriftWatch, *, since: float, until: float, file: Path) -> None:
     """Write the report on *since* to *until* (Unix seconds) to *file*, HTML or, if its name ends so, JSON.
 
     Raises NothingToDo if nothing was answered then, UsageError without Evidently.
@@ -46,7 +46,7 @@ def save(snapshot: Any, file: Path) -> None:
         snapshot.save_html(str(file))
 
 
-def archive(settings: Settings, what: drift_watch.Watched, snapshot: Any, *, since: float, until: float) -> tuple[Path, Path]:
+def archive(settings: Settings, what: drift_watch.DriftWatch, snapshot: Any, *, since: float, until: float) -> tuple[Path, Path]:
     """Keep the report on *since* to *until* in the home folder, as HTML and as JSON; of each service the newest KEPT stay."""
     folder = settings.home / "drift" / "reports" / what.service
     html, told = (folder / f"{int(since)}-{int(until)}{suffix}" for suffix in (".html", ".json"))
@@ -58,7 +58,7 @@ def archive(settings: Settings, what: drift_watch.Watched, snapshot: Any, *, sin
     return html, told
 
 
-def run(ctx: release.Context, what: drift_watch.Watched, *, since: float, until: float) -> Any:
+def run(ctx: release.Context, what: drift_watch.DriftWatch, *, since: float, until: float) -> Any:
     """Evidently's snapshot: drift of every column, and the quality of the answers where labels are known on both sides."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     try:
@@ -74,8 +74,8 @@ def run(ctx: release.Context, what: drift_watch.Watched, *, since: float, until:
     names = _comparable(old, new, ignore=what.rules.ignore)
     quality = all(_is_binary(sample) for sample in (old, new))
     definition = DataDefinition(
-        numerical_columns=[name for name in names if references.is_numeric(old.columns[name]) and name != LABEL],
-        categorical_columns=[name for name in names if not references.is_numeric(old.columns[name]) or name == LABEL],
+        numerical_columns=[name for name in names if reference.is_numeric(old.columns[name]) and name != LABEL],
+        categorical_columns=[name for name in names if not reference.is_numeric(old.columns[name]) or name == LABEL],
         classification=[BinaryClassification(target=LABEL, prediction_probas=PROBABILITY)] if quality else None,
     )
     current, before = (Dataset.from_pandas(_frame(one, names, quality=quality), data_definition=definition) for one in (new, old))

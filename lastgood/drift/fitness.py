@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 from lastgood import errors, release
 from lastgood.bundle.manifest import short
 from lastgood.drift import bundle_reference as drift_reference
-from lastgood.drift import distances, losses, verdict
-from lastgood.drift import window as windows
+from lastgood.drift import distances, losses, verdict, window
 from lastgood.drift.comparison import Comparison
-from lastgood.drift.judging import Watched
+from lastgood.drift.judging import DriftWatch
 from lastgood.drift.reference import LABEL, PROBABILITY
 
 if TYPE_CHECKING:
@@ -34,14 +33,14 @@ AS_FAR = 0.9
 """From this part of the other distance on one is as far as the other."""
 
 
-def expected(ctx: release.Context, what: Watched, digest: str) -> float | None:
+def expected(ctx: release.Context, what: DriftWatch, digest: str) -> float | None:
     """The mean score of a bundle on its own reference: how good it was made. None if that has no labels, or is not there."""
     reference = drift_reference.of_bundle(ctx.settings, ctx.ledger.bundle(digest))
     loss = losses.of_rows(reference, what.rules.decide.score)
     return float(loss.mean()) if len(loss) else None
 
 
-def by_labels(ctx: release.Context, what: Watched, compared: Comparison, rows: pa.Table, *, target: str) -> str | None:
+def by_labels(ctx: release.Context, what: DriftWatch, compared: Comparison, rows: pa.Table, *, target: str) -> str | None:
     """Why *target* is as useless on *rows* as the serving bundle, although its score is the better one; None if it is not."""
     try:
         before = expected(ctx, what, what.bundle), expected(ctx, what, target)
@@ -56,7 +55,7 @@ def by_labels(ctx: release.Context, what: Watched, compared: Comparison, rows: p
     return f"live traffic is {others:.2g} from the reference of {short(target)}, from that of {short(what.bundle)} {mine:.2g}"
 
 
-def _by_loss(compared: Comparison, what: Watched, before: float | None, target_before: float, *, target: str) -> str | None:
+def _by_loss(compared: Comparison, what: DriftWatch, before: float | None, target_before: float, *, target: str) -> str | None:
     risen = compared.second - target_before
     harm = compared.first - (target_before if before is None else before)
     if risen <= what.rules.decide.margin or risen < LOST * harm:
@@ -66,17 +65,17 @@ def _by_loss(compared: Comparison, what: Watched, before: float | None, target_b
     )
 
 
-def _distance(ctx: release.Context, what: Watched, digest: str, rows: pa.Table) -> float:
+def _distance(ctx: release.Context, what: DriftWatch, digest: str, rows: pa.Table) -> float:
     """Mean distance of the fields of *rows* from the reference of a bundle."""
     reference = drift_reference.of_bundle(ctx.settings, ctx.ledger.bundle(digest))
-    sample = windows.of_table(rows, time=what.rules.time).sample
+    sample = window.of_table(rows, time=what.rules.time).sample
     names = [name for name in sample.columns if name in reference.columns and name not in (LABEL, PROBABILITY, *what.rules.ignore)]
     found = [distances.value(reference.known(name), sample.columns[name]) for name in names]
     known = [value for value in found if value is not None]
     return sum(known) / len(known) if known else 0.0
 
 
-def by_features(mine: verdict.Verdict | None, others: verdict.Verdict | None) -> str | None:
+def by_features(mine: verdict.WindowVerdict | None, others: verdict.WindowVerdict | None) -> str | None:
     """Why the code behind is no help though it makes other features of the rows; None if it is."""
     if mine is None or others is None:
         return None
@@ -88,5 +87,5 @@ def by_features(mine: verdict.Verdict | None, others: verdict.Verdict | None) ->
     return f"its feature {other.name} is {other.distance:.2g} standard deviations from what it was trained on"
 
 
-def _farthest(said: verdict.Verdict) -> verdict.Column | None:
+def _farthest(said: verdict.WindowVerdict) -> verdict.Column | None:
     return max((one for one in said.columns if one.distance is not None), key=lambda one: one.distance or 0.0, default=None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lastgood.bundle.manifest import short
 from lastgood.drift import alarm, losses, verdict
-from lastgood.drift import window as windows
+from lastgood.drift import window as drift_window
 from lastgood.drift.calibration import Calibration
 from lastgood.drift.kept_state import State
 from lastgood.drift.reference import LABEL, PROBABILITY, Sample
@@ -31,7 +31,7 @@ HOUR_S = 3600.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
+class DriftWatch:
     """What is watched: the stable bundle, since when (Unix seconds), and by which rules."""
 
     service: str
@@ -51,7 +51,7 @@ class Watched:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
+class WindowReport:
     """One window that was looked at. `seen` are all its rows, of which `verdict` may rest on a part.
 
     `alarm` is when the alarm began that is open after it, or that it closed (Unix seconds); None if there is none. `host` has looked,
@@ -63,7 +63,7 @@ class Looked:
     end: float
     seen: int
     verdict: Mapping[str, Any]
-    episode: alarm.Episode
+    episode: alarm.FailingRun
     change: alarm.Change
     alarm: float | None
     host: str = ""
@@ -75,7 +75,7 @@ class Looked:
 class Rows(Protocol):
     """Who reads a window: rows with *since* <= `at` < *until* (Unix seconds), of more than *most* an even part."""
 
-    def __call__(self, *, since: float, until: float, columns: Collection[str], most: int) -> windows.Window: ...
+    def __call__(self, *, since: float, until: float, columns: Collection[str], most: int) -> drift_window.Window: ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +84,14 @@ class Made:
 
     reference: Sample
     usual: Callable[[int, float], Calibration | None]
-    features: Callable[[windows.Window], Sample]
+    features: Callable[[drift_window.Window], Sample]
 
 
 class Judge:
     """Judges the windows of *what* in order. `number` is the next one, `episode` where the service stands before it."""
 
-    def __init__(self, what: Watched, made: Made, rows: Rows) -> None:
-        self.number, self.episode = 0, alarm.Episode()
+    def __init__(self, what: DriftWatch, made: Made, rows: Rows) -> None:
+        self.number, self.episode = 0, alarm.FailingRun()
         self._what, self._made, self._rows = what, made, rows
         base = losses.baseline(made.reference, what.rules)
         self._losses = losses.Track(base, alpha=what.rules.alpha) if base is not None else None
@@ -113,18 +113,18 @@ class Judge:
         self._settled += [state.until for state in states[self._states :]]
         self._states = len(states)
 
-    def follow(self, looked: Looked) -> None:
+    def follow(self, looked: WindowReport) -> None:
         """Take in a window that was judged before."""
         self._settle(looked.begin)
         for value in looked.verdict.get("scored", ()):
             self._take(losses.from_json(value), number=looked.number)
         self.go_on(looked)
 
-    def go_on(self, looked: Looked) -> None:
+    def go_on(self, looked: WindowReport) -> None:
         """Go on behind the window that `look` gave."""
         self.number, self.episode = looked.number + 1, looked.episode
 
-    def look(self) -> Looked:
+    def look(self) -> WindowReport:
         """Judge the next window."""
         rules, since, until = self._what.rules, self._what.begin(self.number), self._what.begin(self.number + 1)
         self._settle(since)
@@ -140,12 +140,16 @@ class Judge:
         )
         begun = self.episode.alarm if after.alarm is None else after.alarm
         told = plain.mended({**found.to_json(), **({"scored": [one.to_json() for one in scored]} if scored else {})})
-        return Looked(number=self.number, begin=since, end=until, seen=window.rows, verdict=told, episode=after, change=change, alarm=begun)
+        return WindowReport(
+            number=self.number, begin=since, end=until, seen=window.rows, verdict=told, episode=after, change=change, alarm=begun
+        )
 
-    def verdict(self, window: windows.Window, *, since: float, until: float, scored: Sequence[losses.Scored] = ()) -> verdict.Verdict:
+    def verdict(
+        self, window: drift_window.Window, *, since: float, until: float, scored: Sequence[losses.Scored] = ()
+    ) -> verdict.WindowVerdict:
         """What the rows of *window* come to, with the loss as it stands."""
         rules = self._what.rules
-        span = windows.span_s(window.sample) if rules.time else rules.window_s
+        span = drift_window.span_s(window.sample) if rules.time else rules.window_s
         usual = self._made.usual(window.sample.rows, span) if window.sample.rows >= rules.min_rows else None
         return verdict.of_window(
             self._made.features(window),
@@ -165,7 +169,7 @@ class Judge:
             if self._losses is not None:
                 self._losses.restart()
 
-    def _scores(self, window: windows.Window) -> tuple[list[losses.Scored], list[Values]]:
+    def _scores(self, window: drift_window.Window) -> tuple[list[losses.Scored], list[Values]]:
         """What the windows whose labels are due at this look come to, taken in, and the labels of those that are whole."""
         found, labels = [], []
         for number in self._pending.due(self.number):
@@ -176,11 +180,11 @@ class Judge:
                 labels += [read.sample.columns[LABEL]] if found[-1].blocks else []
         return found, labels
 
-    def _labels(self, number: int) -> windows.Window:
+    def _labels(self, number: int) -> drift_window.Window:
         begin, end = self._what.begin(number), self._what.begin(number + 1)
         return self._rows(since=begin, until=end, columns=(PROBABILITY, LABEL), most=self.most)
 
-    def _score(self, number: int, read: windows.Window) -> losses.Scored:
+    def _score(self, number: int, read: drift_window.Window) -> losses.Scored:
         rules = self._what.rules
         loss = losses.of_rows(read.sample, rules.decide.score)
         found = losses.Scored(window=number, rows=read.sample.rows, labelled=len(loss))
@@ -194,7 +198,7 @@ class Judge:
             self._losses.take(scored.blocks, at=self._what.begin(scored.window))
 
 
-def _with_labels(window: windows.Window, labels: Sequence[Values]) -> windows.Window:
+def _with_labels(window: drift_window.Window, labels: Sequence[Values]) -> drift_window.Window:
     """*window* with the labels that were due at its look in place of its own, of which only the quick ones are there."""
     import numpy as np
 

@@ -41,12 +41,14 @@ class State:
         }
 
 
-def _known(values: Sequence[Any], before: distances.Known) -> distances.Known:
+def _known(values: Sequence[Any], before: distances.ReferenceColumn) -> distances.ReferenceColumn:
     import numpy as np
 
     if before.numeric:
-        return distances.Known(np.array([np.nan if value is None else value for value in values], dtype=np.float64), std=before.std)
-    return distances.Known(np.array(values, dtype=object))
+        return distances.ReferenceColumn(
+            np.array([np.nan if value is None else value for value in values], dtype=np.float64), std=before.std
+        )
+    return distances.ReferenceColumn(np.array(values, dtype=object))
 
 
 def state(sample: Sample, names: Iterable[str], *, until: float, windows: int) -> State:

@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 
-from lastgood.drift.judging import Looked
+from lastgood.drift.judging import WindowReport
 from lastgood.drift.verdict import LOSS
 from lastgood.service.drift import Decide
 
@@ -22,7 +22,7 @@ LATER = 0.2
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class ScheduledLook:
     """One of the times at which an alarm is decided. `number` counts from 1, `of` are set and later ones have come since; `until` is Unix seconds."""
 
     alarm: float
@@ -39,7 +39,7 @@ class Drifted:
     windows: int
 
 
-def due(newest: Looked, decided: Mapping[int, str], rules: Decide, *, now: float) -> Look | None:
+def due(newest: WindowReport, decided: Mapping[int, str], rules: Decide, *, now: float) -> ScheduledLook | None:
     """The look at the alarm that is open after the window *newest*; None if none has come, or it is among those *decided*, by number.
 
     An alarm that came to `keep` waits for the windows that close it: it is looked at again if one fails beside that state too.
@@ -48,12 +48,12 @@ def due(newest: Looked, decided: Mapping[int, str], rules: Decide, *, now: float
     if alarm is None:
         return None
     if newest.episode.broken and not decided:
-        return Look(alarm=alarm, number=1, of=len(rules.looks_s), until=newest.end)
+        return ScheduledLook(alarm=alarm, number=1, of=len(rules.looks_s), until=newest.end)
     number = _passed(rules, now - alarm - rules.label_delay_s)
     settled = bool(decided) and decided[max(decided)] == "keep" and not newest.episode.failing
     if number == 0 or number in decided or settled:
         return None
-    return Look(alarm=alarm, number=number, of=max(number, len(rules.looks_s)), until=alarm + _after(rules, number))
+    return ScheduledLook(alarm=alarm, number=number, of=max(number, len(rules.looks_s)), until=alarm + _after(rules, number))
 
 
 def _passed(rules: Decide, seconds: float) -> int:
@@ -75,7 +75,7 @@ def _apart(rules: Decide) -> float:
     return rules.looks_s[-1] - (rules.looks_s[-2] if len(rules.looks_s) > 1 else 0.0)
 
 
-def alpha(look: Look, rules: Decide) -> float:
+def alpha(look: ScheduledLook, rules: Decide) -> float:
     """The part of alpha that *look* may spend."""
     later = look.number - len(rules.looks_s)
     if later <= 0:
@@ -83,12 +83,12 @@ def alpha(look: Look, rules: Decide) -> float:
     return rules.alpha * LATER / (later * (later + 1))
 
 
-def since(look: Look, rules: Decide) -> float:
+def since(look: ScheduledLook, rules: Decide) -> float:
     """Where the rows begin that *look* rests on: with the alarm, or as long before it as the last of the set looks, for a log is not kept for years."""
     return max(look.alarm, look.until - rules.looks_s[-1])
 
 
-def drifted(found: Iterable[Looked], look: Look) -> Drifted:
+def drifted(found: Iterable[WindowReport], look: ScheduledLook) -> Drifted:
     """What failed in the windows *found* of the alarm, up to *look*."""
     inside = [one for one in found if one.end > look.alarm and one.begin < look.until and one.verdict["outcome"] in ("fail", "broken")]
     names = {

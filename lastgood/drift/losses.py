@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lastgood.drift import comparison
 from lastgood.drift.reference import LABEL, PROBABILITY, Sample
-from lastgood.drift.verdict import LOSS, LOSS_SHARE, Column, Outcome
+from lastgood.drift.verdict import LOSS, LOSS_SHARE, Column, WindowOutcome
 from lastgood.gates import eprocess
 from lastgood.service.drift import Drift
 
@@ -198,7 +198,7 @@ class Track:
         rows, labelled = (sum(getattr(one, name) for one in known or scored) for name in ("rows", "labelled"))
         covered = f"{labelled:,} of {rows:,} rows have a label"
         if not known:
-            outcome: Outcome = "fail" if self.failing else "inconclusive"
+            outcome: WindowOutcome = "fail" if self.failing else "inconclusive"
             return Column(name=LOSS, outcome=outcome, why=f"{self._standing()}no window has its labels yet: {covered}", p=self.p)
         loss = sum(count * mean for one in known for count, mean in one.blocks) / labelled
         base = self.baseline

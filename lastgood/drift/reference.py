@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from lastgood.drift.distances import Known
+    from lastgood.drift.distances import ReferenceColumn
 
     Values = npt.NDArray[Any]
     """float64 with NaN for missing, or text with None."""
@@ -49,13 +49,13 @@ class Sample:
     def rows(self) -> int:
         return len(self.at)
 
-    def known(self, name: str) -> Known:
+    def known(self, name: str) -> ReferenceColumn:
         """A column, ready to be compared with many others; sorted or counted on first use."""
         from lastgood.drift import distances
 
         if name not in self._known:
-            self._known[name] = distances.Known(self.columns[name])
-        found: Known = self._known[name]
+            self._known[name] = distances.ReferenceColumn(self.columns[name])
+        found: ReferenceColumn = self._known[name]
         return found
 
     def take(self, which: Any) -> Sample:

@@ -16,12 +16,12 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from lastgood.drift import distances
-from lastgood.drift import reference as references
+from lastgood.drift import reference as drift_reference_file
 from lastgood.drift.calibration import Calibration, Odd
 from lastgood.drift.reference import Sample
 from lastgood.service.drift import Drift
 
-Outcome = Literal["pass", "fail", "inconclusive", "broken"]
+WindowOutcome = Literal["pass", "fail", "inconclusive", "broken"]
 LOSS = "loss of answers"
 """Name of the column with the loss; no field of a request has a space in its name."""
 LOSS_SHARE = 0.2
@@ -36,7 +36,7 @@ class Column:
     """
 
     name: str
-    outcome: Outcome
+    outcome: WindowOutcome
     why: str
     measure: str = ""
     distance: float | None = None
@@ -53,10 +53,10 @@ class Column:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class WindowVerdict:
     """What the window comes to, in one sentence and by column; the worst first."""
 
-    outcome: Outcome
+    outcome: WindowOutcome
     why: str
     rows: int
     columns: tuple[Column, ...] = ()
@@ -74,7 +74,7 @@ class Verdict:
 class Kept:
     """What a column looked like, over so many windows, when an alarm came to `keep`."""
 
-    values: distances.Known
+    values: distances.ReferenceColumn
     windows: int
 
 
@@ -91,47 +91,47 @@ def of_window(
     kept: Mapping[str, Kept] = NOTHING_KEPT,
     loss: Column | None = None,
     quiet: bool = False,
-) -> Verdict:
+) -> WindowVerdict:
     """The verdict on *window* beside *reference* and what is *usual* for it. *trouble* says which part of the log cannot be read.
 
     *kept* is by column what is usual besides, *loss* the column of the loss, and *quiet* says that no row is expected.
     """
     scores = (loss,) if loss is not None else ()
     if trouble:
-        return Verdict(outcome="broken", why="; ".join(trouble), rows=window.rows, columns=scores)
+        return WindowVerdict(outcome="broken", why="; ".join(trouble), rows=window.rows, columns=scores)
     if not window.rows and quiet:
         return _few_rows("no row, as is usual in these hours (drift.quiet)", scores, rows=0)
     if not window.rows:
         why = "no rows in the window; check that requests arrive and are logged"
-        return Verdict(outcome="broken", why=why, rows=0, columns=scores)
+        return WindowVerdict(outcome="broken", why=why, rows=0, columns=scores)
     if loss is not None:
         rules = rules.model_copy(update={"alpha": rules.alpha * (1 - LOSS_SHARE)})
     columns = [_column(name, window, reference, usual, rules, kept.get(name)) for name in reference.columns if name not in rules.ignore]
     return _summed_up([*columns, *scores], rows=window.rows, rules=rules)
 
 
-def _summed_up(columns: Sequence[Column], *, rows: int, rules: Drift) -> Verdict:
-    order: Mapping[Outcome, int] = {"broken": 0, "fail": 1, "inconclusive": 2, "pass": 3}
+def _summed_up(columns: Sequence[Column], *, rows: int, rules: Drift) -> WindowVerdict:
+    order: Mapping[WindowOutcome, int] = {"broken": 0, "fail": 1, "inconclusive": 2, "pass": 3}
     ordered = tuple(sorted(columns, key=lambda one: (order[one.outcome], -_excess(one), one.name)))
     by_outcome = {outcome: [one for one in ordered if one.outcome == outcome] for outcome in order}
     if broken := by_outcome["broken"]:
-        return Verdict(outcome="broken", why=_told(broken), rows=rows, columns=ordered)
+        return WindowVerdict(outcome="broken", why=_told(broken), rows=rows, columns=ordered)
     if rows < rules.min_rows:
         why = f"{rows} rows, but a verdict needs {rules.min_rows}; make windows longer, or lower drift.min_rows"
         return _few_rows(why, ordered, rows=rows)
     if failed := by_outcome["fail"]:
-        return Verdict(outcome="fail", why=_told(failed), rows=rows, columns=ordered)
+        return WindowVerdict(outcome="fail", why=_told(failed), rows=rows, columns=ordered)
     if by_outcome["inconclusive"] and not by_outcome["pass"]:
-        return Verdict(outcome="inconclusive", why=_told(by_outcome["inconclusive"]), rows=rows, columns=ordered)
-    return Verdict(outcome="pass", why=f"{len(by_outcome['pass'])} columns as usual over {rows:,} rows", rows=rows, columns=ordered)
+        return WindowVerdict(outcome="inconclusive", why=_told(by_outcome["inconclusive"]), rows=rows, columns=ordered)
+    return WindowVerdict(outcome="pass", why=f"{len(by_outcome['pass'])} columns as usual over {rows:,} rows", rows=rows, columns=ordered)
 
 
-def _few_rows(why: str, columns: tuple[Column, ...], *, rows: int) -> Verdict:
+def _few_rows(why: str, columns: tuple[Column, ...], *, rows: int) -> WindowVerdict:
     """Nothing can be told of such a window by its own rows; the loss has the evidence of many windows."""
     worse = [one for one in columns if one.name == LOSS and one.outcome == "fail"]
     if worse:
-        return Verdict(outcome="fail", why=_told(worse), rows=rows, columns=(*worse, *(one for one in columns if one not in worse)))
-    return Verdict(outcome="inconclusive", why=why, rows=rows, columns=columns)
+        return WindowVerdict(outcome="fail", why=_told(worse), rows=rows, columns=(*worse, *(one for one in columns if one not in worse)))
+    return WindowVerdict(outcome="inconclusive", why=why, rows=rows, columns=columns)
 
 
 def _excess(column: Column) -> float:
@@ -159,16 +159,16 @@ def _column(name: str, window: Sample, reference: Sample, usual: Calibration | N
 def _beside(
     name: str,
     window: Sample,
-    old: distances.Known,
+    old: distances.ReferenceColumn,
     usual: Calibration | None,
     rules: Drift,
     *,
-    seen: distances.Known,
+    seen: distances.ReferenceColumn,
     wider: float = 1.0,
 ) -> Column:
     """A column of *window* beside *old*, with thresholds that are *wider* by a factor. What *seen* has is not strange either."""
     before = old.missing
-    if name == references.LABEL:
+    if name == drift_reference_file.LABEL:
         # Labels come late, or never; which ones are there is no property of what came in.
         before, window = 0.0, Sample(at=window.at, columns={name: distances.present(window.columns.get(name, old.values[:0]))})
     if name not in window.columns:
@@ -189,7 +189,7 @@ def _beside(
     return dataclasses.replace(found, outcome=outcome, why=why)
 
 
-def _soft(found: Column, seen: Odd, rules: Drift) -> tuple[Outcome, str]:
+def _soft(found: Column, seen: Odd, rules: Drift) -> tuple[WindowOutcome, str]:
     """What the numbers of a column that is not broken come to."""
     if found.distance is not None and found.threshold is not None and found.distance > found.threshold:
         return "fail", _how_far(found)
@@ -205,19 +205,19 @@ def _soft(found: Column, seen: Odd, rules: Drift) -> tuple[Outcome, str]:
     return "pass", "as usual"
 
 
-def _hard(old: distances.Known, new: references.Values, found: Column, rules: Drift) -> str | None:
+def _hard(old: distances.ReferenceColumn, new: drift_reference_file.Values, found: Column, rules: Drift) -> str | None:
     """Why the column is broken, if it is."""
     if found.missing >= rules.broken > found.missing_before:
         return f"{100 * found.missing:.0f} % of the values are missing, compared with {100 * found.missing_before:.0f} % in the reference"
-    if old.numeric != references.is_numeric(new) and not old.empty and len(distances.present(new)):
-        kinds = ["numbers" if numeric else "text" for numeric in (references.is_numeric(new), old.numeric)]
+    if old.numeric != drift_reference_file.is_numeric(new) and not old.empty and len(distances.present(new)):
+        kinds = ["numbers" if numeric else "text" for numeric in (drift_reference_file.is_numeric(new), old.numeric)]
         return f"it holds {kinds[0]}, but {kinds[1]} in the reference"
     if found.strange >= rules.broken:
         return f"{100 * found.strange:.0f} % of the values are {_of_what_kind(old)}; did a unit or a code change?"
     return None
 
 
-def _of_what_kind(old: distances.Known) -> str:
+def _of_what_kind(old: distances.ReferenceColumn) -> str:
     return "outside everything in the reference" if old.numeric else "never seen in the reference"
 
 

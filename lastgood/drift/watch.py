@@ -16,22 +16,34 @@ from typing import Any
 
 from lastgood import release
 from lastgood.bundle.manifest import short
-from lastgood.core import transitions as rollout
+from lastgood.core.state import State
 from lastgood.drift import alarm, kept_state
 from lastgood.drift import bundle_reference as drift_reference
-from lastgood.drift import window as windows
+from lastgood.drift import window as drift_window
 from lastgood.drift.calibration import Calibration
-from lastgood.drift.judging import Judge, Looked, Made, Watched
+from lastgood.drift.judging import DriftWatch, Judge, Made, WindowReport
 from lastgood.drift.reference import Sample
-from lastgood.drift.verdict import LOSS, Verdict
+from lastgood.drift.verdict import LOSS, WindowVerdict
 from lastgood.hosts import vantage
-from lastgood.paging import once as telling
+from lastgood.paging import once
 from lastgood.service import frozen as frozen_service
 from lastgood.service.drift import DAY_S
 from lastgood.system import plain
 from lastgood.system.failpoints import failpoint
 
-__all__ = ["NOTE", "Looked", "Watched", "at_present", "judge_of", "looked", "made_by", "open_alarm", "read", "tick", "watched"]
+__all__ = [
+    "NOTE",
+    "DriftWatch",
+    "WindowReport",
+    "at_present",
+    "evaluate_next_window",
+    "judge_of",
+    "made_by",
+    "open_alarm",
+    "read",
+    "watch_of_service",
+    "window_reports",
+]
 
 NOTE = "drift"
 WRITING_S = 4.0
@@ -40,7 +52,7 @@ AT_ONCE = 31
 """Windows that one tick looks at; the next goes on."""
 
 
-def watched(ctx: release.Context, service: str) -> Watched | None:
+def watch_of_service(ctx: release.Context, service: str) -> DriftWatch | None:
     """What is watched of *service* now; None if nothing serves, or its bundle does not ask for it."""
     state = ctx.ledger.state(service)
     if state.stable is None:
@@ -52,36 +64,36 @@ def watched(ctx: release.Context, service: str) -> Watched | None:
     # A window is not read before the log that is written most slowly has it.
     settle_s = max(frozen.drift.settle_s, frozen.serving.log_flush_s + WRITING_S)
     rules = frozen.drift.model_copy(update={"settle_s": settle_s})
-    return Watched(service=service, bundle=state.stable, since=moved.at, revision=moved.number, rules=rules)
+    return DriftWatch(service=service, bundle=state.stable, since=moved.at, revision=moved.number, rules=rules)
 
 
-def looked(ctx: release.Context, what: Watched) -> Iterator[Looked]:
+def window_reports(ctx: release.Context, what: DriftWatch) -> Iterator[WindowReport]:
     """The windows that were looked at so far, oldest first."""
     for row in ctx.ledger.recorded(what.service, what.analysis):
         body = row["body"]
         if body["after"] == row["seq"] - 1:  # else somebody was faster with the same window
-            yield Looked(**{**body["looked"], "episode": alarm.from_json(body["looked"]["episode"])}, host=body.get("host", ""))
+            yield WindowReport(**{**body["looked"], "episode": alarm.from_json(body["looked"]["episode"])}, host=body.get("host", ""))
 
 
-def open_alarm(found: Sequence[Looked]) -> float | None:
+def open_alarm(found: Sequence[WindowReport]) -> float | None:
     """When the alarm began (Unix seconds) that is open after the windows *found*, oldest first; None if there is none."""
     return found[-1].episode.alarm if found else None
 
 
-def tick(ctx: release.Context, what: Watched, *, now: float, at_once: int = AT_ONCE) -> list[Looked]:
+def evaluate_next_window(ctx: release.Context, what: DriftWatch, *, now: float, at_once: int = AT_ONCE) -> list[WindowReport]:
     """Look at the windows that are over by Unix time *now* and were not looked at yet; what was found. Tells a person what begins and ends.
 
     Raises NotFound or Damaged if the bundle brings no reference, and Conflict if other hosts serve it and this one does not; a window
     that cannot be read is broken data, and no error. A window without a row waits for as long as one lasts, where other hosts serve
     too: they may have had the traffic.
     """
-    seen_from = vantage.of(ctx, what.service, what.bundle, now=now)
-    before = list(looked(ctx, what))
-    teller = telling.Teller(ctx, what.service)
+    seen_from = vantage.check_vantage(ctx, what.service, what.bundle, now=now)
+    before = list(window_reports(ctx, what))
+    teller = once.Notifier(ctx, what.service)
     for one in before:
         _tell(ctx, what, one, teller, now=now)  # whoever found it may have died before it was told
     known = _recorded(ctx, what)
-    found: list[Looked] = []
+    found: list[WindowReport] = []
     number = max(before[-1].number + 1 if before else 0, _oldest(ctx, what, now=now))
     judge = judge_of(ctx, what, before) if _is_over(what, number, now=now) else None
     while judge is not None and len(found) < at_once and _is_over(what, number, now=now):
@@ -102,26 +114,26 @@ def tick(ctx: release.Context, what: Watched, *, now: float, at_once: int = AT_O
     return found
 
 
-def at_present(ctx: release.Context, what: Watched, *, now: float) -> tuple[float, int, Verdict]:
+def at_present(ctx: release.Context, what: DriftWatch, *, now: float) -> tuple[float, int, WindowVerdict]:
     """The verdict on what was answered in the last window's length before *now*, with its beginning and its rows; nothing is recorded.
 
     A window is judged when it is over, and an alarm needs several: this is for whoever wants to see the numbers before that.
     """
     since = max(what.since, now - what.rules.window_s)
-    judge = judge_of(ctx, what, list(looked(ctx, what)))
+    judge = judge_of(ctx, what, list(window_reports(ctx, what)))
     reference = drift_reference.of_bundle(ctx.settings, ctx.ledger.bundle(what.bundle))
     window = read(ctx, what, since=since, until=now, columns=reference.columns, most=judge.most)
     return since, window.rows, judge.verdict(window, since=since, until=now)
 
 
-def _is_over(what: Watched, number: int, *, now: float) -> bool:
+def _is_over(what: DriftWatch, number: int, *, now: float) -> bool:
     return what.begin(number + 1) + what.rules.settle_s <= now
 
 
-def judge_of(ctx: release.Context, what: Watched, before: Sequence[Looked]) -> Judge:
+def judge_of(ctx: release.Context, what: DriftWatch, before: Sequence[WindowReport]) -> Judge:
     """The judge of the windows that follow on those *before*. Raises NotFound or Damaged if the bundle brings no reference."""
 
-    def rows(*, since: float, until: float, columns: Collection[str], most: int) -> windows.Window:
+    def rows(*, since: float, until: float, columns: Collection[str], most: int) -> drift_window.Window:
         return read(ctx, what, since=since, until=until, columns=columns, most=most)
 
     judge = Judge(what, made_by(ctx, what), rows)
@@ -132,7 +144,7 @@ def judge_of(ctx: release.Context, what: Watched, before: Sequence[Looked]) -> J
     return judge
 
 
-def made_by(ctx: release.Context, what: Watched) -> Made:
+def made_by(ctx: release.Context, what: DriftWatch) -> Made:
     """What the watched bundle brings to be judged by."""
     bundle = ctx.ledger.bundle(what.bundle)
     reference = drift_reference.of_bundle(ctx.settings, bundle)
@@ -140,44 +152,44 @@ def made_by(ctx: release.Context, what: Watched) -> Made:
     def usual(rows: int, span_s: float) -> Calibration | None:
         return drift_reference.usual(ctx.settings, bundle, reference, rows=rows, span_s=span_s)
 
-    def features(window: windows.Window) -> Sample:
+    def features(window: drift_window.Window) -> Sample:
         return drift_reference.with_features(ctx.settings, bundle, reference, window)
 
     return Made(reference=reference, usual=usual, features=features)
 
 
-def _written(one: Looked, *, after: int) -> dict[str, Any]:
+def _written(one: WindowReport, *, after: int) -> dict[str, Any]:
     """As it stands in the ledger; the host beside it, where an earlier release does not read it."""
     looked = one.to_json()
     return {"after": after, "host": looked.pop("host"), "looked": looked}
 
 
-def _oldest(ctx: release.Context, what: Watched, *, now: float) -> int:
+def _oldest(ctx: release.Context, what: DriftWatch, *, now: float) -> int:
     """The first window whose rows the log still has."""
     frozen = frozen_service.read(ctx.ledger.bundle(what.bundle), store=ctx.store)
     kept_s = frozen.serving.log_keep_days * DAY_S if frozen else math.inf
     return max(0, math.ceil((now - kept_s - what.since) / what.rules.window_s))
 
 
-def _recorded(ctx: release.Context, what: Watched) -> int:
+def _recorded(ctx: release.Context, what: DriftWatch) -> int:
     """The number of the newest row, also of one that does not count."""
     return max((row["seq"] for row in ctx.ledger.recorded(what.service, what.analysis)), default=0)
 
 
-def _look(judge: Judge, *, seen_from: vantage.Vantage) -> Looked:
+def _look(judge: Judge, *, seen_from: vantage.HostView) -> WindowReport:
     """The next window, and whose word it is."""
     found = judge.look()
     told = {**found.verdict, "why": f"{found.verdict['why']}{seen_from.told()}"}
     return dataclasses.replace(found, verdict=plain.mended(told), host=seen_from.host)
 
 
-def read(ctx: release.Context, what: Watched, *, since: float, until: float, columns: Collection[str], most: int) -> windows.Window:
+def read(ctx: release.Context, what: DriftWatch, *, since: float, until: float, columns: Collection[str], most: int) -> drift_window.Window:
     """What users were answered by the watched bundle with *since* <= `at` < *until* (Unix seconds); see `window.read`."""
     folder = ctx.settings.inference(what.service)
-    return windows.read(folder, bundle=what.bundle, since=since, until=until, columns=columns, time=what.rules.time, most=most)
+    return drift_window.read(folder, bundle=what.bundle, since=since, until=until, columns=columns, time=what.rules.time, most=most)
 
 
-def _tell(ctx: release.Context, what: Watched, one: Looked, teller: telling.Teller, *, now: float) -> None:
+def _tell(ctx: release.Context, what: DriftWatch, one: WindowReport, teller: once.Notifier, *, now: float) -> None:
     """Page an alarm that opens, becomes broken data, or ends, and write it into the audit trail; each once."""
     if not one.change:
         return
@@ -187,7 +199,7 @@ def _tell(ctx: release.Context, what: Watched, one: Looked, teller: telling.Tell
     teller.once(key, summary, severity=severity, body={"bundle": what.bundle, **one.to_json()}, now=now, note=NOTE)
 
 
-def _summary(what: Watched, one: Looked, state: rollout.State) -> str:
+def _summary(what: DriftWatch, one: WindowReport, state: State) -> str:
     name = f"{what.service}: {short(what.bundle)}"
     if one.change == "closed":
         return f"{name}: live traffic is as usual again"
@@ -195,7 +207,7 @@ def _summary(what: Watched, one: Looked, state: rollout.State) -> str:
     return f"{name}: {_kind(one)}: {one.verdict['why']}{judged}"
 
 
-def _kind(one: Looked) -> str:
+def _kind(one: WindowReport) -> str:
     if one.episode.broken:
         return "the data is broken"
     if LOSS in one.episode.columns and one.episode.alarm != one.episode.since:

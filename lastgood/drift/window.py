@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lastgood import errors
-from lastgood.drift import reference as references
+from lastgood.drift import reference
 from lastgood.drift.reference import LABEL, PROBABILITY, Sample
 from lastgood.serving import inference_log, segments
 from lastgood.serving import log_tail as tails
@@ -55,7 +55,7 @@ def read(folder: Path, *, bundle: str, since: float, until: float, columns: Coll
         kept.take(_answered(table, bundle=bundle, since=since, until=until))
     whole = kept.whole()
     if whole is None:
-        return Window(sample=references.empty(), table=None, rows=0, trouble=tuple(trouble))
+        return Window(sample=reference.empty(), table=None, rows=0, trouble=tuple(trouble))
     if labels:
         whole = _labelled(whole, folder, since=since, trouble=trouble)
     clock = f"{inference_log.FEATURE}{time}" if time else "at"
@@ -170,7 +170,7 @@ def _labelled(table: pa.Table, folder: Path, *, since: float, trouble: list[str]
 def _sample(table: pa.Table, *, clock: str) -> Sample:
     kept = [name for name in table.column_names if name not in ("request_id", "caller_id", "row", inference_log.NAIVE)]
     named = table.select(kept).rename_columns([name if name == clock else name.removeprefix(inference_log.FEATURE) for name in kept])
-    return references.from_arrow(named, at=clock)
+    return reference.from_arrow(named, at=clock)
 
 
 def of_table(table: pa.Table, *, time: str = "") -> Window:

@@ -1,6 +1,6 @@
 """Gates: from evidence to a verdict. Pure: no clock, no file, no network; `sources` is where numbers come from.
 
-    sources -> Observation -> Track (one gate's evidence so far) -> Verdict
+    sources -> Observation -> GateState (one gate's evidence so far) -> Verdict
 
 What does not belong here: what a service declares (`service.gates`), what a verdict leads to (`analysis.policy`, `core`).
 """

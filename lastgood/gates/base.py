@@ -11,7 +11,7 @@ from lastgood.system import plain
 MAX_DETAIL = 1000
 """Characters that are kept of what a source says to people."""
 
-Outcome = Literal["pass", "fail", "inconclusive"]
+VerdictOutcome = Literal["pass", "fail", "inconclusive"]
 
 Cause = Literal[
     "sequential",  # fail: the evidence crossed its boundary
@@ -180,7 +180,7 @@ class Verdict:
     gate: str
     metric: str
     kind: Literal["guardrail", "signal", "observe"]
-    outcome: Outcome
+    outcome: VerdictOutcome
     cause: Cause
     why: str
     at: float

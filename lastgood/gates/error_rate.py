@@ -5,14 +5,13 @@ What does not belong here: the evidence of requests (`proportions`) and of users
 
 from __future__ import annotations
 
-from lastgood.gates import confidence as bounds
-from lastgood.gates import eprocess as sequential
+from lastgood.gates import confidence, eprocess
 from lastgood.gates.base import EMPTY, Cause, Observation, Tally
-from lastgood.gates.evaluator import Family, Reading, Setup, Unset, of
+from lastgood.gates.evaluator import Family, Reading, Setup, Unset, share_text
 from lastgood.gates.persistence import tail
 from lastgood.gates.proportions import Arms, Ceiling, more
 from lastgood.gates.user_evidence import UserEvidence, keyless
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 
 STRATA = 8
 """Phases whose counts are kept apart; later ones share the last."""
@@ -35,7 +34,7 @@ class Strata:
             return
         place = min(step, STRATA - 1)
         watched, beside = self._strata[place]
-        self._strata[place] = sequential.joined(watched, seen.watched), sequential.joined(beside, seen.beside)
+        self._strata[place] = eprocess.joined(watched, seen.watched), eprocess.joined(beside, seen.beside)
 
     @property
     def one_sided(self) -> bool:
@@ -63,7 +62,7 @@ class Strata:
 class Errors(Family):
     """The error rate of the watched arm against that of the arm beside it."""
 
-    def __init__(self, gate: conditions.ErrorRate, setup: Setup) -> None:
+    def __init__(self, gate: gates.ErrorRate, setup: Setup) -> None:
         self._gate, self._setup = gate, setup
         self._boundary, self._level = setup.boundary, setup.level(gate)
         self._arms, self._strata = Arms(setup), Strata()
@@ -94,7 +93,7 @@ class Errors(Family):
     def _log_e(self) -> float:
         """Users with a key and requests without are two tests; whichever binds them, the mean of their e-values is one."""
         alone = self._arms.wealth.log_e
-        return alone if self._keyed is None else sequential.averaged(self._keyed.log_e, alone)
+        return alone if self._keyed is None else eprocess.averaged(self._keyed.log_e, alone)
 
     def fails(self) -> Cause | None:
         if self._log_e >= self._boundary:
@@ -110,11 +109,11 @@ class Errors(Family):
         margin, seen = self._gate.margin, n > 0  # then stable has some too, see `rates`
         effect, effect_beside = self._effects()
         worth = (bad / effect, n / effect, bad_beside / effect_beside, n_beside / effect_beside)
-        interval = bounds.difference(*worth) if seen else None
+        interval = confidence.difference(*worth) if seen else None
         lacks = self._lacks()
         within = interval is not None and not lacks and self._sampled(n) >= self._gate.min_samples and interval[1] <= margin
         return Reading(
-            story=f"error rate {of(bad, n)} against {of(bad_beside, n_beside)} of stable{self._keyed.story if self._keyed else ''}",
+            story=f"error rate {share_text(bad, n)} against {share_text(bad_beside, n_beside)} of stable{self._keyed.story if self._keyed else ''}",
             harm=f"more than {100 * margin:g} points above stable",
             lacks=lacks,
             passes="excluded" if within else None,
@@ -153,13 +152,13 @@ class Errors(Family):
         """How many more requests; *n* and the other counts are what the requests are worth, of which *effect* make up one."""
 
         def enough(times: float) -> bool:
-            high = bounds.difference(bad * times, n * times, bad_beside * times, n_beside * times)[1]
+            high = confidence.difference(bad * times, n * times, bad_beside * times, n_beside * times)[1]
             return high <= self._gate.margin and n * effect * times >= self._gate.min_samples
 
-        return more(n * effect, bounds.factor(enough))
+        return more(n * effect, confidence.factor(enough))
 
 
-def errors(gate: conditions.ErrorRate, setup: Setup) -> Family:
+def errors(gate: gates.ErrorRate, setup: Setup) -> Family:
     """The family of an error rate: against stable, or alone against `max`, or else against what stable had before plus the margin."""
     if setup.mode == "compare":
         return Errors(gate, setup)

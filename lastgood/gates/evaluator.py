@@ -9,10 +9,10 @@ import abc
 import dataclasses
 import math
 
-from lastgood.gates import persistence as windows
+from lastgood.gates import persistence as persistence_
 from lastgood.gates.base import Cause, Mode, Observation, Tally
 from lastgood.gates.confidence import Interval
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 
 SEQUENTIAL, PERSISTENCE = 0.98, 0.02
 """How a gate's alpha is split: the first part over all time for the evidence, the second per day for rows of windows."""
@@ -32,13 +32,15 @@ class Setup:
         """Natural log of what the e-value must reach."""
         return -math.log(self.alpha * SEQUENTIAL)
 
-    def level(self, gate: conditions.AnyGate) -> float:
+    def level(self, gate: gates.AnyGate) -> float:
         """How improbable a window of *gate* must be to count as over the threshold."""
-        return windows.level(self.alpha * PERSISTENCE, window_s=gate.window_s, persistence=gate.persistence)
+        return persistence_.level(self.alpha * PERSISTENCE, window_s=gate.window_s, persistence=gate.persistence)
 
-    def windows(self, gate: conditions.AnyGate, over: windows.Judge, also: windows.Judge | None = None) -> windows.Windows:
+    def windows(
+        self, gate: gates.AnyGate, over: persistence_.WindowTest, also: persistence_.WindowTest | None = None
+    ) -> persistence_.Windows:
         """The persistence rule of *gate*."""
-        return windows.Windows(
+        return persistence_.Windows(
             window_s=gate.window_s, window_min=gate.window_min, persistence=gate.persistence, since=self.since, over=over, also=also
         )
 
@@ -111,6 +113,6 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %" if value == 0 or abs(value) >= 0.01 else f"{100 * value:.2g} %"
 
 
-def of(bad: float, n: float) -> str:
+def share_text(bad: float, n: float) -> str:
     """A share with what it is made of: 5.1 % (31 of 612)."""
     return f"{percent(bad / n)} ({bad:,.0f} of {n:,.0f})" if n else "unknown (none yet)"

@@ -1,6 +1,6 @@
 """One gate's evidence so far, and the verdict it comes to: a pure fold of observations, equal for equal ones.
 
-    Observation -> Track.take -> family (proportions | scores | gauges | sample_ratio) -> Track.verdict -> Verdict
+    Observation -> GateState.take -> family (error_rate | proportions | scores | gauges | sample_ratio) -> GateState.verdict -> Verdict
 
 What does not belong here: what a verdict leads to, and the policies for inconclusive verdicts (`analysis.policy`, `core`).
 """
@@ -10,16 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from lastgood.gates import eprocess as sequential
-from lastgood.gates import error_rate, gauges, scores
-from lastgood.gates import proportions as counts
-from lastgood.gates.base import EMPTY, GROUPS, Cause, Mode, Observation, Outcome, Tally, Users, Verdict
+from lastgood.gates import eprocess, error_rate, gauges, proportions, scores
+from lastgood.gates.base import EMPTY, GROUPS, Cause, Mode, Observation, Tally, Users, Verdict, VerdictOutcome
 from lastgood.gates.evaluator import Family, Reading, Setup
 from lastgood.gates.sample_ratio import Split
-from lastgood.service import gates as conditions
+from lastgood.service import gates as service_gates
 
 
-class Track:
+class GateState:
     """One gate over one analysis. Constant memory and time per observation, whatever the length of the analysis.
 
     *alpha* is this gate's share of the false-alarm budget (`budget`), ignored by gates without a test of chance; *since* is
@@ -31,7 +29,7 @@ class Track:
     """
 
     def __init__(
-        self, name: str, gate: conditions.AnyGate, *, mode: Mode, alpha: float, since: float, reference: Tally | None = None
+        self, name: str, gate: service_gates.AnyGate, *, mode: Mode, alpha: float, since: float, reference: Tally | None = None
     ) -> None:
         self._name, self._gate, self._since = name, gate, since
         self._family = _family(gate, Setup(mode=mode, alpha=alpha, since=since, reference=reference))
@@ -59,9 +57,9 @@ class Track:
             self._down_detail = wrong or observation.detail
             return
         self._down_since = None
-        self.watched = sequential.joined(self.watched, observation.watched)
+        self.watched = eprocess.joined(self.watched, observation.watched)
         if observation.beside is not None:
-            self.beside, self._compared = sequential.joined(self.beside, observation.beside), True
+            self.beside, self._compared = eprocess.joined(self.beside, observation.beside), True
         if observation.watched.n:
             self._traffic_at = observation.at
         self._family.take(observation, step=step)
@@ -104,7 +102,7 @@ class Track:
             copies=self.watched.copies,
         )
 
-    def _outcome(self, reading: Reading, now: float) -> tuple[Outcome, Cause, float | None]:
+    def _outcome(self, reading: Reading, now: float) -> tuple[VerdictOutcome, Cause, float | None]:
         """Failure first, because evidence does not disappear; then whether there is a verdict at all."""
         failed = self._failed or self._family.fails()
         if failed:
@@ -156,7 +154,7 @@ class Track:
         return f"needs about {reading.needs:,} more {self._family.unit}{rate} to exclude {reading.harm}"
 
 
-def budget(gates: Mapping[str, conditions.AnyGate], alpha: float) -> dict[str, float]:
+def budget(gates: Mapping[str, service_gates.AnyGate], alpha: float) -> dict[str, float]:
     """Each gate's share of *alpha*, the probability that a healthy release is blamed by any of them (union bound).
 
     Guardrails and signals with a test of chance share it equally. One that only observes is shown against the same share, at no
@@ -168,31 +166,31 @@ def budget(gates: Mapping[str, conditions.AnyGate], alpha: float) -> dict[str, f
     return {name: share if name in tested else 0.0 for name in gates}
 
 
-TESTED = (conditions.ErrorRate, conditions.LatencyP99, conditions.Score, conditions.Agreement, conditions.SampleRatio)
+TESTED = (service_gates.ErrorRate, service_gates.LatencyP99, service_gates.Score, service_gates.Agreement, service_gates.SampleRatio)
 """Gates with an e-process; they need an alpha."""
 
 
-def _family(gate: conditions.AnyGate, setup: Setup) -> Family:  # noqa: PLR0911  # one line for each kind
+def _family(gate: service_gates.AnyGate, setup: Setup) -> Family:  # noqa: PLR0911  # one line for each kind
     if isinstance(gate, TESTED) and not 0 < setup.alpha < 1:
         raise ValueError(f"a gate of metric {gate.metric!r} needs an alpha between 0 and 1, not {setup.alpha!r}; take it from 'budget'")
     match gate:
-        case conditions.ErrorRate():
+        case service_gates.ErrorRate():
             return error_rate.errors(gate, setup)
-        case conditions.LatencyP99():
-            return counts.latency(gate, setup)
-        case conditions.Agreement():
-            return counts.agreement(gate, setup)
-        case conditions.Score():
+        case service_gates.LatencyP99():
+            return proportions.latency(gate, setup)
+        case service_gates.Agreement():
+            return proportions.agreement(gate, setup)
+        case service_gates.Score():
             return scores.scores(gate, setup)
-        case conditions.Downstream():
+        case service_gates.Downstream():
             return gauges.downstream(gate, setup)
-        case conditions.Query():
+        case service_gates.Query():
             return gauges.query(gate, setup)
-        case conditions.OutOfMemory():
+        case service_gates.OutOfMemory():
             return gauges.Events(gate, limit=gate.max_kills, noun="out-of-memory kills")
-        case conditions.Ejections():
+        case service_gates.Ejections():
             return gauges.Events(gate, limit=gate.max_ejections, noun="ejections")
-        case conditions.SampleRatio():
+        case service_gates.SampleRatio():
             return Split(gate, setup)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lastgood.gates.base import Cause, Observation, Tally
 from lastgood.gates.evaluator import Family, Reading, Setup, Unset
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 
 
 class Gauge(Family):
@@ -13,9 +13,7 @@ class Gauge(Family):
     unit = "probes"
     traffic = False
 
-    def __init__(
-        self, gate: conditions.Downstream | conditions.Query, setup: Setup, *, limit: float | None, margin: float | None = None
-    ) -> None:
+    def __init__(self, gate: gates.Downstream | gates.Query, setup: Setup, *, limit: float | None, margin: float | None = None) -> None:
         self._gate, self._limit, self._margin = gate, limit, margin
         self._windows = setup.windows(gate, self._over, self._beside_over)
         self._n = 0
@@ -99,7 +97,7 @@ class Events(Family):
     unit = "measurements"
     traffic = False
 
-    def __init__(self, gate: conditions.OutOfMemory | conditions.Ejections, *, limit: int, noun: str) -> None:
+    def __init__(self, gate: gates.OutOfMemory | gates.Ejections, *, limit: int, noun: str) -> None:
         self._gate, self._limit, self._noun = gate, limit, noun
         self._looks, self._count = 0, 0.0
 
@@ -121,12 +119,12 @@ class Events(Family):
         )
 
 
-def downstream(gate: conditions.Downstream, setup: Setup) -> Family:
+def downstream(gate: gates.Downstream, setup: Setup) -> Family:
     """The family of a service behind this one: the share of failed probes, or a query's value, against `max`."""
     return Gauge(gate, setup, limit=gate.max)
 
 
-def query(gate: conditions.Query, setup: Setup) -> Family:
+def query(gate: gates.Query, setup: Setup) -> Family:
     """The family of a figure of Prometheus: alone, `margin` is added to what stable had before, if that is known."""
     if setup.mode == "compare":
         return Gauge(gate, setup, limit=gate.max, margin=gate.margin)

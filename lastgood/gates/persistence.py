@@ -13,7 +13,7 @@ from collections.abc import Callable
 from lastgood.gates.base import EMPTY, Tally
 from lastgood.gates.eprocess import joined
 
-Judge = Callable[[Tally, Tally | None], bool | None]
+WindowTest = Callable[[Tally, Tally | None], bool | None]
 """Whether one window is over the threshold; None if that is unknown, so that it neither counts nor interrupts a series."""
 
 DAY_S = 86_400.0
@@ -27,7 +27,9 @@ class Windows:
     altogether, neither count nor break a row. `streak` windows in a row are over, in `shared` of them *also* holds.
     """
 
-    def __init__(self, *, window_s: float, window_min: int, persistence: int, since: float, over: Judge, also: Judge | None = None) -> None:
+    def __init__(
+        self, *, window_s: float, window_min: int, persistence: int, since: float, over: WindowTest, also: WindowTest | None = None
+    ) -> None:
         self.window_s, self.persistence = window_s, persistence
         self._window_min, self._since, self._over, self._also = window_min, since, over, also
         self._number = 0

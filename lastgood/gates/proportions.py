@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from lastgood.gates import confidence as bounds
-from lastgood.gates import eprocess as sequential
+from lastgood.gates import confidence, eprocess
 from lastgood.gates.base import EMPTY, Cause, Observation, Tally
 from lastgood.gates.eprocess import Pool, Wealth
-from lastgood.gates.evaluator import Family, Reading, Setup, of, percent
+from lastgood.gates.evaluator import Family, Reading, Setup, percent, share_text
 from lastgood.gates.overdispersion import Dispersion
 from lastgood.gates.persistence import tail
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 
 POOLED = 4
 """Requests of each arm that make up one observation of two arms: enough that its split tells nearly all, few enough not to wait."""
@@ -29,7 +28,7 @@ class Arms:
         self._pool = Pool(POOLED)
         self._dispersion = Dispersion(since=setup.since)
         self._factor = 1.0
-        self.wealth = Wealth(sequential.RATIO_PRIOR, since=setup.since)
+        self.wealth = Wealth(eprocess.RATIO_PRIOR, since=setup.since)
 
     def take(self, watched: Tally, beside: Tally, *, at: float, step: int) -> None:
         """Take in what both arms did in one look."""
@@ -39,7 +38,7 @@ class Arms:
             self._factor = self._dispersion.factor
         full = self._pool.add(watched, beside, step=step)
         if full is not None:
-            self.wealth.grow(sequential.damped(sequential.two_arms(*full), self._factor), at=at, step=step)
+            self.wealth.grow(eprocess.damped(eprocess.two_arms(*full), self._factor), at=at, step=step)
 
     @property
     def worse(self) -> bool:
@@ -53,7 +52,7 @@ class Excess:
     def __init__(self, setup: Setup, *, limit: float) -> None:
         self._limit = limit
         self._dispersion = Dispersion(since=setup.since)
-        self._wealth = Wealth(sequential.RATIO_PRIOR, since=setup.since)
+        self._wealth = Wealth(eprocess.RATIO_PRIOR, since=setup.since)
         self.seen = EMPTY
 
     def take(self, tally: Tally, *, at: float, step: int) -> None:
@@ -61,9 +60,9 @@ class Excess:
         self._dispersion.take(at, tally.n, tally.bad)
         if not tally.n:
             return
-        self.seen = sequential.joined(self.seen, tally)
-        bets = sequential.above(tally.bad, tally.n, limit=self._limit)
-        self._wealth.grow(sequential.damped(bets, self._dispersion.factor), at=at, step=step)
+        self.seen = eprocess.joined(self.seen, tally)
+        bets = eprocess.above(tally.bad, tally.n, limit=self._limit)
+        self._wealth.grow(eprocess.damped(bets, self._dispersion.factor), at=at, step=step)
 
     @property
     def log_e(self) -> float:
@@ -80,7 +79,7 @@ class Ceiling(Family):
     """One arm's rate of bad requests against a limit. Where a baseline arm serves too, an excess that it shares is not this arm's fault."""
 
     def __init__(
-        self, gate: conditions.AnyGate, setup: Setup, *, limit: float, noun: str, excluded: float | None = None, compare: bool | None = None
+        self, gate: gates.AnyGate, setup: Setup, *, limit: float, noun: str, excluded: float | None = None, compare: bool | None = None
     ) -> None:
         self._gate, self._setup, self._limit, self._noun = gate, setup, limit, noun
         self._excluded = limit if excluded is None else excluded
@@ -125,11 +124,11 @@ class Ceiling(Family):
 
     def read(self) -> Reading:
         bad, n, stable = self._watched.seen.bad, self._watched.seen.n, self._beside.seen
-        low, high = bounds.proportion(bad, n)
+        low, high = confidence.proportion(bad, n)
         within = n >= self._gate.min_samples and not self._watched.over and high <= self._excluded
-        beside = f", {of(stable.bad, stable.n)} of stable" if stable.n else ""
+        beside = f", {share_text(stable.bad, stable.n)} of stable" if stable.n else ""
         return Reading(
-            story=f"{self._noun} {of(bad, n)} where {percent(self._limit)} is allowed{beside}",
+            story=f"{self._noun} {share_text(bad, n)} where {percent(self._limit)} is allowed{beside}",
             harm=f"more than {percent(self._excluded)}",
             lacks=f"above {percent(self._limit)}, but not yet significant" if self._watched.over else "",
             passes="excluded" if within else None,
@@ -145,17 +144,17 @@ class Ceiling(Family):
 
     def _needs(self, bad: int, n: int) -> int | None:
         def enough(times: float) -> bool:
-            return bounds.proportion(bad * times, n * times)[1] <= self._excluded and n * times >= self._gate.min_samples
+            return confidence.proportion(bad * times, n * times)[1] <= self._excluded and n * times >= self._gate.min_samples
 
-        return more(n, bounds.factor(enough)) if not self._watched.over else None
+        return more(n, confidence.factor(enough)) if not self._watched.over else None
 
 
-def latency(gate: conditions.LatencyP99, setup: Setup) -> Family:
+def latency(gate: gates.LatencyP99, setup: Setup) -> Family:
     """The family of a 99th percentile: the share of slower requests against one in a hundred."""
     return Ceiling(gate, setup, limit=SLOW, noun=f"share slower than {gate.max_ms:g} ms", excluded=SLOW_EXCLUDED)
 
 
-def agreement(gate: conditions.Agreement, setup: Setup) -> Family:
+def agreement(gate: gates.Agreement, setup: Setup) -> Family:
     """The family of an agreement: the share of differing answers against what the gate leaves."""
     return Ceiling(gate, setup, limit=1 - gate.min, noun="share of differing answers", compare=False)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from lastgood.gates import eprocess as sequential
+from lastgood.gates import eprocess
 from lastgood.gates.base import Cause, Observation
 from lastgood.gates.evaluator import Family, Reading, Setup, percent
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 
 SURER = 10.0
 """By how much the evidence must exceed what the gate's alpha requires: users are not dice, and one busy client is not a broken proxy."""
@@ -16,10 +16,10 @@ SURER = 10.0
 class Split(Family):
     """The share of the requests that the watched arm really gets, against the one asked for."""
 
-    def __init__(self, gate: conditions.SampleRatio, setup: Setup) -> None:
+    def __init__(self, gate: gates.SampleRatio, setup: Setup) -> None:
         self._gate = gate
         self._boundary = setup.boundary + math.log(SURER)
-        self._wealth = sequential.Wealth(sequential.RATIO_PRIOR * 2, since=setup.since)
+        self._wealth = eprocess.Wealth(eprocess.RATIO_PRIOR * 2, since=setup.since)
         self._watched = self._all = 0
         self._expected = 0.0
 
@@ -29,7 +29,7 @@ class Split(Family):
         if seen.beside is None or seen.share is None or not 0 < seen.share < 1 or not n:
             return
         self._watched, self._all, self._expected = self._watched + seen.watched.n, self._all + n, self._expected + n * seen.share
-        bets = sequential.outside(seen.watched.n, seen.beside.n, share=seen.share, tolerance=self._gate.tolerance)
+        bets = eprocess.outside(seen.watched.n, seen.beside.n, share=seen.share, tolerance=self._gate.tolerance)
         self._wealth.grow(bets, at=seen.at, step=step)
 
     def fails(self) -> Cause | None:
@@ -39,7 +39,7 @@ class Split(Family):
         if not self._all:
             return Reading(story="no traffic split observed yet", evidence=0.0, boundary=self._boundary)
         share, asked = self._watched / self._all, self._expected / self._all
-        low, high = sequential.band(asked, self._gate.tolerance)
+        low, high = eprocess.band(asked, self._gate.tolerance)
         within = low <= share <= high
         return Reading(
             story=f"{percent(share)} of {self._all:,} requests where {percent(asked)} is requested, {percent(low)} to {percent(high)} allowed",

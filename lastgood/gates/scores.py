@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-from lastgood.gates import confidence as bounds
-from lastgood.gates import eprocess as sequential
+from lastgood.gates import confidence, eprocess
 from lastgood.gates.base import EMPTY, Cause, Observation, Tally
 from lastgood.gates.eprocess import Pool, Wealth
 from lastgood.gates.evaluator import Family, Reading, Setup, Unset
 from lastgood.gates.persistence import normal_tail
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 
 POOLED = 10
 """Rows of each arm that make a block; fewer have a mean too skewed for a test that leans on symmetry."""
@@ -21,15 +20,15 @@ class Scores(Family):
 
     unit = "rows"
 
-    def __init__(self, gate: conditions.Score, setup: Setup, *, limit: float | None) -> None:
+    def __init__(self, gate: gates.Score, setup: Setup, *, limit: float | None) -> None:
         self._gate, self._setup, self._limit = gate, setup, limit
         self._sign = 1.0 if gate.lower_is_better else -1.0
         self._margin = gate.margin if limit is None else 0.0
         self._level = setup.level(gate)
         self._pool = Pool(POOLED)
-        self._blocks = bounds.Blocks()
+        self._blocks = confidence.Blocks()
         self._beyond = 0.0  # sum of h * (d - margin)^2
-        self._wealth = Wealth(sequential.EFFECT_PRIOR, since=setup.since)
+        self._wealth = Wealth(eprocess.EFFECT_PRIOR, since=setup.since)
         self._windows = setup.windows(gate, self._over)
         self._watched, self._beside = EMPTY, EMPTY
         self._single = 0
@@ -40,8 +39,8 @@ class Scores(Family):
             return
         beside = seen.beside if self._limit is None else None
         self._windows.take(seen.at, seen.watched, beside)
-        self._watched = sequential.joined(self._watched, seen.watched)
-        self._beside = sequential.joined(self._beside, beside or EMPTY)
+        self._watched = eprocess.joined(self._watched, seen.watched)
+        self._beside = eprocess.joined(self._beside, beside or EMPTY)
         full = self._pool.add(seen.watched, beside, step=step)
         if full is not None:
             self._block(*self._worse(*full), at=seen.at, step=step)
@@ -59,10 +58,10 @@ class Scores(Family):
         beyond = worse - self._margin
         self._beyond += rows * beyond**2
         unit = math.sqrt(self._beyond * self._blocks.h) / self._blocks.n
-        self._wealth.grow(sequential.symmetric(rows * beyond / unit if unit else 0.0), at=at, step=step)
+        self._wealth.grow(eprocess.symmetric(rows * beyond / unit if unit else 0.0), at=at, step=step)
 
     def _over(self, watched: Tally, beside: Tally | None) -> bool | None:
-        if self._blocks.n < bounds.MIN_BLOCKS or (self._limit is None and not (beside and beside.n)):
+        if self._blocks.n < confidence.MIN_BLOCKS or (self._limit is None and not (beside and beside.n)):
             return None
         worse, rows = self._worse(watched, beside or EMPTY)
         beyond = worse - self._margin
@@ -77,7 +76,7 @@ class Scores(Family):
         return "persistence" if self._windows.failing else None
 
     def read(self) -> Reading:
-        enough = self._watched.n >= self._gate.min_samples and self._blocks.n >= bounds.MIN_BLOCKS
+        enough = self._watched.n >= self._gate.min_samples and self._blocks.n >= confidence.MIN_BLOCKS
         interval = self._blocks.interval()
         estimate, reference = _mean(self._watched), self._limit if self._limit is not None else _mean(self._beside)
         within = enough and interval is not None and interval[1] <= self._margin
@@ -108,7 +107,7 @@ class Scores(Family):
         other = f"{reference:.4g} allowed" if self._limit is not None else f"{reference:.4g} ({self._beside.n:,} rows) of stable"
         return f"mean {self._gate.score} {estimate:.4g} ({self._watched.n:,} rows in {self._blocks.n} blocks) against {other}"
 
-    def _facing(self, interval: bounds.Interval) -> bounds.Interval:
+    def _facing(self, interval: confidence.Interval) -> confidence.Interval:
         """Watched minus reference in the score's own direction."""
         low, high = sorted(self._sign * end for end in interval)
         return low, high
@@ -121,7 +120,7 @@ class Scores(Family):
         def enough(times: float) -> bool:
             return blocks.mean + blocks.half_width(times=times) <= self._margin and self._watched.n * times >= self._gate.min_samples
 
-        times = bounds.factor(enough)
+        times = confidence.factor(enough)
         return None if times is None else round(self._watched.n * (times - 1))
 
 
@@ -129,7 +128,7 @@ def _mean(tally: Tally) -> float | None:
     return tally.total / tally.n if tally.n else None
 
 
-def scores(gate: conditions.Score, setup: Setup) -> Family:
+def scores(gate: gates.Score, setup: Setup) -> Family:
     """The family of a score: against stable, or alone against `limit`, or else against what stable had before and the margin."""
     if setup.mode == "compare":
         return Scores(gate, setup, limit=None)

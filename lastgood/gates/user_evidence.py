@@ -13,13 +13,13 @@ from lastgood.gates.evaluator import Setup
 from lastgood.gates.first_failures import FirstFailures, more_active
 from lastgood.gates.persistence import tail
 from lastgood.gates.user_groups import UserGroups
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 
 
 class UserEvidence:
     """The evidence of users with a key, each counted once, and how much their requests are worth."""
 
-    def __init__(self, gate: conditions.ErrorRate, setup: Setup) -> None:
+    def __init__(self, gate: gates.ErrorRate, setup: Setup) -> None:
         self._margin = gate.margin
         # Half of the rows of windows are for requests without a key.
         self._level = dataclasses.replace(setup, alpha=setup.alpha / 2).level(gate)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from lastgood.settings import Settings
-from lastgood.system import processes as daemon
+from lastgood.system import processes
 
 FROZEN_S = 20.0
 """Seconds without a sign of life after which the controller is taken for frozen; a slow ledger holds up one turn for some seconds."""
@@ -42,7 +42,7 @@ class Pulse:
 
     def __init__(self, settings: Settings) -> None:
         self._handle: int | None = None
-        self._own = daemon.current()
+        self._own = processes.current()
         self._at = -math.inf
         with contextlib.suppress(OSError):
             path = _file(settings)
@@ -69,14 +69,14 @@ class Pulse:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
+class ControllerHealth:
     """The controller's process.
 
     `silent_s` are the seconds since its last sign of life, None if it gives none; `overdue` are threads of it that have made no
     turn for so many seconds.
     """
 
-    record: daemon.Record
+    record: processes.Record
     silent_s: float | None = None
     stopped: bool = False
     overdue: Mapping[str, float] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
@@ -98,17 +98,17 @@ class Life:
         return ""
 
 
-def look(settings: Settings) -> Life | None:
+def controller_health(settings: Settings) -> ControllerHealth | None:
     """The controller's process and its signs of life; None if none runs."""
-    record = daemon.find(record_path(settings))
+    record = processes.find_running(record_path(settings))
     if record is None:
         return None
-    stopped = daemon.stopped(record)
+    stopped = processes.stopped(record)
     try:
         said = json.loads(_file(settings).read_bytes())
         if (said["pid"], said["started"]) != (record.pid, record.started):
-            return Life(record=record, stopped=stopped)
+            return ControllerHealth(record=record, stopped=stopped)
         overdue = {str(name): float(seconds) for name, seconds in said["overdue"].items()}
-        return Life(record=record, silent_s=max(0.0, time.monotonic() - float(said["at"])), stopped=stopped, overdue=overdue)
+        return ControllerHealth(record=record, silent_s=max(0.0, time.monotonic() - float(said["at"])), stopped=stopped, overdue=overdue)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Life(record=record, stopped=stopped)
+        return ControllerHealth(record=record, stopped=stopped)

@@ -13,11 +13,11 @@ import itertools
 from collections.abc import Iterator
 
 from lastgood import errors
-from lastgood.core.transitions import State
+from lastgood.core.state import State
 from lastgood.hosts import readiness
 from lastgood.ledger import Fence, Ledger
 from lastgood.settings import Settings
-from lastgood.system import processes as daemon
+from lastgood.system import processes
 
 _NUMBERS = itertools.count()
 
@@ -34,7 +34,7 @@ def drift_lease_name(service: str) -> str:
 
 def holder(settings: Settings) -> str:
     """A new name for a holder in this process, from which others on this host can tell whether the process lives."""
-    own = daemon.current()
+    own = processes.current()
     return f"{readiness.host(settings)} {own.pid} {own.started} {next(_NUMBERS)}"
 
 
@@ -50,10 +50,10 @@ def decide(ledger: Ledger, state: State, view: readiness.View, *, holder: str, t
         if ledger.lease_holder(name, now=view.now) == holder:
             ledger.give_up_lease(name, holder=holder)
         return None
-    return take(ledger, name, holder=holder, now=view.now, ttl_s=ttl_s)
+    return acquire(ledger, name, holder=holder, now=view.now, ttl_s=ttl_s)
 
 
-def take(ledger: Ledger, name: str, *, holder: str, now: float, ttl_s: float) -> Fence | None:
+def acquire(ledger: Ledger, name: str, *, holder: str, now: float, ttl_s: float) -> Fence | None:
     """Proof that *holder* has the lease *name* from now on; None if somebody else has. A dead process of the same host is succeeded at once."""
     fence = ledger.take_lease(name, holder=holder, now=now, ttl_s=ttl_s)
     if fence is not None:
@@ -70,7 +70,7 @@ def _died_here(other: str, *, like: str) -> bool:
     host, *process = other.split(" ")
     if host != like.split(" ", maxsplit=1)[0] or len(process) != 3 or not process[0].isdecimal():
         return False
-    return not daemon.alive(daemon.Record(pid=int(process[0]), started=process[1]))
+    return not processes.alive(processes.Record(pid=int(process[0]), started=process[1]))
 
 
 @contextlib.contextmanager

@@ -158,21 +158,21 @@ def report(
     return read(ledger, service, settings=settings, now=now)
 
 
-class Known(NamedTuple):
+class ReadyArms(NamedTuple):
     """The basis of a decision: the arms whose workers are ready, and those that are unknown."""
 
     ready: Collection[str]
     unknown: Collection[str]
 
 
-def known(view: View, awaited: Collection[str]) -> Known:
+def arms_by_readiness(view: View, awaited: Collection[str]) -> ReadyArms:
     """Which arms are `ready`, and of which of the *awaited* nothing is `unknown`, for a decision.
 
     Where no host reports any worker, as without an infrastructure layer, no worker counts as not ready.
     """
     if not view.rows:
-        return Known(ready=awaited, unknown=())
-    return Known(ready=view.ready, unknown=[arm for arm in awaited if view.word(arm) == "unknown"])
+        return ReadyArms(ready=awaited, unknown=())
+    return ReadyArms(ready=view.ready, unknown=[arm for arm in awaited if view.word(arm) == "unknown"])
 
 
 def ranked(lineage: Sequence[str], view: View) -> list[str]:

@@ -16,7 +16,7 @@ from lastgood.hosts import readiness
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Vantage:
+class HostView:
     """From where something is seen: this `host`, and the `others` that serve the same bundle, or did when they were heard of last."""
 
     host: str
@@ -27,7 +27,7 @@ class Vantage:
         return f"; as seen by host {self.host}; {', '.join(self.others)} also serves" if self.others else ""
 
 
-def of(ctx: context.Context, service: str, arm: str, *, now: float) -> Vantage:
+def check_vantage(ctx: context.Context, service: str, arm: str, *, now: float) -> HostView:
     """From where this host sees *arm* of *service*. Raises Conflict if other hosts serve it and this one does not.
 
     Where no host speaks of workers, as without an infrastructure layer, each may speak for itself.
@@ -39,4 +39,4 @@ def of(ctx: context.Context, service: str, arm: str, *, now: float) -> Vantage:
             f"{short(arm)} is served by {', '.join(sorted(homes))}, which has its log; host {host} does not serve it and cannot report on it: "
             "run the command on that host"
         )
-    return Vantage(host=host, others=tuple(sorted(homes - {host})))
+    return HostView(host=host, others=tuple(sorted(homes - {host})))

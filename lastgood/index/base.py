@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lastgood import errors
-from lastgood.index import snapshot as snapshots
+from lastgood.index import snapshot as index_snapshot
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Hit:
     """A row that was found. `score` is the cosine similarity, or the engine's own measure for words; higher is nearer."""
 
-    row: snapshots.Row
+    row: index_snapshot.Row
     score: float
 
 
@@ -41,7 +41,7 @@ class Replica:
     """
 
     name: str
-    snapshot: snapshots.Snapshot
+    snapshot: index_snapshot.Snapshot
     aliases: tuple[str, ...] = ()
     bytes: int | None = None
     built_at: float | None = None
@@ -53,7 +53,7 @@ class Reader(abc.ABC):
     Methods raise Unavailable if the engine is away.
     """
 
-    snapshot: snapshots.Snapshot
+    snapshot: index_snapshot.Snapshot
     text_search: bool = True
     """Whether words can be looked for, in this engine and this snapshot; where not, `search_text` is refused (NotAllowed)."""
 
@@ -117,7 +117,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_query(vector: Vector, snapshot: snapshots.Snapshot) -> Vector:
+def check_query(vector: Vector, snapshot: index_snapshot.Snapshot) -> Vector:
     """*vector* as float32, if it has the dimension of *snapshot* and is finite. Raises UsageError."""
     import numpy as np
 
@@ -131,9 +131,9 @@ def check_query(vector: Vector, snapshot: snapshots.Snapshot) -> Vector:
     return found
 
 
-def check_rows(found: Sequence[snapshots.Packed], snapshot: snapshots.Snapshot, *, what: str) -> None:
+def check_rows(found: Sequence[index_snapshot.Packed], snapshot: index_snapshot.Snapshot, *, what: str) -> None:
     """Raise Damaged unless the rows read back, in any order, are those of *snapshot*; *what* names the replica."""
-    digest = snapshots.rows_digest(sorted(found, key=lambda row: row.id), count=len(found))
+    digest = index_snapshot.rows_digest(sorted(found, key=lambda row: row.id), count=len(found))
     if digest != snapshot.rows_digest:
         raise errors.Damaged(
             f"{what} holds {len(found)} rows with digest {digest}, not {snapshot.rows} with {snapshot.rows_digest}; "

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from lastgood import errors
 from lastgood.index import base
-from lastgood.index import snapshot as snapshots
+from lastgood.index import snapshot as index_snapshot
+from lastgood.settings import Settings
 
 if TYPE_CHECKING:
-    from lastgood import settings as settings_
+    pass
 
 
-def connect(settings: settings_.Settings) -> base.VectorIndex:
+def connect(settings: Settings) -> base.VectorIndex:
     """The engine that *settings* name. Raises UsageError for an address that is none."""
     url = settings.index_url
     kind, _, rest = url.partition("://")
@@ -38,7 +39,7 @@ def connect(settings: settings_.Settings) -> base.VectorIndex:
     raise errors.UsageError(f"index.url {url!r} is not the address of an engine; use lancedb:///PATH, postgresql://… or pinecone://HOST")
 
 
-def open_replica(part: Path, *, embedder: str, settings: settings_.Settings | None = None) -> base.Reader:
+def open_replica(part: Path, *, embedder: str, settings: Settings | None = None) -> base.Reader:
     """The index part in folder *part*, open for questions; its replica is built first where the engine has none, or a damaged one.
 
     *embedder* is the digest of the embedder that will make the queries: an index of another one is refused (NotAllowed), for
@@ -46,13 +47,13 @@ def open_replica(part: Path, *, embedder: str, settings: settings_.Settings | No
     """
     from lastgood import settings as settings_
 
-    snapshot = snapshots.read(part)
+    snapshot = index_snapshot.read(part)
     check_embedder(snapshot, embedder)
     engine = connect(settings or settings_.load())
     return engine.open(engine.build(part).name)
 
 
-def check_embedder(snapshot: snapshots.Snapshot, embedder: str) -> None:
+def check_embedder(snapshot: index_snapshot.Snapshot, embedder: str) -> None:
     """Raise NotAllowed unless *snapshot* was built with the embedder of digest *embedder*."""
     if snapshot.embedder != embedder:
         raise errors.NotAllowed(

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pydantic
 
 from lastgood import errors
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import store
 from lastgood.system import files
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def load(folder: Path) -> Embedder:
     about = describe(folder)
     kinds: dict[str, type[_Static | _Onnx]] = {"static": _Static, "onnx": _Onnx}
     try:
-        return kinds[about.kind](folder, digest=artifacts.digest_tree(folder).digest, about=about)
+        return kinds[about.kind](folder, digest=store.digest_tree(folder).digest, about=about)
     except ImportError as error:
         raise errors.Unavailable(
             f"embedder {about.name!r} cannot be loaded: {error}; install 'lastgood[embed]' or 'lastgood[minilm]'"

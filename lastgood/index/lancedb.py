@@ -25,13 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import manifest, store
 from lastgood.index import base, words
-from lastgood.index import snapshot as snapshots
+from lastgood.index import snapshot as index_snapshot
 from lastgood.index.words import refuse
-from lastgood.system import clock as wallclock
-from lastgood.system import files as durable
+from lastgood.system import clock, files
 from lastgood.system.failpoints import failpoint
 
 if TYPE_CHECKING:
@@ -57,7 +55,7 @@ class LanceIndex(base.VectorIndex):
     # --- building --------------------------------------------------------------------------------------------
 
     def build(self, part: Path) -> base.Replica:
-        snapshot = snapshots.read(part)
+        snapshot = index_snapshot.read(part)
         with self._disk_errors():
             try:
                 self.verify(snapshot.name, deep=True)
@@ -68,18 +66,18 @@ class LanceIndex(base.VectorIndex):
                 self._make(part, snapshot)
         return self._replica(snapshot.name)
 
-    def _make(self, part: Path, snapshot: snapshots.Snapshot) -> None:
+    def _make(self, part: Path, snapshot: index_snapshot.Snapshot) -> None:
         with self._staging() as stage:
             folder = stage / snapshot.name
             folder.mkdir()
-            rows = snapshots.read_packed(part)
+            rows = index_snapshot.read_packed(part)
             _fill(folder / "lance", rows, snapshot)
             failpoint("index.before_check")
             base.check_rows(_read_back(folder / "lance", snapshot), snapshot, what=f"the new replica {snapshot.name!r}")
-            (folder / snapshots.FILE).write_bytes(bundles.canonical(snapshot.to_json()))
-            (folder / _FILES).write_bytes(artifacts.digest_tree(folder).canonical())
+            (folder / index_snapshot.FILE).write_bytes(manifest.canonical(snapshot.to_json()))
+            (folder / _FILES).write_bytes(store.digest_tree(folder).canonical())
             names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
-            durable.seal(folder, names)
+            files.seal(folder, names)
             failpoint("index.before_rename")
             try:
                 folder.rename(self.root / snapshot.name)
@@ -87,7 +85,7 @@ class LanceIndex(base.VectorIndex):
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
             failpoint("index.after_rename")
-            durable.sync(self.root)
+            files.sync(self.root)
             (self.root / snapshot.name).chmod(0o500)
 
     @contextlib.contextmanager
@@ -105,7 +103,7 @@ class LanceIndex(base.VectorIndex):
         try:
             yield folder
         finally:
-            durable.discard(folder)
+            files.discard(folder)
             os.close(held)
 
     def sweep(self) -> int:
@@ -139,16 +137,16 @@ class LanceIndex(base.VectorIndex):
         folder = self.root / name
         snapshot = self._described(name)
         try:
-            listing = artifacts.parse_listing((folder / _FILES).read_bytes())
+            listing = store.parse_listing((folder / _FILES).read_bytes())
         except OSError as error:
             raise _damaged(name, f"{_FILES} cannot be read: {error.strerror}") from error
         found = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
         expected = {entry.path: entry for entry in listing.entries}
-        for missing in sorted(found ^ (expected.keys() | {_FILES, durable.STAMPS})):
+        for missing in sorted(found ^ (expected.keys() | {_FILES, files.STAMPS})):
             raise _damaged(name, f"{missing!r} is {'missing' if missing in expected else 'unexpected'}")
-        stamps = {} if deep else durable.stamps(folder)
+        stamps = {} if deep else files.stamps(folder)
         for path, entry in expected.items():
-            if stamps.get(path) != durable.stamp(folder / path) and artifacts.digest_file(folder / path) != f"sha256:{entry.sha256}":
+            if stamps.get(path) != files.stamp(folder / path) and store.digest_file(folder / path) != f"sha256:{entry.sha256}":
                 raise _damaged(name, f"{path!r} differs from what was written")
         if deep:
             base.check_rows(_read_back(folder / "lance", snapshot), snapshot, what=f"replica {name!r}")
@@ -169,19 +167,19 @@ class LanceIndex(base.VectorIndex):
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         aliases = tuple(sorted(alias for alias, pointed in self._pointed().items() if pointed == name))
         return base.Replica(
-            name=name, snapshot=snapshot, aliases=aliases, bytes=size, built_at=wallclock.of_machine((folder / _FILES).stat().st_mtime)
+            name=name, snapshot=snapshot, aliases=aliases, bytes=size, built_at=clock.of_machine((folder / _FILES).stat().st_mtime)
         )
 
-    def _described(self, name: str) -> snapshots.Snapshot:
-        file = self.root / base.check_name(name) / snapshots.FILE
+    def _described(self, name: str) -> index_snapshot.Snapshot:
+        file = self.root / base.check_name(name) / index_snapshot.FILE
         try:
-            snapshot = snapshots.parse(file.read_bytes(), where=str(file))
+            snapshot = index_snapshot.parse(file.read_bytes(), where=str(file))
         except (FileNotFoundError, NotADirectoryError) as error:
             if (self.root / name).is_dir():
-                raise _damaged(name, f"{snapshots.FILE} is missing") from error
+                raise _damaged(name, f"{index_snapshot.FILE} is missing") from error
             raise errors.NotFound(f"no index {name!r} in {str(self.root)!r}; it will be built from the bundle's index part") from error
         if snapshot.name != name:
-            raise _damaged(name, f"{snapshots.FILE} describes {snapshot.name!r}")
+            raise _damaged(name, f"{index_snapshot.FILE} describes {snapshot.name!r}")
         return snapshot
 
     # --- names and ends --------------------------------------------------------------------------------------
@@ -196,7 +194,7 @@ class LanceIndex(base.VectorIndex):
                 with self._staging() as stage:
                     failpoint("index.before_retire")
                     (self.root / name).rename(stage / name)
-                    durable.sync(self.root)
+                    files.sync(self.root)
             finally:
                 os.close(lease)
 
@@ -244,7 +242,7 @@ class _Reader(base.Reader):
     """Files are opened as they are needed, so a replica that is replaced under a reader is opened anew by its next question."""
 
     def __init__(self, folder: Path, lease: int) -> None:
-        self.snapshot = snapshots.read(folder)
+        self.snapshot = index_snapshot.read(folder)
         self.text_search = words.of_spec(self.snapshot.spec) != words.NONE
         self._folder = folder
         self._lease: int | None = lease
@@ -301,7 +299,7 @@ class _Reader(base.Reader):
 def _hits(found: pa.Table, *, score: Any) -> list[base.Hit]:
     """Best first; equal ones by id, so that the same question has the same answer."""
     hits = [
-        base.Hit(row=snapshots.Row(id=row["id"], text=row["text"], meta=json.loads(row["meta"])), score=float(score(row)))
+        base.Hit(row=index_snapshot.Row(id=row["id"], text=row["text"], meta=json.loads(row["meta"])), score=float(score(row)))
         for row in found.to_pylist()
     ]
     return sorted(hits, key=lambda hit: (-hit.score, hit.row.id))
@@ -317,7 +315,7 @@ def _connect(folder: Path) -> Any:
     return lancedb.connect(folder)
 
 
-def _fill(folder: Path, rows: list[snapshots.Packed], snapshot: snapshots.Snapshot) -> None:
+def _fill(folder: Path, rows: list[index_snapshot.Packed], snapshot: index_snapshot.Snapshot) -> None:
     import numpy as np
     import pyarrow as pa
     from lancedb.index import FTS, BTree
@@ -353,7 +351,7 @@ def rounded(dim: int) -> Any:
     return IvfRq(distance_type="cosine", num_partitions=1, num_bits=4)
 
 
-def _read_back(folder: Path, snapshot: snapshots.Snapshot) -> list[snapshots.Packed]:
+def _read_back(folder: Path, snapshot: index_snapshot.Snapshot) -> list[index_snapshot.Packed]:
     try:
         found = _connect(folder).open_table(_TABLE).to_arrow().combine_chunks()
         vectors = found.column("vector").combine_chunks()
@@ -361,7 +359,7 @@ def _read_back(folder: Path, snapshot: snapshots.Snapshot) -> list[snapshots.Pac
         columns = [found.column(name).to_pylist() for name in ("id", "text", "meta")]
     except (RuntimeError, ValueError, OSError) as error:
         raise errors.Damaged(f"{str(folder)!r} cannot be read: {error}; it is replaced by the next build") from error
-    return [snapshots.Packed(i.encode(), t.encode(), m.encode(), v.tobytes()) for i, t, m, v in zip(*columns, block, strict=True)]
+    return [index_snapshot.Packed(i.encode(), t.encode(), m.encode(), v.tobytes()) for i, t, m, v in zip(*columns, block, strict=True)]
 
 
 def _lock(folder: Path, *, wait: bool = True) -> int:
@@ -389,7 +387,7 @@ def _sweep(parent: Path) -> int:
     for folder in parent.iterdir():
         with contextlib.suppress(BlockingIOError, FileNotFoundError):  # its builder lives, or has just ended
             handle = _lock(folder, wait=False)
-            durable.discard(folder)
+            files.discard(folder)
             os.close(handle)
             swept += 1
     return swept

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.index import base
-from lastgood.index import snapshot as snapshots
-from lastgood.index import words as ways
+from lastgood.index import snapshot as index_snapshot
+from lastgood.index import words as index_words
 from lastgood.system.failpoints import failpoint
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class PgvectorIndex(base.VectorIndex):
     # --- building --------------------------------------------------------------------------------------------
 
     def build(self, part: Path) -> base.Replica:
-        snapshot = snapshots.read(part)
+        snapshot = index_snapshot.read(part)
         with self._connection() as connection:
             # One builder at a time; the others wait for as long as it takes, and a large graph takes more than PATIENT_MS.
             connection.execute("SET lock_timeout = 0; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")
@@ -70,10 +70,10 @@ class PgvectorIndex(base.VectorIndex):
                 self._make(connection, part, snapshot)
             return self._replica(connection, snapshot.name, snapshot)
 
-    def _make(self, connection: psycopg.Connection[Any], part: Path, snapshot: snapshots.Snapshot) -> None:
+    def _make(self, connection: psycopg.Connection[Any], part: Path, snapshot: index_snapshot.Snapshot) -> None:
         """All in one transaction: a builder that dies leaves nothing."""
         table = self._named(snapshot.name)
-        rows = snapshots.read_packed(part)
+        rows = index_snapshot.read_packed(part)
         _check_letters(connection, _way(snapshot))
         with connection.transaction():
             connection.execute(f"DROP TABLE IF EXISTS {table}")
@@ -82,21 +82,21 @@ class PgvectorIndex(base.VectorIndex):
                 f"{_words_column(snapshot)}"
                 f"embedding vector({snapshot.dim}) NOT NULL)"
             )
-            self._copy(connection, table, rows, grams=_way(snapshot) == ways.NGRAM)
-            if _way(snapshot) != ways.NONE:
+            self._copy(connection, table, rows, grams=_way(snapshot) == index_words.NGRAM)
+            if _way(snapshot) != index_words.NONE:
                 connection.execute(f"CREATE INDEX ON {table} USING gin (words)")
             if _indexed(snapshot):
                 _give_memory(connection, snapshot)
                 connection.execute(f"CREATE INDEX ON {table} USING hnsw (embedding vector_cosine_ops)")
             failpoint("index.before_check")
             base.check_rows(_read_back(connection, table), snapshot, what=f"the new replica {snapshot.name!r}")
-            described = bundles.canonical(snapshot.to_json()).decode()
+            described = manifest.canonical(snapshot.to_json()).decode()
             connection.execute(f"INSERT INTO {self._named('snapshots')} (name, described) VALUES (%s, %s)", (snapshot.name, described))
             failpoint("index.before_rename")
         failpoint("index.after_rename")
         connection.execute(f"ANALYZE {table}")
 
-    def _copy(self, connection: psycopg.Connection[Any], table: str, rows: Sequence[snapshots.Packed], *, grams: bool) -> None:
+    def _copy(self, connection: psycopg.Connection[Any], table: str, rows: Sequence[index_snapshot.Packed], *, grams: bool) -> None:
         import numpy as np
         import pgvector.psycopg
 
@@ -107,7 +107,7 @@ class PgvectorIndex(base.VectorIndex):
             for row in rows:
                 text = row.text.decode()
                 values = (row.id.decode(), text, row.meta.decode(), np.frombuffer(row.vector, dtype="<f4"))
-                copy.write_row((*values, ways.grams(text)) if grams else values)
+                copy.write_row((*values, index_words.grams(text)) if grams else values)
 
     # --- reading ---------------------------------------------------------------------------------------------
 
@@ -120,7 +120,7 @@ class PgvectorIndex(base.VectorIndex):
         with self._connection() as connection:
             self._verify(connection, name, deep=deep)
 
-    def _verify(self, connection: psycopg.Connection[Any], name: str, *, deep: bool) -> snapshots.Snapshot:
+    def _verify(self, connection: psycopg.Connection[Any], name: str, *, deep: bool) -> index_snapshot.Snapshot:
         """At first sight: the catalogue, the table and its indexes are there and valid. Deep: every row, and the graph against all vectors."""
         snapshot = self._described(connection, name)
         table = self._named(name)
@@ -130,7 +130,7 @@ class PgvectorIndex(base.VectorIndex):
             (table,),
         ).fetchone()
         valid, graph = found or (0, None)
-        needed = 1 + (_way(snapshot) != ways.NONE) + _indexed(snapshot)
+        needed = 1 + (_way(snapshot) != index_words.NONE) + _indexed(snapshot)
         if valid < needed or bool(graph) != _indexed(snapshot):
             raise _damaged(name, "its table or one of its indexes is missing")
         if deep:
@@ -149,12 +149,12 @@ class PgvectorIndex(base.VectorIndex):
         if len(lost) > 2:
             raise _damaged(name, f"its graph does not reach {len(lost)} of {len(sample)} sampled rows")
 
-    def _described(self, connection: psycopg.Connection[Any], name: str) -> snapshots.Snapshot:
+    def _described(self, connection: psycopg.Connection[Any], name: str) -> index_snapshot.Snapshot:
         base.check_name(name)
         row = connection.execute(f"SELECT described FROM {self._named('snapshots')} WHERE name = %s", (name,)).fetchone()
         if row is None:
             raise errors.NotFound(f"no index {name!r} in schema {self._schema!r}; it will be built from the bundle's index part")
-        snapshot = snapshots.parse(row[0].encode(), where=f"the catalogue's row {name!r}")
+        snapshot = index_snapshot.parse(row[0].encode(), where=f"the catalogue's row {name!r}")
         if snapshot.name != name:
             raise _damaged(name, f"the catalogue describes {snapshot.name!r}")
         return snapshot
@@ -168,7 +168,7 @@ class PgvectorIndex(base.VectorIndex):
                     found.append(self._replica(connection, name, self._described(connection, name)))
             return found
 
-    def _replica(self, connection: psycopg.Connection[Any], name: str, snapshot: snapshots.Snapshot) -> base.Replica:
+    def _replica(self, connection: psycopg.Connection[Any], name: str, snapshot: index_snapshot.Snapshot) -> base.Replica:
         row = connection.execute(
             f"SELECT pg_total_relation_size(to_regclass(%s)), extract(epoch FROM built_at)::float8 FROM {self._named('snapshots')} WHERE name = %s",
             (self._named(name), name),
@@ -216,7 +216,7 @@ class PgvectorIndex(base.VectorIndex):
         """A connection of its own for one piece of work, with the schema in place."""
         connection = connect(self._url)
         try:
-            with told(self._url):
+            with translate_errors(self._url):
                 if not self._ready:
                     self._prepare(connection)
                     self._ready = True
@@ -243,9 +243,9 @@ class PgvectorIndex(base.VectorIndex):
 class _Reader(base.Reader):
     """One connection, shared by its threads, with the shared lock on it; made again when the server was away."""
 
-    def __init__(self, index: PgvectorIndex, name: str, snapshot: snapshots.Snapshot) -> None:
+    def __init__(self, index: PgvectorIndex, name: str, snapshot: index_snapshot.Snapshot) -> None:
         self.snapshot = snapshot
-        self.text_search = _way(snapshot) != ways.NONE
+        self.text_search = _way(snapshot) != index_words.NONE
         self._index = index
         self._name = name
         self._table = index._named(name)
@@ -266,14 +266,14 @@ class _Reader(base.Reader):
     def search_text(self, words: str, *, k: int) -> list[base.Hit]:
         """Rows with any of the words: a question has many, and a passage seldom all of them."""
         way = _way(self.snapshot)
-        if way == ways.NONE:
-            raise ways.refuse()
-        if way == ways.NGRAM:
+        if way == index_words.NONE:
+            raise index_words.refuse()
+        if way == index_words.NGRAM:
             return self._ask(
                 "WITH asked AS (SELECT string_agg(quote_literal(gram), ' | ')::tsquery AS q FROM unnest(%(grams)s::text[]) AS gram) "
                 f"SELECT id, text, meta, ts_rank(words, q, 1) AS score FROM {self._table}, asked WHERE words @@ q "
                 "ORDER BY score DESC, id LIMIT %(k)s",
-                {"grams": ways.grams(words.replace("\0", " ")), "k": k},
+                {"grams": index_words.grams(words.replace("\0", " ")), "k": k},
             )
         # The tokens are taken from the parsed text, so that nothing a user types is read as an operator, and no ending is cut off twice.
         return self._ask(
@@ -287,7 +287,7 @@ class _Reader(base.Reader):
     def _ask(self, statement: str, values: dict[str, Any]) -> list[base.Hit]:
         import psycopg
 
-        with self._alone, told(self._index._url):
+        with self._alone, translate_errors(self._index._url):
             try:
                 found = self._connected().execute(statement, values).fetchall()
             except psycopg.errors.UndefinedTable as error:
@@ -297,7 +297,8 @@ class _Reader(base.Reader):
                     raise
                 found = self._connected().execute(statement, values).fetchall()  # the server was away, and may be back
         hits = [
-            base.Hit(row=snapshots.Row(id=one, text=text, meta=json.loads(meta)), score=float(score)) for one, text, meta, score in found
+            base.Hit(row=index_snapshot.Row(id=one, text=text, meta=json.loads(meta)), score=float(score))
+            for one, text, meta, score in found
         ]
         return sorted(hits, key=lambda hit: (-hit.score, hit.row.id))
 
@@ -306,7 +307,7 @@ class _Reader(base.Reader):
             raise errors.UsageError(f"the reader of index {self._name!r} is closed; open it again")
         if self._kept is None or self._kept.closed:
             fresh = connect(self._index._url)
-            with told(self._index._url):
+            with translate_errors(self._index._url):
                 free = fresh.execute("SELECT pg_try_advisory_lock_shared(%s, hashtext(%s))", (_LOCKS, self._name)).fetchone()
                 if not free or not free[0]:
                     fresh.close()
@@ -336,7 +337,7 @@ def connect(url: str) -> psycopg.Connection[Any]:
         raise errors.UsageError(
             f"index.url names a Postgres, but psycopg is not installed ({error}); install 'lastgood[pgvector]'"
         ) from error
-    with told(url):
+    with translate_errors(url):
         made = psycopg.connect(url, autocommit=True, connect_timeout=5, client_encoding="UTF8", application_name="lastgood-index")
         # hnsw.* is known only once the extension's library is loaded.
         made.execute(
@@ -346,7 +347,7 @@ def connect(url: str) -> psycopg.Connection[Any]:
 
 
 @contextlib.contextmanager
-def told(url: str) -> Iterator[None]:
+def translate_errors(url: str) -> Iterator[None]:
     """Turn Postgres's errors into ours; no message holds a password."""
     import psycopg
 
@@ -371,14 +372,14 @@ def _plain(url: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
 
-def _way(snapshot: snapshots.Snapshot) -> str:
+def _way(snapshot: index_snapshot.Snapshot) -> str:
     """A language (of a fixed list: it stands in statements), NGRAM or NONE."""
-    return ways.of_spec(snapshot.spec)
+    return index_words.of_spec(snapshot.spec)
 
 
 def _check_letters(connection: psycopg.Connection[Any], way: str) -> None:
     """Raise UsageError if the database knows no letters beyond ASCII, and *way* needs them: it would find nothing, in silence."""
-    if way in (ways.DEFAULT, ways.NGRAM, ways.NONE):
+    if way in (index_words.DEFAULT, index_words.NGRAM, index_words.NONE):
         return
     # A server of one release finds no word there, one of another finds it and does not know that a capital is the same letter.
     row = connection.execute(
@@ -391,20 +392,20 @@ def _check_letters(connection: psycopg.Connection[Any], way: str) -> None:
         )
 
 
-def _words_column(snapshot: snapshots.Snapshot) -> str:
+def _words_column(snapshot: index_snapshot.Snapshot) -> str:
     way = _way(snapshot)
-    if way == ways.NONE:
+    if way == index_words.NONE:
         return ""
-    if way == ways.NGRAM:
+    if way == index_words.NGRAM:
         return "grams text[] NOT NULL, words tsvector GENERATED ALWAYS AS (array_to_tsvector(grams)) STORED, "
     return f"words tsvector GENERATED ALWAYS AS (to_tsvector('{way}', text)) STORED, "
 
 
-def _indexed(snapshot: snapshots.Snapshot) -> bool:
+def _indexed(snapshot: index_snapshot.Snapshot) -> bool:
     return snapshot.rows > FLAT_ROWS and snapshot.dim <= MAX_INDEXED
 
 
-def _give_memory(connection: psycopg.Connection[Any], snapshot: snapshots.Snapshot) -> None:
+def _give_memory(connection: psycopg.Connection[Any], snapshot: index_snapshot.Snapshot) -> None:
     """As much memory as the graph needs, at most GRAPH_MB, for this transaction: one that does not fit takes five times as long."""
     needed = min(GRAPH_MB, snapshot.rows * (4 * snapshot.dim + GRAPH_BYTES) // 1_000_000 + 1)
     row = connection.execute("SELECT setting::bigint / 1024 FROM pg_settings WHERE name = 'maintenance_work_mem'").fetchone()
@@ -412,14 +413,14 @@ def _give_memory(connection: psycopg.Connection[Any], snapshot: snapshots.Snapsh
         connection.execute(f"SET LOCAL maintenance_work_mem = '{needed}MB'")
 
 
-def _read_back(connection: psycopg.Connection[Any], table: str) -> list[snapshots.Packed]:
+def _read_back(connection: psycopg.Connection[Any], table: str) -> list[index_snapshot.Packed]:
     import numpy as np
     import pgvector.psycopg
 
     pgvector.psycopg.register_vector(connection)
     found = connection.execute(f"SELECT id, text, meta, embedding FROM {table}", binary=True)
     return [
-        snapshots.Packed(one.encode(), text.encode(), meta.encode(), np.asarray(_values(vector), dtype="<f4").tobytes())
+        index_snapshot.Packed(one.encode(), text.encode(), meta.encode(), np.asarray(_values(vector), dtype="<f4").tobytes())
         for one, text, meta, vector in found
     ]
 

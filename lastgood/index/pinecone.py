@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.index import base
-from lastgood.index import snapshot as snapshots
-from lastgood.system import clock as wallclock
+from lastgood.index import snapshot as index_snapshot
+from lastgood.system import clock
 
 VERSION = "2026-07"
 CATALOGUE = "lastgood-catalogue"
@@ -53,14 +53,14 @@ class PineconeIndex(base.VectorIndex):
 
     def build(self, part: Path) -> base.Replica:
         """As the contract says. What is there already is only counted: reading a namespace back takes minutes; `verify` does."""
-        snapshot = snapshots.read(part)
+        snapshot = index_snapshot.read(part)
         try:
             self.verify(snapshot.name, deep=False)
         except (errors.NotFound, errors.Damaged):
-            self._make(snapshots.read_packed(part), snapshot)
+            self._make(index_snapshot.read_packed(part), snapshot)
         return self._replica(self._record(snapshot.name), self._aliases())
 
-    def _make(self, rows: Sequence[snapshots.Packed], snapshot: snapshots.Snapshot) -> None:
+    def _make(self, rows: Sequence[index_snapshot.Packed], snapshot: index_snapshot.Snapshot) -> None:
         import numpy as np
 
         self._forget(snapshot.name)
@@ -72,7 +72,7 @@ class PineconeIndex(base.VectorIndex):
             self._api.post("/vectors/upsert", {"vectors": vectors, "namespace": snapshot.name})
         self._settled(lambda: self._count(snapshot.name) == snapshot.rows, what=f"the rows of {snapshot.name!r}")
         base.check_rows(list(self._read_back(snapshot.name)), snapshot, what=f"the new replica {snapshot.name!r}")
-        described = {"described": bundles.canonical(snapshot.to_json()).decode(), "built_at": wallclock.now()}
+        described = {"described": manifest.canonical(snapshot.to_json()).decode(), "built_at": clock.now()}
         record = {"id": snapshot.name, "values": [1.0] + [0.0] * (snapshot.dim - 1), "metadata": described}
         self._api.post("/vectors/upsert", {"vectors": [record], "namespace": CATALOGUE})
         self._settled(lambda: self._fetch(CATALOGUE, [snapshot.name]) != [], what=f"the record of {snapshot.name!r}")
@@ -142,14 +142,14 @@ class PineconeIndex(base.VectorIndex):
         stats = self._api.post("/describe_index_stats", {})
         return int(stats.get("namespaces", {}).get(namespace, {}).get("vectorCount", 0))
 
-    def _read_back(self, namespace: str) -> Iterator[snapshots.Packed]:
+    def _read_back(self, namespace: str) -> Iterator[index_snapshot.Packed]:
         import numpy as np
 
         for ids in _batched(list(self._ids(namespace))):
             for one in self._fetch(namespace, ids):
                 said = one["metadata"]
                 vector = np.asarray(one["values"], dtype="<f4").tobytes()
-                yield snapshots.Packed(one["id"].encode(), said["text"].encode(), said["meta"].encode(), vector)
+                yield index_snapshot.Packed(one["id"].encode(), said["text"].encode(), said["meta"].encode(), vector)
 
     def _ids(self, namespace: str) -> Iterator[str]:
         token: str | None = None
@@ -176,7 +176,7 @@ class PineconeIndex(base.VectorIndex):
 class _Reader(base.Reader):
     text_search = False
 
-    def __init__(self, api: _Api, snapshot: snapshots.Snapshot) -> None:
+    def __init__(self, api: _Api, snapshot: index_snapshot.Snapshot) -> None:
         self.snapshot = snapshot
         self._api = api
         self._closed = False
@@ -262,14 +262,14 @@ class _Api:
         self._client.close()
 
 
-def _described(record: Mapping[str, Any]) -> snapshots.Snapshot:
-    snapshot = snapshots.parse(str(record["metadata"].get("described", "")).encode(), where=f"the catalogue's record {record['id']!r}")
+def _described(record: Mapping[str, Any]) -> index_snapshot.Snapshot:
+    snapshot = index_snapshot.parse(str(record["metadata"].get("described", "")).encode(), where=f"the catalogue's record {record['id']!r}")
     if snapshot.name != record["id"]:
         raise errors.Damaged(f"the catalogue's record {record['id']!r} describes {snapshot.name!r}; build the index again")
     return snapshot
 
 
-def _metadata(row: snapshots.Packed) -> dict[str, str]:
+def _metadata(row: index_snapshot.Packed) -> dict[str, str]:
     if len(row.text) + len(row.meta) > MAX_METADATA:
         raise errors.UsageError(
             f"row {row.id.decode()!r} has more than {MAX_METADATA:,} bytes of text and meta, Pinecone's limit; chunk it smaller"
@@ -279,7 +279,7 @@ def _metadata(row: snapshots.Packed) -> dict[str, str]:
 
 def _hit(match: Mapping[str, Any]) -> base.Hit:
     said = match["metadata"]
-    return base.Hit(row=snapshots.Row(id=match["id"], text=said["text"], meta=json.loads(said["meta"])), score=float(match["score"]))
+    return base.Hit(row=index_snapshot.Row(id=match["id"], text=said["text"], meta=json.loads(said["meta"])), score=float(match["score"]))
 
 
 def _batched(items: Sequence[Any]) -> Iterator[list[Any]]:

@@ -15,8 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from lastgood import errors
 from lastgood import ledger as ledgers
 from lastgood.bundle.manifest import Bundle, short
-from lastgood.index import base
-from lastgood.index import snapshot as snapshots
+from lastgood.index import base, snapshot
 from lastgood.settings import IndexSettings
 
 LEGAL_HOLD = "legal-hold"
@@ -65,7 +64,7 @@ def _reasons(ledger: ledgers.Ledger, service: str, *, keep_stable: int) -> Itera
 def replica_of(bundle: Bundle) -> str | None:
     """The name of the replica that *bundle* needs; None if it has no index."""
     part = bundle.parts.get("index")
-    return snapshots.name_of(str(part.meta["snapshot"])) if part and "snapshot" in part.meta else None
+    return snapshot.name_of(str(part.meta["snapshot"])) if part and "snapshot" in part.meta else None
 
 
 def legal_holds(ledger: ledgers.Ledger, service: str) -> dict[str, str]:

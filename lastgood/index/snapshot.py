@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.index import words
 from lastgood.system import files
 
@@ -79,7 +79,7 @@ class Snapshot:
     @property
     def id(self) -> str:
         """`sha256:` and the hex SHA-256 of the canonical bytes."""
-        return bundles.sha256(bundles.canonical(self.to_json()))
+        return manifest.sha256(manifest.canonical(self.to_json()))
 
     @property
     def name(self) -> str:
@@ -122,7 +122,7 @@ def write(rows: Sequence[Row], vectors: Vectors, out: Path, *, embedder: str, sp
         )
     with (out / VECTORS).open("wb") as file:
         np.lib.format.write_array(file, block, version=(1, 0), allow_pickle=False)
-    (out / FILE).write_bytes(bundles.canonical(snapshot.to_json()))
+    (out / FILE).write_bytes(manifest.canonical(snapshot.to_json()))
     return snapshot
 
 
@@ -241,7 +241,7 @@ def parse(data: bytes, *, where: str) -> Snapshot:
         found = json.loads(data)
         schema = found.pop("schema")
         snapshot = Snapshot(**found)
-        if schema != SCHEMA or bundles.canonical(snapshot.to_json()) != data or not bundles.is_digest(snapshot.rows_digest):
+        if schema != SCHEMA or manifest.canonical(snapshot.to_json()) != data or not manifest.is_digest(snapshot.rows_digest):
             raise ValueError("it is not in the canonical form of " + SCHEMA)
     except (ValueError, TypeError, KeyError, AttributeError, errors.Damaged) as error:
         raise errors.Damaged(f"{where} does not describe a snapshot: {error}; build the index again") from error

@@ -12,14 +12,13 @@ import json
 from typing import Any
 
 from lastgood import errors
-from lastgood import settings as settings_
-from lastgood.bundle import manifest as bundles
-from lastgood.layers import answer_store as cache
-from lastgood.layers import base
-from lastgood.system import files as durable
+from lastgood.bundle import manifest
+from lastgood.layers import answer_store, base
+from lastgood.settings import Settings
+from lastgood.system import files
 
 
-def build(settings: settings_.Settings, service: str) -> Answers:
+def build(settings: Settings, service: str) -> Answers:
     """The layer of *service*."""
     return Answers(settings, service)
 
@@ -29,9 +28,9 @@ class Answers(base.Layer):
 
     name = "answers"
 
-    def __init__(self, settings: settings_.Settings, service: str) -> None:
+    def __init__(self, settings: Settings, service: str) -> None:
         self._url = settings.cache.url
-        self._service = bundles.check_service_name(service)
+        self._service = manifest.check_service_name(service)
         self._noted = settings.run(service) / "answers.json"
 
     def observe(self) -> base.Observed:
@@ -55,15 +54,15 @@ class Answers(base.Layer):
         leaving = self._known() - set(named)
         try:
             if leaving:
-                cache.forget(self._url, self._service, leaving)
+                answer_store.forget_answers(self._url, self._service, leaving)
             self._noted.parent.mkdir(parents=True, exist_ok=True)
-            durable.write(self._noted, json.dumps({"revision": desired.revision, "allowed": named}).encode())
+            files.write(self._noted, json.dumps({"revision": desired.revision, "allowed": named}).encode())
         except (errors.LastgoodError, OSError) as error:
             raise base.LayerError(str(error)) from error
 
     def _known(self) -> set[str]:
         try:
-            return cache.known_bundles(self._url, self._service)
+            return answer_store.known_bundles(self._url, self._service)
         except errors.LastgoodError as error:
             raise base.LayerError(str(error)) from error
 

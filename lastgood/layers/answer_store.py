@@ -22,9 +22,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lastgood import errors
+from lastgood.settings import Settings
 
 if TYPE_CHECKING:
-    from lastgood import settings as settings_
+    pass
 
 log = logging.getLogger("lastgood.cache")
 
@@ -130,7 +131,7 @@ class Redis(Cache):
             return None
 
 
-def connect(settings: settings_.Settings, *, service: str, bundle: str, ttl_s: float, entries: int) -> Cache:
+def connect(settings: Settings, *, service: str, bundle: str, ttl_s: float, entries: int) -> Cache:
     """The cache of one worker, as the settings say. Raises UsageError for an address that is none."""
     if not settings.cache.url:
         return Memory(ttl_s=ttl_s, entries=entries)
@@ -146,7 +147,7 @@ def known_bundles(url: str, service: str) -> set[str]:
     return found
 
 
-def forget(url: str, service: str, bundles: Collection[str]) -> None:
+def forget_answers(url: str, service: str, bundles: Collection[str]) -> None:
     """From now on no answer that *bundles* gave until now is found again. Raises Unavailable.
 
     Takes one call, however many answers there are; they go when their time is over.

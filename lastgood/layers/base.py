@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from lastgood import errors
 from lastgood.bundle import manifest as bundles
 from lastgood.core import arms
-from lastgood.service import schema as services
+from lastgood.service import schema
 
 
 class LayerError(errors.LastgoodError):
@@ -45,7 +45,7 @@ class Desired:
     `service` is the configuration frozen in the stable bundle (the folder's own before the first release).
     """
 
-    service: services.Service
+    service: schema.Service
     revision: int
     stable: str | None = None
     candidate: str | None = None

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from lastgood import errors
 
-Kind = Literal["infrastructure", "traffic", "registry", "index", "prompts", "answers"]
+LayerKind = Literal["infrastructure", "traffic", "registry", "index", "prompts", "answers"]
 
 KNOWN: dict[str, dict[str, str]] = {
     "infrastructure": {"processes": "lastgood.layers.infrastructure.local.layer"},
@@ -23,7 +23,7 @@ KNOWN: dict[str, dict[str, str]] = {
 }
 
 
-def load(kind: Kind, name: str) -> Callable[..., Any]:
+def load(kind: LayerKind, name: str) -> Callable[..., Any]:
     """The `build` function of adapter *name*: called as build(settings, service), traffic also with the endpoints.
 
     Raises UsageError for a name that is not known, a module that cannot be found, or one without `build`.

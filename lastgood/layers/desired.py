@@ -10,27 +10,28 @@ from typing import TYPE_CHECKING
 
 from lastgood import context
 from lastgood.core import arms
+from lastgood.core.state import State
 from lastgood.hosts import readiness
 from lastgood.layers import base
-from lastgood.service import schema as services
-from lastgood.system import clock as wallclock
+from lastgood.service import schema
+from lastgood.settings import Settings
+from lastgood.system import clock
 
 if TYPE_CHECKING:
-    from lastgood import ledger, settings
-    from lastgood.bundle import manifest as bundle
-    from lastgood.bundle import store as artifacts
-    from lastgood.core import transitions as rollout
+    from lastgood import ledger
+    from lastgood.bundle import manifest
+    from lastgood.bundle import store as bundle_store
 
 
 SPARES = 2
 """So many more bundles are kept warm at most while the one behind stable cannot be."""
 
 
-def of(
-    state: rollout.State,
+def desired_traffic(
+    state: State,
     *,
-    bundles: Mapping[str, bundle.Bundle],
-    service: services.Service,
+    bundles: Mapping[str, manifest.Bundle],
+    service: schema.Service,
     spares: tuple[str, ...] = (),
     salt: str = "",
 ) -> base.Desired:
@@ -57,18 +58,18 @@ def of(
     )
 
 
-def read(state: rollout.State, *, ledger: ledger.Ledger, store: artifacts.Store, settings: settings.Settings) -> base.Desired:
+def read(state: State, *, ledger: ledger.Ledger, store: bundle_store.Store, settings: Settings) -> base.Desired:
     """Like `of`, with bundles from the ledger and the service's configuration as frozen in the stable bundle."""
-    kept = spares(state, readiness.read(ledger, state.service, settings=settings, now=wallclock.now()))
+    kept = spares(state, readiness.read(ledger, state.service, settings=settings, now=clock.now()))
     named = {digest for digest in (state.stable, state.candidate, state.previous, *kept) if digest is not None}
     bundles = {digest: ledger.bundle(digest) for digest in named}
     service = context.read_service(state, ledger=ledger, store=store, settings=settings)
     split_since = state.rollout if state.weight_pct > 0 else None
     salt = "" if split_since is None else ledger.revision(state.service, split_since).salt
-    return of(state, bundles=bundles, service=service, spares=kept, salt=salt)
+    return desired_traffic(state, bundles=bundles, service=service, spares=kept, salt=salt)
 
 
-def spares(state: rollout.State, view: readiness.View) -> tuple[str, ...]:
+def spares(state: State, view: readiness.View) -> tuple[str, ...]:
     """What is kept warm beside previous while that cannot be: one bundle that can be started, and those tried in vain before it."""
     found: list[str] = []
     behind = [digest for digest in state.lineage if digest not in state.marks and digest not in (state.stable, state.candidate)]

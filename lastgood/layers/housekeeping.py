@@ -28,12 +28,12 @@ import threading
 from collections.abc import Callable, Iterable
 
 from lastgood import errors
-from lastgood.layers.infrastructure.local import worker_files as folder
+from lastgood.layers.infrastructure.local import worker_files
 from lastgood.layers.traffic.envoy import files as envoy_files
 from lastgood.layers.traffic.envoy import logs as envoy_logs
 from lastgood.settings import Settings
-from lastgood.system import clock as wallclock
-from lastgood.system import processes as daemon
+from lastgood.system import clock as system_clock
+from lastgood.system import processes
 
 log = logging.getLogger("lastgood.housekeeping")
 
@@ -50,18 +50,18 @@ def sweep(settings: Settings, service: str, *, now: float) -> None:
 
     What a release holds locked at this moment is left for the next time. Raises LayerError if the proxy cannot be notified.
     """
-    files = envoy_files.of(settings, service)
+    files = envoy_files.files_of_service(settings, service)
     if files.bootstrap.exists():
         try:
-            with daemon.locked(files.lock, wait_s=0.0):
+            with processes.locked(files.lock, wait_s=0.0):
                 envoy_logs.put_aside(files, now=now)
         except errors.Unavailable as error:
             log.debug("%s: %s", service, error)
-    workers = folder.of(settings, service)
+    workers = worker_files.worker_folder(settings, service)
     for file in workers.logs.glob("worker-*.log"):
         envoy_logs.cut(file, most=LOG_BYTES)
         label = file.stem.removeprefix("worker-")
-        if now - wallclock.of_machine(file.stat().st_mtime) > LEFT_S and not (workers.workers / f"{label}.json").exists():
+        if now - system_clock.of_machine(file.stat().st_mtime) > LEFT_S and not (workers.workers / f"{label}.json").exists():
             for left in (file, file.with_name(file.name + ".1")):
                 left.unlink(missing_ok=True)
 
@@ -79,7 +79,7 @@ class Sweeper(threading.Thread):
     """Sweeps every *every_s* seconds until the process or `end` ends it. A trouble is told once, and the next sweep tries again."""
 
     def __init__(
-        self, settings: Settings, services: Callable[[], Iterable[str]], *, every_s: float, clock: Callable[[], float] = wallclock.now
+        self, settings: Settings, services: Callable[[], Iterable[str]], *, every_s: float, clock: Callable[[], float] = system_clock.now
     ) -> None:
         super().__init__(name="housekeeping", daemon=True)
         self._settings = settings

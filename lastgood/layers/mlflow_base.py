@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from lastgood import errors
 from lastgood.layers import base
-from lastgood.system import processes as daemon
+from lastgood.system import processes
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,7 +50,7 @@ class MlflowLayer(base.Layer):
         return file is not None and not file.exists()
 
     def _locked(self, work: Callable[[], T]) -> T:
-        with daemon.locked(self._lock, wait_s=self._timeout_s / 2):
+        with processes.locked(self._lock, wait_s=self._timeout_s / 2):
             return work()
 
     def _within_time(self, work: Callable[[], T]) -> T:

@@ -11,11 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lastgood import errors
-from lastgood import settings as settings_
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
-from lastgood.layers import base
-from lastgood.layers import mlflow_base as mlflow_layer
+from lastgood.bundle import manifest
+from lastgood.bundle import store as bundle_store
+from lastgood.layers import base, mlflow_base
+from lastgood.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,20 +27,20 @@ _MAX_TEXT = 90_000
 """Longest template that MLflow's tables hold, in characters."""
 
 
-def build(settings: settings_.Settings, service: str) -> Prompts:
+def build(settings: Settings, service: str) -> Prompts:
     """The mirror of the prompts of *service*."""
     return Prompts(settings, service)
 
 
-class Prompts(mlflow_layer.MlflowLayer):
+class Prompts(mlflow_base.MlflowLayer):
     """See the module."""
 
     name = "prompts"
 
-    def __init__(self, settings: settings_.Settings, service: str, *, timeout_s: float = 25.0) -> None:
+    def __init__(self, settings: Settings, service: str, *, timeout_s: float = 25.0) -> None:
         super().__init__(settings.tracking_uri, lock=settings.run(service) / "prompts.lock", timeout_s=timeout_s)
-        self._prompt = f"{bundles.check_service_name(service)}-prompt"
-        self._store = artifacts.Store(settings.store)
+        self._prompt = f"{manifest.check_service_name(service)}-prompt"
+        self._store = bundle_store.Store(settings.store)
 
     def observe(self) -> base.Observed:
         """Aliases by the prompt part that they name, "foreign" where it is none of ours; and the revision last taken over."""
@@ -63,7 +62,7 @@ class Prompts(mlflow_layer.MlflowLayer):
     # --- the work ------------------------------------------------------------------------------------------
 
     def _look(self, client: MlflowClient) -> base.Observed:
-        found = mlflow_layer.or_none(lambda: client.get_prompt(self._prompt))
+        found = mlflow_base.or_none(lambda: client.get_prompt(self._prompt))
         revision = (found.tags if found else {}).get(REVISION_TAG, "")
         aliases = {alias: digest for alias in ALIASES if (digest := self._named(client, alias)) is not None} if found else {}
         return base.Observed(revision=int(revision) if revision.isdecimal() else None, facts={"prompt": self._prompt, "aliases": aliases})
@@ -81,7 +80,7 @@ class Prompts(mlflow_layer.MlflowLayer):
         return None if version is None else str(version.tags.get(PART_TAG, FOREIGN))
 
     def _follow(self, client: MlflowClient, desired: base.Desired) -> None:
-        found = mlflow_layer.or_none(lambda: client.get_prompt(self._prompt))
+        found = mlflow_base.or_none(lambda: client.get_prompt(self._prompt))
         if found is None:
             client.create_prompt(self._prompt, description="Mirror of lastgood's ledger. Aliases edited here are reset.")
         last = (found.tags if found else {}).get(REVISION_TAG, "")
@@ -121,7 +120,7 @@ class Prompts(mlflow_layer.MlflowLayer):
         made = client.create_prompt_version(
             self._prompt,
             shown(self._store, digest),
-            description=f"Prompt part {bundles.short(digest)}",
+            description=f"Prompt part {manifest.short(digest)}",
             tags={PART_TAG: digest},
         )
         return int(made.version)
@@ -133,12 +132,12 @@ def wanted_of(desired: base.Desired) -> dict[str, str]:
     return {alias: named["prompt"].digest for alias, named in parts.items() if "prompt" in named}
 
 
-def shown(store: artifacts.Store, digest: str) -> str:
+def shown(store: bundle_store.Store, digest: str) -> str:
     """All templates of a prompt part as one text, each under its name. Raises LayerError."""
     try:
         folder = store.path(digest)
         texts = {path.name: path.read_text("utf-8") for path in sorted(folder.iterdir())}
     except (errors.LastgoodError, OSError, UnicodeDecodeError) as error:
-        raise base.LayerError(f"prompt part {bundles.short(digest)} cannot be read: {error}; build the bundle again") from error
+        raise base.LayerError(f"prompt part {manifest.short(digest)} cannot be read: {error}; build the bundle again") from error
     text = "\n".join(f"--- {name}\n{text}" for name, text in texts.items())
     return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}\n… truncated; the whole text is in the bundle"

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from lastgood.core import arms
 from lastgood.system import files
 
-Status = Literal["converged", "lagging", "failed", "unknown"]
+ReceiptStatus = Literal["converged", "lagging", "failed", "unknown"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Receipt:
     """
 
     layer: str
-    status: Status
+    status: ReceiptStatus
     desired_revision: int
     observed_revision: int | None
     ms: float
@@ -69,7 +69,7 @@ def read(folder: Path) -> dict[str, Receipt]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Requests:
+class RequestsInFlight:
     """What became of the requests that were in flight on workers that leave. `known` is False if anybody's number is missing.
 
     `leaving` workers still answer this many `requests` each (None: unknown), until `until` at the latest (Unix seconds; None: not
@@ -84,17 +84,17 @@ class Requests:
         return {"known": self.known, "leaving": [dict(one) for one in self.leaving], "cut_off": [dict(one) for one in self.cut_off]}
 
 
-def requests(receipt: Receipt | None, *, since: int) -> Requests:
+def requests(receipt: Receipt | None, *, since: int) -> RequestsInFlight:
     """What the *receipt* of the infrastructure layer says of requests since revision *since*. Without its facts nothing is known."""
     facts = receipt.facts if receipt is not None else {}
     if not isinstance(facts.get("leaving"), list) or not isinstance(facts.get("workers"), Mapping):
-        return Requests(known=False)
+        return RequestsInFlight(known=False)
     leaving = [{"bundle": one.get("bundle"), "requests": one.get("requests"), "until": one.get("until")} for one in facts["leaving"]]
     for arm, worker in facts["workers"].items():
         if worker.get("leaving") and worker.get("pid") is not None:
             leaving.append({"bundle": arms.bundle_of(arm), "requests": worker.get("in_flight"), "until": None})
     cuts = [one for one in facts.get("cut_off", ()) if isinstance(one.get("revision"), int) and one["revision"] >= since]
-    return Requests(
+    return RequestsInFlight(
         known=all(one["requests"] is not None for one in (*leaving, *cuts)),
         leaving=tuple(leaving),
         cut_off=tuple(dict(one) for one in cuts),

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 from lastgood import errors
 from lastgood.layers import base, catalog, receipts
-from lastgood.service import schema as services
-from lastgood.system import clock as wallclock
+from lastgood.service import schema
+from lastgood.settings import Settings
+from lastgood.system import clock as system_clock
 
 if TYPE_CHECKING:
-    from lastgood import settings
+    pass
 
 
-def build(settings: settings.Settings, service: str) -> dict[str, base.Layer]:
+def build(settings: Settings, service: str) -> dict[str, base.Layer]:
     """The configured layers of one service, by name, in the order in which a new bundle passes through them."""
     chosen = settings.layers
     layers: dict[str, base.Layer] = {}
@@ -40,15 +41,15 @@ def build(settings: settings.Settings, service: str) -> dict[str, base.Layer]:
     return layers
 
 
-def _parts(settings: settings.Settings, service: str) -> tuple[str, ...]:
+def _parts(settings: Settings, service: str) -> tuple[str, ...]:
     """The parts that bundles of *service* have; none if its folder cannot be read, for the layers that serve do not need it."""
     try:
-        return services.load(settings.services / service).parts
+        return schema.load(settings.services / service).parts
     except (errors.LastgoodError, OSError):
         return ()
 
 
-_JUDGED: dict[bool | None, tuple[receipts.Status, str]] = {
+_JUDGED: dict[bool | None, tuple[receipts.ReceiptStatus, str]] = {
     True: ("converged", ""),
     False: ("lagging", "in progress"),
     None: ("unknown", "not known yet"),
@@ -56,7 +57,7 @@ _JUDGED: dict[bool | None, tuple[receipts.Status, str]] = {
 
 
 def attempt(
-    layer: base.Layer, desired: base.Desired, *, look_first: bool = True, clock: Callable[[], float] = wallclock.now
+    layer: base.Layer, desired: base.Desired, *, look_first: bool = True, clock: Callable[[], float] = system_clock.now
 ) -> receipts.Receipt:
     """Make *layer* agree with *desired* once; whatever happens becomes its receipt, nothing is raised.
 
@@ -65,14 +66,14 @@ def attempt(
     return _answer(layer, desired, look_first=look_first, change=True, clock=clock)
 
 
-def look(layer: base.Layer, desired: base.Desired, *, clock: Callable[[], float] = wallclock.now) -> receipts.Receipt:
+def observe_layer(layer: base.Layer, desired: base.Desired, *, clock: Callable[[], float] = system_clock.now) -> receipts.Receipt:
     """Compare *layer* with *desired* and change nothing."""
     return _answer(layer, desired, look_first=True, change=False, clock=clock)
 
 
 def _answer(layer: base.Layer, desired: base.Desired, *, look_first: bool, change: bool, clock: Callable[[], float]) -> receipts.Receipt:
     began = time.perf_counter()
-    status: receipts.Status
+    status: receipts.ReceiptStatus
     observed = None
     detail = ""
     try:

@@ -15,10 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lastgood import settings as settings_
-from lastgood.bundle import manifest as bundles
-from lastgood.layers import base
-from lastgood.layers import mlflow_base as mlflow_layer
+from lastgood.bundle import manifest as bundle_manifest
+from lastgood.layers import base, mlflow_base
+from lastgood.settings import Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,13 +34,13 @@ _MAX_TAG = 100_000
 _ABOUT = "Mirror of lastgood's ledger. The aliases stable, candidate and previous are reset when edited here."
 
 
-def build(settings: settings_.Settings, service: str) -> Registry:
+def build(settings: Settings, service: str) -> Registry:
     """The MLflow mirror of *service*."""
     return Registry(settings, service)
 
 
 def register_bundle(
-    settings: settings_.Settings, bundle: bundles.Bundle, *, tags: Mapping[str, str] | None = None, timeout_s: float = 60.0
+    settings: Settings, bundle: bundle_manifest.Bundle, *, tags: Mapping[str, str] | None = None, timeout_s: float = 60.0
 ) -> str:
     """Show *bundle* in MLflow before anybody promotes it; returns the number of its version there.
 
@@ -50,14 +49,14 @@ def register_bundle(
     return Registry(settings, bundle.service, timeout_s=timeout_s).register(bundle, tags=tags or {})
 
 
-class Registry(mlflow_layer.MlflowLayer):
+class Registry(mlflow_base.MlflowLayer):
     """See the module. *timeout_s*: how long a caller waits, in seconds; a new MLflow database takes ten of them."""
 
     name = "registry"
 
-    def __init__(self, settings: settings_.Settings, service: str, *, timeout_s: float = 25.0) -> None:
+    def __init__(self, settings: Settings, service: str, *, timeout_s: float = 25.0) -> None:
         super().__init__(settings.tracking_uri, lock=settings.run(service) / "registry.lock", timeout_s=timeout_s)
-        self._service = bundles.check_service_name(service)
+        self._service = bundle_manifest.check_service_name(service)
 
     def observe(self) -> base.Observed:
         """Aliases by the bundle they name, "foreign" where it is none of ours; and the revision last taken over."""
@@ -80,7 +79,7 @@ class Registry(mlflow_layer.MlflowLayer):
         """
         self._within_time(lambda: self._locked(lambda: self._follow(self._connect(write=True), desired)))
 
-    def register(self, bundle: bundles.Bundle, *, tags: Mapping[str, str]) -> str:
+    def register(self, bundle: bundle_manifest.Bundle, *, tags: Mapping[str, str]) -> str:
         """See `register_bundle`."""
 
         def work() -> str:
@@ -105,7 +104,7 @@ class Registry(mlflow_layer.MlflowLayer):
 
     def _bundle_of(self, client: MlflowClient, number: str) -> str:
         tag = client.get_model_version(self._service, number).tags.get(BUNDLE_TAG, "")
-        return tag if bundles.is_digest(tag) else FOREIGN
+        return tag if bundle_manifest.is_digest(tag) else FOREIGN
 
     def _follow(self, client: MlflowClient, desired: base.Desired) -> None:
         model = self._model(client)
@@ -125,7 +124,7 @@ class Registry(mlflow_layer.MlflowLayer):
             client.set_registered_model_tag(self._service, REVISION_TAG, str(desired.revision))
 
     def _find_model(self, client: MlflowClient) -> RegisteredModel | None:
-        return mlflow_layer.or_none(lambda: client.get_registered_model(self._service))
+        return mlflow_base.or_none(lambda: client.get_registered_model(self._service))
 
     def _model(self, client: MlflowClient) -> RegisteredModel:
         """The service's registered model, created if it is missing; another creator at the same moment does no harm."""
@@ -141,7 +140,7 @@ class Registry(mlflow_layer.MlflowLayer):
                 raise
         return client.get_registered_model(self._service)
 
-    def _version(self, client: MlflowClient, digest: str, bundle: bundles.Bundle | None) -> ModelVersion:
+    def _version(self, client: MlflowClient, digest: str, bundle: bundle_manifest.Bundle | None) -> ModelVersion:
         """The version of *digest*, the oldest if there are several; created if there is none.
 
         Applying from another machine at the same moment may create it too: whoever is not the oldest removes its own.
@@ -167,38 +166,38 @@ class Registry(mlflow_layer.MlflowLayer):
         return min(found, key=lambda version: int(version.version), default=None)
 
 
-def version_tags(digest: str, bundle: bundles.Bundle | None) -> dict[str, str]:
+def version_tags(digest: str, bundle: bundle_manifest.Bundle | None) -> dict[str, str]:
     """The tags of a bundle's version: its id, each part's digest, the manifest, and the model's own ids in MLflow."""
     tags = {BUNDLE_TAG: digest}
     if bundle is None:
         return tags
     tags |= {"lastgood.service": bundle.service} | {f"{PART_TAG}{name}": part.digest for name, part in bundle.parts.items()}
-    manifest = bundles.canonical(bundle.manifest()).decode("utf-8")
+    manifest = bundle_manifest.canonical(bundle.manifest()).decode("utf-8")
     if len(manifest) <= _MAX_TAG:
         tags[MANIFEST_TAG] = manifest
     meta = _model_meta(bundle)
     return tags | {f"lastgood.{key}": str(meta[key]) for key in ("mlflow_model_id", "mlflow_model_version") if meta.get(key)}
 
 
-def describe(digest: str, bundle: bundles.Bundle | None) -> str:
+def describe(digest: str, bundle: bundle_manifest.Bundle | None) -> str:
     """What a person reads in MLflow's page of the version (Markdown)."""
-    lines = [f"Bundle `{bundles.short(digest)}`: released and rolled back as one unit.", ""]
+    lines = [f"Bundle `{bundle_manifest.short(digest)}`: released and rolled back as one unit.", ""]
     if bundle is not None:
         lines += ["| part | digest | bytes |", "|---|---|---|"]
-        lines += [f"| {name} | `{bundles.short(part.digest)}` | {part.size} |" for name, part in bundle.parts.items()]
+        lines += [f"| {name} | `{bundle_manifest.short(part.digest)}` | {part.size} |" for name, part in bundle.parts.items()]
     return "\n".join(lines)
 
 
-def _model_meta(bundle: bundles.Bundle | None) -> Mapping[str, Any]:
+def _model_meta(bundle: bundle_manifest.Bundle | None) -> Mapping[str, Any]:
     return bundle.parts["model"].meta if bundle is not None and "model" in bundle.parts else {}
 
 
-def _training_run(client: MlflowClient, bundle: bundles.Bundle | None) -> str | None:
+def _training_run(client: MlflowClient, bundle: bundle_manifest.Bundle | None) -> str | None:
     """The MLflow run that trained the bundle's model: the one its metadata names, else the newest that is tagged with its digest."""
     if bundle is None or "model" not in bundle.parts:
         return None
     named = _model_meta(bundle).get("mlflow_run_id")
-    if named and mlflow_layer.or_none(lambda: client.get_run(str(named))) is not None:
+    if named and mlflow_base.or_none(lambda: client.get_run(str(named))) is not None:
         return str(named)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     wanted = f"tags.`{PART_TAG}model` = '{bundle.parts['model'].digest}'"

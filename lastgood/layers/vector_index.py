@@ -15,21 +15,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lastgood import errors
-from lastgood import settings as settings_
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import manifest, store
 from lastgood.index import base as engines
-from lastgood.index import catalog
-from lastgood.index import snapshot as snapshots
+from lastgood.index import catalog, snapshot
 from lastgood.layers import base
-from lastgood.system import files as durable
-from lastgood.system import processes as daemon
+from lastgood.settings import Settings
+from lastgood.system import files, processes
 
 ALIASES = ("stable", "candidate", "previous")
 LOCK_WAIT_S = 5.0
 
 
-def build(settings: settings_.Settings, service: str) -> Index:
+def build(settings: Settings, service: str) -> Index:
     """The index layer of *service*."""
     return Index(settings, service)
 
@@ -39,11 +36,11 @@ class Index(base.Layer):
 
     name = "index"
 
-    def __init__(self, settings: settings_.Settings, service: str, *, engine: engines.VectorIndex | None = None) -> None:
+    def __init__(self, settings: Settings, service: str, *, engine: engines.VectorIndex | None = None) -> None:
         self._settings = settings
-        self._service = bundles.check_service_name(service)
+        self._service = manifest.check_service_name(service)
         self._engine = engine or catalog.connect(settings)
-        self._store = artifacts.Store(settings.store)
+        self._store = store.Store(settings.store)
         self._noted = settings.run(service) / "index.json"
 
     def observe(self) -> base.Observed:
@@ -74,7 +71,7 @@ class Index(base.Layer):
                 self._engine.build(self._store.path(desired.bundles[digest].parts["index"].digest))
             for alias in ALIASES:
                 self._engine.point(self._alias(alias), wanted.get(desired.aliases.get(alias, "")))
-            durable.write(self._noted, json.dumps({"revision": desired.revision}).encode())
+            files.write(self._noted, json.dumps({"revision": desired.revision}).encode())
 
     def close(self) -> None:
         self._engine.close()
@@ -97,7 +94,7 @@ class Index(base.Layer):
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         self._noted.parent.mkdir(parents=True, exist_ok=True)
-        with daemon.locked(self._noted.with_suffix(".lock"), wait_s=LOCK_WAIT_S):
+        with processes.locked(self._noted.with_suffix(".lock"), wait_s=LOCK_WAIT_S):
             yield
 
 
@@ -108,7 +105,7 @@ def wanted_of(desired: base.Desired) -> Mapping[str, str]:
         part = desired.bundles[digest].parts.get("index") if digest in desired.bundles else None
         meta: Mapping[str, Any] = part.meta if part else {}
         if "snapshot" in meta:
-            found[digest] = snapshots.name_of(str(meta["snapshot"]))
+            found[digest] = snapshot.name_of(str(meta["snapshot"]))
     return found
 
 

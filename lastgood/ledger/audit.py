@@ -22,12 +22,11 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundle
+from lastgood.bundle import manifest
 from lastgood.ledger import chain, migrate, queries, rows
 from lastgood.ledger.dialect import NoSchema
 from lastgood.ledger.ledger import Ledger
-from lastgood.system import files as durable
-from lastgood.system import signing
+from lastgood.system import files, signing
 from lastgood.system.failpoints import failpoint
 
 KIND = "application/vnd.lastgood.checkpoint.v1+json"
@@ -60,7 +59,7 @@ def export(ledger: Ledger, service: str, *, since: float | None = None, until: f
             yield {**entry, "body": rows.parse(entry["body"], f"audit entry {entry['seq']} of {service!r}")}
 
 
-def _entries(ledger: Ledger, service: str) -> Iterator[rows.Row]:
+def _entries(ledger: Ledger, service: str) -> Iterator[rows.Record]:
     after = 0
     while True:
         with ledger.reading():
@@ -138,7 +137,7 @@ def checkpoint(ledger: Ledger, service: str, keys: Path) -> None:
 
 def _append(out: BinaryIO, line: bytes, newest_file: Path) -> None:
     """The newest one in its own file first: if a crash comes between the two, that tells what the other has to be given yet."""
-    durable.write(newest_file, line, mode=0o600)
+    files.write(newest_file, line, mode=0o600)
     _write_line(out, line)
 
 
@@ -162,7 +161,7 @@ def _newest(file: Path) -> dict[str, Any] | None:
 def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        durable.sync(folder.parent)
+        files.sync(folder.parent)
 
 
 def _last_line(file: Any) -> dict[str, Any] | None:
@@ -187,10 +186,10 @@ def _last_line(file: Any) -> dict[str, Any] | None:
 def _signed(service: str, head: Mapping[str, Any], keys: Path, *, after: int | None) -> bytes:
     claim = {"service": service, "seq": head["seq"], "hash": head["hash"], "after": after}
     try:
-        signature = signing.sign(signing.load_private(keys), bundle.canonical(claim), kind=KIND).hex()
+        signature = signing.sign(signing.load_private(keys), manifest.canonical(claim), kind=KIND).hex()
     except errors.LastgoodError as error:
         raise errors.Unavailable(f"the audit trail of {service!r} cannot be signed: {error}") from error
-    return bundle.canonical({**claim, "signature": signature}) + b"\n"
+    return manifest.canonical({**claim, "signature": signature}) + b"\n"
 
 
 # --- checking ----------------------------------------------------------------------------------------------
@@ -248,10 +247,10 @@ class _Check:
             self._ledger.dialect.connect()
             self._ledger.dialect.begin_reading()
 
-    def _fetch(self, query: str, **parameters: Any) -> Sequence[rows.Row]:
+    def _fetch(self, query: str, **parameters: Any) -> Sequence[rows.Record]:
         return self._ledger.dialect.fetch(query, service=self._service, **parameters)
 
-    def _paged(self, query: str, key: str) -> Iterator[Sequence[rows.Row]]:
+    def _paged(self, query: str, key: str) -> Iterator[Sequence[rows.Record]]:
         after = 0
         while page := self._fetch(query, after=after, limit=_PAGE):
             yield page
@@ -282,7 +281,7 @@ class _Check:
             if seq > self._entries:
                 self._say(f"entry {seq} was signed but the audit ends at entry {self._entries}; the newest entries were removed")
 
-    def _entry(self, entry: rows.Row) -> None:
+    def _entry(self, entry: rows.Record) -> None:
         seq, name = entry["seq"], f"entry {entry['seq']} ({entry['kind']} {entry['subject']})"
         if seq != self._entries + 1:
             self._say(f"entries {self._entries + 1} to {seq - 1} are missing; they were deleted")
@@ -293,7 +292,7 @@ class _Check:
         self._entries, self._head = seq, entry["hash"]
         self._record(entry, name)
 
-    def _record(self, entry: rows.Row, name: str) -> None:
+    def _record(self, entry: rows.Record, name: str) -> None:
         try:
             body = rows.parse(entry["body"], name)
             digest = str(body["digest"])
@@ -320,7 +319,7 @@ class _Check:
     def _revisions(self) -> None:
         newest = 0
         for page in self._paged(queries.REVISION_PAGE, "number"):
-            written: dict[int, list[rows.Row]] = {}
+            written: dict[int, list[rows.Record]] = {}
             for mark in self._fetch(queries.MARKS_WITH, first=page[0]["number"], last=page[-1]["number"]):
                 written.setdefault(mark["revision"], []).append(mark)
             for row in page:
@@ -421,7 +420,7 @@ class _Check:
         def check(line: bytes) -> dict[str, Any] | None:
             try:
                 claim = json.loads(line)
-                valid = signing.verify(key, bytes.fromhex(claim.pop("signature")), bundle.canonical(claim), kind=KIND)
+                valid = signing.verify(key, bytes.fromhex(claim.pop("signature")), manifest.canonical(claim), kind=KIND)
                 after = claim.get("after")
                 typed = type(claim["seq"]) is int and isinstance(claim["hash"], str) and (after is None or type(after) is int)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError, errors.Damaged):

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lastgood.bundle import manifest as bundle
+from lastgood.bundle import manifest
 
 Row = Mapping[str, Any]
 
@@ -48,7 +48,7 @@ def evaluation_digest(row: Row) -> str:
 
 def note_digest(body: Row) -> str:
     """The digest of what a note says."""
-    return bundle.sha256(bundle.canonical(dict(body)))
+    return manifest.sha256(manifest.canonical(dict(body)))
 
 
 def _digest(flat: dict[str, Any]) -> str:
@@ -65,4 +65,4 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _number(value: float) -> str:
-    return bundle.canonical(value).decode()
+    return manifest.canonical(value).decode()

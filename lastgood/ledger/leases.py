@@ -86,5 +86,5 @@ class Leases(Session):
             self.dialect.fetch(queries.END_LEASE, name=name, holder=holder)
 
 
-def _is_held(lease: rows.Row, *, now: float, ttl_s: float) -> bool:
+def _is_held(lease: rows.Record, *, now: float, ttl_s: float) -> bool:
     return bool(now < lease["until"] <= now + ttl_s + MAX_SKEW_S)

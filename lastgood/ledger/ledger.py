@@ -17,7 +17,8 @@ from typing import Any
 
 from lastgood import errors
 from lastgood.bundle.manifest import Bundle, short
-from lastgood.core.transitions import Effect, Marked, Paged, State
+from lastgood.core.events import Effect, Marked, Paged
+from lastgood.core.state import State
 from lastgood.ledger import chain, queries, reports, rows
 from lastgood.ledger.ballast import Ballast
 from lastgood.ledger.dialect import DiskFull
@@ -196,13 +197,13 @@ class Ledger(Measurements, Outbox, ReadinessRows):
         with self.reading():
             return bool(self.dialect.fetch(queries.WAS_STABLE, service=service, bundle=bundle_id))
 
-    def _revisions(self, service: str, found: Sequence[rows.Row]) -> list[Revision]:
+    def _revisions(self, service: str, found: Sequence[rows.Record]) -> list[Revision]:
         if not found:
             return []
         first, last = min(row["number"] for row in found), max(row["number"] for row in found)
         entries = self._fetch_in(queries.AUDIT_HASHES, [str(row["number"]) for row in found], service=service, kind="revision")
         hashes = {row["subject"]: row["hash"] for row in entries}
-        written: dict[int, list[rows.Row]] = {}
+        written: dict[int, list[rows.Record]] = {}
         for mark in self.dialect.fetch(queries.MARKS_WITH, service=service, first=first, last=last):
             written.setdefault(mark["revision"], []).append(mark)
         named = [rows.named(row) for row in found]
@@ -217,12 +218,12 @@ class Ledger(Measurements, Outbox, ReadinessRows):
             for row, wanted in zip(found, named, strict=True)
         ]
 
-    def _marks_of(self, service: str, wanted: frozenset[str]) -> Sequence[rows.Row]:
+    def _marks_of(self, service: str, wanted: frozenset[str]) -> Sequence[rows.Record]:
         found = self._fetch_in(queries.MARKS_OF, sorted(wanted), service=service)
         # Kinds sort as lifted < quarantined < revoked: within one revision the condemnation counts.
         return sorted(found, key=lambda mark: (mark["revision"], mark["kind"]))
 
-    def _fetch_in(self, query: str, values: Sequence[str], **parameters: Any) -> Sequence[rows.Row]:
+    def _fetch_in(self, query: str, values: Sequence[str], **parameters: Any) -> Sequence[rows.Record]:
         names = {f"v{n}": value for n, value in enumerate(values)}
         if not names:
             return []

@@ -32,7 +32,7 @@ class Migration(NamedTuple):
 
 
 @functools.cache
-def known(engine: str) -> tuple[Migration, ...]:
+def migrations_of(engine: str) -> tuple[Migration, ...]:
     """The migrations of *engine* in order. Raises Damaged if a file of the installation is missing or odd."""
     found: list[Migration] = []
     for file in sorted(_FOLDER.glob(f"*.{engine}.sql")):
@@ -48,7 +48,7 @@ def known(engine: str) -> tuple[Migration, ...]:
 
 def ours(engine: str) -> int:
     """The schema version that this release was written for."""
-    return known(engine)[-1].version
+    return migrations_of(engine)[-1].version
 
 
 def version(dialect: Dialect) -> int:
@@ -74,7 +74,7 @@ def migrate(dialect: Dialect) -> None:
     """Bring the ledger to this release's schema, all or nothing; two at once do it once."""
     dialect.begin("migrate")
     try:
-        for step in known(dialect.name)[version(dialect) :]:
+        for step in migrations_of(dialect.name)[version(dialect) :]:
             dialect.script(step.text)
             dialect.fetch(queries.ADD_SCHEMA_VERSION, version=step.version, min_reader=step.min_reader)
         dialect.commit()
@@ -85,7 +85,7 @@ def migrate(dialect: Dialect) -> None:
 
 def guards(engine: str, *, until: int) -> dict[str, str]:
     """What the migrations up to version *until* put in force, in the words of `Dialect.schema`."""
-    steps = known(engine)[:until]
+    steps = migrations_of(engine)[:until]
     if engine == "postgres":
         text = "".join(step.text for step in steps)
         bodies = dict(re.findall(r"CREATE (?:OR REPLACE )?FUNCTION (\w+)\(.*?AS \$\$(.*?)\$\$", text, re.DOTALL))

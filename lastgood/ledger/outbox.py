@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from lastgood.core import transitions as rollout
+from lastgood.core.events import Paged
 from lastgood.ledger import queries, rows
 from lastgood.ledger.leases import Fence, Leases
 from lastgood.ledger.rows import Page
@@ -45,14 +45,14 @@ class Outbox(Leases):
         `severity` is critical, warning or info. Raises NotAllowed for a revision that is not there yet, so that no page
         can be in the way of a later change, and Conflict if the lease of *fence* has changed hands.
         """
-        told = rollout.Paged(summary=summary, key=key, severity=severity, resolves=resolves)  # type: ignore[arg-type]  # the table checks it
+        told = Paged(summary=summary, key=key, severity=severity, resolves=resolves)  # type: ignore[arg-type]  # the table checks it
         row = _row(service, revision, told, body=rows.dump(body), at=rows.check_time(now))
         with self._writing(f"page/{service}"):
             if fence is not None:
                 self._check_fence(fence)
             return self._add_page(row)
 
-    def _add_pages(self, row: Mapping[str, Any], told: Iterable[rollout.Paged], *, before: rows.Row | None) -> None:
+    def _add_pages(self, row: Mapping[str, Any], told: Iterable[Paged], *, before: rows.Record | None) -> None:
         """The pages that go with a revision *row*, inside its transaction."""
         for paged in merged(told):
             revision = row["number"] if paged.about is None else paged.about
@@ -73,7 +73,7 @@ class Outbox(Leases):
                 return []
             first, last = found[-1]["revision"], found[0]["revision"]
             deliveries = self.dialect.fetch(queries.DELIVERIES, service=service, first=first, last=last)
-        tried: dict[tuple[int, str], list[rows.Row]] = {}
+        tried: dict[tuple[int, str], list[rows.Record]] = {}
         for row in deliveries:
             tried.setdefault((row["revision"], row["key"]), []).append(row)
         return [rows.page(row, tried.get((row["revision"], row["key"]), [])) for row in found]
@@ -112,16 +112,16 @@ class Outbox(Leases):
         names = {f"v{n}": channel for n, channel in enumerate(sorted(set(channels)))}
         query = queries.SETTLED_PAGES.format(values=", ".join(f":{name}" for name in names))
         with self.reading():
-            found: Sequence[rows.Row] = self.dialect.fetch(query, **names, wanted=len(names), limit=_SETTLE) if names else []
+            found: Sequence[rows.Record] = self.dialect.fetch(query, **names, wanted=len(names), limit=_SETTLE) if names else []
         for row in found:
             with self._writing(f"page/{row['service']}"):
                 self.dialect.fetch(queries.SETTLE_PAGE, **row, now=rows.check_time(now))
         return len(found)
 
 
-def merged(told: Iterable[rollout.Paged]) -> list[rollout.Paged]:
+def merged(told: Iterable[Paged]) -> list[Paged]:
     """One page for each key: of several, all summaries and the gravest severity, so that no second page can stop a change."""
-    kept: dict[tuple[int | None, str], rollout.Paged] = {}
+    kept: dict[tuple[int | None, str], Paged] = {}
     for paged in told:
         held = kept.get((paged.about, paged.key))
         if held is not None and held != paged:
@@ -135,13 +135,13 @@ def merged(told: Iterable[rollout.Paged]) -> list[rollout.Paged]:
     return list(kept.values())
 
 
-def _row(service: str, revision: int, paged: rollout.Paged, *, body: str, at: float) -> dict[str, Any]:
+def _row(service: str, revision: int, paged: Paged, *, body: str, at: float) -> dict[str, Any]:
     rows.check_text(service=service, summary=paged.summary, key=paged.key)
     told = {"severity": paged.severity, "resolves": int(paged.resolves), "summary": paged.summary}
     return {"service": service, "revision": revision, "key": paged.key, **told, "body": body, "at": at}
 
 
-def _about(row: Mapping[str, Any], before: rows.Row | None) -> dict[str, Any]:
+def _about(row: Mapping[str, Any], before: rows.Record | None) -> dict[str, Any]:
     """What the page of a revision tells beside its summary: who did what, the bundles now and before, what the gates said."""
     aliases = ("stable", "candidate", "previous")
     evidence = rows.parse(row["evidence"], f"the evidence of revision {row['number']} of {row['service']!r}")

@@ -14,12 +14,12 @@ from typing import Any, Literal, cast
 from lastgood import errors
 from lastgood.bundle import manifest as bundle
 from lastgood.bundle.manifest import short
-from lastgood.core import transitions as rollout
-from lastgood.core.transitions import Mark, Marked, State
+from lastgood.core.events import Marked
+from lastgood.core.state import Mark, State, from_json
 from lastgood.system import plain
 from lastgood.system import text as times
 
-Row = Mapping[str, Any]
+Record = Mapping[str, Any]
 
 HAS_CLOCK = '%"clock":%'
 """Finds evidence that may keep a second time."""
@@ -129,7 +129,7 @@ class Page:
     deliveries: Mapping[str, Delivery]
 
 
-def page(row: Row, tried: Sequence[Row]) -> Page:
+def page(row: Record, tried: Sequence[Record]) -> Page:
     """A page row with the deliveries that are asked for.
 
     A body that cannot be read is replaced by `damaged`: the summary must reach a person in any case, and no
@@ -148,11 +148,11 @@ def page(row: Row, tried: Sequence[Row]) -> Page:
     )
 
 
-def _delivery(row: Row) -> Delivery:
+def _delivery(row: Record) -> Delivery:
     return Delivery(tries=row["tries"], next_at=row["next_at"], delivered_at=row["delivered_at"], error=row["error"])
 
 
-def bundle_row(row: Row) -> BundleRow:
+def bundle_row(row: Record) -> BundleRow:
     """Raises Damaged if the manifest is not the one that the id was made from."""
     found = bundle.from_manifest(parse(row["manifest"], f"the manifest of {row['id']!r}"))
     if found.id != row["id"] or found.service != row["service"]:
@@ -163,28 +163,28 @@ def bundle_row(row: Row) -> BundleRow:
     return BundleRow(bundle=found, provenance=provenance, registered_at=row["registered_at"])
 
 
-def evaluation(row: Row) -> Evaluation:
+def evaluation(row: Record) -> Evaluation:
     """One evaluation as the ledger hands it out."""
     return Evaluation(kind=row["kind"], report=parse(row["report"], f"an evaluation of {row['bundle']!r}"), at=row["at"])
 
 
-def state(row: Row, marks: Mapping[str, Mark]) -> State:
+def state(row: Record, marks: Mapping[str, Mark]) -> State:
     """The state of a revision row. Raises Damaged if it contradicts the row's own columns."""
     what = f"revision {row['number']} of {row['service']!r}"
-    found = rollout.from_json(parse(row["state"], what), marks)
+    found = from_json(parse(row["state"], what), marks)
     columns = (row["service"], row["number"], row["stable"], row["candidate"], row["previous"])
     if (found.service, found.revision, found.stable, found.candidate, found.previous) != columns:
         raise errors.Damaged(f"{what} is inconsistent; run 'lastgood audit verify', or restore a backup")
     return found
 
 
-def named(row: Row) -> frozenset[str]:
+def named(row: Record) -> frozenset[str]:
     """The bundles that a revision row names, whose marks belong to its state."""
     lineage = parse(row["state"], f"revision {row['number']} of {row['service']!r}").get("lineage", ())
     return frozenset(filter(None, (*lineage, row["stable"], row["candidate"], row["previous"])))
 
 
-def fold(marks: Iterable[Row], *, wanted: frozenset[str], until: int) -> dict[str, Mark]:
+def fold(marks: Iterable[Record], *, wanted: frozenset[str], until: int) -> dict[str, Mark]:
     """The marks in force at revision *until*, from rows in the order they were written. A revocation is permanent."""
     found: dict[str, Mark] = {}
     for row in marks:
@@ -199,12 +199,12 @@ def fold(marks: Iterable[Row], *, wanted: frozenset[str], until: int) -> dict[st
     return found
 
 
-def marked(rows: Sequence[Row]) -> tuple[Marked, ...]:
+def marked(rows: Sequence[Record]) -> tuple[Marked, ...]:
     """The marks in *rows* as the decision core writes them."""
     return tuple(Marked(bundle=row["bundle"], kind=row["kind"], reason=row["reason"]) for row in rows)
 
 
-def revision(row: Row, *, marks: Mapping[str, Mark], written: Sequence[Row], digest: str) -> Revision:
+def revision(row: Record, *, marks: Mapping[str, Mark], written: Sequence[Record], digest: str) -> Revision:
     """A revision row with the *marks* in force at it, those *written* with it, and the *digest* of its audit entry."""
     return Revision(
         service=row["service"],
@@ -221,7 +221,7 @@ def revision(row: Row, *, marks: Mapping[str, Mark], written: Sequence[Row], dig
     )
 
 
-def conflict(wanted: State, newest: Row | None) -> errors.Conflict:
+def conflict(wanted: State, newest: Record | None) -> errors.Conflict:
     """Who was faster than *wanted*: who did what, when, and what serves now."""
     service = wanted.service
     if newest is None:
@@ -280,7 +280,7 @@ def registration(registered: bundle.Bundle, *, provenance: Mapping[str, Any], no
     return {"id": registered.id, "service": registered.service, **row, "registered_at": check_time(now)}
 
 
-def readiness(row: Row) -> Readiness:
+def readiness(row: Record) -> Readiness:
     """One row of what hosts say of their workers."""
     names = ("service", "arm", "host", "failures", "since", "seen_at", "detail")
     return Readiness(ready=bool(row["ready"]), **{name: row[name] for name in names})

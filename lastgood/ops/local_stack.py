@@ -24,11 +24,11 @@ from lastgood.hosts import heartbeat, readiness
 from lastgood.layers import base, reconcile
 from lastgood.layers import desired as desired_state
 from lastgood.layers.receipts import Receipt
-from lastgood.release import convergence as converge
-from lastgood.service import schema as services
+from lastgood.release import convergence
+from lastgood.service import schema
 from lastgood.settings import Settings
-from lastgood.system import clock as wallclock
-from lastgood.system import processes as daemon
+from lastgood.system import clock
+from lastgood.system import processes as system_processes
 
 QUIET = {
     "OMP_NUM_THREADS": "1",
@@ -63,7 +63,7 @@ LEAVES_S = 2.0
 
 def known_services(settings: Settings) -> list[str]:
     """The services of the project folder, by name."""
-    return sorted(file.parent.name for file in settings.services.glob(f"*/{services.FILE}"))
+    return sorted(file.parent.name for file in settings.services.glob(f"*/{schema.FILE}"))
 
 
 def known_here(settings: Settings) -> list[str]:
@@ -103,7 +103,7 @@ def up(settings: Settings, *, names: list[str], say: Say) -> list[Receipt]:
     _end_frozen_controller(settings, say=say)
     try:
         with release.open_context(settings) as ctx:
-            skew_s = wallclock.accept(settings.home)
+            skew_s = clock.accept(settings.home)
             if skew_s:
                 say(f"  {'clock':<15} accepted   it was set by {skew_s:+.0f} s; lastgood uses it from now on")
             for name in names:
@@ -138,7 +138,7 @@ def _check_configurations(settings: Settings, names: Sequence[str], *, say: Say)
     broken: list[errors.LastgoodError] = []
     for name in names:
         try:
-            services.load(settings.services / name)
+            schema.load(settings.services / name)
         except errors.LastgoodError as error:
             if not _released(settings, name):
                 raise
@@ -160,7 +160,7 @@ def _released(settings: Settings, name: str) -> bool:
 def _runs(settings: Settings, name: str) -> bool:
     """Whether anything of *name* runs here."""
     folders = (settings.envoy(name), settings.run(name))
-    return any(daemon.running(folder) for folder in folders if folder.is_dir())
+    return any(system_processes.running(folder) for folder in folders if folder.is_dir())
 
 
 def _undo(settings: Settings, name: str, *, parked: bool) -> None:
@@ -183,30 +183,30 @@ def _shut_down(settings: Settings, name: str, *, say: Say) -> None:
 
 def _end_frozen_controller(settings: Settings, *, say: Say) -> None:
     """End a controller that is frozen, before the ledger is opened: it may hold the ledger's lock."""
-    life = heartbeat.look(settings)
+    life = heartbeat.controller_health(settings)
     if life is None or not life.frozen:
         return
-    with daemon.locked(settings.home / "run" / "controller.lock", wait_s=10.0):
+    with system_processes.locked(settings.home / "run" / "controller.lock", wait_s=10.0):
         _end(life)
     say(f"  {'controller':<15} replaced   pid {life.record.pid} was {life.trouble.partition(';')[0]}")
 
 
-def _end(frozen: heartbeat.Life) -> None:
+def _end(frozen: heartbeat.ControllerHealth) -> None:
     """Safe at any moment: whatever it was about to commit is fenced by its lease."""
-    daemon.stop(frozen.record, grace_s=0.0 if frozen.stopped else 2.0)
+    system_processes.stop(frozen.record, grace_s=0.0 if frozen.stopped else 2.0)
 
 
-def start_controller(settings: Settings) -> daemon.Record:
+def start_controller(settings: Settings) -> system_processes.Record:
     """The running controller; started if there is none, and in the place of one that is frozen. Safe to call from several commands at once."""
     folder = settings.home / "run"
-    with daemon.locked(folder / "controller.lock", wait_s=10.0):
-        running = heartbeat.look(settings)
+    with system_processes.locked(folder / "controller.lock", wait_s=10.0):
+        running = heartbeat.controller_health(settings)
         if running is not None and not running.frozen:
             return running.record
         if running is not None:
             _end(running)
         argv = [sys.executable, "-m", "lastgood.controller"]
-        return daemon.start(
+        return system_processes.start(
             argv, record=folder / "controller.json", log=settings.home / "logs" / "controller.log", env=environment(settings)
         )
 
@@ -215,9 +215,9 @@ def down(settings: Settings, *, names: list[str], keep_serving: bool, say: Say) 
     """Stop the proxies and workers of *names*, unless *keep_serving*; and the controller and pages if no other service is up."""
     others = [name for name in known_services(settings) if name not in names and _is_up(settings, name)]
     for name in ("controller", "dagster", "mlflow") if not others else ():
-        record = daemon.find(settings.home / "run" / f"{name}.json")
+        record = system_processes.find_running(settings.home / "run" / f"{name}.json")
         if record is not None:
-            daemon.stop(record, grace_s=10.0)
+            system_processes.stop(record, grace_s=10.0)
             say(f"  {name:<15} stopped    pid {record.pid}")
     if keep_serving:
         return
@@ -247,7 +247,7 @@ def _say_gone(settings: Settings, service: str) -> None:
     """This host has no workers any more: nobody has to wait until it has been silent for long. Creates nothing."""
     with contextlib.suppress(errors.LastgoodError), ledgers.connect(settings.ledger_url) as book:
         if any(row.host == readiness.host(settings) for row in book.readiness(service)):
-            book.report_readiness(service, host=readiness.host(settings), seen={}, now=wallclock.now())
+            book.report_readiness(service, host=readiness.host(settings), seen={}, now=clock.now())
 
 
 def _is_up(settings: Settings, service: str) -> bool:
@@ -261,7 +261,7 @@ def check_pages(settings: Settings, *, dagster_port: int, mlflow_port: int) -> N
         raise errors.UsageError(f"both web pages would use port {dagster_port}; choose another port with --dagster-port or --mlflow-port")
     for name, port in (("dagster", dagster_port), ("mlflow", mlflow_port)):
         _script(name)
-        if daemon.find(settings.home / "run" / f"{name}.json") is None:
+        if system_processes.find_running(settings.home / "run" / f"{name}.json") is None:
             _check_port_free(port, name)
 
 
@@ -280,10 +280,10 @@ def open_pages(settings: Settings, *, dagster_port: int, mlflow_port: int, say: 
     addresses = {}
     for name, argv, port in (("dagster", dagster, dagster_port), ("mlflow", mlflow, mlflow_port)):
         record = settings.home / "run" / f"{name}.json"
-        if daemon.find(record) is None:
+        if system_processes.find_running(record) is None:
             if name == "dagster":
                 _make_dagster_tables(argv[0], env)
-            daemon.start(argv, record=record, log=settings.home / "logs" / f"{name}.log", env=env)
+            system_processes.start(argv, record=record, log=settings.home / "logs" / f"{name}.log", env=env)
         addresses[name] = f"http://127.0.0.1:{port}"
     for name, address in addresses.items():
         _wait_for_port(int(address.rpartition(":")[2]), name=name, log=settings.home / "logs" / f"{name}.log")
@@ -315,7 +315,7 @@ def _newest(ctx: release.Context, name: str) -> list[Receipt]:
 def _bring_up(settings: Settings, wanted: base.Desired) -> Iterator[Receipt]:
     layers = reconcile.build(settings, wanted.name)
     until = time.monotonic() + min(wanted.service.serving.ready_timeout_s, BRINGS_UP_S)
-    for name in converge.HERE:
+    for name in convergence.HERE:
         if name in layers:
             layers[name].start_up(wanted)
             receipt = reconcile.attempt(layers[name], wanted)
@@ -331,7 +331,7 @@ def _serve_last_good(settings: Settings, *, names: list[str], say: Say) -> None:
         with contextlib.suppress(errors.LastgoodError):
             layers = reconcile.build(settings, name)
             if "traffic" in layers:
-                layers["traffic"].start_up(base.Desired(service=services.load(settings.services / name), revision=0))
+                layers["traffic"].start_up(base.Desired(service=schema.load(settings.services / name), revision=0))
                 say(f"  {name}: the proxy serves its last good configuration")
 
 
@@ -371,5 +371,5 @@ def _wait_for_port(port: int, *, name: str, log: Path) -> None:
 def processes(settings: Settings) -> Mapping[str, int | None]:
     """The pids of the control plane, None where it does not run."""
     names = ("controller", "dagster", "mlflow")
-    found = {name: daemon.find(settings.home / "run" / f"{name}.json") for name in names}
+    found = {name: system_processes.find_running(settings.home / "run" / f"{name}.json") for name in names}
     return {name: record.pid if record else None for name, record in found.items()}

@@ -27,7 +27,7 @@ from typing import Any
 from lastgood import errors
 from lastgood.ledger import Page
 from lastgood.paging import files as pages
-from lastgood.paging import message as page_text
+from lastgood.paging import message as page_message
 from lastgood.settings import PagingSettings, Settings
 
 FILE = "file"
@@ -82,12 +82,12 @@ class File(Channel):
 
     def send(self, page: Page) -> None:
         told = {name: getattr(page, name) for name in ("summary", "at", "key", "severity", "resolves")}
-        whole = {**told, "body": dict(page.body), "text": page_text.text(page)}
+        whole = {**told, "body": dict(page.body), "text": page_message.text(page)}
         try:
             pages.leave(self._folder, service=page.service, revision=page.revision, name=page.key, page=whole)
         except OSError as error:
             raise Undelivered(f"cannot write a page to {self._folder}: {error}; check the disk", down=True) from error
-        pages.tell(page.summary, severity=page.severity)
+        pages.log_page(page.summary, severity=page.severity)
 
 
 class _Remote(Channel):
@@ -142,7 +142,7 @@ class PagerDuty(_Pager):
         event: dict[str, Any] = {
             "routing_key": self._key,
             "event_action": "resolve" if page.resolves else "trigger",
-            "dedup_key": page_text.dedup_key(page),
+            "dedup_key": page_message.dedup_key(page),
         }
         if not page.resolves:
             event["client"] = "lastgood"
@@ -151,7 +151,7 @@ class PagerDuty(_Pager):
                 "source": page.service,
                 "severity": page.severity,
                 "timestamp": datetime.datetime.fromtimestamp(page.at, datetime.UTC).isoformat(),
-                "custom_details": page_text.details(page),
+                "custom_details": page_message.details(page),
             }
         self._post(self._limits.pagerduty_url, event)
 
@@ -161,19 +161,19 @@ class Opsgenie(_Pager):
 
     def send(self, page: Page) -> None:
         base = self._limits.jsm_url if self._scheme == "jsm" else self._limits.opsgenie_url
-        alias, authorization = page_text.dedup_key(page), f"GenieKey {self._key}"
+        alias, authorization = page_message.dedup_key(page), f"GenieKey {self._key}"
         if page.resolves:
             address = f"{base.rstrip('/')}/{urllib.parse.quote(alias, safe='')}/close?identifierType=alias"
-            self._post(address, {"source": "lastgood", "note": page_text.text(page)[:25_000]}, Authorization=authorization)
+            self._post(address, {"source": "lastgood", "note": page_message.text(page)[:25_000]}, Authorization=authorization)
             return
         alert = {
             "message": page.summary[:130],
             "alias": alias,
-            "description": page_text.text(page)[:15_000],
+            "description": page_message.text(page)[:15_000],
             "priority": {"critical": "P1", "warning": "P3", "info": "P5"}[page.severity],
             "source": "lastgood",
             "entity": page.service,
-            "details": _within(8000, {key: v if isinstance(v, str) else json.dumps(v) for key, v in page_text.details(page).items()}),
+            "details": _within(8000, {key: v if isinstance(v, str) else json.dumps(v) for key, v in page_message.details(page).items()}),
         }
         self._post(base, alert, Authorization=authorization)
 
@@ -205,7 +205,7 @@ class Apprise(_Remote):
             target.socket_connect_timeout = target.socket_read_timeout = self._limits.timeout_s
             target.redirects = False  # for the reason of _NoRedirects
             try:
-                taken = target.notify(title=page_text.title(page), body=page_text.text(page), notify_type=kind)
+                taken = target.notify(title=page_message.title(page), body=page_message.text(page), notify_type=kind)
             except Exception as error:  # noqa: BLE001  # the border to a hundred plugins; whatever one raises, the page is tried again
                 raise self._failed(f"{type(error).__name__}: {error}") from None
         if not taken:

@@ -23,7 +23,7 @@ from lastgood import ledger as ledgers
 from lastgood.paging import channels
 from lastgood.paging.message import text
 from lastgood.settings import Settings
-from lastgood.system import clock as wallclock
+from lastgood.system import clock as system_clock
 
 __all__ = ["PageLoop", "backoff", "deliver", "text"]
 
@@ -106,7 +106,7 @@ class PageLoop:
     several controllers one serves each channel.
     """
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float] = wallclock.now, pause_s: float = 1.0) -> None:
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = system_clock.now, pause_s: float = 1.0) -> None:
         ways = channels.configured(settings)
         self._stop = threading.Event()
         self._threads = [_ChannelLoop(settings, channel, ways, clock=clock, pause_s=pause_s, stop=self._stop) for channel in ways]

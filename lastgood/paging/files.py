@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lastgood.system import files as durable
+from lastgood.system import files
 
 log = logging.getLogger("lastgood.pages")
 
@@ -25,9 +25,9 @@ def leave(folder: Path, *, service: str, revision: int, name: str, page: Mapping
     """Put *page* into a file of *folder* whose name is made from *service*, *revision* and *name*: in one step, on disk. Raises OSError."""
     file = f"{service}-{revision:08d}-{uuid.uuid5(uuid.NAMESPACE_OID, name).hex[:8]}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    durable.write(folder / file, json.dumps({"schema": SCHEMA, "service": service, "revision": revision, **page}))
+    files.write(folder / file, json.dumps({"schema": SCHEMA, "service": service, "revision": revision, **page}))
 
 
-def tell(summary: str, *, severity: str) -> None:
+def log_page(summary: str, *, severity: str) -> None:
     """Put a page into the log."""
     log.log(_LEVELS[severity], "PAGE %s", summary)

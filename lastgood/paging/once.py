@@ -1,7 +1,7 @@
 """Idempotent notification: one page per key, and on request a note in the audit trail, across restarts and concurrent watchers.
 
-What is there and stays is told once (`Teller`). What lasts for a while and can come again is told when it begins and when it
-is over, each once (`Lasting`).
+What is there and stays is told once (`Notifier`). What lasts for a while and can come again is told when it begins and when it
+is over, each once (`OpenProblem`).
 
 What does not belong here: how a page is delivered (`delivery`), and what it says.
 """
@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from lastgood import context
-from lastgood.paging import message as page_text
+from lastgood.paging import message
 from lastgood.system import plain
 
 MOST = 1000
@@ -21,7 +21,7 @@ AGAIN_S = 60.0
 """Seconds after which it is read again what other processes have told meanwhile."""
 
 
-class Teller:
+class Notifier:
     """What was told about one service. Reads it on first use; not for several threads."""
 
     def __init__(self, ctx: context.Context, service: str) -> None:
@@ -64,7 +64,7 @@ class _Told(NamedTuple):
     summary: str
 
 
-class Lasting:
+class OpenProblem:
     """Troubles of one service that last for a while. Another process goes on where this one ended. Not for several threads.
 
     A trouble that comes again has the page key KEY-2, then KEY-3; its end has the same and `message.OVER`, by which a pager closes it.
@@ -99,7 +99,7 @@ class Lasting:
             self._ctx.ledger.page(
                 self._service,
                 revision=self._ctx.ledger.newest(self._service),
-                key=told.key + page_text.OVER,
+                key=told.key + message.OVER,
                 severity="info",
                 summary=_over(self._service, told.summary),
                 body={"ended": [told.revision, told.key]},

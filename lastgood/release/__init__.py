@@ -8,7 +8,7 @@ What does not belong here: rules (`core`), SQL (`ledger`), how a layer is change
 
 from lastgood.context import Clock, Context, check_known, check_there, open_context
 from lastgood.release.holds import hold, release_hold
-from lastgood.release.promotion import OWN, Way, approve, chain_of, plan_propose, propose
+from lastgood.release.promotion import OWN, PhaseOverride, approve, chain_of, plan_propose, propose
 from lastgood.release.registration import register
 from lastgood.release.request import Request
 from lastgood.release.rollback import (
@@ -38,8 +38,8 @@ __all__ = [
     "Clock",
     "Committed",
     "Context",
+    "PhaseOverride",
     "Request",
-    "Way",
     "approve",
     "chain_of",
     "check_expected",

@@ -15,15 +15,14 @@ import dataclasses
 from collections.abc import Collection
 
 from lastgood import context, errors, ledger, release
-from lastgood.analysis import policy as judgement
+from lastgood.analysis import policy
 from lastgood.bundle.manifest import short
-from lastgood.core import transitions as rollout
+from lastgood.core.events import Paged, RollBack, SetHold
+from lastgood.core.state import State
 from lastgood.gates import base
 from lastgood.hosts import readiness
-from lastgood.service import gates as conditions
-from lastgood.service import schema as services
-from lastgood.system import clock as wallclock
-from lastgood.system import failpoints
+from lastgood.service import gates, schema
+from lastgood.system import clock, failpoints
 
 
 def advance(
@@ -32,7 +31,7 @@ def advance(
     *,
     ready: Collection[str],
     actor: str,
-    verdicts: judgement.Verdicts = judgement.NOTHING,
+    verdicts: policy.Verdicts = policy.NOTHING,
     judged_at: int | None = None,
     trouble: str = "",
     unknown: Collection[str] = (),
@@ -46,15 +45,15 @@ def advance(
     """
     state = ctx.ledger.state(service)
     if judged_at is not None and judged_at != state.revision:
-        verdicts = judgement.NOTHING
+        verdicts = policy.NOTHING
         if state.phase not in ("preparing", "baking"):
             return None
     if state.phase in ("shadow", "canary") and judged_at is None:
         return None  # whoever has measured nothing decides nothing
     service_ = context.judged_by(ctx, state)
     # A clock that is not this machine's own knows nothing of when that was off.
-    unwatched_s = wallclock.unwatched_s(state.phase_since or 0.0) if ctx.clock is wallclock.now else 0.0
-    decision = judgement.decide(
+    unwatched_s = clock.unwatched_s(state.phase_since or 0.0) if ctx.clock is clock.now else 0.0
+    decision = policy.decide(
         state,
         service_,
         ready=ready,
@@ -77,13 +76,13 @@ def verify(
     ctx: release.Context,
     service: str,
     *,
-    verdicts: judgement.Verdicts,
+    verdicts: policy.Verdicts,
     actor: str,
     fence: ledger.Fence | None = None,
 ) -> release.Committed | None:
     """Close the measurement after a step back if it can be told whether that helped, or its time is over; None before."""
     state = ctx.ledger.state(service)
-    decision = judgement.verify(state, verdicts, now=ctx.clock())
+    decision = policy.verify(state, verdicts, now=ctx.clock())
     if decision is None:
         return None
     return _commit(ctx, state, decision, _request(decision, ready=(), trouble="", actor=actor, fence=fence))
@@ -127,11 +126,11 @@ def go_on_back(
 
 def _commit(
     ctx: release.Context,
-    state: rollout.State,
-    decision: judgement.Decision,
+    state: State,
+    decision: policy.Decision,
     request: release.Request,
     *,
-    pages: tuple[rollout.Paged, ...] = (),
+    pages: tuple[Paged, ...] = (),
 ) -> release.Committed | None:
     """Commit what was decided on *state*, with its *pages*; None if somebody was faster, or if a rule says that it is done already.
 
@@ -140,22 +139,22 @@ def _commit(
     event = decision.event
     with contextlib.suppress(errors.Conflict, errors.NothingToDo):
         try:
-            if isinstance(event, rollout.RollBack):
+            if isinstance(event, RollBack):
                 event = release.plan_roll_back(ctx, state, reason=event.reason, seen=event.seen, automatic=True)
             return release.commit(ctx, state, event, request, verb=decision.verb, pages=pages)
         except errors.NotAllowed as error:
-            if not isinstance(event, rollout.RollBack):
+            if not isinstance(event, RollBack):
                 raise
             if state.hold is not None:
                 _tell(ctx, state, (*pages, *_stranded(state, decision, error)), fence=request.fence)
                 return None
             # Nothing to go back to: a person has to know, and nothing new may come on top meanwhile.
-            held = rollout.SetHold(reason=f"{decision.reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate, stranded=True)
+            held = SetHold(reason=f"{decision.reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate, stranded=True)
             return release.commit(ctx, state, held, dataclasses.replace(request, reason=held.reason), verb="hold", pages=pages)
     return None
 
 
-def _tell(ctx: release.Context, state: rollout.State, pages: tuple[rollout.Paged, ...], *, fence: ledger.Fence | None) -> None:
+def _tell(ctx: release.Context, state: State, pages: tuple[Paged, ...], *, fence: ledger.Fence | None) -> None:
     """Leave *pages* that go with no change, each once; none by a host that no longer decides for the service."""
     for page in pages:
         with contextlib.suppress(errors.Conflict):
@@ -171,21 +170,21 @@ def _tell(ctx: release.Context, state: rollout.State, pages: tuple[rollout.Paged
             )
 
 
-def _stranded(state: rollout.State, decision: judgement.Decision, error: errors.NotAllowed) -> tuple[rollout.Paged, ...]:
+def _stranded(state: State, decision: policy.Decision, error: errors.NotAllowed) -> tuple[Paged, ...]:
     """The page that what serves is bad and nothing is left to go back to; none if the service is held for that very reason."""
     if state.hold is not None and state.hold.gate == decision.verdicts[0].gate:
         return ()
     summary = f"{state.service}: {decision.reason}; {error}"
-    return (rollout.Paged(summary=summary, key="stranded", body={"verdicts": [verdict.to_json() for verdict in decision.verdicts]}),)
+    return (Paged(summary=summary, key="stranded", body={"verdicts": [verdict.to_json() for verdict in decision.verdicts]}),)
 
 
-def _signals(state: rollout.State, service: services.Service, verdicts: judgement.Verdicts) -> tuple[rollout.Paged, ...]:
+def _signals(state: State, service: schema.Service, verdicts: policy.Verdicts) -> tuple[Paged, ...]:
     """The pages of failed signals that put no hold on the release: once for each rollout, or for what serves."""
     waits = (
         f"{short(state.candidate)} does not advance until it passes" if state.candidate else f"{short(state.stable or '')} keeps serving"
     )
     return tuple(
-        rollout.Paged(
+        Paged(
             summary=f"{state.service}: gate {name!r} failed, {waits}: {verdict.why}",
             key=f"signal-{name}",
             severity="warning",
@@ -197,14 +196,12 @@ def _signals(state: rollout.State, service: services.Service, verdicts: judgemen
     )
 
 
-def _is_only_told(gate: conditions.AnyGate, verdict: base.Verdict) -> bool:
+def _is_only_told(gate: gates.AnyGate, verdict: base.Verdict) -> bool:
     """Whether it is a failed signal that passes by itself, so that no person is asked."""
     return verdict.kind == "signal" and verdict.outcome == "fail" and gate.resume != "person"
 
 
-def _request(
-    decision: judgement.Decision, *, ready: Collection[str], trouble: str, actor: str, fence: ledger.Fence | None
-) -> release.Request:
+def _request(decision: policy.Decision, *, ready: Collection[str], trouble: str, actor: str, fence: ledger.Fence | None) -> release.Request:
     """What is decided without a person: why, on which evidence, and by whose lease."""
     evidence = {"ready": sorted(ready), "trouble": trouble, "verdicts": [verdict.to_json() for verdict in decision.verdicts]}
     return release.Request(actor=actor, reason=decision.reason, automatic=True, evidence=evidence, fence=fence)

@@ -16,23 +16,21 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from lastgood import errors, ledger, release
-from lastgood.bundle import manifest as bundles
-from lastgood.core import transitions as rollout
-from lastgood.hosts import heartbeat, readiness
-from lastgood.hosts import lease as duty
+from lastgood.bundle import manifest
+from lastgood.core.state import State
+from lastgood.hosts import heartbeat, lease, readiness
 from lastgood.layers import base, receipts, reconcile
 from lastgood.layers import desired as desired_state
 from lastgood.layers.infrastructure.local import warm_ups
-from lastgood.layers.receipts import Receipt, Requests
+from lastgood.layers.receipts import Receipt, RequestsInFlight
 from lastgood.ledger import audit
-from lastgood.model_retirement import records as lifetimes
-from lastgood.release import advance as proceed
+from lastgood.model_retirement import records
+from lastgood.release import advance
 from lastgood.service import frozen as frozen_service
-from lastgood.service import schema as services
-from lastgood.service import timeouts as patience
+from lastgood.service import schema, timeouts
 from lastgood.settings import Settings
 from lastgood.system import failpoints
-from lastgood.system import processes as daemon
+from lastgood.system import processes as system_processes
 
 log = logging.getLogger("lastgood.converge")
 
@@ -52,7 +50,7 @@ class Outcome:
 
     service: str
     verb: str
-    before: rollout.State
+    before: State
     revision: ledger.Revision
     receipts: tuple[Receipt, ...]
     commit_ms: float
@@ -62,13 +60,13 @@ class Outcome:
     """What a person should know of how it went, one sentence each with its remedy."""
 
     @property
-    def requests(self) -> Requests:
+    def requests(self) -> RequestsInFlight:
         """What became of the requests in flight on the workers that leave, as far as it is known by now."""
         told = next((receipt for receipt in self.receipts if receipt.layer == "infrastructure"), None)
         return receipts.requests(told, since=self.revision.number)
 
     @property
-    def after(self) -> rollout.State:
+    def after(self) -> State:
         return self.revision.state
 
     @property
@@ -92,7 +90,7 @@ class Outcome:
             return None
         if self.verb == "promote":
             return f"lastgood rollback {self.service}"
-        old = bundles.short(self.before.stable)
+        old = manifest.short(self.before.stable)
         mark = self.after.marks.get(self.before.stable)
         if mark is None or mark.kind == "revoked":
             return None
@@ -126,9 +124,9 @@ class Outcome:
         }
 
 
-def controller_record(settings: Settings) -> daemon.Record | None:
+def controller_record(settings: Settings) -> system_processes.Record | None:
     """The controller's process, None if none runs or it is frozen: then nobody does its work."""
-    life = heartbeat.look(settings)
+    life = heartbeat.controller_health(settings)
     return life.record if life is not None and not life.frozen else None
 
 
@@ -145,7 +143,7 @@ class Promotion:
 
     bundle: str
     override: str | None = None
-    way: release.Way = release.OWN
+    way: release.PhaseOverride = release.OWN
 
     def __call__(self, ctx: release.Context, service: str, *, request: release.Request) -> release.Committed | None:
         """Make the bundle the candidate. Raises Unavailable if it has phases to pass and no controller runs to measure them."""
@@ -195,7 +193,7 @@ def promote(
     reason: str,
     actor: str,
     expected: int | None = None,
-    way: release.Way = release.OWN,
+    way: release.PhaseOverride = release.OWN,
     wait_s: float = 60.0,
 ) -> Outcome:
     """Release *digest* where nobody has seen a plan, as after a build; see `carry_out`."""
@@ -235,8 +233,8 @@ def _until_cut_over(
     The workers of this host are looked after, and the ledger is told which are ready; whoever has the lease decides.
     """
     processes = layers.get("infrastructure")
-    name, holder = duty.lease_name(service), duty.holder(ctx.settings)
-    with duty.given_up(ctx.ledger, name, holder=holder):
+    name, holder = lease.lease_name(service), lease.holder(ctx.settings)
+    with lease.given_up(ctx.ledger, name, holder=holder):
         while True:
             state = ctx.ledger.state(service)
             if state.stable == digest:
@@ -249,11 +247,11 @@ def _until_cut_over(
                 time.sleep(STEP_S)
                 continue
             view = _look_after(ctx, state, processes)
-            fence = duty.decide(ctx.ledger, state, view, holder=holder, ttl_s=ctx.settings.controller.lease_s)
+            fence = lease.decide(ctx.ledger, state, view, holder=holder, ttl_s=ctx.settings.controller.lease_s)
             if fence is not None:
                 trouble = "; ".join(filter(None, (view.why(arm) for arm in state.awaited if view.word(arm) == "not ready")))
-                known = readiness.known(view, state.awaited)
-                committed = proceed.advance(
+                known = readiness.arms_by_readiness(view, state.awaited)
+                committed = advance.advance(
                     ctx, service, ready=known.ready, unknown=known.unknown, actor=actor, trouble=trouble, fence=fence
                 )
                 if committed is not None and committed.revision.state.stable == digest:
@@ -261,7 +259,7 @@ def _until_cut_over(
             time.sleep(STEP_S)
 
 
-def _look_after(ctx: release.Context, state: rollout.State, processes: base.Layer | None) -> readiness.View:
+def _look_after(ctx: release.Context, state: State, processes: base.Layer | None) -> readiness.View:
     """Bring this host's workers a step further and put into the ledger which are ready; what all hosts say then."""
     now = ctx.clock()
     if isinstance(processes, base.Processes):
@@ -281,29 +279,29 @@ def _look_after(ctx: release.Context, state: rollout.State, processes: base.Laye
     return readiness.read(ctx.ledger, state.service, settings=ctx.settings, now=now)
 
 
-def _check_measured(ctx: release.Context, state: rollout.State, digest: str, *, way: release.Way) -> None:
+def _check_measured(ctx: release.Context, state: State, digest: str, *, way: release.PhaseOverride) -> None:
     """Raise Unavailable if *digest* has phases to pass and nobody would measure them."""
     if state.candidate == digest or controller_record(ctx.settings) is not None:
         return
-    if ctx.ledger.lease_holder(duty.lease_name(state.service), now=ctx.clock()) is not None:
+    if ctx.ledger.lease_holder(lease.lease_name(state.service), now=ctx.clock()) is not None:
         return  # a controller of another host
     with contextlib.suppress(errors.NotFound, errors.Damaged):  # the proposal itself says what is wrong
         frozen = frozen_service.read(ctx.ledger.bundle(digest), store=ctx.store)
         if frozen is not None and release.chain_of(state, digest, frozen, way=way):
             raise errors.Unavailable(
-                f"{bundles.short(digest)!r} has phases to pass, but no controller is running to measure them; start it with 'lastgood up', "
+                f"{manifest.short(digest)!r} has phases to pass, but no controller is running to measure them; start it with 'lastgood up', "
                 "or skip them with --skip-analysis and --reason"
             )
 
 
-def _found_done(ctx: release.Context, state: rollout.State) -> release.Committed:
+def _found_done(ctx: release.Context, state: State) -> release.Committed:
     return release.Committed(before=state, revision=ctx.ledger.revision(state.service, state.revision), ms=0.0)
 
 
 def _not_taken_over(ctx: release.Context, service: str, digest: str) -> errors.LastgoodError:
     """The error that fits the revision by which *digest* stopped being the candidate."""
     last = next(r for r in ctx.ledger.history(service, limit=20) if r.state.candidate != digest and r.verb != "verified")
-    what = f"bundle {bundles.short(digest)!r} did not become stable: revision {last.number} by {last.actor}, {last.verb}: {last.reason}"
+    what = f"bundle {manifest.short(digest)!r} did not become stable: revision {last.number} by {last.actor}, {last.verb}: {last.reason}"
     if last.verb == "rollback" and any(mark.bundle == digest for mark in last.marks) and last.evidence.get("verdicts"):
         return errors.GateFailed(f"{what}; stable was not touched; see 'lastgood report {service}'")
     if last.verb != "abandon":
@@ -408,15 +406,15 @@ def _slow(ctx: release.Context, wanted: base.Desired) -> tuple[str, ...]:
     return tuple(slow_warnings(ctx, wanted.service, digest, warm_up_s=measured)) if digest else ()
 
 
-def slow_warnings(ctx: release.Context, serving: services.Service | None, digest: str, *, warm_up_s: float | None) -> list[str]:
+def slow_warnings(ctx: release.Context, serving: schema.Service | None, digest: str, *, warm_up_s: float | None) -> list[str]:
     """What is wrong with the time limits for bundle *digest*: by its own settings, and by those of the one *serving* while that has the routes."""
     own = None
     with contextlib.suppress(errors.NotFound, errors.Damaged):
         own = frozen_service.read(ctx.ledger.bundle(digest), store=ctx.store)
-    known = [] if own is None else patience.notes(own.traffic, pins=lifetimes.pins(ctx.ledger.bundle(digest)))
+    known = [] if own is None else timeouts.notes(own.traffic, pins=records.pins(ctx.ledger.bundle(digest)))
     for settings, name in ((own, "its own settings"), (serving if serving != own else None, "stable's settings")):
-        said = patience.slow(warm_up_s, settings.traffic, of=name) if settings is not None else None
-        known += [f"{bundles.short(digest)}: {said}"] if said else []
+        said = timeouts.slow(warm_up_s, settings.traffic, of=name) if settings is not None else None
+        known += [f"{manifest.short(digest)}: {said}"] if said else []
     return known
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from lastgood.context import Context
-from lastgood.core import transitions as rollout
+from lastgood.core.events import ReleaseHold, SetHold
 from lastgood.release.request import Request
 from lastgood.release.transaction import Committed, commit
 
 
 def hold(ctx: Context, service: str, request: Request) -> Committed:
     """No releases of *service* from now on; rollbacks pass."""
-    event = rollout.SetHold(reason=request.reason, actor=request.actor)
+    event = SetHold(reason=request.reason, actor=request.actor)
     return commit(ctx, ctx.ledger.state(service), event, request, verb="hold")
 
 
 def release_hold(ctx: Context, service: str, request: Request) -> Committed:
     """Releases of *service* are allowed again."""
-    return commit(ctx, ctx.ledger.state(service), rollout.ReleaseHold(), request, verb="release-hold")
+    return commit(ctx, ctx.ledger.state(service), ReleaseHold(), request, verb="release-hold")

@@ -6,18 +6,19 @@ import dataclasses
 import os
 
 from lastgood import errors, ledger
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.context import Context
-from lastgood.core import transitions as rollout
+from lastgood.core.events import Approve, Propose, Skip
+from lastgood.core.state import PlannedPhase, State
 from lastgood.release import targets
 from lastgood.release.request import Request
 from lastgood.release.transaction import Committed, check_request, commit, note_refusals
-from lastgood.service import schema as services
+from lastgood.service import schema
 from lastgood.service import strategy as strategies
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class PhaseOverride:
     """How a bundle is to take over, where its own strategy is not wanted.
 
     `strategy` names the phases instead of the bundle's own; `skip` passes over all of them, in an emergency.
@@ -27,15 +28,15 @@ class Way:
     skip: bool = False
 
 
-OWN = Way()
+OWN = PhaseOverride()
 
 SALT_BYTES = 16
 
 
-def plan_propose(ctx: Context, state: rollout.State, digest: str, *, override: str | None = None, way: Way = OWN) -> rollout.Propose:
+def plan_propose(ctx: Context, state: State, digest: str, *, override: str | None = None, way: PhaseOverride = OWN) -> Propose:
     """The event of proposing *digest*, with its bytes and its offline evaluation checked. Raises NotAllowed."""
     ready_s, control, skipped = 0.0, False, False
-    chain: tuple[rollout.PlannedPhase, ...] = ()
+    chain: tuple[PlannedPhase, ...] = ()
     if digest not in state.marks or override is not None:
         frozen = targets.check_evaluated(ctx, digest)
         ready_s, control = frozen.serving.ready_timeout_s, frozen.release.control_arm
@@ -43,12 +44,10 @@ def plan_propose(ctx: Context, state: rollout.State, digest: str, *, override: s
         skipped = bool(chain_of(state, digest, frozen)) and not chain
         targets.check_lives(ctx, digest)
     verified = targets.verifies(ctx, digest)
-    return rollout.Propose(
-        bundle=digest, verified=verified, ready_s=ready_s, chain=chain, control=control, skipped=skipped, override=override
-    )
+    return Propose(bundle=digest, verified=verified, ready_s=ready_s, chain=chain, control=control, skipped=skipped, override=override)
 
 
-def chain_of(state: rollout.State, digest: str, frozen: services.Service, *, way: Way = OWN) -> tuple[rollout.PlannedPhase, ...]:
+def chain_of(state: State, digest: str, frozen: schema.Service, *, way: PhaseOverride = OWN) -> tuple[PlannedPhase, ...]:
     """The phases that *digest* would pass before its cut-over; none for one that proved itself as stable not long ago."""
     proven = digest in state.lineage[: frozen.release.rollback_window]
     if way.skip or state.stable is None or (proven and way.strategy is None):
@@ -63,7 +62,7 @@ def propose(
     request: Request,
     *,
     override: str | None = None,
-    way: Way = OWN,
+    way: PhaseOverride = OWN,
 ) -> Committed | None:
     """Make *digest* the candidate, whose workers are then made ready. None if it is the candidate already.
 
@@ -78,7 +77,7 @@ def propose(
     check_request(ctx, state, request)
     with note_refusals(ctx, service, verb="promote", digest=digest, actor=request.actor):
         if state.candidate == digest:
-            skip = rollout.Skip(bundle=digest, ready_s=targets.check_evaluated(ctx, digest).serving.ready_timeout_s)
+            skip = Skip(bundle=digest, ready_s=targets.check_evaluated(ctx, digest).serving.ready_timeout_s)
             return commit(ctx, state, skip, request, verb="skip")
         event = plan_propose(ctx, state, digest, override=override, way=way)
         evidence = {
@@ -90,11 +89,11 @@ def propose(
         return commit(ctx, state, event, dataclasses.replace(request, evidence=evidence), verb="promote")
 
 
-def _check_same_way(state: rollout.State, digest: str, way: Way) -> None:
+def _check_same_way(state: State, digest: str, way: PhaseOverride) -> None:
     """Raise NotAllowed if *digest* is on another way already than the one asked for: a way is chosen once."""
     if way.strategy is not None and strategies.planned(way.strategy) != state.chain:
         raise errors.NotAllowed(
-            f"{bundles.short(digest)!r} is already being released with another strategy; cancel that with 'lastgood rollback {state.service} stable' "
+            f"{manifest.short(digest)!r} is already being released with another strategy; cancel that with 'lastgood rollback {state.service} stable' "
             f"and promote it again with --override-quarantine, or continue it without --strategy"
         )
 
@@ -104,5 +103,5 @@ def approve(ctx: Context, service: str, request: Request) -> Committed:
     state = ctx.ledger.state(service)
     if state.candidate is None:
         raise errors.NothingToDo(f"no release of {service!r} is in progress; see 'lastgood status {service}'")
-    event = rollout.Approve(bundle=state.candidate)
+    event = Approve(bundle=state.candidate)
     return commit(ctx, state, event, request, verb="approve")

@@ -8,18 +8,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.context import Context
 from lastgood.ledger import audit, rows
-from lastgood.model_retirement import records as lifetimes
+from lastgood.model_retirement import records
 from lastgood.release import trial
 from lastgood.service import frozen as frozen_service
-from lastgood.service import schema as services
+from lastgood.service import schema
 
 _logger = logging.getLogger("lastgood.release")
 
 
-def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, Any], actor: str, now: float, untried: bool = False) -> bool:
+def register(
+    ctx: Context, bundle: manifest.Bundle, *, provenance: Mapping[str, Any], actor: str, now: float, untried: bool = False
+) -> bool:
     """Make *bundle* known: every part is in the store and verified byte by byte, and it was tried, then the ledger row is written.
 
     Tried means: its own code loads it and answers, its prompt is rendered, index and references are read as they will be (see
@@ -31,31 +33,31 @@ def register(ctx: Context, bundle: bundles.Bundle, *, provenance: Mapping[str, A
     """
     rows.check_text(actor=actor)
     rows.registration(bundle, provenance=provenance, now=now)
-    lifetimes.check(bundle)
+    records.check(bundle)
     ctx.store.verify_bundle(bundle, deep=True)
     service = frozen_service.read(bundle, store=ctx.store)
     if service is None or service.service != bundle.service:
         raise errors.NotAllowed(f"the config part does not describe {bundle.service!r}; freeze services/{bundle.service} and rebuild")
-    services.check(service)
+    schema.check(service)
     missing = [name for name in service.parts if name not in bundle.parts]
     if missing:
         raise errors.NotAllowed(
             f"bundle of {bundle.service!r} lacks {', '.join(missing)}; build the missing parts or change 'parts' in service.yaml"
         )
-    bundles.check_embedder(bundle)
+    manifest.check_embedder(bundle)
     # The manifest's bytes hash to the bundle's id, so a worker can load a bundle with nothing but the store.
-    ctx.store.put_bytes(bundles.canonical(bundle.manifest()), name="manifest.json")
+    ctx.store.put_bytes(manifest.canonical(bundle.manifest()), name="manifest.json")
     audit.begin(ctx.ledger, bundle.service, ctx.settings.keys)
     tried = _tried(ctx, bundle, service, untried=untried)
     for note in tried.notes if tried.outcome != "skipped" else ():
-        _logger.warning("bundle %s of %r: %s", bundles.short(bundle.id), bundle.service, note)
+        _logger.warning("bundle %s of %r: %s", manifest.short(bundle.id), bundle.service, note)
     provenance = {**provenance, "trial": tried.to_json()}
     new = ctx.ledger.register(bundle, provenance=provenance, actor=actor, now=now)
     audit.checkpoint(ctx.ledger, bundle.service, ctx.settings.keys)
     return new
 
 
-def _tried(ctx: Context, bundle: bundles.Bundle, service: services.Service, *, untried: bool) -> trial.Tried:
+def _tried(ctx: Context, bundle: manifest.Bundle, service: schema.Service, *, untried: bool) -> trial.Tried:
     """What came of trying *bundle*; one that is registered already was accepted then. Raises NotAllowed."""
     if untried:
         return trial.Tried(outcome="skipped", notes=(trial.SKIPPED,))

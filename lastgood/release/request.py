@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lastgood import ledger
-from lastgood.core import transitions as rollout
+from lastgood.core.state import State
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class Request:
     reason: str
     expected: int | None = None
     """The revision at which the service has to be."""
-    planned: rollout.State | None = None
+    planned: State | None = None
     """The state that a plan was made on: the same bundles have to be stable and candidate, at whatever revision."""
     automatic: bool = False
     """Decided without a person: it gives way to whoever was faster."""

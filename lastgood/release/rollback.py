@@ -6,7 +6,8 @@ import contextlib
 
 from lastgood import context, errors
 from lastgood.context import Context
-from lastgood.core import transitions as rollout
+from lastgood.core.events import Condemn, Lift, RollBack
+from lastgood.core.state import MarkKind, State
 from lastgood.hosts import readiness
 from lastgood.release import targets
 from lastgood.release.request import Request
@@ -61,7 +62,7 @@ def roll_back(ctx: Context, service: str, request: Request, *, to: str | None = 
     raise errors.Conflict(f"{service!r} changed {ATTEMPTS} times during this rollback; see 'lastgood history {service}' and run it again")
 
 
-def check_not_the_same_alarm(ctx: Context, state: rollout.State) -> None:
+def check_not_the_same_alarm(ctx: Context, state: State) -> None:
     """Raise NothingToDo if a step back was taken moments ago, by a person or by a gate, also if only a candidate was taken out.
 
     What was released since then is another bundle, and whoever goes back from that answers another alarm.
@@ -81,14 +82,14 @@ def check_not_the_same_alarm(ctx: Context, state: rollout.State) -> None:
 
 def plan_roll_back(
     ctx: Context,
-    state: rollout.State,
+    state: State,
     *,
     reason: str,
     to: str | None = None,
     seen: str | None = None,
     automatic: bool = False,
     unready: bool = False,
-) -> rollout.RollBack:
+) -> RollBack:
     """The event of a rollback from *state*, with the possible targets checked: by what the hosts say of them now, and byte by byte."""
     if to is not None and to not in state.marks:
         targets.check_lives(ctx, to)
@@ -103,13 +104,13 @@ def plan_roll_back(
         if verified[digest]:
             break
     proven = to is not None and ctx.ledger.was_stable(state.service, to)
-    return rollout.RollBack(
+    return RollBack(
         reason=reason, seen=seen, to=to, proven=proven, verified=verified, automatic=automatic, unready=unready,
         verify_s=verify_s(ctx, state),
     )  # fmt: skip
 
 
-def verify_s(ctx: Context, state: rollout.State) -> float:
+def verify_s(ctx: Context, state: State) -> float:
     """For how many seconds a step back is measured, as declared in the stable bundle before it; 0 if that cannot be read."""
     with contextlib.suppress(errors.LastgoodError):
         return context.read_service(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings).release.recovery.within_s
@@ -122,7 +123,7 @@ def condemn(
     digest: str,
     request: Request,
     *,
-    kind: rollout.MarkKind,
+    kind: MarkKind,
     take_down: bool = False,
 ) -> Committed:
     """Quarantine or revoke *digest*; if it serves, the service goes back in the same transaction."""
@@ -130,7 +131,7 @@ def condemn(
         state = ctx.ledger.state(service, about=(digest,))
         check_request(ctx, state, request)
         verified = {d: targets.verifies(ctx, d) for d in state.lineage if digest == state.stable and d != digest and d not in state.marks}
-        event = rollout.Condemn(
+        event = Condemn(
             bundle=digest, kind=kind, reason=request.reason, verified=verified, take_down=take_down, verify_s=verify_s(ctx, state)
         )
         with contextlib.suppress(errors.Conflict):
@@ -142,5 +143,5 @@ def condemn(
 def lift(ctx: Context, service: str, digest: str, request: Request) -> Committed:
     """Lift the quarantine of *digest*. Raises NotAllowed if it is revoked."""
     state = ctx.ledger.state(service, about=(digest,))
-    event = rollout.Lift(bundle=digest, reason=request.reason)
+    event = Lift(bundle=digest, reason=request.reason)
     return commit(ctx, state, event, request, verb="lift")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.context import Context
-from lastgood.model_retirement import records as lifetimes
+from lastgood.model_retirement import records
 from lastgood.service import frozen as frozen_service
-from lastgood.service import schema as services
+from lastgood.service import schema
 
 DEEP_VERIFY_BYTES = 256 * 1024 * 1024
 """Up to this size a rollback target is hashed again before it serves (0.6 s per GiB); above it, sizes are compared
@@ -18,18 +18,18 @@ and the worker hashes it while loading, as it always does."""
 
 def check_lives(ctx: Context, digest: str) -> None:
     """Raise NotAllowed if a model that *digest* asks is known to be gone."""
-    why = lifetimes.gone(ctx.ledger, digest, now=ctx.clock())
+    why = records.gone(ctx.ledger, digest, now=ctx.clock())
     if why is not None:
         bundle = ctx.ledger.bundle(digest)
         raise errors.NotAllowed(
-            f"bundle {bundles.short(digest)!r} cannot answer any more, {why}; name a bundle with another model, "
+            f"bundle {manifest.short(digest)!r} cannot answer any more, {why}; name a bundle with another model, "
             f"or check again with 'lastgood liveness {bundle.service}'"
         )
 
 
 def verifies(ctx: Context, digest: str) -> bool:
     """Whether *digest* could serve now: its bytes are whole, and no model that it asks is known to be gone."""
-    if lifetimes.gone(ctx.ledger, digest, now=ctx.clock()) is not None:
+    if records.gone(ctx.ledger, digest, now=ctx.clock()) is not None:
         return False
     bundle = ctx.ledger.bundle(digest)
     deep = sum(part.size for part in bundle.parts.values()) <= DEEP_VERIFY_BYTES
@@ -41,21 +41,21 @@ def verifies(ctx: Context, digest: str) -> bool:
     return True
 
 
-def check_evaluated(ctx: Context, digest: str) -> services.Service:
+def check_evaluated(ctx: Context, digest: str) -> schema.Service:
     """The bundle's frozen service configuration, if its newest offline evaluation keeps the limits set there."""
     bundle = ctx.ledger.bundle(digest)
     frozen = frozen_service.read(bundle, store=ctx.store)
     if frozen is None:
-        raise errors.NotAllowed(f"bundle {bundles.short(digest)!r} has no configuration; rebuild it")
+        raise errors.NotAllowed(f"bundle {manifest.short(digest)!r} has no configuration; rebuild it")
     broken = missed_limits(frozen.evaluation, _newest_metrics(ctx, digest))
     if broken:
         raise errors.NotAllowed(
-            f"bundle {bundles.short(digest)!r} does not meet its offline limits: {'; '.join(broken)}; evaluate it, or build a better one"
+            f"bundle {manifest.short(digest)!r} does not meet its offline limits: {'; '.join(broken)}; evaluate it, or build a better one"
         )
     return frozen
 
 
-def missed_limits(limits: services.Evaluation, metrics: Mapping[str, float | None]) -> tuple[str, ...]:
+def missed_limits(limits: schema.Evaluation, metrics: Mapping[str, float | None]) -> tuple[str, ...]:
     """Which of *limits* the metrics miss, in words; a metric that was not measured is missed."""
     figures = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     missed = []

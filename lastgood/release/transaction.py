@@ -11,11 +11,13 @@ import time
 from collections.abc import Iterator
 
 from lastgood import errors, ledger
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.context import Context
-from lastgood.core import transitions as rollout
+from lastgood.core import transitions
+from lastgood.core.events import Condemn, Event, Paged, RollBack
+from lastgood.core.state import State
 from lastgood.release.request import Request
-from lastgood.system import clock as wallclock
+from lastgood.system import clock as system_clock
 from lastgood.system import failpoints, plain
 
 
@@ -23,7 +25,7 @@ from lastgood.system import failpoints, plain
 class Committed:
     """A change that is in the ledger: the state before, the new revision, and what a person must be told."""
 
-    before: rollout.State
+    before: State
     revision: ledger.Revision
     ms: float
     pages: tuple[str, ...] = ()
@@ -31,12 +33,12 @@ class Committed:
 
 def commit(
     ctx: Context,
-    state: rollout.State,
-    event: rollout.Event,
+    state: State,
+    event: Event,
     request: Request,
     *,
     verb: str,
-    pages: tuple[rollout.Paged, ...] = (),
+    pages: tuple[Paged, ...] = (),
 ) -> Committed:
     """Decide on *event* and write the next revision, with its own pages and *pages*; all or nothing.
 
@@ -45,12 +47,12 @@ def commit(
     """
     check_request(ctx, state, request)
     now = ctx.clock()
-    after, effects = rollout.step(state, event, now)
+    after, effects = transitions.step(state, event, now)
     effects = (*effects, *pages)
     began = time.perf_counter()
     failpoints.failpoint("release.before_append")
-    emergency = isinstance(event, rollout.RollBack | rollout.Condemn)
-    skew_s = wallclock.skew_s() if ctx.clock is wallclock.now else 0.0
+    emergency = isinstance(event, RollBack | Condemn)
+    skew_s = system_clock.skew_s() if ctx.clock is system_clock.now else 0.0
     clock = {"clock": {"machine": now + skew_s}} if skew_s else {}
     revision = ctx.ledger.append(
         after,
@@ -64,23 +66,23 @@ def commit(
         now=now,
     )
     failpoints.failpoint("release.after_append")
-    told = tuple(effect.summary for effect in effects if isinstance(effect, rollout.Paged))
+    told = tuple(effect.summary for effect in effects if isinstance(effect, Paged))
     return Committed(before=state, revision=revision, ms=round((time.perf_counter() - began) * 1000, 3), pages=told)
 
 
-def check_request(ctx: Context, state: rollout.State, request: Request) -> None:
+def check_request(ctx: Context, state: State, request: Request) -> None:
     """Raise Conflict if *state* is not where *request* expects the service."""
     check_expected(ctx, state, request.expected)
     check_planned(ctx, state, request.planned)
 
 
-def check_expected(ctx: Context, state: rollout.State, expected: int | None) -> None:
+def check_expected(ctx: Context, state: State, expected: int | None) -> None:
     """Raise Conflict if *state* is not at revision *expected*; None expects nothing."""
     if expected is not None and state.revision != expected:
         raise errors.Conflict(_what_changed(ctx, state.service, since=expected))
 
 
-def check_planned(ctx: Context, state: rollout.State, planned: rollout.State | None) -> None:
+def check_planned(ctx: Context, state: State, planned: State | None) -> None:
     """Raise Conflict if another bundle is stable or candidate than in the state that a plan was made on."""
     if planned is not None and (planned.stable, planned.candidate) != (state.stable, state.candidate):
         raise errors.Conflict(_what_changed(ctx, state.service, since=planned.revision))
@@ -89,12 +91,12 @@ def check_planned(ctx: Context, state: rollout.State, planned: rollout.State | N
 def _what_changed(ctx: Context, service: str, *, since: int) -> str:
     newer = [r for r in ctx.ledger.history(service, limit=10) if r.number > since]
     lines = "; ".join(
-        f"revision {r.number} by {r.actor}: {r.verb}, stable is {bundles.short(r.state.stable or 'none')}" for r in reversed(newer)
+        f"revision {r.number} by {r.actor}: {r.verb}, stable is {manifest.short(r.state.stable or 'none')}" for r in reversed(newer)
     )
     return f"{service!r} has changed since revision {since}: {lines}; check 'lastgood status {service}' and decide again"
 
 
-def last_move(ctx: Context, state: rollout.State) -> ledger.Revision:
+def last_move(ctx: Context, state: State) -> ledger.Revision:
     """The revision by which the present stable bundle became stable; what came after it (a hold, say) moved nothing."""
     moved = ctx.ledger.revision(state.service, state.revision)
     while older := ctx.ledger.history(state.service, limit=50, before=moved.number):

@@ -16,8 +16,8 @@ import sys
 from typing import Any
 
 from lastgood import errors
-from lastgood import settings as settings_
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
+from lastgood.settings import Settings
 
 SKIPPED = "skipped on request: it is not known whether this bundle loads, or whether its reference, prompt and index can be read"
 SLACK_S = 60.0
@@ -36,7 +36,7 @@ class Tried:
         return {"outcome": self.outcome, "notes": list(self.notes)}
 
 
-def run(settings: settings_.Settings, bundle: bundles.Bundle, *, timeout_s: float) -> Tried:
+def run(settings: Settings, bundle: manifest.Bundle, *, timeout_s: float) -> Tried:
     """Try *bundle*, whose parts and manifest are in the store. Raises NotAllowed, with the remedy, if it could not be used."""
     command = [sys.executable, "-m", "lastgood.conformance.bundle", "--service", bundle.service, "--bundle", bundle.id]
     environ = {**os.environ, "LASTGOOD_HOME": str(settings.home)}

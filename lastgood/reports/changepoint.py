@@ -17,10 +17,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from lastgood import ledger
-from lastgood.analysis import run as judge
+from lastgood.analysis import run as analysis_run
 from lastgood.gates import base
 from lastgood.reports.evidence import Trail
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 
 SURE = 3.68
 """Log likelihood below the highest, for 95 %."""
@@ -45,19 +45,19 @@ class _Span:
     tally: base.Tally
 
 
-def of(book: ledger.Ledger, service: str, question: judge.Question, *, trail: Trail) -> float | None:
+def estimate_change_point(book: ledger.Ledger, service: str, question: analysis_run.Question, *, trail: Trail) -> float | None:
     """Since when (Unix seconds) the fault that *trail* failed by shows, as `estimate` has it."""
     found = estimate(book, service, question, trail=trail)
     return None if found is None else found.at
 
 
-def estimate(book: ledger.Ledger, service: str, question: judge.Question, *, trail: Trail) -> Estimate | None:
+def estimate(book: ledger.Ledger, service: str, question: analysis_run.Question, *, trail: Trail) -> Estimate | None:
     """Since when the fault that *trail* failed by shows, to one measurement at best; None if that cannot be told.
 
     For kills and ejections it is the stretch of the first one, for gauges the beginning of the row of windows that were over.
     Reads only the measurements around that moment.
     """
-    if isinstance(trail.gate, conditions.OutOfMemory | conditions.Ejections):
+    if isinstance(trail.gate, gates.OutOfMemory | gates.Ejections):
         first = next((one for one in trail.stretches if one.watched.value), None)
         return None if first is None else Estimate(at=first.start, earliest=first.start, latest=first.end)
     gain = _gain(trail)
@@ -95,7 +95,7 @@ def _likely(spans: Sequence[_Span], gain: Gain, *, sure: float) -> list[float]:
 
 def _unit(trail: Trail) -> float:
     """What one unit of log likelihood is in the gain: for means twice the variance of a row, from neighbouring stretches."""
-    if not isinstance(trail.gate, conditions.Score):
+    if not isinstance(trail.gate, gates.Score):
         return 1.0
     told = [one.watched for one in trail.stretches if one.watched.n]
     steps = [
@@ -105,7 +105,7 @@ def _unit(trail: Trail) -> float:
 
 
 def _looks(
-    book: ledger.Ledger, service: str, question: judge.Question, *, trail: Trail, first: int, start: float, end: float
+    book: ledger.Ledger, service: str, question: analysis_run.Question, *, trail: Trail, first: int, start: float, end: float
 ) -> Iterator[_Span]:
     """What the gate saw look by look from *start* until *end*, each with the time at which it began."""
     began = start
@@ -140,11 +140,11 @@ def _total(tallies: Sequence[base.Tally] | Iterator[base.Tally]) -> base.Tally:
 def _gain(trail: Trail) -> Gain | None:
     """The likelihood ratio that fits the gate; None for gates that count nothing."""
     gate, good = trail.gate, trail.beside if trail.beside is not None and trail.beside.n else None
-    if isinstance(gate, conditions.ErrorRate | conditions.LatencyP99 | conditions.Agreement):
+    if isinstance(gate, gates.ErrorRate | gates.LatencyP99 | gates.Agreement):
         if good is not None:
             return lambda tally: _binomial(tally, max(good.bad, 0.5) / good.n)
         return None if trail.verdict.reference is None else lambda tally: _binomial(tally, trail.verdict.reference or 0.0)
-    if isinstance(gate, conditions.Score):
+    if isinstance(gate, gates.Score):
         mean = good.total / good.n if good is not None else trail.verdict.reference
         sign = 1.0 if gate.lower_is_better else -1.0
         return None if mean is None else lambda tally: _normal(tally, mean, sign)

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lastgood.reports import figure as canvas
+from lastgood.reports import figure as report_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 def by_feature(columns: Sequence[Mapping[str, Any]]) -> Figure:
     """Bars of the distances of *columns* (a verdict's, as JSON), the worst on top; a tick marks the threshold of each."""
-    with canvas.drawing(0.8 + 0.24 * len(columns)) as (figure, axes):
+    with report_figure.drawing(0.8 + 0.24 * len(columns)) as (figure, axes):
         places = range(len(columns))[::-1]
-        colours = [canvas.BAD if column["outcome"] in ("fail", "broken") else canvas.STABLE for column in columns]
+        colours = [report_figure.BAD if column["outcome"] in ("fail", "broken") else report_figure.STABLE for column in columns]
         axes.barh(places, [column["distance"] for column in columns], color=colours, height=0.7)
         for place, column in zip(places, columns, strict=True):
             if column["threshold"] is not None:
-                axes.plot([column["threshold"]] * 2, [place - 0.42, place + 0.42], color=canvas.INK, linewidth=1.5)
+                axes.plot([column["threshold"]] * 2, [place - 0.42, place + 0.42], color=report_figure.INK, linewidth=1.5)
         axes.set_yticks(places, [f"{column['name']}{' *' if column['outcome'] in ('fail', 'broken') else ''}" for column in columns])
         axes.set(xlabel="distance (standard deviations, or Jensen-Shannon); line: usual at most; *: drifted")
     return figure
@@ -30,12 +30,12 @@ def over_time(windows: Sequence[Mapping[str, Any]], *, column: str, alarms: Sequ
     """A column's value in each of *windows* (as JSON) beside what is usual at most; shaded are the *alarms*, from and to in Unix seconds."""
     points = [(one["begin"], found) for one in windows for found in one["verdict"]["columns"] if found["name"] == column]
     known = [(_day(at), found["distance"], found["threshold"]) for at, found in points if found["distance"] is not None]
-    with canvas.drawing(1.9) as (figure, axes):
+    with report_figure.drawing(1.9) as (figure, axes):
         for since, until in alarms:
-            axes.axvspan(_day(since), _day(until), color=canvas.CANDIDATE, alpha=0.25, linewidth=0)
-        axes.plot([at for at, _, _ in known], [value for _, value, _ in known], color=canvas.STABLE, linewidth=1.0)
+            axes.axvspan(_day(since), _day(until), color=report_figure.CANDIDATE, alpha=0.25, linewidth=0)
+        axes.plot([at for at, _, _ in known], [value for _, value, _ in known], color=report_figure.STABLE, linewidth=1.0)
         limits = [(at, limit) for at, _, limit in known if limit is not None]
-        axes.plot([at for at, _ in limits], [limit for _, limit in limits], color=canvas.INK, linewidth=0.9, linestyle="--")
+        axes.plot([at for at, _ in limits], [limit for _, limit in limits], color=report_figure.INK, linewidth=0.9, linestyle="--")
         axes.set_title(column)
         axes.set(ylim=(0, None), ylabel="distance" if not known else "")
         figure.autofmt_xdate()

@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from lastgood import ledger
-from lastgood.analysis import follow, run
+from lastgood.analysis import follow
+from lastgood.analysis import run as analysis_run
 from lastgood.gates import base
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 
 POINTS = 240
 """Moments at which each gate is asked on the way; a path of evidence has no more points, and one for the end."""
@@ -27,7 +28,7 @@ SPANS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 
 STRETCHES = 120
 """No more stretches than this in one analysis, whatever its length (up to 120 days)."""
 
-Kind = Literal["shadow", "canary", "bake", "watch", "verify"]
+AnalysisKind = Literal["shadow", "canary", "bake", "watch", "verify"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ class Point:
 
     at: float
     n: int
-    outcome: base.Outcome
+    outcome: base.VerdictOutcome
     estimate: float | None
     evidence: float | None
     boundary: float | None
@@ -60,7 +61,7 @@ class Stretch:
 class Trail:
     """One gate in one analysis: the verdict at its end, the path to it, and what both arms did, in stretches and in all."""
 
-    gate: conditions.AnyGate
+    gate: gates.AnyGate
     verdict: base.Verdict
     points: tuple[Point, ...]
     stretches: tuple[Stretch, ...]
@@ -73,7 +74,7 @@ Times = Mapping[float, int]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Analysis:
+class MeasuredAnalysis:
     """One question that was measured: `watched` judged beside `beside`, or alone, from `began` until `ended` (Unix seconds).
 
     `kind` is the phase it belongs to, `rows` how many measurements there are, `trails` one trail per gate by name. `times`
@@ -81,7 +82,7 @@ class Analysis:
     """
 
     key: str
-    kind: Kind
+    kind: AnalysisKind
     mode: base.Mode
     watched: str
     beside: str | None
@@ -92,9 +93,9 @@ class Analysis:
     times: Mapping[str, Times]
 
 
-def replay(book: ledger.Ledger, service: str, question: run.Question, *, kind: Kind, until: float) -> Analysis:
+def replay(book: ledger.Ledger, service: str, question: analysis_run.Question, *, kind: AnalysisKind, until: float) -> MeasuredAnalysis:
     """The analysis of *question* as it stood at *until* (Unix seconds). Reads each measurement once."""
-    analysis = run.Analysis(question, book=book, service=service)
+    analysis = analysis_run.Analysis(question, book=book, service=service)
     path = _Path(analysis, until=until)
     for measurement in follow.replay(analysis, service=service, until=until):
         path.add(measurement)
@@ -104,7 +105,7 @@ def replay(book: ledger.Ledger, service: str, question: run.Question, *, kind: K
 class _Path:
     """What was seen on the way through an analysis, and what its gates said at regular times."""
 
-    def __init__(self, analysis: run.Analysis, *, until: float) -> None:
+    def __init__(self, analysis: analysis_run.Analysis, *, until: float) -> None:
         question = analysis.question
         self._analysis = analysis
         self._until = until
@@ -133,13 +134,13 @@ class _Path:
         for name, verdict in self._analysis.verdicts(at).items():
             self._points[name].append(_point(verdict))
 
-    def analysis(self, kind: Kind) -> Analysis:
+    def analysis(self, kind: AnalysisKind) -> MeasuredAnalysis:
         """All of it as values."""
         question = self._analysis.question
         last = self._analysis.verdicts(self._until) if self._rows else {}
         names = {question.watched: 0, **({question.beside: 1} if question.beside else {})}
         times = {digest: arms[place].counts for arms in self._times.values() for digest, place in names.items() if arms[place].counts}
-        return Analysis(
+        return MeasuredAnalysis(
             key=question.key,
             kind=kind,
             mode=question.mode,

@@ -12,10 +12,8 @@ from typing import Any
 from lastgood import errors, release
 from lastgood.bundle.manifest import short
 from lastgood.gates import base
-from lastgood.reports import evidence as trails
-from lastgood.reports import incident, plots
-from lastgood.reports import wording as words
-from lastgood.reports.record import Chronicle
+from lastgood.reports import evidence, incident, plots, wording
+from lastgood.reports.record import RolloutRecord
 from lastgood.system import files, text
 
 NONE = "\u2013"
@@ -46,7 +44,7 @@ _ARMS = (
 )
 
 
-def write(chronicle: Chronicle, out: Path) -> Path:
+def write(chronicle: RolloutRecord, out: Path) -> Path:
     """Write the page to *out* and return it. Atomic. Raises Unavailable, or UsageError without the extra `report`."""
     text = html(chronicle)
     try:
@@ -57,7 +55,7 @@ def write(chronicle: Chronicle, out: Path) -> Path:
     return out
 
 
-def html(chronicle: Chronicle) -> str:
+def html(chronicle: RolloutRecord) -> str:
     """The page as text. All words that come from people or bundles are escaped; no address outside the page is named."""
     try:
         import jinja2
@@ -68,8 +66,8 @@ def html(chronicle: Chronicle) -> str:
     environment.filters |= {
         "short": _short,
         "moment": text.moment,
-        "duration": words.duration,
-        "between": words.between,
+        "duration": wording.duration,
+        "between": wording.between,
         "figure": _figure,
         "power": _power,
     }
@@ -77,14 +75,14 @@ def html(chronicle: Chronicle) -> str:
     return template.render(**_values(chronicle), svgs=_pictures(chronicle))
 
 
-def _values(chronicle: Chronicle) -> dict[str, Any]:
+def _values(chronicle: RolloutRecord) -> dict[str, Any]:
     """What the page shows besides pictures."""
     return {
         "c": chronicle,
-        "headline": words.headline(chronicle),
-        "afterwards": words.afterwards(chronicle),
+        "headline": wording.headline(chronicle),
+        "afterwards": wording.afterwards(chronicle),
         "tone": _tone(chronicle),
-        "incident": incident.of(chronicle),
+        "incident": incident.incident_record(chronicle),
         "analyses": [_analysis(one) for one in chronicle.analyses if one.rows],
         "revisions": [_revision(revision) for revision in chronicle.revisions],
         "parts": [_part(change) for change in chronicle.changes],
@@ -94,16 +92,16 @@ def _values(chronicle: Chronicle) -> dict[str, Any]:
     }
 
 
-def _tone(chronicle: Chronicle) -> str:
+def _tone(chronicle: RolloutRecord) -> str:
     """good, bad or open: the colour of the headline."""
     return {"released": "good", "taken out": "bad", "rolled back": "bad"}.get(chronicle.outcome, "open")
 
 
-def _bundles(chronicle: Chronicle) -> list[str]:
+def _bundles(chronicle: RolloutRecord) -> list[str]:
     return [digest for digest in (chronicle.candidate, chronicle.stable) if digest is not None]
 
 
-def _pictures(chronicle: Chronicle) -> list[dict[str, str]]:
+def _pictures(chronicle: RolloutRecord) -> list[dict[str, str]]:
     """The pictures as SVG, each with its heading and what to read from it."""
     import markupsafe
 
@@ -122,7 +120,7 @@ def _pictures(chronicle: Chronicle) -> list[dict[str, str]]:
 # --- tables ------------------------------------------------------------------------------------------------
 
 
-def _analysis(one: trails.Analysis) -> dict[str, Any]:
+def _analysis(one: evidence.MeasuredAnalysis) -> dict[str, Any]:
     titles = {
         "shadow": "Shadow: answers to copied requests",
         "canary": "Canary: compared with stable",
@@ -139,11 +137,11 @@ def _analysis(one: trails.Analysis) -> dict[str, Any]:
     }
 
 
-def _gate(trail: trails.Trail) -> dict[str, Any]:
+def _gate(trail: evidence.Trail) -> dict[str, Any]:
     verdict = trail.verdict
     return {
         "verdict": verdict,
-        "outcome": words.gate_words(verdict),
+        "outcome": wording.verdict_text(verdict),
         "share": None if verdict.evidence is None or not verdict.boundary else max(0.0, min(1.0, verdict.evidence / verdict.boundary)),
         "figures": f"{_amount(verdict, verdict.estimate)} / {_amount(verdict, verdict.reference)}",
         "interval": _interval(verdict),
@@ -188,7 +186,7 @@ def _part(change: Any) -> dict[str, Any]:
     return {"name": change.name, "change": change.change, **digests, "meta": meta}
 
 
-def _commands(chronicle: Chronicle) -> list[tuple[str, str]]:
+def _commands(chronicle: RolloutRecord) -> list[tuple[str, str]]:
     """Where to look further, exactly as it is typed."""
     service, candidate = chronicle.service, short(chronicle.candidate)
     found = [("what serves now", f"lastgood status {service}"), ("every change", f"lastgood history {service}")]

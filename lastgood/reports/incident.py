@@ -13,11 +13,9 @@ from typing import Any
 
 from lastgood import errors, ledger, release
 from lastgood.ledger import audit, rows
-from lastgood.reports import record as chronicles
-from lastgood.reports import rollouts as episode
-from lastgood.reports import wording as words
-from lastgood.reports.record import Chronicle
-from lastgood.system import clock as wallclock
+from lastgood.reports import record, rollouts, wording
+from lastgood.reports.record import RolloutRecord
+from lastgood.system import clock as system_clock
 from lastgood.system import files, plain
 
 log = logging.getLogger("lastgood.incident")
@@ -26,22 +24,22 @@ SCHEMA = "lastgood.incident/v1"
 ACTOR = "lastgood"
 
 
-def close(ctx: release.Context, service: str, revision_number: int, *, clock: release.Clock = wallclock.now) -> dict[str, Any] | None:
+def close(ctx: release.Context, service: str, revision_number: int, *, clock: release.Clock = system_clock.now) -> dict[str, Any] | None:
     """Keep the record of the rollout that revision *revision_number* took back, or whose way back it found to have helped or not.
 
     Returns the record, the old one if it was kept before; None if the revision ends nothing, if nobody is blamed, or
     if it is still being measured whether the way back helped. Raises nothing but LastgoodError.
     """
     try:
-        rollout = episode.of(ctx.ledger, service, revision_number)
-        found = None if rollout is None else episode.find(ctx.ledger, service, rollout)
+        rollout = rollouts.rollout_ended_by(ctx.ledger, service, revision_number)
+        found = None if rollout is None else rollouts.find(ctx.ledger, service, rollout)
         if found is None or not found.taken_back or not over(ctx.ledger, found):
             return None
         kept = _kept(ctx.ledger, service, found.number, since=found.revisions[0].at)
         if kept is not None:
             _write_file(file_of(ctx.settings.home, service, found.number), kept)
             return kept
-        return write(ctx, service, chronicles.collect(ctx, service, rollout=found.number, clock=clock), clock=clock)
+        return write(ctx, service, record.collect(ctx, service, rollout=found.number, clock=clock), clock=clock)
     except errors.LastgoodError:
         raise
     except Exception as error:  # the border: whoever calls this has a release to look after
@@ -51,7 +49,7 @@ def close(ctx: release.Context, service: str, revision_number: int, *, clock: re
         ) from error
 
 
-def over(book: ledger.Ledger, found: episode.Episode) -> bool:
+def over(book: ledger.Ledger, found: rollouts.Rollout) -> bool:
     """Whether it is known what came of the way back that ended *found*, or it is measured no longer: another one took its place."""
     ending = found.ending
     if ending is None:
@@ -60,7 +58,7 @@ def over(book: ledger.Ledger, found: episode.Episode) -> bool:
     return verifying is None or found.verified is not None or book.state(found.service).verifying != verifying
 
 
-def write(ctx: release.Context, service: str, chronicle: Chronicle, *, clock: release.Clock = wallclock.now) -> dict[str, Any]:
+def write(ctx: release.Context, service: str, chronicle: RolloutRecord, *, clock: release.Clock = system_clock.now) -> dict[str, Any]:
     """Keep the record in the audit trail and in `incidents/` of the home folder, once for each rollout; returns what is kept.
 
     Raises NothingToDo if nothing was taken back, Unavailable if the file cannot be written (the audit trail has it then).
@@ -70,7 +68,7 @@ def write(ctx: release.Context, service: str, chronicle: Chronicle, *, clock: re
     found = _kept(ctx.ledger, service, chronicle.rollout, since=chronicle.revisions[0].at)
     if found is None:
         # As the audit trail gives it back, so that a second writing changes nothing.
-        found = rows.parse(rows.dump(of(chronicle)), "the incident")
+        found = rows.parse(rows.dump(incident_record(chronicle)), "the incident")
         ctx.ledger.note(service, kind="incident", body=found, actor=ACTOR, now=clock())
         try:
             audit.checkpoint(ctx.ledger, service, ctx.settings.keys)
@@ -82,7 +80,7 @@ def write(ctx: release.Context, service: str, chronicle: Chronicle, *, clock: re
 
 def _kept(book: ledger.Ledger, service: str, rollout: int, *, since: float) -> dict[str, Any] | None:
     """The record of a rollout as the audit trail has it; None if it was not written yet."""
-    kept = chronicles.notes(book, service, "incident", since=since)
+    kept = record.notes(book, service, "incident", since=since)
     return next((note for note in kept if note["rollout"] == rollout), None)
 
 
@@ -91,20 +89,20 @@ def file_of(home: Path, service: str, rollout: int) -> Path:
     return home / "incidents" / f"{service}-rollout-{rollout}.json"
 
 
-def of(chronicle: Chronicle) -> dict[str, Any]:
+def incident_record(chronicle: RolloutRecord) -> dict[str, Any]:
     """The record, as plain JSON. Times are Unix seconds; what is not known is null.
 
     Of a rollout that was not taken back, `bad_bundle` is null and the rest says how far it came.
     """
     ending, fired = chronicle.ending, chronicle.fired
     bad = chronicle.left
-    answered = chronicle.requests.get(chronicle.candidate, chronicles.Requests())
+    answered = chronicle.requests.get(chronicle.candidate, record.RequestCounts())
     value = {
         "schema": SCHEMA,
         "service": chronicle.service,
         "rollout": chronicle.rollout,
         "outcome": chronicle.outcome,
-        "summary": words.headline(chronicle),
+        "summary": wording.headline(chronicle),
         "bad_bundle": bad,
         "candidate": chronicle.candidate,
         "good_bundle": chronicle.good,
@@ -135,13 +133,13 @@ def of(chronicle: Chronicle) -> dict[str, Any]:
     return found
 
 
-def _detected(chronicle: Chronicle) -> float | None:
+def _detected(chronicle: RolloutRecord) -> float | None:
     if chronicle.left is None or chronicle.ending is None:
         return None
     return chronicle.fired.at if chronicle.fired else chronicle.ending.at
 
 
-def _decided(chronicle: Chronicle) -> dict[str, Any] | None:
+def _decided(chronicle: RolloutRecord) -> dict[str, Any] | None:
     ending = chronicle.ending
     if ending is None:
         return None
@@ -155,7 +153,7 @@ def _decided(chronicle: Chronicle) -> dict[str, Any] | None:
     }
 
 
-def _seconds(chronicle: Chronicle) -> dict[str, Any]:
+def _seconds(chronicle: RolloutRecord) -> dict[str, Any]:
     """Measured: `exposure` (the candidate had users), from the verdict to the commit, and until the traffic had moved.
 
     Estimated: all that begins with the onset, as that is; `onset_to_verdict_between` is the least and the most that it may be.
@@ -178,7 +176,7 @@ def _seconds(chronicle: Chronicle) -> dict[str, Any]:
     }
 
 
-def _bad_by_gate(chronicle: Chronicle, *, copies: bool) -> dict[str, int]:
+def _bad_by_gate(chronicle: RolloutRecord, *, copies: bool) -> dict[str, int]:
     """How many of the candidate's answers the gates counted as bad (failed, too slow, different): to users, or to copies.
 
     Agreement is counted on copies alone, whenever that is.
@@ -193,7 +191,7 @@ def _bad_by_gate(chronicle: Chronicle, *, copies: bool) -> dict[str, int]:
     return sums
 
 
-def _layer(one: chronicles.Followed) -> dict[str, Any]:
+def _layer(one: record.Followed) -> dict[str, Any]:
     return {
         "layer": one.layer,
         "status": one.status,
@@ -210,7 +208,7 @@ def _page(page: Any) -> dict[str, Any]:
     return {name: getattr(page, name) for name in names}
 
 
-def _verification(chronicle: Chronicle) -> dict[str, Any] | None:
+def _verification(chronicle: RolloutRecord) -> dict[str, Any] | None:
     verified = chronicle.verified
     if verified is None:
         return None

@@ -17,10 +17,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from lastgood import errors, ledger, release
-from lastgood.reports import incident
-from lastgood.reports import rollouts as episode
+from lastgood.reports import incident, rollouts
 from lastgood.settings import Settings
-from lastgood.system import clock as wallclock
+from lastgood.system import clock as system_clock
 
 log = logging.getLogger("lastgood.incident")
 
@@ -37,7 +36,7 @@ LEASE, LEASE_S = "incidents", 300.0
 class IncidentLoop(threading.Thread):
     """Looks every *every_s* seconds for rollouts that were taken back, and writes their records; nothing ends it but `end`."""
 
-    def __init__(self, settings: Settings, *, every_s: float = 1.0, clock: Callable[[], float] = wallclock.now) -> None:
+    def __init__(self, settings: Settings, *, every_s: float = 1.0, clock: Callable[[], float] = system_clock.now) -> None:
         super().__init__(name="incidents", daemon=True)
         self._settings = settings
         self._every_s = every_s
@@ -112,10 +111,10 @@ class IncidentLoop(threading.Thread):
     def _done(self, ctx: release.Context, service: str, number: int) -> bool:
         """Whether nothing is left to do about the rollback by revision *number*."""
         try:
-            rollout = episode.of(ctx.ledger, service, number)
+            rollout = rollouts.rollout_ended_by(ctx.ledger, service, number)
             if rollout is None:
                 return True
-            if not self._due(ctx, episode.find(ctx.ledger, service, rollout)):
+            if not self._due(ctx, rollouts.find(ctx.ledger, service, rollout)):
                 return False
             incident.close(ctx, service, number, clock=self._clock)
         except errors.LastgoodError as error:
@@ -124,7 +123,7 @@ class IncidentLoop(threading.Thread):
             return False
         return True
 
-    def _due(self, ctx: release.Context, found: episode.Episode) -> bool:
+    def _due(self, ctx: release.Context, found: rollouts.Rollout) -> bool:
         """Whether everything is known that the record says: what came of the rollback, and how long the traffic took."""
         if found.ending is None or not incident.over(ctx.ledger, found):
             return False

@@ -11,7 +11,7 @@ from typing import Any
 
 from lastgood import errors, ledger, release
 from lastgood.analysis import follow
-from lastgood.core import transitions as rollout
+from lastgood.core.state import State
 from lastgood.gates import base
 from lastgood.layers import receipts
 from lastgood.reports import rollouts as episode
@@ -23,7 +23,7 @@ LAST = 5
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Glance:
+class LiveStatus:
     """One rollout at `at` (Unix seconds). `verdicts` are what the gates say now, by name.
 
     `actual` is each bundle's share of the traffic in percent as the traffic layer last reported it, None if unknown.
@@ -31,8 +31,8 @@ class Glance:
     """
 
     at: float
-    state: rollout.State
-    episode: episode.Episode
+    state: State
+    episode: episode.Rollout
     verdicts: Mapping[str, base.Verdict]
     revisions: tuple[ledger.Revision, ...]
     layers: Mapping[str, receipts.Receipt]
@@ -104,15 +104,15 @@ class Watcher:
         self._rollout = episode.newest(ctx.ledger, service)
         self._evidence = follow.Evidence(batch=None)
         self._seen = -1
-        self._state = rollout.State(service=service)
+        self._state = State(service=service)
         self._episode = episode.find(ctx.ledger, service, self._rollout)
 
-    def look(self, now: float) -> Glance:
+    def look(self, now: float) -> LiveStatus:
         """The rollout at Unix time *now*. Reads what is new since the last look."""
         if self._ctx.ledger.newest(self._service) != self._seen:
             self._catch_up()
         verdicts, trouble = self._verdicts(now)
-        return Glance(
+        return LiveStatus(
             at=now,
             state=self._state,
             episode=self._episode,

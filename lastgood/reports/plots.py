@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from lastgood.bundle.manifest import short
 from lastgood.gates import base
-from lastgood.reports import evidence as trails
-from lastgood.reports import figure as canvas
-from lastgood.reports import wording as words
+from lastgood.reports import evidence as report_evidence
+from lastgood.reports import figure as report_figure
+from lastgood.reports import wording
 from lastgood.reports.figure import BAD, CANDIDATE, GOOD, GREY, INK, OTHER, STABLE, png, svg, title_of
-from lastgood.reports.record import Chronicle
-from lastgood.service import gates as conditions
+from lastgood.reports.record import RolloutRecord
+from lastgood.service import gates as service_gates
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,9 +32,9 @@ ENOUGH = 25
 UNITS = {"error_rate": "requests that failed (%)", "latency_p99": "P99 of the time to answer (ms)", "agreement": "answers that differ (%)"}
 
 
-def traffic(chronicle: Chronicle) -> Figure:
+def traffic(chronicle: RolloutRecord) -> Figure:
     """Each bundle's share of the traffic over time, with the phases, and a tick where a gate's verdict moved the release."""
-    with canvas.drawing(2.9) as (figure, axes):
+    with report_figure.drawing(2.9) as (figure, axes):
         clock = _Clock(chronicle)
         bundles = _order(chronicle)
         edges = [clock.of(moment) for segment in chronicle.segments for moment in (segment.start, segment.end)]
@@ -51,13 +51,13 @@ def traffic(chronicle: Chronicle) -> Figure:
     return figure
 
 
-def evidence(chronicle: Chronicle) -> Figure | None:
+def evidence(chronicle: RolloutRecord) -> Figure | None:
     """The evidence of each gate that has such a test, against the boundary at which it fails; one panel for each gate."""
     analysis = chronicle.last_analysis
     shown = {name: t for name, t in analysis.trails.items() if t.verdict.evidence is not None} if analysis else {}
     if not analysis or not shown:
         return None
-    with canvas.drawing(0.75 + 1.45 * len(shown), rows=len(shown)) as (figure, panels):
+    with report_figure.drawing(0.75 + 1.45 * len(shown), rows=len(shown)) as (figure, panels):
         clock = _Clock(chronicle)
         for axes, (name, trail) in zip(panels, shown.items(), strict=True):
             _path(axes, chronicle, clock, name=name, trail=trail)
@@ -66,13 +66,13 @@ def evidence(chronicle: Chronicle) -> Figure | None:
     return figure
 
 
-def arms(chronicle: Chronicle, gate: str) -> Figure | None:
+def arms(chronicle: RolloutRecord, gate: str) -> Figure | None:
     """What *gate* measured of both arms over time, with the threshold: a share, a P99 or a mean."""
     parts = [(one, one.trails[gate]) for one in chronicle.analyses if gate in one.trails and one.trails[gate].stretches]
     figure_of = _figure_of(parts[0][1].verdict.metric) if parts else None
     if not figure_of:
         return None
-    with canvas.drawing(2.6) as (figure, axes):
+    with report_figure.drawing(2.6) as (figure, axes):
         clock = _Clock(chronicle)
         for analysis, trail in parts:
             for side, digest in (("beside", analysis.beside), ("watched", analysis.watched)):
@@ -89,11 +89,11 @@ def arms(chronicle: Chronicle, gate: str) -> Figure | None:
     return figure
 
 
-def latency(chronicle: Chronicle) -> Figure | None:
+def latency(chronicle: RolloutRecord) -> Figure | None:
     """Which share of the answers of each bundle was ready after so many milliseconds (cumulative distributions)."""
     if not chronicle.times:
         return None
-    with canvas.drawing(2.8) as (figure, axes):
+    with report_figure.drawing(2.8) as (figure, axes):
         for digest in sorted(chronicle.times, key=lambda one: one == chronicle.candidate):
             curve = chronicle.times[digest]
             arm = ", control arm" if digest == chronicle.stable and any(one.state.control for one in chronicle.revisions) else ""
@@ -111,17 +111,17 @@ def latency(chronicle: Chronicle) -> Figure | None:
     return figure
 
 
-def waterfall(chronicle: Chronicle) -> Figure | None:
+def waterfall(chronicle: RolloutRecord) -> Figure | None:
     """Milliseconds from the commit until each layer followed the revision that ended the rollout."""
     rows = sorted((one for one in chronicle.followed if one.ms is not None), key=lambda one: one.ms or 0.0)
     if not rows:
         return None
-    with canvas.drawing(0.95 + 0.36 * len(rows)) as (figure, axes):
+    with report_figure.drawing(0.95 + 0.36 * len(rows)) as (figure, axes):
         for place, one in enumerate(rows):
             at_most = one.at_most
             axes.barh(place, one.ms or 0.0, color="white" if at_most else GOOD, edgecolor=GREY if at_most else GOOD,
                       hatch="///" if at_most else None, height=0.6)  # fmt: skip
-            told = f"{'at most ' if at_most else ''}{words.duration((one.ms or 0.0) / 1000)}"
+            told = f"{'at most ' if at_most else ''}{wording.duration((one.ms or 0.0) / 1000)}"
             axes.annotate(told, (one.ms or 0.0, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9)
         axes.set_yticks(range(len(rows)), [_plain(one.layer) for one in rows])
         axes.invert_yaxis()
@@ -130,13 +130,13 @@ def waterfall(chronicle: Chronicle) -> Figure | None:
         slowest = rows[-1]
         axes.set_title(
             _plain(
-                f"{slowest.layer} was the last to converge, after {'at most ' if slowest.at_most else ''}{words.duration((slowest.ms or 0) / 1000)}"
+                f"{slowest.layer} was the last to converge, after {'at most ' if slowest.at_most else ''}{wording.duration((slowest.ms or 0) / 1000)}"
             )
         )
     return figure
 
 
-def every(chronicle: Chronicle) -> dict[str, Figure]:
+def every(chronicle: RolloutRecord) -> dict[str, Figure]:
     """All pictures that there is something to show in, by name, in the order of a report."""
     gates = [verdict.gate for verdict in (chronicle.fired,) if verdict]
     analysis = chronicle.last_analysis
@@ -148,7 +148,7 @@ def every(chronicle: Chronicle) -> dict[str, Figure]:
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
-def pictures(chronicle: Chronicle, *, max_bytes: int = 300_000) -> dict[str, bytes]:
+def pictures(chronicle: RolloutRecord, *, max_bytes: int = 300_000) -> dict[str, bytes]:
     """PNG images by name, the most telling first, as many as fit into *max_bytes* together."""
     kept: dict[str, bytes] = {}
     for name, figure in every(chronicle).items():
@@ -164,7 +164,7 @@ def pictures(chronicle: Chronicle, *, max_bytes: int = 300_000) -> dict[str, byt
 class _Clock:
     """Unix seconds as time since the beginning of what is shown, in a unit that gives readable numbers."""
 
-    def __init__(self, chronicle: Chronicle) -> None:
+    def __init__(self, chronicle: RolloutRecord) -> None:
         span = chronicle.ended - chronicle.began
         self.unit, self._unit_s = next((unit, s) for unit, s, most in _CLOCK_UNITS if span < most)
         self._zero = chronicle.began
@@ -178,7 +178,7 @@ class _Clock:
 _CLOCK_UNITS = (("s", 1.0, 300.0), ("min", 60.0, 3 * 3600.0), ("h", 3600.0, 4 * 86_400.0), ("days", 86_400.0, float("inf")))
 
 
-def _mirror(axes: Axes, chronicle: Chronicle, clock: _Clock) -> None:
+def _mirror(axes: Axes, chronicle: RolloutRecord, clock: _Clock) -> None:
     for segment in chronicle.segments:
         if segment.mirror_pct:
             axes.fill_between([clock.of(segment.start), clock.of(segment.end)], 0, segment.mirror_pct, facecolor="none",
@@ -187,7 +187,7 @@ def _mirror(axes: Axes, chronicle: Chronicle, clock: _Clock) -> None:
         axes.fill_between([], [], facecolor="none", edgecolor=CANDIDATE, hatch="//", label="copied to the candidate")
 
 
-def _phases(axes: Axes, chronicle: Chronicle, clock: _Clock) -> None:
+def _phases(axes: Axes, chronicle: RolloutRecord, clock: _Clock) -> None:
     """The name of each phase over its time, where there is room; a line where it begins."""
     span = max(clock.of(chronicle.ended), 1e-9)
     groups: list[tuple[str, float, float]] = []
@@ -204,14 +204,14 @@ def _phases(axes: Axes, chronicle: Chronicle, clock: _Clock) -> None:
             axes.annotate(name, ((start + end) / 2, 100), xytext=(0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=8.5)
 
 
-def _phase_name(chronicle: Chronicle, segment: Any) -> str:
+def _phase_name(chronicle: RolloutRecord, segment: Any) -> str:
     share = segment.shares.get(chronicle.candidate)
     if segment.held:
         return "held"
     return f"canary {share:g} %" if segment.phase == "canary" and share else str(segment.phase)
 
 
-def _ticks(axes: Axes, chronicle: Chronicle, clock: _Clock) -> None:
+def _ticks(axes: Axes, chronicle: RolloutRecord, clock: _Clock) -> None:
     """A mark where verdicts led to a revision: up if they passed, a cross if one failed, a square if one could not tell."""
     shapes = {"pass": ("^", GOOD, "gates passed"), "fail": ("X", BAD, "a gate failed"), "inconclusive": ("s", GREY, "no verdict")}
     named: set[str] = set()
@@ -227,7 +227,7 @@ def _ticks(axes: Axes, chronicle: Chronicle, clock: _Clock) -> None:
                   linestyle="none", zorder=5)  # fmt: skip
 
 
-def _path(axes: Axes, chronicle: Chronicle, clock: _Clock, *, name: str, trail: trails.Trail) -> None:
+def _path(axes: Axes, chronicle: RolloutRecord, clock: _Clock, *, name: str, trail: report_evidence.Trail) -> None:
     points = [point for point in trail.points if point.evidence is not None]
     moments, values = [clock.of(point.at) for point in points], [point.evidence or 0.0 for point in points]
     failed = trail.verdict.outcome == "fail"
@@ -249,7 +249,7 @@ def _path(axes: Axes, chronicle: Chronicle, clock: _Clock, *, name: str, trail: 
     axes.set_title(_plain(f"{name}: the evidence of harm {said}"))
 
 
-def _first_point(shown: Mapping[str, trails.Trail]) -> float:
+def _first_point(shown: Mapping[str, report_evidence.Trail]) -> float:
     return min(trail.points[0].at for trail in shown.values())
 
 
@@ -264,7 +264,7 @@ def _power(value: float) -> str:
     return f"$10^{{{value:.1f}}}$".replace(".0}", "}").replace("-0}", "0}")
 
 
-def _onset(axes: Axes, chronicle: Chronicle, clock: _Clock) -> None:
+def _onset(axes: Axes, chronicle: RolloutRecord, clock: _Clock) -> None:
     if chronicle.onset is not None and chronicle.onset >= chronicle.began:
         axes.axvline(clock.of(chronicle.onset), color=BAD, linewidth=1, linestyle=":", label="the fault begins to show (estimate)")
         if chronicle.onset_between:
@@ -288,7 +288,7 @@ def _figure_of(metric: str) -> _Figure | None:
     return None
 
 
-def _series(stretches: Sequence[trails.Stretch], side: str, figure_of: _Figure, *, cut: float | None) -> list[tuple[float, float]]:
+def _series(stretches: Sequence[report_evidence.Stretch], side: str, figure_of: _Figure, *, cut: float | None) -> list[tuple[float, float]]:
     """One arm's figure as steps of (time, figure).
 
     Stretches are joined until they hold enough requests for a figure that is not mere noise, never across the moment *cut*.
@@ -310,7 +310,7 @@ def _series(stretches: Sequence[trails.Stretch], side: str, figure_of: _Figure, 
     return found
 
 
-def _line(axes: Axes, chronicle: Chronicle, clock: _Clock, *, digest: str | None, points: list[tuple[float, float]]) -> None:
+def _line(axes: Axes, chronicle: RolloutRecord, clock: _Clock, *, digest: str | None, points: list[tuple[float, float]]) -> None:
     if digest is None or not points:
         return
     name = _plain(_name(chronicle, digest))
@@ -325,7 +325,7 @@ def _line(axes: Axes, chronicle: Chronicle, clock: _Clock, *, digest: str | None
     )
 
 
-def _limits(axes: Axes, chronicle: Chronicle, clock: _Clock, *, gate: str) -> None:
+def _limits(axes: Axes, chronicle: RolloutRecord, clock: _Clock, *, gate: str) -> None:
     """The threshold that *gate* was held against last, over the time in which it judged the release: not while a rollback is verified."""
     judged = [one for one in chronicle.analyses if gate in one.trails and one.kind != "verify"]
     limit = _limit(judged[-1], gate) if judged else None
@@ -335,22 +335,22 @@ def _limits(axes: Axes, chronicle: Chronicle, clock: _Clock, *, gate: str) -> No
         axes.plot([start, end], [limit, limit], color=INK, linewidth=1.1, linestyle="--", label=f"threshold {limit:.3g}")
 
 
-def _limit(analysis: trails.Analysis, name: str) -> float | None:
+def _limit(analysis: report_evidence.MeasuredAnalysis, name: str) -> float | None:
     """Stable's figure plus the margin where both were compared, else the fixed limit; in the unit of the picture."""
     gate, verdict = analysis.trails[name].gate, analysis.trails[name].verdict
-    if isinstance(gate, conditions.LatencyP99):
+    if isinstance(gate, service_gates.LatencyP99):
         return gate.max_ms
-    if isinstance(gate, conditions.Agreement):
+    if isinstance(gate, service_gates.Agreement):
         return 100 * (1 - gate.min)
-    if isinstance(gate, conditions.Query) and gate.max is not None:
+    if isinstance(gate, service_gates.Query) and gate.max is not None:
         return gate.max
     margin = getattr(gate, "margin", None)
     if verdict.reference is None or margin is None:
         return None
-    if isinstance(gate, conditions.Score) and not gate.lower_is_better:
+    if isinstance(gate, service_gates.Score) and not gate.lower_is_better:
         margin = -margin
     limit = verdict.reference + (margin if analysis.mode == "compare" else 0.0)
-    return 100 * limit if isinstance(gate, conditions.ErrorRate) else limit
+    return 100 * limit if isinstance(gate, service_gates.ErrorRate) else limit
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
@@ -375,22 +375,22 @@ def _plain_log_scale(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def _order(chronicle: Chronicle) -> list[str]:
+def _order(chronicle: RolloutRecord) -> list[str]:
     """Stable at the bottom, the candidate above it, whatever else served on top."""
     seen = {digest for segment in chronicle.segments for digest in segment.shares}
     first = [digest for digest in (chronicle.stable, chronicle.candidate) if digest in seen]
     return [*first, *sorted(seen - set(first))]
 
 
-def _colour(chronicle: Chronicle, digest: str) -> str:
+def _colour(chronicle: RolloutRecord, digest: str) -> str:
     return CANDIDATE if digest == chronicle.candidate else STABLE if digest == chronicle.stable else OTHER
 
 
-def _style(chronicle: Chronicle, digest: str) -> str:
+def _style(chronicle: RolloutRecord, digest: str) -> str:
     return "-" if digest == chronicle.candidate else "--"
 
 
-def _name(chronicle: Chronicle, digest: str) -> str:
+def _name(chronicle: RolloutRecord, digest: str) -> str:
     role = "candidate" if digest == chronicle.candidate else "stable" if digest == chronicle.stable else "other"
     return f"{role} {short(digest)}"
 
@@ -403,7 +403,7 @@ def _plain(text: str) -> str:
 # --- what a picture says -----------------------------------------------------------------------------------
 
 
-def _traffic_title(chronicle: Chronicle) -> str:
+def _traffic_title(chronicle: RolloutRecord) -> str:
     most = max((segment.shares.get(chronicle.candidate, 0.0) for segment in chronicle.segments), default=0.0)
     said = {
         "taken out": f"The candidate had at most {most:g} % of the traffic before it was taken out",
@@ -418,7 +418,7 @@ def _traffic_title(chronicle: Chronicle) -> str:
     )
 
 
-def _arms_title(gate: str, parts: Sequence[tuple[trails.Analysis, trails.Trail]]) -> str:
+def _arms_title(gate: str, parts: Sequence[tuple[report_evidence.MeasuredAnalysis, report_evidence.Trail]]) -> str:
     judged = [trail for analysis, trail in parts if analysis.kind != "verify"] or [parts[-1][1]]
     verdict = judged[-1].verdict
     scale, unit = (100, " %") if verdict.metric in ("error_rate", "agreement") else (1, "")
@@ -430,16 +430,16 @@ def _arms_title(gate: str, parts: Sequence[tuple[trails.Analysis, trails.Trail]]
         return (
             f"{scale * verdict.estimate:.2g} % of the candidate's requests failed, {scale * verdict.reference:.2g} % {than}: {gate} {came}"
         )
-    if isinstance(judged[-1].gate, conditions.LatencyP99):
+    if isinstance(judged[-1].gate, service_gates.LatencyP99):
         slow, limit = 100 * verdict.estimate, judged[-1].gate.max_ms
         return f"{slow:.2g} % of the candidate's answers took longer than {limit:g} ms, where 1 % is allowed: {gate} {came}"
     beside = f" against {scale * verdict.reference:.3g}{unit}" if verdict.reference is not None else ""
     return f"{gate} {came}: {scale * verdict.estimate:.3g}{unit}{beside}"
 
 
-def _latency_title(chronicle: Chronicle) -> str:
+def _latency_title(chronicle: RolloutRecord) -> str:
     curve, beside = chronicle.times.get(chronicle.candidate), chronicle.times.get(chronicle.stable or "")
     if curve is None:
         return "Time to answer"
-    against = f", of stable's within {words.duration(beside.at(0.99) / 1000)}" if beside else ""
-    return f"99 % of the candidate's answers came within {words.duration(curve.at(0.99) / 1000)}{against}"
+    against = f", of stable's within {wording.duration(beside.at(0.99) / 1000)}" if beside else ""
+    return f"99 % of the candidate's answers came within {wording.duration(curve.at(0.99) / 1000)}{against}"

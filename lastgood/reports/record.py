@@ -15,21 +15,20 @@ from typing import Any
 
 from lastgood import context, errors, ledger, release
 from lastgood.analysis import follow
-from lastgood.analysis import run as judge
-from lastgood.bundle import manifest as bundles
+from lastgood.analysis import run as analysis_run
+from lastgood.bundle import manifest
 from lastgood.bundle.manifest import short
 from lastgood.core import state as rollout
 from lastgood.gates import base
 from lastgood.layers import receipts
 from lastgood.ledger import audit
 from lastgood.reports import changepoint as onset
-from lastgood.reports import evidence as trails
+from lastgood.reports import evidence, rollouts
 from lastgood.reports import latency as times
-from lastgood.reports import rollouts as episode
-from lastgood.reports.rollouts import Outcome
-from lastgood.system import clock as wallclock
+from lastgood.reports.rollouts import RolloutStatus
+from lastgood.system import clock as system_clock
 
-__all__ = ["Chronicle", "Followed", "Outcome", "Segment", "collect", "newest"]
+__all__ = ["Followed", "RolloutRecord", "RolloutStatus", "Segment", "collect", "newest"]
 
 GAP_S = 900.0
 """Seconds before a late way back that are still shown; what lies between the bake and that is left out."""
@@ -68,7 +67,7 @@ class Followed:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Requests:
+class RequestCounts:
     """What was asked of one bundle while the rollout was measured.
 
     `answered` are the requests of users that it was to answer, of which it `failed` some; `user_errors` of them ended with an error
@@ -82,7 +81,7 @@ class Requests:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Chronicle:
+class RolloutRecord:
     """One rollout of `candidate` over `stable`; `rollout` is the revision that proposed it.
 
     `revisions` are its own, oldest first; `ending` is the one that ended it, None while it is under way, `verified` the one
@@ -97,19 +96,19 @@ class Chronicle:
     at: float
     candidate: str
     stable: str | None
-    outcome: Outcome
+    outcome: RolloutStatus
     revisions: tuple[ledger.Revision, ...]
     ending: ledger.Revision | None
     verified: ledger.Revision | None
     segments: tuple[Segment, ...]
-    analyses: tuple[trails.Analysis, ...]
+    analyses: tuple[evidence.MeasuredAnalysis, ...]
     decided: tuple[base.Verdict, ...]
     onset: float | None
     onset_between: tuple[float, float] | None
     followed: tuple[Followed, ...]
     pages: tuple[ledger.Page, ...]
-    changes: tuple[bundles.PartChange, ...]
-    requests: Mapping[str, Requests]
+    changes: tuple[manifest.PartChange, ...]
+    requests: Mapping[str, RequestCounts]
     times: Mapping[str, times.Curve]
     missing: tuple[str, ...]
 
@@ -144,7 +143,7 @@ class Chronicle:
         return self.segments[-1].end
 
     @property
-    def last_analysis(self) -> trails.Analysis | None:
+    def last_analysis(self) -> evidence.MeasuredAnalysis | None:
         """The one on which the rollout was judged last, the time after a way back not counted."""
         judged = [one for one in self.analyses if one.kind != "verify" and one.rows]
         return judged[-1] if judged else None
@@ -152,27 +151,27 @@ class Chronicle:
 
 def newest(book: ledger.Ledger, service: str) -> int:
     """The newest rollout of *service*. Raises NotFound if there was none."""
-    return episode.newest(book, service)
+    return rollouts.newest(book, service)
 
 
-def collect(ctx: release.Context, service: str, *, rollout: int | None = None, clock: release.Clock = wallclock.now) -> Chronicle:
+def collect(ctx: release.Context, service: str, *, rollout: int | None = None, clock: release.Clock = system_clock.now) -> RolloutRecord:
     """Everything about the rollout that revision *rollout* proposed (None: the newest). Raises NotFound if it proposed none.
 
     Only reads. Takes some seconds for each 10,000 measurements; memory does not grow with them.
     """
-    found = episode.find(ctx.ledger, service, episode.newest(ctx.ledger, service) if rollout is None else rollout)
+    found = rollouts.find(ctx.ledger, service, rollouts.newest(ctx.ledger, service) if rollout is None else rollout)
     now = clock()
     until = found.over_at if found.over_at is not None else max(now, found.revisions[-1].at)
     missing: list[str] = []
     asked = _asked(ctx, found, until=until, missing=missing)
     analyses = tuple(
-        trails.replay(ctx.ledger, service, question, kind=kind, until=end)
+        evidence.replay(ctx.ledger, service, question, kind=kind, until=end)
         for question, kind, end in asked  # one after the other: each is a fold over its measurements
     )
     if not any(one.rows for one in analyses):
         missing.append("no measurements: none were made, or they have passed their retention time")
     estimate = _onset(ctx, found, asked, analyses)
-    return Chronicle(
+    return RolloutRecord(
         service=service,
         rollout=found.number,
         at=now,
@@ -199,7 +198,7 @@ def collect(ctx: release.Context, service: str, *, rollout: int | None = None, c
 # --- time --------------------------------------------------------------------------------------------------
 
 
-def _segments(found: episode.Episode, *, until: float) -> tuple[Segment, ...]:
+def _segments(found: rollouts.Rollout, *, until: float) -> tuple[Segment, ...]:
     """One for each revision, until the next; a way back long after the bake is shown with the time just before it."""
     made = []
     moments = [revision.at for revision in found.revisions[1:]]
@@ -228,13 +227,13 @@ def _segments(found: episode.Episode, *, until: float) -> tuple[Segment, ...]:
 
 # --- evidence ----------------------------------------------------------------------------------------------
 
-_Asked = tuple[judge.Question, trails.Kind, float]
+_Asked = tuple[analysis_run.Question, evidence.AnalysisKind, float]
 
 _MEASURED_S = 1.0
 """A step back rests on what was measured some moments before: on watch, perhaps, at the end of the day before."""
 
 
-def _asked(ctx: release.Context, found: episode.Episode, *, until: float, missing: list[str]) -> list[_Asked]:
+def _asked(ctx: release.Context, found: rollouts.Rollout, *, until: float, missing: list[str]) -> list[_Asked]:
     """The analyses of the rollout: the question in its last form, its phase, and when it ended."""
     asked: dict[str, _Asked] = {}
     for state, end in found.states(until):
@@ -244,28 +243,28 @@ def _asked(ctx: release.Context, found: episode.Episode, *, until: float, missin
             if f"gates: {error}" not in missing:
                 missing.append(f"gates: {error}")
             continue
-        for question in judge.questions(state, service, proposed_at=found.revisions[0].at, now=end - _MEASURED_S):
+        for question in analysis_run.questions(state, service, proposed_at=found.revisions[0].at, now=end - _MEASURED_S):
             earlier = asked.get(question.key)
             gates = {**(earlier[0].gates if earlier else {}), **question.gates}
             asked[question.key] = dataclasses.replace(question, gates=gates), _kind(question.key), end
     return [one for one in asked.values() if _belongs(found, one[0], one[1])]
 
 
-def _belongs(found: episode.Episode, question: judge.Question, kind: trails.Kind) -> bool:
+def _belongs(found: rollouts.Rollout, question: analysis_run.Question, kind: evidence.AnalysisKind) -> bool:
     """Whether an analysis that was made meanwhile is about this rollout: not the watch on stable, nor the time after an earlier step back."""
     if kind == "verify":
         return found.ending is not None and question.began >= found.ending.at
     return kind != "watch" or found.late
 
 
-def _kind(key: str) -> trails.Kind:
+def _kind(key: str) -> evidence.AnalysisKind:
     if key.startswith("verify/"):
         return "verify"
     phase = key.rpartition("/")[2]
     return next(kind for kind in ("shadow", "canary", "bake", "watch") if phase.startswith(kind))
 
 
-def _decided(ctx: release.Context, found: episode.Episode, *, now: float, missing: list[str]) -> tuple[base.Verdict, ...]:
+def _decided(ctx: release.Context, found: rollouts.Rollout, *, now: float, missing: list[str]) -> tuple[base.Verdict, ...]:
     """The verdicts in the evidence of the ending revision; while under way, those that stand."""
     if found.ending is None:
         return _standing(ctx, found.revisions[-1].state, now=now)
@@ -284,7 +283,7 @@ def _standing(ctx: release.Context, state: rollout.State, *, now: float) -> tupl
 
 
 def _onset(
-    ctx: release.Context, found: episode.Episode, asked: list[_Asked], analyses: tuple[trails.Analysis, ...]
+    ctx: release.Context, found: rollouts.Rollout, asked: list[_Asked], analyses: tuple[evidence.MeasuredAnalysis, ...]
 ) -> onset.Estimate | None:
     """Since when the fault of the gate that took the rollout back shows, by estimate."""
     failed = {verdict.gate for verdict in map(base.verdict, found.taken_back_by) if verdict and verdict.outcome == "fail"}
@@ -297,9 +296,9 @@ def _onset(
     return min((moment for moment in moments if moment is not None), key=lambda moment: moment.at, default=None)
 
 
-def _requests(analyses: tuple[trails.Analysis, ...], asked: list[_Asked], missing: list[str]) -> dict[str, Requests]:
+def _requests(analyses: tuple[evidence.MeasuredAnalysis, ...], asked: list[_Asked], missing: list[str]) -> dict[str, RequestCounts]:
     """Each bundle's requests, as the gate on failed requests counted them in every analysis; copies apart."""
-    sums: dict[str, Requests] = {}
+    sums: dict[str, RequestCounts] = {}
     for (question, _, _), analysis in zip(asked, analyses, strict=True):
         trail = next((trail for trail in analysis.trails.values() if trail.verdict.metric == "error_rate"), None)
         if trail is None:
@@ -310,8 +309,8 @@ def _requests(analyses: tuple[trails.Analysis, ...], asked: list[_Asked], missin
             if digest is None or tally is None:
                 continue
             copied = analysis.kind == "shadow" and digest == analysis.watched
-            old = sums.get(digest, Requests())
-            sums[digest] = Requests(
+            old = sums.get(digest, RequestCounts())
+            sums[digest] = RequestCounts(
                 answered=old.answered + (0 if copied else tally.n),
                 failed=old.failed + (0 if copied else tally.bad),
                 user_errors=old.user_errors if copied or tally.user_errors is None else (old.user_errors or 0) + tally.user_errors,
@@ -321,7 +320,7 @@ def _requests(analyses: tuple[trails.Analysis, ...], asked: list[_Asked], missin
 
 
 def _times(
-    ctx: release.Context, found: episode.Episode, analyses: tuple[trails.Analysis, ...], *, until: float, missing: list[str]
+    ctx: release.Context, found: rollouts.Rollout, analyses: tuple[evidence.MeasuredAnalysis, ...], *, until: float, missing: list[str]
 ) -> dict[str, times.Curve]:
     """How long answers took: what the proxy counted for a latency gate, else what the workers logged."""
     for analysis in reversed([one for one in analyses if one.kind != "verify"]):
@@ -339,7 +338,7 @@ def _times(
 # --- around it ---------------------------------------------------------------------------------------------
 
 
-def _followed(ctx: release.Context, found: episode.Episode, missing: list[str]) -> tuple[Followed, ...]:
+def _followed(ctx: release.Context, found: rollouts.Rollout, missing: list[str]) -> tuple[Followed, ...]:
     """What the layers answered to the revision that ended the rollout, by the audit trail and their newest receipts."""
     revision = found.ending or found.revisions[-1]
     answers: dict[str, Followed] = {}
@@ -400,17 +399,17 @@ def _note(entry: Mapping[str, Any]) -> dict[str, Any]:
     return dict(entry["body"]["note"])
 
 
-def _pages(ctx: release.Context, found: episode.Episode) -> tuple[ledger.Page, ...]:
+def _pages(ctx: release.Context, found: rollouts.Rollout) -> tuple[ledger.Page, ...]:
     """The pages that went with the revisions of the rollout, oldest first."""
     own = {revision.number for revision in found.revisions}
     pages = (page for page in ctx.ledger.pages(found.service, limit=PAGES) if page.revision in own)
     return tuple(sorted(pages, key=lambda page: (page.at, page.revision, page.key)))
 
 
-def _changes(ctx: release.Context, found: episode.Episode, missing: list[str]) -> tuple[bundles.PartChange, ...]:
+def _changes(ctx: release.Context, found: rollouts.Rollout, missing: list[str]) -> tuple[manifest.PartChange, ...]:
     try:
         old = ctx.ledger.bundle(found.stable) if found.stable else None
-        return tuple(bundles.diff(old, ctx.ledger.bundle(found.candidate)))
+        return tuple(manifest.diff(old, ctx.ledger.bundle(found.candidate)))
     except errors.LastgoodError as error:
         missing.append(f"parts of {short(found.candidate)}: {error}")
         return ()

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from lastgood import errors, ledger, release
-from lastgood.core import transitions as rollout
+from lastgood.core.state import State
 
-Outcome = Literal["under way", "baking", "released", "taken out", "rolled back", "given up", "called off"]
+RolloutStatus = Literal["under way", "baking", "released", "taken out", "rolled back", "given up", "called off"]
 """released: it serves, or did until something newer came. taken out: before its cut-over, blamed. rolled back: after it.
 given up: never ready, or never judged; nobody is blamed. called off: stopped by a person for another reason."""
 
@@ -17,7 +17,7 @@ _PAGE = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Episode:
+class Rollout:
     """One rollout. `stable` served before it; `ending` ended it, `verified` closed the measurement after its way back.
 
     `late` says that it was proven and taken back only afterwards: then the revisions between are left out, and `before`
@@ -28,7 +28,7 @@ class Episode:
     number: int
     candidate: str
     stable: str | None
-    outcome: Outcome
+    outcome: RolloutStatus
     revisions: tuple[ledger.Revision, ...]
     ending: ledger.Revision | None
     verified: ledger.Revision | None
@@ -56,7 +56,7 @@ class Episode:
         """The verdicts, as plain JSON, that took it back."""
         return tuple(self.ending.evidence.get("verdicts", ())) if self.ending and self.taken_back else ()
 
-    def states(self, until: float) -> Iterator[tuple[rollout.State, float]]:
+    def states(self, until: float) -> Iterator[tuple[State, float]]:
         """Every state it was in, oldest first, and when that ended (Unix seconds)."""
         ends = [revision.at for revision in self.revisions[1:]]
         for revision, end in zip(self.revisions, [*ends, until], strict=True):
@@ -74,7 +74,7 @@ def newest(book: ledger.Ledger, service: str) -> int:
     raise errors.NotFound(f"{service!r} has never been released; services in this ledger: {known}")
 
 
-def of(book: ledger.Ledger, service: str, number: int) -> int | None:
+def rollout_ended_by(book: ledger.Ledger, service: str, number: int) -> int | None:
     """The rollout whose way back revision *number* is or closes; None if it is neither."""
     revision = book.revision(service, number)
     before = book.revision(service, number - 1) if number > 1 else None
@@ -101,7 +101,7 @@ def _promoted(book: ledger.Ledger, service: str, digest: str | None, *, before: 
     return None
 
 
-def find(book: ledger.Ledger, service: str, number: int) -> Episode:
+def find(book: ledger.Ledger, service: str, number: int) -> Rollout:
     """The rollout that revision *number* proposed. Raises NotFound if it proposed none."""
     first = book.revision(service, number)
     if first.state.rollout != number or first.state.candidate is None:
@@ -117,7 +117,7 @@ def find(book: ledger.Ledger, service: str, number: int) -> Episode:
             own, ending = [*own, ending], late
     after = _verification(book, service, ending) if ending is not None else []
     verified = next((revision for revision in after if revision.verb == "verified"), None)
-    return Episode(
+    return Rollout(
         service=service,
         number=number,
         candidate=candidate,
@@ -172,7 +172,7 @@ def _verification(book: ledger.Ledger, service: str, ending: ledger.Revision) ->
     return kept
 
 
-def _outcome(own: list[ledger.Revision], ending: ledger.Revision | None, candidate: str) -> Outcome:
+def _outcome(own: list[ledger.Revision], ending: ledger.Revision | None, candidate: str) -> RolloutStatus:
     last = own[-1].state
     if ending is None:
         return "baking" if last.phase == "baking" else "under way"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lastgood.bundle.manifest import short
 from lastgood.gates import base
-from lastgood.reports.record import Chronicle
+from lastgood.reports.record import RolloutRecord
 
 
 def duration(seconds: float) -> str:
@@ -19,7 +19,7 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1000:.3g} ms"
 
 
-def headline(chronicle: Chronicle) -> str:
+def headline(chronicle: RolloutRecord) -> str:
     """How the rollout went, in one sentence."""
     name = short(chronicle.candidate)
     ending = chronicle.ending
@@ -37,10 +37,10 @@ def headline(chronicle: Chronicle) -> str:
     done = f"taken out{automatically} before its cut-over" if chronicle.outcome == "taken out" else f"rolled back{automatically}"
     if not chronicle.decided:
         return f"{name} was {done} by {ending.actor}, {took} after it was proposed: {ending.reason}"
-    return f"{name} was {done}, {took} after it was proposed; {exposure(chronicle)}{onset(chronicle, ending.at)}: {ending.reason}"
+    return f"{name} was {done}, {took} after it was proposed; {exposure(chronicle)}{visible_for(chronicle, ending.at)}: {ending.reason}"
 
 
-def exposure(chronicle: Chronicle) -> str:
+def exposure(chronicle: RolloutRecord) -> str:
     """For how long users had had the candidate, as it was measured."""
     return (
         f"users had been served by it for {duration(chronicle.exposure_s)}"
@@ -49,7 +49,7 @@ def exposure(chronicle: Chronicle) -> str:
     )
 
 
-def onset(chronicle: Chronicle, until: float) -> str:
+def visible_for(chronicle: RolloutRecord, until: float) -> str:
     """How long before *until* (Unix seconds) the fault began to show, as the estimate that it is; empty if there is none."""
     if chronicle.onset is None:
         return ""
@@ -63,7 +63,7 @@ def between(seconds: Sequence[float]) -> str:
     return f"between {duration(least)} and {duration(most)}"
 
 
-def _unfinished(chronicle: Chronicle, name: str) -> str:
+def _unfinished(chronicle: RolloutRecord, name: str) -> str:
     state = chronicle.revisions[-1].state
     since = duration(chronicle.at - chronicle.revisions[0].at)
     if chronicle.outcome == "baking":
@@ -72,7 +72,7 @@ def _unfinished(chronicle: Chronicle, name: str) -> str:
     return f"{name} has been in progress for {since}: {state.phase}, {state.weight_pct:g} % of the traffic{held}"
 
 
-def afterwards(chronicle: Chronicle) -> str:
+def afterwards(chronicle: RolloutRecord) -> str:
     """Whether the way back helped, in one sentence; empty if there was none."""
     if chronicle.left is None or chronicle.ending is None:
         return ""
@@ -83,6 +83,6 @@ def afterwards(chronicle: Chronicle) -> str:
     return "whether the rollback helped was not measured: no user had received an answer from it, or the service turns this off"
 
 
-def gate_words(verdict: base.Verdict) -> str:
+def verdict_text(verdict: base.Verdict) -> str:
     """A verdict in two words."""
     return {"pass": "passed", "fail": "failed", "inconclusive": "cannot tell"}[verdict.outcome]

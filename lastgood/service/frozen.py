@@ -6,12 +6,12 @@ import functools
 from pathlib import Path
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as stores
+from lastgood.bundle import manifest
+from lastgood.bundle import store as bundle_store
 from lastgood.service import schema
 
 
-def read(of: bundles.Bundle | None, *, store: stores.Store) -> schema.Service | None:
+def read(of: manifest.Bundle | None, *, store: bundle_store.Store) -> schema.Service | None:
     """The service configuration inside *of*'s config part; None if there is no bundle. Raises NotFound or Damaged."""
     if of is None:
         return None

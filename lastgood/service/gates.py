@@ -17,17 +17,17 @@ import pydantic
 MOST = 1_000_000_000
 """The largest count that a gate may wait for."""
 
-Kind = Literal["guardrail", "signal", "observe"]
+GateKind = Literal["guardrail", "signal", "observe"]
 """guardrail: a failure rolls back. signal: a failure holds the release. observe: it is only shown."""
 
-Unknown = Literal["wait", "roll_back", "ask"]
+WhenUnknown = Literal["wait", "roll_back", "ask"]
 """What happens when a gate cannot tell for too long: keep waiting, take the candidate out, or ask a person."""
 
 
 class _Gate(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
-    kind: Kind = "guardrail"
+    kind: GateKind = "guardrail"
     """What a failure does: `guardrail` rolls back, `signal` holds the release, `observe` only shows it."""
     resume: Literal["itself", "person"] = "itself"
     """For a signal: whether the release goes on by itself once the gate passes, or a person must release the hold."""
@@ -39,11 +39,11 @@ class _Gate(pydantic.BaseModel):
     """Fewest requests of the watched arm for a window to count; a smaller one neither counts nor breaks a row."""
     min_samples: int = pydantic.Field(default=200, ge=1, le=MOST)
     """Fewest requests (or rows) of the watched arm before the gate can pass."""
-    no_traffic: Unknown = "wait"
+    no_traffic: WhenUnknown = "wait"
     """Policy when the watched arm has had no requests for `patience_s`."""
-    source_down: Unknown = "wait"
+    source_down: WhenUnknown = "wait"
     """Policy when the source of the numbers has not answered for `patience_s`."""
-    too_few: Unknown = "wait"
+    too_few: WhenUnknown = "wait"
     """Policy when a phase has lasted its `max_s` and the gate still cannot tell; `wait` then gives the release up."""
     patience_s: float = pydantic.Field(default=900.0, gt=0, le=90 * 86_400)
     """Seconds before `no_traffic` and `source_down` apply."""
@@ -93,7 +93,7 @@ class Score(_Gate):
     """Floor (better: higher) or ceiling (better: lower) for the mean where nothing serves beside it."""
     block_s: float = pydantic.Field(default=60.0, gt=0, le=30 * 86_400)
     """Rows of one such stretch of time count as one observation, for what happens together is not independent."""
-    kind: Kind = "signal"
+    kind: GateKind = "signal"
     """What a failure does: `guardrail` rolls back, `signal` (default) holds the release, `observe` only shows it."""
 
     @property
@@ -137,7 +137,7 @@ class Downstream(_Gate):
     """Highest value allowed in a window: for a URL the share of failed probes, for a query its value."""
     timeout_s: float = pydantic.Field(default=2.0, gt=0, le=60)
     """Seconds until a probe or query counts as unanswered."""
-    kind: Kind = "signal"
+    kind: GateKind = "signal"
     """What a failure does: `guardrail` rolls back, `signal` (default) holds the release, `observe` only shows it."""
     resume: Literal["itself", "person"] = "person"
     """A person decides by default: the cause may lie elsewhere."""
@@ -207,7 +207,7 @@ class SampleRatio(_Gate):
     metric: Literal["sample_ratio"]
     tolerance: float = pydantic.Field(default=0.5, gt=0, lt=1)
     """How far the candidate's share may be from the one asked for, relative to it: users are not equally busy."""
-    kind: Kind = "signal"
+    kind: GateKind = "signal"
     """What a failure does: `guardrail` rolls back, `signal` (default) holds the release, `observe` only shows it."""
     resume: Literal["itself", "person"] = "person"
     """A person decides by default: a wrong split has a cause outside the candidate."""

@@ -19,13 +19,12 @@ import pydantic
 import yaml
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundle
+from lastgood.bundle import manifest
 from lastgood.service import drift as drift_rules
-from lastgood.service import gates as conditions
+from lastgood.service import gates as service_gates
 from lastgood.service import strategy as strategies
-from lastgood.service import timeouts as patience
-from lastgood.system import plain
-from lastgood.system import yaml_errors as yaml_lines
+from lastgood.service import timeouts
+from lastgood.system import plain, yaml_errors
 
 FILE = "service.yaml"
 SCHEMA = "lastgood.service/v1"
@@ -46,9 +45,9 @@ class Traffic(_Group):
 
     port: int = pydantic.Field(ge=1, le=65535)
     """Loopback port on which the proxy listens."""
-    timeout_s: float = pydantic.Field(default=5.0, gt=0, le=patience.LONGEST_S)
+    timeout_s: float = pydantic.Field(default=5.0, gt=0, le=timeouts.LONGEST_S)
     """Seconds until the proxy gives up on an answer, and for which a worker that is retired goes on with one. Missing: as the tier has it."""
-    per_try_timeout_s: float = pydantic.Field(default=3.0, gt=0, le=patience.LONGEST_S)
+    per_try_timeout_s: float = pydantic.Field(default=3.0, gt=0, le=timeouts.LONGEST_S)
     """Seconds for one attempt, where asking twice does no harm; a second one goes to the fallback bundle. Missing: 60 % of timeout_s."""
     idempotent: bool = True
     """True if asking twice does no harm: then failed answers are retried, not only failed connections. Missing: as the tier has it."""
@@ -94,14 +93,14 @@ class Recovery(_Group):
 
     within_s: float = pydantic.Field(default=300.0, ge=0, le=30 * 86_400)
     """Seconds that the measurement may take; after that it is inconclusive. 0 turns it off."""
-    min_samples: int = pydantic.Field(default=50, ge=1, le=conditions.MOST)
+    min_samples: int = pydantic.Field(default=50, ge=1, le=service_gates.MOST)
     """Fewest requests of stable before it can be called recovered."""
 
 
 class Release(_Group):
     """How a new bundle takes over."""
 
-    strategy: tuple[strategies.Phase, ...] | None = None
+    strategy: tuple[strategies.PhaseSettings, ...] | None = None
     """Phases before the cut-over: shadow, canary, approval. Empty: cut over at once. Missing: those of the tier."""
     high_stakes: bool = False
     """With no strategy named: shadow, canary and an approval, whatever the tier."""
@@ -117,7 +116,7 @@ class Release(_Group):
 
     @pydantic.field_validator("strategy")
     @classmethod
-    def _chain(cls, value: tuple[strategies.Phase, ...] | None) -> tuple[strategies.Phase, ...] | None:
+    def _chain(cls, value: tuple[strategies.PhaseSettings, ...] | None) -> tuple[strategies.PhaseSettings, ...] | None:
         return None if value is None else strategies.check(value)
 
 
@@ -149,7 +148,7 @@ class Service(_Group):
     serving: Serving = Serving()
     release: Release = Release()
     evaluation: Evaluation = Evaluation()
-    gates: dict[str, conditions.Gate] = pydantic.Field(default={}, validate_default=True)
+    gates: dict[str, service_gates.Gate] = pydantic.Field(default={}, validate_default=True)
     """Name to gate; the gates `errors`, `oom`, `ejections` and `split` are always there and can be set by these names."""
     drift: drift_rules.Drift | None = None
     """What is watched on the bundle that serves; without it nothing is. The bundle's data part must then bring a reference."""
@@ -159,19 +158,19 @@ class Service(_Group):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _of_tier(cls, value: Any) -> Any:
-        return patience.filled(value)
+        return timeouts.filled(value)
 
     @pydantic.field_validator("service")
     @classmethod
     def _name(cls, value: str) -> str:
-        return bundle.check_service_name(value)
+        return manifest.check_service_name(value)
 
     @pydantic.field_validator("parts")
     @classmethod
     def _parts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = set(value) - set(bundle.PART_NAMES)
+        unknown = set(value) - set(manifest.PART_NAMES)
         if unknown:
-            raise ValueError(f"unknown parts {sorted(unknown)}; a bundle has {', '.join(bundle.PART_NAMES)}")
+            raise ValueError(f"unknown parts {sorted(unknown)}; a bundle has {', '.join(manifest.PART_NAMES)}")
         return value
 
     @pydantic.field_validator("code")
@@ -184,15 +183,15 @@ class Service(_Group):
 
     @pydantic.field_validator("gates")
     @classmethod
-    def _gates(cls, value: dict[str, conditions.AnyGate]) -> dict[str, conditions.AnyGate]:
-        return {**conditions.DEFAULTS, **value}
+    def _gates(cls, value: dict[str, service_gates.AnyGate]) -> dict[str, service_gates.AnyGate]:
+        return {**service_gates.DEFAULTS, **value}
 
     @pydantic.model_validator(mode="after")
     def _agree(self) -> Service:
         if self.release.control_arm:
             strategies.check_control(self.chain)
-            conditions.check_control(self.gates)
-        conditions.check(self.gates, mirrored=any(getattr(phase, "mirror_pct", 0.0) for phase in self.chain))
+            service_gates.check_control(self.gates)
+        service_gates.check(self.gates, mirrored=any(getattr(phase, "mirror_pct", 0.0) for phase in self.chain))
         return self
 
     @property
@@ -205,7 +204,7 @@ class Service(_Group):
 
 def parse(text: str, *, where: str) -> Service:
     """The service that *text* (YAML) describes; *where* names its source in errors. Raises UsageError, naming the lines."""
-    value = yaml_lines.load(text, where=where)
+    value = yaml_errors.load(text, where=where)
     with _explained(text, where=where):
         return Service.model_validate(value)
 
@@ -215,7 +214,7 @@ def parse_frozen(text: str, *, where: str) -> Service:
 
     An older bundle was released with it, and must remain a rollback target.
     """
-    value = yaml_lines.load(text, where=where)
+    value = yaml_errors.load(text, where=where)
     with _explained(text, where=where):
         try:
             return Service.model_validate(value)
@@ -243,7 +242,7 @@ def _explained(text: str, *, where: str) -> Iterator[None]:
     try:
         yield
     except pydantic.ValidationError as error:
-        raise errors.UsageError(f"{where} is invalid: {yaml_lines.explain(text, error)}") from error
+        raise errors.UsageError(f"{where} is invalid: {yaml_errors.explain(text, error)}") from error
     except errors.UsageError as error:
         raise errors.UsageError(f"{where} is invalid: {error}; correct the named key") from error
 

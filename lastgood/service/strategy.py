@@ -58,8 +58,8 @@ class Approval(_Phase):
     phase: Literal["approval"]
 
 
-Phase = Annotated[Shadow | Canary | Approval, pydantic.Field(discriminator="phase")]
-Chain = tuple[Phase, ...]
+PhaseSettings = Annotated[Shadow | Canary | Approval, pydantic.Field(discriminator="phase")]
+Chain = tuple[PhaseSettings, ...]
 
 _ADAPTER: pydantic.TypeAdapter[Chain] = pydantic.TypeAdapter(Chain)
 

@@ -24,12 +24,11 @@ import pydantic
 from fastapi import responses
 from starlette.types import ASGIApp
 
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.layers import answer_store as cache
 from lastgood.layers.infrastructure.local import in_flight
-from lastgood.layers.traffic import headers as marks
-from lastgood.service import schema as services
-from lastgood.service import timeouts as patience
+from lastgood.layers.traffic import headers as traffic_headers
+from lastgood.service import schema, timeouts
 from lastgood.serving import (
     admission,
     border,
@@ -46,10 +45,10 @@ from lastgood.serving import (
     uncomputable,
 )
 from lastgood.serving.border import Refused
-from lastgood.system import clock as wallclock
+from lastgood.system import clock as system_clock
 
 _logger = logging.getLogger(__name__)
-_NOT_READY = {marks.UNREADY: "1", marks.FAILED_CHECK: "true"}
+_NOT_READY = {traffic_headers.UNREADY: "1", traffic_headers.FAILED_CHECK: "true"}
 """What the proxy is told with an answer that says only that this worker is not ready; callers never see it."""
 REMEMBERED = 50_000
 """Answered requests of which a worker knows under which id of the caller's they came, some 20 MB."""
@@ -61,8 +60,8 @@ _QUIET_S = 10.0
 class Loaded:
     """A bundle that is verified and loaded. `notes` is for people: what differs from the environment it was built for."""
 
-    bundle: bundles.Bundle
-    service: services.Service
+    bundle: manifest.Bundle
+    service: schema.Service
     runtime: runtime.Runtime
     started: str
     notes: tuple[str, ...] = ()
@@ -115,7 +114,7 @@ def create(
     feedback_log: segments.SegmentLog,
     answers: cache.Cache | None = None,
     counted: in_flight.InFlight | None = None,
-    clock: Callable[[], float] = wallclock.now,
+    clock: Callable[[], float] = system_clock.now,
     on_failed_warm_up: Callable[[], None] = lambda: None,
     on_out_of_memory: Callable[[], None] = lambda: None,
 ) -> ASGIApp:
@@ -148,7 +147,7 @@ def create(
         counted=counted or in_flight.InFlight(),
     )
     lifespan = _lifespan(worker, on_failed_warm_up)
-    app = fastapi.FastAPI(title=loaded.service.service, description=loaded.service.description, version=bundles.short(loaded.bundle.id),
+    app = fastapi.FastAPI(title=loaded.service.service, description=loaded.service.description, version=manifest.short(loaded.bundle.id),
                           lifespan=lifespan, docs_url=None, redoc_url=None)  # fmt: skip
     _add_routes(app, worker)
     return envelope.Envelope(
@@ -256,13 +255,13 @@ async def _predict_rows(worker: _Worker, request: fastapi.Request) -> responses.
     if worker.readable:
         request_rows.check_kept(worker.form, rows)
     shadow = envelope.is_copy(request.scope)
-    async with worker.turns.turn(request.headers.get(marks.PEER, ""), _user(worker, request)):
+    async with worker.turns.turn(request.headers.get(traffic_headers.PEER, ""), _user(worker, request)):
         outputs = await asyncio.get_running_loop().run_in_executor(
             worker.threads, functools.partial(_answer_or_refuse, worker, rows, shadow=shadow)
         )
     ids: envelope.Ids = request.scope["state"]["ids"]
     # Without the proxy nobody but the owner asks, as for a test or a scrape.
-    told = worker.identity if marks.DISCLOSE in request.headers or not envelope.through_proxy(request.scope) else worker.named
+    told = worker.identity if traffic_headers.DISCLOSE in request.headers or not envelope.through_proxy(request.scope) else worker.named
     answer = json.dumps({"request_id": ids.own, **told, "predictions": outputs}, allow_nan=False).encode()
     latency_us = round((time.perf_counter() - began) * 1e6)
     answered = inference_log.Answered(
@@ -293,7 +292,7 @@ def _answer_or_refuse(worker: _Worker, rows: list[Any], *, shadow: bool) -> list
         if number is None:
             raise _end_or_fail(worker, error) from error
         _tell(worker, "row %d of a request cannot be computed, but the warm-up rows can: the row is refused", number, error)
-        text = f"cannot be computed by this service ({uncomputable.told(error)}); correct the row, or the code"
+        text = f"cannot be computed by this service ({uncomputable.describe_error(error)}); correct the row, or the code"
         raise request_rows.uncomputable(number, text) from error
 
 
@@ -318,9 +317,9 @@ def _tell(worker: _Worker, text: str, number: int, error: BaseException) -> None
         _logger.warning(text, number, exc_info=error)
 
 
-def _patience_s(service: services.Service) -> float:
+def _patience_s(service: schema.Service) -> float:
     """Seconds after which it is no longer looked for whose fault it is: whoever asked should have an answer in time."""
-    return 0.8 * patience.try_s(service.traffic)
+    return 0.8 * timeouts.try_s(service.traffic)
 
 
 def _answer(worker: _Worker, rows: list[Any], *, shadow: bool) -> list[dict[str, Any]]:
@@ -465,7 +464,7 @@ def _user(worker: _Worker, request: fastapi.Request) -> str | None:
 
 
 def _arm(request: fastapi.Request) -> str | None:
-    arm = request.headers.get(marks.ARM)
+    arm = request.headers.get(traffic_headers.ARM)
     return arm if arm in ("stable", "candidate", "control", "debug") else None
 
 

@@ -17,7 +17,7 @@ from starlette import responses
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lastgood.layers.infrastructure.local import in_flight
-from lastgood.layers.traffic import headers as marks
+from lastgood.layers.traffic import headers as traffic_headers
 from lastgood.serving import feedback, metrics
 
 _logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Envelope:
     ) -> None:
         self._app = app
         self._name = bundle
-        self._bundle = (marks.BUNDLE.encode(), bundle.encode())
+        self._bundle = (traffic_headers.BUNDLE.encode(), bundle.encode())
         self._counted = counted
         self._metrics = metrics
         self._out_of_memory = out_of_memory
@@ -50,13 +50,13 @@ class Envelope:
         scope.setdefault("state", {})["ids"] = ids
         headers = [
             self._bundle,
-            (marks.REQUEST_ID.encode(), ids.own.encode()),
-            (marks.CALLER_ID.encode(), (ids.callers or ids.own).encode()),
+            (traffic_headers.REQUEST_ID.encode(), ids.own.encode()),
+            (traffic_headers.CALLER_ID.encode(), (ids.callers or ids.own).encode()),
         ]
         app = self._app
         if is_copy(scope) and scope["path"] != "/predict":
             app = _refuse_copy
-        elif scope["path"] in _INSIDE and through_proxy(scope) and not header(scope, marks.DISCLOSE):
+        elif scope["path"] in _INSIDE and through_proxy(scope) and not header(scope, traffic_headers.DISCLOSE):
             app = _refuse_stranger
         code = 500
         counted = scope["path"] in _COUNTED
@@ -89,18 +89,18 @@ async def _refuse_copy(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _refuse_stranger(scope: Scope, receive: Receive, send: Send) -> None:
-    text = f"{scope['path']!r} is not answered here; ask the worker itself, or send the debug token ({marks.TOKEN})"
+    text = f"{scope['path']!r} is not answered here; ask the worker itself, or send the debug token ({traffic_headers.TOKEN})"
     await _refusal(404, text)(scope, receive, send)
 
 
 def is_copy(scope: Scope) -> bool:
     """Whether the proxy marks the request as a mirrored copy."""
-    return bool(header(scope, marks.SHADOW))
+    return bool(header(scope, traffic_headers.SHADOW))
 
 
 def through_proxy(scope: Scope) -> bool:
     """Whether the request came through the proxy; else it is from the owner, for nobody else can reach a worker."""
-    return bool(header(scope, marks.REVISION))
+    return bool(header(scope, traffic_headers.REVISION))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Ids:
 
 
 def _ids(scope: Scope) -> Ids:
-    own, callers = header(scope, marks.REQUEST_ID), header(scope, marks.CALLER_ID)
+    own, callers = header(scope, traffic_headers.REQUEST_ID), header(scope, traffic_headers.CALLER_ID)
     return Ids(own=own if _REQUEST_ID.match(own) else str(uuid.uuid4()), callers=callers if _REQUEST_ID.match(callers) else None)
 
 

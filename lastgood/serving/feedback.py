@@ -53,12 +53,12 @@ class Feedback(pydantic.BaseModel):
         """The further fields."""
         return self.__pydantic_extra__ or {}
 
-    def as_row(self, *, at: float, label: float | None) -> segments.Row:
+    def as_row(self, *, at: float, label: float | None) -> segments.LogRow:
         """The row for the log; *at* in Unix seconds."""
         return (round(at * 1e6), self.request_id, self.row, label, json.dumps(dict(self.outcome), sort_keys=True))
 
 
-def to_table(rows: Sequence[segments.Row]) -> pa.Table:
+def to_table(rows: Sequence[segments.LogRow]) -> pa.Table:
     """Rows of `Feedback.as_row` as a table."""
     import pyarrow as pa
 

@@ -48,19 +48,19 @@ class Answered:
     rows: Sequence[pydantic.BaseModel]
     outputs: Sequence[Mapping[str, Any]]
 
-    def as_rows(self) -> list[segments.Row]:
+    def as_rows(self) -> list[segments.LogRow]:
         """One row for the log for each row of the request."""
         at = round(self.at * 1e6)
         return [(at, number, self, row, output) for number, (row, output) in enumerate(zip(self.rows, self.outputs, strict=True))]
 
 
-def table_maker(request: type[pydantic.BaseModel]) -> Callable[[Sequence[segments.Row]], pa.Table]:
+def table_maker(request: type[pydantic.BaseModel]) -> Callable[[Sequence[segments.LogRow]], pa.Table]:
     """A function that turns rows of `Answered.as_rows` into a table with a typed column for each field of *request*."""
     import pyarrow as pa
 
     form = form_of(request)
 
-    def to_table(rows: Sequence[segments.Row]) -> pa.Table:
+    def to_table(rows: Sequence[segments.LogRow]) -> pa.Table:
         asked: list[Answered] = [row[2] for row in rows]
         outputs: list[Mapping[str, Any]] = [row[4] for row in rows]
         columns = {
@@ -189,7 +189,7 @@ def _asked(form: row_form.Form, row: dict[str, Any], naive: str | None) -> pydan
     for name in json.loads(naive) if naive else ():
         if row.get(name) is not None:
             row[name] = row[name].replace(tzinfo=None)
-    return restore.take(form, row)
+    return restore.restore_request(form, row)
 
 
 def read_feedback(folder: Path, *, since: float = -math.inf, until: float = math.inf) -> pa.Table | None:

@@ -9,7 +9,7 @@ import prometheus_client as prometheus
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.serving import segments
 
 CONTENT_TYPE = prometheus.CONTENT_TYPE_LATEST
@@ -74,7 +74,7 @@ class Metrics:
         build = prometheus.Gauge(
             "lastgood_build_info", "Always 1; what this worker serves.", ["service", "bundle", "version"], registry=self._registry
         )
-        build.labels(service, bundles.short(bundle), _version()).set(1)
+        build.labels(service, manifest.short(bundle), _version()).set(1)
         self._registry.register(_Logs(logs))
 
     def request(self, *, path: str, code: int, seconds: float) -> None:

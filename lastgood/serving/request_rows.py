@@ -14,7 +14,7 @@ import fastapi
 import pydantic
 from starlette import requests
 
-from lastgood.layers.traffic import headers as marks
+from lastgood.layers.traffic import headers
 from lastgood.serving import border, row_form
 from lastgood.serving.border import Refused
 
@@ -86,7 +86,7 @@ def beyond(value: Mapping[str, Any], adapter: pydantic.TypeAdapter[Any], error: 
 def uncomputable(number: int, text: str) -> Refused:
     """The refusal (422) of row *number*, which the service's code cannot compute."""
     found = border.problem(("rows", number), text)
-    return Refused(422, border.sentence(found), problems=[found], kind="uncomputable", headers={marks.PROBLEM: "uncomputable"})
+    return Refused(422, border.sentence(found), problems=[found], kind="uncomputable", headers={headers.PROBLEM: "uncomputable"})
 
 
 def check_kept(form: row_form.Form, rows: Sequence[Any]) -> None:

@@ -23,7 +23,7 @@ ROUNDS = 4
 """How often what is refused is put another way; each field has at most so many ways."""
 
 
-def take(form: Form, row: Mapping[str, Any]) -> pydantic.BaseModel:
+def restore_request(form: Form, row: Mapping[str, Any]) -> pydantic.BaseModel:
     """The request of *row*, values by field as a table's columns hold them. Raises what the model raises about the first way."""
     try:
         return form.take({name: next(_ways(value, as_text=form.kinds[name] is None)) for name, value in row.items()})

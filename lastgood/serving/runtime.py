@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import pydantic
 
 from lastgood import errors, runtime_api
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 
 _SHADOW = contextvars.ContextVar("lastgood_shadow", default=False)
 
@@ -96,7 +96,7 @@ def load_class(config: Path, *, entry: str, digest: str) -> type[Runtime]:
     """
     module_name, _, class_name = entry.partition(":")
     sys.dont_write_bytecode = True  # compiled files beside the code would be a change of the stored part
-    package = "lastgood_config_" + bundles.short(digest)
+    package = "lastgood_config_" + manifest.short(digest)
     if package not in sys.modules:
         root = types.ModuleType(package)
         root.__path__ = [str(config)]

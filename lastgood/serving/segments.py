@@ -35,14 +35,14 @@ from typing import TYPE_CHECKING, Any
 
 from lastgood import errors
 from lastgood.serving import losses
-from lastgood.system import clock as wallclock
+from lastgood.system import clock as system_clock
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Row = tuple[Any, ...]
+LogRow = tuple[Any, ...]
 """One row to be written; its first item is the time, in microseconds since 1970, UTC."""
-ToTable = Callable[[Sequence[Row]], "pa.Table"]
+ToTable = Callable[[Sequence[LogRow]], "pa.Table"]
 
 MERGE_EVERY_S = 60.0
 """Seconds between merges of the day's segments into one, until that one holds enough rows."""
@@ -83,7 +83,7 @@ class SegmentLog:
         flush_s: float,
         segment_rows: int,
         keep_days: float,
-        clock: Callable[[], float] = wallclock.now,
+        clock: Callable[[], float] = system_clock.now,
     ) -> None:
         self.folder = folder
         self.writer = f"{name}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -94,7 +94,7 @@ class SegmentLog:
         self._clock = clock
         self._guard = threading.Lock()
         self._flushing = threading.Lock()
-        self._rows: list[Row] = []
+        self._rows: list[LogRow] = []
         self._written = self._lost = self._unwritable = self._failures = self._sequence = 0
         self._why = ""
         self._reported = (0, 0)
@@ -110,12 +110,12 @@ class SegmentLog:
         """Begin to write."""
         self._thread.start()
 
-    def append(self, rows: Sequence[Row]) -> None:
+    def append(self, rows: Sequence[LogRow]) -> None:
         """Hand over *rows*; returns at once."""
         with self._guard:
             self._rows.extend(rows)
 
-    def rehearse(self, rows: Sequence[Row]) -> None:
+    def rehearse(self, rows: Sequence[LogRow]) -> None:
         """Encode *rows* as a segment in memory and throw it away, so that everything is loaded before the first write."""
         import pyarrow.parquet as pq
 
@@ -161,7 +161,7 @@ class SegmentLog:
             self._write_whole(day, of_day)
         self._report()
 
-    def _write_whole(self, day: str, rows: list[Row]) -> None:
+    def _write_whole(self, day: str, rows: list[LogRow]) -> None:
         """Write *rows*; one that cannot be written is lost alone: it is looked for by halves, and the others are written."""
         try:
             self._write(day, rows)
@@ -212,7 +212,7 @@ class SegmentLog:
             with self._guard:
                 self._failures += 1
 
-    def _keep(self, rows: list[Row], error: OSError) -> None:
+    def _keep(self, rows: list[LogRow], error: OSError) -> None:
         with self._guard:
             self._failures += 1
             self._rows = rows + self._rows
@@ -237,7 +237,7 @@ class SegmentLog:
         fcntl.flock(handle, fcntl.LOCK_EX)
         self._lock_file = handle
 
-    def _write(self, day: str, rows: list[Row]) -> None:
+    def _write(self, day: str, rows: list[LogRow]) -> None:
         self._register()
         number = self._sequence + 1
         write_segment(self._to_table(rows), self.folder / day, name=segment_name(self.writer, number, number), at=self._clock())
@@ -470,8 +470,8 @@ def _sync(folder: Path) -> None:
         os.close(handle)
 
 
-def _by_day(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    days: dict[str, list[Row]] = {}
+def _by_day(rows: Sequence[LogRow]) -> dict[str, list[LogRow]]:
+    days: dict[str, list[LogRow]] = {}
     for row in rows:
         days.setdefault(day_name(row[0] / 1e6), []).append(row)
     return days

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-Answer = Callable[[Sequence[Any]], object]
+PredictRows = Callable[[Sequence[Any]], object]
 """Answers rows, or raises."""
 
 PAUSE_S = 2.0
@@ -98,12 +98,12 @@ class Wellness:
             return self._well
 
 
-def told(error: Failed | MemoryError) -> str:
+def describe_error(error: Failed | MemoryError) -> str:
     """What happened, for whoever sent the row."""
     return "it needs more memory than is available" if isinstance(error, MemoryError) else str(error)
 
 
-def find(rows: Sequence[Any], answer: Answer, *, until: float, clock: Callable[[], float] = time.monotonic) -> int | None:
+def find(rows: Sequence[Any], answer: PredictRows, *, until: float, clock: Callable[[], float] = time.monotonic) -> int | None:
     """The number of a row of *rows*, which failed together, that cannot be computed; None if there is none, or if it is *until* before one is found.
 
     Costs about as much as all rows once more, for one that fails is looked for by halves.

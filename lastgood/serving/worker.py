@@ -25,17 +25,15 @@ import uvicorn
 from lastgood import errors, runtime_api
 from lastgood import settings as settings_
 from lastgood.bundle import environment
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
-from lastgood.layers import answer_store as cache
-from lastgood.layers import housekeeping
+from lastgood.bundle import manifest as bundle_manifest
+from lastgood.bundle import store as bundle_store
+from lastgood.layers import answer_store, housekeeping
 from lastgood.layers.infrastructure.local import in_flight
 from lastgood.service import frozen as frozen_service
-from lastgood.service import timeouts as patience
+from lastgood.service import timeouts
 from lastgood.serving import app, feedback, inference_log, runtime, segments
-from lastgood.system import clock as wallclock
-from lastgood.system import permissions as private
-from lastgood.system import plain
+from lastgood.settings import Settings
+from lastgood.system import clock, permissions, plain
 
 _logger = logging.getLogger("lastgood.worker")
 
@@ -43,9 +41,9 @@ OUT_OF_MEMORY = 137
 """Exit status of a worker that ran out of memory without being killed; the infrastructure layer counts it as a kill."""
 
 
-def load(settings: settings_.Settings, *, service: str, bundle: str, now: float) -> app.Loaded:
+def load(settings: Settings, *, service: str, bundle: str, now: float) -> app.Loaded:
     """Verify *bundle* (full digest) and load it. Raises NotFound, Damaged or UsageError; a team's runtime may raise anything."""
-    store = artifacts.Store(settings.store)
+    store = bundle_store.Store(settings.store)
     found = read_manifest(store, bundle)
     if found.service != service:
         raise errors.UsageError(
@@ -72,14 +70,14 @@ def load(settings: settings_.Settings, *, service: str, bundle: str, now: float)
     )
 
 
-def read_manifest(store: artifacts.Store, bundle: str) -> bundles.Bundle:
+def read_manifest(store: bundle_store.Store, bundle: str) -> bundle_manifest.Bundle:
     """The bundle whose manifest is stored under its own id. Raises NotFound or Damaged."""
     store.verify(bundle, deep=True)
     try:
         manifest = json.loads(store.path(bundle).read_bytes(), parse_int=plain.number)
     except (ValueError, OSError) as error:
         raise errors.Damaged(f"{bundle} is stored but is not a manifest: {error}; name a bundle, not a part") from error
-    found = bundles.from_manifest(manifest)
+    found = bundle_manifest.from_manifest(manifest)
     if found.id != bundle:
         raise errors.Damaged(f"the manifest stored as {bundle} describes {found.id}; build or import the bundle again")
     return found
@@ -95,7 +93,7 @@ def environment_notes(recorded: Path | None, lock: Path) -> list[str]:
         return [f"cannot compare environments: {error}"]
 
 
-def logs(settings: settings_.Settings, loaded: app.Loaded) -> tuple[segments.SegmentLog, segments.SegmentLog]:
+def logs(settings: Settings, loaded: app.Loaded) -> tuple[segments.SegmentLog, segments.SegmentLog]:
     """The predictions log and the feedback log of the service, not started."""
     serving, folder = loaded.service.serving, settings.inference(loaded.service.service)
 
@@ -103,7 +101,7 @@ def logs(settings: settings_.Settings, loaded: app.Loaded) -> tuple[segments.Seg
         return segments.SegmentLog(
             folder / name,
             to_table=to_table,
-            name=bundles.short(loaded.bundle.id),
+            name=bundle_manifest.short(loaded.bundle.id),
             flush_s=serving.log_flush_s,
             segment_rows=serving.log_segment_rows,
             keep_days=serving.log_keep_days,
@@ -113,12 +111,12 @@ def logs(settings: settings_.Settings, loaded: app.Loaded) -> tuple[segments.Seg
     return predictions, log(inference_log.FEEDBACK, feedback.to_table)
 
 
-def answers(settings: settings_.Settings, loaded: app.Loaded) -> cache.Cache | None:
+def answers(settings: Settings, loaded: app.Loaded) -> answer_store.Cache | None:
     """The cache of answers, where the service wants one. Raises UsageError for a wrong `cache.url`."""
     serving = loaded.service.serving
     if serving.cache_s <= 0:
         return None
-    return cache.connect(
+    return answer_store.connect(
         settings, service=loaded.service.service, bundle=loaded.bundle.id, ttl_s=serving.cache_s, entries=serving.cache_rows
     )
 
@@ -135,7 +133,7 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(settings: settings_.Settings, loaded: app.Loaded, listener: socket.socket) -> int:
+def serve(settings: Settings, loaded: app.Loaded, listener: socket.socket) -> int:
     """Answer on *listener* until SIGTERM, SIGINT or the end of memory, finish what is in flight, write the logs. Returns the exit code."""
     predictions_log, feedback_log = logs(settings, loaded)
     exit_code = 0
@@ -169,7 +167,7 @@ def serve(settings: settings_.Settings, loaded: app.Loaded, listener: socket.soc
             # Longer than a proxy keeps an idle connection (an hour), so that it is never us who close one just as it is used.
             timeout_keep_alive=3900,
             # The proxy may wait as long for an answer as another bundle's settings say; whoever starts workers ends them sooner.
-            timeout_graceful_shutdown=math.ceil(patience.LONGEST_S) + 1,
+            timeout_graceful_shutdown=math.ceil(timeouts.LONGEST_S) + 1,
         ),
         counted=counted,
         file=in_flight.file_of(settings.run(loaded.service.service), os.getpid()),
@@ -225,13 +223,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     place.add_argument("--port", type=int, help="port, which every user of this machine can reach")
     parser.add_argument("--host", default="127.0.0.1")
     call = parser.parse_args(argv)
-    os.umask(private.UMASK)
+    os.umask(permissions.UMASK)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         listener = listen(call.host, call.port) if call.socket is None else listen_at(call.socket)
         settings = settings_.load()
-        wallclock.anchor(settings.home)
-        loaded = load(settings, service=call.service, bundle=call.bundle, now=wallclock.now())
+        clock.anchor(settings.home)
+        loaded = load(settings, service=call.service, bundle=call.bundle, now=clock.now())
     except errors.LastgoodError as error:
         _logger.error("worker of %r cannot start: %s", call.service, error)  # noqa: TRY400  (the message says all; a traceback would hide it)
         return error.exit_code

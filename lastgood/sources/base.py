@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lastgood.gates import base
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 
 Cursor = Mapping[str, Any]
 """Plain JSON, small."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class MeasurementRequest:
     """Whose numbers are wanted, for which gate.
 
     `watched` and `beside` are bundle ids; `beside` is None if nothing serves at the same time. `mirrored` says that the
@@ -28,7 +28,7 @@ class Asked:
     and not for all that this bundle answers. `since` is when the analysis began (Unix seconds), `flush_s` how often the worker writes its logs.
     """
 
-    gate: conditions.AnyGate
+    gate: gates.AnyGate
     watched: str
     beside: str | None
     mirrored: bool = False
@@ -41,7 +41,7 @@ class Asked:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class SourceReading:
     """What came since the cursor, oldest first, and where to go on. No observations: nothing to tell yet."""
 
     observations: Sequence[base.Observation]
@@ -52,7 +52,7 @@ class Source(abc.ABC):
     """Where the numbers of some kinds of gates come from."""
 
     @abc.abstractmethod
-    def read(self, asked: Asked, *, now: float, cursor: Cursor | None) -> Answer:
+    def read(self, asked: MeasurementRequest, *, now: float, cursor: Cursor | None) -> SourceReading:
         """What happened since *cursor* (None: from now on). Takes *asked.gate*'s time-out at most, else two seconds.
 
         Never raises because the other side is down: that is an observation with `down`. Counters that were reset to

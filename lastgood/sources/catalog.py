@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from lastgood import settings as settings_
 from lastgood.gates.base import Observation
-from lastgood.service import gates as conditions
+from lastgood.service import gates
+from lastgood.settings import Settings
 from lastgood.sources import base
 
 log = logging.getLogger("lastgood.sources")
@@ -19,13 +19,13 @@ class Sources:
     *more* holds sources by kind that take the place of ours: envoy, inference, prometheus, probe, workers.
     """
 
-    def __init__(self, settings: settings_.Settings, service: str, *, more: dict[str, base.Source] | None = None) -> None:
+    def __init__(self, settings: Settings, service: str, *, more: dict[str, base.Source] | None = None) -> None:
         self._settings = settings
         self._service = service
         self._open: dict[str, base.Source] = dict(more or {})
         self._faults: dict[str, str] = {}
 
-    def read(self, name: str, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
+    def read(self, name: str, asked: base.MeasurementRequest, *, now: float, cursor: base.Cursor | None) -> base.SourceReading:
         """What the gate called *name* is told since *cursor*. Never raises: a fault of a source is an observation with `down`."""
         try:
             answer = self._source(kind(asked.gate)).read(asked, now=now, cursor=cursor)
@@ -34,7 +34,7 @@ class Sources:
                 log.exception("%s: the source of gate %r failed unexpectedly", self._service, name)
             self._faults[name] = repr(error)
             detail = f"unexpected error in the source of gate {name!r}: {error!r}; see the controller's log"
-            return base.Answer(observations=[Observation(at=now, down=True, detail=detail)], cursor=cursor or {})
+            return base.SourceReading(observations=[Observation(at=now, down=True, detail=detail)], cursor=cursor or {})
         self._faults.pop(name, None)
         return answer
 
@@ -50,34 +50,34 @@ class Sources:
         return self._open[wanted]
 
 
-def kind(gate: conditions.AnyGate) -> str:
+def kind(gate: gates.AnyGate) -> str:
     """The kind of source that answers *gate*."""
     match gate:
-        case conditions.ErrorRate() | conditions.LatencyP99() | conditions.SampleRatio() | conditions.Ejections():
+        case gates.ErrorRate() | gates.LatencyP99() | gates.SampleRatio() | gates.Ejections():
             return "envoy"
-        case conditions.Score() | conditions.Agreement():
+        case gates.Score() | gates.Agreement():
             return "inference"
-        case conditions.OutOfMemory():
+        case gates.OutOfMemory():
             return "workers"
-        case conditions.Downstream(url=str()):
+        case gates.Downstream(url=str()):
             return "probe"
         case _:
             return "prometheus"
 
 
-def _envoy(settings: settings_.Settings, service: str) -> base.Source:
+def _envoy(settings: Settings, service: str) -> base.Source:
     from lastgood.sources import envoy
 
     return envoy.EnvoySource(settings, service)
 
 
-def _inference(settings: settings_.Settings, service: str) -> base.Source:
+def _inference(settings: Settings, service: str) -> base.Source:
     from lastgood.sources import inference
 
     return inference.InferenceSource(settings, service)
 
 
-def _prometheus(settings: settings_.Settings, _: str) -> base.Source:
+def _prometheus(settings: Settings, _: str) -> base.Source:
     from lastgood.sources import prometheus
 
     return prometheus.PrometheusSource(settings.metrics.prometheus_url)
@@ -89,7 +89,7 @@ def _probe(*_: object) -> base.Source:
     return probe.ProbeSource()
 
 
-def _workers(settings: settings_.Settings, service: str) -> base.Source:
+def _workers(settings: Settings, service: str) -> base.Source:
     from lastgood.layers import catalog
     from lastgood.sources import oom_kills as workers
 
@@ -97,7 +97,7 @@ def _workers(settings: settings_.Settings, service: str) -> base.Source:
     return workers.WorkersSource(lambda: catalog.load("infrastructure", chosen)(settings, service) if chosen else None)
 
 
-_MAKE: dict[str, Callable[[settings_.Settings, str], base.Source]] = {
+_MAKE: dict[str, Callable[[Settings, str], base.Source]] = {
     "envoy": _envoy,
     "inference": _inference,
     "prometheus": _prometheus,

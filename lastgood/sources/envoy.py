@@ -26,7 +26,6 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from lastgood import settings as settings_
 from lastgood.core import arms
 from lastgood.gates.base import Observation, Tally
 from lastgood.layers import base as layers
@@ -36,7 +35,8 @@ from lastgood.layers.traffic.envoy import files as envoy_files
 from lastgood.layers.traffic.envoy import requests as envoy_requests
 from lastgood.layers.traffic.envoy import stats as envoy_stats
 from lastgood.layers.traffic.envoy.requests import Batch, Place, Request
-from lastgood.service import gates as conditions
+from lastgood.service import gates
+from lastgood.settings import Settings
 from lastgood.sources import base, requests
 from lastgood.sources.users import Census, Judged
 
@@ -52,8 +52,8 @@ Clusters = Mapping[str, envoy_stats.Cluster]
 class EnvoySource(base.Source):
     """One service's Envoy. However many gates ask at one moment, it is read once."""
 
-    def __init__(self, settings: settings_.Settings, service: str) -> None:
-        self._files = envoy_files.of(settings, service)
+    def __init__(self, settings: Settings, service: str) -> None:
+        self._files = envoy_files.files_of_service(settings, service)
         self._admin: envoy_admin.Admin | None = None
         self._ejections = envoy_stats.Ejections(self._files.ejections)
         self._log = envoy_requests.RequestLog(self._files.access_log)
@@ -63,7 +63,7 @@ class EnvoySource(base.Source):
         self._silent_since: float | None = None
         self._users: tuple[tuple[float, str, str], Census] | None = None
 
-    def read(self, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
+    def read(self, asked: base.MeasurementRequest, *, now: float, cursor: base.Cursor | None) -> base.SourceReading:
         """What was counted since *cursor*: one observation, or none on the first look, which only notes where counting stands.
 
         An Envoy that does not answer is `down`, and so is a log that cannot be read; the cursor stays. Lines of the log are read
@@ -74,8 +74,8 @@ class EnvoySource(base.Source):
         before = cursor or {}
         clusters = self._clusters(now)
         if isinstance(clusters, str):
-            return base.Answer(observations=[Observation(at=now, down=True, detail=clusters)], cursor=before)
-        if isinstance(asked.gate, conditions.Ejections):
+            return base.SourceReading(observations=[Observation(at=now, down=True, detail=clusters)], cursor=before)
+        if isinstance(asked.gate, gates.Ejections):
             return self._put_out(asked, clusters, now=now, before=before)
         since = envoy_requests.place(before.get("log"))
         if since is None:
@@ -83,15 +83,15 @@ class EnvoySource(base.Source):
         try:
             batch = self._lines(since, now=now)
         except envoy_requests.Unreadable as error:
-            return base.Answer(observations=[Observation(at=now, down=True, detail=str(error))], cursor=cursor or {})
+            return base.SourceReading(observations=[Observation(at=now, down=True, detail=str(error))], cursor=cursor or {})
         trouble = self._trouble(batch, clusters, first=since is None, now=now)
         if trouble:
-            return base.Answer(observations=[Observation(at=now, down=True, detail=trouble)], cursor=cursor or {})
+            return base.SourceReading(observations=[Observation(at=now, down=True, detail=trouble)], cursor=cursor or {})
         return _counted(asked, clusters, batch, now=now, before=before, census=self._census(asked))
 
-    def _census(self, asked: base.Asked) -> Census | None:
+    def _census(self, asked: base.MeasurementRequest) -> Census | None:
         """The users of this comparison; None where no share of the users is the watched arm's."""
-        if asked.beside is None or not asked.weight or asked.mirrored or not isinstance(asked.gate, conditions.ErrorRate):
+        if asked.beside is None or not asked.weight or asked.mirrored or not isinstance(asked.gate, gates.ErrorRate):
             return None
         comparison = (asked.since, asked.watched, asked.beside)
         if self._users is None or self._users[0] != comparison:
@@ -140,7 +140,7 @@ class EnvoySource(base.Source):
             return ""
         return f"the proxy answers, but writes nothing to {self._files.access_log}; check whether the disk is full, and free some space"
 
-    def _put_out(self, asked: base.Asked, clusters: Clusters, *, now: float, before: base.Cursor) -> base.Answer:
+    def _put_out(self, asked: base.MeasurementRequest, clusters: Clusters, *, now: float, before: base.Cursor) -> base.SourceReading:
         """Ejections so far. The log knows those that nobody watched, the counter those that the log has not got yet: the higher holds."""
         name = envoy_config.cluster_name(asked.watched)
         total = clusters.get(name, envoy_stats.NOTHING).ejections
@@ -149,14 +149,14 @@ class EnvoySource(base.Source):
             logged = self._ejections.count(name, since=asked.since)
         except OSError as error:
             down = Observation(at=now, down=True, detail=f"the log of ejections cannot be read: {error}; correct its owner or mode")
-            return base.Answer(observations=[down], cursor=before)
+            return base.SourceReading(observations=[down], cursor=before)
         seen = Observation(at=now, watched=Tally(n=1, value=float(max(counted, logged))))
-        return base.Answer(observations=[seen], cursor={"total": total, "counted": counted})
+        return base.SourceReading(observations=[seen], cursor={"total": total, "counted": counted})
 
 
 def _counted(
-    asked: base.Asked, clusters: Clusters, batch: Batch, *, now: float, before: base.Cursor, census: Census | None = None
-) -> base.Answer:
+    asked: base.MeasurementRequest, clusters: Clusters, batch: Batch, *, now: float, before: base.Cursor, census: Census | None = None
+) -> base.SourceReading:
     """What both arms did since *before*; *batch* has the requests, *census* the users if they count."""
     own = clusters.get(envoy_config.cluster_name(asked.watched), envoy_stats.NOTHING)
     judged: Sequence[Judged] = ()
@@ -164,7 +164,7 @@ def _counted(
         watched, watched_now = _copies(asked, own, before.get("watched"))
     else:
         watched, watched_now, judged = _live(asked, asked.watched, batch.requests, before.get("watched"))
-        if asked.copied and isinstance(asked.gate, conditions.ErrorRate):
+        if asked.copied and isinstance(asked.gate, gates.ErrorRate):
             # Requests with users are charged to the route; straight to the bundle's own cluster go copies, and debug requests.
             copies = _since(own.completed, before["watched"].get("copies", own.completed)) if "watched" in before else 0
             watched, watched_now = dataclasses.replace(watched, copies=copies), {**watched_now, "copies": own.completed}
@@ -175,25 +175,25 @@ def _counted(
             users = census.take(judged, others, share=asked.weight, since=envoy_requests.place(before.get("log")), end=batch.end)
     seen = Observation(at=now, watched=watched, beside=beside, share=asked.share, users=users)
     cursor = {"log": batch.end.to_json(), "watched": watched_now, **({} if beside_now is None else {"beside": beside_now})}
-    return base.Answer(observations=[seen] if before else [], cursor=cursor)
+    return base.SourceReading(observations=[seen] if before else [], cursor=cursor)
 
 
 # --- arms with users ---------------------------------------------------------------------------------------
 
 
 def _live(
-    asked: base.Asked, bundle: str, found: Sequence[Request], before: Mapping[str, Any] | None, *, control: bool = False
+    asked: base.MeasurementRequest, bundle: str, found: Sequence[Request], before: Mapping[str, Any] | None, *, control: bool = False
 ) -> tuple[Tally, dict[str, Any], Sequence[Judged]]:
     """What the requests came to that were routed to *bundle*; with *control* to its control arm, or both where equal arms are not needed.
 
     The requests themselves are those that count for an error rate.
     """
     gate = asked.gate
-    own = list(requests.routed(found, _routes(bundle, control=control, all_of_it=isinstance(gate, conditions.ErrorRate))))
-    if isinstance(gate, conditions.SampleRatio):
+    own = list(requests.routed(found, _routes(bundle, control=control, all_of_it=isinstance(gate, gates.ErrorRate))))
+    if isinstance(gate, gates.SampleRatio):
         # By route, whatever came of it: one that was tried again elsewhere was routed once, and an ejection moves no user.
         return Tally(n=len(own)), {}, ()
-    if isinstance(gate, conditions.LatencyP99):
+    if isinstance(gate, gates.LatencyP99):
         return (*_waited(own, before or {}, limit_ms=gate.max_ms), ())
     callers = set((before or {}).get("callers", ()))
     found_bad = ((request, requests.judged(request, callers)) for request in own)
@@ -222,10 +222,10 @@ def _waited(own: Sequence[Request], before: Mapping[str, Any], *, limit_ms: floa
 # --- an arm that answers copies ----------------------------------------------------------------------------
 
 
-def _copies(asked: base.Asked, own: envoy_stats.Cluster, before: Mapping[str, Any] | None) -> tuple[Tally, dict[str, Any]]:
-    if isinstance(asked.gate, conditions.LatencyP99):
+def _copies(asked: base.MeasurementRequest, own: envoy_stats.Cluster, before: Mapping[str, Any] | None) -> tuple[Tally, dict[str, Any]]:
+    if isinstance(asked.gate, gates.LatencyP99):
         tally, now = _slow(own, before, limit_ms=asked.gate.max_ms)
-    elif isinstance(asked.gate, conditions.SampleRatio):
+    elif isinstance(asked.gate, gates.SampleRatio):
         return Tally(), {}
     else:
         tally, now = _failed(own, before)

@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lastgood import errors
-from lastgood import settings as settings_
 from lastgood.gates.base import Observation, Tally
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from lastgood.serving import feedback, inference_log, losses, segments
 from lastgood.serving import log_tail as tails
+from lastgood.settings import Settings
 from lastgood.sources import base
-from lastgood.sources.label_join import CAPACITY, Arm, Blocks, Key, Row, Timed
+from lastgood.sources.label_join import CAPACITY, Arm, Key, OpenBlocks, ScoredRow, Timed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,7 +58,7 @@ SCORES: dict[str, Callable[[float, float], float]] = {
 }
 """Score of a prediction *p* against the label *y*."""
 
-Measured = conditions.Score | conditions.Agreement
+Measured = gates.Score | gates.Agreement
 
 _UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 """What a row raises that is not as rows are: for text that is not JSON, an answer that is not an object, a missing id."""
@@ -68,7 +68,7 @@ _UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, RecursionEr
 class _Open:
     """What is in memory for one gate."""
 
-    blocks: Blocks
+    blocks: OpenBlocks
     answers: tails.Tail
     feedback: tails.Tail | None
     handed_out: int = -1
@@ -79,13 +79,13 @@ class _Open:
 class InferenceSource(base.Source):
     """The logs of one service. Each look reads what has been written since the last; *capacity* is in rows, for each gate."""
 
-    def __init__(self, settings: settings_.Settings, service: str, *, capacity: int = CAPACITY) -> None:
+    def __init__(self, settings: Settings, service: str, *, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._folder = settings.inference(service)
         self._open: dict[Any, _Open] = {}
         self._shared: tuple[float, dict[Path, pa.Table]] = (-math.inf, {})
 
-    def read(self, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
+    def read(self, asked: base.MeasurementRequest, *, now: float, cursor: base.Cursor | None) -> base.SourceReading:
         """The blocks that have been closed since *cursor*; a log that cannot be read is `down`, one that is not there yet is not."""
         if not isinstance(asked.gate, Measured):
             raise TypeError(f"the inference log cannot provide {asked.gate.metric!r}")
@@ -94,7 +94,7 @@ class InferenceSource(base.Source):
         try:
             self._read_on(found, asked, asked.gate, now=now)
         except (errors.Damaged, OSError) as error:
-            return base.Answer(observations=[Observation(at=now, down=True, detail=str(error))], cursor=cursor)
+            return base.SourceReading(observations=[Observation(at=now, down=True, detail=str(error))], cursor=cursor)
         self._tell(found.blocks, asked, now=now)
         answer = _closed(found.blocks, asked, asked.gate, cursor, now=now)
         if not answer.observations:
@@ -105,7 +105,7 @@ class InferenceSource(base.Source):
     def close(self) -> None:
         self._open = {}
 
-    def _found(self, asked: base.Asked, gate: Measured, cursor: base.Cursor, *, now: float) -> _Open:
+    def _found(self, asked: base.MeasurementRequest, gate: Measured, cursor: base.Cursor, *, now: float) -> _Open:
         """What is in memory, brought to where *cursor* is; begun anew if it is further already, or not there."""
         self._open = {key: one for key, one in self._open.items() if now - one.asked_at < IDLE_S}
         key = (gate, asked.watched, asked.beside, asked.mirrored, cursor["begin"])
@@ -118,10 +118,10 @@ class InferenceSource(base.Source):
         return found
 
     def _begin(self, gate: Measured, cursor: base.Cursor, *, flush_s: float) -> _Open:
-        labels = isinstance(gate, conditions.Score) and not gate.score.startswith("output.")
-        blocks = Blocks(
+        labels = isinstance(gate, gates.Score) and not gate.score.startswith("output.")
+        blocks = OpenBlocks(
             begin=cursor["begin"],
-            length_s=gate.block_s if isinstance(gate, conditions.Score) else AGREEMENT_BLOCK_S,
+            length_s=gate.block_s if isinstance(gate, gates.Score) else AGREEMENT_BLOCK_S,
             labels=labels,
             done=cursor.get("done", -1),
             told=cursor.get("told", 0.0),
@@ -140,11 +140,11 @@ class InferenceSource(base.Source):
             feedback=tail(inference_log.FEEDBACK, _FEEDBACK) if labels else None,
         )
 
-    def _tell(self, blocks: Blocks, asked: base.Asked, *, now: float) -> None:
+    def _tell(self, blocks: OpenBlocks, asked: base.MeasurementRequest, *, now: float) -> None:
         """Record on disk how many rows this gate has skipped, for those who run the service."""
         if blocks.passed_over > blocks.reported:
             who = f"gate-{asked.gate.metric}-{getattr(asked.gate, 'score', '')}"
-            folder = self._folder / (inference_log.PREDICTIONS if isinstance(asked.gate, conditions.Agreement) else inference_log.FEEDBACK)
+            folder = self._folder / (inference_log.PREDICTIONS if isinstance(asked.gate, gates.Agreement) else inference_log.FEEDBACK)
             losses.record(folder, who, unreadable=blocks.passed_over, why=blocks.why, now=now)
             blocks.reported = blocks.passed_over
 
@@ -157,12 +157,12 @@ class InferenceSource(base.Source):
             shared[path] = table
         return shared[path]
 
-    def _read_on(self, found: _Open, asked: base.Asked, gate: Measured, *, now: float) -> None:
+    def _read_on(self, found: _Open, asked: base.MeasurementRequest, gate: Measured, *, now: float) -> None:
         if self._shared[0] != now:
             self._shared = now, {}
         for table in found.answers.read(now=now):
             _take_answers(found.blocks, table, asked, gate)
-        if found.feedback is not None and isinstance(gate, conditions.Score):
+        if found.feedback is not None and isinstance(gate, gates.Score):
             # After the answers, so that nearly every label finds its own.
             for table in found.feedback.read(now=now):
                 _take_labels(found.blocks, table, gate)
@@ -170,7 +170,7 @@ class InferenceSource(base.Source):
             found.blocks.settle(now=now)
 
 
-def _take_answers(blocks: Blocks, table: pa.Table, asked: base.Asked, gate: Measured) -> None:
+def _take_answers(blocks: OpenBlocks, table: pa.Table, asked: base.MeasurementRequest, gate: Measured) -> None:
     """Row by row: one that cannot be read is skipped and counted."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -188,7 +188,7 @@ def _take_answers(blocks: Blocks, table: pa.Table, asked: base.Asked, gate: Meas
             blocks.unreadable(error)
 
 
-def _arm(asked: base.Asked, bundle: str, *, shadow: bool, arm: str | None) -> Arm | None:
+def _arm(asked: base.MeasurementRequest, bundle: str, *, shadow: bool, arm: str | None) -> Arm | None:
     """On which side an answer counts, if at all. An answer to a copy that nobody sent counts nowhere."""
     if bundle == asked.watched:
         if shadow:
@@ -202,7 +202,7 @@ def _arm(asked: base.Asked, bundle: str, *, shadow: bool, arm: str | None) -> Ar
 def _answer(gate: Measured, probability: float | None, output: str) -> Any:
     """What of an answer has to be remembered."""
     probability = _number(probability)
-    if isinstance(gate, conditions.Agreement):
+    if isinstance(gate, gates.Agreement):
         if probability is None:
             json.loads(output)  # it is compared when its block is whole; then there is no row to pass over any more
         return probability, None if probability is not None else output
@@ -211,7 +211,7 @@ def _answer(gate: Measured, probability: float | None, output: str) -> Any:
     return probability
 
 
-def _take_labels(blocks: Blocks, table: pa.Table, gate: conditions.Score) -> None:
+def _take_labels(blocks: OpenBlocks, table: pa.Table, gate: gates.Score) -> None:
     field = gate.score.partition(".")[2] if gate.score.startswith("outcome.") else None
     for at, request_id, row, label, outcome in _rows(table, _FEEDBACK):
         try:
@@ -246,13 +246,13 @@ def _number(value: Any) -> float | None:
     return float(value)
 
 
-def _closed(blocks: Blocks, asked: base.Asked, gate: Measured, cursor: base.Cursor, *, now: float) -> base.Answer:
+def _closed(blocks: OpenBlocks, asked: base.MeasurementRequest, gate: Measured, cursor: base.Cursor, *, now: float) -> base.SourceReading:
     done = blocks.closed(now=now)
     if done == blocks.done:
-        return base.Answer(observations=[], cursor=cursor)
+        return base.SourceReading(observations=[], cursor=cursor)
     whole = list(blocks.rows(until=done))
     tallies: list[tuple[int, Tally, Tally | None]]
-    if isinstance(gate, conditions.Agreement):
+    if isinstance(gate, gates.Agreement):
         tallies = [(done, _agreement(gate, [row for _, rows in whole for row in rows]), None)]
     else:
         tallies = [(number, *_score(gate, asked, rows)) for number, rows in whole]
@@ -264,10 +264,10 @@ def _closed(blocks: Blocks, asked: base.Asked, gate: Measured, cursor: base.Curs
     if seen:
         seen[-1] = dataclasses.replace(seen[-1], detail=_left_out(blocks))
     counts = {"late": blocks.late, "unclear": blocks.unclear, "dropped": blocks.dropped, "level": blocks.level}
-    return base.Answer(observations=seen, cursor={"begin": blocks.begin, "done": done, "told": now, **counts})
+    return base.SourceReading(observations=seen, cursor={"begin": blocks.begin, "done": done, "told": now, **counts})
 
 
-def _agreement(gate: conditions.Agreement, rows: Sequence[Row]) -> Tally:
+def _agreement(gate: gates.Agreement, rows: Sequence[ScoredRow]) -> Tally:
     pairs = [(row.mirror[1], row.beside[1]) for row in rows if row.mirror and row.beside]
     return Tally(n=len(pairs), bad=sum(not _alike(one, other, tolerance=gate.tolerance) for one, other in pairs))
 
@@ -280,7 +280,7 @@ def _alike(one: tuple[float | None, Any], other: tuple[float | None, Any], *, to
     return bool(json.loads(one[1]) == json.loads(other[1]))
 
 
-def _score(gate: conditions.Score, asked: base.Asked, rows: Sequence[Row]) -> tuple[Tally, Tally | None]:
+def _score(gate: gates.Score, asked: base.MeasurementRequest, rows: Sequence[ScoredRow]) -> tuple[Tally, Tally | None]:
     """Both arms of one block, paired where the watched bundle is sent copies; what came of an answer is never that of a copy.
 
     What was sent is known from the question. Rows say what their sender made them look like.
@@ -294,12 +294,12 @@ def _score(gate: conditions.Score, asked: base.Asked, rows: Sequence[Row]) -> tu
     return _sum([live for live, _, _ in scored]), _sum([beside for _, _, beside in scored])
 
 
-def _scored(gate: conditions.Score, row: Row) -> tuple[float | None, float | None, float | None]:
+def _scored(gate: gates.Score, row: ScoredRow) -> tuple[float | None, float | None, float | None]:
     """The scores of live, mirror and beside; None where there is no answer, no label, or nothing to score."""
     return _value(gate, row.live, row.label), _value(gate, row.mirror, row.label), _value(gate, row.beside, row.label)
 
 
-def _value(gate: conditions.Score, said: Timed | None, label: Timed | None) -> float | None:
+def _value(gate: gates.Score, said: Timed | None, label: Timed | None) -> float | None:
     if said is None:
         return None
     found: float | None = said[1]
@@ -320,7 +320,7 @@ def _sum(values: Sequence[float | None]) -> Tally:
     return Tally(n=len(counted), total=math.fsum(counted))
 
 
-def _left_out(blocks: Blocks) -> str:
+def _left_out(blocks: OpenBlocks) -> str:
     bad = f"{blocks.passed_over:,} rows could not be read and were skipped ({blocks.why})" if blocks.passed_over else ""
     late = f"{blocks.late:,} labels arrived after their block was closed, or belong to no answer of these bundles" if blocks.late else ""
     unclear = f"{blocks.unclear:,} labels match several requests; send the answer's request_id" if blocks.unclear else ""

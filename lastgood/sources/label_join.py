@@ -45,7 +45,7 @@ CAPACITY = 200_000
 
 
 @dataclasses.dataclass(slots=True)
-class Row:
+class ScoredRow:
     """One row of a request: who answered what, and its label. The newest of each holds."""
 
     live: Timed | None = None
@@ -59,7 +59,7 @@ class Row:
         return max(said[0] for said in (self.live, self.mirror, self.beside) if said is not None)
 
 
-class Blocks:
+class OpenBlocks:
     """The open rows of one gate. *begin* is where block 0 begins, *length_s* how long each is; up to *done* all are handed out.
 
     Rows answered earlier than the first open block are not taken. *labels* says whether rows need one. *told* is when the
@@ -84,7 +84,7 @@ class Blocks:
         self.late = self.unclear = self.dropped = self.passed_over = self.reported = 0
         self.why = ""
         self._labels, self._told, self._capacity = labels, told, capacity
-        self._rows: dict[int, dict[Key, Row]] = defaultdict(dict)
+        self._rows: dict[int, dict[Key, ScoredRow]] = defaultdict(dict)
         self._place: dict[Key, int] = {}
         self._labelled: dict[int, int] = defaultdict(int)
         self._newest: dict[int, float] = defaultdict(float)
@@ -106,7 +106,7 @@ class Blocks:
             return
         if caller_id is not None:
             self._callers.add(caller_id, key[0])
-        row = self._take_out(key) or Row()
+        row = self._take_out(key) or ScoredRow()
         known: Timed | None = getattr(row, arm)
         if known is None or known[0] <= at:
             setattr(row, arm, (at, value))
@@ -162,7 +162,7 @@ class Blocks:
                     found = max(found, number - 1)
         return found
 
-    def rows(self, *, until: int) -> Iterator[tuple[int, list[Row]]]:
+    def rows(self, *, until: int) -> Iterator[tuple[int, list[ScoredRow]]]:
         """Number and rows of each open block up to *until* that has any, in order."""
         for number in sorted(number for number in self._rows if number <= until):
             yield number, list(self._rows[number].values())
@@ -186,7 +186,7 @@ class Blocks:
     def _kept(self, key: Key) -> bool:
         return self.level == 0 or zlib.crc32(key[0].encode()) % (1 << self.level) == 0
 
-    def _take_out(self, key: Key) -> Row | None:
+    def _take_out(self, key: Key) -> ScoredRow | None:
         number = self._place.pop(key, None)
         if number is None:
             return None
@@ -195,7 +195,7 @@ class Blocks:
             self._labelled[number] -= 1
         return row
 
-    def _put(self, key: Key, row: Row) -> None:
+    def _put(self, key: Key, row: ScoredRow) -> None:
         number = math.floor((row.answered - self.begin) / self.length_s)
         self._place[key] = number
         self._rows[number][key] = row

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 from lastgood import context
-from lastgood.paging import once as telling
+from lastgood.paging import once
 from lastgood.serving import losses
 from lastgood.settings import Settings
 
@@ -48,10 +48,10 @@ def missing(settings: Settings, service: str) -> list[Missing]:
     return [Missing(log=log, cause=cause, rows=rows, why=why) for (log, cause), (rows, why) in sorted(found.items())]
 
 
-def tell(ctx: context.Context, service: str, *, now: float) -> None:
+def page_losses(ctx: context.Context, service: str, *, now: float) -> None:
     """Page each cause once."""
     found = missing(ctx.settings, service)
-    teller = telling.Teller(ctx, service) if found else None
+    teller = once.Notifier(ctx, service) if found else None
     for one in found:
         if teller is not None:
             teller.once(f"log-{one.log}-{one.cause}", f"{service}: {one.text()}", severity="warning", body=one.to_json(), now=now)

@@ -21,18 +21,18 @@ class WorkersSource(base.Source):
         self._layer: layers.Layer | None = None
         self._seen: tuple[float, layers.Observed | str] | None = None
 
-    def read(self, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
+    def read(self, asked: base.MeasurementRequest, *, now: float, cursor: base.Cursor | None) -> base.SourceReading:
         """One look; no observation while the layer knows of no worker of the bundle. The count may be older than the analysis."""
         if self._seen is None or self._seen[0] != now:
             self._seen = now, self._look()
         found = self._seen[1]
         if isinstance(found, str):
-            return base.Answer(observations=[Observation(at=now, down=True, detail=found)], cursor={})
+            return base.SourceReading(observations=[Observation(at=now, down=True, detail=found)], cursor={})
         facts = found.facts.get("workers", {}).get(asked.watched)
         if facts is None or "oom_kills" not in facts:
-            return base.Answer(observations=[], cursor={})
+            return base.SourceReading(observations=[], cursor={})
         seen = Observation(at=now, watched=Tally(n=1, value=float(facts["oom_kills"])))
-        return base.Answer(observations=[seen], cursor={})
+        return base.SourceReading(observations=[seen], cursor={})
 
     def close(self) -> None:
         if self._layer is not None:

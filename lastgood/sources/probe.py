@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lastgood.gates.base import Observation, Tally
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from lastgood.sources import base
 from lastgood.sources import http_get as web
 
@@ -11,13 +11,13 @@ from lastgood.sources import http_get as web
 class ProbeSource(base.Source):
     """Asks the gate's URL."""
 
-    def read(self, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
+    def read(self, asked: base.MeasurementRequest, *, now: float, cursor: base.Cursor | None) -> base.SourceReading:
         """One probe: good if it is answered 2xx within the gate's `timeout_s`.
 
         A connection that is refused, a redirection, a slow answer are bad probes: the other service is not well. Never `down`.
         """
         gate = asked.gate
-        if not isinstance(gate, conditions.Downstream) or gate.url is None:
+        if not isinstance(gate, gates.Downstream) or gate.url is None:
             raise TypeError(f"gate {gate.metric!r} has no URL to request")
         try:
             status, _ = web.get(gate.url, timeout_s=gate.timeout_s)
@@ -25,4 +25,4 @@ class ProbeSource(base.Source):
         except web.Failed as error:
             trouble = str(error)
         seen = Observation(at=now, watched=Tally(n=1, bad=int(bool(trouble))), detail=trouble)
-        return base.Answer(observations=[seen], cursor={})
+        return base.SourceReading(observations=[seen], cursor={})

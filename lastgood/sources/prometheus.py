@@ -9,9 +9,9 @@ import time
 import urllib.parse
 from typing import Any
 
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.gates.base import Observation, Tally
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from lastgood.sources import base
 from lastgood.sources import http_get as web
 
@@ -25,28 +25,28 @@ class PrometheusSource(base.Source):
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
 
-    def read(self, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
+    def read(self, asked: base.MeasurementRequest, *, now: float, cursor: base.Cursor | None) -> base.SourceReading:
         """One observation with the highest value of the result as `value`, for each arm that the query tells apart.
 
         No answer in time, an HTTP error, an answer that is not JSON, a result that is empty or not a finite number: `down`. Takes the
         gate's `timeout_s` at most, for both arms together.
         """
         gate = asked.gate
-        if not isinstance(gate, conditions.Query | conditions.Downstream) or gate.query is None:
+        if not isinstance(gate, gates.Query | gates.Downstream) or gate.query is None:
             raise TypeError(f"gate {gate.metric!r} has no query for Prometheus")
         end = time.monotonic() + gate.timeout_s
         try:
             watched = self._value(_filled(gate.query, asked.watched, arm="stable" if asked.beside is None else "candidate"), end=end)
             beside = None
-            if asked.beside is not None and isinstance(gate, conditions.Query) and _NAME.search(gate.query):
+            if asked.beside is not None and isinstance(gate, gates.Query) and _NAME.search(gate.query):
                 beside = self._beside(gate, asked.beside, arm="control" if asked.control else "stable", end=end)
         except web.Failed as error:
             seen = Observation(at=now, down=True, detail=str(error))
         else:
             seen = Observation(at=now, watched=watched, beside=beside, share=asked.share)
-        return base.Answer(observations=[seen], cursor={})
+        return base.SourceReading(observations=[seen], cursor={})
 
-    def _beside(self, gate: conditions.Query, bundle: str, *, arm: str, end: float) -> Tally | None:
+    def _beside(self, gate: gates.Query, bundle: str, *, arm: str, end: float) -> Tally | None:
         """Stable's value; without a margin it is only shown, so nothing is lost if there is none."""
         try:
             return self._value(_filled(gate.query, bundle, arm=arm), end=end)
@@ -67,7 +67,7 @@ class PrometheusSource(base.Source):
 
 
 def _filled(query: str, bundle: str, *, arm: str) -> str:
-    values = {"bundle": bundles.short(bundle), "arm": arm}
+    values = {"bundle": manifest.short(bundle), "arm": arm}
     return _NAME.sub(lambda found: values[found[1]], query)
 
 

@@ -28,8 +28,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lastgood import errors
-from lastgood.system import files
-from lastgood.system import permissions as private
+from lastgood.system import files, permissions
 
 MARKER = "LASTGOOD_DAEMON"
 _PROC = Path("/proc")
@@ -63,7 +62,7 @@ def start(
     """
     facts = {**(facts or {})}
     marker = json.dumps({"record": str(record.absolute()), "facts": facts})
-    with private.files():
+    with permissions.files():
         log.parent.mkdir(parents=True, exist_ok=True)
         record.parent.mkdir(parents=True, exist_ok=True)
         pid = _spawn(argv, log=log, env={**(os.environ if env is None else env), MARKER: marker})
@@ -112,7 +111,7 @@ def read(path: Path) -> Record | None:
 
 def _own_text(path: Path) -> str:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), encoding="utf-8") as file:
-        if not private.ours(os.fstat(file.fileno())):
+        if not permissions.ours(os.fstat(file.fileno())):
             raise PermissionError(f"{path} belongs to another user")
         return file.read()
 
@@ -122,7 +121,7 @@ def write(path: Path, record: Record) -> None:
     files.write(path, json.dumps(record.to_json()), kept="fast")
 
 
-def find(path: Path) -> Record | None:
+def find_running(path: Path) -> Record | None:
     """The live process that was started with this record path, also if the record itself is gone; None if none lives."""
     known = read(path)
     if known is not None and alive(known):
@@ -225,7 +224,7 @@ def uid(pid: int) -> int | None:
 def strangers(root: Path) -> list[str]:
     """What passes itself off as a process of ours below *root* but is another user's, one sentence each; none is believed."""
     told = [
-        f"{path} belongs to {private.user(path.lstat().st_uid)} or can be written by others"
+        f"{path} belongs to {permissions.user(path.lstat().st_uid)} or can be written by others"
         for path in sorted(root.glob("**/*.json"))
         if _is_record_of_others(path)
     ]
@@ -233,13 +232,13 @@ def strangers(root: Path) -> list[str]:
         owner = uid(pid)
         record = value.get("record") if isinstance(value, dict) else None
         if owner != os.geteuid() and isinstance(record, str) and Path(record).is_relative_to(root.absolute()):
-            told.append(f"process {pid} of {'several users' if owner is None else private.user(owner)} names {record}")
+            told.append(f"process {pid} of {'several users' if owner is None else permissions.user(owner)} names {record}")
     return told
 
 
 def _is_record_of_others(path: Path) -> bool:
     try:
-        return not private.ours(path.lstat())
+        return not permissions.ours(path.lstat())
     except OSError:
         return False
 
@@ -250,7 +249,7 @@ def locked(path: Path, *, wait_s: float) -> Iterator[None]:
 
     Raises Unavailable if somebody else holds it for longer than *wait_s* seconds.
     """
-    with private.files():
+    with permissions.files():
         path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

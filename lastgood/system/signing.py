@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lastgood import errors
-from lastgood.system import files as durable
+from lastgood.system import files
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -40,7 +40,7 @@ def init_keys(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not (folder / PRIVATE).exists():
         _create(folder)
-    durable.write(folder / PUBLIC, _public_pem(load_private(folder).public_key()))
+    files.write(folder / PUBLIC, _public_pem(load_private(folder).public_key()))
 
 
 def load_private(folder: Path) -> Ed25519PrivateKey:
@@ -122,7 +122,7 @@ def _create(folder: Path) -> None:
     with contextlib.suppress(FileExistsError):
         os.link(name, folder / PRIVATE)  # unlike a rename this never replaces the key that another process has just made
     os.unlink(name)
-    durable.sync(folder)
+    files.sync(folder)
 
 
 def _public_pem(key: Ed25519PublicKey) -> bytes:

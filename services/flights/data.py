@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from lastgood import errors
-from lastgood.system import yaml_errors as yaml_lines
+from lastgood.system import yaml_errors
 
 STAGES = ("prepare", "split")
 """Those of dvc.yaml that make this service's data."""
@@ -42,7 +42,7 @@ _CONFIG = """[core]
 
 def version(project: Path) -> str:
     """A name of what params.yaml asks for: the published files, by their digests, what is made of them, and the months."""
-    params = yaml_lines.load((project / "params.yaml").read_text("utf-8"), where="params.yaml")
+    params = yaml_errors.load((project / "params.yaml").read_text("utf-8"), where="params.yaml")
     asked = json.dumps({stage: params[stage] for stage in STAGES}, sort_keys=True)
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
@@ -87,7 +87,7 @@ def _lay_out(workspace: Path, project: Path, windows: Mapping[str, Any]) -> None
     pipeline = yaml.safe_load((project / "dvc.yaml").read_text("utf-8"))
     stages = {name: pipeline["stages"][name] for name in STAGES}
     code = {dep for stage in stages.values() for dep in stage["deps"] if not dep.startswith("data/")}
-    params = yaml_lines.load((project / "params.yaml").read_text("utf-8"), where="params.yaml")
+    params = yaml_errors.load((project / "params.yaml").read_text("utf-8"), where="params.yaml")
     files = {name: (project / name).read_text("utf-8") for name in sorted(code)}
     files["dvc.yaml"] = yaml.safe_dump({"stages": stages}, sort_keys=False)
     files["params.yaml"] = yaml.safe_dump({**params, "split": dict(windows)}, sort_keys=True)

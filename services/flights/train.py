@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lastgood import errors
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import store
 
 from . import features
 from . import model as models
@@ -51,7 +51,7 @@ def save(fitted: models.Model, folder: Path) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     skops.io.dump(fitted.estimator, folder / models.WEIGHTS)
-    artifacts.normalise_skops(folder / models.WEIGHTS)
+    store.normalise_skops(folder / models.WEIGHTS)
     (folder / models.INFO).write_text(json.dumps(dict(fitted.info), indent=1, sort_keys=True) + "\n", "utf-8")
     return folder
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from lastgood import errors
 from lastgood.index import embedders
 from lastgood.llm import base as llm
-from lastgood.model_retirement import records as lifetimes
+from lastgood.model_retirement import records
 from lastgood.system import files
 
 from . import pins
@@ -36,7 +36,7 @@ def write(part: Path, *, embedder: Name, answerer: Mapping[str, Any] = EXTRACTIV
     about, tokenizer, weights = _files(embedder)
     digest = embedders.freeze(part / pins.EMBEDDER, about=about, tokenizer=tokenizer, weights=weights)
     pins.write(part, answerer=answerer)
-    named = {"llm": f"{pin.provider}/{pin.model}", lifetimes.META: [pin.model_dump(mode="json", exclude_none=True)]}
+    named = {"llm": f"{pin.provider}/{pin.model}", records.META: [pin.model_dump(mode="json", exclude_none=True)]}
     return {"embedder": digest, "embedder_name": about.name, "dim": about.dim, **named}
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundle
-from lastgood.bundle import prompts
+from lastgood.bundle import manifest, prompts
 
 NEEDED = ("system", "user", "query")
 """What `runtime` renders."""
@@ -33,4 +32,4 @@ def texts(part: Path) -> Mapping[str, str]:
 
 def meta(part: Path) -> dict[str, Any]:
     """What the manifest says of the prompt: the digest of each template, so that a difference has a name."""
-    return {name: bundle.sha256(text.encode("utf-8")) for name, text in sorted(texts(part).items())}
+    return {name: manifest.sha256(text.encode("utf-8")) for name, text in sorted(texts(part).items())}

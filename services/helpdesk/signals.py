@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lastgood.index import base, embedders
-from lastgood.index import snapshot as snapshots
+from lastgood.index import base, embedders, snapshot
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +33,7 @@ def directions(part: Path) -> Directions:
     """The TOPICS principal directions of the vectors of an index part, largest first, signs fixed. Raises Damaged."""
     import numpy as np
 
-    vectors = snapshots.read_vectors(part)
+    vectors = snapshot.read_vectors(part)
     taken = np.asarray(vectors[:: max(1, math.ceil(len(vectors) / MOST))], dtype=np.float64)
     centred = taken - taken.mean(axis=0) if len(taken) else taken
     _, found = np.linalg.eigh(centred.T @ centred)

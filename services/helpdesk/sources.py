@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from lastgood import errors
-from lastgood.bundle import formats as safety
+from lastgood.bundle import formats
 
 MAX_BYTES = 50 << 20
 """Largest document; a larger one is no documentation but a dump that went astray."""
@@ -44,16 +44,16 @@ def digest(documents: dict[str, str]) -> str:
 
 
 def _of_folder(root: Path) -> Iterator[tuple[str, bytes]]:
-    for name in safety.walk(root):
+    for name in formats.walk(root):
         if name.endswith(".txt"):
             _check_size(name, (root / name).stat().st_size)
-            with safety.open_regular(root / name) as file:
+            with formats.open_regular(root / name) as file:
                 yield name, file.read()
 
 
 def _of_archive(file: Path, sha256: str | None) -> Iterator[tuple[str, bytes]]:
     """Members are read and never extracted, so it does not matter what they are called."""
-    with safety.open_regular(file) as opened:
+    with formats.open_regular(file) as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
         if sha256 is not None and found != sha256:
             raise errors.Damaged(f"{file.name!r} has sha256 {found}, params.yaml says {sha256}; get the published archive again")
@@ -63,7 +63,7 @@ def _of_archive(file: Path, sha256: str | None) -> Iterator[tuple[str, bytes]]:
                 for member in archive:
                     where = PurePosixPath(member.name).parts
                     if member.isreg() and len(where) > 2 and where[1] == "docs" and member.name.endswith(".txt"):
-                        name = safety.check_path("/".join(where[2:]))
+                        name = formats.check_path("/".join(where[2:]))
                         _check_size(name, member.size)
                         content = archive.extractfile(member)
                         yield name, content.read() if content else b""

@@ -9,13 +9,15 @@ import pytest
 from hypothesis import strategies as st
 
 from lastgood import errors
-from lastgood.analysis import policy as judgement
-from lastgood.core import transitions as rollout
+from lastgood.analysis import policy
+from lastgood.core import transitions
+from lastgood.core.events import Abandon, Advance, Approve, CutOver, Propose, Reject, SetHold
+from lastgood.core.state import State
 from lastgood.gates import base
-from lastgood.service import schema as services
+from lastgood.service import schema
 from tests.core.rollouts import CHAIN, A, B, C, after, back, canary, held, on_its_way, released
 
-SERVICE = services.parse(
+SERVICE = schema.parse(
     """
 schema: lastgood.service/v1
 service: flights
@@ -39,7 +41,7 @@ gates:
 a person (search); and one that only observes (shown)."""
 
 
-def says(gate: str, outcome: base.Outcome, cause: base.Cause = "too_few", *, since: float | None = None) -> base.Verdict:
+def says(gate: str, outcome: base.VerdictOutcome, cause: base.Cause = "too_few", *, since: float | None = None) -> base.Verdict:
     """What *gate* of SERVICE says; the words are made of its name and the outcome."""
     found = SERVICE.gates[gate]
     return base.Verdict(
@@ -48,30 +50,30 @@ def says(gate: str, outcome: base.Outcome, cause: base.Cause = "too_few", *, sin
 
 
 def decide(
-    state: rollout.State, *said: base.Verdict, now: float = 100.0, ready: tuple[str, ...] = (A, B), trouble: str = ""
-) -> judgement.Decision | None:
+    state: State, *said: base.Verdict, now: float = 100.0, ready: tuple[str, ...] = (A, B), trouble: str = ""
+) -> policy.Decision | None:
     """The decision on *state* when the gates have *said* this; by default the workers of A and B answer."""
     verdicts = {verdict.gate: verdict for verdict in said}
-    return judgement.decide(state, SERVICE, ready=ready, verdicts=verdicts, now=now, trouble=trouble)
+    return policy.decide(state, SERVICE, ready=ready, verdicts=verdicts, now=now, trouble=trouble)
 
 
 GOOD = says("errors", "pass")
 BAD = says("errors", "fail")
 UNTOLD = says("errors", "inconclusive")
-ADVANCE = rollout.Advance(bundle=B)
+ADVANCE = Advance(bundle=B)
 
 # --- preparing ---------------------------------------------------------------------------------------------
 
 
 def test_a_candidate_whose_workers_are_ready_begins_its_chain() -> None:
     """No gate is asked before the first phase."""
-    expected = judgement.Decision(event=ADVANCE, verb="advance", reason="the candidate's workers are ready", verdicts=())
+    expected = policy.Decision(event=ADVANCE, verb="advance", reason="the candidate's workers are ready", verdicts=())
     assert decide(on_its_way(0), BAD) == expected
 
 
 def test_a_release_with_a_control_arm_waits_for_both() -> None:
     """What is compared has to be there from the first request on; who is missing is said when time is up."""
-    state = after(released(A), rollout.Propose(bundle=B, verified=True, chain=CHAIN, control=True, ready_s=60.0), now=100.0)
+    state = after(released(A), Propose(bundle=B, verified=True, chain=CHAIN, control=True, ready_s=60.0), now=100.0)
     control = f"{A}+control"
     assert decide(state, ready=(A, B)) is None
     assert decide(state, ready=(A, control)) is None
@@ -87,14 +89,14 @@ def test_a_release_with_a_control_arm_waits_for_both() -> None:
 def test_a_lost_control_arm_stops_the_way_to_more_users_but_not_the_cut_over() -> None:
     """With nothing to compare there is no next phase; at the end of the chain nothing is compared any more."""
     control = f"{A}+control"
-    start = after(released(A), rollout.Propose(bundle=B, verified=True, chain=CHAIN, control=True))
+    start = after(released(A), Propose(bundle=B, verified=True, chain=CHAIN, control=True))
     for phases in (1, 2, 3):
         state = after(start, *[ADVANCE] * phases)
         assert decide(state, GOOD, now=500.0, ready=(A, B)) is None
         found = decide(state, GOOD, now=500.0, ready=(A, B, control))
         assert found is not None
         assert found.event == ADVANCE
-    approved = after(start, *[ADVANCE] * 4, rollout.Approve(bundle=B))
+    approved = after(start, *[ADVANCE] * 4, Approve(bundle=B))
     last = decide(approved, GOOD, now=500.0, ready=(A, B))
     assert last is not None
     assert last.verb == "cut-over"
@@ -102,9 +104,9 @@ def test_a_lost_control_arm_stops_the_way_to_more_users_but_not_the_cut_over() -
 
 def test_a_candidate_without_a_chain_is_cut_over_when_ready() -> None:
     """The bake is as long as its own configuration says."""
-    state = after(released(A), rollout.Propose(bundle=B, verified=True))
-    event = rollout.CutOver(bundle=B, bake_s=700.0)
-    assert decide(state) == judgement.Decision(event=event, verb="cut-over", reason="the candidate's workers are ready")
+    state = after(released(A), Propose(bundle=B, verified=True))
+    event = CutOver(bundle=B, bake_s=700.0)
+    assert decide(state) == policy.Decision(event=event, verb="cut-over", reason="the candidate's workers are ready")
 
 
 def test_a_candidate_that_is_not_ready_is_waited_for() -> None:
@@ -120,11 +122,11 @@ def test_a_candidate_that_is_not_ready_is_waited_for() -> None:
 def test_a_candidate_that_never_got_ready_is_given_up() -> None:
     """At its deadline, with what its layer complained of, on hold too; nobody is blamed."""
     why = "the candidate's workers did not become ready in time"
-    event = rollout.Abandon(bundle=B, reason="not ready in time")
-    assert decide(on_its_way(0), ready=(A,), now=160.0) == judgement.Decision(event=event, verb="abandon", reason=why)
-    assert judgement.decide(on_its_way(0), SERVICE, ready=(), verdicts={}, now=160.0) == decide(on_its_way(0), ready=(), now=160.0)
+    event = Abandon(bundle=B, reason="not ready in time")
+    assert decide(on_its_way(0), ready=(A,), now=160.0) == policy.Decision(event=event, verb="abandon", reason=why)
+    assert policy.decide(on_its_way(0), SERVICE, ready=(), verdicts={}, now=160.0) == decide(on_its_way(0), ready=(), now=160.0)
     told = decide(held(on_its_way(0)), ready=(A,), now=161.0, trouble="out of memory")
-    assert told == judgement.Decision(event=event, verb="abandon", reason=f"{why}: out of memory")
+    assert told == policy.Decision(event=event, verb="abandon", reason=f"{why}: out of memory")
 
 
 def test_on_hold_a_ready_candidate_waits() -> None:
@@ -149,14 +151,12 @@ def test_a_phase_is_passed_when_every_gate_has_passed() -> None:
     """The reason says which phase it was and what each gate said; the verdicts are the evidence."""
     good = (GOOD, says("search", "pass"), says("conversion", "pass"))
     reason = "canary passed: errors says pass; search says pass; conversion says pass"
-    assert decide(canary(), *good, now=120.0) == judgement.Decision(event=ADVANCE, verb="advance", reason=reason, verdicts=good)
+    assert decide(canary(), *good, now=120.0) == policy.Decision(event=ADVANCE, verb="advance", reason=reason, verdicts=good)
 
 
 def test_a_phase_without_gates_ends_with_its_time() -> None:
     """A chain may be walked by the clock alone."""
-    assert decide(canary(), now=120.0) == judgement.Decision(
-        event=ADVANCE, verb="advance", reason="canary passed: its time limit has passed"
-    )
+    assert decide(canary(), now=120.0) == policy.Decision(event=ADVANCE, verb="advance", reason="canary passed: its time limit has passed")
 
 
 def test_a_phase_lasts_its_least_time() -> None:
@@ -175,10 +175,10 @@ def test_a_phase_of_which_nobody_knows_the_beginning_is_not_passed() -> None:
 
 def test_the_last_phase_is_followed_by_the_cut_over() -> None:
     """With the bake of the configuration that is judged."""
-    state = after(released(A), rollout.Propose(bundle=B, verified=True, chain=CHAIN[:2]), ADVANCE, ADVANCE)
+    state = after(released(A), Propose(bundle=B, verified=True, chain=CHAIN[:2]), ADVANCE, ADVANCE)
     found = decide(state, GOOD, now=120.0)
-    assert found == judgement.Decision(
-        event=rollout.CutOver(bundle=B, bake_s=700.0), verb="cut-over", reason="canary passed: errors says pass", verdicts=(GOOD,)
+    assert found == policy.Decision(
+        event=CutOver(bundle=B, bake_s=700.0), verb="cut-over", reason="canary passed: errors says pass", verdicts=(GOOD,)
     )
 
 
@@ -192,14 +192,14 @@ def test_cannot_tell_is_never_fine(gate: str, cause: base.Cause) -> None:
 def test_nothing_goes_on_without_ready_workers() -> None:
     """A candidate whose workers do not answer is not given more."""
     assert decide(canary(), GOOD, ready=(A,), now=120.0) is None
-    assert decide(after(on_its_way(4), rollout.Approve(bundle=B)), ready=(A,), now=120.0) is None
+    assert decide(after(on_its_way(4), Approve(bundle=B)), ready=(A,), now=120.0) is None
 
 
 @pytest.mark.parametrize("outcome", ["fail", "inconclusive", "pass"])
-def test_what_only_observes_decides_nothing(outcome: base.Outcome) -> None:
+def test_what_only_observes_decides_nothing(outcome: base.VerdictOutcome) -> None:
     """Whatever it says, the phase is passed without it, and it is no part of the reason."""
     found = decide(canary(), GOOD, says("shown", outcome, "no_traffic", since=0.0), now=5000.0)
-    assert found == judgement.Decision(event=ADVANCE, verb="advance", reason="canary passed: errors says pass", verdicts=(GOOD,))
+    assert found == policy.Decision(event=ADVANCE, verb="advance", reason="canary passed: errors says pass", verdicts=(GOOD,))
 
 
 def test_what_only_observes_has_no_policy_even_if_a_file_gives_it_one() -> None:
@@ -208,14 +208,14 @@ def test_what_only_observes_has_no_policy_even_if_a_file_gives_it_one() -> None:
     odd = SERVICE.model_copy(update={"gates": {"shown": shown}})
     for cause in ("no_traffic", "too_few"):
         untold = {"shown": says("shown", "inconclusive", cause, since=0.0)}  # type: ignore[arg-type]
-        found = judgement.decide(canary(), odd, ready=(B,), verdicts=untold, now=5000.0)
+        found = policy.decide(canary(), odd, ready=(B,), verdicts=untold, now=5000.0)
         assert found is not None
         assert found.event == ADVANCE
 
 
 @pytest.mark.parametrize("gate", ["errors", "search", "conversion"])
 @pytest.mark.parametrize("outcome", ["fail", "inconclusive"])
-def test_a_waived_gate_does_not_count(gate: str, outcome: base.Outcome) -> None:
+def test_a_waived_gate_does_not_count(gate: str, outcome: base.VerdictOutcome) -> None:
     """A person has overruled it for this release; the other gates still count."""
     state = dataclasses.replace(canary(), waived=("split", gate))
     found = decide(state, says("slow", "pass"), says(gate, outcome), now=120.0)
@@ -242,30 +242,30 @@ def test_an_approval_waits_for_a_person_whatever_the_gates_say() -> None:
 
 def test_an_approved_release_is_cut_over_though_a_gate_cannot_tell() -> None:
     """The person has seen what the gates said."""
-    approved = after(on_its_way(4), rollout.Approve(bundle=B))
-    event = rollout.CutOver(bundle=B, bake_s=700.0)
-    assert decide(approved, UNTOLD) == judgement.Decision(event=event, verb="cut-over", reason="approved by a person")
+    approved = after(on_its_way(4), Approve(bundle=B))
+    event = CutOver(bundle=B, bake_s=700.0)
+    assert decide(approved, UNTOLD) == policy.Decision(event=event, verb="cut-over", reason="approved by a person")
 
 
 def test_a_guardrail_fails_during_the_approval_too() -> None:
     """The candidate still answers users while it waits, approved or not."""
-    for state in (on_its_way(4), after(on_its_way(4), rollout.Approve(bundle=B))):
+    for state in (on_its_way(4), after(on_its_way(4), Approve(bundle=B))):
         found = decide(state, BAD)
         assert found is not None
-        assert isinstance(found.event, rollout.Reject)
+        assert isinstance(found.event, Reject)
 
 
 def test_an_approval_that_nobody_gives_ends_the_release() -> None:
     """At the end of its time, not before."""
     assert decide(on_its_way(4), GOOD, now=4099.0) is None
     why = "no verdict within 4000 s: nobody approved it"
-    expected = judgement.Decision(event=rollout.Abandon(bundle=B, reason=why), verb="abandon", reason=why, verdicts=(GOOD,))
+    expected = policy.Decision(event=Abandon(bundle=B, reason=why), verb="abandon", reason=why, verdicts=(GOOD,))
     assert decide(on_its_way(4), GOOD, now=4100.0) == expected
 
 
 def test_an_approved_release_that_ends_for_want_of_workers_says_so() -> None:
     """The person who approved it must not read that nobody did."""
-    found = decide(after(on_its_way(4), rollout.Approve(bundle=B)), GOOD, ready=(A,), now=4100.0)
+    found = decide(after(on_its_way(4), Approve(bundle=B)), GOOD, ready=(A,), now=4100.0)
     assert found is not None
     assert found.reason == "no verdict within 4000 s: its workers are not ready"
 
@@ -277,8 +277,8 @@ def test_an_approved_release_that_ends_for_want_of_workers_says_so() -> None:
 def test_a_failed_guardrail_rejects_the_candidate(phases: int) -> None:
     """In every phase, at once, and then it is measured for the declared time whether that helped."""
     reason = "gate 'errors': errors says fail"
-    event = rollout.Reject(bundle=B, reason=reason, verify_s=250.0)
-    assert decide(on_its_way(phases), says("slow", "pass"), BAD) == judgement.Decision(
+    event = Reject(bundle=B, reason=reason, verify_s=250.0)
+    assert decide(on_its_way(phases), says("slow", "pass"), BAD) == policy.Decision(
         event=event, verb="rollback", reason=reason, verdicts=(BAD,)
     )
 
@@ -288,7 +288,7 @@ def test_a_failed_guardrail_comes_before_everything_else() -> None:
     for state, ready, now in ((held(canary()), (A, B), 100.0), (canary(), (), 100.0), (canary(), (A, B), 9999.0)):
         found = decide(state, says("search", "fail"), BAD, ready=ready, now=now)
         assert found is not None
-        assert isinstance(found.event, rollout.Reject)
+        assert isinstance(found.event, Reject)
         assert found.verdicts == (BAD,)
 
 
@@ -296,12 +296,12 @@ def test_all_that_failed_stands_in_the_reason_and_an_audit_is_asked_for() -> Non
     """The page says what a gate with `audit` wants to be looked at."""
     audited = SERVICE.model_copy(update={"gates": {**SERVICE.gates, "errors": SERVICE.gates["errors"].model_copy(update={"audit": True})}})
     slow = says("slow", "fail")
-    found = judgement.decide(canary(), audited, ready=(), verdicts={"slow": slow, "errors": BAD}, now=100.0)
+    found = policy.decide(canary(), audited, ready=(), verdicts={"slow": slow, "errors": BAD}, now=100.0)
     assert found is not None
     assert found.reason == "gate 'slow': slow says fail; gate 'errors': errors says fail; audit what this bundle did"
-    assert isinstance(found.event, rollout.Reject)
+    assert isinstance(found.event, Reject)
     assert found.event.reason == found.reason
-    only = judgement.decide(canary(), audited, ready=(), verdicts={"slow": slow}, now=100.0)
+    only = policy.decide(canary(), audited, ready=(), verdicts={"slow": slow}, now=100.0)
     assert only is not None
     assert only.reason == "gate 'slow': slow says fail"
 
@@ -318,8 +318,8 @@ def test_a_failed_signal_for_a_person_holds_the_release() -> None:
     """The hold names the gate, so that releasing it overrules that gate."""
     failed = says("search", "fail")
     reason = "gate 'search': search says fail"
-    event = rollout.SetHold(reason=reason, actor="lastgood", gate="search")
-    assert decide(canary(), GOOD, failed, now=120.0) == judgement.Decision(event=event, verb="hold", reason=reason, verdicts=(failed,))
+    event = SetHold(reason=reason, actor="lastgood", gate="search")
+    assert decide(canary(), GOOD, failed, now=120.0) == policy.Decision(event=event, verb="hold", reason=reason, verdicts=(failed,))
 
 
 def test_of_two_signals_that_ask_the_first_one_holds() -> None:
@@ -327,9 +327,7 @@ def test_of_two_signals_that_ask_the_first_one_holds() -> None:
     both = (says("search", "fail"), says("split", "fail"))
     found = decide(canary(), *both)
     assert found is not None
-    assert found.event == rollout.SetHold(
-        reason="gate 'search': search says fail; gate 'split': split says fail", actor="lastgood", gate="search"
-    )
+    assert found.event == SetHold(reason="gate 'search': search says fail; gate 'split': split says fail", actor="lastgood", gate="search")
     assert found.verdicts == both
 
 
@@ -376,7 +374,7 @@ def test_missing_traffic_and_sources_have_policies_of_their_own(gate: str, cause
 @pytest.mark.parametrize("cause", ["too_few", "both_arms"])
 def test_what_can_never_be_told_has_a_policy_at_the_end_of_the_phase(cause: base.Cause) -> None:
     """Wait: the release is given up. Roll back: the candidate is rejected. Ask: a person decides. Before: nothing."""
-    for gate, kind in (("errors", rollout.Abandon), ("slow", rollout.Reject), ("careful", rollout.SetHold)):
+    for gate, kind in (("errors", Abandon), ("slow", Reject), ("careful", SetHold)):
         untold = says(gate, "inconclusive", cause, since=0.0)
         assert decide(canary(), untold, now=2099.99) is None
         found = decide(canary(), untold, now=2100.0)
@@ -391,9 +389,9 @@ def test_missing_traffic_at_the_end_of_a_phase_goes_by_its_own_policy() -> None:
     )
     for cause in ("no_traffic", "source_down"):
         untold = says("slow", "inconclusive", cause, since=0.0)  # type: ignore[arg-type]
-        found = judgement.decide(canary(), patient, ready=(B,), verdicts={"slow": untold}, now=2100.0)
+        found = policy.decide(canary(), patient, ready=(B,), verdicts={"slow": untold}, now=2100.0)
         assert found is not None
-        assert isinstance(found.event, rollout.Abandon)
+        assert isinstance(found.event, Abandon)
 
 
 def test_what_has_passed_or_failed_has_no_policy_for_not_knowing() -> None:
@@ -401,10 +399,10 @@ def test_what_has_passed_or_failed_has_no_policy_for_not_knowing() -> None:
     gates = {"conversion": SERVICE.gates["conversion"].model_copy(update={"too_few": "roll_back", "no_traffic": "ask"})}
     strict = SERVICE.model_copy(update={"gates": gates})
     failed = says("conversion", "fail", "no_traffic", since=0.0)
-    found = judgement.decide(canary(), strict, ready=(B,), verdicts={"conversion": failed}, now=2100.0)
+    found = policy.decide(canary(), strict, ready=(B,), verdicts={"conversion": failed}, now=2100.0)
     assert found is not None
-    assert isinstance(found.event, rollout.Abandon)
-    assert judgement.decide(canary(), strict, ready=(B,), verdicts={"conversion": failed}, now=2000.0) is None
+    assert isinstance(found.event, Abandon)
+    assert policy.decide(canary(), strict, ready=(B,), verdicts={"conversion": failed}, now=2000.0) is None
 
 
 def test_a_release_that_cannot_be_judged_is_given_up_with_what_was_missing() -> None:
@@ -412,8 +410,8 @@ def test_a_release_that_cannot_be_judged_is_given_up_with_what_was_missing() -> 
     failed = says("conversion", "fail")
     why = "no verdict within 2000 s: errors says inconclusive; conversion says fail"
     found = decide(canary(), says("slow", "pass"), UNTOLD, says("shown", "fail"), failed, now=2100.0)
-    event = rollout.Abandon(bundle=B, reason=why)
-    assert found == judgement.Decision(event=event, verb="abandon", reason=why, verdicts=(UNTOLD, failed))
+    event = Abandon(bundle=B, reason=why)
+    assert found == policy.Decision(event=event, verb="abandon", reason=why, verdicts=(UNTOLD, failed))
 
 
 def test_a_release_whose_workers_went_away_is_given_up_for_that() -> None:
@@ -445,7 +443,7 @@ VERDICTS = st.dictionaries(
 
 @hypothesis.given(said=VERDICTS, phases=st.integers(1, 4), now=st.floats(100.0, 9000.0), waived=st.sets(st.sampled_from(GATES)))
 def test_no_release_goes_on_unless_every_gate_that_counts_has_passed(
-    said: dict[str, tuple[base.Outcome, base.Cause, float | None]], phases: int, now: float, waived: set[str]
+    said: dict[str, tuple[base.VerdictOutcome, base.Cause, float | None]], phases: int, now: float, waived: set[str]
 ) -> None:
     """And every decision is one that the core accepts."""
     verdicts = [says(gate, outcome, cause, since=since) for gate, (outcome, cause, since) in said.items()]
@@ -455,17 +453,17 @@ def test_no_release_goes_on_unless_every_gate_that_counts_has_passed(
         return
     after(state, found.event, now=now)
     counted = [verdict for verdict in verdicts if verdict.gate not in waived and verdict.kind != "observe"]
-    if isinstance(found.event, rollout.Advance | rollout.CutOver):
+    if isinstance(found.event, Advance | CutOver):
         assert all(verdict.outcome == "pass" for verdict in counted)
         assert now - 100.0 >= CHAIN[phases - 1].min_s
     failed = [verdict for verdict in counted if verdict.kind == "guardrail" and verdict.outcome == "fail"]
-    assert not failed or isinstance(found.event, rollout.Reject)
+    assert not failed or isinstance(found.event, Reject)
 
 
 def test_a_decision_on_an_older_revision_does_no_harm() -> None:
     """The core refuses it, so that two controllers that decide at once make one change."""
     found = decide(canary(), BAD)
     assert found is not None
-    moved = after(canary(), back(), rollout.Propose(bundle=C, verified=True, chain=CHAIN))
+    moved = after(canary(), back(), Propose(bundle=C, verified=True, chain=CHAIN))
     with pytest.raises(errors.Conflict, match="no longer the candidate"):
-        rollout.step(moved, found.event, 200.0)
+        transitions.step(moved, found.event, 200.0)

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
-from lastgood.analysis import policy as judgement
-from lastgood.core import transitions as rollout
+from lastgood.analysis import policy
+from lastgood.core.events import BakeEnded, Condemn, Reject, RollBack, SetHold, Verified
+from lastgood.core.state import State
 from lastgood.gates import base
 from tests.analysis.test_policy import BAD, GOOD, UNTOLD, decide, says
 from tests.core.rollouts import A, B, after, alarm, baking, canary, held, released
@@ -18,8 +19,8 @@ from tests.core.rollouts import A, B, after, alarm, baking, canary, held, releas
 def test_a_failed_guardrail_in_the_bake_rolls_back() -> None:
     """It blames what it has measured and nothing else, and asks for the declared time of measuring."""
     reason = "gate 'errors': errors says fail"
-    event = rollout.RollBack(reason=reason, seen=B, automatic=True, verify_s=250.0)
-    expected = judgement.Decision(event=event, verb="rollback", reason=reason, verdicts=(BAD,))
+    event = RollBack(reason=reason, seen=B, automatic=True, verify_s=250.0)
+    expected = policy.Decision(event=event, verb="rollback", reason=reason, verdicts=(BAD,))
     assert decide(baking(A, B), BAD) == expected
     assert decide(baking(A, B), BAD, now=9999.0) == expected
     assert decide(held(baking(A, B)), BAD) == expected
@@ -29,7 +30,7 @@ def test_a_trigger_on_stable_rolls_back_long_after_the_bake() -> None:
     """Idle services are watched by the gates that say so."""
     found = decide(released(A, B), BAD)
     assert found is not None
-    assert isinstance(found.event, rollout.RollBack)
+    assert isinstance(found.event, RollBack)
     assert decide(released(A, B), GOOD) is None
     assert decide(released(A, B)) is None
 
@@ -37,8 +38,8 @@ def test_a_trigger_on_stable_rolls_back_long_after_the_bake() -> None:
 def test_a_bake_ends_with_its_time() -> None:
     """Also if a gate could not tell, or a signal that resumes by itself failed: only a guardrail speaks against it. The reason says which."""
 
-    def ended(reason: str, *said: base.Verdict) -> judgement.Decision:
-        return judgement.Decision(event=rollout.BakeEnded(), verb="bake-ended", reason=reason, verdicts=said)
+    def ended(reason: str, *said: base.Verdict) -> policy.Decision:
+        return policy.Decision(event=BakeEnded(), verb="bake-ended", reason=reason, verdicts=said)
 
     good = "the release stayed healthy during its bake"
     assert decide(baking(A, B), GOOD, now=109.99) is None
@@ -65,7 +66,7 @@ def test_a_signal_for_a_person_holds_after_the_cut_over_too() -> None:
     for state, now in ((baking(A, B), 100.0), (baking(A, B), 110.0), (released(A, B), 100.0)):
         found = decide(state, says("search", "fail"), now=now)
         assert found is not None
-        assert found.event == rollout.SetHold(reason="gate 'search': search says fail", actor="lastgood", gate="search")
+        assert found.event == SetHold(reason="gate 'search': search says fail", actor="lastgood", gate="search")
     assert decide(held(released(A, B)), says("search", "fail")) is None
 
 
@@ -95,25 +96,25 @@ def test_nothing_is_blamed_while_a_step_back_is_being_measured() -> None:
 
 def test_a_service_that_serves_nothing_is_not_judged() -> None:
     """There is nobody to roll back or to hold for."""
-    down = after(released(A, B), rollout.Condemn(bundle=B, kind="revoked", reason="cve", take_down=True))
+    down = after(released(A, B), Condemn(bundle=B, kind="revoked", reason="cve", take_down=True))
     assert decide(down, BAD, says("search", "fail")) is None
 
 
 # --- after a step back -------------------------------------------------------------------------------------
 
-MEASURED = after(canary(), rollout.Reject(bundle=B, reason="bad", verify_s=300.0))
+MEASURED = after(canary(), Reject(bundle=B, reason="bad", verify_s=300.0))
 """B was rejected at 100; until 400 it is measured whether that helped."""
 
 
-def verify(*said: base.Verdict, now: float = 200.0, state: rollout.State = MEASURED) -> judgement.Decision | None:
+def verify(*said: base.Verdict, now: float = 200.0, state: State = MEASURED) -> policy.Decision | None:
     """The decision on a state after a step back."""
-    return judgement.verify(state, {verdict.gate: verdict for verdict in said}, now=now)
+    return policy.verify(state, {verdict.gate: verdict for verdict in said}, now=now)
 
 
-def verified(outcome: str, why: str, words: str, *told: base.Verdict) -> judgement.Decision:
+def verified(outcome: str, why: str, words: str, *told: base.Verdict) -> policy.Decision:
     """The end of a measurement."""
-    event = rollout.Verified(outcome=outcome, reason=why)  # type: ignore[arg-type]
-    return judgement.Decision(event=event, verb="verified", reason=f"{words}: {why}", verdicts=told)
+    event = Verified(outcome=outcome, reason=why)  # type: ignore[arg-type]
+    return policy.Decision(event=event, verb="verified", reason=f"{words}: {why}", verdicts=told)
 
 
 def test_all_gates_passed_is_recovered() -> None:

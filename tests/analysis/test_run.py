@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from lastgood import context, ledger, release
-from lastgood.analysis import run as judge
+from lastgood.analysis import run as analysis_run
 from lastgood.analysis.run import WATCH_S
-from lastgood.controller import analysis_loop as gatekeeper
-from lastgood.release import advance as proceed
+from lastgood.controller import analysis_loop
+from lastgood.release import advance
 from tests.reports import story as stories
 from tests.reports.story import SERVICE, Story
 
@@ -32,11 +32,11 @@ def story(tmp_path: Path) -> Iterator[Story]:
         yield begun
 
 
-def asked(story: Story, now: float) -> list[judge.Question]:
+def asked(story: Story, now: float) -> list[analysis_run.Question]:
     """What is to be measured at *now*."""
     state = story.state()
     at = story.ctx.ledger.revision(SERVICE, state.rollout).at if state.rollout else 0.0
-    return judge.questions(state, context.judged_by(story.ctx, state), proposed_at=at, now=now)
+    return analysis_run.questions(state, context.judged_by(story.ctx, state), proposed_at=at, now=now)
 
 
 def test_on_watch_the_evidence_begins_anew_each_day(story: Story) -> None:
@@ -47,7 +47,7 @@ def test_on_watch_the_evidence_begins_anew_each_day(story: Story) -> None:
     (next_day,) = asked(story, (DAY + 1) * WATCH_S)
     assert (first.key, last) == (f"{revision}/watch-{DAY}", first)
     assert (next_day.key, next_day.began) == (f"{revision}/watch-{DAY + 1}", (DAY + 1) * WATCH_S)
-    since = [judge.Analysis(one, book=story.ctx.ledger, service=SERVICE).question.began for one in (first, next_day)]
+    since = [analysis_run.Analysis(one, book=story.ctx.ledger, service=SERVICE).question.began for one in (first, next_day)]
     assert since == [story.ctx.ledger.revision(SERVICE, revision).at, (DAY + 1) * WATCH_S]
 
 
@@ -64,7 +64,7 @@ gates:
         for wanted, days in (({"errors"}, 2), ({"errors", "bought"}, 28)):
             gates = {name: gate if name in wanted else gate.model_copy(update={"watch": "bake"}) for name, gate in service.gates.items()}
             told = service.model_copy(update={"gates": gates})
-            (question,) = judge.questions(begun.state(), told, proposed_at=0.0, now=begun.now)
+            (question,) = analysis_run.questions(begun.state(), told, proposed_at=0.0, now=begun.now)
             assert set(question.gates) == wanted
             assert question.key.rpartition("-")[2] == str(int(begun.now // (days * WATCH_S)))
             assert question.began == begun.now // (days * WATCH_S) * days * WATCH_S
@@ -76,7 +76,7 @@ def test_nobody_can_have_seen_traffic_before_the_first_look(story: Story) -> Non
     (question,) = asked(story, story.now)
     patient = question.gates["errors"].model_copy(update={"patience_s": 900.0})
     question = dataclasses.replace(question, gates={"errors": patient})
-    analysis = judge.Analysis(question, book=story.ctx.ledger, service=SERVICE)
+    analysis = analysis_run.Analysis(question, book=story.ctx.ledger, service=SERVICE)
     story.traffic.per_s = 0.0
 
     def causes(seconds: int) -> set[str]:
@@ -89,7 +89,7 @@ def test_nobody_can_have_seen_traffic_before_the_first_look(story: Story) -> Non
 
     assert causes(900) == {"too_few"}
     assert causes(20) == {"no_traffic"}
-    again = judge.Analysis.resumed(question, book=story.ctx.ledger, service=SERVICE).verdicts(story.now)
+    again = analysis_run.Analysis.resumed(question, book=story.ctx.ledger, service=SERVICE).verdicts(story.now)
     assert again == analysis.verdicts(story.now)
 
 
@@ -117,7 +117,7 @@ def test_a_bundle_is_watched_over_midnight_without_a_gap(story: Story) -> None:
 def test_old_measurements_go_and_those_that_are_needed_stay(story: Story) -> None:
     """Thirty days are kept; of a release on its way everything is, however long that has been."""
     book, clock = story.ctx.ledger, story.now
-    keeper = gatekeeper.Gatekeeper(story.ctx.settings, SERVICE, holder="me", moved=lambda *_: None)
+    keeper = analysis_loop.Gatekeeper(story.ctx.settings, SERVICE, holder="me", moved=lambda *_: None)
 
     def forget(days: float) -> None:
         now = clock + days * WATCH_S
@@ -143,20 +143,20 @@ def test_old_measurements_go_and_those_that_are_needed_stay(story: Story) -> Non
     forget(61)
     assert (kept(shadow), kept(canary)) == measured, "the time after the step back is held against them"
     story.now += FOREVER_S
-    proceed.verify(story.ctx, SERVICE, verdicts={}, actor="test")
+    advance.verify(story.ctx, SERVICE, verdicts={}, actor="test")
     forget(62)
     assert (kept(shadow), kept(canary)) == (0, 0)
 
 
 def test_forgetting_is_done_now_and_then(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not at every look, and never so much at once that a look would be missed."""
-    keeper = gatekeeper.Gatekeeper(story.ctx.settings, SERVICE, holder="me", moved=lambda *_: None)
-    monkeypatch.setattr(gatekeeper, "FORGET_AT_MOST", 1)
+    keeper = analysis_loop.Gatekeeper(story.ctx.settings, SERVICE, holder="me", moved=lambda *_: None)
+    monkeypatch.setattr(analysis_loop, "FORGET_AT_MOST", 1)
     monkeypatch.setattr("lastgood.ledger.measurements._REMOVE", 1)
     for _ in range(3):
         story.ctx.ledger.record(SERVICE, "1/watch-0", {}, now=1.0)
     gone = []
-    for seconds in (0.0, 1.0, gatekeeper.FORGET_EVERY_S - 1, gatekeeper.FORGET_EVERY_S):
+    for seconds in (0.0, 1.0, analysis_loop.FORGET_EVERY_S - 1, analysis_loop.FORGET_EVERY_S):
         before = sum(1 for _ in story.ctx.ledger.recorded(SERVICE, "1/watch-0"))
         keeper._forget(story.ctx, story.state(), [], now=story.now + seconds)
         gone.append(before - sum(1 for _ in story.ctx.ledger.recorded(SERVICE, "1/watch-0")))

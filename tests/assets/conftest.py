@@ -7,8 +7,8 @@ import dagster as dg
 import pytest
 
 from lastgood import release
-from lastgood import settings as settings_
-from lastgood.release import convergence as converge
+from lastgood.release import convergence
+from lastgood.settings import Settings
 from pipelines.definitions import build_definitions
 from tests.pipelines import world
 
@@ -20,7 +20,7 @@ class Builds:
     """What the two runs left behind."""
 
     root: Path
-    settings: settings_.Settings
+    settings: Settings
     instance: dg.DagsterInstance
     definitions: dg.Definitions
     a: dg.ExecuteInProcessResult
@@ -43,6 +43,6 @@ def builds(tmp_path_factory):
     with dg.instance_for_test(temp_dir=str(root)) as instance:
         a = job.execute_in_process(instance=instance)
         with release.open_context(settings) as ctx:
-            converge.promote(ctx, "flights", bundle_of(a), reason="first", actor="test")
+            convergence.promote(ctx, "flights", bundle_of(a), reason="first", actor="test")
         b = job.execute_in_process(run_config=UTC, instance=instance)
         yield Builds(root=root, settings=settings, instance=instance, definitions=definitions, a=a, b=b)

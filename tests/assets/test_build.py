@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 
 from lastgood import release
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from tests.assets.conftest import bundle_of
 
 pytestmark = pytest.mark.timeout(600)
@@ -31,7 +31,7 @@ def test_only_the_configuration_differs_between_a_and_b(builds):
     """B is the pipeline fault of the demo: same data and environment, other options."""
     with release.open_context(builds.settings) as ctx:
         a, b = (ctx.ledger.bundle(bundle_of(run)) for run in (builds.a, builds.b))
-    changed = {change.name: change for change in bundles.diff(a, b) if change.change != "same"}
+    changed = {change.name: change for change in manifest.diff(a, b) if change.change != "same"}
     assert set(changed) <= {"config", "model"}
     assert changed["config"].meta["options"] == (
         {"departure_clock": "local", "late_from": 0.4},

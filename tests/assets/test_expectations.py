@@ -9,7 +9,7 @@ import pytest
 
 from assets.flights import SERVICE, expectations
 from dagster_lastgood import data_checks, leakage, parts, resources
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import store
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -35,7 +35,7 @@ DAMAGES: dict[str, tuple[str, Damage]] = {
 def flights(builds):
     """Three thousand real flights from all of the training window, with enough airports."""
     (made,) = builds.a.asset_materializations_for_node("flights__data")
-    folder = artifacts.Store(builds.settings.store).path(made.metadata["lastgood/digest"].value)
+    folder = store.Store(builds.settings.store).path(made.metadata["lastgood/digest"].value)
     return pd.read_parquet(folder / "train.parquet").sample(3000, random_state=0)
 
 
@@ -72,8 +72,8 @@ def test_broken_data_stops_the_run_before_a_model_is_trained(builds, flights, tm
     def data(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         for name in ("train", "evaluate"):
             flights.assign(temp=np.nan).to_parquet(tmp_path / f"{name}.parquet")
-        stored = artifacts.Store(builds.settings.store).put(tmp_path, allow=artifacts.DATA_FORMATS)
-        return parts.result(context, artifacts.part(stored, name="data", media_type="x/y", meta={"train": [1]}), provenance={}, metadata={})
+        stored = store.Store(builds.settings.store).put(tmp_path, allow=store.DATA_FORMATS)
+        return parts.result(context, store.part(stored, name="data", media_type="x/y", meta={"train": [1]}), provenance={}, metadata={})
 
     (model,) = [asset for asset in SERVICE.assets() if asset.key == dg.AssetKey(["flights", "model"])]
     run = dg.materialize(

@@ -10,10 +10,10 @@ import pytest
 from dagster_lastgood import gate_checks as gates
 from dagster_lastgood import parts
 from lastgood import release
-from lastgood.analysis import follow as verdicts
+from lastgood.analysis import follow
 from lastgood.gates import base
-from lastgood.release import advance as proceed
-from lastgood.service import gates as conditions
+from lastgood.release import advance
+from lastgood.service import gates as service_gates
 from pipelines.definitions import build_definitions
 from tests.pipelines import world
 
@@ -33,7 +33,7 @@ VERDICT = base.Verdict(
 
 def said(**changes: object) -> dg.AssetCheckEvaluation:
     """The check's result for a verdict like VERDICT."""
-    return gates.evaluation("flights", verdicts.Said(verdict=dataclasses.replace(VERDICT, **changes), bundle="sha256:feed"))
+    return gates.evaluation("flights", follow.Said(verdict=dataclasses.replace(VERDICT, **changes), bundle="sha256:feed"))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_only_a_pass_passes_and_only_a_failed_guardrail_is_an_error(outcome, kin
 
 def test_a_gate_that_cannot_tell_is_not_evaluated():
     """It has neither passed nor failed, and Dagster knows nothing between the two."""
-    answers = [verdicts.Said(verdict=dataclasses.replace(VERDICT, outcome=one), bundle="sha256:feed") for one in ("inconclusive", "fail")]
+    answers = [follow.Said(verdict=dataclasses.replace(VERDICT, outcome=one), bundle="sha256:feed") for one in ("inconclusive", "fail")]
     assert [one.passed for one in gates.evaluations("flights", answers)] == [False]
 
 
@@ -95,7 +95,7 @@ def test_a_service_yaml_that_cannot_be_read_leaves_the_default_gates(tmp_path, m
     folder = tmp_path / "services" / "flights"
     folder.mkdir(parents=True)
     (folder / "service.yaml").write_text("gates: [", "utf-8")
-    assert [spec.name for spec in gates.specs("flights")] == list(conditions.DEFAULTS)
+    assert [spec.name for spec in gates.specs("flights")] == list(service_gates.DEFAULTS)
 
 
 def execute(home: Path, *names: str) -> dict[str, dg.AssetCheckEvaluation]:
@@ -131,9 +131,9 @@ def test_executing_a_check_after_a_rollback_still_tells_why(tmp_path):
         ejected = base.Observation(at=time.time(), watched=base.Tally(n=1, value=1.0))
         world.measure(ctx, analysis, ejections=ejected)
         state = ctx.ledger.state("flights")
-        verdicts_ = {gate: said.verdict for gate, said in verdicts.standing(ctx, state, now=time.time()).items()}
+        verdicts_ = {gate: said.verdict for gate, said in follow.standing(ctx, state, now=time.time()).items()}
         ready = {digest, state.stable}
-        done = proceed.advance(ctx, "flights", ready=ready, verdicts=verdicts_, judged_at=state.revision, actor="controller")
+        done = advance.advance(ctx, "flights", ready=ready, verdicts=verdicts_, judged_at=state.revision, actor="controller")
     assert done.revision.verb == "rollback"
     found = execute(home, "ejections")["ejections"]
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)

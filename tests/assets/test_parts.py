@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 
 from dagster_lastgood import parts
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 
 
 class Label(dg.Config):
@@ -17,8 +17,8 @@ class Label(dg.Config):
 @dg.asset(key=["flights", "data"])
 def data(context: dg.AssetExecutionContext, config: Label) -> dg.MaterializeResult:
     """A part whose content is its label."""
-    digest = bundles.sha256(config.label.encode())
-    part = bundles.Part(name="data", digest=digest, size=1, media_type="text/plain", uri=f"store:{digest}", meta={"label": config.label})
+    digest = manifest.sha256(config.label.encode())
+    part = manifest.Part(name="data", digest=digest, size=1, media_type="text/plain", uri=f"store:{digest}", meta={"label": config.label})
     return parts.result(context, part, provenance={"label": config.label}, metadata={})
 
 

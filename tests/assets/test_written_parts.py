@@ -11,8 +11,8 @@ import dagster as dg
 import pytest
 
 from dagster_lastgood import Part, Written, evaluations, parts, written_parts
-from lastgood import settings as settings_
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import store as bundle_store
+from lastgood.settings import Settings
 from tests import factory
 
 
@@ -22,7 +22,7 @@ class Asked(dg.Config):
     times: int = 2
 
 
-def data(out: Path, config: Asked, settings: settings_.Settings) -> Written:
+def data(out: Path, config: Asked, settings: Settings) -> Written:
     """Numbers."""
     (out / "rows.json").write_text(json.dumps([config.times, settings.project.name]), "utf-8")
     return Written(meta={"rows": 2}, metrics={"size": 2.0}, provenance={"from": "a test"}, metadata={"seen": "yes"})
@@ -34,12 +34,12 @@ def model(out: Path, data: Path) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> settings_.Settings:
+def project(tmp_path: Path) -> Settings:
     """A small project."""
     return factory.project(tmp_path)
 
 
-def run(made: list[dg.AssetsDefinition], project: settings_.Settings, **config: Any) -> dict[str, Mapping[str, Any]]:
+def run(made: list[dg.AssetsDefinition], project: Settings, **config: Any) -> dict[str, Mapping[str, Any]]:
     """What the assets of a run say, by their name."""
     with dg.DagsterInstance.ephemeral() as instance:
         done = dg.materialize(made, resources={"settings": project}, instance=instance, run_config=config or None)
@@ -47,12 +47,12 @@ def run(made: list[dg.AssetsDefinition], project: settings_.Settings, **config: 
     return {event.asset_key.path[-1]: event.materialization.metadata for event in done.get_asset_materialization_events()}
 
 
-def test_it_gets_what_it_names_and_its_word_is_shown(project: settings_.Settings) -> None:
+def test_it_gets_what_it_names_and_its_word_is_shown(project: Settings) -> None:
     """Folder, configuration, settings and the parts before it, of the same run."""
     made = [written_parts.part("toy", write.__name__, write, owners=["team:toy"]) for write in (data, model)]
     found = run(made, project, ops={"toy__data": {"config": {"times": 3}}})
     first, second = found["data"], found["model"]
-    store = artifacts.Store(project.store)
+    store = bundle_store.Store(project.store)
     entry = first[parts.PART].value
     assert json.loads((store.path(entry["digest"]) / "rows.json").read_text("utf-8")) == [3, project.project.name]
     assert (entry["meta"], first["seen"].value, first["evaluation/size"].value) == ({"rows": 2}, "yes", 2.0)
@@ -67,11 +67,11 @@ def counted(out: Path, corpus: Path, facts: Mapping[str, Any], stable: Path | No
     (out / "counts.json").write_text(json.dumps(told), "utf-8")
 
 
-def test_an_asset_may_be_called_otherwise_than_its_part_and_others_need_it_by_its_own_name(project: settings_.Settings) -> None:
+def test_an_asset_may_be_called_otherwise_than_its_part_and_others_need_it_by_its_own_name(project: Settings) -> None:
     """Asset `corpus` makes part `data`; what follows gets its folder, and what the manifest says of it."""
     stored: list[Path] = []
 
-    def then(folder: Path, settings: settings_.Settings) -> Mapping[str, Any]:
+    def then(folder: Path, settings: Settings) -> Mapping[str, Any]:
         stored.append(folder)
         return {"followed": settings.project.name}
 
@@ -91,7 +91,7 @@ def measured(data: Path, model: Path, config: Asked) -> Written:
     return Written(report={"metrics": {"agreement": float(config.times)}, "worst": ["a row"]}, metadata={"hardest": "a row"})
 
 
-def test_an_evaluation_is_asked_of_all_parts_and_writes_none(project: settings_.Settings) -> None:
+def test_an_evaluation_is_asked_of_all_parts_and_writes_none(project: Settings) -> None:
     """Its data version is that of the report, which the bundle and the check `limits` read."""
     made = [written_parts.part("toy", write.__name__, write, owners=[]) for write in (data, model)]
     found = run([*made, evaluations.evaluation("toy", measured, owners=[])], project)["evaluation"]

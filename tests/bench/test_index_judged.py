@@ -9,8 +9,7 @@ import pytest
 
 from bench import index_judged, judged, measure, table
 from lastgood import errors
-from lastgood.index import base
-from lastgood.index import snapshot as snapshots
+from lastgood.index import base, snapshot
 
 
 def _beir(folder: Path, *, documents: dict[str, str], queries: dict[str, str], qrels: str, at: str = "qrels.tsv") -> Path:
@@ -119,7 +118,7 @@ def test_what_is_found_by_words_alone_is_measured_so(tmp_path: Path) -> None:
 
 
 def _hits(*ids: str) -> list[base.Hit]:
-    return [base.Hit(row=snapshots.Row(id=name, text=name), score=1 / place) for place, name in enumerate(ids, start=1)]
+    return [base.Hit(row=snapshot.Row(id=name, text=name), score=1 / place) for place, name in enumerate(ids, start=1)]
 
 
 def test_the_ways_differ_in_what_they_fuse() -> None:

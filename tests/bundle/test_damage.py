@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundle
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import manifest
+from lastgood.bundle import store as bundle_store
 
 
 @pytest.fixture
 def store(tmp_path):
     """A store with a file, a folder, and a bundle of both."""
-    return artifacts.Store(tmp_path / "store")
+    return bundle_store.Store(tmp_path / "store")
 
 
 @pytest.fixture
@@ -35,10 +35,10 @@ def sources(tmp_path):
 def both(store, sources):
     """The bundle of both."""
     model, index = (store.put(source) for source in sources)
-    return bundle.of(
+    return manifest.bundle_of(
         "flights",
-        artifacts.part(model, name="model", media_type="x/y", meta={}),
-        artifacts.part(index, name="index", media_type="x/y", meta={}),
+        bundle_store.part(model, name="model", media_type="x/y", meta={}),
+        bundle_store.part(index, name="index", media_type="x/y", meta={}),
     )
 
 
@@ -123,12 +123,12 @@ def test_lost_folders_are_found(store, both, tmp_path):
 def test_message_says_what_was_expected_and_found(store, both):
     """The message has file, object, expected and found digest, and the remedy."""
     path = store.path(both.parts["index"].digest) / "part=0" / "0.bin"
-    expected = artifacts.digest_file(path)
+    expected = bundle_store.digest_file(path)
     path.chmod(0o644)
     path.write_bytes(b"other")
     with pytest.raises(errors.Damaged) as caught:
         store.verify(both.parts["index"].digest)
-    for word in ("tree/part=0/0.bin", both.parts["index"].digest, expected, bundle.sha256(b"other"), "import its bundle again"):
+    for word in ("tree/part=0/0.bin", both.parts["index"].digest, expected, manifest.sha256(b"other"), "import its bundle again"):
         assert word in str(caught.value)
 
 
@@ -147,8 +147,8 @@ def test_putting_again_repairs(store, both, sources):
 def test_fast_check_reads_no_bytes_of_a_quiet_object(store, both, monkeypatch):
     """Untouched objects pass the fast check without being hashed; a touched but equal one is hashed and passes."""
     hashed = []
-    real = artifacts.digest_file
-    monkeypatch.setattr(artifacts, "digest_file", lambda path: hashed.append(path) or real(path))
+    real = bundle_store.digest_file
+    monkeypatch.setattr(bundle_store, "digest_file", lambda path: hashed.append(path) or real(path))
     store.verify_bundle(both, deep=False)
     assert hashed == []
     path = store.path(both.parts["model"].digest)

@@ -24,8 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lastgood import errors
-from lastgood.bundle import formats as safety
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import formats
+from lastgood.bundle import store as bundle_store
 
 
 class Evil:
@@ -124,7 +124,7 @@ def test_the_corpus_is_armed(hostile, tmp_path):
 def test_refused_under_every_suffix(name, hostile, tmp_path):
     """No hostile file enters the store, whatever it is called, alone or inside a folder; nothing runs."""
     files, canary = hostile
-    store = artifacts.Store(tmp_path / "store")
+    store = bundle_store.Store(tmp_path / "store")
     for suffix in SUFFIXES:
         folder = tmp_path / f"folder{suffix}"
         folder.mkdir()
@@ -139,10 +139,10 @@ def test_refused_under_every_suffix(name, hostile, tmp_path):
     assert not canary.exists()
 
 
-@pytest.mark.parametrize("suffix", sorted(safety.FORBIDDEN))
+@pytest.mark.parametrize("suffix", sorted(formats.FORBIDDEN))
 def test_formats_that_run_code_are_refused_by_name_too(suffix, tmp_path):
     """Their suffixes are refused even with harmless content, also in capitals and inside folders and archives."""
-    store = artifacts.Store(tmp_path / "store")
+    store = bundle_store.Store(tmp_path / "store")
     for name in (f"model{suffix}", f"model{suffix.upper()}"):
         with pytest.raises(errors.NotAllowed, match="run code"):
             store.put_bytes(b"harmless", name=name)
@@ -158,7 +158,7 @@ def _bombs():
     zeros = bytes(50 << 20)
     yield "zip-bomb", zipped([("1.npy", zeros), ("schema.json", b"{}")])
     yield "zip-repeat", zipped([("schema.json", b"{}"), ("schema.json", b'{"a": 1}')])
-    yield "zip-many", zipped([(f"{n}.npy", b"") for n in range(safety.MAX_FILES + 1)], zipfile.ZIP_STORED)
+    yield "zip-many", zipped([(f"{n}.npy", b"") for n in range(formats.MAX_FILES + 1)], zipfile.ZIP_STORED)
     lie = bytearray(zipped([("1.npy", bytes(1000)), ("schema.json", b"{}")]))
     at = lie.index(b"PK\x01\x02")
     lie[at + 24 : at + 28] = struct.pack("<I", 0xFFFFFFF0)
@@ -179,7 +179,7 @@ def _bombs():
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_archives_that_swell_or_lie(tmp_path):
     """Zip bombs, repeated, overlapping, locked, cut and escaping members are refused from the table alone."""
-    store = artifacts.Store(tmp_path / "store")
+    store = bundle_store.Store(tmp_path / "store")
     expected = {
         "zip-overlap": "overlaps",
         "zip-bomb": "declares",
@@ -213,7 +213,7 @@ NOT_WHAT_THEY_SAY = {
 @pytest.mark.parametrize("name", sorted(NOT_WHAT_THEY_SAY))
 def test_a_file_must_be_what_its_suffix_says(name, tmp_path):
     """Content of another format, or of none, is refused and says which file."""
-    store = artifacts.Store(tmp_path / "store")
+    store = bundle_store.Store(tmp_path / "store")
     for data in NOT_WHAT_THEY_SAY[name]:
         with pytest.raises(errors.NotAllowed, match=name):
             store.put_bytes(data, name=name)
@@ -258,7 +258,7 @@ def _harmless():
 
 def test_harmless_files_are_taken(tmp_path):
     """Real files of every allowed format, and text that happens to look like opcodes, go in and come out."""
-    store = artifacts.Store(tmp_path / "store")
+    store = bundle_store.Store(tmp_path / "store")
     for name, data in _harmless():
         stored = store.put_bytes(data, name=name)
         assert store.path(stored.digest).read_bytes() == data, name
@@ -286,9 +286,9 @@ def _texts(rng):
 def test_words_and_numbers_are_not_mistaken_for_pickles():
     """A quarter of random lists of five words were: `c`, `b` and others that words begin with are opcodes."""
     rng = random.Random(2)
-    wrong = [data for data in _texts(rng) if safety.is_pickle(io.BytesIO(data))]
+    wrong = [data for data in _texts(rng) if formats.is_pickle(io.BytesIO(data))]
     assert wrong == []
-    assert not safety.is_pickle(io.BytesIO(b"cat\ndog\nbird\n"))
+    assert not formats.is_pickle(io.BytesIO(b"cat\ndog\nbird\n"))
 
 
 @settings(max_examples=200, deadline=None)
@@ -308,17 +308,17 @@ def test_every_pickle_that_calls_something_is_found(payload, protocol, depth, ta
     for number in range(depth):
         evil = [[evil, payload], {"k": evil, 1: payload}, (payload, evil), {"k": [evil]}][number % 4]
     data = pickle.dumps(evil, protocol)
-    assert safety.is_pickle(io.BytesIO(data + tail))
+    assert formats.is_pickle(io.BytesIO(data + tail))
     end = data.rindex(b".")
-    assert safety.is_pickle(io.BytesIO(data[:end] + b"\xff")), "without its end it has run all the same"
+    assert formats.is_pickle(io.BytesIO(data[:end] + b"\xff")), "without its end it has run all the same"
 
 
 def test_random_binaries_are_not_mistaken_for_pickles():
     """Of random kilobytes that begin like a pickle under 2 % are refused, so of random files two in a million."""
     rng = random.Random(1)
-    wrong = sum(safety.is_pickle(io.BytesIO(b"\x80" + bytes([n % 6]) + rng.randbytes(1000))) for n in range(5_000))
+    wrong = sum(formats.is_pickle(io.BytesIO(b"\x80" + bytes([n % 6]) + rng.randbytes(1000))) for n in range(5_000))
     assert wrong < 100
-    assert not any(safety.is_pickle(io.BytesIO(rng.randbytes(300))) for _ in range(20_000))
+    assert not any(formats.is_pickle(io.BytesIO(rng.randbytes(300))) for _ in range(20_000))
 
 
 @settings(max_examples=400, deadline=None)
@@ -330,7 +330,7 @@ def test_random_binaries_are_not_mistaken_for_pickles():
 def test_any_bytes_are_taken_or_refused(data, suffix, start):
     """No bytes make the checks fail in another way than NotAllowed."""
     try:
-        safety.check_content(io.BytesIO(start + data), name=f"a{suffix}")
+        formats.check_content(io.BytesIO(start + data), name=f"a{suffix}")
     except errors.NotAllowed:
         return
 
@@ -339,7 +339,7 @@ def test_links_devices_and_pipes(tmp_path):
     """Links (to files, folders, nothing), pipes, sockets and devices are refused, alone and inside folders, without waiting."""
     import socket
 
-    store = artifacts.Store(tmp_path / "store")
+    store = bundle_store.Store(tmp_path / "store")
     (tmp_path / "secret.txt").write_text("secret")
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.txt").write_text("x")
@@ -363,4 +363,4 @@ def test_links_devices_and_pipes(tmp_path):
                     ask(source)
     assert list(store.digests()) == []
     with pytest.raises(errors.NotAllowed):
-        artifacts.digest_file(tmp_path / "with-link.txt" / "link.txt")
+        bundle_store.digest_file(tmp_path / "with-link.txt" / "link.txt")

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lastgood import errors
-from lastgood.bundle import formats as safety
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import formats
+from lastgood.bundle import store as bundle_store
 
 HOSTILE = [
     "", ".", "..", "../a", "a/../b", "a/..", "/a", "//a", "a//b", "a/", "./a", "~/a\n", "a\\b", "C:\\a", "a:b", "a\0b", "a\nb", "a\x7f",
@@ -40,13 +40,13 @@ PLAIN = [
 def test_hostile_names_are_refused(name):
     """Escapes, control and shell characters, other scripts, option-like and over-long names."""
     with pytest.raises(errors.NotAllowed, match="safe file name"):
-        safety.check_path(name)
+        formats.check_path(name)
 
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_names_pass(name):
     """What libraries really write passes unchanged."""
-    assert safety.check_path(name) == name
+    assert formats.check_path(name) == name
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,12 @@ def test_names_that_collide_without_case_are_refused(names):
     """Two names that are one on a disk that ignores case, as a file or as a folder, are refused in any order."""
     for order in (names, names[::-1]):
         with pytest.raises(errors.NotAllowed, match="rename"):
-            safety.check_paths(order)
+            formats.check_paths(order)
 
 
 def test_brothers_pass():
     """Files side by side, in shared folders, are no collision."""
-    safety.check_paths(["a/b", "a/c", "a/d/e", "b", "B.txt"])
+    formats.check_paths(["a/b", "a/c", "a/d/e", "b", "B.txt"])
 
 
 SEGMENTS = st.one_of(st.sampled_from(["..", ".", "", "a", "A", "~", "con", "\u00e9", "e\u0301", "a\0", "-", " "]), st.text(max_size=6))
@@ -72,7 +72,7 @@ SEGMENTS = st.one_of(st.sampled_from(["..", ".", "", "a", "A", "~", "con", "\u00
 def test_whatever_passes_stays_inside(name):
     """Any name that is let through is relative, normal, ASCII, and below the folder it is joined to."""
     try:
-        safety.check_path(name)
+        formats.check_path(name)
     except errors.NotAllowed:
         return
     assert posixpath.normpath(name) == name
@@ -88,7 +88,7 @@ def test_whatever_passes_stays_inside(name):
 def test_folders_with_any_names_are_stored_whole_or_refused(names):
     """A real folder with whatever names the disk takes is stored exactly, or refused with nothing stored."""
     with tempfile.TemporaryDirectory() as base:
-        source, store = Path(base, "in"), artifacts.Store(Path(base, "store"))
+        source, store = Path(base, "in"), bundle_store.Store(Path(base, "store"))
         source.mkdir()
         for name in names:
             target = os.path.normpath(Path(source, name.lstrip("/")))
@@ -118,4 +118,4 @@ def _create(path):
 def test_any_listing_parses_or_is_refused(data):
     """Arbitrary bytes as a listing are Damaged or NotAllowed, or come back byte for byte."""
     with contextlib.suppress(errors.Damaged, errors.NotAllowed):
-        assert artifacts.parse_listing(data).canonical() == data
+        assert bundle_store.parse_listing(data).canonical() == data

@@ -15,7 +15,7 @@ import pytest
 
 from lastgood import errors
 from lastgood.bundle import skops as skops_bytes
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import store as bundle_store
 
 TRUSTED = (
     "functools.partial",
@@ -73,7 +73,7 @@ def _probabilities(model):
 
 def test_loads_with_our_list(model, fitted):
     """A model whose types are all known loads and predicts as it did when it was fitted."""
-    loaded = artifacts.load_skops(model, trusted=TRUSTED)
+    loaded = bundle_store.load_skops(model, trusted=TRUSTED)
     assert np.array_equal(_probabilities(loaded), np.load(fitted / "1.skops.npy"))
 
 
@@ -84,34 +84,34 @@ def test_same_model_same_bytes(fitted, tmp_path):
     paths = [tmp_path / f"{n}.skops" for n in (1, 2)]
     for path, dump in zip(paths, dumps, strict=True):
         path.write_bytes(dump)
-    digests = [artifacts.normalise_skops(path) for path in paths]
-    assert digests[0] == digests[1] == artifacts.digest_file(paths[0])
+    digests = [bundle_store.normalise_skops(path) for path in paths]
+    assert digests[0] == digests[1] == bundle_store.digest_file(paths[0])
     assert paths[0].read_bytes() == paths[1].read_bytes()
     for path in paths:
-        assert np.array_equal(_probabilities(artifacts.load_skops(path, trusted=TRUSTED)), np.load(fitted / "1.skops.npy"))
-    assert artifacts.normalise_skops(paths[0]) == digests[0]
+        assert np.array_equal(_probabilities(bundle_store.load_skops(path, trusted=TRUSTED)), np.load(fitted / "1.skops.npy"))
+    assert bundle_store.normalise_skops(paths[0]) == digests[0]
 
 
 def test_other_model_other_bytes(fitted, tmp_path):
     """One changed leaf value gives another digest: normalising hides no difference."""
     path = tmp_path / "model.skops"
     path.write_bytes((fitted / "1.skops").read_bytes())
-    before = artifacts.normalise_skops(path)
+    before = bundle_store.normalise_skops(path)
     with zipfile.ZipFile(path) as archive:
         members = {n: archive.read(n) for n in archive.namelist()}
     name = max((n for n in members if n.endswith(".npy")), key=lambda n: len(members[n]))
     data = bytearray(members[name])
     data[-40] ^= 1
     _rewrite(path, {**members, name: bytes(data)})
-    assert artifacts.normalise_skops(path) != before
+    assert bundle_store.normalise_skops(path) != before
 
 
 def test_normalised_model_goes_into_the_store(model, tmp_path):
     """A normalised file is a valid skops file to the store."""
-    store = artifacts.Store(tmp_path / "store")
-    digest = artifacts.normalise_skops(model)
-    assert store.put(model, allow=artifacts.MODEL_FORMATS).digest == digest
-    artifacts.load_skops(store.path(digest), trusted=TRUSTED)
+    store = bundle_store.Store(tmp_path / "store")
+    digest = bundle_store.normalise_skops(model)
+    assert store.put(model, allow=bundle_store.MODEL_FORMATS).digest == digest
+    bundle_store.load_skops(store.path(digest), trusted=TRUSTED)
 
 
 def test_sets_and_shared_objects_survive(tmp_path):
@@ -122,8 +122,8 @@ def test_sets_and_shared_objects_survive(tmp_path):
     value = {"s": {"b", "a", "c"}, "one": shared, "two": shared, "n": None, "t": (1, True, 1.5, ""), "e": [], "b": b"xyz", "i": np.int64(7)}
     path = tmp_path / "v.skops"
     skops.io.dump(value, path)
-    artifacts.normalise_skops(path)
-    back = artifacts.load_skops(path, trusted=())
+    bundle_store.normalise_skops(path)
+    back = bundle_store.load_skops(path, trusted=())
     assert back["one"] is back["two"]
     assert np.array_equal(back["one"], shared)
     assert {k: v for k, v in back.items() if k not in ("one", "two")} == {k: v for k, v in value.items() if k not in ("one", "two")}
@@ -140,15 +140,15 @@ def test_the_order_of_a_set_does_not_matter(tmp_path):
         schema = json.loads(archive.read("schema.json"))
     schema["content"]["s"]["content"].reverse()
     _rewrite(paths[1], {"schema.json": json.dumps(schema)})
-    assert artifacts.normalise_skops(paths[0]) == artifacts.normalise_skops(paths[1])
-    assert artifacts.load_skops(paths[1], trusted=()) == {"s": {"a", "b", ("c", 1)}}
+    assert bundle_store.normalise_skops(paths[0]) == bundle_store.normalise_skops(paths[1])
+    assert bundle_store.load_skops(paths[1], trusted=()) == {"s": {"a", "b", ("c", 1)}}
 
 
 def test_types_beyond_the_list_are_refused(model):
     """Without the service's own list the model is refused, and the message names each missing type."""
     for missing in TRUSTED:
         with pytest.raises(errors.NotAllowed, match=missing.rpartition(".")[2]):
-            artifacts.load_skops(model, trusted=[t for t in TRUSTED if t != missing])
+            bundle_store.load_skops(model, trusted=[t for t in TRUSTED if t != missing])
 
 
 def test_the_list_holds_nothing_that_calls():
@@ -220,7 +220,7 @@ def test_schemas_that_name_code_are_refused(tmp_path):
         for protocol in (0, 1, 2, 99, True, None):
             _rewrite(path, {"schema.json": json.dumps({**schema, "protocol": protocol, "_skops_version": "0.16.0"})})
             with pytest.raises((errors.NotAllowed, errors.Damaged)):
-                artifacts.load_skops(path, trusted=())
+                bundle_store.load_skops(path, trusted=())
             count += 1
     assert not canary.exists()
     assert count > 300
@@ -247,7 +247,7 @@ def test_no_module_is_imported_for_an_unknown_type(tmp_path, monkeypatch):
     for loader in ("ObjectNode", "TypeNode", "FunctionNode"):
         _rewrite(path, {"schema.json": json.dumps(_node("evil_module", "Evil", loader, protocol=2))})
         with pytest.raises(errors.NotAllowed, match="evil_module"):
-            artifacts.load_skops(path, trusted=TRUSTED)
+            bundle_store.load_skops(path, trusted=TRUSTED)
     assert not (tmp_path / "ran").exists()
 
 
@@ -257,9 +257,9 @@ def test_broken_schemas(text, tmp_path):
     path = tmp_path / "model.skops"
     _rewrite(path, {"schema.json": text})
     with pytest.raises((errors.NotAllowed, errors.Damaged)):
-        artifacts.load_skops(path, trusted=TRUSTED)
+        bundle_store.load_skops(path, trusted=TRUSTED)
     with pytest.raises((errors.NotAllowed, errors.Damaged, errors.UsageError)):
-        artifacts.load_skops(tmp_path / "none.skops", trusted=TRUSTED)
+        bundle_store.load_skops(tmp_path / "none.skops", trusted=TRUSTED)
 
 
 def test_swelling_files_are_not_loaded(tmp_path):
@@ -272,9 +272,9 @@ def test_swelling_files_are_not_loaded(tmp_path):
     path.write_bytes(out.getvalue())
     assert Path(path).stat().st_size < 100_000
     with pytest.raises(errors.NotAllowed, match="declares"):
-        artifacts.load_skops(path, trusted=TRUSTED)
+        bundle_store.load_skops(path, trusted=TRUSTED)
     array = io.BytesIO()
     np.save(array, np.array([{}], dtype=object), allow_pickle=True)
     _rewrite(path, {"schema.json": b"{}", "1.npy": array.getvalue()})
     with pytest.raises(errors.NotAllowed, match="Python objects"):
-        artifacts.load_skops(path, trusted=TRUSTED)
+        bundle_store.load_skops(path, trusted=TRUSTED)

@@ -15,16 +15,15 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors
-from lastgood.bundle import formats as safety
-from lastgood.bundle import manifest as bundle
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import formats, manifest
+from lastgood.bundle import store as bundle_store
 from lastgood.system import failpoints
 
 
 @pytest.fixture
 def store(tmp_path):
     """An empty store."""
-    return artifacts.Store(tmp_path / "store")
+    return bundle_store.Store(tmp_path / "store")
 
 
 @pytest.fixture
@@ -43,8 +42,8 @@ def folder(tmp_path):
 def test_digest_of_a_file_is_its_sha256(tmp_path, store):
     """The digest is the plain SHA-256 that any other tool prints."""
     (tmp_path / "a.csv").write_bytes(b"a,b\n")
-    stored = store.put(tmp_path / "a.csv", allow=artifacts.DATA_FORMATS)
-    assert stored.digest == "sha256:" + hashlib.sha256(b"a,b\n").hexdigest() == artifacts.digest_file(tmp_path / "a.csv")
+    stored = store.put(tmp_path / "a.csv", allow=bundle_store.DATA_FORMATS)
+    assert stored.digest == "sha256:" + hashlib.sha256(b"a,b\n").hexdigest() == bundle_store.digest_file(tmp_path / "a.csv")
     assert (stored.size, stored.kind, stored.uri) == (4, "file", "store:" + stored.digest)
     assert store.path(stored.digest).read_bytes() == b"a,b\n"
     assert store.stored(stored.digest) == stored
@@ -58,12 +57,12 @@ def test_digest_of_a_folder_is_that_of_its_listing(folder, store):
         if p.is_file()
     ]
     text = json.dumps(sorted(rows, key=lambda r: r["path"]), separators=(",", ":"), sort_keys=True).encode()
-    stored = store.put(folder, allow=artifacts.CONFIG_FORMATS)
-    assert stored.digest == "sha256:" + hashlib.sha256(text).hexdigest() == artifacts.digest_tree(folder).digest
+    stored = store.put(folder, allow=bundle_store.CONFIG_FORMATS)
+    assert stored.digest == "sha256:" + hashlib.sha256(text).hexdigest() == bundle_store.digest_tree(folder).digest
     assert (stored.kind, stored.size) == ("tree", sum(r["size"] for r in rows))
-    assert artifacts.parse_listing(text) == artifacts.digest_tree(folder) == store.listing(stored.digest)
+    assert bundle_store.parse_listing(text) == bundle_store.digest_tree(folder) == store.listing(stored.digest)
     assert store.stored(stored.digest) == stored
-    assert artifacts.digest_tree(store.path(stored.digest)).digest == stored.digest
+    assert bundle_store.digest_tree(store.path(stored.digest)).digest == stored.digest
 
 
 def test_put_again_changes_nothing(folder, store):
@@ -105,7 +104,7 @@ def test_put_bytes(store):
 
 def test_missing_objects(store):
     """A digest that is not stored is NotFound everywhere; something that is no digest is a usage error."""
-    digest = bundle.sha256(b"nowhere")
+    digest = manifest.sha256(b"nowhere")
     assert not store.has(digest)
     assert list(store.digests()) == []
     for ask in (store.path, store.verify, store.stored, store.listing):
@@ -137,10 +136,10 @@ def test_allow_lists_decide_by_suffix(tmp_path, store, folder):
     """A part takes only its own formats, for a file and for every file of a folder."""
     (tmp_path / "a.py").write_text("x = 1\n")
     with pytest.raises(errors.NotAllowed, match=r"\.py"):
-        store.put(tmp_path / "a.py", allow=artifacts.MODEL_FORMATS)
+        store.put(tmp_path / "a.py", allow=bundle_store.MODEL_FORMATS)
     (folder / "code" / "run.sh").write_text("rm -rf /\n")
     with pytest.raises(errors.NotAllowed, match=r"run\.sh"):
-        store.put(folder, allow=artifacts.CONFIG_FORMATS)
+        store.put(folder, allow=bundle_store.CONFIG_FORMATS)
     assert list(store.digests()) == []
 
 
@@ -157,15 +156,15 @@ def test_file_and_folder_of_one_digest(folder, store, tmp_path):
 def test_part_and_verify_bundle(folder, store):
     """A bundle of stored parts verifies; one that misstates a size, or lacks a part, does not."""
     stored = store.put(folder)
-    part = artifacts.part(stored, name="config", media_type="x/y", meta={"a": 1})
+    part = bundle_store.part(stored, name="config", media_type="x/y", meta={"a": 1})
     assert (part.digest, part.size, part.uri) == (stored.digest, stored.size, stored.uri)
-    store.verify_bundle(bundle.of("flights", part))
-    lying = bundle.Part(name="config", digest=part.digest, size=part.size + 1, media_type="x/y", uri=part.uri)
+    store.verify_bundle(manifest.bundle_of("flights", part))
+    lying = manifest.Part(name="config", digest=part.digest, size=part.size + 1, media_type="x/y", uri=part.uri)
     with pytest.raises(errors.Damaged, match="bytes"):
-        store.verify_bundle(bundle.of("flights", lying))
-    missing = bundle.Part(name="data", digest=bundle.sha256(b"no"), size=2, media_type="x/y", uri="store:no")
+        store.verify_bundle(manifest.bundle_of("flights", lying))
+    missing = manifest.Part(name="data", digest=manifest.sha256(b"no"), size=2, media_type="x/y", uri="store:no")
     with pytest.raises(errors.NotFound):
-        store.verify_bundle(bundle.of("flights", part, missing), deep=False)
+        store.verify_bundle(manifest.bundle_of("flights", part, missing), deep=False)
 
 
 def test_left_over_staging_is_removed_after_a_day(store, tmp_path):
@@ -183,7 +182,7 @@ def test_left_over_staging_is_removed_after_a_day(store, tmp_path):
 
 def _put(arguments):
     store, source = arguments
-    return artifacts.Store(store).put(source).digest
+    return bundle_store.Store(store).put(source).digest
 
 
 def test_many_processes_put_the_same_content(folder, store):
@@ -205,7 +204,7 @@ def test_kill_during_put(place, visible, folder, store):
     env = {**os.environ, failpoints.VARIABLE: f"{place}=kill"}
     killed = subprocess.run([sys.executable, "-c", PUT, str(store.root), str(folder)], env=env, check=False)
     assert killed.returncode == -signal.SIGKILL
-    wanted = artifacts.digest_tree(folder).digest
+    wanted = bundle_store.digest_tree(folder).digest
     assert list(store.digests()) == ([wanted] if visible else [])
     if visible:
         store.verify(wanted)
@@ -246,7 +245,7 @@ def test_works_without_root(tmp_path_factory, folder):
 def _as_nobody(base):
     os.setgid(65534)
     os.setuid(65534)
-    store = artifacts.Store(base / "store")
+    store = bundle_store.Store(base / "store")
     for source in (base / "a.txt", base / "tree"):
         stored = store.put(source)
         if store.put(source) != stored:
@@ -263,7 +262,7 @@ def _as_nobody(base):
 
 def test_limits(tmp_path, monkeypatch):
     """Too many files and too deep folders are refused before they are copied."""
-    monkeypatch.setattr(safety, "MAX_FILES", 3)
+    monkeypatch.setattr(formats, "MAX_FILES", 3)
     many = tmp_path / "many"
     many.mkdir()
     for n in range(4):
@@ -273,4 +272,4 @@ def test_limits(tmp_path, monkeypatch):
     (deep / "/".join("d" * 33) / "a.txt").write_text("x")
     for source in (many, deep):
         with pytest.raises(errors.NotAllowed):
-            artifacts.Store(tmp_path / "store").put(source)
+            bundle_store.Store(tmp_path / "store").put(source)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lastgood import cli
-from lastgood import settings as settings_
+from lastgood.settings import Settings
 from tests import factory
 
 
@@ -37,13 +37,13 @@ Run = Callable[..., Done]
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> settings_.Settings:
+def settings(tmp_path: Path) -> Settings:
     """A project with one service and no layers."""
     return factory.project(tmp_path)
 
 
 @pytest.fixture
-def run(settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `lastgood ARGS` in this process, without a terminal; *env* adds variables. Most tests use it: it is ten times faster."""
 
     def call(*args: str, env: Mapping[str, str] | None = None) -> Done:
@@ -61,7 +61,7 @@ def run(settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 @pytest.fixture
-def spawn(settings: settings_.Settings) -> Run:
+def spawn(settings: Settings) -> Run:
     """Run `lastgood ARGS` as a process of its own, as scripts do."""
 
     def call(*args: str, env: Mapping[str, str] | None = None) -> Done:
@@ -73,5 +73,5 @@ def spawn(settings: settings_.Settings) -> Run:
     return call
 
 
-def _environ(settings: settings_.Settings, env: Mapping[str, str] | None) -> dict[str, str]:
+def _environ(settings: Settings, env: Mapping[str, str] | None) -> dict[str, str]:
     return {"LASTGOOD_PROJECT": str(settings.project), "LASTGOOD_ACTOR": "tester", **(env or {})}

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from lastgood import release
-from lastgood import settings as settings_
-from lastgood.system import clock as wallclock
+from lastgood.settings import Settings
+from lastgood.system import clock as system_clock
 from tests import factory
 from tests.cli.conftest import Run
 from tests.system.test_clock import HOUR_S, Machine
@@ -21,7 +21,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made.wall = time.time()
     clock = made.process()
     for name in ("now", "skew_s", "look", "anchor", "accept"):
-        monkeypatch.setattr(wallclock, name, getattr(clock, name))
+        monkeypatch.setattr(system_clock, name, getattr(clock, name))
     return made
 
 
@@ -31,7 +31,7 @@ def findings(run: Run) -> dict[str, tuple[bool | None, str, str]]:
     return {name: value for name, value in found.items() if name == "clock" or name.startswith("times of")}
 
 
-def test_a_clock_that_goes_on_is_well(run: Run, settings: settings_.Settings, machine: Machine) -> None:
+def test_a_clock_that_goes_on_is_well(run: Run, settings: Settings, machine: Machine) -> None:
     """Also when it was moved by seconds, and with a revision from another host that is a little ahead."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
@@ -42,9 +42,7 @@ def test_a_clock_that_goes_on_is_well(run: Run, settings: settings_.Settings, ma
 
 
 @pytest.mark.parametrize("jump_s", [HOUR_S, -HOUR_S])
-def test_a_clock_that_was_set_is_found_until_it_is_right_or_accepted(
-    run: Run, settings: settings_.Settings, machine: Machine, jump_s: float
-) -> None:
+def test_a_clock_that_was_set_is_found_until_it_is_right_or_accepted(run: Run, settings: Settings, machine: Machine, jump_s: float) -> None:
     """By how much and in which direction, with both ways out; then it is well again."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
@@ -56,11 +54,11 @@ def test_a_clock_that_was_set_is_found_until_it_is_right_or_accepted(
     assert "correct the clock" in remedy
     assert "lastgood up" in remedy
     assert run("doctor").code == 1
-    wallclock.accept(settings.home)
+    system_clock.accept(settings.home)
     assert findings(run)["clock"][0] is True
 
 
-def test_a_revision_from_the_future_is_found(run: Run, settings: settings_.Settings, machine: Machine) -> None:
+def test_a_revision_from_the_future_is_found(run: Run, settings: Settings, machine: Machine) -> None:
     """Which service and revision, by how much, and whose clock may be wrong; it is not said of a service whose times are right."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)

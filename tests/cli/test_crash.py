@@ -9,15 +9,15 @@ import sys
 
 import pytest
 
-from lastgood import settings as settings_
 from lastgood.ledger import audit
+from lastgood.settings import Settings
 from tests import factory
 from tests.cli.conftest import Run
 
 POINTS = ("ledger.before_commit", "ledger.after_commit", "release.before_append", "release.after_append", "release.after_traffic")
 
 
-def whole(settings: settings_.Settings) -> str | None:
+def whole(settings: Settings) -> str | None:
     """Stable, after checking that the trail is whole."""
     with factory.opened(settings) as ctx:
         audit.checkpoint(ctx.ledger, "toy", settings.keys)
@@ -26,7 +26,7 @@ def whole(settings: settings_.Settings) -> str | None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_killed_rollback_has_happened_or_not(spawn: Run, settings: settings_.Settings, point: str) -> None:
+def test_a_killed_rollback_has_happened_or_not(spawn: Run, settings: Settings, point: str) -> None:
     """kill -9 around the commit: run again it is done once, not twice."""
     with factory.opened(settings) as ctx:
         _, b, c = factory.released(ctx, 1, 2, 3)
@@ -39,7 +39,7 @@ def test_a_killed_rollback_has_happened_or_not(spawn: Run, settings: settings_.S
 
 
 @pytest.mark.parametrize("point", [*POINTS, "release.before_cutover"])
-def test_a_killed_promotion_is_resumed_by_asking_again(spawn: Run, settings: settings_.Settings, point: str) -> None:
+def test_a_killed_promotion_is_resumed_by_asking_again(spawn: Run, settings: Settings, point: str) -> None:
     """kill -9 anywhere in a promotion leaves stable or the new bundle; the same command finishes it."""
     with factory.opened(settings) as ctx:
         (a,) = factory.released(ctx, 1)
@@ -52,7 +52,7 @@ def test_a_killed_promotion_is_resumed_by_asking_again(spawn: Run, settings: set
     assert whole(settings) == b
 
 
-def test_a_rollback_command_loads_nothing_heavy(settings: settings_.Settings) -> None:
+def test_a_rollback_command_loads_nothing_heavy(settings: Settings) -> None:
     """Neither Dagster nor any ML library is imported on the way, whichever way the command goes."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1, 2)

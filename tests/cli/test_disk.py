@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import settings as settings_
+from lastgood.settings import Settings
 from tests import factory
 from tests.cli.conftest import Run
 from tests.ledger import test_files
@@ -22,7 +22,7 @@ def fill(folder: Path) -> Path:
     return filler
 
 
-def test_a_rollback_commits_on_a_full_disk(run: Run, settings: settings_.Settings) -> None:
+def test_a_rollback_commits_on_a_full_disk(run: Run, settings: Settings) -> None:
     """The reserve beside the ledger is given up for it; afterwards everything works again."""
     if not test_files.may_mount():
         pytest.skip("needs a small file system of its own, which only root may mount; tests/ledger covers the ledger without one")
@@ -40,7 +40,7 @@ def test_a_rollback_commits_on_a_full_disk(run: Run, settings: settings_.Setting
         assert run("audit", "verify", "toy").code == 0
 
 
-def test_a_read_only_home_can_be_looked_at(run: Run, settings: settings_.Settings) -> None:
+def test_a_read_only_home_can_be_looked_at(run: Run, settings: Settings) -> None:
     """Status and history answer; a rollback says that the ledger cannot be written, and how to mend it."""
     with factory.opened(settings) as ctx:
         _, _, c = factory.released(ctx, 1, 2, 3)

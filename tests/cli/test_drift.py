@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lastgood import release
-from lastgood import settings as settings_
 from lastgood.bundle.manifest import short
 from lastgood.ledger import Seen
+from lastgood.settings import Settings
 from tests.cli.conftest import Run
 from tests.drift import project as toy
 from tests.drift.project import HOUR_S, START
@@ -19,13 +19,13 @@ from tests.drift.test_backtest import past
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> settings_.Settings:
+def settings(tmp_path: Path) -> Settings:
     """The small service that is watched."""
     return toy.make(tmp_path)
 
 
 @pytest.fixture
-def released(settings: settings_.Settings) -> list[str]:
+def released(settings: Settings) -> list[str]:
     """The bundle behind, which knows the turned world, and the one that serves from START on."""
     with release.open_context(settings) as ctx:
         found = [toy.build(ctx, -2.0), toy.build(ctx, 0.0)]
@@ -40,7 +40,7 @@ def at(monkeypatch: pytest.MonkeyPatch, hours: float) -> None:
 
 
 def test_before_any_window_is_over_nothing_has_been_judged(
-    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
+    run: Run, settings: Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That is not the same as no alarm."""
     at(monkeypatch, 0.1)
@@ -49,9 +49,7 @@ def test_before_any_window_is_over_nothing_has_been_judged(
     assert "no window is complete yet" in shown.out
 
 
-def test_windows_are_looked_at_and_shown(
-    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_windows_are_looked_at_and_shown(run: Run, settings: Settings, released: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A table for people, everything for scripts; `--since` leaves out what is older."""
     traffic = toy.Traffic(settings, released[1])
     for hour in range(3):
@@ -66,9 +64,7 @@ def test_windows_are_looked_at_and_shown(
     assert len(run("drift", "toy", "--since", "2026-01-01T02:30:00", "--json").json["windows"]) == 1
 
 
-def test_an_alarm_is_decided_when_asked(
-    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_alarm_is_decided_when_asked(run: Run, settings: Settings, released: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """With --dry-run it is shown and nothing moves; without, the service goes back; asked again, there is nothing more to do."""
     traffic = toy.Traffic(settings, released[1])
     for hour in range(4):
@@ -84,7 +80,7 @@ def test_an_alarm_is_decided_when_asked(
 
 
 def test_another_bundle_is_held_beside_the_serving_one(
-    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
+    run: Run, settings: Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the labelled rows since the alarm, or since what is said; nothing is changed by it."""
     traffic = toy.Traffic(settings, released[1])
@@ -104,7 +100,7 @@ def test_another_bundle_is_held_beside_the_serving_one(
     assert run("drift", "toy", "--beside", "abcdef012345").code == 2
 
 
-def test_a_dry_run_looks_at_nothing(run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_looks_at_nothing(run: Run, settings: Settings, released: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The ledger is opened read-only."""
     toy.Traffic(settings, released[1]).hour(0)
     at(monkeypatch, 1)
@@ -112,7 +108,7 @@ def test_a_dry_run_looks_at_nothing(run: Run, settings: settings_.Settings, rele
 
 
 def test_evidentlys_report_is_written(
-    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run, settings: Settings, released: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """One page, or JSON by the name of the file: drift of each column, and the quality of the answers."""
     traffic = toy.Traffic(settings, released[1])
@@ -130,7 +126,7 @@ def test_evidentlys_report_is_written(
 
 
 def test_a_report_of_nothing_is_refused(
-    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run, settings: Settings, released: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """With the exit code for nothing to do."""
     at(monkeypatch, 1)
@@ -139,7 +135,7 @@ def test_a_report_of_nothing_is_refused(
     assert "answered no request in that time" in done.err
 
 
-def test_a_service_that_is_not_watched_says_how(run: Run, settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_is_not_watched_says_how(run: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the group of service.yaml that is missing from its bundle."""
     file = settings.services / toy.SERVICE / "service.yaml"
     file.write_text(file.read_text().partition("drift:")[0])
@@ -151,7 +147,7 @@ def test_a_service_that_is_not_watched_says_how(run: Run, settings: settings_.Se
 
 
 def test_a_host_that_serves_nothing_shows_what_others_found(
-    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
+    run: Run, settings: Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It looks at nothing new, says why and where to ask, and decides nothing."""
     toy.Traffic(settings, released[1]).hour(0)
@@ -169,7 +165,7 @@ def test_a_host_that_serves_nothing_shows_what_others_found(
     assert "elsewhere/0" in value["not_looked"]
 
 
-def test_a_backtest_shows_what_would_have_been_done(run: Run, settings: settings_.Settings, released: list[str], tmp_path: Path) -> None:
+def test_a_backtest_shows_what_would_have_been_done(run: Run, settings: Settings, released: list[str], tmp_path: Path) -> None:
     """Alarms and decisions for people, every window for scripts, and a page with a picture of each column; nothing is recorded."""
     table = past([*[toy.USUAL] * 3, *[toy.World(mean=1.2, bias=-2.0)] * 5])
     pq.write_table(table, tmp_path / "past.parquet")
@@ -193,7 +189,7 @@ def test_labels_without_a_table_are_refused(run: Run, released: list[str], tmp_p
 
 
 def test_what_was_answered_lately_is_judged_before_the_window_is_over(
-    run: Run, settings: settings_.Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
+    run: Run, settings: Settings, released: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With numbers for each column; it is not recorded."""
     toy.Traffic(settings, released[1]).hour(0, toy.World(mean=2.0))

@@ -5,30 +5,29 @@ from __future__ import annotations
 import pytest
 
 from lastgood import release
-from lastgood import settings as settings_
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import manifest, store
 from lastgood.conformance import index as engines
 from lastgood.index import catalog
-from lastgood.release import advance as proceed
+from lastgood.release import advance
+from lastgood.settings import Settings
 from tests import factory
 from tests.cli.conftest import Run
 
 
 @pytest.fixture
-def served(settings: settings_.Settings) -> tuple[str, str, str]:
+def served(settings: Settings) -> tuple[str, str, str]:
     """A stable bundle with an index, its replica, and another replica that nobody needs: (bundle, replica, the other)."""
     work = settings.project / "work"
     snapshot = engines.make_part(work / "part", count=10)
     other = engines.make_part(work / "other", count=10, seed=2)
     with factory.opened(settings) as ctx:
         known = ctx.ledger.bundle(factory.build(ctx, 1.0))
-        index = artifacts.part(ctx.store.put(work / "part"), name="index", media_type="x/y", meta=snapshot.meta())
-        told = bundles.Part(name="model", **{**known.parts["model"].entry(), "meta": {"embedder": snapshot.embedder}})
-        made = bundles.of("toy", told, index, known.parts["config"], known.parts["environment"])
+        index = store.part(ctx.store.put(work / "part"), name="index", media_type="x/y", meta=snapshot.meta())
+        told = manifest.Part(name="model", **{**known.parts["model"].entry(), "meta": {"embedder": snapshot.embedder}})
+        made = manifest.bundle_of("toy", told, index, known.parts["config"], known.parts["environment"])
         release.register(ctx, made, provenance={}, actor="test", now=5.0, untried=True)
         release.propose(ctx, "toy", made.id, release.Request(actor="test", reason="test"))
-        proceed.advance(ctx, "toy", ready={made.id}, actor="test")
+        advance.advance(ctx, "toy", ready={made.id}, actor="test")
     engine = catalog.connect(settings)
     for name in ("part", "other"):
         engine.build(work / name)
@@ -47,7 +46,7 @@ def test_what_is_there_and_who_needs_it(run: Run, served: tuple[str, str, str]) 
     assert "it is stable" in text
 
 
-def test_a_damaged_replica_is_told_and_fails_the_command(run: Run, served: tuple[str, str, str], settings: settings_.Settings) -> None:
+def test_a_damaged_replica_is_told_and_fails_the_command(run: Run, served: tuple[str, str, str], settings: Settings) -> None:
     """Whole: 0; damaged: 1, with what is wrong; without an index in the bundle: 2."""
     bundle, mine, _ = served
     assert run("index", "verify", "toy").code == 0

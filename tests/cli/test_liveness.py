@@ -7,9 +7,9 @@ import time
 import pytest
 
 from lastgood import errors, release
-from lastgood import settings as settings_
 from lastgood.bundle.manifest import short
-from lastgood.model_retirement import records as lifetimes
+from lastgood.model_retirement import records
+from lastgood.settings import Settings
 from tests import factory
 from tests.cli.conftest import Run
 
@@ -17,12 +17,12 @@ PIN = {"provider": "anthropic", "model": "claude-opus-4-5-20251101"}
 
 
 @pytest.fixture
-def bundles(settings: settings_.Settings) -> list[str]:
+def bundles(settings: Settings) -> list[str]:
     """Two releases; the model of the first, which is the way back, is shut down in ten days."""
     with factory.opened(settings) as ctx:
         found = factory.released(ctx, 1, 2, llms={1: [PIN], 2: [PIN]})
-        ends = {"status": "dying", "why": "anthropic/x: it will be shut down on a day", "ends_at": time.time() + 10 * lifetimes.DAY_S}
-        ctx.ledger.evaluate(found[0], kind=lifetimes.KIND, report=ends, actor="test", now=time.time())
+        ends = {"status": "dying", "why": "anthropic/x: it will be shut down on a day", "ends_at": time.time() + 10 * records.DAY_S}
+        ctx.ledger.evaluate(found[0], kind=records.KIND, report=ends, actor="test", now=time.time())
     return found
 
 
@@ -57,11 +57,11 @@ def test_without_a_key_the_provider_cannot_be_asked(run: Run, bundles: list[str]
     assert told["status"] != "unknown" or "ANTHROPIC_API_KEY" in told["why"]
 
 
-def test_a_rollback_to_a_gone_model_is_refused(run: Run, settings: settings_.Settings, bundles: list[str]) -> None:
+def test_a_rollback_to_a_gone_model_is_refused(run: Run, settings: Settings, bundles: list[str]) -> None:
     """By itself there is nothing else to go back to; by name the refusal says why, with the exit code of a rule."""
     with factory.opened(settings) as ctx:
         ends = {"status": "gone", "why": "anthropic/x: it was shut down", "ends_at": time.time() - 5}
-        ctx.ledger.evaluate(bundles[0], kind=lifetimes.KIND, report=ends, actor="test", now=time.time())
+        ctx.ledger.evaluate(bundles[0], kind=records.KIND, report=ends, actor="test", now=time.time())
         with pytest.raises(errors.NotAllowed):
             release.roll_back(ctx, "toy", release.Request(actor="t", reason="x"))
     done = run("rollback", "toy", bundles[0], "--yes", "--reason", "x")
@@ -69,7 +69,7 @@ def test_a_rollback_to_a_gone_model_is_refused(run: Run, settings: settings_.Set
     assert "cannot answer any more, anthropic/x: it was shut down" in done.err
 
 
-def test_a_service_without_hosted_models_has_nothing_to_ask(run: Run, settings: settings_.Settings) -> None:
+def test_a_service_without_hosted_models_has_nothing_to_ask(run: Run, settings: Settings) -> None:
     """It says so, and that is fine."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)

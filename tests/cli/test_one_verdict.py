@@ -12,11 +12,11 @@ import pytest
 
 from dagster_lastgood import gate_checks, parts
 from lastgood import release
-from lastgood import settings as settings_
 from lastgood.analysis import follow
-from lastgood.analysis import run as run_analysis
+from lastgood.analysis import run as analysis_run
 from lastgood.service import schema, strategy
-from lastgood.system import clock as wallclock
+from lastgood.settings import Settings
+from lastgood.system import clock
 from tests import factory
 from tests.cli.conftest import Run
 from tests.reports import story as stories
@@ -40,7 +40,7 @@ TIMED = {"needs_s"}
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> settings_.Settings:
+def settings(tmp_path: Path) -> Settings:
     """A project with one service that has several gates."""
     made = factory.project(tmp_path, extra=GATES)
     file = made.services / SERVICE / schema.FILE
@@ -49,7 +49,7 @@ def settings(tmp_path: Path) -> settings_.Settings:
 
 
 @pytest.fixture
-def story(settings: settings_.Settings) -> Iterator[Story]:
+def story(settings: Settings) -> Iterator[Story]:
     """Releases on a virtual clock, in that project."""
     with factory.opened(settings) as ctx:
         yield Story(ctx=ctx, traffic=stories.Traffic())
@@ -72,7 +72,7 @@ def by_report(run: Run, tmp_path: Path) -> dict[str, dict[str, Any]]:
 
 def by_dagster(story: Story) -> dict[str, dict[str, Any]]:
     """As the checks are evaluated, of those gates that can tell."""
-    answers = follow.newest(story.ctx, SERVICE, now=wallclock.now())
+    answers = follow.newest(story.ctx, SERVICE, now=clock.now())
     found = gate_checks.evaluations(SERVICE, answers.values())
     return {
         one.check_name: {name: one.metadata[name].value for name in FIGURES if name in one.metadata and name not in TIMED} for one in found
@@ -92,8 +92,8 @@ def all_say_the_same(run: Run, story: Story, tmp_path: Path) -> dict[str, str]:
 
 def resumed(story: Story) -> dict[str, Any]:
     """What a controller says that has just been started."""
-    (question,) = run_analysis.open_questions(story.ctx, story.state(), now=story.now)
-    return dict(run_analysis.Analysis.resumed(question, book=story.ctx.ledger, service=SERVICE).verdicts(story.now))
+    (question,) = analysis_run.open_questions(story.ctx, story.state(), now=story.now)
+    return dict(analysis_run.Analysis.resumed(question, book=story.ctx.ledger, service=SERVICE).verdicts(story.now))
 
 
 def to_canary(story: Story, *, position: int) -> None:
@@ -139,7 +139,7 @@ def test_a_verdict_on_stable_gives_way_to_the_candidates_own(run: Run, story: St
     assert story.state().verifying is not None
     assert story.state().candidate == third
     all_say_the_same(run, story, tmp_path)
-    bundles = {gate: one.bundle for gate, one in follow.standing(story.ctx, story.state(), now=wallclock.now()).items()}
+    bundles = {gate: one.bundle for gate, one in follow.standing(story.ctx, story.state(), now=clock.now()).items()}
     assert bundles["errors"] == third
     assert good != third
 

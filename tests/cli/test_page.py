@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from lastgood import settings as settings_
-from lastgood.paging import delivery as paging
-from lastgood.release import convergence as converge
+from lastgood.paging import delivery
+from lastgood.release import convergence
+from lastgood.settings import Settings
 from tests import factory
 from tests.cli.conftest import Run
 from tests.paging.pager import DEAD, KEY
@@ -20,23 +21,23 @@ DEAD_PAGER = {"LASTGOOD_PAGING_URLS": f"pagerduty://{KEY}", "LASTGOOD_PAGING_PAG
 
 
 @pytest.fixture
-def released(settings: settings_.Settings) -> None:
+def released(settings: Settings) -> None:
     """A service that has been released once."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
 
 
 @pytest.fixture
-def delivering(settings: settings_.Settings, released: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def delivering(settings: Settings, released: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A controller's loop that delivers, with a pager beside the file that nobody answers."""
-    monkeypatch.setattr(converge, "controller_record", lambda _: types.SimpleNamespace(pid=1))
-    loop = paging.PageLoop(settings_.load(settings.project, environ=DEAD_PAGER), pause_s=0.05)
+    monkeypatch.setattr(convergence, "controller_record", lambda _: types.SimpleNamespace(pid=1))
+    loop = delivery.PageLoop(settings_.load(settings.project, environ=DEAD_PAGER), pause_s=0.05)
     loop.start()
     yield
     loop.end(wait_s=10)
 
 
-def test_a_test_page_arrives(run: Run, settings: settings_.Settings, delivering: None) -> None:
+def test_a_test_page_arrives(run: Run, settings: Settings, delivering: None) -> None:
     """In the pages folder, for that is all that this call is configured for; it says that nothing is wrong."""
     done = run("test-page", "toy", "--severity", "info")
     assert (done.code, done.out) == (0, "  file         has it\n")
@@ -58,7 +59,7 @@ def test_a_channel_that_does_not_answer_is_named_here_and_in_status(run: Run, de
     assert [one["channel"] for one in run("status", "toy", "--json").json["undelivered"]] == [name]
 
 
-def test_without_a_controller_nobody_delivers(run: Run, settings: settings_.Settings, released: None) -> None:
+def test_without_a_controller_nobody_delivers(run: Run, settings: Settings, released: None) -> None:
     """It says so, and leaves no page behind that comes later and frightens somebody."""
     done = run("test-page", "toy")
     assert (done.code, "lastgood up" in done.err) == (1, True)

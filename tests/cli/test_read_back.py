@@ -21,17 +21,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lastgood import errors, release
-from lastgood import settings as settings_
-from lastgood.bundle import archive as transfer
-from lastgood.bundle import environment
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import archive, environment, manifest, store
 from lastgood.gates import base
 from lastgood.layers import base as base_
 from lastgood.layers.traffic.envoy import config as envoy_config
 from lastgood.ledger import Ledger
-from lastgood.paging import once as telling
-from lastgood.service import schema as services
+from lastgood.paging import once
+from lastgood.service import schema
+from lastgood.settings import Settings
 from lastgood.system import plain
 from tests import factory, test_limits
 from tests.cli.conftest import Done, Run
@@ -116,7 +113,7 @@ def is_stored(texts: Mapping[str, str]) -> None:
 
 
 @pytest.fixture
-def ctx(settings: settings_.Settings) -> Iterator[release.Context]:
+def ctx(settings: Settings) -> Iterator[release.Context]:
     """A project's ledger and store."""
     with factory.opened(settings) as opened:
         yield opened
@@ -125,26 +122,26 @@ def ctx(settings: settings_.Settings) -> Iterator[release.Context]:
 # --- bundles and what is found out about them --------------------------------------------------------------
 
 
-def parts_of(ctx: release.Context, meta: Mapping[str, Any], **changed: Any) -> list[bundles.Part]:
+def parts_of(ctx: release.Context, meta: Mapping[str, Any], **changed: Any) -> list[manifest.Part]:
     """The parts of a bundle whose model has *meta*; *changed* are fields of the model part."""
     work = ctx.settings.home / "handmade"
     if not work.exists():
         work.mkdir(parents=True)
         (work / "model.json").write_text("0.5")
-        services.freeze(ctx.settings.services / "toy", work / "config")
+        schema.freeze(ctx.settings.services / "toy", work / "config")
     env = environment.encode(environment.describe(ctx.settings.project / "requirements.lock"))
     model = ctx.store.put(work / "model.json")
     entry = {"digest": model.digest, "size": model.size, "media_type": "application/json", "uri": model.uri, "meta": meta, **changed}
     return [
-        bundles.Part(name="model", **entry),
-        artifacts.part(ctx.store.put(work / "config"), name="config", media_type="x/y", meta={}),
-        artifacts.part(ctx.store.put_bytes(env, name="environment.json"), name="environment", media_type="x/y", meta={}),
+        manifest.Part(name="model", **entry),
+        store.part(ctx.store.put(work / "config"), name="config", media_type="x/y", meta={}),
+        store.part(ctx.store.put_bytes(env, name="environment.json"), name="environment", media_type="x/y", meta={}),
     ]
 
 
 def register(ctx: release.Context, meta: Mapping[str, Any], provenance: Mapping[str, Any], **changed: Any) -> str:
     """Register a bundle of such parts without trying it; its id."""
-    made = bundles.of("toy", *parts_of(ctx, meta, **changed))
+    made = manifest.bundle_of("toy", *parts_of(ctx, meta, **changed))
     release.register(ctx, made, provenance=provenance, actor="t", now=5.0, untried=True)
     return made.id
 
@@ -168,10 +165,10 @@ def test_what_is_said_of_a_bundle_comes_back_or_is_refused(
             assert {name: one for name, one in row.provenance.items() if name != "trial"} == as_lists(
                 {name: one for name, one in provenance.items() if name != "trial"}
             )
-        out = transfer.export(row, store=ctx.store, keys=ctx.settings.keys, out=tmp_path / "a.tar")
+        out = archive.export(row, store=ctx.store, keys=ctx.settings.keys, out=tmp_path / "a.tar")
         with factory.opened(there) as other:
             trust = frozenset({audit_key(ctx)})
-            found, facts = transfer.import_(out, store=other.store, keys=other.settings.keys, trust=trust)
+            found, facts = archive.import_(out, store=other.store, keys=other.settings.keys, trust=trust)
             assert (found, facts) == (row.bundle, row.provenance)
             release.register(other, found, provenance=facts, actor="t", now=6.0, untried=True)
             assert other.ledger.bundle(found.id) == found
@@ -189,9 +186,9 @@ def test_what_is_said_of_a_bundle_comes_back_or_is_refused(
 
 def audit_key(ctx: release.Context) -> str:
     """The fingerprint that signs exports here."""
-    from lastgood.system import signing as keys
+    from lastgood.system import signing
 
-    return keys.public_fingerprint(keys.load_public(ctx.settings.keys))
+    return signing.public_fingerprint(signing.load_public(ctx.settings.keys))
 
 
 def sane(done: Done) -> None:
@@ -217,7 +214,7 @@ def test_a_part_that_no_manifest_could_give_back_is_refused(ctx: release.Context
 def test_a_refusal_comes_before_the_bundle_is_tried(ctx: release.Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trying may take a minute."""
     monkeypatch.setattr("lastgood.release.trial.run", lambda *_, **__: pytest.fail("tried"))
-    made = bundles.of("toy", *parts_of(ctx, {}))
+    made = manifest.bundle_of("toy", *parts_of(ctx, {}))
     for provenance, actor, now in (({"a": float("nan")}, "t", 5.0), ({}, "\0", 5.0), ({}, "t", float("nan"))):
         with pytest.raises(errors.UsageError):
             release.register(ctx, made, provenance=provenance, actor=actor, now=now)
@@ -234,7 +231,7 @@ KINDS = st.sampled_from(["offline", "team", "liveness", "drift-decision", "a\0",
 
 def test_what_is_found_out_comes_back_or_is_refused(ctx: release.Context, run: Run) -> None:
     """A report of any kind; and a promotion that looks at its metrics decides, whatever they are."""
-    file = ctx.settings.services / "toy" / services.FILE
+    file = ctx.settings.services / "toy" / schema.FILE
     file.write_text(file.read_text() + "evaluation: {floors: {auc: 0.5}, ceilings: {loss: 1}}\n")
     digest = factory.build(ctx, 1.0)
     kept: list[Any] = []
@@ -257,7 +254,7 @@ def test_what_is_found_out_comes_back_or_is_refused(ctx: release.Context, run: R
 
 def test_metrics_that_an_older_release_took_are_none(ctx: release.Context) -> None:
     """They stand in the ledger; a promotion says that nothing was measured."""
-    limits = services.Evaluation(floors={"auc": 0.5}, ceilings={"loss": 1})
+    limits = schema.Evaluation(floors={"auc": 0.5}, ceilings={"loss": 1})
     told = release.missed_limits(limits, {"auc": "x", "loss": [1]})  # type: ignore[dict-item]
     assert len(told) == 2
     assert all("not measured" in one for one in told)
@@ -352,7 +349,7 @@ TEXT_KEYS = ("owner", "description", "traffic.user_header", "traffic.user_cookie
 
 def described(key: str, text: str) -> dict[str, Any]:
     """Settings of a service in which *text* stands at *key*."""
-    value: dict[str, Any] = {"schema": services.SCHEMA, "service": "toy", "tier": "real-time-api", "owner": "t", "traffic": {"port": 8399}}
+    value: dict[str, Any] = {"schema": schema.SCHEMA, "service": "toy", "tier": "real-time-api", "owner": "t", "traffic": {"port": 8399}}
     group, _, name = key.rpartition(".")
     changed = {
         "gates": {"gates": {text: {"metric": "oom_kills"}}},
@@ -363,15 +360,15 @@ def described(key: str, text: str) -> dict[str, Any]:
     return value | changed
 
 
-def frozen(folder: Path, out: Path, **more: Any) -> services.Service | None:
+def frozen(folder: Path, out: Path, **more: Any) -> schema.Service | None:
     """What a worker reads of the frozen settings; None if they are refused, and then nothing is left behind."""
-    if refused(lambda: services.freeze(folder, out, **more)):
+    if refused(lambda: schema.freeze(folder, out, **more)):
         assert not out.exists()
         return None
-    return services.parse_frozen((out / services.FILE).read_text("utf-8"), where="frozen")
+    return schema.parse_frozen((out / schema.FILE).read_text("utf-8"), where="frozen")
 
 
-def test_every_text_of_service_yaml_comes_back_or_is_refused(settings: settings_.Settings, tmp_path: Path) -> None:
+def test_every_text_of_service_yaml_comes_back_or_is_refused(settings: Settings, tmp_path: Path) -> None:
     """And the proxy takes what is kept."""
     folder = settings.services / "toy"
     numbers = itertools.count()
@@ -379,12 +376,12 @@ def test_every_text_of_service_yaml_comes_back_or_is_refused(settings: settings_
     def seen(key: str, text: str) -> None:
         text = text.replace("/", "-")[:200] if key == "code" else text
         value = described(key, text)
-        (folder / services.FILE).write_text(yaml.safe_dump(value))
+        (folder / schema.FILE).write_text(yaml.safe_dump(value))
         found = frozen(folder, tmp_path / str(next(numbers)))
         if found is None:
             assert not text.isprintable() or key in ("traffic.user_header", "traffic.user_cookie", "gates", "code") or not text
             return
-        again = services.load(folder)
+        again = schema.load(folder)
         assert found.model_copy(update={"release": None}) == again.model_copy(update={"release": None})
         assert found.chain == again.chain
         read = found.model_dump(mode="json", by_alias=True)
@@ -392,7 +389,7 @@ def test_every_text_of_service_yaml_comes_back_or_is_refused(settings: settings_
             if name in ("owner", "description", "options", "evaluation"):
                 assert read[name] == one if name != "evaluation" else one.items() <= read[name].items()
         assert text in found.gates or key != "gates"
-        assert "traffic" not in key or services.HTTP_NAME.fullmatch(text)
+        assert "traffic" not in key or schema.HTTP_NAME.fullmatch(text)
 
     hypothesis.example(key="owner", text="x" * 1_000_000)(given(key=st.sampled_from(TEXT_KEYS), text=TEXTS)(SLOW(seen)))()
 
@@ -403,9 +400,7 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize("setting", NUMBERS, ids=lambda one: one.path)
-def test_every_number_of_service_yaml_comes_back_or_is_refused(
-    settings: settings_.Settings, tmp_path: Path, setting: test_limits.Setting
-) -> None:
+def test_every_number_of_service_yaml_comes_back_or_is_refused(settings: Settings, tmp_path: Path, setting: test_limits.Setting) -> None:
     """Small, large and odd; as a number and as text. What the frozen settings say is what the file said."""
     folder = settings.services / "toy"
     group, name = setting.path.removeprefix("service:").split(".")
@@ -436,11 +431,11 @@ def test_every_number_of_service_yaml_comes_back_or_is_refused(
     for number, value in enumerate([*odd, setting.largest]):
         written = described("owner", "t")
         written[group] = {"port": 8399, name: value} if group == "traffic" else {name: {"a": value} if group == "evaluation" else value}
-        (folder / services.FILE).write_text(yaml.safe_dump(written))
+        (folder / schema.FILE).write_text(yaml.safe_dump(written))
         found = frozen(folder, tmp_path / str(number))
         if found is not None:
             kept += 1
-            assert getattr(found, group) == getattr(services.load(folder), group) or group == "release"
+            assert getattr(found, group) == getattr(schema.load(folder), group) or group == "release"
             read = getattr(getattr(found, group), name)
             read = read["a"] if group == "evaluation" else read
             assert read == (float(value) if isinstance(read, float) else int(value)), "a field of fractions takes the nearest"
@@ -450,20 +445,20 @@ def test_every_number_of_service_yaml_comes_back_or_is_refused(
 
 @pytest.mark.parametrize("line", OPTION_LINES)
 def test_options_of_every_kind_of_yaml_come_back_or_are_refused(
-    settings: settings_.Settings,
+    settings: Settings,
     tmp_path: Path,
     line: str,
 ) -> None:
     """A date that became a text in the bundle would be another one for the code that it was tried with."""
     folder = settings.services / "toy"
-    file = folder / services.FILE
+    file = folder / schema.FILE
     file.write_text(file.read_text() + f"options: {{{line}}}\n")
     found = frozen(folder, tmp_path / "out")
     if found is not None:
-        assert json.dumps(found.options) == json.dumps(services.load(folder).options)
+        assert json.dumps(found.options) == json.dumps(schema.load(folder).options)
 
 
-def test_options_and_overlays_given_in_code_come_back_or_are_refused(settings: settings_.Settings, tmp_path: Path) -> None:
+def test_options_and_overlays_given_in_code_come_back_or_are_refused(settings: Settings, tmp_path: Path) -> None:
     """As a build lays them over the file."""
     numbers = itertools.count()
 
@@ -488,10 +483,10 @@ def test_settings_that_the_proxy_could_not_take_are_not_registered(ctx: release.
     """In a config part that was not made by `freeze`."""
     parts = parts_of(ctx, {})
     config = ctx.settings.home / "handmade" / "config"
-    text = (config / services.FILE).read_text().replace("user_header: x-user-id", "user_header: x user")
-    os.chmod(config / services.FILE, 0o600)
-    (config / services.FILE).write_text(text)
-    made = bundles.of("toy", parts[0], parts[2], artifacts.part(ctx.store.put(config), name="config", media_type="x/y", meta={}))
+    text = (config / schema.FILE).read_text().replace("user_header: x-user-id", "user_header: x user")
+    os.chmod(config / schema.FILE, 0o600)
+    (config / schema.FILE).write_text(text)
+    made = manifest.bundle_of("toy", parts[0], parts[2], store.part(ctx.store.put(config), name="config", media_type="x/y", meta={}))
     with pytest.raises(errors.UsageError, match=r"user_header 'x user' is not a valid HTTP header name"):
         release.register(ctx, made, provenance={}, actor="t", now=5.0, untried=True)
 
@@ -509,7 +504,7 @@ def test_what_another_program_said_stands_in_no_way(ctx: release.Context) -> Non
     evidence = {"verdicts": [{"why": seen.detail}]}
     done = release.roll_back(ctx, "toy", release.Request(actor="t", reason=seen.detail, automatic=True, evidence=evidence))
     assert ctx.ledger.revision("toy", done.revision.number).reason == seen.detail
-    telling.Teller(ctx, "toy").once("k", "a\0\ud800", severity="info", body={"why": "\0", "figure": float("nan")}, now=5.0, note="team")
+    once.Notifier(ctx, "toy").once("k", "a\0\ud800", severity="info", body={"why": "\0", "figure": float("nan")}, now=5.0, note="team")
     page = next(one for one in ctx.ledger.pages("toy") if one.key == "k")
     assert (page.summary, page.body) == ("a??", {"why": "?", "figure": None})
     assert ctx.ledger.notes("toy", kind="team") == [{"key": "k", "why": "?", "figure": None}]
@@ -535,10 +530,10 @@ def test_plain_is_what_canonical_json_gives_back(value: dict[Any, Any]) -> None:
     kept: list[dict[str, Any]] = []
     if refused(lambda: kept.append(plain.tree(value, what="this"))):
         return
-    data = bundles.canonical(kept[0])
+    data = manifest.canonical(kept[0])
     again = json.loads(data, parse_int=plain.number)
     assert again == kept[0] == as_lists(value)
-    assert bundles.canonical(again) == data
+    assert manifest.canonical(again) == data
     is_stored({"data": data.decode()})
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from lastgood import settings as settings_
+from lastgood.settings import Settings
 from tests import factory, memory
 from tests.cli.conftest import Run
 
 
 @pytest.mark.parametrize("unclear", [0, 2])
-def test_status_tells_repeated_ids_with_the_remedy(
-    run: Run, settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch, unclear: int
-) -> None:
+def test_status_tells_repeated_ids_with_the_remedy(run: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch, unclear: int) -> None:
     """Of all workers of this host together; not while there are none, nor of workers that do not say."""
     (settings.project / "lastgood.toml").write_text(memory.ADAPTERS)
     layer = memory.world(settings, "toy").infrastructure

@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors, ledger, testing
-from lastgood import settings as settings_
-from lastgood.cli import outcome as receipt
+from lastgood.cli import outcome as cli_outcome
 from lastgood.cli import status
-from lastgood.core import transitions as rollout
+from lastgood.core.state import Phase, State
 from lastgood.layers import receipts
-from lastgood.ops import local_stack as stack
-from lastgood.release import convergence as converge
-from lastgood.system import processes as daemon
+from lastgood.ops import local_stack
+from lastgood.release import convergence
+from lastgood.settings import Settings
+from lastgood.system import processes
 from tests import factory
 from tests.cli.conftest import Run
 
 
 @pytest.mark.parametrize("how", [["--yes"], ["--yes", "--json"], ["--dry-run"]])
-def test_the_second_of_two_colleagues_is_told_that_it_is_done(run: Run, settings: settings_.Settings, how: list[str]) -> None:
+def test_the_second_of_two_colleagues_is_told_that_it_is_done(run: Run, settings: Settings, how: list[str]) -> None:
     """Also where there is nothing further back: code 7 and who did it, not "no other bundle"."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1, 2)
@@ -33,23 +33,23 @@ def test_the_second_of_two_colleagues_is_told_that_it_is_done(run: Run, settings
 
 
 @pytest.mark.parametrize("phase", ["preparing", "shadow", "canary", "approval"])
-def test_a_release_that_is_still_on_its_way_is_not_called_done(phase: rollout.Phase, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_release_that_is_still_on_its_way_is_not_called_done(phase: Phase, capsys: pytest.CaptureFixture[str]) -> None:
     """Code 6, how to follow it and how to stop it, whatever phase the patience ended in."""
-    state = rollout.State(service="toy", revision=4, stable="sha256:" + "a" * 64, candidate="sha256:" + "b" * 64, phase=phase)
+    state = State(service="toy", revision=4, stable="sha256:" + "a" * 64, candidate="sha256:" + "b" * 64, phase=phase)
     revision = ledger.Revision(
         service="toy", number=4, state=state, verb="promote", actor="x", reason="x", evidence={}, at=1.0, hash="h", operation=None, marks=()
     )
-    outcome = converge.Outcome(
+    outcome = convergence.Outcome(
         service="toy", verb="promote", before=state, revision=revision, receipts=(), commit_ms=1.0, traffic_ms=1.0, total_ms=500.0
     )
-    assert receipt.finish(outcome, as_json=False, waited=True) == errors.PartlyConverged.exit_code
+    assert cli_outcome.finish(outcome, as_json=False, waited=True) == errors.PartlyConverged.exit_code
     told = capsys.readouterr().out
     assert "done" not in told
     assert told.startswith("still in progress")
     assert "lastgood watch toy" in told
 
 
-def test_after_down_status_says_that_nothing_serves(run: Run, settings: settings_.Settings) -> None:
+def test_after_down_status_says_that_nothing_serves(run: Run, settings: Settings) -> None:
     """It was taken down, and by which command it comes back."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
@@ -63,7 +63,7 @@ def test_after_down_status_says_that_nothing_serves(run: Run, settings: settings
 
 def test_what_was_taken_down_is_down_on_purpose_and_does_not_lag() -> None:
     """A layer that still agrees says so; with the service up, one that differs lags."""
-    state = rollout.State(service="toy", revision=4)
+    state = State(service="toy", revision=4)
     fields = {"layer": "infrastructure", "desired_revision": 4, "observed_revision": 3, "ms": 0.0, "at": 0.0}
     lagging, agreed = (receipts.Receipt(status=one, **fields) for one in ("lagging", "converged"))
     assert status._layer_line(lagging, state, down=True).split() == ["infrastructure", "down", "on", "purpose"]
@@ -93,9 +93,9 @@ def test_up_that_fails_says_why_and_leaves_nothing(run: Run, tmp_path: Path, fau
             done = run("up", *names, *extra, env={"LASTGOOD_PROJECT": str(made.project)})
             assert done.code == 2, done
             assert "port" in done.out + done.err if fault == "port taken" else "service" in done.out + done.err
-            assert stack.processes(made)["controller"] is None
-            assert daemon.running(made.envoy("toy")) == {}
-            assert daemon.running(made.run("toy")) == {}
+            assert local_stack.processes(made)["controller"] is None
+            assert processes.running(made.envoy("toy")) == {}
+            assert processes.running(made.run("toy")) == {}
 
 
 def _port(text: str) -> int:
@@ -129,7 +129,7 @@ def test_the_list_of_verbs_cuts_no_sentence_off(run: Run) -> None:
     assert "..." not in run("--help").out.partition("Commands:")[2]
 
 
-def test_history_shows_one_line_a_revision_and_the_whole_reason_of_one(run: Run, settings: settings_.Settings) -> None:
+def test_history_shows_one_line_a_revision_and_the_whole_reason_of_one(run: Run, settings: Settings) -> None:
     """A gate's reason is a paragraph: in a list it would push every column off the screen."""
     why = "gate 'quality': " + "mean brier 0.1705 against 0.1571; " * 20
     with factory.opened(settings) as ctx:
@@ -142,7 +142,7 @@ def test_history_shows_one_line_a_revision_and_the_whole_reason_of_one(run: Run,
     assert run("history", "toy", "--json").json["revisions"][0]["reason"] == why
 
 
-def test_a_mistyped_service_is_answered_with_the_one_that_is_meant(run: Run, settings: settings_.Settings) -> None:
+def test_a_mistyped_service_is_answered_with_the_one_that_is_meant(run: Run, settings: Settings) -> None:
     """With the list of those that there are, whatever was typed."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)

@@ -13,9 +13,9 @@ import click
 import pytest
 
 from lastgood import errors
-from lastgood import settings as settings_
 from lastgood.cli import common
 from lastgood.cli import inspect as look
+from lastgood.settings import Settings
 from tests import factory
 from tests.cli import commands
 from tests.cli.conftest import Done, Run
@@ -34,7 +34,7 @@ IS_PATH = {"out", "report"}
 
 
 @pytest.fixture
-def released(settings: settings_.Settings) -> list[str]:
+def released(settings: Settings) -> list[str]:
     """Three bundles, released one after the other."""
     with factory.opened(settings) as ctx:
         return factory.released(ctx, 1, 2, 3)
@@ -101,7 +101,7 @@ def test_in_a_folder_that_is_no_project_nothing_is_well_and_nothing_appears(
 
 @pytest.mark.parametrize(("name", "args"), [(name, args) for name, args in commands.calls() if commands.SERVICE in args], ids=_label)
 def test_a_service_that_is_not_there_is_no_success(
-    run: Run, settings: settings_.Settings, released: list[str], name: str, args: tuple[str, ...]
+    run: Run, settings: Settings, released: list[str], name: str, args: tuple[str, ...]
 ) -> None:
     """Code 2, naming the services that there are; the home is as it was. With --json too."""
     before = _files(settings.home)
@@ -119,7 +119,7 @@ def test_a_service_that_is_not_there_is_no_success(
 
 @pytest.mark.parametrize("name", ["A", "", "-", "a/b", "../toy", "toy\n", "toy\0", "x" * 5000, "Toy", "\ud800"])
 def test_a_name_that_no_service_can_have_is_refused_before_anything_is_opened(
-    run: Run, settings: settings_.Settings, released: list[str], name: str
+    run: Run, settings: Settings, released: list[str], name: str
 ) -> None:
     """It becomes part of paths."""
     before = _files(settings.project)
@@ -133,7 +133,7 @@ def test_a_name_that_no_service_can_have_is_refused_before_anything_is_opened(
 
 
 @pytest.mark.parametrize("bundle", UNKNOWN_BUNDLES, ids=lambda text: ascii(text[:20]))
-def test_a_bundle_that_is_not_there_is_no_success(run: Run, settings: settings_.Settings, released: list[str], bundle: str) -> None:
+def test_a_bundle_that_is_not_there_is_no_success(run: Run, settings: Settings, released: list[str], bundle: str) -> None:
     """Neither an id, nor a prefix, nor an alias, nor a revision: code 2 from every command that takes one."""
     before = run("status", "toy", "--json").json["revision"]
     for name, args in commands.CALLS.items():
@@ -145,7 +145,7 @@ def test_a_bundle_that_is_not_there_is_no_success(run: Run, settings: settings_.
     assert run("status", "toy", "--json").json["revision"] == before
 
 
-def test_other_names_that_are_not_there(run: Run, settings: settings_.Settings, released: list[str]) -> None:
+def test_other_names_that_are_not_there(run: Run, settings: Settings, released: list[str]) -> None:
     """Revisions, rollouts, times before the first, replicas of indexes, files, actors' bundles to hold beside."""
     for line in (
         ["rollback", "toy", "--to-revision", "999", "--yes"],
@@ -198,7 +198,7 @@ def test_every_number_has_a_range() -> None:
 @pytest.mark.parametrize(("name", "option"), list(commands.options()), ids=_label)
 def test_no_value_of_an_option_is_worse_than_refused(
     run: Run,
-    settings: settings_.Settings,
+    settings: Settings,
     released: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from lastgood import settings as settings_
 from lastgood.layers.infrastructure.local import warm_ups
+from lastgood.settings import Settings
 from tests import factory
 from tests.cli.conftest import Run
 
 
 @pytest.fixture
-def two(settings: settings_.Settings) -> list[str]:
+def two(settings: Settings) -> list[str]:
     """Two bundles; the first is stable. The second asks a model that may take longer than a request."""
     pin = {"provider": "openai", "model": "m-2025-01-01", "params": {"budget_s": 90.0}}
     with factory.opened(settings) as ctx:
         return [factory.build(ctx, 0.1), factory.build(ctx, 0.2, llms=[pin])]
 
 
-def test_promote_plan_and_doctor_say_where_a_try_is_too_short(run: Run, settings: settings_.Settings, two: list[str]) -> None:
+def test_promote_plan_and_doctor_say_where_a_try_is_too_short(run: Run, settings: Settings, two: list[str]) -> None:
     """Before the release by what an earlier worker of the bundle said, after it by its own; a bundle that is fast enough is not spoken of."""
     assert run("promote", "toy", two[0], "--yes", "--json").json["warnings"] == []
     run_folder = settings.run("toy")

@@ -6,13 +6,13 @@ import datetime
 
 import pytest
 
-from lastgood import settings as settings_
+from lastgood.settings import Settings
 from tests import factory
 from tests.cli.conftest import Run
 
 
 @pytest.fixture
-def three(settings: settings_.Settings) -> list[str]:
+def three(settings: Settings) -> list[str]:
     """Bundles that were released one after the other."""
     with factory.opened(settings) as ctx:
         return factory.released(ctx, 1, 2, 3)
@@ -86,7 +86,7 @@ def test_a_usage_error_is_json_too(run: Run) -> None:
     assert (done.json["error"], done.json["exit_code"]) == ("UsageError", 2)
 
 
-def test_an_ambiguous_short_id_names_the_candidates(run: Run, settings: settings_.Settings) -> None:
+def test_an_ambiguous_short_id_names_the_candidates(run: Run, settings: Settings) -> None:
     """Four hex digits that fit two bundles are refused with both of them; fewer than four are refused as too short."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
@@ -142,7 +142,7 @@ def test_show_diff_verify_and_lists(run: Run, three: list[str]) -> None:
     assert run("doctor", "--json").json["ok"] is True
 
 
-def test_a_damaged_part_is_reported_by_verify(run: Run, three: list[str], settings: settings_.Settings) -> None:
+def test_a_damaged_part_is_reported_by_verify(run: Run, three: list[str], settings: Settings) -> None:
     """One flipped byte: code 1 and the bundle named."""
     with factory.opened(settings) as ctx:
         path = ctx.store.path(ctx.ledger.bundle(three[2]).parts["model"].digest)
@@ -153,7 +153,7 @@ def test_a_damaged_part_is_reported_by_verify(run: Run, three: list[str], settin
     assert f"{three[2][7:19]} DAMAGED" in done.out
 
 
-def test_export_and_import_carry_a_bundle_to_another_home(run: Run, three: list[str], settings: settings_.Settings) -> None:
+def test_export_and_import_carry_a_bundle_to_another_home(run: Run, three: list[str], settings: Settings) -> None:
     """A file written here is refused there until its signer is trusted, and is the same bundle afterwards."""
     out = settings.project / "toy.lastgood.tar"
     assert run("bundle", "export", "toy", "stable", "--out", str(out)).code == 0
@@ -168,7 +168,7 @@ def test_export_and_import_carry_a_bundle_to_another_home(run: Run, three: list[
     assert run("promote", "toy", three[2][7:19], "--yes", env=there).code == 0
 
 
-def test_a_missing_damaged_or_read_only_ledger_is_said(run: Run, three: list[str], settings: settings_.Settings) -> None:
+def test_a_missing_damaged_or_read_only_ledger_is_said(run: Run, three: list[str], settings: Settings) -> None:
     """Gone, garbage or not writable: a clear error with a remedy, never a traceback, and the file is not replaced."""
     ledger = settings.home / "ledger.db"
     kept = ledger.read_bytes()
@@ -189,7 +189,7 @@ def test_a_missing_damaged_or_read_only_ledger_is_said(run: Run, three: list[str
     assert run("rollback", "toy", "--yes").code == 0
 
 
-def test_a_damaged_service_yaml_does_not_stop_a_rollback(run: Run, three: list[str], settings: settings_.Settings) -> None:
+def test_a_damaged_service_yaml_does_not_stop_a_rollback(run: Run, three: list[str], settings: Settings) -> None:
     """The settings that count are frozen in the bundles."""
     (settings.services / "toy" / "service.yaml").write_text("{not yaml")
     assert run("rollback", "toy", "--yes").code == 0
@@ -204,7 +204,7 @@ def test_completion_knows_services_and_bundles(spawn: Run, three: list[str]) -> 
     assert three[0][7:19] in bundles.out
 
 
-def test_a_lost_signing_key_does_not_stop_a_rollback(run: Run, three: list[str], settings: settings_.Settings) -> None:
+def test_a_lost_signing_key_does_not_stop_a_rollback(run: Run, three: list[str], settings: Settings) -> None:
     """The rollback is done and says that it could not be signed; doctor finds the lost key."""
     (settings.keys / "audit.key").unlink()
     assert run("rollback", "toy", "--yes").code == 0
@@ -212,7 +212,7 @@ def test_a_lost_signing_key_does_not_stop_a_rollback(run: Run, three: list[str],
     assert run("doctor").code == 1
 
 
-def test_a_dry_run_creates_nothing_and_says_what_would_be_refused(run: Run, settings: settings_.Settings, three: list[str]) -> None:
+def test_a_dry_run_creates_nothing_and_says_what_would_be_refused(run: Run, settings: Settings, three: list[str]) -> None:
     """In an empty home no file appears; a quarantined bundle is refused as the real call would refuse it."""
     empty = settings.project / "empty"
     assert run("rollback", "toy", "--dry-run", env={"LASTGOOD_HOME": str(empty)}).code == 2
@@ -232,7 +232,7 @@ def test_every_changing_verb_keeps_to_the_expected_revision(run: Run, three: lis
     assert run("status", "toy", "--json").json["revision"] == before
 
 
-def test_with_the_store_gone_the_truth_is_still_told(run: Run, three: list[str], settings: settings_.Settings) -> None:
+def test_with_the_store_gone_the_truth_is_still_told(run: Run, three: list[str], settings: Settings) -> None:
     """What is committed is reported as committed, and status still says what the ledger holds."""
     settings.store.rename(settings.home / "elsewhere")
     done = run("hold", "toy", "--reason", "store is gone", "--json")
@@ -242,7 +242,7 @@ def test_with_the_store_gone_the_truth_is_still_told(run: Run, three: list[str],
     assert run("rollback", "toy", "--yes").code == 4
 
 
-def test_the_home_may_stand_in_the_settings_and_in_the_environment(run: Run, settings: settings_.Settings) -> None:
+def test_the_home_may_stand_in_the_settings_and_in_the_environment(run: Run, settings: Settings) -> None:
     """The environment wins, and neither makes the other an error."""
     file = settings.project / "lastgood.toml"
     file.write_text('home = "kept"\n' + file.read_text())
@@ -250,7 +250,7 @@ def test_the_home_may_stand_in_the_settings_and_in_the_environment(run: Run, set
     assert run("doctor", "--json", env={"LASTGOOD_HOME": str(settings.project / "other")}).json["ok"] is True
 
 
-def test_status_shows_what_the_logs_lack(run: Run, three: list[str], settings: settings_.Settings) -> None:
+def test_status_shows_what_the_logs_lack(run: Run, three: list[str], settings: Settings) -> None:
     """As a sentence with its remedy, and as numbers."""
     from lastgood.serving import losses
 

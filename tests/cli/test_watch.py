@@ -10,10 +10,10 @@ import pytest
 import rich.console
 
 from lastgood import release
-from lastgood import settings as settings_
 from lastgood.cli import watch
-from lastgood.release import advance as proceed
-from lastgood.reports import live as glance
+from lastgood.release import advance
+from lastgood.reports import live
+from lastgood.settings import Settings
 from tests import factory
 from tests.cli.conftest import Run
 from tests.reports import story as stories
@@ -21,13 +21,13 @@ from tests.reports.story import SERVICE, Story
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> settings_.Settings:
+def settings(tmp_path: Path) -> Settings:
     """A project with one service that has gates."""
     return factory.project(tmp_path, extra=stories.GATES)
 
 
 @pytest.fixture
-def story(settings: settings_.Settings) -> Iterator[Story]:
+def story(settings: Settings) -> Iterator[Story]:
     """Releases on a virtual clock, in that project."""
     with factory.opened(settings) as ctx:
         yield Story(ctx=ctx, traffic=stories.Traffic())
@@ -55,7 +55,7 @@ def given_up(story: Story) -> None:
     story.first()
     story.propose(2.0)
     story.now += 100
-    proceed.advance(story.ctx, SERVICE, ready=set(), actor="controller")
+    advance.advance(story.ctx, SERVICE, ready=set(), actor="controller")
 
 
 def called_off(story: Story) -> None:
@@ -98,7 +98,7 @@ def test_the_exit_code_says_how_the_release_ended(run: Run, story: Story, end: C
     assert (done.code, f"  {outcome}: " in done.out) == (code, True), done
     told = run("watch", SERVICE, "--json")
     assert told.code == code
-    assert (told.json["schema"], told.json["outcome"], told.json["exit_code"]) == (glance.SCHEMA, outcome, code)
+    assert (told.json["schema"], told.json["outcome"], told.json["exit_code"]) == (live.SCHEMA, outcome, code)
 
 
 def test_a_service_that_was_never_released_has_nothing_to_watch(run: Run, story: Story) -> None:
@@ -112,7 +112,7 @@ def test_a_service_that_was_never_released_has_nothing_to_watch(run: Run, story:
 def test_a_watcher_sees_each_change_once_and_ends_with_the_release(story: Story) -> None:
     """From the canary to the verdict after the way back, each look a second later; a look at which nothing moved shows nothing."""
     in_canary(story)
-    seen: list[glance.Glance] = []
+    seen: list[live.LiveStatus] = []
     pauses = 0
 
     def pause() -> None:
@@ -122,7 +122,7 @@ def test_a_watcher_sees_each_change_once_and_ends_with_the_release(story: Story)
         if pauses % 2:
             story.look()
 
-    watcher = glance.Watcher(story.ctx, SERVICE)
+    watcher = live.Watcher(story.ctx, SERVICE)
     assert watch.follow(watcher, seen.append, pause=pause, clock=story.clock) == 5
     verbs = list(dict.fromkeys(one.revisions[0].verb for one in seen))
     assert verbs == ["advance", "rollback", "verified"]
@@ -139,7 +139,7 @@ def test_the_lines_of_a_pipe_tell_phases_and_verdicts(story: Story, capsys: pyte
         story.traffic.bad = {story.state().candidate or "": 0.3}
         story.look()
 
-    code = watch.follow(glance.Watcher(story.ctx, SERVICE), watch._told(full=False), pause=pause, clock=story.clock)
+    code = watch.follow(live.Watcher(story.ctx, SERVICE), watch._told(full=False), pause=pause, clock=story.clock)
     lines = capsys.readouterr().out.splitlines()
     assert code == 5
     assert "canary 5 %" in lines[0]
@@ -161,7 +161,7 @@ def test_words_of_people_steer_no_terminal(run: Run, story: Story) -> None:
     assert "?[2J[red]gone[/red]?" in done.out
     console = rich.console.Console(width=160, record=True, file=None, force_terminal=False)
     with console.capture() as shown:
-        console.print(watch._view(glance.Watcher(story.ctx, SERVICE).look(story.now)))
+        console.print(watch._view(live.Watcher(story.ctx, SERVICE).look(story.now)))
     assert "[red]gone[/red]" in shown.get()
     assert "\x1b" not in shown.get()
 
@@ -171,7 +171,7 @@ def test_the_live_view_shows_gates_revisions_and_what_to_do_next(story: Story) -
     taken_out(story)
     console = rich.console.Console(width=200, force_terminal=False)
     with console.capture() as shown:
-        console.print(watch._view(glance.Watcher(story.ctx, SERVICE).look(story.now)))
+        console.print(watch._view(live.Watcher(story.ctx, SERVICE).look(story.now)))
     text = shown.get()
     number = story.ctx.ledger.history(SERVICE, limit=1)[0].number
     assert "taken out" in text

@@ -12,13 +12,13 @@ import pytest
 
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.controller import analysis_loop, convergence_notes
-from lastgood.controller import loop as controller
+from lastgood.controller import analysis_loop, convergence_notes, loop
 from lastgood.gates import base
 from lastgood.release import convergence
 from lastgood.reports import incident, incident_loop
-from lastgood.reports import record as records
+from lastgood.reports import record as rollout_record
 from lastgood.service import schema
+from lastgood.settings import Settings
 from lastgood.sources import base as sources
 from tests import factory, memory
 from tests.controller.test_loop import until
@@ -34,18 +34,18 @@ class Numbers:
     def __init__(self, *_: object) -> None:
         pass
 
-    def read(self, name: str, asked: sources.Asked, *, now: float, cursor: sources.Cursor | None) -> sources.Answer:
+    def read(self, name: str, asked: sources.MeasurementRequest, *, now: float, cursor: sources.Cursor | None) -> sources.SourceReading:
         """What the watched bundle did since the last look."""
         failed = 60 if asked.watched == Numbers.bad else 0
         watched = base.Tally(n=100, bad=failed) if name == "errors" else base.Tally(n=1, value=0.0)
-        return sources.Answer(observations=[base.Observation(at=now, watched=watched)] if cursor else [], cursor={"at": now})
+        return sources.SourceReading(observations=[base.Observation(at=now, watched=watched)] if cursor else [], cursor={"at": now})
 
     def close(self) -> None:
         """Nothing is open."""
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> settings_.Settings:
+def settings(tmp_path: Path) -> Settings:
     """A project with layers in memory, one gate, and a controller that looks often."""
     made = factory.project(tmp_path, extra=GATES)
     file = made.services / "toy" / schema.FILE
@@ -56,14 +56,14 @@ def settings(tmp_path: Path) -> settings_.Settings:
 
 
 @pytest.fixture
-def running(settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def running(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The controller's process as one thread, with the reader that writes incidents beside it."""
     monkeypatch.setattr(analysis_loop.catalog, "Sources", Numbers)
     monkeypatch.setattr(convergence_notes, "FOREIGN_S", 0.5)
     memory.world(settings, "toy")
     stop = threading.Event()
     asked: dict[str, Any] = {"stop": stop, "readers": (lambda own: incident_loop.IncidentLoop(own, every_s=0.05),)}
-    thread = threading.Thread(target=controller.run, args=(settings,), kwargs=asked)
+    thread = threading.Thread(target=loop.run, args=(settings,), kwargs=asked)
     thread.start()
     yield
     stop.set()
@@ -77,7 +77,7 @@ def noted(ctx: release.Context, verb: str) -> list[dict[str, Any]]:
     return [note for note in ctx.ledger.notes("toy", kind="receipt") if note["revision"] in numbers]
 
 
-def test_an_automatic_rollback_says_how_long_traffic_took(settings: settings_.Settings, running: None) -> None:
+def test_an_automatic_rollback_says_how_long_traffic_took(settings: Settings, running: None) -> None:
     """In the audit trail, in the report, and in the incident, which the reader of the ledger writes; each step is noted once."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
@@ -88,7 +88,7 @@ def test_an_automatic_rollback_says_how_long_traffic_took(settings: settings_.Se
         assert 0 <= note["traffic_ms"] < 10_000
         assert note["commit_ms"] > 0
         assert note["layers"]["traffic"] == "converged"
-        file = incident.file_of(settings.home, "toy", records.newest(ctx.ledger, "toy"))
+        file = incident.file_of(settings.home, "toy", rollout_record.newest(ctx.ledger, "toy"))
         until(file.exists, what="the incident was written", seconds=40)
         record = json.loads(file.read_text("utf-8"))
         assert record["bad_bundle"] == second
@@ -98,7 +98,7 @@ def test_an_automatic_rollback_says_how_long_traffic_took(settings: settings_.Se
         assert len(ctx.ledger.notes("toy", kind="incident")) == len(noted(ctx, "cut-over")) == 1
 
 
-def test_what_a_command_has_noted_is_not_noted_again(settings: settings_.Settings, running: None) -> None:
+def test_what_a_command_has_noted_is_not_noted_again(settings: Settings, running: None) -> None:
     """A command that waits for the layers notes it; a change whose maker has not is noted once traffic follows."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1, 2)

@@ -11,18 +11,18 @@ import pytest
 
 from lastgood import errors, release
 from lastgood import settings as settings_
-from lastgood.controller import layer_loop
-from lastgood.controller import loop as controller
+from lastgood.controller import layer_loop, loop
+from lastgood.core.events import Propose
 from lastgood.layers import base, receipts
 from lastgood.ledger import audit
-from lastgood.release import advance as proceed
-from lastgood.release import convergence as converge
+from lastgood.release import advance, convergence
+from lastgood.settings import Settings
 from tests import factory, memory
 from tests.hosts.rows import seen
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> settings_.Settings:
+def settings(tmp_path: Path) -> Settings:
     """A project with layers in memory and a controller that looks often."""
     made = factory.project(tmp_path)
     quick = "[controller]\npoll_s = 0.02\nresync_s = 0.3\nlayer_timeout_s = 0.5\n"
@@ -31,10 +31,10 @@ def settings(tmp_path: Path) -> settings_.Settings:
 
 
 @pytest.fixture
-def running(settings: settings_.Settings) -> Iterator[None]:
+def running(settings: Settings) -> Iterator[None]:
     """The controller's loop in a thread."""
     stop = threading.Event()
-    thread = threading.Thread(target=controller.run, args=(settings,), kwargs={"stop": stop})
+    thread = threading.Thread(target=loop.run, args=(settings,), kwargs={"stop": stop})
     thread.start()
     yield
     stop.set()
@@ -50,12 +50,12 @@ def until(condition: Callable[[], object], *, what: str, seconds: float = 20.0) 
         threading.Event().wait(0.01)
 
 
-def status_of(settings: settings_.Settings, layer: str) -> receipts.Receipt | None:
+def status_of(settings: Settings, layer: str) -> receipts.Receipt | None:
     """What *layer* last told."""
     return receipts.read(settings.run("toy") / "layers").get(layer)
 
 
-def test_the_controller_takes_a_release_to_the_end_by_itself(settings: settings_.Settings, running: None) -> None:
+def test_the_controller_takes_a_release_to_the_end_by_itself(settings: Settings, running: None) -> None:
     """Once proposed, a release is cut over and proves itself with nobody at the keyboard, and every layer follows."""
     world = memory.world(settings, "toy")
     with factory.opened(settings) as ctx:
@@ -67,7 +67,7 @@ def test_the_controller_takes_a_release_to_the_end_by_itself(settings: settings_
     until(lambda: world.traffic.served == {digest: 100.0}, what="traffic followed")
 
 
-def test_a_hand_edit_is_put_back_within_one_resync(settings: settings_.Settings, running: None) -> None:
+def test_a_hand_edit_is_put_back_within_one_resync(settings: Settings, running: None) -> None:
     """Somebody moves an alias in the registry; the next look puts it back."""
     world = memory.world(settings, "toy")
     with factory.opened(settings) as ctx:
@@ -77,14 +77,14 @@ def test_a_hand_edit_is_put_back_within_one_resync(settings: settings_.Settings,
         until(lambda: world.registry.aliases == {"stable": b, "previous": a}, what="the edit was put back")
 
 
-def test_a_dead_layer_delays_no_other_one(settings: settings_.Settings, running: None) -> None:
+def test_a_dead_layer_delays_no_other_one(settings: Settings, running: None) -> None:
     """With the registry down, traffic moves at once; the registry catches up when it is back; its receipt says why."""
     world = memory.world(settings, "toy")
     with factory.opened(settings) as ctx:
         a, b = factory.released(ctx, 1, 2)
         until(lambda: world.traffic.served == {b: 100.0}, what="traffic followed")
         world.registry.failure = base.LayerError("registry is down; wait")
-        done = converge.carry_out(ctx, "toy", release.roll_back, release.Request(actor="ann", reason="bad"), wait_s=0.0)
+        done = convergence.carry_out(ctx, "toy", release.roll_back, release.Request(actor="ann", reason="bad"), wait_s=0.0)
         assert world.traffic.served == {a: 100.0}
         assert done.traffic_ms is not None
         assert not done.converged
@@ -93,7 +93,7 @@ def test_a_dead_layer_delays_no_other_one(settings: settings_.Settings, running:
         until(lambda: world.registry.aliases == {"stable": a}, what="the registry caught up")
 
 
-def test_a_layer_that_hangs_is_reported_and_waited_for_by_nobody(settings: settings_.Settings, running: None) -> None:
+def test_a_layer_that_hangs_is_reported_and_waited_for_by_nobody(settings: Settings, running: None) -> None:
     """An adapter that does not come back is told as such; traffic goes on."""
     world = memory.world(settings, "toy")
     release_it = threading.Event()
@@ -103,14 +103,14 @@ def test_a_layer_that_hangs_is_reported_and_waited_for_by_nobody(settings: setti
         world.registry.observe = lambda: (release_it.wait(30), base.Observed(revision=None))[1]  # type: ignore[method-assign]
         try:
             until(lambda: (found := status_of(settings, "registry")) and "no answer" in found.detail, what="the hang was told")
-            converge.carry_out(ctx, "toy", release.roll_back, release.Request(actor="ann", reason="bad"), wait_s=0.0)
+            convergence.carry_out(ctx, "toy", release.roll_back, release.Request(actor="ann", reason="bad"), wait_s=0.0)
             assert world.traffic.served == {a: 100.0}
         finally:
             release_it.set()
             del world.registry.observe
 
 
-def test_a_candidate_that_never_gets_ready_is_abandoned(settings: settings_.Settings, running: None) -> None:
+def test_a_candidate_that_never_gets_ready_is_abandoned(settings: Settings, running: None) -> None:
     """Stable is untouched, and the promoter is told; asking for the same bundle later is allowed."""
     world = memory.world(settings, "toy")
     with factory.opened(settings) as ctx:
@@ -118,18 +118,15 @@ def test_a_candidate_that_never_gets_ready_is_abandoned(settings: settings_.Sett
         b = factory.build(ctx, 2)
         world.infrastructure.never_ready = {b}
         state = ctx.ledger.state("toy", about=(b,))
-        from lastgood.core import transitions as rollout
 
-        release.commit(
-            ctx, state, rollout.Propose(bundle=b, verified=True, ready_s=0.2), release.Request(actor="ann", reason="go"), verb="promote"
-        )
+        release.commit(ctx, state, Propose(bundle=b, verified=True, ready_s=0.2), release.Request(actor="ann", reason="go"), verb="promote")
         with pytest.raises(errors.PromotionFailed, match="stable was not touched"):
-            converge.promote(ctx, "toy", b, reason="go", actor="ann")
+            convergence.promote(ctx, "toy", b, reason="go", actor="ann")
         assert ctx.ledger.state("toy").stable == a
         assert ctx.ledger.state("toy").candidate is None
 
 
-def test_a_promotion_that_is_overtaken_by_a_rollback_is_a_conflict(settings: settings_.Settings) -> None:
+def test_a_promotion_that_is_overtaken_by_a_rollback_is_a_conflict(settings: Settings) -> None:
     """The promoter learns who rolled back, with exit code 3."""
     world = memory.world(settings, "toy")
     with factory.opened(settings) as ctx:
@@ -141,7 +138,7 @@ def test_a_promotion_that_is_overtaken_by_a_rollback_is_a_conflict(settings: set
         def promote() -> None:
             with factory.opened(settings) as mine:
                 try:
-                    converge.promote(mine, "toy", c, reason="go", actor="bob")
+                    convergence.promote(mine, "toy", c, reason="go", actor="bob")
                 except errors.LastgoodError as error:
                     caught.append(error)
 
@@ -154,33 +151,33 @@ def test_a_promotion_that_is_overtaken_by_a_rollback_is_a_conflict(settings: set
         assert "by ann, rollback" in str(caught[0])
 
 
-def test_a_target_that_does_not_get_ready_is_passed_over(settings: settings_.Settings) -> None:
+def test_a_target_that_does_not_get_ready_is_passed_over(settings: Settings) -> None:
     """When the bundle gone back to cannot start, automation goes one further, quarantines it, and pages."""
     clock = time.time
     with factory.opened(settings) as ctx:
         a, b, _ = factory.released(ctx, 1, 2, 3)
         release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad"))
         assert (
-            proceed.go_on_back(ctx.with_clock(clock), "toy", view=seen(now=clock(), ready={a}, unready={b}), actor="controller") is None
+            advance.go_on_back(ctx.with_clock(clock), "toy", view=seen(now=clock(), ready={a}, unready={b}), actor="controller") is None
         ), "not before its time"
         later = clock() + 60
-        further = proceed.go_on_back(ctx.with_clock(lambda: later), "toy", view=seen(now=later, ready={a}, unready={b}), actor="controller")
+        further = advance.go_on_back(ctx.with_clock(lambda: later), "toy", view=seen(now=later, ready={a}, unready={b}), actor="controller")
         assert further is not None
         assert further.revision.state.stable == a
         assert further.revision.state.marks[b].kind == "quarantined"
         assert further.pages
         last = clock() + 900
-        assert proceed.go_on_back(ctx.with_clock(lambda: last), "toy", view=seen(now=last, ready={a}), actor="controller") is None
+        assert advance.go_on_back(ctx.with_clock(lambda: last), "toy", view=seen(now=last, ready={a}), actor="controller") is None
 
 
-def test_without_a_controller_the_command_moves_traffic_itself(settings: settings_.Settings) -> None:
+def test_without_a_controller_the_command_moves_traffic_itself(settings: Settings) -> None:
     """Traffic and workers follow; what is left for the controller is said, and so is how to start it."""
     world = memory.world(settings, "toy")
     with factory.opened(settings) as ctx:
         a, b = factory.released(ctx, 1, 2)
-        converge.carry_out(ctx, "toy", release.hold, release.Request(actor="t", reason="x"), wait_s=0.0)
+        convergence.carry_out(ctx, "toy", release.hold, release.Request(actor="t", reason="x"), wait_s=0.0)
         assert world.traffic.served == {b: 100.0}
-        done = converge.carry_out(ctx, "toy", release.roll_back, release.Request(actor="ann", reason="bad"))
+        done = convergence.carry_out(ctx, "toy", release.roll_back, release.Request(actor="ann", reason="bad"))
         assert world.traffic.served == {a: 100.0}
         told = {receipt.layer: receipt for receipt in done.receipts}
         assert told["infrastructure"].status == "converged"
@@ -191,10 +188,10 @@ def test_without_a_controller_the_command_moves_traffic_itself(settings: setting
         assert last["subject"] == "receipt"
 
 
-def test_two_controllers_are_harmless(settings: settings_.Settings, running: None) -> None:
+def test_two_controllers_are_harmless(settings: Settings, running: None) -> None:
     """Both drive the same release; each step is taken once."""
     stop = threading.Event()
-    second = threading.Thread(target=controller.run, args=(settings,), kwargs={"stop": stop})
+    second = threading.Thread(target=loop.run, args=(settings,), kwargs={"stop": stop})
     second.start()
     try:
         with factory.opened(settings) as ctx:

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import strategies as st
 
 from lastgood import errors
-from lastgood.core import transitions as rollout
+from lastgood.core import transitions
+from lastgood.core.events import Abandon, Advance, Condemn, Event, Paged, Reject, ReleaseHold, SetHold, Skip, Verified
+from lastgood.core.state import Hold, State
 from tests.core.rollouts import A, B, C, D, E, after, alarm, back, baking, canary, held, on_its_way, pages, refused, released, step
 
 NOW = 10_000.0
 MINUTE = 60.0
 
 
-def tired(state: rollout.State, *minutes_ago: float) -> rollout.State:
+def tired(state: State, *minutes_ago: float) -> State:
     """*state* after automatic steps back so many minutes before NOW."""
     return dataclasses.replace(state, automatic_at=tuple(NOW - MINUTE * minutes for minutes in minutes_ago))
 
@@ -30,19 +32,19 @@ def test_three_rejections_within_an_hour_are_fine_and_the_fourth_holds() -> None
     for number, bundle in enumerate((B, C, D, E)):
         assert state.hold is None
         now = NOW + 10 * MINUTE * number
-        state, effects = step(canary(start=state, bundle=bundle, now=now), rollout.Reject(bundle=bundle, reason="bad"), now=now)
+        state, effects = step(canary(start=state, bundle=bundle, now=now), Reject(bundle=bundle, reason="bad"), now=now)
     assert state.candidate is None
     assert set(state.marks) == {B, C, D, E}
     reason = "4 automatic rollbacks within an hour"
-    assert state.hold == rollout.Hold(reason=reason, actor="lastgood", since=NOW + 30 * MINUTE, gate=None)
+    assert state.hold == Hold(reason=reason, actor="lastgood", since=NOW + 30 * MINUTE, gate=None)
     summary = f"flights: {reason}; the service is held until a person investigates"
-    assert pages(effects)[1:] == [rollout.Paged(summary=summary, key="breaker", severity="critical", resolves=False)]
+    assert pages(effects)[1:] == [Paged(summary=summary, key="breaker", severity="critical", resolves=False)]
 
 
 @pytest.mark.parametrize(("oldest_min", "holds"), [(59.99, True), (60.0, False), (60.01, False), (-59.99, True), (-60.0, False)])
 def test_only_steps_of_the_last_hour_count(oldest_min: float, holds: bool) -> None:
     """A step an hour old is forgotten; one that a clock put into the future counts by the same distance."""
-    state = after(tired(canary(), oldest_min, 2, 1), rollout.Reject(bundle=B, reason="bad"), now=NOW)
+    state = after(tired(canary(), oldest_min, 2, 1), Reject(bundle=B, reason="bad"), now=NOW)
     assert (state.hold is not None) is holds
     assert len(state.automatic_at) == (4 if holds else 3)
     assert state.automatic_at[-1] == NOW
@@ -54,13 +56,13 @@ def test_a_clock_that_jumps_five_minutes_loses_no_step(jump_min: float) -> None:
     state = released(A)
     for number, bundle in enumerate((B, C, D, E)):
         now = NOW + (jump_min * MINUTE if number % 2 else 0.0) + number
-        state = after(canary(start=state, bundle=bundle, now=now), rollout.Reject(bundle=bundle, reason="bad"), now=now)
+        state = after(canary(start=state, bundle=bundle, now=now), Reject(bundle=bundle, reason="bad"), now=now)
         assert (state.hold is not None) is (number == 3)
 
 
 def test_a_step_back_of_a_held_service_is_counted_and_holds_nothing_anew() -> None:
     """The hold that is there stays with its reason, no second page is made, and only the newest four are kept."""
-    state, effects = step(tired(held(canary()), 4, 3, 2, 1), rollout.Reject(bundle=B, reason="bad"), now=NOW)
+    state, effects = step(tired(held(canary()), 4, 3, 2, 1), Reject(bundle=B, reason="bad"), now=NOW)
     assert state.hold is not None
     assert state.hold.reason == "freeze"
     assert state.automatic_at == (NOW - 3 * MINUTE, NOW - 2 * MINUTE, NOW - MINUTE, NOW)
@@ -72,9 +74,9 @@ def test_an_automatic_rollback_stops_at_the_fourth_within_an_hour() -> None:
     before = tired(released(A, B), 30, 20, 10)
     state, effects = step(before, alarm(), now=NOW)
     reason = "3 automatic rollbacks within an hour did not help"
-    hold = rollout.Hold(reason=reason, actor="lastgood", since=NOW)
+    hold = Hold(reason=reason, actor="lastgood", since=NOW)
     assert state == dataclasses.replace(before, revision=before.revision + 1, hold=hold)
-    assert effects == (rollout.Paged(summary=f"flights: {reason}; the service is held until a person investigates", key="breaker"),)
+    assert effects == (Paged(summary=f"flights: {reason}; the service is held until a person investigates", key="breaker"),)
     assert after(tired(released(A, B), 60, 20, 10), alarm(), now=NOW).stable == A
 
 
@@ -115,12 +117,12 @@ def test_never_more_than_four_automatic_steps_within_an_hour(minutes: list[int])
     for number, gap in enumerate(minutes):
         now += gap * MINUTE
         bundle = f"sha256:{number:064x}"
-        state = after(canary(start=state, bundle=bundle, now=now), rollout.Reject(bundle=bundle, reason="bad"), now=now)
+        state = after(canary(start=state, bundle=bundle, now=now), Reject(bundle=bundle, reason="bad"), now=now)
         times.append(now)
         recent = [at for at in times if now - at < 60 * MINUTE]
         assert (state.hold is not None) is (len(recent) > 3)
         if state.hold is not None:
-            state, times = after(state, rollout.ReleaseHold()), []
+            state, times = after(state, ReleaseHold()), []
 
 
 # --- afterwards --------------------------------------------------------------------------------------------
@@ -140,29 +142,27 @@ def test_never_more_than_four_automatic_steps_within_an_hour(minutes: list[int])
 )
 def test_the_page_after_a_step_back_says_what_it_came_to(outcome: str, severity: str, says: str) -> None:
     """Recovered closes the page of the step back; the others add to it."""
-    before = after(canary(), rollout.Reject(bundle=B, reason="bad", verify_s=300.0))
-    state, effects = step(before, rollout.Verified(outcome=outcome, reason="errors 0.1 %"))  # type: ignore[arg-type]
+    before = after(canary(), Reject(bundle=B, reason="bad", verify_s=300.0))
+    state, effects = step(before, Verified(outcome=outcome, reason="errors 0.1 %"))  # type: ignore[arg-type]
     assert state == dataclasses.replace(before, revision=before.revision + 1, verifying=None)
     key = f"rollout-{before.verifying.rollout}"  # type: ignore[union-attr]
     summary = f"flights: {says}: errors 0.1 %"
-    assert effects == (rollout.Paged(summary=summary, key=key, severity=severity, resolves=outcome == "recovered"),)  # type: ignore[arg-type]
+    assert effects == (Paged(summary=summary, key=key, severity=severity, resolves=outcome == "recovered"),)  # type: ignore[arg-type]
 
 
 def test_nothing_is_verified_twice() -> None:
     """A measurement that is over is over."""
-    refused(
-        released(A), rollout.Verified(outcome="recovered", reason="x"), errors.NothingToDo, "no rollback is being measured on 'flights'"
-    )
+    refused(released(A), Verified(outcome="recovered", reason="x"), errors.NothingToDo, "no rollback is being measured on 'flights'")
 
 
-def outcome_key(state: rollout.State) -> str:
+def outcome_key(state: State) -> str:
     """The key of the page that tells what the measurement came to."""
-    return pages(step(state, rollout.Verified(outcome="recovered", reason="fine"))[1])[0].key
+    return pages(step(state, Verified(outcome="recovered", reason="fine"))[1])[0].key
 
 
 def test_recovery_closes_the_page_of_a_rejection() -> None:
     """One key from the alarm to the all-clear."""
-    state, effects = step(canary(), rollout.Reject(bundle=B, reason="bad", verify_s=300.0))
+    state, effects = step(canary(), Reject(bundle=B, reason="bad", verify_s=300.0))
     assert outcome_key(state) == pages(effects)[0].key
 
 
@@ -180,19 +180,19 @@ def test_recovery_closes_the_page_of_a_rollback_in_the_bake() -> None:
 
 def test_the_page_about_a_step_from_nothing_names_nothing() -> None:
     """A service that had been taken down left no bundle behind."""
-    down = after(released(A, B), rollout.Condemn(bundle=B, kind="revoked", reason="cve", take_down=True))
+    down = after(released(A, B), Condemn(bundle=B, kind="revoked", reason="cve", take_down=True))
     assert outcome_key(after(down, back(to=A, verify_s=60.0))) == "bundle-nothing"
 
 
 # --- one alarm, one page -----------------------------------------------------------------------------------
 
 
-def rung(state: rollout.State, event: rollout.Event, times: int = 50) -> list[rollout.Paged]:
+def rung(state: State, event: Event, times: int = 50) -> list[Paged]:
     """The pages that *event* makes if it comes so many times, a second apart."""
-    made: list[rollout.Paged] = []
+    made: list[Paged] = []
     for second in range(times):
         try:
-            state, effects = rollout.step(state, event, NOW + second)
+            state, effects = transitions.step(state, event, NOW + second)
         except errors.LastgoodError:
             continue
         made += pages(effects)
@@ -204,16 +204,16 @@ def rung(state: rollout.State, event: rollout.Event, times: int = 50) -> list[ro
     [
         (released(A, B, C), alarm(seen=C, verify_s=300.0), f"bundle-{'c' * 12}"),
         (released(A, B, C), alarm(verify_s=300.0), f"bundle-{'c' * 12}"),
-        (canary(), rollout.Reject(bundle=B, reason="bad", verify_s=300.0), "rollout-4"),
-        (canary(), rollout.Abandon(bundle=B, reason="slow"), "rollout-4"),
-        (canary(), rollout.SetHold(reason="fell", actor="lastgood", gate="conversion"), "hold-conversion"),
+        (canary(), Reject(bundle=B, reason="bad", verify_s=300.0), "rollout-4"),
+        (canary(), Abandon(bundle=B, reason="slow"), "rollout-4"),
+        (canary(), SetHold(reason="fell", actor="lastgood", gate="conversion"), "hold-conversion"),
         (dataclasses.replace(released(A, B), hops=3), alarm(), "breaker"),
-        (on_its_way(3), rollout.Advance(bundle=B), "approval-4"),
-        (canary(), rollout.Skip(bundle=B), "skip"),
+        (on_its_way(3), Advance(bundle=B), "approval-4"),
+        (canary(), Skip(bundle=B), "skip"),
     ],
     ids=["seen", "unseen", "rejected", "given up", "gate", "breaker", "approval", "skip"],
 )
-def test_the_same_alarm_fifty_times_is_one_page(state: rollout.State, event: rollout.Event, key: str) -> None:
+def test_the_same_alarm_fifty_times_is_one_page(state: State, event: Event, key: str) -> None:
     """What has been done already is not done, and not told, again."""
     assert [page.key for page in rung(state, event)] == [key]
 

@@ -8,44 +8,43 @@ import json
 import pytest
 
 from lastgood import errors
-from lastgood.core import guards as rules
+from lastgood.core import guards, transitions
 from lastgood.core import state as state_
-from lastgood.core import transitions as rollout
+from lastgood.core.events import Abandon, BakeEnded, Condemn, CutOver, Event, Marked, Paged, Propose, ReleaseHold, RollBack, SetHold
+from lastgood.core.state import MarkKind, State, from_json
 
 A, B, C, D = (f"sha256:{letter * 64}" for letter in "abcd")
 
 
-def after(*events: rollout.Event, start: rollout.State | None = None, now: float = 100.0) -> rollout.State:
+def after(*events: Event, start: State | None = None, now: float = 100.0) -> State:
     """The state after *events*, one after the other."""
-    state = start or rollout.State(service="flights")
+    state = start or State(service="flights")
     for event in events:
-        state, _ = rollout.step(state, event, now)
+        state, _ = transitions.step(state, event, now)
     return state
 
 
-def released(*digests: str, start: rollout.State | None = None) -> rollout.State:
+def released(*digests: str, start: State | None = None) -> State:
     """The state after each of *digests* was released in turn and proved itself."""
-    state = start or rollout.State(service="flights")
+    state = start or State(service="flights")
     for digest in digests:
-        state = after(
-            rollout.Propose(bundle=digest, verified=True), rollout.CutOver(bundle=digest, bake_s=10), rollout.BakeEnded(), start=state
-        )
+        state = after(Propose(bundle=digest, verified=True), CutOver(bundle=digest, bake_s=10), BakeEnded(), start=state)
     return state
 
 
-def back(reason: str = "bad", **fields: object) -> rollout.RollBack:
+def back(reason: str = "bad", **fields: object) -> RollBack:
     """A rollback with every bundle verified, unless *fields* say otherwise."""
     verified = dict.fromkeys((A, B, C, D), True)
-    return rollout.RollBack(**{"reason": reason, "verified": verified, **fields})  # type: ignore[arg-type]
+    return RollBack(**{"reason": reason, "verified": verified, **fields})  # type: ignore[arg-type]
 
 
 def test_a_release_passes_through_candidate_and_bake() -> None:
     """Propose, cut over and bake-ended move one bundle from nothing to proven stable, one revision each."""
-    proposed = after(rollout.Propose(bundle=A, verified=True, ready_s=60))
+    proposed = after(Propose(bundle=A, verified=True, ready_s=60))
     assert (proposed.candidate, proposed.stable, proposed.phase, proposed.phase_until) == (A, None, "preparing", 160.0)
-    baking = after(rollout.CutOver(bundle=A, bake_s=30), start=proposed)
+    baking = after(CutOver(bundle=A, bake_s=30), start=proposed)
     assert (baking.candidate, baking.stable, baking.phase, baking.phase_until) == (None, A, "baking", 130.0)
-    proven = after(rollout.BakeEnded(), start=baking)
+    proven = after(BakeEnded(), start=baking)
     assert (proven.phase, proven.phase_until, proven.revision) == ("idle", None, 3)
 
 
@@ -85,7 +84,7 @@ def test_rollback_to_a_bundle_that_never_was_stable_is_refused() -> None:
 
 def test_rolling_back_the_first_release_calls_it_off() -> None:
     """Before anything serves, a rollback withdraws the candidate and blames nobody."""
-    state = after(rollout.Propose(bundle=A, verified=True), back())
+    state = after(Propose(bundle=A, verified=True), back())
     assert (state.stable, state.candidate, state.phase, state.marks) == (None, None, "idle", {})
 
 
@@ -97,14 +96,14 @@ def test_rollback_of_nothing_is_nothing_to_do() -> None:
 
 def test_rollback_cancels_a_release_in_flight() -> None:
     """A candidate that is still preparing is withdrawn, unblamed, when stable is rolled back."""
-    state = after(rollout.Propose(bundle=C, verified=True), back(), start=released(A, B))
+    state = after(Propose(bundle=C, verified=True), back(), start=released(A, B))
     assert (state.stable, state.candidate, state.phase) == (A, None, "idle")
     assert set(state.marks) == {B}
 
 
 def test_rollback_to_stable_itself_only_calls_off_the_release() -> None:
     """Going back to what serves keeps it and quarantines the candidate."""
-    state = after(rollout.Propose(bundle=C, verified=True), back(to=B), start=released(A, B))
+    state = after(Propose(bundle=C, verified=True), back(to=B), start=released(A, B))
     assert (state.stable, state.candidate) == (B, None)
     assert set(state.marks) == {C}
 
@@ -141,27 +140,27 @@ def test_automation_stops_after_three_steps_back() -> None:
     state = released(A, B, C, D)
     state = after(back(automatic=True), back(automatic=True), back(automatic=True), start=state)
     assert (state.stable, state.hops) == (A, 3)
-    held, effects = rollout.step(state, back(automatic=True), 5.0)
+    held, effects = transitions.step(state, back(automatic=True), 5.0)
     assert held.stable == A
     assert held.hold is not None
-    assert any(isinstance(effect, rollout.Paged) for effect in effects)
+    assert any(isinstance(effect, Paged) for effect in effects)
     with pytest.raises(errors.NothingToDo):
-        rollout.step(held, back(automatic=True), 6.0)
+        transitions.step(held, back(automatic=True), 6.0)
 
 
 def test_an_automatic_rollback_pages_and_a_manual_one_does_not() -> None:
     """Nobody has to be told what they did themselves."""
     state = released(A, B)
     for automatic in (True, False):
-        _, effects = rollout.step(state, back(automatic=automatic), 1.0)
-        assert any(isinstance(effect, rollout.Paged) for effect in effects) is automatic
+        _, effects = transitions.step(state, back(automatic=automatic), 1.0)
+        assert any(isinstance(effect, Paged) for effect in effects) is automatic
 
 
 @pytest.mark.parametrize("kind", ["quarantined", "revoked"])
-def test_a_marked_bundle_is_refused_as_candidate_and_as_target(kind: rollout.MarkKind) -> None:
+def test_a_marked_bundle_is_refused_as_candidate_and_as_target(kind: MarkKind) -> None:
     """Neither a promotion nor an explicit rollback brings a marked bundle back."""
-    state = after(rollout.Condemn(bundle=A, kind=kind, reason="cve"), start=released(A, B))
-    for event in (rollout.Propose(bundle=A, verified=True), back(to=A)):
+    state = after(Condemn(bundle=A, kind=kind, reason="cve"), start=released(A, B))
+    for event in (Propose(bundle=A, verified=True), back(to=A)):
         with pytest.raises(errors.NotAllowed, match=kind):
             after(event, start=state)
 
@@ -169,45 +168,45 @@ def test_a_marked_bundle_is_refused_as_candidate_and_as_target(kind: rollout.Mar
 def test_a_quarantine_can_be_overridden_with_a_reason_and_a_revocation_cannot() -> None:
     """--override-quarantine lifts and proposes in one revision; a revoked bundle stays out for good."""
     state = after(back(), start=released(A, B))
-    proposed, effects = rollout.step(state, rollout.Propose(bundle=B, verified=True, override="was not it"), 1.0)
+    proposed, effects = transitions.step(state, Propose(bundle=B, verified=True, override="was not it"), 1.0)
     assert proposed.candidate == B
-    assert effects == (rollout.Marked(bundle=B, kind="lifted", reason="was not it"),)
-    revoked = after(rollout.Condemn(bundle=B, kind="revoked", reason="cve"), start=state)
+    assert effects == (Marked(bundle=B, kind="lifted", reason="was not it"),)
+    revoked = after(Condemn(bundle=B, kind="revoked", reason="cve"), start=state)
     with pytest.raises(errors.NotAllowed, match="permanent"):
-        after(rollout.Propose(bundle=B, verified=True, override="please"), start=revoked)
+        after(Propose(bundle=B, verified=True, override="please"), start=revoked)
 
 
 def test_a_hold_stops_releases_but_not_rollbacks() -> None:
     """On hold, promote is refused and rollback passes."""
-    state = after(rollout.SetHold(reason="freeze", actor="ann"), start=released(A, B))
+    state = after(SetHold(reason="freeze", actor="ann"), start=released(A, B))
     with pytest.raises(errors.NotAllowed, match="held by ann"):
-        after(rollout.Propose(bundle=C, verified=True), start=state)
+        after(Propose(bundle=C, verified=True), start=state)
     assert after(back(), start=state).stable == A
-    assert after(rollout.ReleaseHold(), start=state).hold is None
+    assert after(ReleaseHold(), start=state).hold is None
 
 
 def test_condemning_what_serves_goes_back_in_the_same_revision() -> None:
     """Revoking stable moves to the target at once; with no target it is refused unless the service may go down."""
-    state = after(rollout.Condemn(bundle=B, kind="revoked", reason="cve", verified={A: True}), start=released(A, B))
+    state = after(Condemn(bundle=B, kind="revoked", reason="cve", verified={A: True}), start=released(A, B))
     assert (state.stable, state.marks[B].kind) == (A, "revoked")
     alone = released(A)
     with pytest.raises(errors.NotAllowed, match="--take-down"):
-        after(rollout.Condemn(bundle=A, kind="revoked", reason="cve"), start=alone)
-    down = after(rollout.Condemn(bundle=A, kind="revoked", reason="cve", take_down=True), start=alone)
+        after(Condemn(bundle=A, kind="revoked", reason="cve"), start=alone)
+    down = after(Condemn(bundle=A, kind="revoked", reason="cve", take_down=True), start=alone)
     assert (down.stable, down.previous) == (None, None)
 
 
 def test_an_unverified_bundle_and_a_second_release_are_refused() -> None:
     """A candidate must verify, and one release at a time."""
     with pytest.raises(errors.NotAllowed, match="does not verify"):
-        after(rollout.Propose(bundle=A, verified=False))
+        after(Propose(bundle=A, verified=False))
     with pytest.raises(errors.NotAllowed, match="in progress"):
-        after(rollout.Propose(bundle=A, verified=True), rollout.Propose(bundle=B, verified=True))
+        after(Propose(bundle=A, verified=True), Propose(bundle=B, verified=True))
 
 
 def test_an_abandoned_candidate_leaves_stable_alone() -> None:
     """A worker that never gets ready costs the candidate only."""
-    state = after(rollout.Propose(bundle=B, verified=True), rollout.Abandon(bundle=B, reason="slow"), start=released(A))
+    state = after(Propose(bundle=B, verified=True), Abandon(bundle=B, reason="slow"), start=released(A))
     assert (state.stable, state.candidate, state.phase, state.marks) == (A, None, "idle", {})
 
 
@@ -215,28 +214,28 @@ def test_lineage_is_bounded_and_free_of_repeats() -> None:
     """Hundreds of releases keep the state small, and a bundle stands in the lineage once."""
     many = [f"sha256:{number:064x}" for number in range(40)]
     state = released(*many, A, many[-1])
-    assert len(state.lineage) == rules.LINEAGE_LENGTH
+    assert len(state.lineage) == guards.LINEAGE_LENGTH
     assert len(set(state.lineage)) == len(state.lineage)
     assert state.lineage[:2] == (many[-1], A)
 
 
 def test_the_state_survives_json() -> None:
     """What a revision row keeps reads back as the same state."""
-    state = after(rollout.SetHold(reason="freeze", actor="ann"), start=released(A, B))
-    assert rollout.from_json(json.loads(json.dumps(state.to_json())), state.marks) == state
+    state = after(SetHold(reason="freeze", actor="ann"), start=released(A, B))
+    assert from_json(json.loads(json.dumps(state.to_json())), state.marks) == state
 
 
 def test_a_state_of_another_schema_is_refused() -> None:
     """A revision written by an unknown release is an error with a remedy, never half read."""
     with pytest.raises(errors.Damaged, match="upgrade lastgood"):
-        rollout.from_json({"schema": "lastgood.state/v9"}, {})
+        from_json({"schema": "lastgood.state/v9"}, {})
     with pytest.raises(errors.Damaged, match="audit verify"):
-        rollout.from_json({"schema": state_.SCHEMA, "service": "flights"}, {})
+        from_json({"schema": state_.SCHEMA, "service": "flights"}, {})
 
 
 def test_a_step_never_changes_its_input() -> None:
     """The state handed in is as it was."""
     state = released(A, B)
     before = dataclasses.replace(state)
-    rollout.step(state, back(), 1.0)
+    transitions.step(state, back(), 1.0)
     assert state == before

@@ -16,13 +16,12 @@ import pydantic
 
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.bundle import environment
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
-from lastgood.drift import reference as references
-from lastgood.release import advance as proceed
-from lastgood.service import schema as services
+from lastgood.bundle import environment, manifest, store
+from lastgood.drift import reference
+from lastgood.release import advance
+from lastgood.service import schema
 from lastgood.serving import feedback, inference_log, segments
+from lastgood.settings import Settings
 
 SERVICE = "toy"
 HOUR_S = 3600.0
@@ -74,7 +73,7 @@ class Row(pydantic.BaseModel):
     kind: str
 
 
-def make(root: Path, *, drift: str = "", decide: str = "", delay_s: float = 0.0) -> settings_.Settings:
+def make(root: Path, *, drift: str = "", decide: str = "", delay_s: float = 0.0) -> Settings:
     """A project in *root* without layers; *drift* are further lines of its group, *decide* a pair of that; labels come after *delay_s*."""
     folder = root / "services" / SERVICE
     folder.mkdir(parents=True)
@@ -92,7 +91,7 @@ def make(root: Path, *, drift: str = "", decide: str = "", delay_s: float = 0.0)
           persistence: 2
           decide: {looks_s: [7200, 21600], cluster_s: 600, margin: 0.002, min_rows: 50, label_delay_s: DELAY DECIDE}
         """
-    (folder / services.FILE).write_text(
+    (folder / schema.FILE).write_text(
         textwrap.dedent(text).replace("DELAY", str(delay_s)).replace("DECIDE", f", {decide}" if decide else "")
         + textwrap.indent(textwrap.dedent(drift), "  ")
     )
@@ -129,21 +128,21 @@ def build(ctx: release.Context, bias: float, *, world: World = USUAL, unit: floa
     rows, labels = world.rows(6000, seed=99)
     when = pa.array([START - 200 * HOUR_S + 108.0 * n for n in range(len(rows))], pa.float64())
     x = [row.x for row in rows]
-    references.write(
-        pa.table({"when": when, "x": x, "kind": [row.kind for row in rows], "label": labels}), work / "data" / references.FILE, at="when"
+    reference.write(
+        pa.table({"when": when, "x": x, "kind": [row.kind for row in rows], "label": labels}), work / "data" / reference.FILE, at="when"
     )
-    references.write(pa.table({"when": when, "x": x}), work / "model" / references.FEATURES, at="when")
-    frozen = services.freeze(ctx.settings.services / SERVICE, work / "config", options={"unit": unit})
+    reference.write(pa.table({"when": when, "x": x}), work / "model" / reference.FEATURES, at="when")
+    frozen = schema.freeze(ctx.settings.services / SERVICE, work / "config", options={"unit": unit})
     stored = {
-        "data": ctx.store.put(work / "data", allow=artifacts.DATA_FORMATS),
+        "data": ctx.store.put(work / "data", allow=store.DATA_FORMATS),
         "model": ctx.store.put(work / "model"),
-        "config": ctx.store.put(frozen, allow=artifacts.CONFIG_FORMATS),
+        "config": ctx.store.put(frozen, allow=store.CONFIG_FORMATS),
         "environment": ctx.store.put_bytes(
             environment.encode(environment.describe(ctx.settings.project / "requirements.lock")), name=environment.FILE
         ),
     }
-    parts = [artifacts.part(found, name=name, media_type="application/octet-stream", meta={}) for name, found in stored.items()]
-    made = bundles.of(SERVICE, *parts)
+    parts = [store.part(found, name=name, media_type="application/octet-stream", meta={}) for name, found in stored.items()]
+    made = manifest.bundle_of(SERVICE, *parts)
     release.register(ctx, made, provenance={}, actor="test", now=START - 10, untried=True)
     return made.id
 
@@ -156,14 +155,14 @@ def promote(ctx: release.Context, digest: str, *, at: float) -> None:
 def promote_service(ctx: release.Context, service: str, digest: str, *, at: float) -> None:
     """As `promote`, of another service."""
     release.propose(ctx.with_clock(lambda: at), service, digest, release.Request(actor="test", reason="test"))
-    proceed.advance(ctx.with_clock(lambda: at), service, ready={digest}, actor="test")
-    proceed.advance(ctx.with_clock(lambda: at + 3), service, ready={digest}, actor="test")
+    advance.advance(ctx.with_clock(lambda: at), service, ready={digest}, actor="test")
+    advance.advance(ctx.with_clock(lambda: at + 3), service, ready={digest}, actor="test")
 
 
 class Traffic:
     """Writes what a bundle answered into the log, as its worker would have, and what really happened."""
 
-    def __init__(self, settings: settings_.Settings, bundle: str, *, bias: float = 0.0) -> None:
+    def __init__(self, settings: Settings, bundle: str, *, bias: float = 0.0) -> None:
         self._folder = settings.inference(SERVICE)
         self._bundle = bundle
         self._bias = bias

@@ -5,26 +5,26 @@ from __future__ import annotations
 import pytest
 
 from lastgood.drift import alarm
-from lastgood.drift.verdict import Column, Verdict
+from lastgood.drift.verdict import Column, WindowVerdict
 
-PASS = Verdict(outcome="pass", why="", rows=10)
-SILENT = Verdict(outcome="inconclusive", why="", rows=1)
-BROKEN = Verdict(outcome="broken", why="", rows=0)
+PASS = WindowVerdict(outcome="pass", why="", rows=10)
+SILENT = WindowVerdict(outcome="inconclusive", why="", rows=1)
+BROKEN = WindowVerdict(outcome="broken", why="", rows=0)
 
 
-def fail(*names: str) -> Verdict:
+def fail(*names: str) -> WindowVerdict:
     """A window in which these columns fail."""
-    return Verdict(outcome="fail", why="", rows=10, columns=tuple(Column(name=name, outcome="fail", why="") for name in names))
+    return WindowVerdict(outcome="fail", why="", rows=10, columns=tuple(Column(name=name, outcome="fail", why="") for name in names))
 
 
-def changes(*verdicts: Verdict, persistence: int = 3) -> list[alarm.Change]:
+def changes(*verdicts: WindowVerdict, persistence: int = 3) -> list[alarm.Change]:
     """What each window changes; window n begins at n."""
     return [change for _, change in walk(*verdicts, persistence=persistence)]
 
 
-def walk(*verdicts: Verdict, persistence: int = 3) -> list[tuple[alarm.Episode, alarm.Change]]:
+def walk(*verdicts: WindowVerdict, persistence: int = 3) -> list[tuple[alarm.FailingRun, alarm.Change]]:
     """Where the service stands after each window, and what that changed."""
-    found, episode = [], alarm.Episode()
+    found, episode = [], alarm.FailingRun()
     for number, verdict in enumerate(verdicts):
         episode, change = alarm.follow(episode, verdict, begin=float(number), persistence=persistence)
         found.append((alarm.from_json(episode.to_json()), change))
@@ -49,7 +49,7 @@ def walk(*verdicts: Verdict, persistence: int = 3) -> list[tuple[alarm.Episode, 
         ([BROKEN, PASS, PASS, PASS, BROKEN], ["opened", "", "", "closed", "opened"]),
     ],
 )
-def test_alarms_open_and_close(verdicts: list[Verdict], expected: list[str]) -> None:
+def test_alarms_open_and_close(verdicts: list[WindowVerdict], expected: list[str]) -> None:
     """The same column in three windows in a row; broken data at once; closed after three that pass."""
     assert changes(*verdicts) == expected
 

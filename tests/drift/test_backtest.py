@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from lastgood import errors, release
-from lastgood import settings as settings_
 from lastgood.drift import backtest
 from lastgood.drift import decision as drift_decision
 from lastgood.drift import watch as drift_watch
 from lastgood.drift.verdict import LOSS
+from lastgood.settings import Settings
 from tests.drift import project as toy
 from tests.drift.project import HOUR_S, START
 
@@ -23,13 +23,13 @@ CALM_THEN_SHIFTED = [*[toy.USUAL] * 4, *[toy.World(mean=1.2)] * 5, *[toy.USUAL] 
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> settings_.Settings:
+def settings(tmp_path: Path) -> Settings:
     """The small service."""
     return toy.make(tmp_path)
 
 
 @pytest.fixture
-def ctx(settings: settings_.Settings) -> Iterator[release.Context]:
+def ctx(settings: Settings) -> Iterator[release.Context]:
     """Its ledger and store, with a stable bundle and one behind it."""
     with release.open_context(settings) as ctx:
         for at, bias in ((START - 1000, -2.0), (START, 0.0)):
@@ -37,9 +37,9 @@ def ctx(settings: settings_.Settings) -> Iterator[release.Context]:
         yield ctx
 
 
-def what(ctx: release.Context) -> drift_watch.Watched:
+def what(ctx: release.Context) -> drift_watch.DriftWatch:
     """The stable bundle and its rules."""
-    found = drift_watch.watched(ctx, toy.SERVICE)
+    found = drift_watch.watch_of_service(ctx, toy.SERVICE)
     assert found is not None
     return found
 
@@ -63,7 +63,7 @@ def test_a_backtest_finds_what_the_watch_finds(ctx: release.Context) -> None:
         traffic.hour(hour, world)
     live = []
     for hour in range(1, len(CALM_THEN_SHIFTED) + 1):
-        live += drift_watch.tick(ctx, what(ctx), now=START + hour * HOUR_S + 10)
+        live += drift_watch.evaluate_next_window(ctx, what(ctx), now=START + hour * HOUR_S + 10)
         look = drift_decision.due(ctx, what(ctx), now=START + hour * HOUR_S + 10)
         if look is not None:
             decision = drift_decision.decide(ctx, what(ctx), look)
@@ -73,7 +73,7 @@ def test_a_backtest_finds_what_the_watch_finds(ctx: release.Context) -> None:
     assert [one.verdict["outcome"] for one in found.windows] == [one.verdict["outcome"] for one in live]
     assert [one.change for one in found.windows] == [one.change for one in live] == [*[""] * 5, "opened", "", "closed", *[""] * 4]
     assert [one.outcome for one in found.decisions] == ["keep"]
-    assert len(list(drift_watch.looked(ctx, what(ctx)))) == len(live)
+    assert len(list(drift_watch.window_reports(ctx, what(ctx)))) == len(live)
     assert len(ctx.ledger.evaluations(stable)) == known == 1
 
 

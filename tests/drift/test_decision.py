@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors, release
-from lastgood import settings as settings_
 from lastgood.bundle.manifest import short
 from lastgood.drift import bundle_comparison as drift_compare
 from lastgood.drift import decision as drift_decision
 from lastgood.drift import fitness, verdict
 from lastgood.drift import watch as drift_watch
+from lastgood.settings import Settings
 from lastgood.system import failpoints
 from tests.drift import project as toy
 from tests.drift.project import HOUR_S, START
@@ -24,13 +24,13 @@ TURNED = toy.World(mean=1.2, bias=-2.0)
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> settings_.Settings:
+def settings(tmp_path: Path) -> Settings:
     """The small service."""
     return toy.make(tmp_path)
 
 
 @pytest.fixture
-def ctx(settings: settings_.Settings) -> Iterator[release.Context]:
+def ctx(settings: Settings) -> Iterator[release.Context]:
     """Its ledger and store."""
     with release.open_context(settings) as ctx:
         yield ctx
@@ -46,18 +46,18 @@ def released(ctx: release.Context, *biases: float, **options: float) -> list[str
     return found
 
 
-def serve(ctx: release.Context, bundle: str, *worlds: toy.World, bias: float, labels: bool = True) -> drift_watch.Watched:
+def serve(ctx: release.Context, bundle: str, *worlds: toy.World, bias: float, labels: bool = True) -> drift_watch.DriftWatch:
     """An hour of each world, looked at by the watch."""
     traffic = toy.Traffic(ctx.settings, bundle, bias=bias)
     for hour, world in enumerate(worlds):
         traffic.hour(hour, world, labels=labels)
-    what = drift_watch.watched(ctx, toy.SERVICE)
+    what = drift_watch.watch_of_service(ctx, toy.SERVICE)
     assert what is not None
-    drift_watch.tick(ctx, what, now=START + len(worlds) * HOUR_S + 10)
+    drift_watch.evaluate_next_window(ctx, what, now=START + len(worlds) * HOUR_S + 10)
     return what
 
 
-def decided(ctx: release.Context, what: drift_watch.Watched, *, hours: float) -> drift_decision.Decision:
+def decided(ctx: release.Context, what: drift_watch.DriftWatch, *, hours: float) -> drift_decision.DriftDecision:
     """The decision that is due so many hours after START."""
     look = drift_decision.due(ctx, what, now=START + hours * HOUR_S + 10)
     assert look is not None
@@ -83,7 +83,7 @@ def test_looks_come_at_set_times_and_each_once(ctx: release.Context) -> None:
     begun = START + HOUR_S
     assert drift_decision.due(ctx, what, now=begun + 1.9 * HOUR_S) is None
     first = drift_decision.due(ctx, what, now=begun + 2.1 * HOUR_S)
-    assert first == drift_decision.Look(alarm=begun, number=1, of=2, until=begun + 2 * HOUR_S)
+    assert first == drift_decision.ScheduledLook(alarm=begun, number=1, of=2, until=begun + 2 * HOUR_S)
     drift_decision.carry_out(ctx, what, drift_decision.decide(ctx, what, first), now=begun + 2.1 * HOUR_S, actor="test")
     assert drift_decision.due(ctx, what, now=begun + 5.9 * HOUR_S) is None
     second = drift_decision.due(ctx, what, now=begun + 6.1 * HOUR_S)
@@ -91,7 +91,7 @@ def test_looks_come_at_set_times_and_each_once(ctx: release.Context) -> None:
     assert second.number == 2
     drift_decision.carry_out(ctx, what, drift_decision.decide(ctx, what, second), now=begun + 6.1 * HOUR_S, actor="test")
     third = drift_decision.due(ctx, what, now=begun + 10.1 * HOUR_S)
-    assert third == drift_decision.Look(alarm=begun, number=3, of=3, until=begun + 10 * HOUR_S), (
+    assert third == drift_decision.ScheduledLook(alarm=begun, number=3, of=3, until=begun + 10 * HOUR_S), (
         "as long after the last as that came after the first"
     )
 
@@ -254,7 +254,7 @@ def test_a_rollback_whose_process_died_after_it_has_its_evidence_and_is_not_done
     revision = ctx.ledger.revision(toy.SERVICE, ctx.ledger.newest(toy.SERVICE))
     assert (revision.state.stable, revision.verb) == (before, "rollback")
     assert revision.evidence["drift"]["why"] == decision.why
-    now_watched = drift_watch.watched(ctx, toy.SERVICE)
+    now_watched = drift_watch.watch_of_service(ctx, toy.SERVICE)
     assert now_watched is not None
     assert drift_decision.due(ctx, now_watched, now=START + 9 * HOUR_S) is None
 
@@ -264,7 +264,7 @@ def test_another_bundle_is_held_beside_on_rows_whose_labels_have_come(tmp_path: 
     with release.open_context(toy.make(tmp_path / "slow", delay_s=3600.0)) as ctx:
         behind, stable = released(ctx, -2.0, 0.0)
         what = serve(ctx, stable, *[TURNED] * 4, bias=0.0)
-        found = drift_compare.beside(ctx, what, behind, since=START, now=START + 4 * HOUR_S)
+        found = drift_compare.compare_with_stable(ctx, what, behind, since=START, now=START + 4 * HOUR_S)
     assert found.until == START + 3 * HOUR_S
     assert found.compared is not None
     assert found.compared.rows == 3 * 120
@@ -291,9 +291,9 @@ def test_a_slow_decline_comes_to_retrain(ctx: release.Context) -> None:
     """What x says of y turns, x does not: the loss opens the alarm, and the bundle behind would not help."""
     _, stable = released(ctx, 0.05, 0.0)
     what = serve(ctx, stable, *[toy.World(bias=-4.0 * hour / 40) for hour in range(40)], bias=0.0)
-    while drift_watch.tick(ctx, what, now=START + 40 * HOUR_S + 10):
+    while drift_watch.evaluate_next_window(ctx, what, now=START + 40 * HOUR_S + 10):
         pass
-    assert drift_watch.open_alarm(list(drift_watch.looked(ctx, what))) is not None
+    assert drift_watch.open_alarm(list(drift_watch.window_reports(ctx, what))) is not None
     decision = decided(ctx, what, hours=40)
     assert decision.outcome == "retrain"
 
@@ -305,13 +305,13 @@ def test_what_was_kept_is_usual_from_there_on(ctx: release.Context) -> None:
     traffic = toy.Traffic(ctx.settings, stable)
     for hour, world in enumerate(worlds):
         traffic.hour(hour, world)
-    what = drift_watch.watched(ctx, toy.SERVICE)
+    what = drift_watch.watch_of_service(ctx, toy.SERVICE)
     assert what is not None
-    drift_watch.tick(ctx, what, now=START + 6 * HOUR_S + 10)
+    drift_watch.evaluate_next_window(ctx, what, now=START + 6 * HOUR_S + 10)
     decision = decided(ctx, what, hours=6)
     assert (decision.outcome, decision.kept is not None) == ("keep", True)
     drift_decision.carry_out(ctx, what, decision, now=START + 6 * HOUR_S, actor="test")
-    found = drift_watch.tick(ctx, what, now=START + len(worlds) * HOUR_S + 10)
+    found = drift_watch.evaluate_next_window(ctx, what, now=START + len(worlds) * HOUR_S + 10)
     assert [one.change for one in found] == ["", "closed", *[""] * 7, "opened", ""]
     (page,) = [one for one in ctx.ledger.pages(toy.SERVICE) if one.key.startswith("drift-decision")]
     assert page.body["decision"]["kept"] is None, "a page is for people"
@@ -329,10 +329,10 @@ def test_a_target_that_is_as_lost_is_not_gone_back_to(ctx: release.Context) -> N
     assert f"both are useless: on its own reference {short(before)} had 0." in decision.why
 
 
-def features(**distances: float) -> verdict.Verdict:
+def features(**distances: float) -> verdict.WindowVerdict:
     """What a bundle's code makes of the rows, so far from what it was trained on."""
     columns = tuple(verdict.Column(name=name, outcome="fail", why="", distance=value) for name, value in distances.items())
-    return verdict.Verdict(outcome="fail", why="", rows=10, columns=columns)
+    return verdict.WindowVerdict(outcome="fail", why="", rows=10, columns=columns)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def features(**distances: float) -> verdict.Verdict:
     ],
 )
 def test_right_code_is_no_help_where_the_world_has_left_it_as_far_behind(
-    mine: verdict.Verdict | None, others: verdict.Verdict, useless: bool
+    mine: verdict.WindowVerdict | None, others: verdict.WindowVerdict, useless: bool
 ) -> None:
     """Some feature of it is as far from its training as the worst of the broken code is."""
     assert (fitness.by_features(mine, others) is not None) is useless

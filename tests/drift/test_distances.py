@@ -85,12 +85,12 @@ def test_a_known_column_without_some_rows_is_the_column_of_the_others(column: st
         values = np.where(np.isnan(values), None, np.round(values).astype(str)).astype(object)
     inside = slice(100, 180)
     others = np.concatenate([values[:100], values[180:]])
-    found, fresh = distances.Known(values).without(inside), distances.Known(others)
+    found, fresh = distances.ReferenceColumn(values).without(inside), distances.ReferenceColumn(others)
     assert (found.rows, found.missing, found.empty) == (fresh.rows, fresh.missing, fresh.empty)
     assert distances.value(found, values[inside]) == distances.value(fresh, values[inside])
     assert distances.strange(found, values[inside]) == distances.strange(fresh, values[inside])
     assert np.array_equal(found.sorted, fresh.sorted) if column == "numbers" else found.counts == fresh.counts
-    assert distances.Known(values[:0]).missing == 0.0
+    assert distances.ReferenceColumn(values[:0]).missing == 0.0
 
 
 def test_missing_values_are_left_out() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lastgood import settings as settings_
 from lastgood.drift import evidently_report as drift_report
 from lastgood.drift import watch as drift_watch
 from lastgood.service.drift import Drift
+from lastgood.settings import Settings
 
 
 class Snapshot:
@@ -23,10 +23,10 @@ class Snapshot:
 
 def test_the_newest_reports_of_each_service_stay(tmp_path: Path) -> None:
     """With their JSON; a service whose name begins with another's is not touched."""
-    settings = settings_.Settings(project=tmp_path, home=tmp_path)
+    settings = Settings(project=tmp_path, home=tmp_path)
 
     def kept(service: str, number: int) -> Path:
-        what = drift_watch.Watched(service=service, bundle="sha256:0", since=0.0, revision=1, rules=Drift())
+        what = drift_watch.DriftWatch(service=service, bundle="sha256:0", since=0.0, revision=1, rules=Drift())
         html, told = drift_report.archive(settings, what, Snapshot(), since=number, until=number + 1)
         for file in (html, told):
             os.utime(file, (number, number))

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from lastgood.drift import alarm, looks
-from lastgood.drift.judging import Looked
+from lastgood.drift.judging import WindowReport
 from lastgood.service.drift import DAY_S, Decide
 
 RULES = Decide()
 
 
-def open_since(begin: float, *, failing: int = 1, broken: bool = False) -> Looked:
+def open_since(begin: float, *, failing: int = 1, broken: bool = False) -> WindowReport:
     """A window after which an alarm is open."""
-    episode = alarm.Episode(failing=failing, alarm=begin, broken=broken)
-    return Looked(number=0, begin=begin, end=begin + DAY_S, seen=1, verdict={}, episode=episode, change="", alarm=begin)
+    episode = alarm.FailingRun(failing=failing, alarm=begin, broken=broken)
+    return WindowReport(number=0, begin=begin, end=begin + DAY_S, seen=1, verdict={}, episode=episode, change="", alarm=begin)
 
 
 @pytest.mark.parametrize(
@@ -39,15 +39,15 @@ def test_with_one_set_look_the_others_come_as_far_apart() -> None:
 
 def test_the_looks_of_a_hundred_years_spend_no_more_than_alpha() -> None:
     """Each has a part of its own."""
-    spent = [looks.alpha(looks.Look(alarm=0.0, number=number, of=number, until=0.0), RULES) for number in range(1, 3000)]
+    spent = [looks.alpha(looks.ScheduledLook(alarm=0.0, number=number, of=number, until=0.0), RULES) for number in range(1, 3000)]
     assert sum(spent) <= RULES.alpha
     assert min(spent) > 0
 
 
 def test_a_look_rests_on_as_much_as_the_last_set_one() -> None:
     """The log is not kept for years."""
-    assert looks.since(looks.Look(alarm=0.0, number=1, of=5, until=3 * DAY_S), RULES) == 0.0
-    assert looks.since(looks.Look(alarm=0.0, number=7, of=7, until=56 * DAY_S), RULES) == 28 * DAY_S
+    assert looks.since(looks.ScheduledLook(alarm=0.0, number=1, of=5, until=3 * DAY_S), RULES) == 0.0
+    assert looks.since(looks.ScheduledLook(alarm=0.0, number=7, of=7, until=56 * DAY_S), RULES) == 28 * DAY_S
 
 
 def test_what_was_kept_is_looked_at_again_only_if_it_fails_again() -> None:

@@ -157,8 +157,8 @@ def test_what_was_read_survives_the_ledger() -> None:
 def test_the_loss_alarms_at_once_and_the_alarm_begins_after_its_rows() -> None:
     """What is decided about it rests on rows that did not raise it."""
     column = verdict.Column(name=verdict.LOSS, outcome="fail", why="")
-    found = verdict.Verdict(outcome="fail", why="", rows=10, columns=(column,))
-    episode, change = alarm.follow(alarm.Episode(), found, begin=10.0, persistence=3, scored=8.0)
+    found = verdict.WindowVerdict(outcome="fail", why="", rows=10, columns=(column,))
+    episode, change = alarm.follow(alarm.FailingRun(), found, begin=10.0, persistence=3, scored=8.0)
     assert (change, episode.alarm) == ("opened", 8.0)
 
 

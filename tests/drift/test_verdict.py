@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lastgood.drift import calibration, verdict
-from lastgood.drift import reference as references
+from lastgood.drift import reference as drift_reference_file
 from lastgood.service.drift import Drift
 from tests.drift.samples import DAY_S, changed, days
 
@@ -18,7 +18,13 @@ WINDOW = days(2, spread=0.2, seed=7, first=100)
 RULES = Drift()
 
 
-def said(window: references.Sample, *, rules: Drift = RULES, usual: calibration.Calibration | None = USUAL, trouble: tuple[str, ...] = ()):
+def said(
+    window: drift_reference_file.Sample,
+    *,
+    rules: Drift = RULES,
+    usual: calibration.Calibration | None = USUAL,
+    trouble: tuple[str, ...] = (),
+):
     """The verdict beside the reference."""
     return verdict.of_window(window, REFERENCE, usual, rules, trouble=trouble)
 
@@ -93,8 +99,8 @@ def test_many_more_odd_values_fail_a_column(kind: str) -> None:
 
 def test_an_empty_window_is_broken_data() -> None:
     """An alarm of its own, and no crashed tick."""
-    assert said(references.empty()).outcome == "broken"
-    assert "no rows" in said(references.empty()).why
+    assert said(drift_reference_file.empty()).outcome == "broken"
+    assert "no rows" in said(drift_reference_file.empty()).why
 
 
 def test_a_log_that_cannot_be_read_is_broken_data() -> None:
@@ -118,13 +124,13 @@ def test_a_column_without_values_in_the_reference_says_nothing() -> None:
     assert {one.name: one.outcome for one in found.columns}["extra"] == "inconclusive"
 
 
-def gappy(rows: int, *, seed: int, share: float | None = None) -> references.Sample:
+def gappy(rows: int, *, seed: int, share: float | None = None) -> drift_reference_file.Sample:
     """One column whose values are missing by the day: now none of them, now up to 40 %; or *share* of them."""
     draw = np.random.default_rng(seed)
     day = np.arange(rows) // 200
     of_day = draw.choice([0.0, 0.05, 0.4], int(day[-1]) + 1)[day] if share is None else share
     values = np.where(draw.random(rows) < of_day, np.nan, draw.normal(size=rows))
-    return references.Sample(at=day * DAY_S + (np.arange(rows) % 200) * DAY_S / 200, columns={"x": values})
+    return drift_reference_file.Sample(at=day * DAY_S + (np.arange(rows) % 200) * DAY_S / 200, columns={"x": values})
 
 
 @pytest.mark.parametrize(("share", "outcome"), [(0.0, "pass"), (0.38, "pass"), (0.75, "fail")])
@@ -142,10 +148,12 @@ def test_a_column_that_is_missing_for_whole_stretches_may_be_missing_for_most_of
     day = np.arange(12_000) // 200
     values = np.where(day % 10 == 0, np.nan, np.random.default_rng(1).normal(size=12_000))
     at = day * DAY_S + (np.arange(12_000) % 200) * DAY_S / 200
-    reference = references.Sample(at=at, columns={"x": values, "y": np.random.default_rng(2).normal(size=12_000)})
+    reference = drift_reference_file.Sample(at=at, columns={"x": values, "y": np.random.default_rng(2).normal(size=12_000)})
     usual = calibration.calibrate(reference, rows=200, span_s=DAY_S)
     assert usual is not None
     assert "x" not in usual.usual
-    window = references.Sample(at=at[:200], columns={"x": np.where(np.arange(200) < 160, np.nan, 0.5), "y": reference.columns["y"][:200]})
+    window = drift_reference_file.Sample(
+        at=at[:200], columns={"x": np.where(np.arange(200) < 160, np.nan, 0.5), "y": reference.columns["y"][:200]}
+    )
     found = verdict.of_window(window, reference, usual, Drift(min_rows=50))
     assert {one.name: one.outcome for one in found.columns} == {"x": "inconclusive", "y": "pass"}

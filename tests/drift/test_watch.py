@@ -12,23 +12,23 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors, ledger, release
-from lastgood import settings as settings_
 from lastgood.bundle.manifest import short
 from lastgood.drift import watch as drift_watch
 from lastgood.drift.verdict import LOSS
 from lastgood.serving import inference_log
+from lastgood.settings import Settings
 from tests.drift import project as toy
 from tests.drift.project import HOUR_S, START
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> settings_.Settings:
+def settings(tmp_path: Path) -> Settings:
     """The small service."""
     return toy.make(tmp_path)
 
 
 @pytest.fixture
-def ctx(settings: settings_.Settings) -> Iterator[release.Context]:
+def ctx(settings: Settings) -> Iterator[release.Context]:
     """Its ledger and store."""
     with release.open_context(settings) as ctx:
         yield ctx
@@ -42,11 +42,11 @@ def stable(ctx: release.Context) -> str:
     return digest
 
 
-def tick(ctx: release.Context, hours: float, **options: int) -> list[drift_watch.Looked]:
+def tick(ctx: release.Context, hours: float, **options: int) -> list[drift_watch.WindowReport]:
     """A tick so many hours after START, and some seconds."""
-    what = drift_watch.watched(ctx, toy.SERVICE)
+    what = drift_watch.watch_of_service(ctx, toy.SERVICE)
     assert what is not None
-    return drift_watch.tick(ctx, what, now=START + hours * HOUR_S + 10, **options)
+    return drift_watch.evaluate_next_window(ctx, what, now=START + hours * HOUR_S + 10, **options)
 
 
 def told(ctx: release.Context) -> list[tuple[str, str]]:
@@ -180,7 +180,7 @@ def test_small_segments_are_thinned_evenly_too(ctx: release.Context, stable: str
             outputs=[{"probability": 0.5}],
         )
         traffic.write(inference_log.PREDICTIONS, inference_log.table_maker(toy.Row)(list(one.as_rows())), at)
-    what = drift_watch.watched(ctx, toy.SERVICE)
+    what = drift_watch.watch_of_service(ctx, toy.SERVICE)
     assert what is not None
     window = drift_watch.read(ctx, what, since=START, until=START + HOUR_S, columns=["x", "kind"], most=10)
     assert (window.rows, window.sample.rows) == (40, 10)
@@ -222,9 +222,9 @@ def test_a_killed_tick_is_done_again_and_nothing_is_double(ctx: release.Context,
         with pytest.raises(Killed):
             tick(ctx, 4)
     assert [one.number for one in tick(ctx, 4)] == [1, 2, 3]
-    what = drift_watch.watched(ctx, toy.SERVICE)
+    what = drift_watch.watch_of_service(ctx, toy.SERVICE)
     assert what is not None
-    assert [one.number for one in drift_watch.looked(ctx, what)] == [0, 1, 2, 3]
+    assert [one.number for one in drift_watch.window_reports(ctx, what)] == [0, 1, 2, 3]
     assert len(told(ctx)) == 1
 
 
@@ -247,16 +247,14 @@ def test_an_alarm_whose_teller_died_is_told_by_the_next_tick(ctx: release.Contex
     assert len(told(ctx)) == 1
 
 
-def test_of_two_ticks_at_once_one_wins(
-    ctx: release.Context, stable: str, settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_two_ticks_at_once_one_wins(ctx: release.Context, stable: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other has looked at the same window meanwhile; the ledger has it once."""
     traffic = toy.Traffic(ctx.settings, stable)
     for hour in range(2):
         traffic.hour(hour)
     real = drift_watch._look
 
-    def overtaken(*args: object, **options: object) -> drift_watch.Looked:
+    def overtaken(*args: object, **options: object) -> drift_watch.WindowReport:
         monkeypatch.setattr(drift_watch, "_look", real)
         with release.open_context(settings) as other:
             tick(other, 2)
@@ -264,9 +262,9 @@ def test_of_two_ticks_at_once_one_wins(
 
     monkeypatch.setattr(drift_watch, "_look", overtaken)
     assert tick(ctx, 2) == []
-    what = drift_watch.watched(ctx, toy.SERVICE)
+    what = drift_watch.watch_of_service(ctx, toy.SERVICE)
     assert what is not None
-    assert [one.number for one in drift_watch.looked(ctx, what)] == [0, 1]
+    assert [one.number for one in drift_watch.window_reports(ctx, what)] == [0, 1]
     toy.Traffic(ctx.settings, stable).hour(2)
     assert [one.number for one in tick(ctx, 3)] == [2]
 
@@ -306,18 +304,18 @@ def test_a_bundle_without_a_reference_says_what_to_do(ctx: release.Context, stab
         tick(ctx, 1)
 
 
-def test_nothing_is_watched_where_nothing_serves_or_nobody_asks(ctx: release.Context, settings: settings_.Settings) -> None:
+def test_nothing_is_watched_where_nothing_serves_or_nobody_asks(ctx: release.Context, settings: Settings) -> None:
     """Before the first release, and for a service without the group `drift`."""
-    assert drift_watch.watched(ctx, toy.SERVICE) is None
+    assert drift_watch.watch_of_service(ctx, toy.SERVICE) is None
     file = settings.services / toy.SERVICE / "service.yaml"
     file.write_text(file.read_text().partition("drift:")[0])
     toy.promote(ctx, toy.build(ctx, 0.0), at=START)
-    assert drift_watch.watched(ctx, toy.SERVICE) is None
+    assert drift_watch.watch_of_service(ctx, toy.SERVICE) is None
 
 
 def labels_of(ctx: release.Context, hours: float = 1) -> list[float | None]:
     """The labels of the first window's rows, in the order of time, as they are known then."""
-    what = drift_watch.watched(ctx, toy.SERVICE)
+    what = drift_watch.watch_of_service(ctx, toy.SERVICE)
     assert what is not None
     window = drift_watch.read(ctx, what, since=START, until=START + hours * HOUR_S, columns=["x", "kind", "label"], most=1000)
     return [] if window.table is None else list(window.table["label"].to_pylist())
@@ -360,7 +358,7 @@ def test_rows_of_replicas_with_clocks_of_their_own_count_once(ctx: release.Conte
 
 @pytest.mark.parametrize("place", ["drift.before_record", "drift.after_record", "drift.after_page"])
 def test_a_tick_that_is_killed_anywhere_loses_nothing_and_doubles_nothing(
-    ctx: release.Context, stable: str, settings: settings_.Settings, place: str
+    ctx: release.Context, stable: str, settings: Settings, place: str
 ) -> None:
     """A real process, killed at each place in the window that opens an alarm; the next tick goes on."""
     traffic = toy.Traffic(ctx.settings, stable)
@@ -378,9 +376,9 @@ with release.open_context(settings.load()) as ctx:
     killed = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=100)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     tick(ctx, 3)
-    what = drift_watch.watched(ctx, toy.SERVICE)
+    what = drift_watch.watch_of_service(ctx, toy.SERVICE)
     assert what is not None
-    assert [one.number for one in drift_watch.looked(ctx, what)] == [0, 1, 2]
+    assert [one.number for one in drift_watch.window_reports(ctx, what)] == [0, 1, 2]
     assert len(told(ctx)) == 1
     assert [note["change"] for note in ctx.ledger.notes(toy.SERVICE, kind=drift_watch.NOTE)] == ["opened"]
 

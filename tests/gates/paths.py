@@ -7,40 +7,40 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from lastgood.gates.base import Mode, Observation, Tally, Verdict
-from lastgood.gates.gate import Track
-from lastgood.service import gates as conditions
+from lastgood.gates.gate import GateState
+from lastgood.service import gates
 
 START = 1_700_000_000.0
 
-GATES: dict[str, conditions.AnyGate] = {
-    "errors": conditions.ErrorRate(metric="error_rate"),
-    "errors_max": conditions.ErrorRate(metric="error_rate", max=0.05, kind="signal"),
-    "latency": conditions.LatencyP99(metric="latency_p99", max_ms=250),
-    "brier": conditions.Score(metric="score", score="brier", margin=0.02),
-    "accuracy": conditions.Score(metric="score", score="accuracy", margin=0.02, limit=0.5, kind="guardrail"),
-    "agreement": conditions.Agreement(metric="agreement", min=0.95),
-    "health": conditions.Downstream(metric="downstream", url="http://127.0.0.1:1/health"),
-    "queue": conditions.Query(metric="promql", query="queue{bundle='$bundle'}", margin=2.0, max=50.0),
-    "oom": conditions.OutOfMemory(metric="oom_kills"),
-    "ejections": conditions.Ejections(metric="ejections"),
-    "split": conditions.SampleRatio(metric="sample_ratio"),
+GATES: dict[str, gates.AnyGate] = {
+    "errors": gates.ErrorRate(metric="error_rate"),
+    "errors_max": gates.ErrorRate(metric="error_rate", max=0.05, kind="signal"),
+    "latency": gates.LatencyP99(metric="latency_p99", max_ms=250),
+    "brier": gates.Score(metric="score", score="brier", margin=0.02),
+    "accuracy": gates.Score(metric="score", score="accuracy", margin=0.02, limit=0.5, kind="guardrail"),
+    "agreement": gates.Agreement(metric="agreement", min=0.95),
+    "health": gates.Downstream(metric="downstream", url="http://127.0.0.1:1/health"),
+    "queue": gates.Query(metric="promql", query="queue{bundle='$bundle'}", margin=2.0, max=50.0),
+    "oom": gates.OutOfMemory(metric="oom_kills"),
+    "ejections": gates.Ejections(metric="ejections"),
+    "split": gates.SampleRatio(metric="sample_ratio"),
 }
 """One of every kind of gate, some twice."""
 
 
-def track(gate: conditions.AnyGate, *, mode: Mode = "compare", alpha: float = 0.01, reference: Tally | None = None) -> Track:
+def track(gate: gates.AnyGate, *, mode: Mode = "compare", alpha: float = 0.01, reference: Tally | None = None) -> GateState:
     """A track that began at START."""
-    return Track("gate", gate, mode=mode, alpha=alpha, since=START, reference=reference)
+    return GateState("gate", gate, mode=mode, alpha=alpha, since=START, reference=reference)
 
 
-def fed(one: Track, seen: Iterable[Observation], *, step: int = 0) -> Track:
+def fed(one: GateState, seen: Iterable[Observation], *, step: int = 0) -> GateState:
     """*one*, after it has taken all of *seen*."""
     for observation in seen:
         one.take(observation, step=step)
     return one
 
 
-def said(one: Track, seen: Sequence[Observation], *, after_s: float = 0.0, step: int = 0) -> Verdict:
+def said(one: GateState, seen: Sequence[Observation], *, after_s: float = 0.0, step: int = 0) -> Verdict:
     """The verdict of *one* when it has taken all of *seen*, *after_s* later."""
     fed(one, seen, step=step)
     return one.verdict((seen[-1].at if seen else START) + after_s)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from lastgood.gates import confidence as bounds
+from lastgood.gates import confidence
 
 
 @pytest.mark.parametrize("p", [0.005, 0.05, 0.3])
@@ -20,7 +20,7 @@ def test_a_rate_seldom_ever_leaves_its_bounds(p: float):
     for _ in range(400):
         looks = np.unique(np.geomspace(5, 20_000, 60).astype(int))
         bad = np.cumsum(rng.random(20_000) < p)
-        missed += any(bounds._possible(int(bad[n - 1]), int(n), p, 0.05) is False for n in looks)
+        missed += any(confidence._possible(int(bad[n - 1]), int(n), p, 0.05) is False for n in looks)
     assert missed / 400 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
 
 
@@ -28,28 +28,28 @@ def test_a_rate_seldom_ever_leaves_its_bounds(p: float):
 def test_bounds_enclose_what_was_seen(n: int, data):
     """Low <= seen <= high, within 0 and 1; more of the same makes them narrower."""
     bad = data.draw(st.integers(0, n))
-    low, high = bounds.proportion(bad, n)
+    low, high = confidence.proportion(bad, n)
     assert 0 <= low <= bad / n <= high <= 1
-    wide, narrow = high - low, bounds.proportion(4 * bad, 4 * n)
+    wide, narrow = high - low, confidence.proportion(4 * bad, 4 * n)
     assert narrow[1] - narrow[0] <= wide + 1e-9
 
 
 def test_nothing_seen_excludes_nothing():
     """Not even the worst."""
-    assert bounds.proportion(0, 0) == (0.0, 1.0)
-    assert bounds.difference(0, 0, 5, 1000)[1] > 0.98
+    assert confidence.proportion(0, 0) == (0.0, 1.0)
+    assert confidence.difference(0, 0, 5, 1000)[1] > 0.98
 
 
 def test_two_points_are_excluded_within_hundreds_of_requests():
     """At 0.5 % errors in both arms and a twentieth of the traffic: about 550 requests of the candidate, not thousands."""
-    times = bounds.factor(lambda times: bounds.difference(0.5 * times, 100 * times, 9.5 * times, 1900 * times)[1] <= 0.02)
+    times = confidence.factor(lambda times: confidence.difference(0.5 * times, 100 * times, 9.5 * times, 1900 * times)[1] <= 0.02)
     assert times is not None
     assert 400 <= 100 * times <= 650
 
 
 def test_what_is_true_cannot_be_excluded():
     """However long one waits; the search says so and ends."""
-    assert bounds.factor(lambda times: bounds.proportion(3 * times, 100 * times)[1] <= 0.02) is None
+    assert confidence.factor(lambda times: confidence.proportion(3 * times, 100 * times)[1] <= 0.02) is None
 
 
 def test_a_mean_seldom_ever_leaves_its_bounds():
@@ -57,7 +57,7 @@ def test_a_mean_seldom_ever_leaves_its_bounds():
     rng = np.random.default_rng(2)
     missed = 0
     for _ in range(400):
-        blocks, out = bounds.Blocks(), False
+        blocks, out = confidence.Blocks(), False
         sizes, others = rng.poisson(10, 150) + 3, rng.poisson(190, 150) + 3
         for n, m in zip(sizes, others, strict=True):
             blocks.add(rng.gamma(n * 0.8) / n - rng.gamma(m * 0.8) / m, n * m / (n + m))
@@ -69,7 +69,7 @@ def test_a_mean_seldom_ever_leaves_its_bounds():
 
 def test_few_blocks_give_no_bounds():
     """Nine blocks are too few to lean on the central limit theorem; ten equal ones leave no doubt."""
-    blocks = bounds.Blocks()
+    blocks = confidence.Blocks()
     for _ in range(9):
         blocks.add(0.5, 2.0)
     assert blocks.interval() is None
@@ -80,7 +80,7 @@ def test_few_blocks_give_no_bounds():
 @hypothesis.given(st.lists(st.tuples(st.floats(-5, 5), st.floats(0.1, 50)), min_size=10, max_size=30), st.floats(0.01, 100))
 def test_the_bound_of_a_mean_has_its_unit(seen, scale: float):
     """Scores in other units give the same bounds in these units; weights matter only relative to each other."""
-    one, other = bounds.Blocks(), bounds.Blocks()
+    one, other = confidence.Blocks(), confidence.Blocks()
     for d, h in seen:
         one.add(d, h)
         other.add(d * scale, h * 7)

@@ -8,19 +8,15 @@ from typing import Any
 
 import pytest
 
-from lastgood.gates import base, error_rate, gauges, scores
-from lastgood.gates import confidence as bounds
-from lastgood.gates import eprocess as sequential
-from lastgood.gates import gate as track
-from lastgood.gates import persistence as windows
-from lastgood.gates import proportions as counts
+from lastgood.gates import base, confidence, eprocess, error_rate, gauges, persistence, proportions, scores
+from lastgood.gates import gate as gate_run
 from lastgood.gates import sample_ratio as split
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.evaluator import Reading, Setup, Unset, of
-from lastgood.service import gates as conditions
+from lastgood.gates.evaluator import Reading, Setup, Unset, share_text
+from lastgood.service import gates
 from tests.gates.paths import GATES, START
 
-QUERY = conditions.Query(metric="promql", query="queue{arm='$arm'}", max=50.0, margin=5.0, persistence=2, window_s=10, min_samples=3)
+QUERY = gates.Query(metric="promql", query="queue{arm='$arm'}", max=50.0, margin=5.0, persistence=2, window_s=10, min_samples=3)
 
 
 def setup(mode: base.Mode = "compare", *, reference: Tally | None = None) -> Setup:
@@ -98,7 +94,7 @@ def test_below_the_limit_nothing_fails_and_nothing_is_shared() -> None:
 @pytest.mark.parametrize(("looks", "needs", "passes"), [(1, 2, None), (2, 1, None), (3, 0, "within"), (4, 0, "within")])
 def test_events_say_all_of_it(looks: int, needs: int, passes: base.Cause | None) -> None:
     """Kills so far, against the number at which it fails."""
-    made = gauges.Events(conditions.OutOfMemory(metric="oom_kills", max_kills=2, min_samples=3), limit=2, noun="kills")
+    made = gauges.Events(gates.OutOfMemory(metric="oom_kills", max_kills=2, min_samples=3), limit=2, noun="kills")
     for place in range(looks):
         made.take(Observation(at=START + place, watched=Tally(n=1, value=1.0)), step=0)
     story = f"kills: 1 in {looks} measurements, fails at 2"
@@ -165,8 +161,8 @@ def test_evidence_that_reaches_its_boundary_fails() -> None:
 
 def test_the_band_of_a_split_takes_no_more_from_either_arm_than_is_allowed() -> None:
     """Half of 5 % either way; at 90 % the other arm may lose half of its tenth and no more."""
-    assert sequential.band(0.05, 0.5) == (0.025, pytest.approx(0.075))
-    assert sequential.band(0.9, 0.5) == (0.45, pytest.approx(0.95))
+    assert eprocess.band(0.05, 0.5) == (0.025, pytest.approx(0.075))
+    assert eprocess.band(0.9, 0.5) == (0.45, pytest.approx(0.95))
 
 
 # --- ceilings ----------------------------------------------------------------------------------------------
@@ -186,7 +182,7 @@ def test_stable_excuses_by_its_rate_its_evidence_or_its_windows(
     over: bool, reaches: bool, in_windows: bool, worse: bool, excused: bool
 ) -> None:
     """Any of them is enough, unless the watched arm is clearly worse."""
-    made = counts.latency(GATES["latency"], setup())  # type: ignore[arg-type]
+    made = proportions.latency(GATES["latency"], setup())  # type: ignore[arg-type]
     log_e = made._setup.boundary if reaches else math.nextafter(made._setup.boundary, 0)  # type: ignore[attr-defined]
     made._beside = types.SimpleNamespace(over=over, log_e=log_e)  # type: ignore[attr-defined]
     made._windows = types.SimpleNamespace(mostly_shared=in_windows, failing=True)  # type: ignore[attr-defined]
@@ -197,7 +193,7 @@ def test_stable_excuses_by_its_rate_its_evidence_or_its_windows(
 
 def test_agreement_is_no_matter_of_stable() -> None:
     """Its other arm is what the answers are compared with; whatever is counted there excuses nothing."""
-    made = counts.agreement(conditions.Agreement(metric="agreement", min=0.75), setup())
+    made = proportions.agreement(gates.Agreement(metric="agreement", min=0.75), setup())
     for place in range(100):
         made.take(Observation(at=START + place, watched=Tally(n=10, bad=9), beside=Tally(n=10, bad=9)), step=0)
     assert made.fails() == "sequential"
@@ -210,7 +206,7 @@ def test_agreement_is_no_matter_of_stable() -> None:
 
 def scored(blocks: int, *, worse: float = 0.25, rows: int = 16) -> scores.Scores:
     """Blocks that are all worse by the same, where a quarter is allowed."""
-    gate = conditions.Score(metric="score", score="brier", margin=0.25, window_s=60, window_min=1, min_samples=100)
+    gate = gates.Score(metric="score", score="brier", margin=0.25, window_s=60, window_min=1, min_samples=100)
     made = scores.Scores(gate, setup(), limit=None)
     for place in range(blocks):
         watched, beside = Tally(n=rows, total=rows * (0.5 + worse)), Tally(n=rows, total=rows * 0.5)
@@ -220,15 +216,15 @@ def scored(blocks: int, *, worse: float = 0.25, rows: int = 16) -> scores.Scores
 
 def test_a_mean_at_its_margin_is_within() -> None:
     """Exactly as much worse as is allowed, without any spread: it passes, and no window is over."""
-    found = scored(bounds.MIN_BLOCKS + 3)
+    found = scored(confidence.MIN_BLOCKS + 3)
     assert (found.read().passes, found.read().streak, found.fails()) == ("excluded", 0, None)
-    assert scored(bounds.MIN_BLOCKS + 3, worse=0.5).read().streak > 0
+    assert scored(confidence.MIN_BLOCKS + 3, worse=0.5).read().streak > 0
 
 
 def test_windows_of_a_mean_count_from_the_tenth_block_on() -> None:
     """Below that its spread is not known well enough."""
-    assert scored(bounds.MIN_BLOCKS, worse=0.5).read().streak == 0
-    assert scored(bounds.MIN_BLOCKS + 1, worse=0.5).read().streak == 1
+    assert scored(confidence.MIN_BLOCKS, worse=0.5).read().streak == 0
+    assert scored(confidence.MIN_BLOCKS + 1, worse=0.5).read().streak == 1
 
 
 def test_two_blocks_are_enough_to_say_how_many_more_it_takes() -> None:
@@ -242,7 +238,7 @@ def test_two_blocks_are_enough_to_say_how_many_more_it_takes() -> None:
 
 def test_the_spread_of_blocks_is_that_of_a_plain_computation() -> None:
     """None before the second block; then the root of the summed squares over one less than their number."""
-    blocks = bounds.Blocks()
+    blocks = confidence.Blocks()
     assert (blocks.row_sd, blocks.mean) == (0.0, 0.0)
     blocks.add(1.0, 2.0)
     assert (blocks.row_sd, blocks.mean) == (0.0, 1.0)
@@ -258,7 +254,7 @@ def test_the_spread_of_blocks_is_that_of_a_plain_computation() -> None:
 @pytest.mark.parametrize(("windows_over", "in_shared", "mostly"), [(0, 0, False), (1, 1, True), (2, 1, True), (3, 1, False), (3, 2, True)])
 def test_a_row_is_shared_if_half_of_its_windows_are(windows_over: int, in_shared: int, mostly: bool) -> None:
     """A row of none is not."""
-    made = windows.Windows(
+    made = persistence.Windows(
         window_s=60, window_min=1, persistence=2, since=START, over=lambda *_: True, also=lambda watched, _: watched.bad > 0
     )
     for place in range(windows_over):
@@ -269,7 +265,7 @@ def test_a_row_is_shared_if_half_of_its_windows_are(windows_over: int, in_shared
 
 def test_the_first_window_is_judged_while_it_is_open_with_both_arms() -> None:
     """Nothing is known without a request."""
-    made = windows.Windows(
+    made = persistence.Windows(
         window_s=60, window_min=1, persistence=2, since=START, over=lambda watched, beside: bool(beside and watched.bad > beside.bad)
     )
     assert made.now() is None
@@ -282,9 +278,9 @@ def test_the_first_window_is_judged_while_it_is_open_with_both_arms() -> None:
 def test_a_gate_that_is_alone_has_all_of_alpha() -> None:
     """Those that only observe take nothing from it; those without a test of chance have none."""
     only = {"errors": GATES["errors"], "oom": GATES["oom"]}
-    assert track.budget(only, 0.01) == {"errors": 0.01, "oom": 0.0}
+    assert gate_run.budget(only, 0.01) == {"errors": 0.01, "oom": 0.0}
     shown = GATES["latency"].model_copy(update={"kind": "observe"})
-    assert track.budget({**only, "latency": shown, "split": GATES["split"]}, 0.01) == {
+    assert gate_run.budget({**only, "latency": shown, "split": GATES["split"]}, 0.01) == {
         "errors": 0.005, "oom": 0.0, "latency": 0.005, "split": 0.005,
     }  # fmt: skip
 
@@ -301,13 +297,13 @@ def test_what_is_kept_has_nothing_empty_in_it() -> None:
 @pytest.mark.parametrize(("n", "bad"), [(0, 0), (100, 0), (100, 5), (3000, 3)])
 def test_a_reading_of_a_ceiling_has_all_of_it(n: int, bad: int) -> None:
     """Before the first request, while it cannot tell, above the limit, and once harm is excluded."""
-    made = counts.latency(GATES["latency"], setup())  # type: ignore[arg-type]
+    made = proportions.latency(GATES["latency"], setup())  # type: ignore[arg-type]
     made.take(Observation(at=START + 1, watched=Tally(n=n, bad=bad), beside=Tally(n=2 * n)), step=0)
-    low, high = bounds.proportion(bad, n)
+    low, high = confidence.proportion(bad, n)
     over, within = bad > 0.01 * n, n == 3000
     beside = f", 0.0 % (0 of {2 * n:,}) of stable" if n else ""
     assert made.read() == Reading(
-        story=f"share slower than 250 ms {of(bad, n)} where 1.0 % is allowed{beside}",
+        story=f"share slower than 250 ms {share_text(bad, n)} where 1.0 % is allowed{beside}",
         harm="more than 2.0 %",
         lacks="above 1.0 %, but not yet significant" if over else "",
         passes="excluded" if within else None,
@@ -336,7 +332,7 @@ def test_one_request_of_each_arm_is_something_to_compare(watched: int, beside: i
 
 def test_an_error_rate_at_its_margin_is_within() -> None:
     """Exactly as much above stable as is allowed: no window is over."""
-    gate = conditions.ErrorRate(metric="error_rate", margin=0.25)
+    gate = gates.ErrorRate(metric="error_rate", margin=0.25)
     made = error_rate.errors(gate, setup())
     assert made._over(Tally(n=10_000, bad=5_000), Tally(n=10_000, bad=2_500)) is False  # type: ignore[attr-defined]
     assert made._over(Tally(n=10_000, bad=5_001), Tally(n=10_000, bad=2_500)) is True  # type: ignore[attr-defined]

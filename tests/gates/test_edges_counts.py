@@ -6,18 +6,14 @@ import math
 
 import pytest
 
-from lastgood.gates import confidence as bounds
-from lastgood.gates import eprocess as sequential
-from lastgood.gates import error_rate
-from lastgood.gates import persistence as windows
-from lastgood.gates import proportions as counts
+from lastgood.gates import confidence, eprocess, error_rate, persistence, proportions
 from lastgood.gates.base import Observation, Tally
 from lastgood.gates.evaluator import Family, Reading, Setup, percent
 from lastgood.gates.overdispersion import Dispersion
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from tests.gates.paths import START
 
-ERRORS = conditions.ErrorRate(metric="error_rate", margin=0.5, persistence=4, window_min=1)
+ERRORS = gates.ErrorRate(metric="error_rate", margin=0.5, persistence=4, window_min=1)
 BOUNDARY = -math.log(0.01 * 0.98)
 
 
@@ -46,7 +42,7 @@ def test_a_reading_of_errors_has_all_of_it() -> None:
             passes=None if needs else "excluded",
             estimate=1 / n,
             reference=0.05,
-            interval=bounds.difference(1, n, 50, 1000),
+            interval=confidence.difference(1, n, 50, 1000),
             needs=needs,
             **rest,  # type: ignore[arg-type]
         )
@@ -54,7 +50,7 @@ def test_a_reading_of_errors_has_all_of_it() -> None:
 
 def test_a_bound_at_the_margin_excludes_more_than_it() -> None:
     """The margin itself is allowed; the next smaller one is not excluded, and it says what that takes."""
-    high = bounds.difference(0, 400, 0, 4000)[1]
+    high = confidence.difference(0, 400, 0, 4000)[1]
     for margin, passes in ((high, "excluded"), (math.nextafter(high, 0), None)):
         found = error_rate.Errors(ERRORS.model_copy(update={"margin": margin}), setup())
         look(found, Tally(n=400), Tally(n=4000))
@@ -70,9 +66,9 @@ def test_what_is_needed_to_exclude_a_difference_is_so_many_requests_more() -> No
     needs = found.read().needs
     assert needs is not None
     more, fewer = (400 + needs) / 400, (400 + needs) / 400 / 1.03
-    high, less = (bounds.difference(4 * times, 400 * times, 40 * times, 4000 * times)[1] for times in (more, fewer))
+    high, less = (confidence.difference(4 * times, 400 * times, 40 * times, 4000 * times)[1] for times in (more, fewer))
     assert high <= 0.02 < less
-    double = error_rate.Errors(gate.model_copy(update={"margin": bounds.difference(8, 800, 80, 8000)[1]}), setup())
+    double = error_rate.Errors(gate.model_copy(update={"margin": confidence.difference(8, 800, 80, 8000)[1]}), setup())
     look(double, Tally(n=400, bad=4), Tally(n=4000, bad=40))
     assert double.read().needs == 400
 
@@ -80,7 +76,7 @@ def test_what_is_needed_to_exclude_a_difference_is_so_many_requests_more() -> No
 @pytest.mark.parametrize(("step", "evidence"), [(0, True), (1, False)])
 def test_requests_of_two_phases_are_never_one_observation(step: int, evidence: bool) -> None:
     """Two and two make the four of a pool, unless the share of traffic has grown in between."""
-    arms = counts.Arms(setup())
+    arms = proportions.Arms(setup())
     for place, phase in enumerate((0, step)):
         arms.take(Tally(n=2, bad=2), Tally(n=40), at=START + place, step=phase)
     assert (arms.wealth.log_e > 0.1) == evidence
@@ -133,7 +129,7 @@ def test_a_phase_without_either_arm_has_no_weight() -> None:
 
 def test_bets_are_damped_by_what_was_known_when_their_pool_was_opened() -> None:
     """What clumping comes to light while a pool fills must not weigh on its own bets, or the guarantee is gone."""
-    arms, clumping, wealth = counts.Arms(setup()), Dispersion(since=START), sequential.Wealth(sequential.RATIO_PRIOR, since=START)
+    arms, clumping, wealth = proportions.Arms(setup()), Dispersion(since=START), eprocess.Wealth(eprocess.RATIO_PRIOR, since=START)
     for minute in range(12):
         opened = 1.0
         # late in one minute a pool is opened, early in the next one, which has other errors, it is full
@@ -142,8 +138,8 @@ def test_bets_are_damped_by_what_was_known_when_their_pool_was_opened() -> None:
             arms.take(Tally(n=2, bad=1), Tally(n=400, bad=bad), at=at, step=0)
             clumping.take(at, 400, bad)
             opened = clumping.factor if second == 50 else opened
-        bets = sequential.two_arms(Tally(n=4, bad=2), Tally(n=800, bad=40))
-        wealth.grow(sequential.damped(bets, opened), at=at, step=0)
+        bets = eprocess.two_arms(Tally(n=4, bad=2), Tally(n=800, bad=40))
+        wealth.grow(eprocess.damped(bets, opened), at=at, step=0)
     assert clumping.factor > 10
     assert arms.wealth.log_e == pytest.approx(wealth.log_e, rel=1e-9)
 
@@ -151,7 +147,7 @@ def test_bets_are_damped_by_what_was_known_when_their_pool_was_opened() -> None:
 def test_the_same_arms_with_no_more_than_chance_are_not_over() -> None:
     """As improbable as a window must be, and a hair less than that."""
     found = error_rate.Errors(ERRORS.model_copy(update={"margin": 0.25}), setup())
-    chance = windows.tail(9, 10, 0.5)
+    chance = persistence.tail(9, 10, 0.5)
     for level, over in ((chance, True), (math.nextafter(chance, 0), False)):
         found._level = level
         assert found._over(Tally(n=10, bad=9), Tally(n=10, bad=1)) is over

@@ -37,9 +37,9 @@ def test_a_small_share_has_two_digits(value: float, text: str) -> None:
 
 def test_a_share_says_what_it_is_made_of() -> None:
     """Weighted counts without decimals; nothing of nothing is unknown."""
-    assert family.of(31, 612) == "5.1 % (31 of 612)"
-    assert family.of(20.4, 4000.0) == "0.51 % (20 of 4,000)"
-    assert family.of(0, 0) == "unknown (none yet)"
+    assert family.share_text(31, 612) == "5.1 % (31 of 612)"
+    assert family.share_text(20.4, 4000.0) == "0.51 % (20 of 4,000)"
+    assert family.share_text(0, 0) == "unknown (none yet)"
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import pytest
 from lastgood.gates import gauges
 from lastgood.gates.base import Observation, Tally
 from lastgood.gates.evaluator import Reading, Setup
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from tests.gates.paths import START
 
-QUERY = conditions.Query(metric="promql", query="queue{arm='$arm'}", margin=5.0, persistence=2)
+QUERY = gates.Query(metric="promql", query="queue{arm='$arm'}", margin=5.0, persistence=2)
 
 
 def test_a_figure_that_nobody_has_asked_for_yet_has_no_reference() -> None:
@@ -23,7 +23,7 @@ def test_a_figure_that_nobody_has_asked_for_yet_has_no_reference() -> None:
 @pytest.mark.parametrize("limit", [1, 2])
 def test_events_that_nobody_has_looked_for_yet_are_none(limit: int) -> None:
     """Also where a single one fails the gate; one look is what a pass takes."""
-    made = gauges.Events(conditions.Ejections(metric="ejections", max_ejections=limit), limit=limit, noun="ejections")
+    made = gauges.Events(gates.Ejections(metric="ejections", max_ejections=limit), limit=limit, noun="ejections")
     story, harm = f"ejections: 0 in 0 measurements, fails at {limit}", f"{limit} ejections"
     assert made.read() == Reading(story=story, harm=harm, estimate=0.0, reference=float(limit), needs=1)
     assert made.fails() is None
@@ -31,7 +31,7 @@ def test_events_that_nobody_has_looked_for_yet_are_none(limit: int) -> None:
 
 def test_a_look_without_a_count_is_a_look_that_found_nothing() -> None:
     """Whether it counts itself or not."""
-    made = gauges.Events(conditions.OutOfMemory(metric="oom_kills", min_samples=5), limit=2, noun="kills")
+    made = gauges.Events(gates.OutOfMemory(metric="oom_kills", min_samples=5), limit=2, noun="kills")
     for watched in (Tally(n=1, value=1.0), Tally(), Tally(n=2)):
         made.take(Observation(at=START, watched=watched), step=0)
     assert (made.read().story, made.read().needs) == ("kills: 0 in 4 measurements, fails at 2", 1)

@@ -7,21 +7,19 @@ import types
 
 import pytest
 
-from lastgood.gates import base, scores
-from lastgood.gates import eprocess as sequential
-from lastgood.gates import persistence as windows
+from lastgood.gates import base, eprocess, persistence, scores
 from lastgood.gates.base import Observation, Tally
 from lastgood.gates.evaluator import Reading, Setup
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from tests.gates.paths import START
 
-BRIER = conditions.Score(metric="score", score="brier", margin=0.25, limit=0.5, window_min=1, min_samples=160, persistence=3)
-ACCURACY = conditions.Score(metric="score", score="accuracy", margin=0.25, limit=0.5, window_min=1, min_samples=160, persistence=3)
+BRIER = gates.Score(metric="score", score="brier", margin=0.25, limit=0.5, window_min=1, min_samples=160, persistence=3)
+ACCURACY = gates.Score(metric="score", score="accuracy", margin=0.25, limit=0.5, window_min=1, min_samples=160, persistence=3)
 WORSE = "a mean more than {} worse than {}"
 BOUNDARY = -math.log(0.01 * 0.98)
 
 
-def made(gate: conditions.Score, *, alone: bool = False) -> scores.Scores:
+def made(gate: gates.Score, *, alone: bool = False) -> scores.Scores:
     """The family of *gate*, which began at START; *alone* it is held against its limit of a half."""
     mode: base.Mode = "alone" if alone else "compare"
     return scores.Scores(gate, Setup(mode=mode, alpha=0.01, since=START), limit=gate.limit if alone else None)
@@ -47,7 +45,7 @@ def test_before_the_first_row_there_is_nothing_to_say() -> None:
     [(BRIER, 0.75, (0.25, 0.25)), (ACCURACY, 0.25, (-0.25, -0.25))],
     ids=["lower is better", "higher is better"],
 )
-def test_a_reading_beside_stable_has_all_of_it(gate: conditions.Score, mean: float, interval: tuple[float, float]) -> None:
+def test_a_reading_beside_stable_has_all_of_it(gate: gates.Score, mean: float, interval: tuple[float, float]) -> None:
     """Exactly as much worse as is allowed, in blocks without any spread: a pass from the tenth block on, not before."""
     for blocks in (9, 10):
         found = fed(made(gate), blocks, mean=mean, beside=0.5)
@@ -70,7 +68,7 @@ def test_a_reading_beside_stable_has_all_of_it(gate: conditions.Score, mean: flo
 @pytest.mark.parametrize(
     ("gate", "mean", "interval"), [(BRIER, 0.5, (0.0, 0.0)), (BRIER, 0.625, (0.125, 0.125)), (ACCURACY, 0.375, (-0.125, -0.125))]
 )
-def test_a_reading_alone_has_all_of_it(gate: conditions.Score, mean: float, interval: tuple[float, float]) -> None:
+def test_a_reading_alone_has_all_of_it(gate: gates.Score, mean: float, interval: tuple[float, float]) -> None:
     """The limit itself is allowed; an eighth more is not, for the margin is part of a limit already."""
     found = fed(made(gate, alone=True), 11, mean=mean)
     within = mean == 0.5
@@ -144,7 +142,7 @@ def test_a_window_at_its_level_is_over() -> None:
     for place in range(10):
         fed(found, 1, mean=0.5 + place % 2 / 4, beside=0.5)
     watched, beside = Tally(n=16, total=14.0), Tally(n=16, total=8.0)
-    chance = windows.normal_tail(0.125 * math.sqrt(8.0) / found._blocks.row_sd)
+    chance = persistence.normal_tail(0.125 * math.sqrt(8.0) / found._blocks.row_sd)
     for level, over in ((chance, True), (math.nextafter(chance, 0), False)):
         found._level = level
         assert found._over(watched, beside) is over
@@ -181,7 +179,7 @@ def test_a_block_is_measured_by_all_blocks_so_far_and_itself() -> None:
     The first is its own unit, so it counts 1. The second is in units of the root of the mean square of both.
     """
     found = fed(fed(made(BRIER), 1, mean=1.0, beside=0.5), 1, mean=1.25, beside=0.5)
-    wealth = sequential.Wealth(sequential.EFFECT_PRIOR, since=START)
+    wealth = eprocess.Wealth(eprocess.EFFECT_PRIOR, since=START)
     for z in (1.0, 0.5 / math.sqrt((0.25**2 + 0.5**2) / 2)):
-        wealth.grow(sequential.symmetric(z), at=START, step=0)
+        wealth.grow(eprocess.symmetric(z), at=START, step=0)
     assert found._wealth.log_e == pytest.approx(wealth.log_e, rel=1e-12)

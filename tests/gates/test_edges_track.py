@@ -7,10 +7,10 @@ import math
 import pytest
 
 from lastgood.gates.base import Observation, Tally, Verdict
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from tests.gates.paths import GATES, START, down, every, fed, said, track
 
-HEALTH = conditions.Downstream(metric="downstream", url="http://127.0.0.1:1/health", persistence=4)
+HEALTH = gates.Downstream(metric="downstream", url="http://127.0.0.1:1/health", persistence=4)
 
 
 @pytest.mark.parametrize(("probes", "passes"), [(2, False), (3, True)])

@@ -14,7 +14,7 @@ from scipy import stats
 from bench import gate_rules as rules
 from bench import gate_sims as sims
 from bench import gate_twin as twin
-from lastgood.gates import eprocess as sequential
+from lastgood.gates import eprocess
 from lastgood.gates.base import Tally
 
 RUNS = 500
@@ -75,8 +75,8 @@ def test_an_arm_at_its_limit_is_seldom_blamed(p: float):
 def test_a_split_within_its_band_is_seldom_blamed(share: float, real: float):
     """A share anywhere in the band, up to its very edges; four hours at a look every half minute."""
     rng = np.random.default_rng(5)
-    wealth = twin.Wealths(sequential.RATIO_PRIOR * 2, runs=RUNS)
-    low, high = sequential.band(share, 0.5)
+    wealth = twin.Wealths(eprocess.RATIO_PRIOR * 2, runs=RUNS)
+    low, high = eprocess.band(share, 0.5)
     crossed = np.zeros(RUNS, bool)
     for look in range(480):
         n = rng.poisson(60, RUNS).astype(float)
@@ -157,14 +157,14 @@ def test_a_fault_that_begins_with_a_step_is_found_at_once():
 # --- exactly -----------------------------------------------------------------------------------------------
 
 
-@hypothesis.given(n=st.integers(1, 40), beside=st.integers(1, 40), bad=st.data(), ratio=st.sampled_from(range(len(sequential.RATIOS))))
+@hypothesis.given(n=st.integers(1, 40), beside=st.integers(1, 40), bad=st.data(), ratio=st.sampled_from(range(len(eprocess.RATIOS))))
 def test_no_bet_on_two_equal_arms_gains_on_average(n: int, beside: int, bad, ratio: int):
     """Over the exact (hypergeometric) distribution of the watched arm's bad ones, each bet's growth has a mean of at most 1."""
     total = bad.draw(st.integers(0, n + beside))
     law = stats.hypergeom(n + beside, total, n)
     mean = 0.0
     for mine in range(max(0, total - beside), min(n, total) + 1):
-        bets = sequential.two_arms(Tally(n=n, bad=mine), Tally(n=beside, bad=total - mine))
+        bets = eprocess.two_arms(Tally(n=n, bad=mine), Tally(n=beside, bad=total - mine))
         mean += law.pmf(mine) * math.exp(bets[ratio])
     assert mean <= 1 + 1e-9
 
@@ -176,7 +176,7 @@ def test_no_bet_on_two_equal_arms_gains_on_average(n: int, beside: int, bad, rat
 def test_no_bet_above_a_limit_gains_on_average(n: int, limit: float, less: float, ratio: int):
     """At any rate up to the limit, each bet's growth has a mean of at most 1; at the limit itself it is 1."""
     law = stats.binom(n, limit * less)
-    growth = [math.exp(sequential.above(bad, n, limit=limit)[ratio]) for bad in range(n + 1)]
+    growth = [math.exp(eprocess.above(bad, n, limit=limit)[ratio]) for bad in range(n + 1)]
     mean = float(np.dot(law.pmf(np.arange(n + 1)), growth))
     assert mean <= 1 + 1e-6
     assert float(np.dot(stats.binom(n, limit).pmf(np.arange(n + 1)), growth)) == pytest.approx(1, rel=1e-6)
@@ -185,7 +185,7 @@ def test_no_bet_above_a_limit_gains_on_average(n: int, limit: float, less: float
 @hypothesis.given(z=st.floats(-1e6, 1e6))
 def test_a_bet_on_a_shift_is_fair_to_every_symmetric_block(z: float):
     """A block and its mirror image are worth 2 together, and one alone never more than that."""
-    for up, down in zip(sequential.symmetric(z), sequential.symmetric(-z), strict=True):
+    for up, down in zip(eprocess.symmetric(z), eprocess.symmetric(-z), strict=True):
         assert math.exp(up) + math.exp(down) == pytest.approx(2)
         assert max(up, down) <= math.log(2)
 
@@ -200,13 +200,13 @@ def test_the_bet_on_a_shift_beats_the_textbook_one(y: float):
 
 def test_an_arm_without_requests_tells_nothing():
     """Whatever happened in the other one."""
-    assert sequential.two_arms(Tally(), Tally(n=50, bad=50)) == (0.0,) * 6
-    assert sequential.two_arms(Tally(n=50, bad=50), Tally()) == (0.0,) * 6
+    assert eprocess.two_arms(Tally(), Tally(n=50, bad=50)) == (0.0,) * 6
+    assert eprocess.two_arms(Tally(n=50, bad=50), Tally()) == (0.0,) * 6
 
 
 def test_the_parts_of_the_wealth_add_up_to_one():
     """Before anything is seen, and whatever starts are begun while nothing is seen, the e-value is 1."""
-    wealth = sequential.Wealth(sequential.RATIO_PRIOR, since=0.0)
+    wealth = eprocess.Wealth(eprocess.RATIO_PRIOR, since=0.0)
     assert wealth.log_e == 0
     for step in range(1, 6):
         wealth.grow((0.0,) * 6, at=float(step), step=step)
@@ -215,13 +215,13 @@ def test_the_parts_of_the_wealth_add_up_to_one():
 
 def test_memory_stays_constant():
     """A year of calm with a new start every half hour keeps the slots it has, and the evidence stays a number."""
-    wealth = sequential.Wealth(sequential.RATIO_PRIOR, since=0.0)
+    wealth = eprocess.Wealth(eprocess.RATIO_PRIOR, since=0.0)
     for look in range(17_520):
-        wealth.grow(sequential.above(0, 100, limit=0.05), at=1800.0 * look, step=0)
-    assert len(wealth._starts) == sequential.SLOTS + 1
+        wealth.grow(eprocess.above(0, 100, limit=0.05), at=1800.0 * look, step=0)
+    assert len(wealth._starts) == eprocess.SLOTS + 1
     assert -3 < wealth.log_e < 0
     for look in range(17_520, 17_560):
-        wealth.grow(sequential.above(20, 100, limit=0.05), at=1800.0 * look, step=0)
+        wealth.grow(eprocess.above(20, 100, limit=0.05), at=1800.0 * look, step=0)
     assert wealth.log_e > math.log(1000)
 
 
@@ -230,7 +230,7 @@ def test_a_pool_loses_nothing_and_looks_at_sizes_alone(seen):
     """Full pools and the rest add up to what came in; which looks fill one does not depend on what was bad."""
     filled = []
     for bad in (0, 1):
-        pool, total, at = sequential.Pool(4), 0, []
+        pool, total, at = eprocess.Pool(4), 0, []
         for look, (n, beside) in enumerate(seen):
             full = pool.add(Tally(n=n, bad=min(bad, n)), Tally(n=beside), step=0)
             if full:
@@ -244,7 +244,7 @@ def test_a_pool_loses_nothing_and_looks_at_sizes_alone(seen):
 
 def test_a_new_step_throws_the_open_pool_away():
     """Requests from before the step are not mixed with those after it."""
-    pool = sequential.Pool(4)
+    pool = eprocess.Pool(4)
     assert pool.add(Tally(n=3, bad=3), Tally(n=90), step=0) is None
     assert pool.add(Tally(n=3), Tally(n=3), step=1) is None
     full = pool.add(Tally(n=1), Tally(n=1), step=1)
@@ -255,4 +255,4 @@ def test_a_new_step_throws_the_open_pool_away():
 def test_sums_of_logs_do_not_overflow():
     """Nor vanish."""
     for values in itertools.product((-1e5, 0.0, 1e5), repeat=2):
-        assert sequential.log_sum(values) == pytest.approx(max(values) + (math.log(2) if values[0] == values[1] else 0))
+        assert eprocess.log_sum(values) == pytest.approx(max(values) + (math.log(2) if values[0] == values[1] else 0))

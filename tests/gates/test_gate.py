@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lastgood.gates import base
 from lastgood.gates.base import Observation, Tally
 from lastgood.gates.gate import budget
-from lastgood.service import gates as conditions
+from lastgood.service import gates as service_gates
 from tests.gates.paths import GATES, START, anything, counted, down, every, fed, said, scored, track
 
 ALONE = {name: gate for name, gate in GATES.items() if name not in ("agreement", "ejections", "split")}
@@ -60,7 +60,9 @@ def test_nothing_seen_is_too_few_and_then_no_traffic(name: str, mode):
     one = track(GATES[name], mode=mode)
     assert (one.verdict(START).outcome, one.verdict(START).cause) == ("inconclusive", "too_few")
     late = one.verdict(START + 1000)
-    counts = not isinstance(GATES[name], conditions.Downstream | conditions.Query | conditions.OutOfMemory | conditions.Ejections)
+    counts = not isinstance(
+        GATES[name], service_gates.Downstream | service_gates.Query | service_gates.OutOfMemory | service_gates.Ejections
+    )
     assert (late.outcome, late.cause) == ("inconclusive", "no_traffic" if counts else "too_few")
     assert late.since == START
 
@@ -231,7 +233,7 @@ def test_the_sums_are_those_of_both_arms():
 
 def test_the_budget_is_shared_by_the_gates_that_decide():
     """Equally by guardrails and signals with a test of chance; none for values and events; one that observes costs the others nothing."""
-    gates = {**GATES, "shown": conditions.ErrorRate(metric="error_rate", kind="observe")}
+    gates = {**GATES, "shown": service_gates.ErrorRate(metric="error_rate", kind="observe")}
     shares = budget(gates, 0.07)
     tested = {"errors", "errors_max", "latency", "brier", "accuracy", "agreement", "split"}
     assert {name for name, share in shares.items() if share} == tested | {"shown"}

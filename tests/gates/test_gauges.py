@@ -8,12 +8,12 @@ import pytest
 
 from lastgood.gates import base
 from lastgood.gates.base import Observation, Tally
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from tests.gates.paths import GATES, START, every, fed, said, track
 
 HEALTH = GATES["health"]
-QUERY = conditions.Query(metric="promql", query="queue{bundle='$bundle'}", max=50.0, persistence=3)
-BESIDE = conditions.Query(metric="promql", query="queue{bundle='$bundle'}", margin=5.0, persistence=3)
+QUERY = gates.Query(metric="promql", query="queue{bundle='$bundle'}", max=50.0, persistence=3)
+BESIDE = gates.Query(metric="promql", query="queue{bundle='$bundle'}", margin=5.0, persistence=3)
 
 
 def at(value: float | None) -> Tally:
@@ -78,7 +78,7 @@ def test_values_are_averaged_over_a_window():
 
 def test_negative_values_are_values():
     """A temperature or a balance may be below nothing."""
-    gate = conditions.Query(metric="promql", query="t{bundle='$bundle'}", max=-10.0, persistence=3)
+    gate = gates.Query(metric="promql", query="t{bundle='$bundle'}", max=-10.0, persistence=3)
     assert said(track(gate), every(25, at(-5.0))).outcome == "fail"
     assert said(track(gate), every(25, at(-15.0))).outcome == "pass"
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import strategies as st
 from scipy import stats
 
-from lastgood.gates import persistence as windows
+from lastgood.gates import persistence as gate_persistence
 from lastgood.gates.base import Tally
 
 START = 1_700_000_000.0
 
 
-def made(*, persistence: int = 3, window_min: int = 10, also: windows.Judge | None = None) -> windows.Windows:
+def made(*, persistence: int = 3, window_min: int = 10, also: gate_persistence.WindowTest | None = None) -> gate_persistence.Windows:
     """Windows of a minute, over if more than half is bad."""
-    return windows.Windows(
+    return gate_persistence.Windows(
         window_s=60.0,
         window_min=window_min,
         persistence=persistence,
@@ -26,7 +26,7 @@ def made(*, persistence: int = 3, window_min: int = 10, also: windows.Judge | No
     )
 
 
-def put(found: windows.Windows, *spoken: tuple[float, int, int]) -> windows.Windows:
+def put(found: gate_persistence.Windows, *spoken: tuple[float, int, int]) -> gate_persistence.Windows:
     """(seconds since the start, requests, bad ones) of each observation."""
     for at, n, bad in spoken:
         found.take(START + at, Tally(n=n, bad=bad), None)
@@ -100,13 +100,13 @@ def test_the_tail_is_that_of_the_binomial(n: int, p: float, data):
     """Above the mean it is scipy's; below nobody asks, and it is 1."""
     bad = data.draw(st.integers(0, n))
     expected = 1.0 if bad <= n * p else stats.binom.sf(bad - 1, n, p)
-    assert windows.tail(bad, n, p) == pytest.approx(expected, rel=1e-6, abs=1e-300)
+    assert gate_persistence.tail(bad, n, p) == pytest.approx(expected, rel=1e-6, abs=1e-300)
 
 
 @pytest.mark.parametrize(("persistence", "times"), [(5, 5), (3, 3), (1, 1)])
 def test_a_row_by_chance_comes_as_often_as_the_level_says(persistence: int, times: int):
     """Windows that are over with that probability: rows of them come at most alpha times a day, in the mean over many days."""
-    level = windows.level(0.5, window_s=60.0, persistence=persistence)
+    level = gate_persistence.level(0.5, window_s=60.0, persistence=persistence)
     assert level**times * 1440 == pytest.approx(0.5)
     rng = np.random.default_rng(3)
     streak, rows = np.zeros(4000, int), np.zeros(4000, int)
@@ -119,4 +119,4 @@ def test_a_row_by_chance_comes_as_often_as_the_level_says(persistence: int, time
 def test_the_normal_tail_is_scipys():
     """To all digits that matter."""
     for z in (-3.0, 0.0, 1.6, 6.0):
-        assert windows.normal_tail(z) == pytest.approx(stats.norm.sf(z), rel=1e-9)
+        assert gate_persistence.normal_tail(z) == pytest.approx(stats.norm.sf(z), rel=1e-9)

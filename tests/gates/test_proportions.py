@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lastgood.gates.base import Observation, Tally
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from tests.gates.paths import GATES, START, counted, every, fed, said, track
 
 ERRORS = GATES["errors"]
@@ -121,7 +121,7 @@ def test_what_will_never_pass_says_so():
 
 def test_both_arms_over_the_ceiling_blame_nobody():
     """An error rate with `max`: stable is over it as well, so there is no verdict, since when it is so."""
-    gate = conditions.ErrorRate(metric="error_rate", max=0.05, margin=0.001)
+    gate = gates.ErrorRate(metric="error_rate", max=0.05, margin=0.001)
     verdict = said(track(gate), every(60, Tally(n=40, bad=8), Tally(n=400, bad=80)))
     assert (verdict.outcome, verdict.cause) == ("inconclusive", "both_arms")
     assert verdict.since is not None
@@ -142,9 +142,9 @@ def test_alone_without_any_limit_it_says_which_setting_is_missing():
 @pytest.mark.parametrize(
     ("gate", "reference", "limit"),
     [
-        pytest.param(conditions.ErrorRate(metric="error_rate", max=0.03), None, 0.03, id="max"),
-        pytest.param(conditions.ErrorRate(metric="error_rate", max=0.03), Tally(n=1000, bad=500), 0.03, id="max before reference"),
-        pytest.param(conditions.ErrorRate(metric="error_rate"), Tally(n=1000, bad=10), 0.03, id="reference and margin"),
+        pytest.param(gates.ErrorRate(metric="error_rate", max=0.03), None, 0.03, id="max"),
+        pytest.param(gates.ErrorRate(metric="error_rate", max=0.03), Tally(n=1000, bad=500), 0.03, id="max before reference"),
+        pytest.param(gates.ErrorRate(metric="error_rate"), Tally(n=1000, bad=10), 0.03, id="reference and margin"),
     ],
 )
 def test_alone_it_is_held_against_its_limit(gate, reference, limit: float):
@@ -160,7 +160,7 @@ def test_alone_it_is_held_against_its_limit(gate, reference, limit: float):
 
 def test_alone_just_above_the_limit_is_not_beyond_doubt():
     """3.2 % where 3 % is allowed: neither blame nor a pass, and no false promise of one."""
-    gate = conditions.ErrorRate(metric="error_rate", max=0.03)
+    gate = gates.ErrorRate(metric="error_rate", max=0.03)
     verdict = said(track(gate, mode="alone"), every(10, Tally(n=125, bad=4)))
     assert (verdict.outcome, verdict.needs) == ("inconclusive", None)
     assert verdict.why.endswith("above 3.0 %, but not yet significant")
@@ -168,7 +168,7 @@ def test_alone_just_above_the_limit_is_not_beyond_doubt():
 
 def test_alone_five_bad_minutes_fail_too():
     """Windows over the limit in a row, where errors have come in clumps before."""
-    gate = conditions.ErrorRate(metric="error_rate", max=0.1)
+    gate = gates.ErrorRate(metric="error_rate", max=0.1)
     calm = [one for minute in range(30) for one in every(6, Tally(n=40, bad=8 * (minute % 2)), after=60 * minute)]
     verdict = said(track(gate, mode="alone"), [*calm, *every(36, Tally(n=40, bad=10), after=1800)])
     assert (verdict.outcome, verdict.cause) == ("fail", "persistence")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from lastgood.gates.base import Observation, Tally
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from tests.gates.paths import START, every, said, scored, track
 
-BRIER = conditions.Score(metric="score", score="brier", margin=0.02)
-ACCURACY = conditions.Score(metric="score", score="accuracy", margin=0.02)
+BRIER = gates.Score(metric="score", score="brier", margin=0.02)
+ACCURACY = gates.Score(metric="score", score="accuracy", margin=0.02)
 
 
 @pytest.mark.parametrize("paired", [False, True], ids=["unpaired", "paired"])
@@ -146,14 +146,14 @@ def test_alone_without_any_limit_it_says_which_setting_is_missing(reference):
 
 def test_scores_may_be_negative():
     """An outcome in money may be a loss: less of it is worse where higher is better."""
-    gate = conditions.Score(metric="score", score="outcome.profit", better="higher", margin=0.1)
+    gate = gates.Score(metric="score", score="outcome.profit", better="higher", margin=0.1)
     assert said(track(gate), scored(6, 60, n=(40, 400), mean=(-2.0, -1.0))).outcome == "fail"
     assert said(track(gate), scored(7, 60, n=(40, 400), mean=(-1.0, -1.0))).outcome == "pass"
 
 
 def test_the_scale_of_a_score_does_not_matter():
     """The same rows in cents instead of euros give the same evidence to the last digit that counts."""
-    gate = conditions.Score(metric="score", score="outcome.cost", better="lower", margin=0.05)
+    gate = gates.Score(metric="score", score="outcome.cost", better="lower", margin=0.05)
     cents = gate.model_copy(update={"margin": 5.0})
     seen = scored(8, 50, n=(40, 400), mean=(0.56, 0.5))
     more = [

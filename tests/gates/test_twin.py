@@ -1,4 +1,4 @@
-"""The numpy twins that the measurements use say what `Track` says, look by look: evidence, and whether the gate fails."""
+"""The numpy twins that the measurements use say what `GateState` says, look by look: evidence, and whether the gate fails."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from bench import gate_rules as rules
 from bench import gate_sims as sims
 from bench import gate_twin as twin
 from lastgood.gates.base import Observation, Tally
-from lastgood.gates.gate import Track
-from lastgood.service import gates as conditions
+from lastgood.gates.gate import GateState
+from lastgood.service import gates
 
 RUNS, LOOKS = 6, 400
 STARTS = 1_700_000_000.0
 RAMP = ((0.0, 0.05), (1800.0, 0.25), (5000.0, 0.5))
 
-ERRORS = conditions.ErrorRate(metric="error_rate")
-LATENCY = conditions.LatencyP99(metric="latency_p99", max_ms=100)
-SCORE = conditions.Score(metric="score", score="brier", margin=0.01, kind="guardrail")
+ERRORS = gates.ErrorRate(metric="error_rate")
+LATENCY = gates.LatencyP99(metric="latency_p99", max_ms=100)
+SCORE = gates.Score(metric="score", score="brier", margin=0.01, kind="guardrail")
 
 
 def tally(n: float, figure: float, *, scored: bool) -> Tally:
@@ -29,8 +29,8 @@ def tally(n: float, figure: float, *, scored: bool) -> Tally:
 
 
 def both(gate, made, draw: sims.Draw, *, rate: float, alpha: float = 0.05, look_s: float = 20.0, paired: bool = False, seed: int = 1):
-    """Fail the test at the first look at which a run of the twin *made* differs from its Track; gives how many runs failed in the end."""
-    tracks = [Track("g", gate, mode="compare", alpha=alpha, since=STARTS) for _ in range(RUNS)]
+    """Fail the test at the first look at which a run of the twin *made* differs from its GateState; gives how many runs failed in the end."""
+    tracks = [GateState("g", gate, mode="compare", alpha=alpha, since=STARTS) for _ in range(RUNS)]
     failed = np.zeros(RUNS, bool)
     traffic = sims.Traffic(
         rate=rate, draw=draw, runs=RUNS, shares=RAMP, hours=LOOKS * look_s / 3600, look_s=look_s, fine_s=None, paired=paired, seed=seed

@@ -11,17 +11,17 @@ from bench import user_worlds
 from bench.user_worlds import World
 from lastgood.gates import base
 from lastgood.gates.base import Group, Observation, Tally, Users
-from lastgood.gates.gate import Track
-from lastgood.service import gates as conditions
+from lastgood.gates.gate import GateState
+from lastgood.service import gates
 
-ERRORS = conditions.ErrorRate(metric="error_rate")
+ERRORS = gates.ErrorRate(metric="error_rate")
 FEW = World(users=600, rate=4.0, hours=5.0, failing=2.0, activity=1.0, shares=((0.0, 0.3),))
 RUNS = 12
 
 
 def failed_at(world: World, seed: int) -> float | None:
     """When the gate failed (seconds), at the alpha of one gate; None if it never did."""
-    track = Track("errors", ERRORS, mode="compare", alpha=0.01, since=0.0)
+    track = GateState("errors", ERRORS, mode="compare", alpha=0.01, since=0.0)
     for look in user_worlds.looks(world, seed):
         # as the controller has it: what was kept is what counts
         track.take(base.observation(look.seen.to_json()), step=look.step)
@@ -79,7 +79,7 @@ def seen(*, users: Users | None, n: int = 400, bad: int = 4) -> Observation:
 
 def verdict(*observations: Observation) -> base.Verdict:
     """What the gate says of them."""
-    track = Track("errors", conditions.ErrorRate(metric="error_rate", margin=0.05), mode="compare", alpha=0.01, since=0.0)
+    track = GateState("errors", gates.ErrorRate(metric="error_rate", margin=0.05), mode="compare", alpha=0.01, since=0.0)
     for one in observations:
         track.take(one)
     return track.verdict(observations[-1].at)

@@ -15,18 +15,19 @@ import pytest
 
 from lastgood import errors
 from lastgood import settings as settings_
-from lastgood.controller import loop as controller
+from lastgood.controller import loop
 from lastgood.hosts import heartbeat
-from lastgood.ops import local_stack as stack
-from lastgood.release import convergence as converge
-from lastgood.system import processes as daemon
+from lastgood.ops import local_stack
+from lastgood.release import convergence
+from lastgood.settings import Settings
+from lastgood.system import processes
 from tests import factory, memory, timing
 
 LONG_S = 60.0
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> settings_.Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A project whose layers are in memory."""
     made = factory.project(tmp_path)
     (tmp_path / "lastgood.toml").write_text(memory.ADAPTERS)
@@ -37,12 +38,12 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> settings_.Setti
 
 
 @pytest.fixture
-def record(settings: settings_.Settings) -> Iterator[daemon.Record]:
+def record(settings: Settings) -> Iterator[processes.Record]:
     """A real controller, ended with whatever took its place."""
-    yield stack.start_controller(settings)
-    running = heartbeat.look(settings)
+    yield local_stack.start_controller(settings)
+    running = heartbeat.controller_health(settings)
     if running is not None:
-        daemon.stop(running.record, grace_s=0.0)
+        processes.stop(running.record, grace_s=0.0)
 
 
 def until(condition: Callable[[], object], *, what: str) -> None:
@@ -53,46 +54,46 @@ def until(condition: Callable[[], object], *, what: str) -> None:
         time.sleep(0.02)
 
 
-def gives_signs(settings: settings_.Settings) -> bool:
+def gives_signs(settings: Settings) -> bool:
     """Whether the controller has given one."""
-    life = heartbeat.look(settings)
+    life = heartbeat.controller_health(settings)
     return life is not None and life.silent_s is not None and not life.frozen
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="whether a process is stopped is read from /proc")
-def test_a_stopped_controller_is_frozen_for_everybody_and_replaced(settings: settings_.Settings, record: daemon.Record) -> None:
+def test_a_stopped_controller_is_frozen_for_everybody_and_replaced(settings: Settings, record: processes.Record) -> None:
     """`status`, `doctor` and whoever relies on it see that; `up` puts a working one in its place, and says so."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
     until(lambda: gives_signs(settings), what="a sign of life")
-    assert converge.controller_record(settings) == record
+    assert convergence.controller_record(settings) == record
     timing.freeze(record.pid)
-    until(lambda: daemon.stopped(record), what="the stop")
-    assert converge.controller_record(settings) is None
+    until(lambda: processes.stopped(record), what="the stop")
+    assert convergence.controller_record(settings) is None
     for verb in (["status", "toy"], ["doctor"]):
         said = subprocess.run([sys.executable, "-m", "lastgood", *verb], capture_output=True, text=True, check=False).stdout
         assert "frozen" in said, said
         assert "lastgood up" in said
     told: list[str] = []
-    stack.up(settings, names=["toy"], say=told.append)
-    other = converge.controller_record(settings)
+    local_stack.up(settings, names=["toy"], say=told.append)
+    other = convergence.controller_record(settings)
     assert other is not None
     assert other.pid != record.pid
-    assert not daemon.alive(record)
+    assert not processes.alive(record)
     assert any("replaced" in line and "frozen" in line for line in told), told
     until(lambda: gives_signs(settings), what="a sign of life of the new one")
-    assert stack.start_controller(settings).pid == other.pid, "up twice is up once"
+    assert local_stack.start_controller(settings).pid == other.pid, "up twice is up once"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="whether a process is stopped is read from /proc")
-def test_a_controller_frozen_in_the_middle_of_a_commit_is_replaced(settings: settings_.Settings) -> None:
+def test_a_controller_frozen_in_the_middle_of_a_commit_is_replaced(settings: Settings) -> None:
     """It holds the ledger's lock; a verb names the remedy, and `up` is it."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
     commits = f"import sqlite3, time; book = sqlite3.connect({str(settings.home / 'ledger.db')!r}, isolation_level=None); "
     commits += "book.execute('BEGIN IMMEDIATE'); print('holds it', flush=True); time.sleep(600)"
     folder, log = settings.home / "run", settings.home / "logs" / "controller.log"
-    frozen = daemon.start([sys.executable, "-c", commits], record=folder / "controller.json", log=log, env=dict(os.environ))
+    frozen = processes.start([sys.executable, "-c", commits], record=folder / "controller.json", log=log, env=dict(os.environ))
     try:
         until(lambda: log.is_file() and "holds it" in log.read_text(), what="the lock")
         timing.freeze(frozen.pid)
@@ -100,34 +101,34 @@ def test_a_controller_frozen_in_the_middle_of_a_commit_is_replaced(settings: set
         with pytest.raises(errors.Unavailable, match=r"frozen: 'lastgood up' replaces it"), factory.opened(hasty):
             pass
         told: list[str] = []
-        stack.up(hasty, names=["toy"], say=told.append)
+        local_stack.up(hasty, names=["toy"], say=told.append)
         assert any("replaced" in line and "frozen" in line for line in told), told
-        assert not daemon.alive(frozen)
+        assert not processes.alive(frozen)
     finally:
-        daemon.stop(frozen, grace_s=0.0)
-        running = heartbeat.look(settings)
+        processes.stop(frozen, grace_s=0.0)
+        running = heartbeat.controller_health(settings)
         if running is not None:
-            daemon.stop(running.record, grace_s=0.0)
+            processes.stop(running.record, grace_s=0.0)
 
 
 class Frozen:
     """A process that lives, and what it last said of itself."""
 
-    def __init__(self, settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         self.settings = settings
         self.now = 1000.0
         monkeypatch.setattr(heartbeat, "time", SimpleNamespace(monotonic=lambda: self.now))
-        daemon.write(heartbeat.record_path(settings), daemon.current())
+        processes.write(heartbeat.record_path(settings), processes.current())
         self.pulse = heartbeat.Pulse(settings)
 
-    def look(self, *, after_s: float) -> heartbeat.Life:
+    def look(self, *, after_s: float) -> heartbeat.ControllerHealth:
         self.now += after_s
-        found = heartbeat.look(self.settings)
+        found = heartbeat.controller_health(self.settings)
         assert found is not None
         return found
 
 
-def test_silence_is_told_by_running_time_alone(settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_is_told_by_running_time_alone(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow turn is no freeze, a long silence is, whatever the wall clock says; a sign of life ends it."""
     (settings.home / "run").mkdir(parents=True)
     frozen = Frozen(settings, monkeypatch)
@@ -144,12 +145,12 @@ def test_silence_is_told_by_running_time_alone(settings: settings_.Settings, mon
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b'{"pid": 1}', b"\xff" * 4096])
-def test_a_file_that_cannot_be_read_makes_nobody_frozen(settings: settings_.Settings, content: bytes) -> None:
+def test_a_file_that_cannot_be_read_makes_nobody_frozen(settings: Settings, content: bytes) -> None:
     """Nor one of another process: then nothing is known but that it lives."""
     (settings.home / "run").mkdir(parents=True)
-    daemon.write(heartbeat.record_path(settings), daemon.current())
+    processes.write(heartbeat.record_path(settings), processes.current())
     (settings.home / "run" / "controller.alive").write_bytes(content)
-    life = heartbeat.look(settings)
+    life = heartbeat.controller_health(settings)
     assert life is not None
     assert (life.frozen, life.silent_s) == (False, None)
 
@@ -169,6 +170,6 @@ def test_threads_that_hang_or_ended_are_overdue() -> None:
         threads.append(thread)
     threads[2].join()
     try:
-        assert set(controller.overdue(threads)) == {"hangs", "ended"}
+        assert set(loop.overdue(threads)) == {"hangs", "ended"}
     finally:
         released.set()

@@ -13,15 +13,13 @@ import pytest
 from lastgood import errors, release
 from lastgood import ledger as ledgers
 from lastgood import settings as settings_
-from lastgood.controller import loop as controller
-from lastgood.core import transitions as rollout
-from lastgood.hosts import lease as duty
-from lastgood.hosts import readiness
+from lastgood.controller import loop
+from lastgood.core.events import SetHold
+from lastgood.hosts import lease, readiness
 from lastgood.layers import base
 from lastgood.layers import desired as desired_state
 from lastgood.ledger import Ledger, Seen
-from lastgood.release import advance as proceed
-from lastgood.release import convergence as converge
+from lastgood.release import advance, convergence
 from tests import factory, memory, postgres
 from tests.hosts.rows import row, seen, view
 
@@ -95,7 +93,7 @@ def test_going_one_further_back_needs_a_warm_target_and_an_unready_one(tmp_path:
         later = time.time() + 600
 
         def go(known: readiness.View) -> release.Committed | None:
-            return proceed.go_on_back(ctx.with_clock(lambda: later), "toy", view=known, actor="controller")
+            return advance.go_on_back(ctx.with_clock(lambda: later), "toy", view=known, actor="controller")
 
         assert go(view(now=later)) is None
         assert go(view(row(b, ready=True, now=later, age_s=300), row(a, ready=True, now=later), now=later)) is None
@@ -119,8 +117,8 @@ def test_what_nobody_knows_is_not_given_up_as_unready(tmp_path: Path) -> None:
         assert state.phase_since is not None
         over, long = state.phase_until + 1, state.phase_until - state.phase_since
         asked: dict[str, Any] = {"ready": (), "actor": "c"}
-        assert proceed.advance(ctx.with_clock(lambda: over), "toy", unknown=[b], **asked) is None
-        done = proceed.advance(ctx.with_clock(lambda: over + long), "toy", unknown=[b], **asked)
+        assert advance.advance(ctx.with_clock(lambda: over), "toy", unknown=[b], **asked) is None
+        done = advance.advance(ctx.with_clock(lambda: over + long), "toy", unknown=[b], **asked)
         assert done is not None
         assert done.revision.verb == "abandon"
 
@@ -170,7 +168,7 @@ class Pair:
 
     def start(self, *numbers: int) -> None:
         for number in numbers:
-            thread = threading.Thread(target=controller.run, args=(self.settings[number],), kwargs={"stop": self._stop})
+            thread = threading.Thread(target=loop.run, args=(self.settings[number],), kwargs={"stop": self._stop})
             self._threads.append(thread)
             thread.start()
 
@@ -223,7 +221,7 @@ def test_a_host_that_cannot_start_workers_moves_nothing(pair: Pair, broken: Call
         release.roll_back(ctx.with_clock(lambda: time.time() - 3600), "toy", release.Request(actor="ann", reason="bad"))
         before = ctx.ledger.newest("toy")
         pair.start(first)
-        until(lambda: ctx.ledger.lease_holder(duty.lease_name("toy")), what="somebody decides")
+        until(lambda: ctx.ledger.lease_holder(lease.lease_name("toy")), what="somebody decides")
         pair.start(1 - first)
         hosts = {readiness.host(one) for one in pair.settings}
         assert len(hosts) == 2
@@ -254,33 +252,33 @@ def test_every_automatic_commit_proves_the_lease(pair: Pair, monkeypatch: pytest
             release.propose(ctx, "toy", digest, release.Request(actor="ann", reason="go"))
             until(lambda wanted=digest: ctx.ledger.state("toy").stable == wanted, what="cut-over")
             until(lambda: ctx.ledger.state("toy").phase == "idle", what="end of the bake")
-    automatic = [fence for actor, fence in fenced if actor == controller.ACTOR]
+    automatic = [fence for actor, fence in fenced if actor == loop.ACTOR]
     assert len(automatic) >= 4
-    assert all(fence is not None and fence.name == duty.lease_name("toy") for fence in automatic)
+    assert all(fence is not None and fence.name == lease.lease_name("toy") for fence in automatic)
 
 
 def test_a_command_that_waits_follows_the_same_rule(pair: Pair) -> None:
     """`promote` on a host that is not the one to decide takes no step itself; with nobody else it takes the lease and leaves it."""
     with factory.opened(pair.settings[0]) as ctx:
         a = factory.build(ctx, 1)
-        converge.promote(ctx, "toy", a, reason="first", actor="ann", wait_s=20)
+        convergence.promote(ctx, "toy", a, reason="first", actor="ann", wait_s=20)
         assert ctx.ledger.state("toy").stable == a
-        assert ctx.ledger.lease_holder(duty.lease_name("toy")) is None
+        assert ctx.ledger.lease_holder(lease.lease_name("toy")) is None
         b = factory.build(ctx, 2)
-        held = ctx.ledger.take_lease(duty.lease_name("toy"), holder="elsewhere 1 x 0", now=time.time(), ttl_s=50)
+        held = ctx.ledger.take_lease(lease.lease_name("toy"), holder="elsewhere 1 x 0", now=time.time(), ttl_s=50)
         assert held is not None
         done: list[Any] = []
 
         def promote() -> None:
             with factory.opened(pair.settings[0]) as mine:
-                done.append(converge.promote(mine, "toy", b, reason="go", actor="bob", wait_s=20, way=release.Way(skip=True)))
+                done.append(convergence.promote(mine, "toy", b, reason="go", actor="bob", wait_s=20, way=release.PhaseOverride(skip=True)))
 
         thread = threading.Thread(target=promote)
         thread.start()
         until(lambda: readiness.read(ctx.ledger, "toy", settings=pair.settings[0], now=time.time()).word(b) == "ready", what="a word")
         threading.Event().wait(0.5)
         assert ctx.ledger.state("toy").candidate == b
-        ctx.ledger.give_up_lease(duty.lease_name("toy"), holder="elsewhere 1 x 0")
+        ctx.ledger.give_up_lease(lease.lease_name("toy"), holder="elsewhere 1 x 0")
         thread.join(30)
         assert done
         assert ctx.ledger.state("toy").stable == b
@@ -293,18 +291,18 @@ def test_a_frozen_decider_commits_nothing_afterwards(pair: Pair) -> None:
         c = factory.build(ctx, 3)
         release.propose(ctx, "toy", c, release.Request(actor="ann", reason="go"))
         now = time.time()
-        old = ctx.ledger.take_lease(duty.lease_name("toy"), holder="frozen 1 x 0", now=now, ttl_s=1.0)
+        old = ctx.ledger.take_lease(lease.lease_name("toy"), holder="frozen 1 x 0", now=now, ttl_s=1.0)
         assert old is not None
-        assert ctx.ledger.take_lease(duty.lease_name("toy"), holder="other 1 x 0", now=now + 10, ttl_s=1.0) is not None
+        assert ctx.ledger.take_lease(lease.lease_name("toy"), holder="other 1 x 0", now=now + 10, ttl_s=1.0) is not None
         before = ctx.ledger.newest("toy")
         asked: dict[str, Any] = {"actor": "frozen", "fence": old}
         request = release.Request(**asked, reason="x", automatic=True)
-        assert proceed.advance(ctx, "toy", ready={c}, **asked) is None
-        assert proceed.advance(ctx.with_clock(lambda: now + 9999), "toy", ready=(), **asked) is None
+        assert advance.advance(ctx, "toy", ready={c}, **asked) is None
+        assert advance.advance(ctx.with_clock(lambda: now + 9999), "toy", ready=(), **asked) is None
         with pytest.raises(errors.Conflict):
             release.roll_back(ctx, "toy", request)
         with pytest.raises(errors.Conflict):
-            release.commit(ctx, ctx.ledger.state("toy"), rollout.SetHold(reason="x", actor="frozen"), request, verb="hold")
+            release.commit(ctx, ctx.ledger.state("toy"), SetHold(reason="x", actor="frozen"), request, verb="hold")
         assert ctx.ledger.newest("toy") == before
 
 
@@ -312,13 +310,13 @@ def test_a_dead_process_of_the_same_host_keeps_nobody_waiting(pair: Pair) -> Non
     """Its lease is taken over at once by the next one of that host; that of a living one, or of another host, is not."""
     with factory.opened(pair.settings[0]) as ctx:
         host, other = (readiness.host(one) for one in pair.settings)
-        name = duty.lease_name("toy")
+        name = lease.lease_name("toy")
         for holder, free in (
             (f"{host} 999999999 boot/1 0", True),
             (f"{other} 999999999 boot/1 0", False),
-            (duty.holder(pair.settings[0]), False),
+            (lease.holder(pair.settings[0]), False),
         ):
             assert ctx.ledger.take_lease(name, holder=holder, now=time.time(), ttl_s=60) is not None
-            mine = duty.holder(pair.settings[0])
-            assert (duty.take(ctx.ledger, name, holder=mine, now=time.time(), ttl_s=60) is not None) == free, holder
+            mine = lease.holder(pair.settings[0])
+            assert (lease.acquire(ctx.ledger, name, holder=mine, now=time.time(), ttl_s=60) is not None) == free, holder
             ctx.ledger.give_up_lease(name, holder=mine if free else holder)

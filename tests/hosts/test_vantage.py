@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors, release
-from lastgood import settings as settings_
 from lastgood.bundle.manifest import short
 from lastgood.drift import decision as drift_decision
 from lastgood.drift import watch as drift_watch
@@ -16,7 +15,8 @@ from lastgood.hosts import readiness, vantage
 from lastgood.ledger import Seen
 from lastgood.model_retirement import check as liveness
 from lastgood.model_retirement import providers as models
-from lastgood.model_retirement import records as lifetimes
+from lastgood.model_retirement import records
+from lastgood.settings import Settings
 from tests import factory
 from tests.drift import project as toy
 from tests.drift.project import HOUR_S, START
@@ -44,11 +44,11 @@ def watched(tmp_path: Path) -> Iterator[tuple[release.Context, str]]:
         yield ctx, digest
 
 
-def tick(ctx: release.Context, hours: float) -> list[drift_watch.Looked]:
+def tick(ctx: release.Context, hours: float) -> list[drift_watch.WindowReport]:
     """A tick so many hours after START, and some seconds."""
-    what = drift_watch.watched(ctx, toy.SERVICE)
+    what = drift_watch.watch_of_service(ctx, toy.SERVICE)
     assert what is not None
-    return drift_watch.tick(ctx, what, now=START + hours * HOUR_S + 10)
+    return drift_watch.evaluate_next_window(ctx, what, now=START + hours * HOUR_S + 10)
 
 
 def alarms(ctx: release.Context) -> list[str]:
@@ -62,11 +62,11 @@ def test_a_host_that_serves_nothing_says_of_nobody_that_nothing_came_in(watched:
     ctx, digest = watched
     say(ctx, OTHER, digest, now=START + 10 if silent else START + 3 * HOUR_S)
     say(ctx, readiness.host(ctx.settings), digest, now=START + 3 * HOUR_S, ready=False)
-    what = drift_watch.watched(ctx, toy.SERVICE)
+    what = drift_watch.watch_of_service(ctx, toy.SERVICE)
     assert what is not None
     with pytest.raises(errors.Conflict, match=rf"served by {OTHER}, .* run the command on that host"):
         tick(ctx, 3)
-    assert list(drift_watch.looked(ctx, what)) == []
+    assert list(drift_watch.window_reports(ctx, what)) == []
     assert alarms(ctx) == []
 
 
@@ -74,7 +74,7 @@ def test_the_decision_is_left_to_a_host_that_serves(watched: tuple[release.Conte
     """Also to one that has fallen silent: nothing is compared or written down here."""
     ctx, digest = watched
     assert [one.change for one in tick(ctx, 2)] == ["opened", ""]
-    what = drift_watch.watched(ctx, toy.SERVICE)
+    what = drift_watch.watch_of_service(ctx, toy.SERVICE)
     assert what is not None
     look = drift_decision.due(ctx, what, now=START + 2 * HOUR_S + 10)
     assert look is not None
@@ -95,7 +95,7 @@ def test_of_several_that_serve_one_without_a_row_waits_for_the_others(watched: t
     me = readiness.host(ctx.settings)
     toy.Traffic(ctx.settings, digest).hour(0)
 
-    def serve(hours: float) -> list[drift_watch.Looked]:
+    def serve(hours: float) -> list[drift_watch.WindowReport]:
         for host in (me, OTHER):
             say(ctx, host, digest, now=START + hours * HOUR_S)
         return tick(ctx, hours)
@@ -107,20 +107,20 @@ def test_of_several_that_serve_one_without_a_row_waits_for_the_others(watched: t
     (empty,) = serve(3.2)
     assert (empty.number, empty.seen, empty.verdict["outcome"]) == (1, 0, "broken")
     assert me in alarms(ctx)[0]
-    what = drift_watch.watched(ctx, toy.SERVICE)
+    what = drift_watch.watch_of_service(ctx, toy.SERVICE)
     assert what is not None
-    assert [one.host for one in drift_watch.looked(ctx, what)] == [me, me]
+    assert [one.host for one in drift_watch.window_reports(ctx, what)] == [me, me]
 
 
 def test_one_host_alone_speaks_for_itself(watched: tuple[release.Context, str]) -> None:
     """With or without workers in the ledger; it needs not to be named."""
     ctx, digest = watched
     now = START + HOUR_S
-    assert vantage.of(ctx, toy.SERVICE, digest, now=now).told() == ""
+    assert vantage.check_vantage(ctx, toy.SERVICE, digest, now=now).told() == ""
     say(ctx, readiness.host(ctx.settings), digest, now=now)
-    assert vantage.of(ctx, toy.SERVICE, digest, now=now) == vantage.Vantage(host=readiness.host(ctx.settings))
+    assert vantage.check_vantage(ctx, toy.SERVICE, digest, now=now) == vantage.HostView(host=readiness.host(ctx.settings))
     say(ctx, OTHER, digest, now=now - 2 * DAY_S)
-    assert vantage.of(ctx, toy.SERVICE, digest, now=now).others == (), "a host that is gone for a day"
+    assert vantage.check_vantage(ctx, toy.SERVICE, digest, now=now).others == (), "a host that is gone for a day"
 
 
 # --- models on a host's own disk -----------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_one_host_alone_speaks_for_itself(watched: tuple[release.Context, str]) 
 class Pair:
     """Two hosts; what stands on the disk of the one that looks is what a test says."""
 
-    def __init__(self, settings: settings_.Settings, ctx: release.Context, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, settings: Settings, ctx: release.Context, patch: pytest.MonkeyPatch) -> None:
         self.ctx, self.patch = ctx, patch
         self.one = readiness.host(settings)
         self.now = START + 2 * DAY_S
@@ -170,8 +170,8 @@ def test_a_model_that_a_host_without_workers_lacks_is_not_gone(pair: Pair) -> No
     a, b = factory.released(pair.ctx, 1, 2, llms={1: [LOCAL], 2: [HOSTED]})
     pair.serves(b, OTHER)
     assert statuses(pair.look(pair.one, there=False)) == {b: "unknown", a: "unknown"}
-    assert [one for one in pair.ctx.ledger.evaluations(a) if one.kind == lifetimes.KIND] == []
-    assert len([one for one in pair.ctx.ledger.evaluations(b) if one.kind == lifetimes.KIND]) == 1
+    assert [one for one in pair.ctx.ledger.evaluations(a) if one.kind == records.KIND] == []
+    assert len([one for one in pair.ctx.ledger.evaluations(b) if one.kind == records.KIND]) == 1
     assert pair.told() == []
     assert pair.look(OTHER, there=True).checked[1].lifetime.host == OTHER
     assert statuses(pair.look(pair.one, there=False))[a] == "alive", "what the ledger says, not what it sees itself"
@@ -186,11 +186,11 @@ def test_a_model_is_gone_once_every_host_that_serves_says_so(pair: Pair) -> None
     for _ in range(3):
         assert statuses(pair.look(pair.one, there=False)) == {a: "alive"}
         assert statuses(pair.look(OTHER, there=True)) == {a: "alive"}
-    assert len([one for one in pair.ctx.ledger.evaluations(a) if one.kind == lifetimes.KIND]) == 2
+    assert len([one for one in pair.ctx.ledger.evaluations(a) if one.kind == records.KIND]) == 2
     assert pair.told() == []
-    assert lifetimes.gone(pair.ctx.ledger, a, now=pair.now) is None
+    assert records.gone(pair.ctx.ledger, a, now=pair.now) is None
     assert statuses(pair.look(OTHER, there=False)) == {a: "gone"}
-    assert lifetimes.gone(pair.ctx.ledger, a, now=pair.now) is not None
+    assert records.gone(pair.ctx.ledger, a, now=pair.now) is not None
     (summary,) = pair.told()
     assert short(a) in summary
 

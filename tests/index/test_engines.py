@@ -18,7 +18,7 @@ import pytest
 from lastgood import errors
 from lastgood.conformance import index as suite
 from lastgood.index import lancedb, pgvector, pinecone
-from lastgood.index import snapshot as snapshots
+from lastgood.index import snapshot as index_snapshot
 from tests import postgres
 from tests.index import pinecone_fake
 
@@ -198,7 +198,7 @@ def test_replicas_of_the_same_rows_answer_alike(tmp_path: Path, monkeypatch: pyt
     vectors = suite.make_vectors(3_100, dim=dim)
     known, asked = vectors[:3_000], vectors[3_000:]
     rows = suite.make_rows(len(known))
-    snapshots.write(rows, known, tmp_path / "part", embedder=suite.EMBEDDER, spec={"metric": "cosine"})
+    index_snapshot.write(rows, known, tmp_path / "part", embedder=suite.EMBEDDER, spec={"metric": "cosine"})
     exact = [{rows[number].id for number in np.argsort(-(known @ question))[:10]} for question in asked]
     for replica in ("one", "two"):
         engine = lancedb.LanceIndex(tmp_path / replica)
@@ -349,9 +349,9 @@ def test_a_database_without_letters_is_refused_for_their_languages(tmp_path: Pat
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE plain TEMPLATE template0 LOCALE_PROVIDER libc LOCALE 'C'")
     plain = psycopg.conninfo.make_conninfo(url, dbname="plain")
-    rows = [snapshots.Row(id="a", text="Договор подписан")]
+    rows = [index_snapshot.Row(id="a", text="Договор подписан")]
     for way, fits in (("russian", False), ("ngram", True)):
-        snapshots.write(rows, suite.make_vectors(1), tmp_path / way, embedder=suite.EMBEDDER, spec={words.KEY: way})
+        index_snapshot.write(rows, suite.make_vectors(1), tmp_path / way, embedder=suite.EMBEDDER, spec={words.KEY: way})
         engine = pgvector.PgvectorIndex(plain)
         if not fits:
             with pytest.raises(errors.UsageError, match=r"C\.UTF-8.*ngram"):

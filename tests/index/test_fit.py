@@ -8,23 +8,22 @@ from typing import Any
 import pytest
 
 from lastgood import errors, release
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import manifest, store
 from lastgood.conformance import index as engines
 from tests import factory
 
 OTHER = "sha256:" + "f" * 64
 
 
-def part(name: str, **meta: Any) -> bundles.Part:
+def part(name: str, **meta: Any) -> manifest.Part:
     """A part that says this of itself."""
-    return bundles.Part(name=name, digest=bundles.sha256(name.encode()), size=1, media_type="x/y", uri="store:x", meta=meta)
+    return manifest.Part(name=name, digest=manifest.sha256(name.encode()), size=1, media_type="x/y", uri="store:x", meta=meta)
 
 
 def test_model_and_index_name_one_embedder() -> None:
     """The same one fits; a bundle without an index has nothing to fit."""
-    bundles.check_embedder(bundles.of("demo", part("model", embedder=OTHER), part("index", embedder=OTHER)))
-    bundles.check_embedder(bundles.of("demo", part("model")))
+    manifest.check_embedder(manifest.bundle_of("demo", part("model", embedder=OTHER), part("index", embedder=OTHER)))
+    manifest.check_embedder(manifest.bundle_of("demo", part("model")))
 
 
 @pytest.mark.parametrize(
@@ -37,10 +36,10 @@ def test_model_and_index_name_one_embedder() -> None:
         [part("index", embedder=OTHER)],
     ],
 )
-def test_whatever_does_not_name_the_same_one_is_refused(parts: list[bundles.Part]) -> None:
+def test_whatever_does_not_name_the_same_one_is_refused(parts: list[manifest.Part]) -> None:
     """Also what names none: not knowing is no fit."""
     with pytest.raises(errors.NotAllowed, match="build the index again"):
-        bundles.check_embedder(bundles.of("demo", *parts))
+        manifest.check_embedder(manifest.bundle_of("demo", *parts))
 
 
 def test_registration_refuses_it_and_leaves_nothing(tmp_path: Path) -> None:
@@ -49,11 +48,11 @@ def test_registration_refuses_it_and_leaves_nothing(tmp_path: Path) -> None:
     snapshot = engines.make_part(tmp_path / "part", count=5)
     with factory.opened(settings) as ctx:
         known = ctx.ledger.bundle(factory.build(ctx, 1.0))
-        index = artifacts.part(ctx.store.put(tmp_path / "part"), name="index", media_type="x/y", meta=snapshot.meta())
+        index = store.part(ctx.store.put(tmp_path / "part"), name="index", media_type="x/y", meta=snapshot.meta())
         model = known.parts["model"]
         for embedder, fits in ((OTHER, False), (snapshot.embedder, True)):
-            told = bundles.Part(name="model", **{**model.entry(), "meta": {"embedder": embedder}})
-            made = bundles.of("toy", told, index, known.parts["config"], known.parts["environment"])
+            told = manifest.Part(name="model", **{**model.entry(), "meta": {"embedder": embedder}})
+            made = manifest.bundle_of("toy", told, index, known.parts["config"], known.parts["environment"])
             if fits:
                 assert release.register(ctx, made, provenance={}, actor="test", now=5.0, untried=True)
                 continue

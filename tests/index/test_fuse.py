@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from lastgood import errors
-from lastgood.index import base, fuse
-from lastgood.index import snapshot as snapshots
+from lastgood.index import base, fuse, snapshot
 
 
 def ranking(*names: str, score: float = 1.0) -> list[base.Hit]:
     """Hits in this order."""
-    return [base.Hit(row=snapshots.Row(id=name, text=name), score=score) for name in names]
+    return [base.Hit(row=snapshot.Row(id=name, text=name), score=score) for name in names]
 
 
 def test_what_both_find_stands_above_what_one_finds() -> None:
@@ -29,7 +28,7 @@ def test_one_ranking_keeps_its_order_and_k_is_a_limit() -> None:
 
 
 def _scored(**scores: float) -> list[base.Hit]:
-    return [base.Hit(row=snapshots.Row(id=name, text=name), score=score) for name, score in sorted(scores.items(), key=lambda one: -one[1])]
+    return [base.Hit(row=snapshot.Row(id=name, text=name), score=score) for name, score in sorted(scores.items(), key=lambda one: -one[1])]
 
 
 def test_by_score_a_clear_first_beats_two_middling_ones() -> None:

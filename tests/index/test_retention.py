@@ -11,8 +11,7 @@ import pytest
 from lastgood import errors, ledger, settings
 from lastgood.bundle import manifest as bundles
 from lastgood.conformance import index as suite
-from lastgood.core import transitions as rollout
-from lastgood.core.state import Hold
+from lastgood.core.state import Hold, State
 from lastgood.index import lancedb, retention
 
 SERVICE = "demo"
@@ -38,7 +37,7 @@ class World:
     def set(self, **state: object) -> None:
         """The next revision."""
         self.revision += 1
-        made = rollout.State(service=SERVICE, revision=self.revision, **state)  # type: ignore[arg-type]
+        made = State(service=SERVICE, revision=self.revision, **state)  # type: ignore[arg-type]
         self.ledger.append(made, (), verb="promote", actor="test", reason="test", now=float(self.revision), evidence={})
 
     def gone(self) -> list[str]:
@@ -59,7 +58,7 @@ def world(tmp_path: Path) -> World:
         engine.build(tmp_path / f"part{seed}")
         digest = bundles.sha256(str(seed).encode())
         part = bundles.Part(name="index", digest=digest, size=1, media_type="x/y", uri="store:x", meta=snapshot.meta())
-        made.append(bundles.of(SERVICE, part))
+        made.append(bundles.bundle_of(SERVICE, part))
         connected.register(made[-1], provenance={}, actor="test", now=1.0)
     return World(ledger=connected, engine=engine, bundles=made)
 
@@ -120,5 +119,5 @@ def test_what_a_reader_has_open_stays(world: World) -> None:
 
 def test_a_bundle_without_an_index_needs_nothing(world: World) -> None:
     """Other services go on as before."""
-    plain = bundles.of("other", bundles.Part(name="model", digest=bundles.sha256(b"m"), size=1, media_type="x/y", uri="store:x"))
+    plain = bundles.bundle_of("other", bundles.Part(name="model", digest=bundles.sha256(b"m"), size=1, media_type="x/y", uri="store:x"))
     assert retention.replica_of(plain) is None

@@ -8,22 +8,21 @@ import pytest
 
 from lastgood import errors
 from lastgood.conformance import index as engines
-from lastgood.index import lancedb, words
-from lastgood.index import snapshot as snapshots
+from lastgood.index import lancedb, snapshot, words
 
 
 @pytest.mark.parametrize("way", ["klingon", "English", "", None, 3, True])
 def test_a_way_that_there_is_not_is_refused_when_it_is_written(tmp_path: Path, way: object) -> None:
     """With those that there are."""
     with pytest.raises(errors.UsageError, match=r"'ngram'.*german"):
-        snapshots.write(engines.make_rows(2), engines.make_vectors(2), tmp_path / "p", embedder=engines.EMBEDDER, spec={words.KEY: way})
+        snapshot.write(engines.make_rows(2), engines.make_vectors(2), tmp_path / "p", embedder=engines.EMBEDDER, spec={words.KEY: way})
 
 
 @pytest.mark.parametrize("spec", [{}, {"metric": "cosine"}, {words.KEY: "english"}, {words.KEY: "an older word"}])
 def test_older_snapshots_mean_what_they_meant(tmp_path: Path, spec: dict[str, str]) -> None:
     """English; and what they say, so their id, is not touched."""
     assert words.of_spec(spec) == "english"
-    made = snapshots.Snapshot(rows=1, rows_digest="sha256:" + "0" * 64, dim=2, embedder="sha256:" + "1" * 64, spec=spec)
+    made = snapshot.Snapshot(rows=1, rows_digest="sha256:" + "0" * 64, dim=2, embedder="sha256:" + "1" * 64, spec=spec)
     assert made.to_json()["spec"] == spec
 
 
@@ -35,8 +34,8 @@ def test_pieces_are_of_two_letters_within_a_word() -> None:
 
 def _share(folder: Path, way: str) -> float:
     texts = ("東京都の天気は晴れです", "数据库的迁移改变了表格", "한국어로 쓴 설명서입니다")
-    rows = [snapshots.Row(id=str(number), text=text) for number, text in enumerate(texts)]
-    snapshots.write(rows, engines.make_vectors(3), folder / "p", embedder=engines.EMBEDDER, spec={words.KEY: way})
+    rows = [snapshot.Row(id=str(number), text=text) for number, text in enumerate(texts)]
+    snapshot.write(rows, engines.make_vectors(3), folder / "p", embedder=engines.EMBEDDER, spec={words.KEY: way})
     index = lancedb.LanceIndex(folder / "i")
     reader = index.open(index.build(folder / "p").name)
     try:

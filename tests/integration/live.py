@@ -15,9 +15,9 @@ from bench.live_project import SERVICE, Faulty
 from bench.live_stack import Live
 from lastgood import context, ledger, testing
 from lastgood.analysis import follow
-from lastgood.analysis import run as judge
-from lastgood.bundle import manifest as bundles
-from lastgood.controller import analysis_loop as gatekeeper
+from lastgood.analysis import run as analysis_run
+from lastgood.bundle import manifest
+from lastgood.controller import analysis_loop
 from lastgood.gates import base
 from lastgood.ledger import audit
 
@@ -73,7 +73,7 @@ def taken_out(live: Live, candidate: Faulty, *, after: int) -> ledger.Revision:
     state = live.ctx.ledger.state(SERVICE, about=(candidate.bundle,))
     assert (state.stable, state.candidate, state.weight_pct) == (live.stable.bundle, None, 0)
     assert state.marks[candidate.bundle].kind == "quarantined"
-    assert ended.actor == gatekeeper.ACTOR
+    assert ended.actor == analysis_loop.ACTOR
     assert [verdict["gate"] for verdict in ended.evidence["verdicts"]]
     assert "gate" in ended.reason
     live.until(lambda: pages(live, candidate), what="page")
@@ -93,7 +93,7 @@ def once(live: Live, *, after: int) -> ledger.Revision:
 def pages(live: Live, candidate: Faulty) -> list[dict[str, Any]]:
     """Pages on disk that say that *candidate* was taken out."""
     told = [json.loads(file.read_text("utf-8")) for file in sorted((live.settings.home / "pages").glob("[!.]*.json"))]
-    return [page for page in told if bundles.short(candidate.bundle) in page["summary"] and "taken out" in page["summary"]]
+    return [page for page in told if manifest.short(candidate.bundle) in page["summary"] and "taken out" in page["summary"]]
 
 
 def standing(live: Live) -> dict[str, str]:
@@ -109,8 +109,8 @@ def judged_again(live: Live, candidate: Faulty, ended: ledger.Revision) -> Mappi
     proposed = live.ctx.ledger.revision(SERVICE, before.rollout or 0)
     service = context.judged_by(live.ctx, before)
     assert before.candidate == candidate.bundle
-    (question,) = judge.questions(before, service, proposed_at=proposed.at, now=ended.at)
-    return judge.Analysis.resumed(question, book=live.ctx.ledger, service=SERVICE).verdicts(ended.evidence["verdicts"][0]["at"])
+    (question,) = analysis_run.questions(before, service, proposed_at=proposed.at, now=ended.at)
+    return analysis_run.Analysis.resumed(question, book=live.ctx.ledger, service=SERVICE).verdicts(ended.evidence["verdicts"][0]["at"])
 
 
 def looks(live: Live, *, after: int, phase: str) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from bench.live_project import SERVICE
 from bench.live_stack import Live
 from lastgood import release, testing
 from lastgood.layers import reconcile
-from lastgood.ops import local_stack as stack
+from lastgood.ops import local_stack
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -123,6 +123,6 @@ def test_whoever_has_a_request_answers_it_and_nobody_answers_it_twice(tmp_path: 
         asked = Request(live.port)
         live.until(lambda: live.stable.calls == before + 1, what="the request at its worker")
         said: list[str] = []
-        stack.down(live.settings, names=[SERVICE], keep_serving=False, say=said.append)
+        local_stack.down(live.settings, names=[SERVICE], keep_serving=False, say=said.append)
         assert asked.end().status == 200
         assert not any("cut off" in line or "unanswered" in line for line in said)

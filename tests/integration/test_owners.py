@@ -17,7 +17,7 @@ from lastgood import release
 from lastgood.layers import desired as desired_state
 from lastgood.layers import reconcile
 from lastgood.layers.traffic.envoy import files as envoy_files
-from lastgood.system import processes as daemon
+from lastgood.system import processes
 from tests.integration.live import CANARY, ENDLESS, RATE, running
 
 pytestmark = pytest.mark.timeout(240)
@@ -28,8 +28,8 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become ano
 
 def sockets(live: Live) -> list[Path]:
     """Every Unix socket of the stack, wherever the length of its name has put it."""
-    records = [daemon.read(path) for path in (live.settings.run(SERVICE) / "workers").glob("*.json")]
-    return [envoy_files.of(live.settings, SERVICE).admin, *(Path(record.facts["socket"]) for record in records if record)]
+    records = [processes.read(path) for path in (live.settings.run(SERVICE) / "workers").glob("*.json")]
+    return [envoy_files.files_of_service(live.settings, SERVICE).admin, *(Path(record.facts["socket"]) for record in records if record)]
 
 
 def places(live: Live) -> list[Path]:
@@ -105,17 +105,17 @@ def test_forged_records_and_environments_change_nothing(tmp_path: Path) -> None:
     with running(tmp_path, {**CANARY, **ENDLESS}) as (live, _candidate):
         workers = live.settings.run(SERVICE) / "workers"
         file = next(workers.glob("*.json"))
-        true = daemon.read(file)
+        true = processes.read(file)
         assert true is not None
         forged = {**true.to_json(), "socket": str(tmp_path / "evil.sock")}
         file.unlink()
         file.write_text(json.dumps(forged))
         os.chown(file, NOBODY, NOBODY)
-        assert any(str(file) in said for said in daemon.strangers(live.settings.home))
+        assert any(str(file) in said for said in processes.strangers(live.settings.home))
         layers = reconcile.build(live.settings, SERVICE)
         wanted = desired_state.read(live.state(), ledger=live.ctx.ledger, store=live.ctx.store, settings=live.settings)
         live.until(lambda: reconcile.attempt(layers["infrastructure"], wanted).status == "converged", what="its own record again")
-        again = daemon.read(file)
+        again = processes.read(file)
         assert again is not None
         assert (again.pid, again.facts["socket"]) == (true.pid, true.facts["socket"])
         assert file.stat().st_uid == os.geteuid()

@@ -18,10 +18,10 @@ from bench import live_project, live_stack
 from bench.live_project import SERVICE
 from bench.live_stack import Live
 from lastgood import testing
-from lastgood.layers.infrastructure.local import layer as processes
-from lastgood.layers.infrastructure.local import worker_files as folder
-from lastgood.layers.traffic import headers as marks
-from lastgood.system import processes as daemon
+from lastgood.layers.infrastructure.local import layer as local_layer
+from lastgood.layers.infrastructure.local import worker_files
+from lastgood.layers.traffic import headers
+from lastgood.system import processes as system_processes
 
 CLIENTS = 6
 WARM_S = 6.0
@@ -46,7 +46,7 @@ class Clients:
                 answer = connection.getresponse()
                 body = answer.read()
                 self.told |= {name.lower() for name, _ in answer.getheaders()}
-                self.answers.append((answer.status, answer.headers.get(marks.BUNDLE, body.decode())))
+                self.answers.append((answer.status, answer.headers.get(headers.BUNDLE, body.decode())))
             time.sleep(0.002)
 
     @contextlib.contextmanager
@@ -84,9 +84,9 @@ def test_a_worker_that_warms_up_again_gets_no_traffic(tmp_path: Path) -> None:
         with Clients(live.port) as clients:
             live.until(lambda: len(clients.answers) > 100, what="answers")
             with clients.between_requests():
-                victim = folder.of(live.settings, SERVICE).recorded()[second.bundle]
+                victim = worker_files.worker_folder(live.settings, SERVICE).recorded()[second.bundle]
                 os.kill(victim.pid, signal.SIGKILL)
-                live.until(lambda: not daemon.alive(victim), what="end of the worker")
+                live.until(lambda: not system_processes.alive(victim), what="end of the worker")
                 time.sleep(0.5)  # what the proxy sends before it hears of that is a request in flight at the kill
                 clients.answers.clear()
             live.until(lambda: (200, live.stable.bundle) in clients.answers, what="answers of previous")
@@ -96,14 +96,14 @@ def test_a_worker_that_warms_up_again_gets_no_traffic(tmp_path: Path) -> None:
             live.until(lambda: len(clients.answers) > seen + 100, what="more answers")
     assert {status for status, _ in clients.answers} == {200}, [one for one in clients.answers if one[0] != 200][:3]
     assert {bundle for _, bundle in clients.answers} == {live.stable.bundle, second.bundle}
-    assert not {marks.UNREADY, marks.FAILED_CHECK} & clients.told
+    assert not {headers.UNREADY, headers.FAILED_CHECK} & clients.told
 
 
 def recorded(live: Live) -> set[str]:
     """Bundles with a live worker, ready or not."""
-    return set(folder.of(live.settings, SERVICE).recorded())
+    return set(worker_files.worker_folder(live.settings, SERVICE).recorded())
 
 
 def ready(live: Live, bundle: str) -> bool:
     """Whether the bundle's worker says so now."""
-    return bool(processes.build(live.settings, SERVICE).endpoints().get(bundle))
+    return bool(local_layer.build(live.settings, SERVICE).endpoints().get(bundle))

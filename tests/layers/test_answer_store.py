@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors, settings
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.conformance import layers
 from lastgood.layers import answer_cache as answers
-from lastgood.layers import answer_store as cache
-from lastgood.layers import base
+from lastgood.layers import answer_store, base
+from lastgood.settings import Settings
 from tests import redis
 from tests.layers import wanted
 
 A, B = (
-    bundles.of("demo", bundles.Part(name="model", digest=bundles.sha256(n), size=1, media_type="x/y", uri="store:x")) for n in (b"a", b"b")
+    manifest.bundle_of("demo", manifest.Part(name="model", digest=manifest.sha256(n), size=1, media_type="x/y", uri="store:x"))
+    for n in (b"a", b"b")
 )
 KEY, OTHER = b"k" * 32, b"o" * 32
 
@@ -36,9 +37,9 @@ def url(server: redis.Server) -> str:
     return server.url
 
 
-def worker(url: str, bundle: bundles.Bundle, *, ttl_s: float = 60.0) -> cache.Redis:
+def worker(url: str, bundle: manifest.Bundle, *, ttl_s: float = 60.0) -> answer_store.Redis:
     """The cache of a worker that was just started. A busy machine gets more time than users would."""
-    return cache.Redis(url, service="demo", bundle=bundle.id, ttl_s=ttl_s, timeout_s=5.0)
+    return answer_store.Redis(url, service="demo", bundle=bundle.id, ttl_s=ttl_s, timeout_s=5.0)
 
 
 # --- in memory -----------------------------------------------------------------------------------------------
@@ -47,7 +48,7 @@ def worker(url: str, bundle: bundles.Bundle, *, ttl_s: float = 60.0) -> cache.Re
 def test_memory_keeps_an_answer_until_its_time_is_over() -> None:
     """To the second."""
     now = [100.0]
-    kept = cache.Memory(ttl_s=10, entries=5, clock=lambda: now[0])
+    kept = answer_store.Memory(ttl_s=10, entries=5, clock=lambda: now[0])
     kept.put({KEY: b"one"})
     now[0] = 109.999
     assert kept.get([KEY, OTHER]) == [b"one", None]
@@ -57,7 +58,7 @@ def test_memory_keeps_an_answer_until_its_time_is_over() -> None:
 
 def test_memory_is_bounded_and_forgets_what_was_not_asked_for() -> None:
     """The least recently used goes first."""
-    kept = cache.Memory(ttl_s=10, entries=2, clock=lambda: 0.0)
+    kept = answer_store.Memory(ttl_s=10, entries=2, clock=lambda: 0.0)
     kept.put({b"1": b"one", b"2": b"two"})
     kept.get([b"1"])
     kept.put({b"3": b"three"})
@@ -96,8 +97,8 @@ def test_after_the_fence_nothing_of_before_is_found(url: str) -> None:
     """Not by a new worker of the same bundle; and what an old one still writes is found by nobody new."""
     old = worker(url, B)
     old.put({KEY: b"bad"})
-    assert cache.known_bundles(url, "demo") == {B.id}
-    cache.forget(url, "demo", [B.id])
+    assert answer_store.known_bundles(url, "demo") == {B.id}
+    answer_store.forget_answers(url, "demo", [B.id])
     old.put({OTHER: b"late"})
     fresh = worker(url, B)
     assert fresh.get([KEY, OTHER]) == [None, None]
@@ -114,7 +115,7 @@ def test_a_redis_that_is_away_costs_no_answer(server: redis.Server, url: str) ->
         assert kept.get([KEY]) == [None]
         kept.put({KEY: b"y"})
         with pytest.raises(errors.Unavailable, match="cannot be reached"):
-            cache.known_bundles(url, "demo")
+            answer_store.known_bundles(url, "demo")
     finally:
         server.start()
     assert kept.get([KEY]) == [None], "it rests"
@@ -125,12 +126,12 @@ def test_a_redis_that_is_away_costs_no_answer(server: redis.Server, url: str) ->
 
 def test_an_address_that_is_none_is_refused_without_its_password(tmp_path: Path) -> None:
     """And the settings choose."""
-    here = settings.Settings(project=tmp_path, home=tmp_path, cache=settings.CacheSettings(url="http://user:hidden@host"))
+    here = Settings(project=tmp_path, home=tmp_path, cache=settings.CacheSettings(url="http://user:hidden@host"))
     with pytest.raises(errors.UsageError, match="redis://HOST") as refused:
-        cache.connect(here, service="demo", bundle=A.id, ttl_s=1, entries=1)
+        answer_store.connect(here, service="demo", bundle=A.id, ttl_s=1, entries=1)
     assert "hidden" not in str(refused.value)
-    plain = cache.connect(settings.Settings(project=tmp_path, home=tmp_path), service="demo", bundle=A.id, ttl_s=1, entries=1)
-    assert isinstance(plain, cache.Memory)
+    plain = answer_store.connect(Settings(project=tmp_path, home=tmp_path), service="demo", bundle=A.id, ttl_s=1, entries=1)
+    assert isinstance(plain, answer_store.Memory)
 
 
 # --- the layer -----------------------------------------------------------------------------------------------
@@ -141,11 +142,11 @@ class AnswersSubject(layers.Subject):
 
     def __init__(self, server: redis.Server, folder: Path) -> None:
         self.server = server
-        self.settings = settings.Settings(project=folder, home=folder / "home", cache=settings.CacheSettings(url=server.url))
+        self.settings = Settings(project=folder, home=folder / "home", cache=settings.CacheSettings(url=server.url))
         self.bundles = (A, B)
         self.layer = self.reopen()
 
-    def desired(self, revision: int, *, stable: bundles.Bundle | None, previous: bundles.Bundle | None = None) -> base.Desired:
+    def desired(self, revision: int, *, stable: manifest.Bundle | None, previous: manifest.Bundle | None = None) -> base.Desired:
         """What a ledger would say."""
         return wanted.desired(self.bundles, revision, stable=stable, previous=previous)
 
@@ -163,7 +164,9 @@ class AnswersSubject(layers.Subject):
 
     def tamper(self) -> None:
         """A bundle that no alias names has answers."""
-        stranger = bundles.of("demo", bundles.Part(name="model", digest=bundles.sha256(b"c"), size=1, media_type="x/y", uri="store:x"))
+        stranger = manifest.bundle_of(
+            "demo", manifest.Part(name="model", digest=manifest.sha256(b"c"), size=1, media_type="x/y", uri="store:x")
+        )
         worker(self.server.url, stranger).put({KEY: b"x"})
 
 

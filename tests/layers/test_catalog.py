@@ -11,9 +11,9 @@ from lastgood.layers import catalog
 
 def test_known_names_give_their_build_function():
     """`processes` is the workers layer of this machine."""
-    from lastgood.layers.infrastructure.local import layer as processes
+    from lastgood.layers.infrastructure.local import layer as local_layer
 
-    assert catalog.load("infrastructure", "processes") is processes.build
+    assert catalog.load("infrastructure", "processes") is local_layer.build
 
 
 def test_a_dotted_path_gives_a_users_own_adapter(tmp_path, monkeypatch):

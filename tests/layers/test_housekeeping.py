@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import settings
 from lastgood.layers import housekeeping
-from lastgood.layers.infrastructure.local import worker_files as folder
+from lastgood.layers.infrastructure.local import worker_files
 from lastgood.layers.traffic.envoy import admin as envoy_admin
 from lastgood.layers.traffic.envoy import files as envoy_files
 from lastgood.layers.traffic.envoy import logs as envoy_logs
 from lastgood.layers.traffic.envoy import requests as envoy_requests
 from lastgood.layers.traffic.envoy.requests import RequestLog
+from lastgood.settings import Settings
 from tests.layers.traffic.world import A
 from tests.sources.lines import line
 
@@ -29,11 +29,11 @@ class Stack:
     """Everything that writes, as it writes while it runs: the proxy keeps its files open until it is told, the rest appends."""
 
     def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.settings = settings.Settings(project=home.parent, home=home)
-        self.files = envoy_files.of(self.settings, "s")
+        self.settings = Settings(project=home.parent, home=home)
+        self.files = envoy_files.files_of_service(self.settings, "s")
         self.files.make()
         self.files.bootstrap.write_text("{}")
-        self.workers = folder.of(self.settings, "s")
+        self.workers = worker_files.worker_folder(self.settings, "s")
         self.workers.logs.mkdir(parents=True)
         self.workers.workers.mkdir(parents=True)
         self.settings.pages.mkdir()

@@ -8,38 +8,39 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors, settings
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import manifest
+from lastgood.bundle import store as bundle_store
 from lastgood.conformance import index as engines
 from lastgood.conformance import layers
 from lastgood.index import lancedb
 from lastgood.layers import base, reconcile
 from lastgood.layers import vector_index as index
-from lastgood.service import schema as service
+from lastgood.service import schema
+from lastgood.settings import Settings
 from tests.layers import wanted
 
 SERVICE = wanted.SERVICE
 
 
-def make_bundle(store: artifacts.Store, folder: Path, *, seed: int) -> bundles.Bundle:
+def make_bundle(store: bundle_store.Store, folder: Path, *, seed: int) -> manifest.Bundle:
     """A bundle with an index of its own."""
     snapshot = engines.make_part(folder / f"part{seed}", count=20, seed=seed)
-    stored = store.put(folder / f"part{seed}", allow=artifacts.DATA_FORMATS)
-    part = artifacts.part(stored, name="index", media_type="application/vnd.lastgood.index", meta=snapshot.meta())
-    return bundles.of(SERVICE, part)
+    stored = store.put(folder / f"part{seed}", allow=bundle_store.DATA_FORMATS)
+    part = bundle_store.part(stored, name="index", media_type="application/vnd.lastgood.index", meta=snapshot.meta())
+    return manifest.bundle_of(SERVICE, part)
 
 
 class IndexSubject(layers.Subject):
     """A layer on its own folder; away means that a file stands where the engine's folder was."""
 
     def __init__(self, folder: Path) -> None:
-        self.settings = settings.Settings(project=folder, home=folder / "home")
+        self.settings = Settings(project=folder, home=folder / "home")
         self.root = folder / "home" / "index"
-        store = artifacts.Store(self.settings.store)
+        store = bundle_store.Store(self.settings.store)
         self.bundles = tuple(make_bundle(store, folder, seed=seed) for seed in (1, 2))
         self.layer = self.reopen()
 
-    def desired(self, revision: int, *, stable: bundles.Bundle | None, previous: bundles.Bundle | None = None) -> base.Desired:
+    def desired(self, revision: int, *, stable: manifest.Bundle | None, previous: manifest.Bundle | None = None) -> base.Desired:
         """What a ledger would say."""
         return wanted.desired(self.bundles, revision, stable=stable, previous=previous)
 
@@ -106,16 +107,16 @@ def test_a_service_has_the_layers_that_its_parts_need(tmp_path: Path, parts: str
     """And one whose folder cannot be read has the others at least."""
     folder = tmp_path / "services" / SERVICE
     folder.mkdir(parents=True)
-    text = f"schema: {service.SCHEMA}\nservice: {SERVICE}\ntier: rag\nowner: x\nparts: {parts}\ntraffic: {{port: 18082}}\n"
-    (folder / service.FILE).write_text(text)
-    here = settings.Settings(project=tmp_path, home=tmp_path / "home")
+    text = f"schema: {schema.SCHEMA}\nservice: {SERVICE}\ntier: rag\nowner: x\nparts: {parts}\ntraffic: {{port: 18082}}\n"
+    (folder / schema.FILE).write_text(text)
+    here = Settings(project=tmp_path, home=tmp_path / "home")
     assert {"index", "prompts"} & set(reconcile.build(here, SERVICE)) == expected
-    (folder / service.FILE).write_text("no: yaml: at all")
+    (folder / schema.FILE).write_text("no: yaml: at all")
     assert {"infrastructure", "traffic", "registry"} <= set(reconcile.build(here, SERVICE))
 
 
 def test_an_address_that_is_none_is_refused(tmp_path: Path) -> None:
     """With the forms that there are."""
-    here = settings.Settings(project=tmp_path, home=tmp_path, index=settings.IndexSettings(url="ftp://x"))
+    here = Settings(project=tmp_path, home=tmp_path, index=settings.IndexSettings(url="ftp://x"))
     with pytest.raises(errors.UsageError, match="postgresql://"):
         index.build(here, SERVICE)

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from lastgood.core import transitions as rollout
+from lastgood.core.state import State
 from tests.ledger.world import SERVICE, digest
 
 TABLES = ("bundle", "revision", "mark", "evaluation", "audit", "schema_version", "lease", "measurement", "page", "delivery", "readiness")
@@ -52,7 +52,7 @@ class Client:
     ) -> None:
         """Insert a revision row by hand; `stable`, `candidate`, `previous` by digest."""
         names = {"stable": None, "candidate": None, "previous": None} | aliases
-        text = state or json.dumps(rollout.State(service=service, revision=number, **names).to_json())
+        text = state or json.dumps(State(service=service, revision=number, **names).to_json())
         self.run(
             f"{verb} INTO revision (service, number, state, stable, candidate, previous, verb, actor, reason, evidence, operation, at) "
             "VALUES (?, ?, ?, ?, ?, ?, 'promote', 'mallory', 'x', '{}', NULL, ?)",

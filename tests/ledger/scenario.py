@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lastgood import errors
-from lastgood.core import transitions as rollout
+from lastgood.core import transitions
+from lastgood.core.events import CutOver, Effect, Propose, RollBack
+from lastgood.core.state import State
 from lastgood.ledger import Ledger, audit, connect
 from lastgood.system import signing
 from tests.ledger.world import SERVICE, Everything, digest, promote, register
@@ -19,9 +21,9 @@ from tests.ledger.world import SERVICE, Everything, digest, promote, register
 BASE = 4
 OPERATIONS = ("propose", "cut over", "roll back")
 _EVENTS = (
-    rollout.Propose(bundle=digest(3), verified=True),
-    rollout.CutOver(bundle=digest(3), bake_s=60),
-    rollout.RollBack(reason="bad answers", verified=Everything()),
+    Propose(bundle=digest(3), verified=True),
+    CutOver(bundle=digest(3), bake_s=60),
+    RollBack(reason="bad answers", verified=Everything()),
 )
 
 
@@ -36,15 +38,15 @@ def prepare(url: str, keys: Path | None = None) -> None:
             audit.checkpoint(ledger, SERVICE, keys)
 
 
-def states() -> list[tuple[rollout.State, tuple[rollout.Effect, ...]]]:
+def states() -> list[tuple[State, tuple[Effect, ...]]]:
     """The base state and what each operation makes of it, computed without a ledger."""
-    state = rollout.State(service=SERVICE)
+    state = State(service=SERVICE)
     for number in (1, 2):
-        for event in (rollout.Propose(bundle=digest(number), verified=True), rollout.CutOver(bundle=digest(number), bake_s=60)):
-            state, _ = rollout.step(state, event, 100.0)
-    found: list[tuple[rollout.State, tuple[rollout.Effect, ...]]] = [(state, ())]
+        for event in (Propose(bundle=digest(number), verified=True), CutOver(bundle=digest(number), bake_s=60)):
+            state, _ = transitions.step(state, event, 100.0)
+    found: list[tuple[State, tuple[Effect, ...]]] = [(state, ())]
     for event in _EVENTS:
-        found.append(rollout.step(found[-1][0], event, 200.0))
+        found.append(transitions.step(found[-1][0], event, 200.0))
     return found
 
 

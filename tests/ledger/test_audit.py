@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lastgood import errors
-from lastgood.core import transitions as rollout
+from lastgood.core.events import Condemn
 from lastgood.ledger import Ledger, audit, chain, connect
 from tests.ledger import foreign
 from tests.ledger.foreign import Client
@@ -32,7 +32,7 @@ def full(ledger: Ledger, keys: Path) -> Ledger:
     promote(ledger, digest(1))
     promote(ledger, digest(2))
     roll_back(ledger)
-    act(ledger, rollout.Condemn(bundle=digest(3), kind="revoked", reason="leaked"))
+    act(ledger, Condemn(bundle=digest(3), kind="revoked", reason="leaked"))
     ledger.evaluate(digest(1), kind="offline", report={"auc": 0.7}, actor="ci", now=1.0)
     ledger.note(SERVICE, kind="refusal", body={"why": "held"}, actor="anna", now=2.0)
     audit.checkpoint(ledger, SERVICE, keys)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors
-from lastgood import settings as settings_
 from lastgood.ledger import audit
+from lastgood.settings import Settings
 from tests import factory
 from tests.ledger import foreign
 
@@ -19,7 +19,7 @@ SERVICE = "toy"
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> settings_.Settings:
+def settings(tmp_path: Path) -> Settings:
     """A service with three releases, each signed as the verbs do it."""
     made = factory.project(tmp_path)
     with factory.opened(made) as ctx:
@@ -31,11 +31,11 @@ def settings(tmp_path: Path) -> settings_.Settings:
     return made
 
 
-def _report(ledger: audit.Ledger, settings: settings_.Settings) -> audit.AuditReport:
+def _report(ledger: audit.Ledger, settings: Settings) -> audit.AuditReport:
     return audit.verify(ledger, SERVICE, settings.keys)
 
 
-def _cut_tail(settings: settings_.Settings) -> None:
+def _cut_tail(settings: Settings) -> None:
     with foreign.connected(settings.ledger_url) as client:
         client.guards(on=False)
         client.run("DELETE FROM audit WHERE seq > 6")
@@ -45,16 +45,16 @@ def _cut_tail(settings: settings_.Settings) -> None:
         client.guards(on=True)
 
 
-def _file(settings: settings_.Settings) -> Path:
+def _file(settings: Settings) -> Path:
     return audit.checkpoint_file(settings.keys, SERVICE)
 
 
-def _lines(settings: settings_.Settings, keep: Callable[[list[str]], list[str]]) -> None:
+def _lines(settings: Settings, keep: Callable[[list[str]], list[str]]) -> None:
     lines = _file(settings).read_text().splitlines(keepends=True)
     _file(settings).write_text("".join(keep(lines)))
 
 
-FILE: dict[str, Callable[[settings_.Settings], object]] = {
+FILE: dict[str, Callable[[Settings], object]] = {
     "left": lambda s: None,
     "deleted": lambda s: _file(s).unlink(),
     "emptied": lambda s: _file(s).write_text(""),
@@ -65,24 +65,24 @@ FILE: dict[str, Callable[[settings_.Settings], object]] = {
     "without a middle line": lambda s: _lines(s, lambda lines: [*lines[:2], *lines[3:]]),
     "only its last line": lambda s: _lines(s, lambda lines: lines[-1:]),
 }
-HEAD: dict[str, Callable[[settings_.Settings], object]] = {
+HEAD: dict[str, Callable[[Settings], object]] = {
     "left": lambda s: None,
     "deleted": lambda s: audit.head_file(s.keys, SERVICE).unlink(),
     "emptied": lambda s: audit.head_file(s.keys, SERVICE).write_text(""),
 }
-KEY: dict[str, Callable[[settings_.Settings], object]] = {
+KEY: dict[str, Callable[[Settings], object]] = {
     "left": lambda s: None,
     "deleted": lambda s: shutil.rmtree(s.keys),
     "private half deleted": lambda s: (s.keys / "audit.key").unlink(),
 }
-TAIL: dict[str, Callable[[settings_.Settings], object]] = {"left": lambda s: None, "cut": _cut_tail}
+TAIL: dict[str, Callable[[Settings], object]] = {"left": lambda s: None, "cut": _cut_tail}
 HARMLESS = ("left", "left"), ("without its last line", "left")
 """Nothing is taken away; or what a crash between the two files leaves. With all entries there, nothing is hidden."""
 WAYS = [way for way in itertools.product(FILE, HEAD, KEY, TAIL) if way[:2] not in HARMLESS or way[3] == "cut"]
 
 
 @pytest.mark.parametrize(("file", "head", "key", "tail"), WAYS, ids=str)
-def test_nothing_that_is_taken_away_leaves_a_whole_trail(settings: settings_.Settings, file: str, head: str, key: str, tail: str) -> None:
+def test_nothing_that_is_taken_away_leaves_a_whole_trail(settings: Settings, file: str, head: str, key: str, tail: str) -> None:
     """Found at once, and found after the next commits, which write new checkpoints where they may."""
     TAIL[tail](settings)
     FILE[file](settings)
@@ -100,7 +100,7 @@ def test_nothing_that_is_taken_away_leaves_a_whole_trail(settings: settings_.Set
                 continue
 
 
-def test_a_first_checkpoint_says_that_entries_were_there_before(settings: settings_.Settings) -> None:
+def test_a_first_checkpoint_says_that_entries_were_there_before(settings: Settings) -> None:
     """The file deleted with the newest entries, then a commit: which entries no signature covers is signed."""
     _cut_tail(settings)
     _file(settings).unlink()
@@ -115,7 +115,7 @@ def test_a_first_checkpoint_says_that_entries_were_there_before(settings: settin
         assert "not a checkpoint" in _report(ctx.ledger, settings).problems[0]
 
 
-def test_a_crash_between_the_two_files_is_mended_and_is_no_alarm(settings: settings_.Settings) -> None:
+def test_a_crash_between_the_two_files_is_mended_and_is_no_alarm(settings: Settings) -> None:
     """The newest one in its own file, the line of it not yet written: whole, and the line is there after the next checkpoint."""
     before = _file(settings).read_text()
     with factory.opened(settings) as ctx:
@@ -129,15 +129,15 @@ def test_a_crash_between_the_two_files_is_mended_and_is_no_alarm(settings: setti
         assert len(_file(settings).read_text().splitlines()) == len(before.splitlines()) + 2
 
 
-def test_checkpoints_of_older_releases_go_on_being_believed(settings: settings_.Settings) -> None:
+def test_checkpoints_of_older_releases_go_on_being_believed(settings: Settings) -> None:
     """They do not say what they follow, and have no file of the newest; the next one says it."""
-    from lastgood.bundle import manifest as bundle
-    from lastgood.system import signing as keys
+    from lastgood.bundle import manifest
+    from lastgood.system import signing
 
     claims = [{"service": SERVICE, "seq": entry["seq"], "hash": entry["hash"]} for entry in _entries(settings)[3:7]]
-    key = keys.load_private(settings.keys)
-    lines = [{**one, "signature": keys.sign(key, bundle.canonical(one), kind=audit.KIND).hex()} for one in claims]
-    _file(settings).write_bytes(b"".join(bundle.canonical(line) + b"\n" for line in lines))
+    key = signing.load_private(settings.keys)
+    lines = [{**one, "signature": signing.sign(key, manifest.canonical(one), kind=audit.KIND).hex()} for one in claims]
+    _file(settings).write_bytes(b"".join(manifest.canonical(line) + b"\n" for line in lines))
     audit.head_file(settings.keys, SERVICE).unlink()
     with factory.opened(settings) as ctx:
         for _ in range(2):
@@ -146,6 +146,6 @@ def test_checkpoints_of_older_releases_go_on_being_believed(settings: settings_.
             audit.checkpoint(ctx.ledger, SERVICE, settings.keys)
 
 
-def _entries(settings: settings_.Settings) -> list[dict[str, object]]:
+def _entries(settings: Settings) -> list[dict[str, object]]:
     with factory.opened(settings) as ctx:
         return list(audit.export(ctx.ledger, SERVICE))

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors
-from lastgood.core import transitions as rollout
+from lastgood.core import transitions
+from lastgood.core.events import ReleaseHold, SetHold
 from lastgood.ledger import DiskFull, Ledger, audit, connect
 from tests.ledger.world import SERVICE, act, digest, promote, register, roll_back
 
@@ -111,9 +112,9 @@ def test_a_file_that_is_moved_away_takes_no_commit(file: Path):
         away = file.with_name("away.db")
         file.rename(away)
         with pytest.raises(errors.Unavailable, match="there is no ledger"):
-            act(ledger, rollout.SetHold(reason="r", actor="a"))
+            act(ledger, SetHold(reason="r", actor="a"))
         fill(file)
-        act(ledger, rollout.SetHold(reason="r", actor="a"))
+        act(ledger, SetHold(reason="r", actor="a"))
         assert ledger.state(SERVICE).hold is not None
     with open_at(file) as again:
         assert again.state(SERVICE).hold is not None
@@ -152,9 +153,9 @@ def test_a_locked_ledger_says_so_and_works_again(file: Path):
         holder.execute("BEGIN IMMEDIATE")
         assert ledger.newest(SERVICE) == 4
         with pytest.raises(errors.Unavailable, match="locked by another process"):
-            act(ledger, rollout.SetHold(reason="r", actor="a"))
+            act(ledger, SetHold(reason="r", actor="a"))
         holder.execute("ROLLBACK")
-        assert act(ledger, rollout.SetHold(reason="r", actor="a")).number == 5
+        assert act(ledger, SetHold(reason="r", actor="a")).number == 5
     holder.close()
 
 
@@ -180,7 +181,7 @@ def test_commits_that_a_read_only_folder_hides_are_not_passed_over(file: Path):
     """If the newest commits stand only in the log beside the file, old contents are not shown as if they were new."""
     copy = file.parent / "copy.db"
     with open_at(file) as ledger:
-        act(ledger, rollout.SetHold(reason="r", actor="a"))
+        act(ledger, SetHold(reason="r", actor="a"))
         for suffix in ("", "-wal"):
             copy.with_name(copy.name + suffix).write_bytes(file.with_name(file.name + suffix).read_bytes())
     with read_only(file.parent), open_at(copy, read_only=True) as reader:
@@ -198,9 +199,9 @@ def test_ballast_is_really_allocated(tmp_path: Path):
     assert reserve.stat().st_blocks * 512 >= BALLAST
     reserve.unlink()
     with open_at(path, ballast_bytes=BALLAST) as ledger:
-        act(ledger, rollout.SetHold(reason="r", actor="a"), emergency=True)
+        act(ledger, SetHold(reason="r", actor="a"), emergency=True)
         assert not reserve.exists()
-        act(ledger, rollout.ReleaseHold())
+        act(ledger, ReleaseHold())
         assert reserve.stat().st_size == BALLAST
 
 
@@ -223,7 +224,7 @@ def _check_full_disk(path: Path, *, fill_disk: Callable[[], None], keep_open: bo
     before = ledger.state(SERVICE)
     with pytest.raises(DiskFull, match="free some space"):
         ledger.note(SERVICE, kind="x", body={"x": "y" * 2_000_000}, actor="x", now=1.0)
-    state, effects = rollout.step(before, rollout.SetHold(reason="x" * 2_000_000, actor="a"), 1.0)
+    state, effects = transitions.step(before, SetHold(reason="x" * 2_000_000, actor="a"), 1.0)
     with pytest.raises(DiskFull):
         ledger.append(state, effects, verb="hold", actor="a", reason="r", now=1.0)
     assert ledger.state(SERVICE) == before
@@ -267,7 +268,7 @@ def under_file_limit(folder: str) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (40 * 1024, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         large = {"x": "y" * 100_000}
         for attempt in (
-            lambda: act(ledger, rollout.SetHold(reason="r", actor="a"), evidence=large),
+            lambda: act(ledger, SetHold(reason="r", actor="a"), evidence=large),
             lambda: roll_back(ledger, emergency=True, evidence=large),
         ):
             with pytest.raises(DiskFull):

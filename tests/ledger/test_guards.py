@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lastgood.core import transitions as rollout
+from lastgood.core.events import Condemn, CutOver, Propose, ReleaseHold, SetHold
+from lastgood.core.state import State
 from lastgood.ledger import Ledger, audit, connect
 from tests.ledger import foreign
 from tests.ledger.foreign import REFUSALS, Client
@@ -43,8 +44,8 @@ def _fill(ledger: Ledger) -> None:
     promote(ledger, digest(GOOD))
     promote(ledger, digest(BAD))
     roll_back(ledger)
-    act(ledger, rollout.Condemn(bundle=digest(REVOKED), kind="revoked", reason="leaked"))
-    act(ledger, rollout.Propose(bundle=digest(NEXT), verified=True))
+    act(ledger, Condemn(bundle=digest(REVOKED), kind="revoked", reason="leaked"))
+    act(ledger, Propose(bundle=digest(NEXT), verified=True))
     ledger.evaluate(digest(GOOD), kind="offline", report={"auc": 0.7}, actor="ci", now=1.0)
     ledger.lease("gates", holder="a", now=100.0, ttl_s=15.0)
     ledger.record(SERVICE, "5/canary", {"n": 1}, now=100.0)
@@ -56,7 +57,7 @@ def _fill(ledger: Ledger) -> None:
 
 
 def _state(**change: object) -> str:
-    return json.dumps(rollout.State(service=SERVICE, revision=NEWEST + 1, stable=STABLE).to_json() | change)
+    return json.dumps(State(service=SERVICE, revision=NEWEST + 1, stable=STABLE).to_json() | change)
 
 
 ATTACKS: dict[str, Callable[[Client], object]] = {
@@ -200,8 +201,8 @@ def test_a_foreign_client_is_refused(victim: Client, name: str):
 @pytest.mark.parametrize(("url", "name"), [(engine, name) for engine in ONLY for name in ONLY[engine]], indirect=["url"])
 def test_a_foreign_client_is_refused_tricks_of_one_engine(client: Client, ledger: Ledger, name: str):
     """What only one engine knows, such as REPLACE, TRUNCATE and temporary tables, does not get round the guards."""
-    act(ledger, rollout.SetHold(reason="r", actor="a"), operation="op-1")
-    act(ledger, rollout.ReleaseHold(), operation="op-2")
+    act(ledger, SetHold(reason="r", actor="a"), operation="op-1")
+    act(ledger, ReleaseHold(), operation="op-2")
     before = ledger.history(SERVICE), ledger.bundles(SERVICE), list(audit.export(ledger, SERVICE)), ledger.schema_version()
     with pytest.raises(REFUSALS):
         ONLY[client.engine][name](client)
@@ -221,7 +222,7 @@ def test_the_guards_let_good_rows_in(client: Client, ledger: Ledger, keys):
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_stray_lift_does_not_block_a_rollback(client: Client, ledger: Ledger, keys):
     """A lift written by hand ahead of its revision is in nobody's way, and a quarantine in that revision counts more."""
-    act(ledger, rollout.CutOver(bundle=digest(NEXT), bake_s=1))
+    act(ledger, CutOver(bundle=digest(NEXT), bake_s=1))
     client.add_mark(NEXT, ledger.newest(SERVICE) + 1, "lifted")
     problems = "\n".join(audit.verify(ledger, SERVICE, keys).problems)
     assert f"a mark (lifted {digest(NEXT)}) names revision 9, which does not exist" in problems

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundle
-from lastgood.core import transitions as rollout
-from lastgood.core.transitions import Mark, Marked
+from lastgood.bundle import manifest
+from lastgood.core.events import Condemn, Marked, Propose, RollBack, SetHold
+from lastgood.core.state import Mark, State
 from lastgood.ledger import Ledger, connect
 from tests.ledger import world
 from tests.ledger.world import SERVICE, act, digest, promote, register, roll_back
@@ -17,7 +17,7 @@ from tests.ledger.world import SERVICE, act, digest, promote, register, roll_bac
 
 def test_empty_service_is_at_revision_zero(ledger: Ledger):
     """A service nobody has released has the empty state, no history and no bundles."""
-    assert ledger.state(SERVICE) == rollout.State(service=SERVICE)
+    assert ledger.state(SERVICE) == State(service=SERVICE)
     assert (ledger.newest(SERVICE), ledger.history(SERVICE), ledger.bundles(SERVICE), ledger.services()) == (0, [], [], [])
     assert ledger.at(SERVICE, 1e9) is None
     assert ledger.was_stable(SERVICE, digest(1)) is False
@@ -83,8 +83,8 @@ def test_resolve_lists_the_choices_of_an_ambiguous_prefix(ledger: Ledger):
     register(ledger, int(seen[f"number {prefix}"]), number)
     with pytest.raises(errors.NotFound) as caught:
         ledger.resolve(SERVICE, prefix)
-    assert bundle.short(found) in str(caught.value)
-    assert bundle.short(seen[prefix]) in str(caught.value)
+    assert manifest.short(found) in str(caught.value)
+    assert manifest.short(seen[prefix]) in str(caught.value)
 
 
 def test_resolve_stays_inside_the_service(ledger: Ledger):
@@ -99,7 +99,7 @@ def test_promote_and_roll_back_are_read_back_exactly(ledger: Ledger):
     first, second = register(ledger, 1, 2)
     promote(ledger, first, now=100.0)
     promote(ledger, second, now=200.25)
-    state, effects = world.decide(ledger, rollout.RollBack(reason="bad", verified=world.Everything()), now=300.0)
+    state, effects = world.decide(ledger, RollBack(reason="bad", verified=world.Everything()), now=300.0)
     evidence = {"error_rate": {"stable": 0.004, "candidate": 0.029}, "windows": [1, 2, 3], "note": 'naïve ✓ \n\t"quoted"'}
     done = ledger.append(
         state, effects, verb="rollback", actor="anna", reason="bad answers", now=300.0, evidence=evidence, operation="op-1"
@@ -137,7 +137,7 @@ def test_history_pages_backwards(ledger: Ledger):
     promote(ledger, first)
     promote(ledger, second)
     roll_back(ledger)
-    act(ledger, rollout.Propose(bundle=second, verified=True, override="fixed"))
+    act(ledger, Propose(bundle=second, verified=True, override="fixed"))
     assert [r.number for r in ledger.history(SERVICE, limit=2)] == [6, 5]
     assert [r.number for r in ledger.history(SERVICE, limit=10, before=5)] == [4, 3, 2, 1]
     six, five, four = ledger.history(SERVICE, limit=3)
@@ -168,7 +168,7 @@ def test_was_stable_remembers_what_the_lineage_forgot(ledger: Ledger):
     """A bundle counts as once stable for ever; a candidate that never cut over does not."""
     first, second = register(ledger, 1, 2)
     promote(ledger, first)
-    act(ledger, rollout.Propose(bundle=second, verified=True))
+    act(ledger, Propose(bundle=second, verified=True))
     assert ledger.was_stable(SERVICE, first) is True
     assert ledger.was_stable(SERVICE, second) is False
 
@@ -177,7 +177,7 @@ def test_state_gives_the_marks_that_are_asked_for(ledger: Ledger):
     """`about` adds the marks of bundles that the state does not name."""
     first, second = register(ledger, 1, 2)
     promote(ledger, first)
-    act(ledger, rollout.Condemn(bundle=second, kind="revoked", reason="leaked"))
+    act(ledger, Condemn(bundle=second, kind="revoked", reason="leaked"))
     assert dict(ledger.state(SERVICE).marks) == {}
     assert ledger.state(SERVICE, about=[second]).marks == {second: Mark(kind="revoked", reason="leaked")}
 
@@ -186,7 +186,7 @@ def test_revoked_is_for_ever(ledger: Ledger):
     """A later quarantine of a revoked bundle does not weaken the mark, and no lift is taken."""
     first, second = register(ledger, 1, 2)
     promote(ledger, first)
-    act(ledger, rollout.Condemn(bundle=second, kind="revoked", reason="leaked"))
+    act(ledger, Condemn(bundle=second, kind="revoked", reason="leaked"))
     for kind in ("quarantined", "lifted"):
         state = dataclasses.replace(ledger.state(SERVICE), revision=ledger.newest(SERVICE) + 1)
         effects = (Marked(bundle=second, kind=kind, reason="x"),)
@@ -202,11 +202,11 @@ def test_the_slower_of_two_gets_a_conflict_that_says_who_was_faster(ledger: Ledg
     """Compare-and-set: the loser learns who did what and when, and nothing of his is written."""
     first, second = register(ledger, 1, 2)
     promote(ledger, first)
-    state, effects = world.decide(ledger, rollout.Propose(bundle=second, verified=True), now=100.0)
-    act(ledger, rollout.SetHold(reason="incident", actor="bob"), verb="hold", now=1700000000.0)
+    state, effects = world.decide(ledger, Propose(bundle=second, verified=True), now=100.0)
+    act(ledger, SetHold(reason="incident", actor="bob"), verb="hold", now=1700000000.0)
     with pytest.raises(errors.Conflict) as caught:
         ledger.append(state, effects, verb="promote", actor="late", reason="x", now=100.0)
-    for part in ("revision 3", "'hold'", "op", "2023-11-14 22:13:20 UTC", bundle.short(first)):
+    for part in ("revision 3", "'hold'", "op", "2023-11-14 22:13:20 UTC", manifest.short(first)):
         assert part in str(caught.value)
     assert ledger.newest(SERVICE) == 3
 
@@ -215,7 +215,7 @@ def test_the_slower_of_two_gets_a_conflict_that_says_who_was_faster(ledger: Ledg
 def test_revision_numbers_have_no_gap(ledger: Ledger, number: int):
     """Only the newest number plus one is taken."""
     with pytest.raises(errors.Conflict, match="no revision yet"):
-        ledger.append(rollout.State(service=SERVICE, revision=number), (), verb="x", actor="x", reason="x", now=1.0)
+        ledger.append(State(service=SERVICE, revision=number), (), verb="x", actor="x", reason="x", now=1.0)
 
 
 def test_a_repeated_operation_is_applied_once(ledger: Ledger):
@@ -223,10 +223,10 @@ def test_a_repeated_operation_is_applied_once(ledger: Ledger):
     first, second = register(ledger, 1, 2)
     promote(ledger, first)
     promote(ledger, second)
-    state, effects = world.decide(ledger, rollout.RollBack(reason="bad", verified=world.Everything()), now=5.0)
+    state, effects = world.decide(ledger, RollBack(reason="bad", verified=world.Everything()), now=5.0)
     call = {"verb": "rollback", "actor": "op", "reason": "bad", "now": 5.0, "operation": "abc"}
     done = ledger.append(state, effects, **call)
-    act(ledger, rollout.SetHold(reason="r", actor="bob"))
+    act(ledger, SetHold(reason="r", actor="bob"))
     assert ledger.append(state, effects, **call) == done
     assert ledger.newest(SERVICE) == done.number + 1
     with pytest.raises(errors.Conflict, match="new operation id"):
@@ -238,14 +238,14 @@ def test_operations_of_two_services_do_not_meet(ledger: Ledger):
     for service in (SERVICE, "other"):
         register(ledger, 1, service=service)
         bundle_id = world.make(1, service).id
-        assert act(ledger, rollout.Propose(bundle=bundle_id, verified=True), service=service, operation="same").number == 1
+        assert act(ledger, Propose(bundle=bundle_id, verified=True), service=service, operation="same").number == 1
 
 
 @pytest.mark.parametrize("change", [{"stable": digest(7)}, {"candidate": digest(7)}, {"previous": digest(7)}])
 def test_an_unregistered_bundle_cannot_enter_the_state(ledger: Ledger, change: dict[str, str]):
     """Stable, candidate and previous must be registered bundles of the service."""
     register(ledger, 7, service="other")
-    state = rollout.State(service=SERVICE, revision=1, **change)
+    state = State(service=SERVICE, revision=1, **change)
     with pytest.raises(errors.NotAllowed, match="registered bundles of this service"):
         ledger.append(state, (), verb="x", actor="x", reason="x", now=1.0)
     assert ledger.newest(SERVICE) == 0
@@ -257,7 +257,7 @@ def test_nothing_is_left_of_a_refused_append(ledger: Ledger, keys):
 
     first, second = register(ledger, 1, 2)
     promote(ledger, first)
-    act(ledger, rollout.Condemn(bundle=second, kind="quarantined", reason="bad"))
+    act(ledger, Condemn(bundle=second, kind="quarantined", reason="bad"))
     before = audit.verify(ledger, SERVICE, keys).head
     state = dataclasses.replace(ledger.state(SERVICE), revision=4)
     effects = (Marked(bundle=second, kind="lifted", reason="x"), Marked(bundle=first, kind="quarantined", reason="x"))
@@ -282,22 +282,20 @@ def test_text_that_an_engine_cannot_hold_is_refused(ledger: Ledger, bad: str):
     with pytest.raises(errors.UsageError, match="plain text"):
         ledger.note(SERVICE, kind="x", body={}, actor=bad, now=1.0)
     with pytest.raises(errors.UsageError, match="plain text"):
-        ledger.append(rollout.State(service=SERVICE, revision=1), (), verb="x", actor="x", reason=bad, now=1.0)
+        ledger.append(State(service=SERVICE, revision=1), (), verb="x", actor="x", reason=bad, now=1.0)
 
 
 @pytest.mark.parametrize("now", [float("nan"), float("inf"), -1.0, 1.7e12])
 def test_a_time_that_is_none_is_refused(ledger: Ledger, now: float):
     """NaN, infinity, before 1970, and milliseconds mistaken for seconds."""
     with pytest.raises(errors.UsageError, match="not a time"):
-        ledger.append(rollout.State(service=SERVICE, revision=1), (), verb="x", actor="x", reason="x", now=now)
+        ledger.append(State(service=SERVICE, revision=1), (), verb="x", actor="x", reason="x", now=now)
 
 
 def test_what_json_cannot_hold_is_refused(ledger: Ledger):
     """Evidence with a NaN is refused before anything is written."""
     with pytest.raises(errors.Damaged, match="canonical JSON"):
-        ledger.append(
-            rollout.State(service=SERVICE, revision=1), (), verb="x", actor="x", reason="x", now=1.0, evidence={"x": float("nan")}
-        )
+        ledger.append(State(service=SERVICE, revision=1), (), verb="x", actor="x", reason="x", now=1.0, evidence={"x": float("nan")})
     assert ledger.newest(SERVICE) == 0
 
 
@@ -305,7 +303,7 @@ def test_hostile_text_is_only_text(ledger: Ledger):
     """Quotes, placeholders and SQL in every text field come back as they were."""
     nasty = "'); DROP TABLE revision; -- %s %(x)s :service {bundles} \\ \u2028 🙂"
     (first,) = register(ledger, 1)
-    state, effects = world.decide(ledger, rollout.Propose(bundle=first, verified=True), now=1.0)
+    state, effects = world.decide(ledger, Propose(bundle=first, verified=True), now=1.0)
     done = ledger.append(state, effects, verb=nasty, actor=nasty, reason=nasty, now=1.0, evidence={nasty: nasty}, operation=nasty)
     assert ledger.revision(SERVICE, 1) == done
     assert (done.verb, done.actor, done.reason, done.evidence) == (nasty, nasty, nasty, {nasty: nasty})

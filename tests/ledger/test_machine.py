@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lastgood import errors
-from lastgood.core import transitions as rollout
-from lastgood.core.transitions import Mark
+from lastgood.core import transitions
+from lastgood.core.events import Abandon, BakeEnded, Condemn, CutOver, Event, Lift, Marked, Propose, ReleaseHold, RollBack, SetHold
+from lastgood.core.state import Mark, State, target
 from lastgood.ledger import audit, connect
 from tests.ledger.world import SERVICE, digest, register
 
@@ -27,24 +28,22 @@ bundles = st.sampled_from(BUNDLES)
 reasons = st.sampled_from(["bad", "leaked", "'quoted'", "ünïcode"])
 verified = st.fixed_dictionaries({b: st.booleans() for b in BUNDLES})
 events = st.one_of(
-    st.builds(rollout.Propose, bundle=bundles, verified=st.just(True), override=st.none() | reasons),
-    st.builds(rollout.CutOver, bundle=bundles, bake_s=st.just(60.0)),
-    st.builds(rollout.Abandon, bundle=bundles, reason=reasons),
-    st.builds(rollout.BakeEnded),
+    st.builds(Propose, bundle=bundles, verified=st.just(True), override=st.none() | reasons),
+    st.builds(CutOver, bundle=bundles, bake_s=st.just(60.0)),
+    st.builds(Abandon, bundle=bundles, reason=reasons),
+    st.builds(BakeEnded),
+    st.builds(RollBack, reason=reasons, seen=st.none() | bundles, to=st.none() | bundles, verified=verified, automatic=st.booleans()),
     st.builds(
-        rollout.RollBack, reason=reasons, seen=st.none() | bundles, to=st.none() | bundles, verified=verified, automatic=st.booleans()
-    ),
-    st.builds(
-        rollout.Condemn,
+        Condemn,
         bundle=bundles,
         kind=st.sampled_from(["quarantined", "revoked"]),
         reason=reasons,
         verified=verified,
         take_down=st.booleans(),
     ),
-    st.builds(rollout.Lift, bundle=bundles, reason=reasons),
-    st.builds(rollout.SetHold, reason=reasons, actor=reasons),
-    st.builds(rollout.ReleaseHold),
+    st.builds(Lift, bundle=bundles, reason=reasons),
+    st.builds(SetHold, reason=reasons, actor=reasons),
+    st.builds(ReleaseHold),
 )
 
 
@@ -56,7 +55,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="lg-machine-"))
         shutil.copy(_template(), self.folder / "ledger.db")
         self.ledger = connect(f"sqlite:///{self.folder / 'ledger.db'}")
-        self.log = [rollout.State(service=SERVICE)]
+        self.log = [State(service=SERVICE)]
         self.marks: dict[str, Mark] = {}
         self.was_stable: set[str] = set()
         self.now = 100.0
@@ -74,7 +73,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.newest(SERVICE) == 0
 
     @rule(event=events, later=st.floats(-5.0, 100.0), again=st.booleans())
-    def happens(self, event: rollout.Event, later: float, again: bool) -> None:
+    def happens(self, event: Event, later: float, again: bool) -> None:
         """What the core allows the ledger takes, once; what the core refuses is not tried."""
         self.now += later
         self._decide(event, again=again)
@@ -83,18 +82,18 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def cuts_over(self) -> None:
         """The candidate's workers are ready; without this rule few lives would get as far as a second stable bundle."""
-        self._decide(rollout.CutOver(bundle=str(self.log[-1].candidate), bake_s=60.0), again=False)
+        self._decide(CutOver(bundle=str(self.log[-1].candidate), bake_s=60.0), again=False)
 
     @precondition(lambda self: len(self.log[-1].lineage) > 1)
     @rule(reason=reasons)
     def rolls_back(self, reason: str) -> None:
         """Back by the rule, everything verifying."""
-        self._decide(rollout.RollBack(reason=reason, verified=dict.fromkeys(BUNDLES, True)), again=True)
+        self._decide(RollBack(reason=reason, verified=dict.fromkeys(BUNDLES, True)), again=True)
 
-    def _decide(self, event: rollout.Event, *, again: bool) -> None:
+    def _decide(self, event: Event, *, again: bool) -> None:
         state = self.ledger.state(SERVICE, about=BUNDLES)
         try:
-            after, effects = rollout.step(state, event, self.now)
+            after, effects = transitions.step(state, event, self.now)
         except errors.LastgoodError:
             return
         call: dict[str, Any] = {"verb": "v", "actor": "a", "reason": "r", "now": max(self.now, 0.0), "operation": f"op {after.revision}"}
@@ -105,10 +104,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.log.append(dataclasses.replace(after, marks={}))
         self.was_stable |= {after.stable} - {None}  # type: ignore[arg-type]
         for effect in effects:
-            if isinstance(effect, rollout.Marked):
+            if isinstance(effect, Marked):
                 self._mark(effect)
 
-    def _mark(self, effect: rollout.Marked) -> None:
+    def _mark(self, effect: Marked) -> None:
         held = self.marks.get(effect.bundle)
         if held is not None and held.kind == "revoked":
             return
@@ -149,7 +148,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert [dataclasses.replace(r.state, marks={}) for r in reversed(history)] == self.log[1:]
         if history:
             state = history[0].state
-            assert state.previous == rollout.target(state, without=frozenset(filter(None, [state.stable])))
+            assert state.previous == target(state, without=frozenset(filter(None, [state.stable])))
         for bundle in BUNDLES:
             assert self.ledger.was_stable(SERVICE, bundle) == (bundle in self.was_stable)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors
-from lastgood.core import transitions as rollout
+from lastgood.core import transitions
+from lastgood.core.events import Abandon, Paged, Propose, SetHold
 from lastgood.ledger import Ledger, audit, connect, migrate
 from tests.ledger import foreign
 from tests.ledger.world import SERVICE, act, digest, promote, register, roll_back
@@ -20,13 +21,13 @@ OURS = migrate.ours("sqlite")
 
 
 def _as_next_release(monkeypatch: pytest.MonkeyPatch, *, min_reader: int, text: str = NEXT) -> None:
-    known, following = migrate.known, migrate.Migration(version=OURS + 1, min_reader=min_reader, text=text)
-    monkeypatch.setattr(migrate, "known", lambda engine: (*known(engine), following))
+    known, following = migrate.migrations_of, migrate.Migration(version=OURS + 1, min_reader=min_reader, text=text)
+    monkeypatch.setattr(migrate, "migrations_of", lambda engine: (*known(engine), following))
 
 
 def _as_first_release(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = migrate.known
-    monkeypatch.setattr(migrate, "known", lambda engine: known(engine)[:1])
+    known = migrate.migrations_of
+    monkeypatch.setattr(migrate, "migrations_of", lambda engine: known(engine)[:1])
 
 
 def test_the_previous_release_reads_and_writes_the_next_schema(ledger: Ledger, url: str, keys: Path):
@@ -44,8 +45,8 @@ def test_the_previous_release_reads_and_writes_the_next_schema(ledger: Ledger, u
             assert connection.schema_version() == OURS + 1
             promote(connection, digest(2))
             assert roll_back(connection).state.stable == digest(1)
-            act(connection, rollout.Propose(bundle=digest(2), verified=True, override="again"))
-            act(connection, rollout.Abandon(bundle=digest(2), reason="x"))
+            act(connection, Propose(bundle=digest(2), verified=True, override="again"))
+            act(connection, Abandon(bundle=digest(2), reason="x"))
             assert audit.verify(connection, SERVICE, keys.parent / "unsigned").problems == ()
 
 
@@ -95,8 +96,8 @@ def test_a_ledger_of_the_first_release_is_brought_up_to_date(url: str, keys: Pat
             assert {table: after[table] for table in tables} == before
             report = audit.verify(ledger, SERVICE, keys)
             assert (report.problems, report.head) == ((), head)
-            page = rollout.Paged(summary="held", key="k")
-            state, effects = rollout.step(ledger.state(SERVICE), rollout.SetHold(reason="r", actor="a"), 200.0)
+            page = Paged(summary="held", key="k")
+            state, effects = transitions.step(ledger.state(SERVICE), SetHold(reason="r", actor="a"), 200.0)
             ledger.append(state, (*effects, page), verb="hold", actor="a", reason="r", now=200.0)
             assert ledger.lease("gates", holder="a", now=1.0, ttl_s=1.0)
             assert ledger.record(SERVICE, "x", {}, now=1.0) == 1
@@ -107,13 +108,13 @@ def test_a_ledger_of_the_first_release_is_brought_up_to_date(url: str, keys: Pat
 def test_the_first_release_stops_at_a_ledger_of_this_one(url: str, keys: Path):
     """A process of the first release that still runs while the ledger is upgraded reads and writes nothing more."""
     _first_release(url, keys)
-    known = migrate.known
+    known = migrate.migrations_of
     with connect(url) as old, connect(url) as new:
         assert old.newest(SERVICE) == 5
         new.migrate()
         before = new.state(SERVICE)
         with pytest.MonkeyPatch.context() as earlier:
-            earlier.setattr(migrate, "known", lambda engine: known(engine)[:1])
+            earlier.setattr(migrate, "migrations_of", lambda engine: known(engine)[:1])
             for call in (lambda: old.state(SERVICE), lambda: register(old, 9), old.migrate):
                 with pytest.raises(errors.LastgoodError, match="needs a release that knows schema 2; this one knows 1; upgrade lastgood"):
                     call()
@@ -176,5 +177,5 @@ def test_both_engines_have_the_same_tables(postgres_server, tmp_path: Path):
 
 def test_migrations_are_numbered_without_a_gap():
     """Both engines know the same versions, from 1 on."""
-    versions = {engine: [step.version for step in migrate.known(engine)] for engine in ("sqlite", "postgres")}
+    versions = {engine: [step.version for step in migrate.migrations_of(engine)] for engine in ("sqlite", "postgres")}
     assert versions["sqlite"] == versions["postgres"] == list(range(1, len(versions["sqlite"]) + 1))

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors
-from lastgood.core import transitions as rollout
+from lastgood.core import transitions
+from lastgood.core.events import Effect, ReleaseHold, SetHold
+from lastgood.core.state import State
 from lastgood.ledger import Ledger, audit, connect
 from tests import postgres
 from tests.ledger.world import SERVICE, act, decide, promote, register
@@ -23,9 +25,9 @@ ROUNDS = 6
 DEADLINE_S = 60.0
 
 
-def _toggle(ledger: Ledger, name: str) -> tuple[rollout.State, tuple[rollout.Effect, ...]]:
+def _toggle(ledger: Ledger, name: str) -> tuple[State, tuple[Effect, ...]]:
     held = ledger.state(SERVICE).hold is not None
-    return decide(ledger, rollout.ReleaseHold() if held else rollout.SetHold(reason=name, actor=name), now=100.0)
+    return decide(ledger, ReleaseHold() if held else SetHold(reason=name, actor=name), now=100.0)
 
 
 def _operator(url: str, name: str, barrier: Barrier, out: Path) -> None:
@@ -110,10 +112,10 @@ def _write_until(url: str, stop: threading.Event, acknowledged: list[str], refus
                 time.sleep(0.02)
                 continue
             acknowledged.append(operation)
-            event = rollout.ReleaseHold() if state.hold else rollout.SetHold(reason="op", actor="op")
+            event = ReleaseHold() if state.hold else SetHold(reason="op", actor="op")
             if stop.is_set():
                 return
-            state, effects = rollout.step(state, event, 100.0)
+            state, effects = transitions.step(state, event, 100.0)
 
 
 @pytest.mark.parametrize("url", ["postgres"], indirect=True)
@@ -126,5 +128,5 @@ def test_a_connection_that_the_server_ended_is_replaced(ledger: Ledger, url: str
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND application_name = 'lastgood'"
         )
     with pytest.raises(errors.Unavailable, match="cannot be reached"):
-        act(ledger, rollout.SetHold(reason="r", actor="a"))
-    assert act(ledger, rollout.SetHold(reason="r", actor="a")).number == 1
+        act(ledger, SetHold(reason="r", actor="a"))
+    assert act(ledger, SetHold(reason="r", actor="a")).number == 1

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lastgood import errors
-from lastgood.core import transitions as rollout
+from lastgood.core.events import Marked, Paged, RollBack, SetHold
 from lastgood.ledger import DiskFull, Ledger, Page, audit, connect
 from lastgood.system import failpoints
 from tests.ledger import foreign
@@ -20,7 +20,7 @@ from tests.ledger.test_files import BALLAST, _fill_disk, fill, may_mount, mounte
 from tests.ledger.world import SERVICE, Everything, act, decide, digest, promote, register
 
 WRITES = ("ledger.after_begin", "ledger.after_revision_insert", "ledger.after_marks", "ledger.before_commit")
-BACK = rollout.RollBack(reason="bad answers", verified=Everything(), automatic=True)
+BACK = RollBack(reason="bad answers", verified=Everything(), automatic=True)
 NEXT = 5
 """The revision of the first change after `filled`."""
 
@@ -41,9 +41,9 @@ def tell(ledger: Ledger, key: str = "k", *, revision: int = 1, now: float = 100.
     return ledger.page(service, revision=revision, key=key, now=now, **told)
 
 
-def paged(ledger: Ledger) -> list[rollout.Paged]:
+def paged(ledger: Ledger) -> list[Paged]:
     """The pages that an automatic step back brings just now."""
-    return [effect for effect in decide(ledger, BACK, now=700.0)[1] if isinstance(effect, rollout.Paged)]
+    return [effect for effect in decide(ledger, BACK, now=700.0)[1] if isinstance(effect, Paged)]
 
 
 def due(ledger: Ledger, channel: str = "mail", *, now: float = 1000.0, limit: int = 20) -> list[tuple[int, str]]:
@@ -68,7 +68,7 @@ def test_a_change_and_its_page_are_one(filled: Ledger):
     (told,) = paged(filled)
     done = act(filled, BACK, now=700.0, verb="rollback", evidence={"verdicts": [verdict]})
     (page,) = filled.pages(SERVICE)
-    assert rollout.Paged(summary=page.summary, key=page.key, severity=page.severity, resolves=page.resolves) == told
+    assert Paged(summary=page.summary, key=page.key, severity=page.severity, resolves=page.resolves) == told
     assert (page.revision, page.severity) == (done.number, "warning")
     assert page.summary.endswith("bad answers")
     assert (page.at, page.delivered_at, page.deliveries) == (done.at, None, {})
@@ -115,8 +115,8 @@ def test_a_page_outlives_who_wrote_it(filled: Ledger, url: str, keys: Path):
 
 def test_a_change_that_the_database_refuses_pages_nobody(filled: Ledger):
     """A revision that breaks a rule takes its page with it."""
-    state, _ = decide(filled, rollout.SetHold(reason="r", actor="a"), now=700.0)
-    told = (rollout.Marked(bundle=digest(2), kind="quarantined", reason="r"), rollout.Paged(summary="s"))
+    state, _ = decide(filled, SetHold(reason="r", actor="a"), now=700.0)
+    told = (Marked(bundle=digest(2), kind="quarantined", reason="r"), Paged(summary="s"))
     with pytest.raises(errors.NotAllowed):
         filled.append(state, told, verb="hold", actor="op", reason="r", now=700.0)
     assert (filled.newest(SERVICE), filled.pages(SERVICE)) == (NEXT - 1, [])
@@ -124,12 +124,12 @@ def test_a_change_that_the_database_refuses_pages_nobody(filled: Ledger):
 
 def test_pages_about_one_thing_are_one_page(filled: Ledger):
     """Two with one key in one change would stop it; they become one with both summaries, the gravest severity, and open."""
-    state, _ = decide(filled, rollout.SetHold(reason="r", actor="a"), now=700.0)
+    state, _ = decide(filled, SetHold(reason="r", actor="a"), now=700.0)
     told = (
-        rollout.Paged(summary="first", key="k", severity="info", resolves=True),
-        rollout.Paged(summary="other", key="other", severity="info", resolves=True),
-        rollout.Paged(summary="second", key="k", severity="warning"),
-        rollout.Paged(summary="other", key="other", severity="info", resolves=True),
+        Paged(summary="first", key="k", severity="info", resolves=True),
+        Paged(summary="other", key="other", severity="info", resolves=True),
+        Paged(summary="second", key="k", severity="warning"),
+        Paged(summary="other", key="other", severity="info", resolves=True),
     )
     filled.append(state, told, verb="hold", actor="op", reason="r", now=700.0)
     found = [(page.key, page.summary, page.severity, page.resolves) for page in filled.pages(SERVICE)]
@@ -138,12 +138,12 @@ def test_pages_about_one_thing_are_one_page(filled: Ledger):
 
 def test_a_page_that_goes_with_a_change_may_be_about_an_earlier_revision(filled: Ledger):
     """It has a body of its own, and is there once whether it came alone or with a change."""
-    state, _ = decide(filled, rollout.SetHold(reason="r", actor="a"), now=700.0)
+    state, _ = decide(filled, SetHold(reason="r", actor="a"), now=700.0)
     assert tell(filled, revision=2)
     told = (
-        rollout.Paged(summary="again", key="k", about=2),
-        rollout.Paged(summary="slow", key="other", about=2, body={"verdicts": []}),
-        rollout.Paged(summary="held", key="k"),
+        Paged(summary="again", key="k", about=2),
+        Paged(summary="slow", key="other", about=2, body={"verdicts": []}),
+        Paged(summary="held", key="k"),
     )
     filled.append(state, told, verb="hold", actor="op", reason="r", now=700.0)
     found = {(page.revision, page.key): page for page in filled.pages(SERVICE)}

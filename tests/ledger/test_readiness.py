@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors
-from lastgood.core import transitions as rollout
+from lastgood.core import transitions
+from lastgood.core.events import SetHold
 from lastgood.ledger import Ledger, Seen, audit, connect, migrate
 from tests.ledger import foreign
 from tests.ledger.world import SERVICE, digest, promote, register
@@ -42,7 +43,7 @@ def test_a_change_decided_under_a_lost_lease_is_not_committed(ledger: Ledger):
     """The token is checked in the transaction: after the lease has changed hands, also back again, nothing of the first holder goes in."""
     register(ledger, 1)
     promote(ledger, digest(1))
-    held = rollout.step(ledger.state(SERVICE), rollout.SetHold(reason="r", actor="a"), 200.0)
+    held = transitions.step(ledger.state(SERVICE), SetHold(reason="r", actor="a"), 200.0)
     asked = {"verb": "hold", "actor": "a", "reason": "r", "now": 200.0}
     first = ledger.take_lease(NAME, holder="a", now=100.0, ttl_s=15.0)
     assert first is not None
@@ -85,9 +86,9 @@ def test_a_lease_does_not_change_hands_within_a_commit(ledger: Ledger, url: str)
 
 def test_a_ledger_of_the_second_schema_is_brought_up_to_date(url: str, keys: Path):
     """Nothing in it changes; a reader of this release that does not migrate finds no rows; the release before works on afterwards."""
-    known = migrate.known
+    known = migrate.migrations_of
     with pytest.MonkeyPatch.context() as earlier, connect(url) as old:
-        earlier.setattr(migrate, "known", lambda engine: known(engine)[:2])
+        earlier.setattr(migrate, "migrations_of", lambda engine: known(engine)[:2])
         old.migrate()
         register(old, 1, 2)
         promote(old, digest(1))
@@ -108,7 +109,7 @@ def test_a_ledger_of_the_second_schema_is_brought_up_to_date(url: str, keys: Pat
             assert [row.ready for row in ledger.readiness(SERVICE)] == [True]
             assert audit.verify(ledger, SERVICE, keys).ok
     with pytest.MonkeyPatch.context() as earlier, connect(url) as old:
-        earlier.setattr(migrate, "known", lambda engine: known(engine)[:2])
+        earlier.setattr(migrate, "migrations_of", lambda engine: known(engine)[:2])
         promote(old, digest(2))
         assert old.state(SERVICE).stable == digest(2)
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from lastgood.core import transitions as rollout
+from lastgood.core.events import Condemn, ReleaseHold, SetHold
 from lastgood.ledger import Ledger, Revision, connect
 from tests.ledger.world import SERVICE, act, digest, promote, register, roll_back
 
 
 def _toggle(ledger: Ledger) -> Revision:
     state = ledger.state(SERVICE)
-    event = rollout.ReleaseHold() if state.hold else rollout.SetHold(reason="r", actor="a")
+    event = ReleaseHold() if state.hold else SetHold(reason="r", actor="a")
     return act(ledger, event, now=201.0 + state.revision)
 
 
@@ -65,7 +65,7 @@ def _grow(ledger: Ledger, until: int) -> None:
     while (number := ledger.newest(SERVICE) + 1) <= until:
         if number % 5 == 0:
             register(ledger, number)
-            act(ledger, rollout.Condemn(bundle=digest(number), kind="quarantined", reason="r"), now=200.0 + number)
+            act(ledger, Condemn(bundle=digest(number), kind="quarantined", reason="r"), now=200.0 + number)
         else:
             _toggle(ledger)
         ledger.record(SERVICE, "1/canary", {"n": number}, now=float(number))

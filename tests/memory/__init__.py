@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from lastgood import settings as settings_
 from lastgood import testing
+from lastgood.settings import Settings
 
 ADAPTERS = (
     '[layers]\ninfrastructure = "tests.memory.infrastructure"\ntraffic = "tests.memory.traffic"\nregistry = "tests.memory.registry"\n'
@@ -25,7 +25,7 @@ class World:
 _WORLDS: dict[tuple[Path, str], World] = {}
 
 
-def world(settings: settings_.Settings, service: str) -> World:
+def world(settings: Settings, service: str) -> World:
     """The layers of *service*, made on first use."""
     key = (settings.home, service)
     if key not in _WORLDS:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from lastgood import settings as settings_
 from lastgood import testing
+from lastgood.settings import Settings
 from tests import memory
 
 
-def build(settings: settings_.Settings, service: str) -> testing.MemoryInfrastructure:
+def build(settings: Settings, service: str) -> testing.MemoryInfrastructure:
     """The one of this world."""
     return memory.world(settings, service).infrastructure

@@ -13,12 +13,12 @@ from lastgood import errors, release
 from lastgood.bundle.manifest import short
 from lastgood.llm import base
 from lastgood.model_retirement import check as liveness
-from lastgood.model_retirement import records as lifetimes
+from lastgood.model_retirement import records
 from tests import factory
 
 OLD = {"provider": "openai", "model": "old-2024-01-01"}
 NEW = {"provider": "openai", "model": "new-2025-01-01"}
-DAY_S = lifetimes.DAY_S
+DAY_S = records.DAY_S
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_what_lives_is_written_down_and_pages_nobody(ctx: release.Context, provi
     ]
     assert statuses(report) == {short(a): "alive", short(b): "alive"}
     assert told(ctx) == []
-    known = lifetimes.newest(ctx.ledger, b, now=time.time())
+    known = records.newest(ctx.ledger, b, now=time.time())
     assert known is not None
     assert known.status == "alive"
 
@@ -126,10 +126,10 @@ def test_a_date_that_has_passed_counts_without_asking_again(ctx: release.Context
     ends = time.time() - 60
     provider.says[OLD["model"]] = {"shutdown_at": ends}
     assert statuses(check(ctx, provider, now=ends - 3 * DAY_S)) == {short(b): "alive", short(a): "dying"}
-    why = lifetimes.gone(ctx.ledger, a, now=time.time())
+    why = records.gone(ctx.ledger, a, now=time.time())
     assert why is not None
     assert why.startswith("openai/old-2024-01-01: it was to be shut down on 20")
-    assert lifetimes.gone(ctx.ledger, a, now=ends - 1) is None
+    assert records.gone(ctx.ledger, a, now=ends - 1) is None
     with pytest.raises(errors.NotAllowed, match="no other bundle that was stable"):
         release.roll_back(ctx, "toy", release.Request(actor="t", reason="x"))
 

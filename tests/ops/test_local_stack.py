@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from lastgood import settings as settings_
 from lastgood import testing
-from lastgood.system import processes as daemon
+from lastgood.settings import Settings
+from lastgood.system import processes
 from tests import factory
 
 pytestmark = pytest.mark.timeout(300)
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(300)
 class Stack:
     """A project whose stack runs, and how to talk to it."""
 
-    settings: settings_.Settings
+    settings: Settings
     port: int
 
     def cli(self, *args: str) -> subprocess.CompletedProcess[str]:
@@ -57,8 +57,8 @@ class Stack:
 
     def pids(self) -> dict[str, int]:
         """Controller and proxy."""
-        controller = daemon.read(self.settings.home / "run" / "controller.json")
-        envoy = daemon.read(self.settings.envoy("toy") / "envoy.json")
+        controller = processes.read(self.settings.home / "run" / "controller.json")
+        envoy = processes.read(self.settings.envoy("toy") / "envoy.json")
         assert controller is not None
         assert envoy is not None
         return {"controller": controller.pid, "envoy": envoy.pid}
@@ -189,7 +189,7 @@ def test_a_killed_worker_comes_back_and_costs_no_request(stack: Stack) -> None:
         a, b = factory.build(ctx, 1), factory.build(ctx, 2)
     for digest in (a, b):
         assert stack.cli("promote", "toy", digest, "--yes").returncode == 0
-    worker = daemon.read(stack.settings.run("toy") / "workers" / f"{b[7:19]}.json")
+    worker = processes.read(stack.settings.run("toy") / "workers" / f"{b[7:19]}.json")
     assert worker is not None
     with Load(stack) as load:
         until(lambda: len(load.answers) > 20, what="traffic")
@@ -247,7 +247,7 @@ def test_one_service_can_be_taken_down_while_another_serves(stack: Stack) -> Non
     threading.Event().wait(3.0)
     with pytest.raises(OSError, match="refused"):
         stack.ask()
-    running = daemon.find(stack.settings.home / "run" / "controller.json")
+    running = processes.find_running(stack.settings.home / "run" / "controller.json")
     assert running is not None
     assert running.pid == before
     assert stack.cli("up", "toy").returncode == 0

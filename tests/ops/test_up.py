@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from lastgood import release
-from lastgood import settings as settings_
 from lastgood.layers import base, reconcile
-from lastgood.ops import local_stack as stack
-from lastgood.system import processes as daemon
+from lastgood.ops import local_stack
+from lastgood.settings import Settings
+from lastgood.system import processes
 from tests import factory
 
 
@@ -47,16 +47,16 @@ def test_a_revision_committed_meanwhile_is_brought_up_and_not_called_lagging(tmp
         layer = Overtaken(ctx, [factory.build(ctx, 2.0)])
         read = ctx.ledger.state("toy").revision
 
-        def build(_settings: settings_.Settings, _name: str) -> dict[str, base.Layer]:
+        def build(_settings: Settings, _name: str) -> dict[str, base.Layer]:
             return {"infrastructure": layer}
 
-        def start(_settings: settings_.Settings) -> daemon.Record:
-            return daemon.Record(pid=1, started="0")
+        def start(_settings: Settings) -> processes.Record:
+            return processes.Record(pid=1, started="0")
 
         monkeypatch.setattr(reconcile, "build", build)
-        monkeypatch.setattr(stack, "start_controller", start)
+        monkeypatch.setattr(local_stack, "start_controller", start)
         said: list[str] = []
-        receipts = stack.up(settings, names=["toy"], say=said.append)
+        receipts = local_stack.up(settings, names=["toy"], say=said.append)
     assert layer.seen == [read, read + 1]
     assert [(receipt.status, receipt.desired_revision, receipt.detail) for receipt in receipts] == [("converged", read + 1, "")]
     assert not any("older copy" in line for line in said)
@@ -71,7 +71,7 @@ def test_a_ledger_that_was_put_back_is_still_told(tmp_path: Path, monkeypatch: p
         ahead = ctx.ledger.state("toy").revision + 5
         monkeypatch.setattr(layer, "observe", lambda: base.Observed(revision=ahead))
         monkeypatch.setattr(reconcile, "build", lambda *_args: {"infrastructure": layer})
-        monkeypatch.setattr(stack, "start_controller", lambda _settings: daemon.Record(pid=1, started="0"))
-        receipts = stack.up(settings, names=["toy"], say=lambda _line: None)
+        monkeypatch.setattr(local_stack, "start_controller", lambda _settings: processes.Record(pid=1, started="0"))
+        receipts = local_stack.up(settings, names=["toy"], say=lambda _line: None)
     assert [receipt.status for receipt in receipts] == ["lagging"]
     assert "older copy" in receipts[0].detail

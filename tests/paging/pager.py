@@ -8,6 +8,7 @@ from typing import Any
 
 from lastgood import settings as settings_
 from lastgood.ledger import Ledger, Page
+from lastgood.settings import Settings
 from tests.paging.endpoint import Endpoint
 
 SERVICE = "flights"
@@ -55,11 +56,11 @@ def page(**change: Any) -> Page:
     return Page(**told | change)
 
 
-def settings(home: Path, *urls: str, at: Endpoint | str = DEAD, **more: Any) -> settings_.Settings:
+def settings(home: Path, *urls: str, at: Endpoint | str = DEAD, **more: Any) -> Settings:
     """Settings with these channels; PagerDuty, Opsgenie and JSM are played by *at*."""
     base = at if isinstance(at, str) else at.url
     group = {"urls": urls, "pagerduty_url": f"{base}/v2/enqueue", "opsgenie_url": f"{base}/v2/alerts", "jsm_url": f"{base}/jsm/alerts"}
-    return settings_.Settings(project=home, home=home, paging=settings_.PagingSettings(**group | more))
+    return Settings(project=home, home=home, paging=settings_.PagingSettings(**group | more))
 
 
 def tell(ledger: Ledger, key: str = "rollout-4", *, revision: int = 0, now: float = NOW, service: str = SERVICE, **change: Any) -> bool:

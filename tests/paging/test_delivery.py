@@ -14,7 +14,7 @@ import pytest
 from hypothesis import strategies as st
 
 from lastgood import errors
-from lastgood.core import transitions as rollout
+from lastgood.core.events import RollBack
 from lastgood.ledger import Delivery, Ledger, Page, connect
 from lastgood.paging import channels
 from lastgood.paging import delivery as paging
@@ -124,7 +124,7 @@ def test_the_page_of_a_rollback_is_told_whole(ledger: Ledger, endpoint: Endpoint
     register(ledger, 1, 2)
     promote(ledger, digest(1))
     promote(ledger, digest(2))
-    back = rollout.RollBack(reason="bad answers", verified=Everything(), automatic=True)
+    back = RollBack(reason="bad answers", verified=Everything(), automatic=True)
     act(ledger, back, now=NOW, verb="rollback")
     assert look(ledger, settings(tmp_path, PAGERDUTY, at=endpoint), 1) == 2
     event = endpoint.take().body

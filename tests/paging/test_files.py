@@ -87,7 +87,7 @@ def test_the_log_has_levels(caplog: pytest.LogCaptureFixture):
     """Critical is an error, warning a warning, info a message."""
     caplog.set_level(logging.INFO)
     for severity in ("critical", "warning", "info"):
-        pages.tell(f"{severity} burns", severity=severity)
+        pages.log_page(f"{severity} burns", severity=severity)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("ERROR", "PAGE critical burns"),
         ("WARNING", "PAGE warning burns"),

@@ -10,17 +10,14 @@ from typing import Any
 import pytest
 
 from lastgood import release
-from lastgood import settings as settings_
 from lastgood.bundle.manifest import short
-from lastgood.controller import loop as controller
-from lastgood.hosts import lease as duty
-from lastgood.hosts import readiness
+from lastgood.controller import loop
+from lastgood.hosts import lease, readiness
 from lastgood.layers.receipts import Receipt, write
 from lastgood.ledger import Page, Seen
-from lastgood.paging import delivery as paging
-from lastgood.paging import message as page_text
-from lastgood.paging import once as telling
-from lastgood.system import clock as wallclock
+from lastgood.paging import delivery, message, once
+from lastgood.settings import Settings
+from lastgood.system import clock
 from tests import factory
 
 DEAD = "elsewhere/00000000"
@@ -30,13 +27,13 @@ READY, FAILING = Seen(ready=True), Seen(ready=False, failures=2, detail="no disk
 class Stage:
     """A service whose workers are what a test says of them, and controllers that look when they are told to."""
 
-    def __init__(self, settings: settings_.Settings, ctx: release.Context) -> None:
+    def __init__(self, settings: Settings, ctx: release.Context) -> None:
         self.settings, self.ctx = settings, ctx
         self.passed = 0.0
         self.skew = 0.0
         self.host = readiness.host(settings)
         self._said: dict[str, dict[str, Seen]] = {}
-        self._loop: controller.ServiceLoop | None = None
+        self._loop: loop.ServiceLoop | None = None
 
     def now(self) -> float:
         return time.time() + self.passed
@@ -51,7 +48,7 @@ class Stage:
     def restart(self) -> None:
         """The controller ends, without giving anything up, and is started again."""
         self.end()
-        self._loop = controller.ServiceLoop(self.ctx, "toy", moved=lambda: None)
+        self._loop = loop.ServiceLoop(self.ctx, "toy", moved=lambda: None)
 
     def end(self) -> None:
         if self._loop is not None:
@@ -86,11 +83,11 @@ class Stage:
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """The stage, on a clock that the test moves on."""
     settings = factory.project(tmp_path)
-    monkeypatch.setattr(telling, "AGAIN_S", 0.0)
+    monkeypatch.setattr(once, "AGAIN_S", 0.0)
     with factory.opened(settings) as ctx:
         made = Stage(settings, ctx)
-        monkeypatch.setattr(wallclock, "now", made.now)
-        monkeypatch.setattr(wallclock, "skew_s", lambda: made.skew)
+        monkeypatch.setattr(clock, "now", made.now)
+        monkeypatch.setattr(clock, "skew_s", lambda: made.skew)
         yield made
         made.end()
 
@@ -120,7 +117,7 @@ def test_previous_that_cannot_be_kept_warm_is_told_once_until_it_can(stage: Stag
     assert stage.told("cold-") == []
     stage.say(stage.host, **{c: READY, b: FAILING, a: READY})
     stage.look(after_s=5)
-    stage.look(after_s=controller.COLD_S - 6)
+    stage.look(after_s=loop.COLD_S - 6)
     assert stage.told("cold-") == []
     stage.look(after_s=7)
     restarted(stage)
@@ -132,7 +129,7 @@ def test_previous_that_cannot_be_kept_warm_is_told_once_until_it_can(stage: Stag
         assert part in page.summary
     stage.say(stage.host, **{c: READY, b: READY, a: READY})
     stage.look(after_s=5)
-    stage.look(after_s=controller.COLD_S - 6)
+    stage.look(after_s=loop.COLD_S - 6)
     assert len(stage.told("cold-")) == 1, "a worker that comes and goes is one trouble"
     stage.look(after_s=7)
     restarted(stage)
@@ -148,11 +145,11 @@ def test_a_trouble_that_comes_again_is_told_again(stage: Stage) -> None:
         for word in (FAILING, READY):
             stage.say(stage.host, **{b: READY, a: word})
             stage.look(after_s=5)
-            stage.look(after_s=controller.COLD_S + 1)
+            stage.look(after_s=loop.COLD_S + 1)
             restarted(stage)
     name = f"cold-{short(a)}"
     assert keys(stage.told(name)) == [name, f"{name}-over", f"{name}-2", f"{name}-2-over", f"{name}-3", f"{name}-3-over"]
-    assert [page_text.dedup_key(one).removeprefix("lastgood/toy/") for one in stage.told(name)] == [
+    assert [message.dedup_key(one).removeprefix("lastgood/toy/") for one in stage.told(name)] == [
         name, name, f"{name}-2", f"{name}-2", f"{name}-3", f"{name}-3"
     ]  # fmt: skip
     assert len({one.revision for one in stage.told(name)}) == 1
@@ -163,7 +160,7 @@ def test_it_is_over_when_another_bundle_is_previous(stage: Stage) -> None:
     a, b = factory.released(stage.ctx, 1, 2)
     stage.say(stage.host, **{b: READY, a: FAILING})
     stage.look()
-    stage.look(after_s=controller.COLD_S + 1)
+    stage.look(after_s=loop.COLD_S + 1)
     (c,) = factory.released(stage.ctx, 3)
     stage.say(stage.host, **{c: READY, b: READY})
     stage.look(after_s=5)
@@ -183,7 +180,7 @@ def test_a_step_back_that_traffic_could_not_follow_is_told_once(stage: Stage) ->
     stage.say(stage.host, **{c: READY, b: FAILING})
     stage.look()
     assert stage.told("not-followed") == [], "it has only just begun"
-    stage.look(after_s=controller.NOT_FOLLOWED_S + 1)
+    stage.look(after_s=loop.NOT_FOLLOWED_S + 1)
     restarted(stage)
     (page,) = stage.told("not-followed")
     assert page.severity == "critical"
@@ -217,21 +214,21 @@ def test_that_there_is_no_way_further_back_is_told_once(stage: Stage) -> None:
     stage.look()
     stage.look(after_s=1)
     assert stage.told("stranded") == [], "its workers still have time"
-    real = controller.proceed.go_on_back
+    real = loop.proceed.go_on_back
     stage.say(stage.host, **{a: FAILING})
 
     def later(ctx: release.Context, *given: Any, **asked: Any) -> Any:
         return real(ctx.with_clock(lambda: stage.now() + 60), *given, **asked)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(controller.proceed, "go_on_back", later)
+        patch.setattr(loop.proceed, "go_on_back", later)
         stage.look(after_s=1)
         restarted(stage)
     (page,) = stage.told("stranded")
     assert page.severity == "critical"
     for part in (short(a), "no disk", "lastgood rollback toy BUNDLE", "this host does not know which bundle answers requests"):
         assert part in page.summary
-    assert page_text.commands(page)[0] == "lastgood bundle list toy"
+    assert message.commands(page)[0] == "lastgood bundle list toy"
     stage.say(stage.host, **{a: READY})
     restarted(stage)
     assert keys(stage.told("stranded")) == [f"stranded-{short(a)}", f"stranded-{short(a)}-over"]
@@ -272,7 +269,7 @@ def test_nobody_is_not_said_while_somebody_has_the_lease(stage: Stage) -> None:
     stage.fall_silent(DEAD)
     for _ in range(3):
         stage.passed += 60
-        name = duty.lease_name("toy")
+        name = lease.lease_name("toy")
         assert stage.ctx.ledger.take_lease(name, holder=f"{DEAD} 1 x 0", now=stage.now(), ttl_s=15) is not None
         stage.look()
     assert stage.told("nobody") == []
@@ -368,7 +365,7 @@ def test_two_hosts_whose_clocks_disagree_are_told_once_for_both(stage: Stage, mo
 def test_the_end_of_a_trouble_does_not_overtake_its_beginning(stage: Stage) -> None:
     """Both may be about one revision: a pager that got them the other way round would stay open for good."""
     factory.released(stage.ctx, 1)
-    lasting = telling.Lasting(stage.ctx, "toy")
+    lasting = once.OpenProblem(stage.ctx, "toy")
     lasting.begun("trouble", "toy: bad", severity="critical", now=200.0)
     lasting.over("trouble", now=100.0)
     ledger = stage.ctx.ledger
@@ -383,13 +380,13 @@ def test_the_end_of_a_trouble_does_not_overtake_its_beginning(stage: Stage) -> N
     ledger.page_tried(page, "pager", now=400.0, delivered=True)
     assert due() == ["trouble-over"]
     (end,) = (one for one in ledger.due_pages("pager", now=1e9) if one.key == "trouble-over")
-    assert paging.text(end).splitlines()[0] == "[resolved] toy: over: bad"
+    assert delivery.text(end).splitlines()[0] == "[resolved] toy: over: bad"
 
 
 def test_two_processes_tell_one_trouble_once(stage: Stage) -> None:
     """Whoever sees it first; the other one ends it."""
     factory.released(stage.ctx, 1)
-    one, two = (telling.Lasting(stage.ctx, "toy") for _ in range(2))
+    one, two = (once.OpenProblem(stage.ctx, "toy") for _ in range(2))
     for each in (one, two, one):
         each.begun("trouble", "toy: bad", severity="warning", now=200.0)
     two.over("trouble", now=300.0)

@@ -12,8 +12,8 @@ from dagster_lastgood import automation
 from dagster_lastgood.jobs import verbs as jobs
 from dagster_lastgood.sensors import new_candidate as candidate
 from lastgood import release
-from lastgood.release import convergence as converge
-from lastgood.system import processes as daemon
+from lastgood.release import convergence
+from lastgood.system import processes
 from pipelines.definitions import defs
 from services.flights import data
 from tests.pipelines import world
@@ -131,7 +131,7 @@ def test_what_new_data_made_is_proposed_and_goes_through_the_phases(
     (stable,) = world.released(home, "a")
     with release.open_context(world.settings(home)) as ctx:
         fresh = world.register(ctx, "b", home / "scratch")
-    monkeypatch.setattr(converge, "controller_record", lambda _: daemon.Record(pid=1, started="0"))  # it measures, in life
+    monkeypatch.setattr(convergence, "controller_record", lambda _: processes.Record(pid=1, started="0"))  # it measures, in life
     done = built(instance, fresh, **{automation.CANDIDATE: "built from new data"})
     (asked,) = tick(instance, home, done).run_requests
     assert (asked.job_name, asked.run_key) == ("promote", f"flights/{done.run_id}")

@@ -14,9 +14,8 @@ import pytest
 from dagster_lastgood.jobs import verbs as jobs
 from lastgood import cli, release
 from lastgood.layers.receipts import Receipt
-from lastgood.release import advance as proceed
-from lastgood.release import convergence as converge
-from lastgood.system import processes as daemon
+from lastgood.release import advance, convergence
+from lastgood.system import processes
 from pipelines.definitions import build_definitions
 from tests.pipelines import world
 
@@ -126,11 +125,11 @@ def controller(home: Path) -> Iterator[None]:
     """The real one, as a process of its own. Without an infrastructure layer it takes every worker for ready."""
     home.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "lastgood.controller"]
-    record = daemon.start(argv, record=home / "run" / "controller.json", log=home / "controller.log", env=world.environment(home))
+    record = processes.start(argv, record=home / "run" / "controller.json", log=home / "controller.log", env=world.environment(home))
     try:
         yield
     finally:
-        daemon.stop(record, grace_s=20.0)
+        processes.stop(record, grace_s=20.0)
 
 
 def registered(home: Path, label: str) -> str:
@@ -220,7 +219,7 @@ def test_approve_lets_the_candidate_through(home):
     assert (metadata(result)["phase"], metadata(result)["under_way"]) == ("approval", "the controller continues the release")
     with release.open_context(world.settings(home)) as ctx:
         newest = ctx.ledger.revision("flights", 5)
-        proceed.advance(ctx, "flights", ready={digest}, judged_at=5, actor="controller")
+        advance.advance(ctx, "flights", ready={digest}, judged_at=5, actor="controller")
     assert (newest.verb, newest.reason, newest.actor, newest.state.approved) == ("approve", "looks good", "jo", True)
     assert world.stable(home) == digest
 
@@ -317,7 +316,7 @@ def test_a_promotion_that_somebody_overtakes_is_refused_as_by_the_command(tmp_pa
 
     def overtaken(ctx, service, *given, **asked):
         monkeypatch.setattr(release, "propose", real)
-        converge.promote(ctx, service, others[ctx.settings.home], reason="faster", actor="ann", way=world.AT_ONCE)
+        convergence.promote(ctx, service, others[ctx.settings.home], reason="faster", actor="ann", way=world.AT_ONCE)
         return real(ctx, service, *given, **asked)
 
     others, wanted = {}, ""
@@ -389,7 +388,7 @@ def test_traffic_that_does_not_follow_fails_the_run_and_warns_against_a_second_o
     with release.open_context(world.settings(home)) as ctx:
         newest = ctx.ledger.revision("flights", 2)
     told = Receipt(layer="traffic", status="failed", desired_revision=2, observed_revision=1, ms=1.0, at=0.0, detail="envoy is gone")
-    outcome = converge.Outcome(
+    outcome = convergence.Outcome(
         service="flights",
         verb="rollback",
         before=newest.state,

@@ -82,7 +82,7 @@ def test_what_is_built_is_held_beside_stable_on_the_rows_since_the_alarm(tmp_pat
             traffic = toy.Traffic(settings, stable)
             for hour in range(4):
                 traffic.hour(hour, toy.World(mean=1.2, bias=-2.0))
-            drift_watch.tick(ctx, drift_watch.watched(ctx, toy.SERVICE), now=toy.START + 4 * toy.HOUR_S + 10)
+            drift_watch.evaluate_next_window(ctx, drift_watch.watch_of_service(ctx, toy.SERVICE), now=toy.START + 4 * toy.HOUR_S + 10)
             retrain.hold_beside(context, asked, fresh, settings=settings)
         (said,) = toy.evidence(ctx, fresh, drift_compare.KIND)
         assert (said["bundle"], said["other"]) == (stable, fresh)

@@ -15,14 +15,12 @@ from pathlib import Path
 
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import manifest, store
 from lastgood.gates import base
-from lastgood.release import advance as proceed
-from lastgood.release import convergence as converge
+from lastgood.release import advance, convergence
 from lastgood.service import frozen as frozen_service
-from lastgood.service import schema as service
-from lastgood.service import strategy
+from lastgood.service import schema, strategy
+from lastgood.settings import Settings
 
 PROJECT = Path(__file__).resolve().parents[2]
 QUIET = {
@@ -35,7 +33,7 @@ QUIET = {
 }
 NO_LAYERS = {"LASTGOOD_LAYERS_INFRASTRUCTURE": "", "LASTGOOD_LAYERS_TRAFFIC": "", "LASTGOOD_LAYERS_REGISTRY": ""}
 GOOD = {"metrics": {"auc": 0.7, "brier": 0.16}}
-AT_ONCE = release.Way(strategy=())
+AT_ONCE = release.PhaseOverride(strategy=())
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -44,7 +42,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {**inherited, **QUIET, **NO_LAYERS, "LASTGOOD_HOME": str(home), "LASTGOOD_PROJECT": str(PROJECT), **more}
 
 
-def settings(home: Path, **more: str) -> settings_.Settings:
+def settings(home: Path, **more: str) -> Settings:
     """Settings of *home* without layers, but for what *more* sets."""
     return settings_.load(PROJECT, environment(home, **more))
 
@@ -53,15 +51,15 @@ def register(ctx: release.Context, label: str, scratch: Path) -> str:
     """Register a bundle that differs from others by *label* in its model part; returns its id."""
     frozen = scratch / f"config-{label}"
     if not frozen.exists():
-        service.freeze(ctx.settings.services / "flights", frozen)
+        schema.freeze(ctx.settings.services / "flights", frozen)
     stored = {
         "data": ctx.store.put_bytes(b'{"rows": 1}', name="data.json"),
         "model": ctx.store.put_bytes(b'{"label": "%s"}' % label.encode(), name="model.json"),
         "config": ctx.store.put(frozen),
         "environment": ctx.store.put_bytes(b'{"python": "3"}', name="environment.json"),
     }
-    parts = [artifacts.part(item, name=name, media_type="application/json", meta={}) for name, item in stored.items()]
-    built = bundles.of("flights", *parts)
+    parts = [store.part(item, name=name, media_type="application/json", meta={}) for name, item in stored.items()]
+    built = manifest.bundle_of("flights", *parts)
     release.register(ctx, built, provenance={}, actor="test", now=time.time(), untried=True)
     ctx.ledger.evaluate(built.id, kind="offline", report=GOOD, actor="test", now=time.time())
     return built.id
@@ -72,15 +70,15 @@ def released(home: Path, *labels: str) -> list[str]:
     with release.open_context(settings(home)) as ctx:
         ids = [register(ctx, label, home / "scratch") for label in labels]
         for digest in ids:
-            converge.promote(ctx, "flights", digest, reason="test", actor="test", way=AT_ONCE)
+            convergence.promote(ctx, "flights", digest, reason="test", actor="test", way=AT_ONCE)
     return ids
 
 
 def in_canary(ctx: release.Context, digest: str, *, phases: str = "canary:5,canary:25") -> int:
     """Take *digest* into the first of *phases*; returns the revision that proposed it."""
-    way = release.Way(strategy=strategy.from_text(phases))
+    way = release.PhaseOverride(strategy=strategy.from_text(phases))
     proposed = release.propose(ctx, "flights", digest, release.Request(actor="test", reason="test"), way=way)
-    proceed.advance(ctx, "flights", ready={digest}, actor="test")
+    advance.advance(ctx, "flights", ready={digest}, actor="test")
     return proposed.revision.number
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors, ledger, release
-from lastgood.core.transitions import State
+from lastgood.core.state import State
 from lastgood.gates import base
-from lastgood.release import advance as proceed
+from lastgood.release import advance
 from lastgood.system import failpoints
 from tests import factory
 from tests.reports import story as stories
@@ -59,7 +59,7 @@ VERDICTS = {"errors": failed("errors", kind="guardrail"), "slow": failed("slow",
 
 def judged(ctx: release.Context, state: State, fence: ledger.Fence | None = None) -> release.Committed | None:
     """One look at a release whose gates have failed."""
-    return proceed.advance(ctx, SERVICE, ready=(), verdicts=VERDICTS, judged_at=state.revision, actor="controller", fence=fence)
+    return advance.advance(ctx, SERVICE, ready=(), verdicts=VERDICTS, judged_at=state.revision, actor="controller", fence=fence)
 
 
 def told(ctx: release.Context) -> list[str]:
@@ -81,13 +81,13 @@ def test_a_page_that_goes_with_no_change_needs_the_lease_as_well(story: Story, f
     state = story.state()
     slow = {"slow": VERDICTS["slow"]}
     asked = {"ready": (), "actor": "controller", "fence": fence}
-    assert proceed.advance(story.ctx, SERVICE, verdicts=slow, judged_at=state.revision, **asked) is None  # type: ignore[arg-type]
+    assert advance.advance(story.ctx, SERVICE, verdicts=slow, judged_at=state.revision, **asked) is None  # type: ignore[arg-type]
     assert told(story.ctx) == ([] if fence else ["signal"])
     release.roll_back(story.ctx, SERVICE, release.Request(actor="ann", reason="called off"), to=state.stable)
     release.hold(story.ctx, SERVICE, release.Request(actor="ann", reason="holidays"))
     state, before = story.state(), told(story.ctx)
     bad = {"errors": VERDICTS["errors"]}
-    assert proceed.advance(story.ctx, SERVICE, verdicts=bad, judged_at=state.revision, **asked) is None  # type: ignore[arg-type]
+    assert advance.advance(story.ctx, SERVICE, verdicts=bad, judged_at=state.revision, **asked) is None  # type: ignore[arg-type]
     assert told(story.ctx) == (before if fence else [*before, "stranded"])
 
 
@@ -106,7 +106,7 @@ def test_a_page_that_goes_with_a_commit_is_not_told_again(story: Story) -> None:
     state = story.state()
     only = {"slow": VERDICTS["slow"]}
     for _ in range(2):
-        assert proceed.advance(story.ctx, SERVICE, ready=(), verdicts=only, judged_at=state.revision, actor="controller") is None
+        assert advance.advance(story.ctx, SERVICE, ready=(), verdicts=only, judged_at=state.revision, actor="controller") is None
     assert told(story.ctx) == ["signal"]
     assert judged(story.ctx, state) is not None
     assert told(story.ctx) == ["rollout", "signal"]

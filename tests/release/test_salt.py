@@ -8,8 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 from lastgood import ledger, release
-from lastgood import settings as settings_
-from lastgood.core import transitions as rollout
 from lastgood.layers import base
 from lastgood.layers import desired as desired_state
 from lastgood.service import strategy
@@ -18,9 +16,12 @@ from tests.cli.conftest import Run
 
 __all__ = ["run", "settings"]
 
+from lastgood.core.events import Abandon, Advance, CutOver, Event, ReleaseHold, SetHold
+from lastgood.core.state import State
+from lastgood.settings import Settings
 from tests.cli.conftest import run, settings
 
-WAY = release.Way(strategy=strategy.from_text("canary:5,canary:50"))
+WAY = release.PhaseOverride(strategy=strategy.from_text("canary:5,canary:50"))
 
 
 def propose(ctx: release.Context, answer: float, *, service: str = "toy") -> ledger.Revision:
@@ -30,19 +31,19 @@ def propose(ctx: release.Context, answer: float, *, service: str = "toy") -> led
     return done.revision
 
 
-def act(ctx: release.Context, event: rollout.Event, *, service: str = "toy") -> base.Desired:
+def act(ctx: release.Context, event: Event, *, service: str = "toy") -> base.Desired:
     """What is desired once *event* is in the ledger."""
     done = release.commit(ctx, ctx.ledger.state(service), event, verb="test", reason="test", actor="ann")
     return wanted(ctx, done.revision.state)
 
 
-def wanted(ctx: release.Context, state: rollout.State) -> base.Desired:
+def wanted(ctx: release.Context, state: State) -> base.Desired:
     """What is desired in *state*, as any host reads it."""
     return desired_state.read(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
 
 
 @pytest.fixture
-def ctx(settings: settings_.Settings) -> Iterator[release.Context]:
+def ctx(settings: Settings) -> Iterator[release.Context]:
     """A project with a stable bundle."""
     with factory.opened(settings) as opened:
         factory.released(opened, 1)
@@ -55,11 +56,11 @@ def test_a_release_has_one_salt_from_its_first_share_to_its_last(ctx: release.Co
     candidate = revision.state.candidate
     assert candidate is not None
     assert (len(bytes.fromhex(revision.salt)), wanted(ctx, revision.state).salt) == (16, "")
-    ramp = [act(ctx, rollout.Advance(bundle=candidate)) for _ in range(2)]
+    ramp = [act(ctx, Advance(bundle=candidate)) for _ in range(2)]
     assert [(found.weights[candidate], found.salt) for found in ramp] == [(5.0, revision.salt), (50.0, revision.salt)]
-    assert act(ctx, rollout.SetHold(reason="look", actor="ann")).salt == revision.salt
-    assert act(ctx, rollout.ReleaseHold()).salt == revision.salt
-    assert act(ctx, rollout.CutOver(bundle=candidate, bake_s=1.0)).salt == ""
+    assert act(ctx, SetHold(reason="look", actor="ann")).salt == revision.salt
+    assert act(ctx, ReleaseHold()).salt == revision.salt
+    assert act(ctx, CutOver(bundle=candidate, bake_s=1.0)).salt == ""
 
 
 def test_the_next_release_and_another_service_have_others(ctx: release.Context) -> None:
@@ -70,7 +71,7 @@ def test_the_next_release_and_another_service_have_others(ctx: release.Context) 
         (folder / "other" / file.name).write_text(file.read_text().replace("service: toy", "service: other"))
     first = propose(ctx, 2)
     assert first.state.candidate is not None
-    act(ctx, rollout.Abandon(bundle=first.state.candidate, reason="not now"))
+    act(ctx, Abandon(bundle=first.state.candidate, reason="not now"))
     again, other = propose(ctx, 2), propose(ctx, 3, service="other")
     assert len({first.salt, again.salt, other.salt}) == 3
 
@@ -79,7 +80,7 @@ def test_every_host_of_a_ledger_finds_the_same(ctx: release.Context) -> None:
     """It is in the ledger and in no home: a second home, with keys of its own, desires the same split."""
     candidate = propose(ctx, 2).state.candidate
     assert candidate is not None
-    here = act(ctx, rollout.Advance(bundle=candidate))
+    here = act(ctx, Advance(bundle=candidate))
     with contextlib.closing(ledger.connect(ctx.settings.ledger_url)) as elsewhere:
         there = desired_state.read(elsewhere.state("toy"), ledger=elsewhere, store=ctx.store, settings=ctx.settings)
     assert (there.salt, there.weights) == (here.salt, here.weights)
@@ -91,7 +92,7 @@ def test_a_release_that_was_proposed_before_there_were_salts_has_none(ctx: relea
     digest = factory.build(ctx, 2)
     event = release.plan_propose(ctx, ctx.ledger.state("toy"), digest, way=WAY)
     assert act(ctx, event).salt == ""
-    found = act(ctx, rollout.Advance(bundle=digest))
+    found = act(ctx, Advance(bundle=digest))
     assert (found.weights[digest], found.salt) == (5.0, "")
 
 
@@ -99,7 +100,7 @@ def test_nothing_prints_a_salt(ctx: release.Context, run: Run) -> None:
     """No command shows it, nor what is desired when that is printed; only the ledger has it."""
     revision = propose(ctx, 2)
     assert revision.state.candidate is not None
-    found = act(ctx, rollout.Advance(bundle=revision.state.candidate))
+    found = act(ctx, Advance(bundle=revision.state.candidate))
     assert found.salt not in repr(found)
     for args in (
         ["status", "toy"],

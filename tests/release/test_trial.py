@@ -20,18 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lastgood import errors, release
-from lastgood import settings as settings_
-from lastgood.bundle import environment, prompts
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import environment, manifest, prompts, store
 from lastgood.conformance import bundle_words as trial_words
 from lastgood.conformance import index as engines
-from lastgood.drift import reference as references
-from lastgood.index import snapshot as snapshots
-from lastgood.index import words
+from lastgood.drift import reference
+from lastgood.index import snapshot, words
 from lastgood.release import trial
-from lastgood.service import schema as services
+from lastgood.service import schema
 from lastgood.serving import inference_log
+from lastgood.settings import Settings
 from tests import factory
 
 MODEL = """
@@ -104,9 +101,9 @@ def test_a_reference_of_every_kind_is_read_as_it_was_written(
     if categories:
         for name in ("colour", "level", "id"):
             table = table.set_column(table.column_names.index(name), name, table[name].dictionary_encode())
-    file = tmp_path_factory.mktemp("r") / references.FILE
-    references.write(table, file, at="at")
-    found = references.read(file)
+    file = tmp_path_factory.mktemp("r") / reference.FILE
+    reference.write(table, file, at="at")
+    found = reference.read(file)
     asked = inference_log.requests(found.table, Row)
     assert [None if one is None else one.model_dump() for one in asked] == [
         Row.model_validate(row, strict=False).model_dump() for row in rows
@@ -115,7 +112,7 @@ def test_a_reference_of_every_kind_is_read_as_it_was_written(
     assert found.sample.rows == len(rows)
 
 
-def _project(root: Path, *, model: str = MODEL, body: str = "", load: str = "") -> settings_.Settings:
+def _project(root: Path, *, model: str = MODEL, body: str = "", load: str = "") -> Settings:
     """A project whose runtime has the request *model*; *body* is added to the module, *load* to its loading."""
     made = factory.project(root)
     code = factory.RUNTIME.replace("import pydantic\n", "import datetime, decimal, enum, uuid\nimport pydantic\n" + body)
@@ -124,12 +121,12 @@ def _project(root: Path, *, model: str = MODEL, body: str = "", load: str = "") 
     code = code.replace("        return cls(float", f"        {load}\n        return cls(float")
     folder = root / "services" / "toy"
     (folder / "runtime.py").write_text(code)
-    file = folder / services.FILE
+    file = folder / schema.FILE
     file.write_text(file.read_text().replace("parts: [model,", "parts: [model, data,"))
     return made
 
 
-def _register(project: settings_.Settings, *, fill: Callable[[Path], None] = lambda _: None, untried: bool = False) -> dict[str, Any]:
+def _register(project: Settings, *, fill: Callable[[Path], None] = lambda _: None, untried: bool = False) -> dict[str, Any]:
     """Register a bundle whose data part *fill* writes, and give what its provenance says of the trial."""
     with release.open_context(project) as ctx:
         work = project.home / "work"
@@ -137,7 +134,7 @@ def _register(project: settings_.Settings, *, fill: Callable[[Path], None] = lam
         (work / "data" / "note.json").write_text("{}")
         fill(work)
         (work / "model.json").write_text("0.5")
-        frozen = services.freeze(project.services / "toy", work / "config")
+        frozen = schema.freeze(project.services / "toy", work / "config")
         stored = {
             "model": ctx.store.put(work / "model.json"),
             "data": ctx.store.put(work / "data"),
@@ -148,7 +145,7 @@ def _register(project: settings_.Settings, *, fill: Callable[[Path], None] = lam
             **{name: ctx.store.put(work / name) for name in ("prompt", "index") if (work / name).exists()},
         }
         meta = {"embedder": engines.EMBEDDER} if "index" in stored else {}
-        made = bundles.of("toy", *(artifacts.part(one, name=name, media_type="x/y", meta=meta) for name, one in stored.items()))
+        made = manifest.bundle_of("toy", *(store.part(one, name=name, media_type="x/y", meta=meta) for name, one in stored.items()))
         try:
             release.register(ctx, made, provenance={}, actor="test", now=5.0, untried=untried)
         except errors.NotAllowed:
@@ -161,8 +158,8 @@ def _register(project: settings_.Settings, *, fill: Callable[[Path], None] = lam
 
 def _reference(columns: dict[str, Any]) -> Callable[[Path], None]:
     count = len(next(iter(columns.values())))
-    return lambda work: references.write(
-        pa.table({"at": [float(n) for n in range(count)], **columns}), work / "data" / references.FILE, at="at"
+    return lambda work: reference.write(
+        pa.table({"at": [float(n) for n in range(count)], **columns}), work / "data" / reference.FILE, at="at"
     )
 
 
@@ -193,7 +190,7 @@ def test_a_reference_that_was_never_one_is_refused(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     with pytest.raises(errors.NotAllowed, match="holds no reference"):
-        _register(_project(tmp_path), fill=lambda work: pq.write_table(pa.table({"x": [1.0]}), work / "data" / references.FILE))
+        _register(_project(tmp_path), fill=lambda work: pq.write_table(pa.table({"x": [1.0]}), work / "data" / reference.FILE))
 
 
 @pytest.mark.parametrize(
@@ -273,8 +270,8 @@ def _corpus(spec: dict[str, Any], *, asked: tuple[str, ...] = ASKED, kind: str =
     """An index of Chinese and Japanese texts with *spec*, and questions about them in the data part."""
 
     def fill(work: Path) -> None:
-        rows = [snapshots.Row(id=str(number), text=text) for number, text in enumerate(TEXTS)]
-        snapshots.write(rows, engines.make_vectors(len(rows)), work / "index", embedder=engines.EMBEDDER, spec=spec)
+        rows = [snapshot.Row(id=str(number), text=text) for number, text in enumerate(TEXTS)]
+        snapshot.write(rows, engines.make_vectors(len(rows)), work / "index", embedder=engines.EMBEDDER, spec=spec)
         lines = [json.dumps({"question": one, "kind": kind, "answers": ["0"]}) for one in asked]
         (work / "data" / trial_words.QUESTIONS).write_text("\n".join(lines) + "\n")
 

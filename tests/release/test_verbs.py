@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors, release
-from lastgood import settings as settings_
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.ledger import audit
-from lastgood.release import advance as proceed
+from lastgood.release import advance
 from lastgood.service import strategy
+from lastgood.settings import Settings
 from tests import factory
 from tests.hosts.rows import seen
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> settings_.Settings:
+def settings(tmp_path: Path) -> Settings:
     """A project with one service and no layers."""
     return factory.project(tmp_path)
 
@@ -35,7 +35,7 @@ def damage(ctx: release.Context, digest: str, part: str = "model") -> None:
     path.write_bytes(data)
 
 
-def test_promote_and_roll_back_leave_a_chain_that_verifies(settings: settings_.Settings) -> None:
+def test_promote_and_roll_back_leave_a_chain_that_verifies(settings: Settings) -> None:
     """Two releases and a rollback: stable is the first again, the second is quarantined, the audit trail is whole."""
     with factory.opened(settings) as ctx:
         a, b = factory.released(ctx, 1, 2)
@@ -46,7 +46,7 @@ def test_promote_and_roll_back_leave_a_chain_that_verifies(settings: settings_.S
         assert audit.verify(ctx.ledger, "toy", settings.keys).problems == ()
 
 
-def test_rollback_passes_over_a_damaged_target(settings: settings_.Settings) -> None:
+def test_rollback_passes_over_a_damaged_target(settings: Settings) -> None:
     """The newest bundle whose bytes still verify is taken, however many are damaged before it."""
     with factory.opened(settings) as ctx:
         a, b, _ = factory.released(ctx, 1, 2, 3)
@@ -54,7 +54,7 @@ def test_rollback_passes_over_a_damaged_target(settings: settings_.Settings) -> 
         assert release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad")).revision.state.stable == a
 
 
-def test_promoting_a_damaged_bundle_is_refused_and_noted(settings: settings_.Settings) -> None:
+def test_promoting_a_damaged_bundle_is_refused_and_noted(settings: Settings) -> None:
     """A flipped bit is found before traffic; the refusal stands in the audit trail."""
     with factory.opened(settings) as ctx:
         digest = factory.build(ctx, 1)
@@ -66,14 +66,14 @@ def test_promoting_a_damaged_bundle_is_refused_and_noted(settings: settings_.Set
         assert "does not verify" in str(last["body"])
 
 
-def test_registering_needs_every_part_and_the_right_service(settings: settings_.Settings) -> None:
+def test_registering_needs_every_part_and_the_right_service(settings: Settings) -> None:
     """A bundle without a required part, or with another service's configuration, never reaches the ledger."""
     with factory.opened(settings) as ctx:
         whole = ctx.ledger.bundle(factory.build(ctx, 1))
-        fewer = bundles.of("toy", whole.parts["model"], whole.parts["config"])
+        fewer = manifest.bundle_of("toy", whole.parts["model"], whole.parts["config"])
         with pytest.raises(errors.NotAllowed, match="lacks environment"):
             release.register(ctx, fewer, provenance={}, actor="t", now=1.0)
-        other = bundles.of("other", *whole.parts.values())
+        other = manifest.bundle_of("other", *whole.parts.values())
         with pytest.raises(errors.NotAllowed, match="does not describe 'other'"):
             release.register(ctx, other, provenance={}, actor="t", now=1.0)
         assert ctx.ledger.bundles("other") == []
@@ -94,7 +94,7 @@ def test_offline_limits_are_asked_of_the_ledger(tmp_path: Path) -> None:
                 assert release.propose(ctx, "toy", digest, release.Request(actor="ann", reason="go")) is not None
 
 
-def test_a_stale_plan_is_a_conflict_that_tells_what_changed(settings: settings_.Settings) -> None:
+def test_a_stale_plan_is_a_conflict_that_tells_what_changed(settings: Settings) -> None:
     """Who decided on an older revision learns who changed what, and nothing happens."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1, 2)
@@ -105,7 +105,7 @@ def test_a_stale_plan_is_a_conflict_that_tells_what_changed(settings: settings_.
         assert ctx.ledger.newest("toy") == seen + 1
 
 
-def test_many_operators_roll_back_at_once_and_one_revision_results(settings: settings_.Settings) -> None:
+def test_many_operators_roll_back_at_once_and_one_revision_results(settings: Settings) -> None:
     """Eight people answer the same alert: one rollback is written, the others are told that it is done."""
     with factory.opened(settings) as ctx:
         _, b, _ = factory.released(ctx, 1, 2, 3)
@@ -135,7 +135,7 @@ def test_many_operators_roll_back_at_once_and_one_revision_results(settings: set
     assert sorted(results) == ["already"] * 7 + ["done"]
 
 
-def test_going_back_one_further_needs_to_say_so(settings: settings_.Settings) -> None:
+def test_going_back_one_further_needs_to_say_so(settings: Settings) -> None:
     """Moments after a rollback another one is taken for the same alarm, unless it names the revision it saw."""
     with factory.opened(settings) as ctx:
         a, _, _ = factory.released(ctx, 1, 2, 3)
@@ -148,7 +148,7 @@ def test_going_back_one_further_needs_to_say_so(settings: settings_.Settings) ->
         )
 
 
-def test_what_was_released_after_a_rollback_can_be_taken_back_at_once(settings: settings_.Settings) -> None:
+def test_what_was_released_after_a_rollback_can_be_taken_back_at_once(settings: Settings) -> None:
     """A repair that was released in haste and is worse: no memory of the rollback before it may stand in the way."""
     with factory.opened(settings) as ctx:
         _, b, _ = factory.released(ctx, 1, 2, 3)
@@ -157,7 +157,7 @@ def test_what_was_released_after_a_rollback_can_be_taken_back_at_once(settings: 
         release.propose(ctx, "toy", repair, release.Request(actor="ann", reason="repaired"))
         with pytest.raises(errors.NothingToDo, match="was rolled back"):
             release.roll_back(ctx, "toy", release.Request(actor="bob", reason="bad"))
-        proceed.advance(ctx, "toy", ready={repair}, actor="test")
+        advance.advance(ctx, "toy", ready={repair}, actor="test")
         back = release.roll_back(ctx, "toy", release.Request(actor="ann", reason="the repair is worse")).revision
         assert (back.state.stable, repair in back.state.marks) == (b, True)
 
@@ -170,8 +170,8 @@ def _in_canary(ctx: release.Context) -> str:
     return factory.build(ctx, 7)
 
 
-@pytest.mark.parametrize("way", [release.Way(skip=True), release.Way(strategy=())], ids=["skipped", "none"])
-def test_whoever_passes_over_a_bundles_own_phases_is_paged(settings: settings_.Settings, way: release.Way) -> None:
+@pytest.mark.parametrize("way", [release.PhaseOverride(skip=True), release.PhaseOverride(strategy=())], ids=["skipped", "none"])
+def test_whoever_passes_over_a_bundles_own_phases_is_paged(settings: Settings, way: release.PhaseOverride) -> None:
     """By --skip-analysis and by --strategy none alike; one whose configuration names none is not."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
@@ -182,23 +182,23 @@ def test_whoever_passes_over_a_bundles_own_phases_is_paged(settings: settings_.S
         assert done.revision.state.chain == ()
 
 
-def test_a_way_is_chosen_once(settings: settings_.Settings) -> None:
+def test_a_way_is_chosen_once(settings: Settings) -> None:
     """The same command once more waits; another strategy for a release that is under way is refused, and not ignored."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
         digest = _in_canary(ctx)
-        mine = release.Way(strategy=strategy.from_text("canary:20"))
+        mine = release.PhaseOverride(strategy=strategy.from_text("canary:20"))
         asked = release.Request(actor="ann", reason="now")
         assert release.propose(ctx, "toy", digest, asked, way=mine) is not None
         assert release.propose(ctx, "toy", digest, asked, way=mine) is None
         assert release.propose(ctx, "toy", digest, asked) is None
         before = ctx.ledger.newest("toy")
         with pytest.raises(errors.NotAllowed, match="rollback toy stable"):
-            release.propose(ctx, "toy", digest, asked, way=release.Way(strategy=strategy.from_text("canary:50")))
+            release.propose(ctx, "toy", digest, asked, way=release.PhaseOverride(strategy=strategy.from_text("canary:50")))
         assert ctx.ledger.newest("toy") == before
 
 
-def test_a_home_that_lost_its_ledger_is_not_given_an_empty_one(settings: settings_.Settings) -> None:
+def test_a_home_that_lost_its_ledger_is_not_given_an_empty_one(settings: Settings) -> None:
     """With checkpoints but no ledger file, opening for writing is refused: an empty ledger knows no last good bundle."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
@@ -209,14 +209,14 @@ def test_a_home_that_lost_its_ledger_is_not_given_an_empty_one(settings: setting
     assert not (settings.home / "ledger.db").exists()
 
 
-def test_the_manifest_in_the_store_names_the_bundle(settings: settings_.Settings) -> None:
+def test_the_manifest_in_the_store_names_the_bundle(settings: Settings) -> None:
     """A bundle's id is the digest of its manifest in the store, so a worker needs no ledger to load it."""
     with factory.opened(settings) as ctx:
         digest = factory.build(ctx, 1)
-        assert bundles.from_manifest(json.loads(ctx.store.path(digest).read_bytes())).id == digest
+        assert manifest.from_manifest(json.loads(ctx.store.path(digest).read_bytes())).id == digest
 
 
-def test_a_hold_after_a_rollback_does_not_hide_it(settings: settings_.Settings) -> None:
+def test_a_hold_after_a_rollback_does_not_hide_it(settings: Settings) -> None:
     """The same alarm is still the same alarm, and a target that does not get ready is still left, with a hold in between."""
     with factory.opened(settings) as ctx:
         a, b, _ = factory.released(ctx, 1, 2, 3)
@@ -225,12 +225,12 @@ def test_a_hold_after_a_rollback_does_not_hide_it(settings: settings_.Settings) 
         with pytest.raises(errors.NothingToDo, match="was rolled back"):
             release.roll_back(ctx, "toy", release.Request(actor="bob", reason="bad"))
         later = time.time() + 60
-        further = proceed.go_on_back(ctx.with_clock(lambda: later), "toy", view=seen(now=later, ready={a}, unready={b}), actor="controller")
+        further = advance.go_on_back(ctx.with_clock(lambda: later), "toy", view=seen(now=later, ready={a}, unready={b}), actor="controller")
         assert further is not None
         assert further.revision.state.stable == a
 
 
-def test_with_nothing_further_back_automation_is_refused_without_filling_the_trail(settings: settings_.Settings) -> None:
+def test_with_nothing_further_back_automation_is_refused_without_filling_the_trail(settings: Settings) -> None:
     """Every look at it raises the same refusal; none of them writes."""
     with factory.opened(settings) as ctx:
         a, _ = factory.released(ctx, 1, 2)
@@ -239,32 +239,32 @@ def test_with_nothing_further_back_automation_is_refused_without_filling_the_tra
         before = len(list(audit.export(ctx.ledger, "toy")))
         for _ in range(5):
             with pytest.raises(errors.NotAllowed):
-                proceed.go_on_back(ctx.with_clock(lambda: later), "toy", view=seen(now=later, unready={a}), actor="controller")
+                advance.go_on_back(ctx.with_clock(lambda: later), "toy", view=seen(now=later, unready={a}), actor="controller")
         assert len(list(audit.export(ctx.ledger, "toy"))) == before
 
 
-def test_a_plan_survives_what_does_not_concern_it(settings: settings_.Settings) -> None:
+def test_a_plan_survives_what_does_not_concern_it(settings: Settings) -> None:
     """Between plan and confirmation the bake ends: the rollback goes on. Another bundle is promoted: it does not."""
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1)
         b = factory.build(ctx, 2)
         release.propose(ctx, "toy", b, release.Request(actor="ann", reason="go"))
-        proceed.advance(ctx, "toy", ready={b}, actor="ann")
+        advance.advance(ctx, "toy", ready={b}, actor="ann")
         planned = ctx.ledger.state("toy")
-        proceed.advance(ctx.with_clock(lambda: time.time() + 5), "toy", ready={b}, actor="controller")
+        advance.advance(ctx.with_clock(lambda: time.time() + 5), "toy", ready={b}, actor="controller")
         assert ctx.ledger.newest("toy") == planned.revision + 1
         assert release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad", planned=planned)).revision.verb == "rollback"
         with pytest.raises(errors.Conflict, match="has changed since"):
             release.roll_back(ctx, "toy", release.Request(actor="bob", reason="bad", planned=planned))
 
 
-def test_a_target_on_an_unreadable_disk_is_passed_over(settings: settings_.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_target_on_an_unreadable_disk_is_passed_over(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A part that cannot be read just now is no place to go back to; the next older bundle is."""
     with factory.opened(settings) as ctx:
         a, b, _ = factory.released(ctx, 1, 2, 3)
         verify = type(ctx.store).verify_bundle
 
-        def failing(store: object, bundle: bundles.Bundle, *, deep: bool = True) -> None:
+        def failing(store: object, bundle: manifest.Bundle, *, deep: bool = True) -> None:
             if bundle.id == b:
                 raise errors.Unavailable("input/output error; check the disk")
             verify(store, bundle, deep=deep)  # type: ignore[arg-type]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lastgood import context, release
-from lastgood.analysis import run as judge
+from lastgood.analysis import run as analysis_run
 from lastgood.gates import base
-from lastgood.release import advance as proceed
+from lastgood.release import advance
 from lastgood.service import strategy
 from lastgood.sources import base as sources
 from tests import factory
@@ -43,13 +43,13 @@ class Traffic:
     _carried: dict[Any, float] = dataclasses.field(default_factory=dict)
     _times: dict[Any, dict[str, int]] = dataclasses.field(default_factory=dict)
 
-    def read(self, name: str, asked: sources.Asked, *, now: float, cursor: sources.Cursor | None) -> sources.Answer:
+    def read(self, name: str, asked: sources.MeasurementRequest, *, now: float, cursor: sources.Cursor | None) -> sources.SourceReading:
         """What both arms did since the cursor, spread evenly; fractions of a request are carried on."""
         last = (cursor or {}).get("at", now)
         if self.down:
-            return sources.Answer(observations=[base.Observation(at=now, down=True, detail="nobody answers")], cursor={"at": now})
+            return sources.SourceReading(observations=[base.Observation(at=now, down=True, detail="nobody answers")], cursor={"at": now})
         if asked.gate.metric in ("oom_kills", "ejections"):
-            return sources.Answer(observations=[base.Observation(at=now, watched=base.Tally(n=1, value=0.0))], cursor={"at": now})
+            return sources.SourceReading(observations=[base.Observation(at=now, watched=base.Tally(n=1, value=0.0))], cursor={"at": now})
         share = 1.0 if asked.mirrored or asked.beside is None else asked.share or 0.0
         rest = 1.0 if asked.mirrored else 1.0 - share
         watched = self._arm(name, asked, asked.watched, (now - last) * self.per_s * share)
@@ -62,9 +62,9 @@ class Traffic:
                 if digest
             }
         seen = [base.Observation(at=now, watched=watched, beside=beside, share=asked.share)] if now > last else []
-        return sources.Answer(observations=seen, cursor=made)
+        return sources.SourceReading(observations=seen, cursor=made)
 
-    def _arm(self, name: str, asked: sources.Asked, digest: str, requests: float) -> base.Tally:
+    def _arm(self, name: str, asked: sources.MeasurementRequest, digest: str, requests: float) -> base.Tally:
         n = self._whole((name, digest, "n"), requests)
         if asked.gate.metric != "latency_p99":
             return base.Tally(n=n, bad=min(n, self._whole((name, digest, "bad"), n * self.bad.get(digest, 0.0))))
@@ -87,7 +87,7 @@ class Story:
     ctx: release.Context
     traffic: Traffic
     now: float = START
-    bench: judge.Judge | None = None
+    bench: analysis_run.RunningAnalyses | None = None
 
     def __post_init__(self) -> None:
         self.ctx = self.ctx.with_clock(self.clock)
@@ -104,14 +104,14 @@ class Story:
         release.propose(self.ctx, SERVICE, digest, release.Request(actor="ann", reason="the first one"))
         for _ in range(2):
             self.now += 5
-            proceed.advance(self.ctx, SERVICE, ready={digest}, actor="controller")
+            advance.advance(self.ctx, SERVICE, ready={digest}, actor="controller")
         return digest
 
     def propose(self, answer: float, *, chain: strategy.Chain = CHAIN, reason: str = "better", actor: str = "ann") -> str:
         """A new candidate on its way."""
         self.now += 10
         digest = factory.build(self.ctx, answer, now=self.now)
-        way = release.Way(strategy=chain)
+        way = release.PhaseOverride(strategy=chain)
         release.propose(self.ctx, SERVICE, digest, release.Request(actor=actor, reason=reason), way=way)
         return digest
 
@@ -121,17 +121,17 @@ class Story:
         state = self.state()
         ready = {digest for digest in (state.stable, state.candidate) if digest}
         if state.phase == "preparing":
-            proceed.advance(self.ctx, SERVICE, ready=ready, actor="controller")
+            advance.advance(self.ctx, SERVICE, ready=ready, actor="controller")
             return
         if self.bench is None:
-            self.bench = judge.Judge(self.ctx.ledger, SERVICE, self.traffic)
+            self.bench = analysis_run.RunningAnalyses(self.ctx.ledger, SERVICE, self.traffic)
         proposed_at = self.ctx.ledger.revision(SERVICE, state.rollout).at if state.rollout else 0.0
-        asked = judge.questions(state, context.judged_by(self.ctx, state), proposed_at=proposed_at, now=self.now)
+        asked = analysis_run.questions(state, context.judged_by(self.ctx, state), proposed_at=proposed_at, now=self.now)
         self.bench.measure(asked, now=self.now)
         verdicts, afterwards = self.bench.verdicts(self.now)
         told: Mapping[str, Any] = {"verdicts": verdicts, "judged_at": state.revision, "actor": "controller"}
-        if proceed.advance(self.ctx, SERVICE, ready=ready, **told) is None and state.verifying is not None:
-            proceed.verify(self.ctx, SERVICE, verdicts=afterwards, actor="controller")
+        if advance.advance(self.ctx, SERVICE, ready=ready, **told) is None and state.verifying is not None:
+            advance.verify(self.ctx, SERVICE, verdicts=afterwards, actor="controller")
 
     def go_on(self, *, until: str | None = None, seconds: int = 600) -> None:
         """Look once a second until the newest revision is by verb *until*, or for so many seconds."""

@@ -13,16 +13,9 @@ import pytest
 
 from lastgood.cli import watch
 from lastgood.gates import base
-from lastgood.paging import message as page_text
-from lastgood.reports import changepoint as onset
-from lastgood.reports import evidence as trails
-from lastgood.reports import html as report
-from lastgood.reports import incident
-from lastgood.reports import live as glance
-from lastgood.reports import record as chronicle
-from lastgood.reports import wording as words
-from lastgood.service import gates as conditions
-from lastgood.service import strategy
+from lastgood.paging import message
+from lastgood.reports import changepoint, evidence, html, incident, live, record, wording
+from lastgood.service import gates, strategy
 from lastgood.sources import base as sources
 from tests.reports import story as stories
 from tests.reports.story import SERVICE, Story
@@ -35,7 +28,7 @@ MIRRORED = strategy.parse([{"phase": "canary", "weight_pct": 5, "mirror_pct": 10
 class Mirrored(stories.Traffic):
     """As the proxy counts: users' requests, what they got, and the copies beside them."""
 
-    def read(self, name: str, asked: sources.Asked, *, now: float, cursor: sources.Cursor | None) -> sources.Answer:
+    def read(self, name: str, asked: sources.MeasurementRequest, *, now: float, cursor: sources.Cursor | None) -> sources.SourceReading:
         answer = super().read(name, asked, now=now, cursor=cursor)
         if asked.gate.metric != "error_rate":
             return answer
@@ -45,7 +38,7 @@ class Mirrored(stories.Traffic):
             # The fallback answers every second request that the candidate fails; copies come at the full rate.
             watched = dataclasses.replace(one.watched, user_errors=one.watched.bad // 2, copies=95 if asked.copied else 0)
             seen.append(dataclasses.replace(one, watched=watched, beside=beside))
-        return sources.Answer(observations=seen, cursor=answer.cursor)
+        return sources.SourceReading(observations=seen, cursor=answer.cursor)
 
 
 @pytest.fixture
@@ -64,20 +57,20 @@ def story(tmp_path: Path) -> Iterator[Story]:
 
 def test_copies_are_no_answers_to_users(story: Story) -> None:
     """Chronicle, incident, report and verdict: a twentieth of the requests went to users, the copies are named beside them."""
-    told = chronicle.collect(story.ctx, SERVICE, clock=story.clock)
+    told = record.collect(story.ctx, SERVICE, clock=story.clock)
     seen = told.requests[told.candidate]
     assert 100 < seen.answered < 1000
     assert seen.mirrored > 10 * seen.answered
     assert seen.user_errors is not None
     assert 0 < seen.user_errors < seen.failed
-    value = incident.of(told)
+    value = incident.incident_record(told)
     assert {name: value["requests"][name] for name in ("answered", "failed", "user_errors", "mirrored")} == dataclasses.asdict(seen)
     assert value["requests"]["bad_by_gate"]["errors"] == seen.failed
     assert "errors" not in value["requests"]["bad_copies_by_gate"]
     assert (value["verdict"]["user_errors"], value["verdict"]["n"]) == (seen.user_errors, seen.answered)
     assert value["verdict"]["copies"] == seen.mirrored
     assert f"users got {seen.user_errors:,} errors in these {seen.answered:,} requests" in value["verdict"]["why"]
-    page = " ".join(report.html(told).split())
+    page = " ".join(html.html(told).split())
     assert f"{seen.answered:,} <small>{seen.failed:,} of them failed; users got {seen.user_errors:,} errors</small>" in page
     assert f"{seen.mirrored:,} <small>answers discarded</small>" in page
 
@@ -89,33 +82,33 @@ def test_an_older_release_counted_copies_with_users_and_that_is_said(tmp_path: P
         bad = begun.propose(2.0, chain=MIRRORED)
         begun.traffic.bad = {bad: 0.6}
         begun.go_on(until="rollback")
-        told = chronicle.collect(begun.ctx, SERVICE, clock=begun.clock)
+        told = record.collect(begun.ctx, SERVICE, clock=begun.clock)
     assert any("counted copies among them" in what for what in told.missing)
     assert told.requests[bad].user_errors is None
 
 
 def test_the_headline_tells_the_exposure_as_measured_and_the_onset_as_an_estimate(story: Story) -> None:
     """How long users had it is a fact of the ledger; since when the fault shows is a guess, with its bounds."""
-    told = chronicle.collect(story.ctx, SERVICE, clock=story.clock)
+    told = record.collect(story.ctx, SERVICE, clock=story.clock)
     assert told.ending is not None
     canary = next(one for one in told.revisions if one.state.weight_pct)
     assert told.exposure_s == pytest.approx(told.ending.at - canary.at)
-    headline = words.headline(told)
-    assert f"users had been served by it for {words.duration(told.exposure_s)}" in headline
+    headline = wording.headline(told)
+    assert f"users had been served by it for {wording.duration(told.exposure_s)}" in headline
     assert "for an estimated" in headline
     assert "(between" in headline
-    value = incident.of(told)
+    value = incident.incident_record(told)
     low, high = value["onset_between"]
     assert low <= value["onset"] <= high
     assert value["seconds"]["exposure"] == told.exposure_s
     least, most = value["seconds"]["onset_to_verdict_between"]
     assert least <= value["seconds"]["onset_to_verdict"] <= most
-    assert "to verdict (estimate)" in report.html(told)
+    assert "to verdict (estimate)" in html.html(told)
 
 
 def test_who_watches_sees_them_apart(story: Story) -> None:
     """The line of `watch --json` has them in each verdict."""
-    seen = glance.Watcher(story.ctx, SERVICE).look(story.now).to_json()
+    seen = live.Watcher(story.ctx, SERVICE).look(story.now).to_json()
     errors = next(gate for gate in seen["gates"] if gate["gate"] == "errors")
     assert {"user_errors", "copies"} <= set(errors)
 
@@ -130,7 +123,7 @@ def test_a_page_and_the_watcher_say_what_is_counted() -> None:
         ({"copies": 215}, "n=215 copies:", " copies"),
     ):
         verdict = base.Verdict(**fields, **more)
-        assert paged in page_text._gate(verdict.to_json())
+        assert paged in message._gate(verdict.to_json())
         assert watch._copies(verdict) == watched
 
 
@@ -151,17 +144,17 @@ def test_the_bounds_of_an_onset_hold_the_true_moment(rate: float) -> None:
                 at=BEGAN + number, watched=tallies[min(number, 599)], beside=base.Tally(n=200, bad=1)
             ),
         )
-        asked = question("errors", conditions.ErrorRate(metric="error_rate", persistence=0))
-        found = onset.estimate(book, SERVICE, asked, trail=_trail(tallies, asked.gates["errors"]))
+        asked = question("errors", gates.ErrorRate(metric="error_rate", persistence=0))
+        found = changepoint.estimate(book, SERVICE, asked, trail=_trail(tallies, asked.gates["errors"]))
         assert found is not None
         held += found.earliest - 1 <= BEGAN + begins <= found.latest + 1
     assert held >= 52
 
 
-def _trail(tallies: list[base.Tally], gate: conditions.AnyGate) -> trails.Trail:
+def _trail(tallies: list[base.Tally], gate: gates.AnyGate) -> evidence.Trail:
     """What a replay makes of one measurement a second: stretches of five, and the sums."""
     stretches = [
-        trails.Stretch(
+        evidence.Stretch(
             start=BEGAN + first,
             end=BEGAN + first + 5,
             after=first,
@@ -171,6 +164,6 @@ def _trail(tallies: list[base.Tally], gate: conditions.AnyGate) -> trails.Trail:
         for first in range(0, len(tallies), 5)
     ]
     verdict: Any = types.SimpleNamespace(gate="errors", reference=0.005, streak=0)
-    return trails.Trail(
+    return evidence.Trail(
         gate=gate, verdict=verdict, points=(), stretches=tuple(stretches), watched=base.EMPTY, beside=base.Tally(n=120_000, bad=600)
     )

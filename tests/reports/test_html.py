@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors
-from lastgood.reports import html as report
-from lastgood.reports import plots
-from lastgood.reports import record as chronicle
+from lastgood.reports import html as html_report
+from lastgood.reports import plots, record
 from tests.reports import story as stories
 from tests.reports.story import SERVICE, Story
 
@@ -58,7 +57,7 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> chronicle.Chronicle:
+def told(tmp_path_factory: pytest.TempPathFactory) -> record.RolloutRecord:
     """A candidate that a gate took out, with hostile words wherever people may write."""
     gates = stories.GATES.replace("  errors:", '  "errors & <b>$x$</b>":')
     with stories.begun(tmp_path_factory.mktemp("report"), gates=gates) as story:
@@ -70,15 +69,15 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> chronicle.Chronicle:
         story.traffic.bad[bad] = 0.4
         story.go_on(until="rollback")
         story.go_on(until="verified")
-        found = chronicle.collect(story.ctx, SERVICE, clock=story.clock)
-    layer = chronicle.Followed(layer="traffic", status="converged", desired=7, observed=7, ms=11.0, detail="<u>detail</u>")
+        found = record.collect(story.ctx, SERVICE, clock=story.clock)
+    layer = record.Followed(layer="traffic", status="converged", desired=7, observed=7, ms=11.0, detail="<u>detail</u>")
     return dataclasses.replace(found, followed=(layer, dataclasses.replace(layer, layer="registry", ms=900.0, at_most=True)))
 
 
 @pytest.fixture(scope="module")
-def text(told: chronicle.Chronicle) -> str:
+def text(told: record.RolloutRecord) -> str:
     """Its page."""
-    return report.html(told)
+    return html_report.html(told)
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ def story(tmp_path: Path) -> Iterator[Story]:
         yield begun
 
 
-def test_the_page_tells_everything_that_is_known(told: chronicle.Chronicle, text: str) -> None:
+def test_the_page_tells_everything_that_is_known(told: record.RolloutRecord, text: str) -> None:
     """Headline, revisions with who and why, gates with figures, pages, layers, what is not undone, and the exact commands."""
     page = Page(text)
     words = re.sub(r"\s+", " ", page.text)
@@ -131,7 +130,7 @@ def test_the_page_needs_nothing_else(text: str) -> None:
     assert len(text.encode()) < 400_000
 
 
-def test_there_is_a_picture_of_everything_that_was_measured(told: chronicle.Chronicle, text: str) -> None:
+def test_there_is_a_picture_of_everything_that_was_measured(told: record.RolloutRecord, text: str) -> None:
     """Traffic, the gate that fired, the evidence, the times and the layers, each with a title that says what it shows."""
     page = Page(text)
     assert page.tags.count("svg") == 6
@@ -148,7 +147,7 @@ def test_there_is_a_picture_of_everything_that_was_measured(told: chronicle.Chro
         assert "(" in figures[name].axes[0].get_xlabel(), "a unit is missing"
 
 
-def test_the_curves_hold_what_was_measured(told: chronicle.Chronicle) -> None:
+def test_the_curves_hold_what_was_measured(told: record.RolloutRecord) -> None:
     """The drawn evidence ends above the drawn boundary; the shares add up to 100 at each moment."""
     evidence = plots.evidence(told)
     assert evidence is not None
@@ -160,7 +159,7 @@ def test_the_curves_hold_what_was_measured(told: chronicle.Chronicle) -> None:
     assert stacks[1][:, 1].max() == 100
 
 
-def test_pictures_for_elsewhere_are_png_and_keep_to_a_size(told: chronicle.Chronicle) -> None:
+def test_pictures_for_elsewhere_are_png_and_keep_to_a_size(told: record.RolloutRecord) -> None:
     """The first ones that fit."""
     made = plots.pictures(told)
     assert next(iter(made)) == "traffic"
@@ -170,17 +169,17 @@ def test_pictures_for_elsewhere_are_png_and_keep_to_a_size(told: chronicle.Chron
     assert list(plots.pictures(told, max_bytes=one)) == ["traffic"]
 
 
-def test_a_page_is_the_same_for_the_same_chronicle(told: chronicle.Chronicle, text: str) -> None:
+def test_a_page_is_the_same_for_the_same_chronicle(told: record.RolloutRecord, text: str) -> None:
     """Nothing in it depends on when or where it was drawn."""
-    assert report.html(told) == text
+    assert html_report.html(told) == text
 
 
 def test_a_running_release_without_measurements_has_a_page(story: Story, tmp_path: Path) -> None:
     """What is not known is said; the commands are those for a release that is under way."""
     story.first()
     story.propose(2.0)
-    found = chronicle.collect(story.ctx, SERVICE, clock=story.clock)
-    out = report.write(found, tmp_path / "new" / "page.html")
+    found = record.collect(story.ctx, SERVICE, clock=story.clock)
+    out = html_report.write(found, tmp_path / "new" / "page.html")
     page = Page(out.read_text("utf-8"))
     assert "has been in progress for" in page.text
     assert "No measurements of this rollout are kept" in page.text
@@ -192,31 +191,31 @@ def test_a_running_release_without_measurements_has_a_page(story: Story, tmp_pat
 def test_a_first_release_has_a_page(story: Story) -> None:
     """Nothing beside it, nothing before it."""
     story.first()
-    page = Page(report.html(chronicle.collect(story.ctx, SERVICE, clock=story.clock)))
+    page = Page(html_report.html(record.collect(story.ctx, SERVICE, clock=story.clock)))
     assert "was released after 10 s" in page.text
 
 
-def test_without_its_extra_the_remedy_is_said(told: chronicle.Chronicle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_extra_the_remedy_is_said(told: record.RolloutRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither pictures nor pages are part of the base installation."""
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(errors.UsageError, match=r"lastgood\[report\]"):
-        report.html(told)
+        html_report.html(told)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(errors.UsageError, match=r"lastgood\[report\]"):
         plots.traffic(told)
 
 
-def test_a_file_that_cannot_be_written_is_said(told: chronicle.Chronicle, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_said(told: record.RolloutRecord, tmp_path: Path) -> None:
     """With the remedy, and without half a page."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(errors.Unavailable, match="--out"):
-        report.write(told, tmp_path / "file" / "page.html")
+        html_report.write(told, tmp_path / "file" / "page.html")
 
 
-def test_the_times_of_a_control_arm_are_called_so(told: chronicle.Chronicle) -> None:
+def test_the_times_of_a_control_arm_are_called_so(told: record.RolloutRecord) -> None:
     """They are not those of all of stable's answers."""
 
-    def legend(one: chronicle.Chronicle) -> list[str]:
+    def legend(one: record.RolloutRecord) -> list[str]:
         figure = plots.latency(one)
         assert figure is not None
         return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]

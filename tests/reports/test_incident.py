@@ -10,8 +10,7 @@ import pytest
 
 from lastgood import errors, release
 from lastgood.ledger import audit
-from lastgood.reports import incident
-from lastgood.reports import record as chronicle
+from lastgood.reports import incident, record
 from tests.reports import story as stories
 from tests.reports.story import SERVICE, Story
 
@@ -25,16 +24,16 @@ def story(tmp_path: Path) -> Iterator[Story]:
 
 def notes(story: Story) -> list[dict[str, object]]:
     """The incidents in the audit trail."""
-    return chronicle.notes(story.ctx.ledger, SERVICE, "incident", since=0)
+    return record.notes(story.ctx.ledger, SERVICE, "incident", since=0)
 
 
 def test_an_incident_says_what_when_how_long_and_how_many(story: Story) -> None:
     """Bundles, onset, verdict, decision, requests, pages and the verification, each as the ledger has it."""
     good, bad = stories.taken_out(story)
-    told = chronicle.collect(story.ctx, SERVICE, clock=story.clock)
+    told = record.collect(story.ctx, SERVICE, clock=story.clock)
     body = {"revision": 7, "commit_ms": 2.0, "traffic_ms": 7.5, "layers": {"traffic": "converged"}}
     story.ctx.ledger.note(SERVICE, kind="receipt", body=body, actor="controller", now=story.now)
-    value = incident.of(chronicle.collect(story.ctx, SERVICE, clock=story.clock))
+    value = incident.incident_record(record.collect(story.ctx, SERVICE, clock=story.clock))
     assert (value["schema"], value["service"], value["rollout"], value["outcome"]) == ("lastgood.incident/v1", SERVICE, 4, "taken out")
     assert (value["bad_bundle"], value["good_bundle"]) == (bad, good)
     assert (value["decided"]["revision"], value["decided"]["automatic"], value["decided"]["verb"]) == (7, True, "rollback")
@@ -102,7 +101,7 @@ def test_what_ends_nothing_is_no_incident(story: Story) -> None:
         assert incident.close(story.ctx, SERVICE, number, clock=story.clock) is None
     assert notes(story) == []
     with pytest.raises(errors.NothingToDo, match="was not rolled back"):
-        incident.write(story.ctx, SERVICE, chronicle.collect(story.ctx, SERVICE, clock=story.clock), clock=story.clock)
+        incident.write(story.ctx, SERVICE, record.collect(story.ctx, SERVICE, clock=story.clock), clock=story.clock)
 
 
 def test_a_candidate_that_no_user_met_is_an_incident_at_once(story: Story) -> None:
@@ -122,7 +121,7 @@ def test_a_rollback_by_a_person_long_after_the_release_names_the_rollout_that_br
     first = story.first()
     second = story.propose(2.0, chain=())
     story.go_on(until="bake-ended")
-    brought = told = chronicle.newest(story.ctx.ledger, SERVICE)
+    brought = told = record.newest(story.ctx.ledger, SERVICE)
     third = story.propose(3.0)
     story.traffic.bad = {third: 0.5}
     story.go_on(until="rollback")
@@ -143,7 +142,7 @@ def test_closing_raises_nothing_but_our_own_errors(story: Story, monkeypatch: py
     stories.taken_out(story)
     (story.ctx.settings.home / "incidents").write_text("in the way")
     with monkeypatch.context() as patch:
-        patch.setattr(chronicle, "collect", lambda *_, **__: {}["surprise"])
+        patch.setattr(record, "collect", lambda *_, **__: {}["surprise"])
         with pytest.raises(errors.LastgoodError, match=r"KeyError.*lastgood report toy"):
             incident.close(story.ctx, SERVICE, 8, clock=story.clock)
     with pytest.raises(errors.Unavailable, match="the audit trail has the record"):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lastgood.reports import plots
-from lastgood.reports import record as chronicle
+from lastgood.reports import plots, record
 from tests.reports import story as stories
 from tests.reports.story import SERVICE
 
@@ -14,7 +13,7 @@ def test_the_threshold_ends_where_the_rollback_is_verified(tmp_path: Path) -> No
     """It was for the candidate, beside stable; what serves since then is held against another one."""
     with stories.begun(tmp_path) as story:
         stories.taken_out(story)
-        told = chronicle.collect(story.ctx, SERVICE, clock=story.clock)
+        told = record.collect(story.ctx, SERVICE, clock=story.clock)
     judged = [one for one in told.analyses if "errors" in one.trails and one.kind != "verify"]
     assert any(one.kind == "verify" for one in told.analyses)
     figure = plots.arms(told, "errors")

@@ -10,18 +10,15 @@ from typing import Any
 import pytest
 
 from lastgood import errors, release
-from lastgood.analysis import run as judge
-from lastgood.core import transitions
+from lastgood.analysis import run as analysis_run
+from lastgood.core.events import Reject
 from lastgood.gates import base
-from lastgood.gates import gate as track
+from lastgood.gates import gate as gate_run
 from lastgood.layers import receipts
-from lastgood.release import advance as proceed
-from lastgood.reports import changepoint as onset
-from lastgood.reports import evidence as trails
-from lastgood.reports import latency as times
-from lastgood.reports import record as chronicle
-from lastgood.reports import wording as words
-from lastgood.service import gates as conditions
+from lastgood.release import advance
+from lastgood.reports import changepoint, latency, record, wording
+from lastgood.reports import evidence as report_evidence
+from lastgood.service import gates as service_gates
 from tests.reports import story as stories
 from tests.reports.story import SERVICE, Story
 
@@ -35,9 +32,9 @@ def story(tmp_path: Path) -> Iterator[Story]:
         yield begun
 
 
-def told(story: Story, rollout: int | None = None) -> chronicle.Chronicle:
+def told(story: Story, rollout: int | None = None) -> record.RolloutRecord:
     """What is known of the rollout now."""
-    return chronicle.collect(story.ctx, SERVICE, rollout=rollout, clock=story.clock)
+    return record.collect(story.ctx, SERVICE, rollout=rollout, clock=story.clock)
 
 
 def test_a_candidate_that_a_gate_took_out_is_told_from_its_proposal_to_its_verification(story: Story) -> None:
@@ -57,8 +54,8 @@ def test_a_candidate_that_a_gate_took_out_is_told_from_its_proposal_to_its_verif
     assert (found.fired.gate, found.fired.outcome, found.fired.cause) == ("errors", "fail", "sequential")
     assert [analysis.kind for analysis in found.analyses] == ["shadow", "canary", "verify"]
     assert found.analyses[1].trails["errors"].verdict == found.fired
-    assert words.headline(found).startswith(f"{bad[7:19]} was taken out automatically before its cut-over, ")
-    assert words.afterwards(found).startswith("recovered: ")
+    assert wording.headline(found).startswith(f"{bad[7:19]} was taken out automatically before its cut-over, ")
+    assert wording.afterwards(found).startswith("recovered: ")
     assert found.missing == ()
 
 
@@ -115,7 +112,7 @@ def test_while_it_is_under_way_the_standing_verdicts_are_told(story: Story) -> N
     assert (found.outcome, found.ending, found.left) == ("under way", None, None)
     assert {verdict.gate for verdict in found.decided} == {"errors", "latency", "oom"}
     assert found.segments[-1].end == story.now
-    assert "has been in progress for 12 s: shadow" in words.headline(found)
+    assert "has been in progress for 12 s: shadow" in wording.headline(found)
 
 
 def test_a_bundle_that_fails_after_its_cut_over_is_rolled_back(story: Story) -> None:
@@ -142,9 +139,9 @@ def test_a_release_that_a_person_stops_has_no_gate_to_name(story: Story) -> None
     release.roll_back(story.ctx, SERVICE, release.Request(actor="bob", reason="the texts are rude"), to=good)
     found = told(story)
     assert (found.outcome, found.left, found.fired) == ("taken out", bad, None)
-    assert words.headline(found).endswith("the texts are rude")
-    assert "by bob" in words.headline(found)
-    assert "not measured" in words.afterwards(found)
+    assert wording.headline(found).endswith("the texts are rude")
+    assert "by bob" in wording.headline(found)
+    assert "not measured" in wording.afterwards(found)
 
 
 def test_a_release_that_never_got_ready_was_given_up(story: Story) -> None:
@@ -152,10 +149,10 @@ def test_a_release_that_never_got_ready_was_given_up(story: Story) -> None:
     story.first()
     story.propose(2.0)
     story.now += 100
-    proceed.advance(story.ctx, SERVICE, ready=set(), actor="controller")
+    advance.advance(story.ctx, SERVICE, ready=set(), actor="controller")
     found = told(story)
     assert (found.outcome, found.left) == ("given up", None)
-    assert "the bundle is not blamed" in words.headline(found)
+    assert "the bundle is not blamed" in wording.headline(found)
 
 
 def test_a_release_that_a_rollback_of_stable_cancels_was_called_off(story: Story) -> None:
@@ -186,7 +183,7 @@ def test_a_proven_bundle_that_is_left_later_is_told_with_the_time_just_before(tm
         found = told(story)
     assert (found.outcome, found.left, found.good) == ("rolled back", bad, good)
     assert [revision.verb for revision in found.revisions] == ["promote", "advance", "cut-over", "bake-ended", "rollback", "verified"]
-    assert found.ended - found.began < 2 * chronicle.GAP_S
+    assert found.ended - found.began < 2 * record.GAP_S
     watch = next(analysis for analysis in found.analyses if analysis.kind == "watch")
     assert watch.trails["errors"].verdict.outcome == "fail"
     assert found.onset is not None
@@ -203,7 +200,7 @@ def test_two_rollouts_do_not_mix(story: Story) -> None:
     with pytest.raises(errors.NotFound, match="proposed no rollout"):
         told(story, rollout=5)
     with pytest.raises(errors.NotFound, match="never been released"):
-        chronicle.collect(story.ctx, "nobody", clock=story.clock)
+        record.collect(story.ctx, "nobody", clock=story.clock)
 
 
 def test_without_measurements_the_verdicts_of_the_revisions_are_left(story: Story) -> None:
@@ -262,17 +259,17 @@ def test_times_of_answers_come_from_the_proxys_buckets(story: Story) -> None:
 
 def test_buckets_that_began_anew_are_counted_from_zero() -> None:
     """A proxy that was started again has lower counts; nothing is subtracted then."""
-    summed = trails._Times()
+    summed = report_evidence._Times()
     for cursor in ({"times": {"1": 5}}, {"times": {"1": 9}}, {"times": {"1": 2, "10": 1}}, {"times": {"1": 2, "10": 4}}):
         summed.take(cursor)
     assert summed.counts == {1.0: 6, 10.0: 4}
-    curve = times.of_buckets(summed.counts)
+    curve = latency.of_buckets(summed.counts)
     assert (curve.ms, curve.share, curve.at(0.99)) == ((2.0, 11.0), (0.6, 1.0), 11.0)
 
 
 def test_times_that_were_passed_over_are_not_counted() -> None:
     """While a phase settles nobody counts; what came meanwhile is in no curve."""
-    summed = trails._Times()
+    summed = report_evidence._Times()
     for cursor in ({"times": {"1": 5}}, {"times": {"1": 9}}, None, {"times": {"1": 50}}, {"times": {"1": 51}}):
         summed.take(cursor)
     assert summed.counts == {1.0: 5}
@@ -297,9 +294,9 @@ class Long:
             yield {"seq": number, "at": BEGAN + number, "body": body}
 
 
-def question(name: str, gate: conditions.AnyGate) -> judge.Question:
+def question(name: str, gate: service_gates.AnyGate) -> analysis_run.Question:
     """One gate in a canary that began at BEGAN."""
-    return judge.Question(
+    return analysis_run.Question(
         key="4/canary", mode="compare", watched="b", beside="a", gates={name: gate}, alpha=0.01, began=BEGAN, share=0.05
     )  # fmt: skip
 
@@ -307,17 +304,17 @@ def question(name: str, gate: conditions.AnyGate) -> judge.Question:
 def test_a_day_of_measurements_is_asked_about_at_some_hundred_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     """86,400 rows are read once, a gate is asked at no more than 241 moments, and what is kept does not grow with them."""
     asked: list[float] = []
-    verdict = track.Track.verdict
-    monkeypatch.setattr(track.Track, "verdict", lambda self, now: asked.append(now) or verdict(self, now))
+    verdict = gate_run.GateState.verdict
+    monkeypatch.setattr(gate_run.GateState, "verdict", lambda self, now: asked.append(now) or verdict(self, now))
     look = base.Observation(at=0.0, watched=base.Tally(n=1, value=0.0))
     book: Any = Long(rows=86_400, gate="oom", seen=lambda number: dataclasses.replace(look, at=BEGAN + number))
-    gate = conditions.OutOfMemory(metric="oom_kills")
-    found = trails.replay(book, SERVICE, question("oom", gate), kind="canary", until=BEGAN + 86_400)
+    gate = service_gates.OutOfMemory(metric="oom_kills")
+    found = report_evidence.replay(book, SERVICE, question("oom", gate), kind="canary", until=BEGAN + 86_400)
     assert (book.read, found.rows) == (86_400, 86_400)
-    assert 200 < len(asked) <= trails.POINTS + 1
+    assert 200 < len(asked) <= report_evidence.POINTS + 1
     trail = found.trails["oom"]
     assert len(trail.points) == len(asked)
-    assert len(trail.stretches) <= trails.STRETCHES
+    assert len(trail.stretches) <= report_evidence.STRETCHES
     assert sum(one.watched.n for one in trail.stretches) == trail.watched.n == 86_400
 
 
@@ -331,11 +328,11 @@ def test_the_onset_in_a_long_analysis_is_found_by_reading_what_lies_around_it() 
             at=BEGAN + number, watched=tallies[number > 9500 and number % 2 > 0], beside=base.Tally(n=95, bad=number % 2)
         ),
     )
-    asked = question("errors", conditions.ErrorRate(metric="error_rate", persistence=0))
-    trail = trails.replay(book, SERVICE, asked, kind="canary", until=BEGAN + 10_000).trails["errors"]
+    asked = question("errors", service_gates.ErrorRate(metric="error_rate", persistence=0))
+    trail = report_evidence.replay(book, SERVICE, asked, kind="canary", until=BEGAN + 10_000).trails["errors"]
     assert trail.verdict.outcome == "fail"
     book.read = 0
-    found = onset.of(book, SERVICE, asked, trail=trail)
+    found = changepoint.estimate_change_point(book, SERVICE, asked, trail=trail)
     assert found is not None
     assert abs(found - BEGAN - 9500) <= 3
     assert book.read < 600
@@ -352,10 +349,10 @@ def test_the_onset_of_a_worse_mean_is_where_the_mean_changed() -> None:
             beside=base.Tally(n=40, total=40 * (0.2 + 0.002 * (number % 2))),
         ),
     )
-    asked = question("quality", conditions.Score(metric="score", score="brier", margin=0.005, kind="guardrail", block_s=20))
-    trail = trails.replay(book, SERVICE, asked, kind="canary", until=BEGAN + 3000).trails["quality"]
+    asked = question("quality", service_gates.Score(metric="score", score="brier", margin=0.005, kind="guardrail", block_s=20))
+    trail = report_evidence.replay(book, SERVICE, asked, kind="canary", until=BEGAN + 3000).trails["quality"]
     assert trail.verdict.outcome == "fail"
-    found = onset.of(book, SERVICE, asked, trail=trail)
+    found = changepoint.estimate_change_point(book, SERVICE, asked, trail=trail)
     assert found is not None
     assert abs(found - BEGAN - 2000) <= 40
 
@@ -390,7 +387,7 @@ def test_a_verdict_of_another_release_of_the_program_is_left_out_and_said(story:
     good = story.first()
     bad = story.propose(2.0)
     story.go_on(seconds=3)
-    event = transitions.Reject(bundle=bad, reason="x")
+    event = Reject(bundle=bad, reason="x")
     evidence = {"verdicts": [{"gate": "errors", "colour": "blue"}]}
     release.commit(story.ctx, story.state(), event, release.Request(actor="c", reason="x", evidence=evidence), verb="rollback")
     found = told(story)

@@ -10,16 +10,15 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from dagster_lastgood import drift_assets as windows
+from dagster_lastgood import drift_assets, resources
 from dagster_lastgood import live_checks as live
-from dagster_lastgood import resources
 from dagster_lastgood.jobs import drift_report, retrain
 from dagster_lastgood.jobs import evaluate_rollback as jobs
 from dagster_lastgood.sensors import drift_watch as sensor
 from lastgood import release
-from lastgood import settings as settings_
 from lastgood.drift import decision as drift_decision
 from lastgood.drift import watch as drift_watch
+from lastgood.settings import Settings
 from tests.drift import project as toy
 from tests.drift.project import HOUR_S, START
 
@@ -30,7 +29,7 @@ SENSOR = sensor.drift_watch([toy.SERVICE], jobs=[jobs.evaluate_rollback_job, dri
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> settings_.Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The small service, and none besides."""
     return toy.make(tmp_path)
 
@@ -44,7 +43,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture
-def stable(settings: settings_.Settings) -> str:
+def stable(settings: Settings) -> str:
     """A bundle that serves from START on, with one behind it that knows the turned world."""
     with release.open_context(settings) as ctx:
         for at, bias in ((START - 1000, -2.0), (START, 0.0)):
@@ -53,9 +52,7 @@ def stable(settings: settings_.Settings) -> str:
     return digest
 
 
-def tick(
-    settings: settings_.Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, *, hours: float, cursor: str | None = None
-):
+def tick(settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, *, hours: float, cursor: str | None = None):
     """What the sensor answers so many hours after START; its events and partitions are stored, as the daemon does."""
     monkeypatch.setattr("lastgood.system.clock.now", lambda: START + hours * HOUR_S + 10)
     monkeypatch.setattr(sensor, "BUDGET_S", 600.0)  # a busy machine takes longer for two windows than a tick may
@@ -69,7 +66,7 @@ def tick(
     return answer
 
 
-def evaluate(settings: settings_.Settings, instance: dg.DagsterInstance, asked: dg.RunRequest) -> dg.ExecuteInProcessResult:
+def evaluate(settings: Settings, instance: dg.DagsterInstance, asked: dg.RunRequest) -> dg.ExecuteInProcessResult:
     """The run that a tick asks for."""
     return jobs.evaluate_rollback_job.execute_in_process(
         run_config=asked.run_config, resources={"settings": settings, "mlflow": resources.mlflow}, instance=instance
@@ -77,7 +74,7 @@ def evaluate(settings: settings_.Settings, instance: dg.DagsterInstance, asked: 
 
 
 def test_windows_are_shown_once_with_numbers(
-    settings: settings_.Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One partition for each; a tick whose cursor was lost shows none a second time."""
     traffic = toy.Traffic(settings, stable)
@@ -97,22 +94,20 @@ def test_windows_are_shown_once_with_numbers(
     assert again.skip_message == "toy: 2 windows evaluated, the last one: pass"
 
 
-def test_a_service_that_is_not_watched_says_so(
-    settings: settings_.Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_service_that_is_not_watched_says_so(settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before its first release, too."""
     assert tick(settings, instance, monkeypatch, hours=1).skip_message == "toy: drift is not watched"
 
 
 def test_a_window_that_is_not_over_is_waited_for(
-    settings: settings_.Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reason says for how long a window goes on."""
     assert tick(settings, instance, monkeypatch, hours=0.5).skip_message == "toy: the first window of 3600 s is not complete yet"
 
 
 def test_an_alarm_asks_for_its_decision_once_and_the_job_rolls_back(
-    settings: settings_.Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same look has the same run key in every tick; the job compares, goes back, and nothing is due after it."""
     traffic = toy.Traffic(settings, stable)
@@ -134,16 +129,14 @@ def test_an_alarm_asks_for_its_decision_once_and_the_job_rolls_back(
     assert metadata["moved"].value.startswith("revision ")
     assert Path(str(metadata["evidently"].value)).stat().st_size > 100_000
     assert metadata["columns that Evidently calls drifted"].value >= 1
-    (logged,) = instance.fetch_observations(windows.key(toy.SERVICE), limit=5).records
+    (logged,) = instance.fetch_observations(drift_assets.key(toy.SERVICE), limit=5).records
     assert logged.asset_observation.description.startswith("look 1 of 2: roll_back: brier of ")
     with release.open_context(settings, read_only=True) as ctx:
         assert ctx.ledger.state(toy.SERVICE).stable != stable
         assert [one["outcome"] for one in toy.evidence(ctx, stable, drift_decision.KIND)] == ["roll_back"]
 
 
-def to_retrain(
-    settings: settings_.Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> tuple[str, list[dg.RunRequest]]:
+def to_retrain(settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[dg.RunRequest]]:
     """The stable bundle, and what a tick asks for after an alarm came to `retrain`: no other bundle is there to go back to."""
     with release.open_context(settings) as ctx:
         stable = toy.build(ctx, 0.0)
@@ -158,7 +151,7 @@ def to_retrain(
 
 
 def test_an_alarm_that_comes_to_retraining_waits_for_a_person(
-    settings: settings_.Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unless the service says otherwise."""
     assert to_retrain(settings, instance, monkeypatch)[1] == []
@@ -187,7 +180,7 @@ def test_a_service_may_have_it_built_by_itself(tmp_path: Path, instance: dg.Dags
 
 
 def test_an_alarm_is_reported_by_evidently_in_files_dagster_and_mlflow(
-    settings: settings_.Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run that a tick asks for: HTML and JSON, an observation with a bar for each column, and an MLflow run that holds both."""
     import mlflow
@@ -197,7 +190,7 @@ def test_an_alarm_is_reported_by_evidently_in_files_dagster_and_mlflow(
         traffic.hour(hour, toy.World(mean=1.2))
     (asked, _) = tick(settings, instance, monkeypatch, hours=2).run_requests
     report(settings, instance, asked.run_config)
-    (seen,) = instance.fetch_observations(windows.key(toy.SERVICE), limit=5).records
+    (seen,) = instance.fetch_observations(drift_assets.key(toy.SERVICE), limit=5).records
     metadata = seen.asset_observation.metadata
     assert metadata["columns that Evidently calls drifted"].value >= 1
     assert "data:image/png;base64," in metadata["drift by feature"].value
@@ -213,7 +206,7 @@ def test_an_alarm_is_reported_by_evidently_in_files_dagster_and_mlflow(
     assert {one.path for one in client.list_artifacts(run.info.run_id, "drift")} == {f"drift/{html.name}", f"drift/{told.name}"}
 
 
-def test_a_report_on_nothing_is_a_result(settings: settings_.Settings, stable: str, instance: dg.DagsterInstance) -> None:
+def test_a_report_on_nothing_is_a_result(settings: Settings, stable: str, instance: dg.DagsterInstance) -> None:
     """No rows, and a service that is not watched: the run succeeds and says why it has nothing."""
     for service, why in ((toy.SERVICE, "answered no request"), ("other", "drift is not watched")):
         done = report(settings, instance, {"ops": {"report": {"config": {"service": service}}}})
@@ -221,7 +214,7 @@ def test_a_report_on_nothing_is_a_result(settings: settings_.Settings, stable: s
         assert why in output.step_output_data.metadata["evidently"].value
 
 
-def report(settings: settings_.Settings, instance: dg.DagsterInstance, config: dict) -> dg.ExecuteInProcessResult:
+def report(settings: Settings, instance: dg.DagsterInstance, config: dict) -> dg.ExecuteInProcessResult:
     """A run of the job `drift_report`, which succeeds."""
     replaced = {"settings": settings, "mlflow": resources.mlflow}
     done = drift_report.drift_report_job.execute_in_process(run_config=config, resources=replaced, instance=instance)
@@ -229,9 +222,7 @@ def report(settings: settings_.Settings, instance: dg.DagsterInstance, config: d
     return done
 
 
-def test_reports_are_scheduled_where_something_is_watched(
-    settings: settings_.Settings, stable: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reports_are_scheduled_where_something_is_watched(settings: Settings, stable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One schedule for each service, running; its run is named by its time."""
     monkeypatch.setenv("LASTGOOD_PROJECT", str(settings.project))
     first, second = drift_report.schedules([toy.SERVICE, "other"])
@@ -243,7 +234,7 @@ def test_reports_are_scheduled_where_something_is_watched(
 
 
 def test_what_came_in_is_judged_by_the_services_own_expectations(
-    settings: settings_.Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Great Expectations on each window, as checks of its partition; a check by hand judges the newest."""
     expected(monkeypatch, lambda: suite(low=-6))
@@ -264,8 +255,8 @@ def test_what_came_in_is_judged_by_the_services_own_expectations(
     assert said[4].description == "x: expect_column_values_to_be_between"
     assert said[4].severity == dg.AssetCheckSeverity.WARN
     with release.open_context(settings, read_only=True) as ctx:
-        what = drift_watch.watched(ctx, toy.SERVICE)
-        assert set(live.rows(ctx, what, list(drift_watch.looked(ctx, what))[1])["kind"]) == {"a", "z"}
+        what = drift_watch.watch_of_service(ctx, toy.SERVICE)
+        assert set(live.rows(ctx, what, list(drift_watch.window_reports(ctx, what))[1])["kind"]) == {"a", "z"}
     check = live.checks(toy.SERVICE, {"schema": "", "ranges": "", "categories": ""}, suite=EXPECTED[toy.SERVICE])
     by_hand = list(check(dg.build_asset_check_context(instance=instance), settings=settings))
     assert [(one.check_name, one.passed) for one in by_hand] == [("schema", True), ("ranges", False), ("categories", False)]
@@ -288,7 +279,7 @@ def expected(monkeypatch: pytest.MonkeyPatch, live_suite: Callable[[], list]) ->
 
 
 def test_an_empty_window_breaks_its_expectations_and_one_that_raises_costs_no_window(
-    settings: settings_.Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No rows have no columns; and a suite that cannot be made is a warning in the log."""
     expected(monkeypatch, lambda: suite(low=-6))
@@ -299,7 +290,7 @@ def test_an_empty_window_breaks_its_expectations_and_one_that_raises_costs_no_wi
 
 
 def test_a_run_that_died_is_asked_for_again_and_one_that_did_not_is_not(
-    settings: settings_.Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under a key of its own each time, for Dagster launches no key twice; three attempts, and a run that ended well ends it."""
 
@@ -333,7 +324,7 @@ def test_a_run_that_died_is_asked_for_again_and_one_that_did_not_is_not(
 
 
 def test_a_window_whose_materialization_was_lost_is_shown_again(
-    settings: settings_.Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The daemon makes the partition first, and may die before it stores the event."""
     toy.Traffic(settings, stable).hour(0)
@@ -343,7 +334,7 @@ def test_a_window_whose_materialization_was_lost_is_shown_again(
 
 
 def test_a_job_with_nothing_due_changes_nothing(
-    settings: settings_.Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, stable: str, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Launched by hand, or twice."""
     toy.Traffic(settings, stable).hour(0)
@@ -363,4 +354,4 @@ def test_the_picture_shows_every_column() -> None:
         {"name": "x", "distance": 1.2, "threshold": 0.4, "outcome": "fail"},
         {"name": "kind", "distance": 0.1, "threshold": None, "outcome": "inconclusive"},
     ]
-    assert windows.bars(columns).startswith(b"\x89PNG")
+    assert drift_assets.bars(columns).startswith(b"\x89PNG")

@@ -18,9 +18,9 @@ import pytest
 
 from dagster_lastgood import home
 from lastgood import release, testing
-from lastgood import settings as settings_
 from lastgood.drift import decision as drift_decision
 from lastgood.drift import watch as drift_watch
+from lastgood.settings import Settings
 from tests.drift import project as toy
 from tests.pipelines import world
 
@@ -78,7 +78,7 @@ class Dagster:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> settings_.Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A project with the small service alone, whose bundle has been serving for HOURS hours, four of them in another world."""
     monkeypatch.setattr(toy, "START", time.time() - HOURS * toy.HOUR_S - 60)
     root = tmp_path / "project"
@@ -101,7 +101,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> settings_.Setti
 
 
 @pytest.fixture
-def dagster(settings: settings_.Settings, tmp_path: Path) -> Iterator[Dagster]:
+def dagster(settings: Settings, tmp_path: Path) -> Iterator[Dagster]:
     """Nothing of it is left running."""
     own = home.prepare(tmp_path / "dagster")
     inherited = {
@@ -123,22 +123,22 @@ def dagster(settings: settings_.Settings, tmp_path: Path) -> Iterator[Dagster]:
 
 
 @pytest.fixture
-def what(settings: settings_.Settings) -> drift_watch.Watched:
+def what(settings: Settings) -> drift_watch.DriftWatch:
     """The watch on the bundle that serves from START on."""
     with release.open_context(settings, read_only=True) as ctx:
-        found = drift_watch.watched(ctx, toy.SERVICE)
+        found = drift_watch.watch_of_service(ctx, toy.SERVICE)
     assert found is not None
     return found
 
 
-def looked(settings: settings_.Settings, what: drift_watch.Watched) -> list[drift_watch.Looked]:
+def looked(settings: Settings, what: drift_watch.DriftWatch) -> list[drift_watch.WindowReport]:
     """The windows that the ledger has."""
     with release.open_context(settings, read_only=True) as ctx:
-        return list(drift_watch.looked(ctx, what))
+        return list(drift_watch.window_reports(ctx, what))
 
 
 def test_a_daemon_that_is_killed_in_ticks_loses_nothing_and_doubles_nothing(
-    settings: settings_.Settings, what: drift_watch.Watched, dagster: Dagster, tmp_path: Path
+    settings: Settings, what: drift_watch.DriftWatch, dagster: Dagster, tmp_path: Path
 ) -> None:
     """Killed between a window in the ledger and in Dagster, and once more while it goes on; then left alone."""
     dagster.start(LASTGOOD_FAILPOINTS="drift.after_record=kill@3")

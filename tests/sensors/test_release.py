@@ -8,7 +8,7 @@ import pytest
 from dagster_lastgood import parts
 from dagster_lastgood.sensors.release_mirror import release_mirror
 from lastgood import release
-from lastgood.release import convergence as converge
+from lastgood.release import convergence
 from tests.pipelines import world
 
 KEY = parts.release_key("flights")
@@ -43,7 +43,7 @@ def test_every_revision_is_told_once_and_in_order(tmp_path, instance):
     home = tmp_path / "home"
     first, second = world.released(home, "a", "b")
     with release.open_context(world.settings(home)) as ctx:
-        converge.carry_out(ctx, "flights", release.roll_back, release.Request(actor="on-call", reason="drill"))
+        convergence.carry_out(ctx, "flights", release.roll_back, release.Request(actor="on-call", reason="drill"))
     result = tick(home, instance)
     a, b = first[7:19], second[7:19]
     assert headlines(result) == [f"PROMOTE {a}", f"CUT-OVER none -> {a}", f"PROMOTE {b}", f"CUT-OVER {a} -> {b}", f"ROLLBACK {b} -> {a}"]

@@ -13,11 +13,11 @@ from dagster_lastgood import parts
 from dagster_lastgood.sensors import pictures
 from dagster_lastgood.sensors import rollout_mirror as sensor
 from lastgood import release
-from lastgood.analysis import follow as verdicts
-from lastgood.analysis import run as judge
-from lastgood.core import transitions as rollout
+from lastgood.analysis import follow
+from lastgood.analysis import run as analysis_run
+from lastgood.core.events import BakeEnded
 from lastgood.gates import base
-from lastgood.release import advance as proceed
+from lastgood.release import advance
 from tests.pipelines import world
 from tests.reports import story as stories
 
@@ -53,21 +53,19 @@ class Watched:
     def act(self) -> release.Committed | None:
         """What the controller does once it has measured."""
         state = self.ctx.ledger.state("flights")
-        said = {gate: one.verdict for gate, one in verdicts.standing(self.ctx, state, now=time.time()).items()}
+        said = {gate: one.verdict for gate, one in follow.standing(self.ctx, state, now=time.time()).items()}
         ready = {state.stable, state.candidate} - {None}
-        return proceed.advance(self.ctx, "flights", ready=ready, verdicts=said, judged_at=state.revision, actor="controller")
+        return advance.advance(self.ctx, "flights", ready=ready, verdicts=said, judged_at=state.revision, actor="controller")
 
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
     """A service with one proven bundle, nothing on its way, and a sensor that has read nothing yet."""
-    monkeypatch.setattr(sensor, "EVIDENCE", verdicts.Evidence())
+    monkeypatch.setattr(sensor, "EVIDENCE", follow.Evidence())
     home = tmp_path / "home"
     world.released(home, "a")
     with release.open_context(world.settings(home)) as ctx, dg.DagsterInstance.ephemeral() as instance:
-        release.commit(
-            ctx, ctx.ledger.state("flights"), rollout.BakeEnded(), release.Request(actor="test", reason="test"), verb="bake-ended"
-        )
+        release.commit(ctx, ctx.ledger.state("flights"), BakeEnded(), release.Request(actor="test", reason="test"), verb="bake-ended")
         yield Watched(home=home, ctx=ctx, instance=instance)
 
 
@@ -117,7 +115,7 @@ def test_a_canary_is_observed_with_the_figures_of_its_gates(watched):
     assert told["errors/outcome"] == "inconclusive"
     assert (told["errors/n"], told["errors/estimate"], told["errors/reference"]) == (300, pytest.approx(2 / 300), pytest.approx(0.005))
     assert told["errors/evidence"] < 0 < told["errors/needs"]
-    assert {row.data["gate"] for row in told["gates"].records} == set(verdicts.newest(watched.ctx, "flights", now=time.time()))
+    assert {row.data["gate"] for row in told["gates"].records} == set(follow.newest(watched.ctx, "flights", now=time.time()))
 
 
 def test_gates_that_have_seen_nothing_are_observed_and_not_evaluated(watched):
@@ -216,7 +214,7 @@ def test_a_release_that_ended_well_is_told_to_its_end(watched):
     release.commit(
         watched.ctx,
         watched.ctx.ledger.state("flights"),
-        rollout.BakeEnded(),
+        BakeEnded(),
         release.Request(actor="test", reason="good"),
         verb="bake-ended",
     )
@@ -248,9 +246,7 @@ def test_another_ledger_in_the_same_place_is_told_from_its_start(watched, tmp_pa
     watched.tick()
     world.released(tmp_path / "new", "x")
     with release.open_context(world.settings(tmp_path / "new")) as ctx:
-        release.commit(
-            ctx, ctx.ledger.state("flights"), rollout.BakeEnded(), release.Request(actor="test", reason="test"), verb="bake-ended"
-        )
+        release.commit(ctx, ctx.ledger.state("flights"), BakeEnded(), release.Request(actor="test", reason="test"), verb="bake-ended")
         other = dataclasses.replace(watched, home=tmp_path / "new", ctx=ctx)
         digest, analysis = other.canary("y")
         world.measure(ctx, analysis, errors=world.requests(0, 10))
@@ -278,7 +274,7 @@ def test_the_longer_a_phase_lasts_the_wider_apart_are_its_figures(watched, monke
 
 def test_more_measurements_than_one_tick_takes_in_are_read_over_several(watched, monkeypatch):
     """Until all are read the sensor says so and tells no figure; then it says what the controller says."""
-    monkeypatch.setattr(sensor, "EVIDENCE", verdicts.Evidence(batch=3))
+    monkeypatch.setattr(sensor, "EVIDENCE", follow.Evidence(batch=3))
     _, analysis = watched.canary()
     for _ in range(7):
         world.measure(watched.ctx, analysis, errors=world.requests(1, 100))
@@ -293,11 +289,11 @@ def test_more_measurements_than_one_tick_takes_in_are_read_over_several(watched,
 def test_what_is_kept_between_ticks_comes_to_the_same_as_reading_all(watched):
     """The verdicts that a long-lived process has are those of a fresh one, field by field."""
     _, analysis = watched.canary()
-    kept, now = verdicts.Evidence(), time.time() + 60
+    kept, now = follow.Evidence(), time.time() + 60
     for n in range(5):
         world.measure(watched.ctx, analysis, errors=world.requests(n, 100), latency=world.requests(0, 100))
         state = watched.ctx.ledger.state("flights")
-        assert kept.look(watched.ctx, state, now=now).answers == verdicts.standing(watched.ctx, state, now=now)
+        assert kept.look(watched.ctx, state, now=now).answers == follow.standing(watched.ctx, state, now=now)
 
 
 def test_a_tick_that_meets_the_one_before_it_leaves_it_alone(watched):
@@ -375,13 +371,13 @@ def test_pictures_that_would_take_longer_than_a_tick_may_are_left_out(watched, m
 def test_pictures_that_did_take_longer_are_not_tried_again(watched):
     """The tick after one that was given up tells the rest."""
     number = taken_back(watched)
-    pictures.of(watched.ctx, "flights", number)
+    pictures.rollout_pictures(watched.ctx, "flights", number)
     assert "left out: drawing them took too long" in observation(watched.tick())["pictures"]
 
 
 def test_what_always_watches_a_proven_bundle_is_told_once_it_can_be(tmp_path, monkeypatch):
     """On an idle service a trigger's answer comes with its evidence; at the turn of a day, while there is none yet, the last one stands."""
-    monkeypatch.setattr(sensor, "EVIDENCE", verdicts.Evidence())
+    monkeypatch.setattr(sensor, "EVIDENCE", follow.Evidence())
     always = "gates:\n  errors: {metric: error_rate, window_s: 10, min_samples: 100, watch: always, max: 0.1}\n"
     with stories.begun(tmp_path, gates=always) as story, dg.DagsterInstance.ephemeral() as instance:
         story.now = time.time() - 300
@@ -390,7 +386,7 @@ def test_what_always_watches_a_proven_bundle_is_told_once_it_can_be(tmp_path, mo
         assert "errors" not in _checked(watched)
         story.go_on(seconds=60)
         assert _checked(watched)["errors"].passed
-        monkeypatch.setattr(judge, "WATCH_S", 1e9)  # another stretch, without any evidence
+        monkeypatch.setattr(analysis_run, "WATCH_S", 1e9)  # another stretch, without any evidence
         assert "errors" not in _checked(watched)
 
 

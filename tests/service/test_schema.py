@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from lastgood import errors
-from lastgood.service import schema as services
+from lastgood.service import schema
 
 HEAD = """\
 schema: lastgood.service/v1
@@ -18,9 +18,9 @@ traffic: {port: 8380}
 """
 
 
-def parse(body: str = "", *, head: str = HEAD) -> services.Service:
+def parse(body: str = "", *, head: str = HEAD) -> schema.Service:
     """The service that *head* and *body* describe."""
-    return services.parse(head + textwrap.dedent(body), where="service.yaml")
+    return schema.parse(head + textwrap.dedent(body), where="service.yaml")
 
 
 def refusal(body: str, *, head: str = HEAD) -> str:

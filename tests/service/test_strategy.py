@@ -10,7 +10,7 @@ import pydantic
 import pytest
 from hypothesis import strategies as st
 
-from lastgood.core import transitions as rollout
+from lastgood.core.state import PlannedPhase
 from lastgood.service import strategy
 
 HOUR = 3600.0
@@ -76,9 +76,9 @@ def test_a_chain_is_planned_as_the_core_keeps_it() -> None:
         ]
     )
     assert strategy.planned(chain) == (
-        rollout.PlannedPhase(kind="shadow", weight_pct=0.0, mirror_pct=20.0, min_s=1.0, max_s=2.0),
-        rollout.PlannedPhase(kind="canary", weight_pct=5.0, mirror_pct=10.0, min_s=3.0, max_s=4.0),
-        rollout.PlannedPhase(kind="approval", weight_pct=0.0, mirror_pct=0.0, min_s=0.0, max_s=5.0),
+        PlannedPhase(kind="shadow", weight_pct=0.0, mirror_pct=20.0, min_s=1.0, max_s=2.0),
+        PlannedPhase(kind="canary", weight_pct=5.0, mirror_pct=10.0, min_s=3.0, max_s=4.0),
+        PlannedPhase(kind="approval", weight_pct=0.0, mirror_pct=0.0, min_s=0.0, max_s=5.0),
     )
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from lastgood import errors
-from lastgood.service import schema as services
+from lastgood.service import schema
 from services.flights import evaluate, features, figures, runtime, train
 from services.flights import model as models
 from tests.services import samples
@@ -232,14 +232,14 @@ def test_plots_are_small_pngs(march: pd.DataFrame) -> None:
 def test_the_frozen_configuration_holds_everything_the_runtime_imports(tmp_path: Path) -> None:
     """The config part is the effective settings and the code; freezing twice gives the same bytes, another option others."""
     folder = samples.PROJECT / "services" / "flights"
-    one, two, other = (services.freeze(folder, tmp_path / name, options=opts) for name, opts in
+    one, two, other = (schema.freeze(folder, tmp_path / name, options=opts) for name, opts in
                        (("one", None), ("two", {}), ("other", {"departure_clock": "utc"})))  # fmt: skip
     names = sorted(path.name for path in one.iterdir())
-    assert names == sorted([services.FILE, "runtime.py", "model.py", "features.py"])
+    assert names == sorted([schema.FILE, "runtime.py", "model.py", "features.py"])
     assert [(one / name).read_bytes() for name in names] == [(two / name).read_bytes() for name in names]
-    assert services.parse((other / services.FILE).read_text(), where="test").options == {"departure_clock": "utc", "late_from": 0.4}
+    assert schema.parse((other / schema.FILE).read_text(), where="test").options == {"departure_clock": "utc", "late_from": 0.4}
     assert (other / "features.py").read_bytes() == (one / "features.py").read_bytes()
-    assert "log_flush_s: 1.0" in (one / services.FILE).read_text()
+    assert "log_flush_s: 1.0" in (one / schema.FILE).read_text()
 
 
 def test_daylight_saving_is_followed() -> None:

@@ -13,10 +13,9 @@ import pytest
 
 from demos import helpdesk_load as load
 from lastgood import errors
-from lastgood import settings as settings_
-from lastgood.index import embedders, lancedb
-from lastgood.index import snapshot as snapshots
+from lastgood.index import embedders, lancedb, snapshot
 from lastgood.llm import judge
+from lastgood.settings import Settings
 from services.helpdesk import build, evaluate, models, pins, prepare, prompting, retrieval, runtime
 from tests.services import samples
 
@@ -26,7 +25,7 @@ class Parts:
     """The folders of one bundle, and where the engine is."""
 
     folders: Mapping[str, Path]
-    settings: settings_.Settings
+    settings: Settings
 
     def open(self, **options: Any) -> runtime.Runtime:
         """Loaded as a worker does."""
@@ -47,7 +46,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
     prompting.freeze(samples.PROJECT / "services/helpdesk/prompt", root / "prompt", replace={})
     build.build(root / "data", embedder=embedders.load(root / "model" / pins.EMBEDDER), out=root / "index")
     folders = {name: root / name for name in ("data", "model", "prompt", "index")}
-    return Parts(folders=folders, settings=settings_.Settings(project=samples.PROJECT, home=root / "home"))
+    return Parts(folders=folders, settings=Settings(project=samples.PROJECT, home=root / "home"))
 
 
 def test_a_question_is_answered_from_its_section(parts: Parts) -> None:
@@ -59,7 +58,7 @@ def test_a_question_is_answered_from_its_section(parts: Parts) -> None:
     assert "[faq/models.txt#how-can-i-see-the-raw-sql" in said["answer"]
     assert not said["refused"]
     assert opened.predict([asked, asked]) == [said, said]
-    assert said["made_of"]["index"] == snapshots.read(parts.folders["index"]).id
+    assert said["made_of"]["index"] == snapshot.read(parts.folders["index"]).id
     opened.close()
 
 
@@ -108,7 +107,7 @@ def test_a_lost_or_damaged_replica_is_made_again(parts: Parts) -> None:
     """By whoever opens it: the part in the store is all that is needed."""
     parts.open().close()
     root = parts.settings.home / "index"
-    name = snapshots.read(parts.folders["index"]).name
+    name = snapshot.read(parts.folders["index"]).name
     file = next((root / name / "lance").rglob("data/*.lance"))
     file.chmod(0o644)
     file.write_bytes(b"\0" * 100)
@@ -235,5 +234,5 @@ def test_users_say_what_helped(parts: Parts) -> None:
 
 def test_vectors_are_those_of_the_embedder(parts: Parts) -> None:
     """Of unit length, one for each chunk."""
-    vectors = snapshots.read_vectors(parts.folders["index"])
+    vectors = snapshot.read_vectors(parts.folders["index"])
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)

@@ -13,16 +13,13 @@ import pytest
 
 from lastgood import release
 from lastgood import settings as settings_
-from lastgood.bundle import environment
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import environment, manifest, store
 from lastgood.drift import bundle_reference as drift_reference
 from lastgood.drift import decision as drift_decision
-from lastgood.drift import reference as references
+from lastgood.drift import reference
 from lastgood.drift import watch as drift_watch
-from lastgood.index import base, embedders
-from lastgood.index import snapshot as snapshots
-from lastgood.service import schema as services
+from lastgood.index import base, embedders, snapshot
+from lastgood.service import schema
 from lastgood.serving import feedback, inference_log, segments
 from services.helpdesk import build, drift, evaluate, models, pins, prepare, prompting, runtime, signals
 from tests.drift import project as toy
@@ -54,7 +51,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "requirements.lock").write_text("helpdesk==1\n")
     work = root / "work"
     prepare.slice_of("5.2", out=work / "data", project=samples.PROJECT)
-    references.write(drift.reference(work / "data" / prepare.QUESTIONS), work / "data" / references.FILE, at=drift.TIME)
+    reference.write(drift.reference(work / "data" / prepare.QUESTIONS), work / "data" / reference.FILE, at=drift.TIME)
     models.write(work / "model", embedder="wordllama")
     prompting.freeze(samples.PROJECT / "services/helpdesk/prompt", work / "prompt", replace={})
     build.build(work / "data", embedder=embedders.load(work / "model" / pins.EMBEDDER), out=work / "index")
@@ -73,19 +70,17 @@ def ctx(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 def released(ctx: release.Context, project: Path, *, at: float, find: int = 10) -> str:
     """A bundle of the parts, stable from *at* on."""
-    kinds = {"data": artifacts.DATA_FORMATS, "model": artifacts.MODEL_FORMATS, "prompt": None, "index": None}
+    kinds = {"data": store.DATA_FORMATS, "model": store.MODEL_FORMATS, "prompt": None, "index": None}
     stored = {name: ctx.store.put(project / "work" / name, **({"allow": allow} if allow else {})) for name, allow in kinds.items()}
     overlay = {"release": {"strategy": [], "bake_s": 2}, "evaluation": {}, "gates": {}}
-    frozen = services.freeze(ctx.settings.services / SERVICE, ctx.settings.home / f"config-{find}", options={"find": find}, overlay=overlay)
-    stored["config"] = ctx.store.put(frozen, allow=artifacts.CONFIG_FORMATS)
+    frozen = schema.freeze(ctx.settings.services / SERVICE, ctx.settings.home / f"config-{find}", options={"find": find}, overlay=overlay)
+    stored["config"] = ctx.store.put(frozen, allow=store.CONFIG_FORMATS)
     described = environment.encode(environment.describe(ctx.settings.project / "requirements.lock"))
     stored["environment"] = ctx.store.put_bytes(described, name=environment.FILE)
-    embedder = {"embedder": snapshots.read(project / "work" / "index").embedder}
+    embedder = {"embedder": snapshot.read(project / "work" / "index").embedder}
     meta = {"model": embedder, "index": embedder}
-    parts = [
-        artifacts.part(found, name=name, media_type="application/octet-stream", meta=meta.get(name, {})) for name, found in stored.items()
-    ]
-    made = bundles.of(SERVICE, *parts)
+    parts = [store.part(found, name=name, media_type="application/octet-stream", meta=meta.get(name, {})) for name, found in stored.items()]
+    made = manifest.bundle_of(SERVICE, *parts)
     release.register(ctx, made, provenance={}, actor="test", now=at - 10, untried=True)
     toy.promote_service(ctx, SERVICE, made.id, at=at)
     return made.id
@@ -122,7 +117,7 @@ def test_other_questions_are_an_alarm_and_a_person_is_asked(ctx: release.Context
     real = runtime.Runtime.predict
     released(ctx, project, at=START - 1000, find=9)
     bundle = released(ctx, project, at=START)
-    what = drift_watch.watched(ctx, SERVICE)
+    what = drift_watch.watch_of_service(ctx, SERVICE)
     loaded = drift_reference.load(ctx.settings, ctx.ledger.bundle(bundle))
     monkeypatch.setattr(type(loaded.runtime), "predict", lambda self, rows: asked_model.append(len(rows)) or real(self, rows))
     usual = titles(project)
@@ -130,7 +125,7 @@ def test_other_questions_are_an_alarm_and_a_person_is_asked(ctx: release.Context
         ask(ctx, bundle, hour, usual)
     for hour in range(4, 7):
         ask(ctx, bundle, hour, [*COOKING, *usual[:4]])
-    found = drift_watch.tick(ctx, what, now=START + 7 * HOUR_S + 10)
+    found = drift_watch.evaluate_next_window(ctx, what, now=START + 7 * HOUR_S + 10)
     assert [one.verdict["outcome"] for one in found[:4]].count("pass") >= 3, [one.verdict["why"] for one in found[:4]]
     assert [one.verdict["outcome"] for one in found[4:]] == ["fail"] * 3
     columns = {column["name"]: column for column in found[4].verdict["columns"]}
@@ -148,7 +143,7 @@ def test_questions_in_a_tongue_that_it_does_not_know_are_far_from_everything(ctx
     """How near the documentation is to them says it first."""
     bundle = released(ctx, project, at=START)
     ask(ctx, bundle, 0, ["Πώς βράζω ένα αυγό;", "как сварить яйцо", "卵をゆでる"])
-    (one,) = drift_watch.tick(ctx, drift_watch.watched(ctx, SERVICE), now=START + HOUR_S + 10)
+    (one,) = drift_watch.evaluate_next_window(ctx, drift_watch.watch_of_service(ctx, SERVICE), now=START + HOUR_S + 10)
     assert one.verdict["outcome"] == "fail"
     assert {column["name"] for column in one.verdict["columns"][:2]} == {"made similarity", "made similarity_mean"}
     assert one.verdict["columns"][0]["distance"] > 2
@@ -162,7 +157,7 @@ class Mute:
 
     def search(self, vector: np.ndarray, *, k: int) -> list[base.Hit]:
         assert vector.any()
-        return [base.Hit(row=snapshots.Row(id=str(n), text="", meta={}), score=1.0 - n / 10) for n in range(k)]
+        return [base.Hit(row=snapshot.Row(id=str(n), text="", meta={}), score=1.0 - n / 10) for n in range(k)]
 
 
 def test_a_question_without_a_known_word_is_missing() -> None:

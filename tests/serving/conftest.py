@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from lastgood import settings as settings_
-from lastgood.bundle import environment
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
-from lastgood.service import schema as services
+from lastgood.bundle import environment, manifest
+from lastgood.bundle import store as bundle_store
+from lastgood.service import schema
 from lastgood.serving import app, segments, worker
+from lastgood.settings import Settings
 from tests.services import samples
 
 
@@ -24,10 +23,10 @@ from tests.services import samples
 class Home:
     """Where a test's store, logs and bundles are."""
 
-    settings: settings_.Settings
-    store: artifacts.Store
+    settings: Settings
+    store: bundle_store.Store
 
-    def bundle(self, *, options: Mapping[str, Any] | None = None, replace: Mapping[str, Path] | None = None) -> bundles.Bundle:
+    def bundle(self, *, options: Mapping[str, Any] | None = None, replace: Mapping[str, Path] | None = None) -> manifest.Bundle:
         """A bundle of the small model, stored as registration stores it; *replace* gives other folders for parts."""
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
@@ -37,19 +36,19 @@ class Home:
             sources = {
                 "data": folder / "reference.json",
                 "model": samples.model_folder(),
-                "config": services.freeze(samples.PROJECT / "services" / "flights", folder / "config", options=options),
+                "config": schema.freeze(samples.PROJECT / "services" / "flights", folder / "config", options=options),
                 "environment": environment_file,
                 **(replace or {}),
             }
             parts = [
-                artifacts.part(self.store.put(source), name=name, media_type="application/octet-stream", meta={})
+                bundle_store.part(self.store.put(source), name=name, media_type="application/octet-stream", meta={})
                 for name, source in sources.items()
             ]
-        made = bundles.of("flights", *parts)
-        self.store.put_bytes(bundles.canonical(made.manifest()), name="manifest.json")
+        made = manifest.bundle_of("flights", *parts)
+        self.store.put_bytes(manifest.canonical(made.manifest()), name="manifest.json")
         return made
 
-    def load(self, made: bundles.Bundle) -> app.Loaded:
+    def load(self, made: manifest.Bundle) -> app.Loaded:
         """That bundle, loaded as a worker does."""
         return worker.load(self.settings, service="flights", bundle=made.id, now=0.0)
 
@@ -57,8 +56,8 @@ class Home:
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
     """An empty home of this project."""
-    found = settings_.Settings(project=samples.PROJECT, home=tmp_path / "home")
-    return Home(settings=found, store=artifacts.Store(found.store))
+    found = Settings(project=samples.PROJECT, home=tmp_path / "home")
+    return Home(settings=found, store=bundle_store.Store(found.store))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +79,8 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The application of a bundle, ready, with its logs written; shared by the tests of a file."""
-    settings = settings_.Settings(project=samples.PROJECT, home=tmp_path_factory.mktemp("home"))
-    at_home = Home(settings=settings, store=artifacts.Store(settings.store))
+    settings = Settings(project=samples.PROJECT, home=tmp_path_factory.mktemp("home"))
+    at_home = Home(settings=settings, store=bundle_store.Store(settings.store))
     loaded = at_home.load(at_home.bundle())
     predictions, feedback = worker.logs(settings, loaded)
     application = app.create(loaded, predictions_log=predictions, feedback_log=feedback)

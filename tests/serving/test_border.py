@@ -20,9 +20,9 @@ from lastgood.drift import bundle_comparison as drift_compare
 from lastgood.drift import bundle_reference as drift_reference
 from lastgood.drift import comparison, verdict
 from lastgood.drift import watch as drift_watch
-from lastgood.drift import window as windows
+from lastgood.drift import window as drift_window
 from lastgood.service import drift as drift_rules
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from lastgood.serving import app, border, inference_log, runtime, segments, worker
 from lastgood.sources import inference
 from tests.serving import hostile
@@ -88,7 +88,7 @@ def served(home: Home, request: pytest.FixtureRequest) -> Iterator[Border]:
 
 def source(served: Border, gate: dict[str, Any], *, beside: str | None = None) -> list[Any]:
     """All that a gate sees of the log; it is never down."""
-    made = conditions.Score if gate["metric"] == "score" else conditions.Agreement
+    made = gates.Score if gate["metric"] == "score" else gates.Agreement
     looker = Looker(inference.InferenceSource(served.home.settings, "flights"), made.model_validate(gate), served.loaded.bundle.id, beside)
     looker.look(1_700_000_000.0)
     seen = looker.look(served.at[0] + 3e6)
@@ -111,7 +111,7 @@ def every_reader_works(served: Border) -> None:
             assert "could not be read" not in one.detail
     source(served, {"metric": "agreement", "min": 0.9}, beside=bundle)
     fields = [*served.loaded.runtime.Request.model_fields, "probability", "label"]
-    window = windows.read(folder, bundle=bundle, since=0.0, until=4e9, columns=fields)
+    window = drift_window.read(folder, bundle=bundle, since=0.0, until=4e9, columns=fields)
     assert window.table is not None
     assert window.trouble == ()
     verdict.of_window(window.sample, window.sample, None, RULES)
@@ -120,7 +120,7 @@ def every_reader_works(served: Border) -> None:
     near = [row for row in rows if row is not None and row.model_dump(exclude_unset=False) == type(row)(**NEAR).model_dump()]
     assert len(near) >= served.sent
     drift_reference.features(served.loaded, rows)
-    what = drift_watch.Watched(service="flights", bundle=bundle, since=0.0, revision=1, rules=RULES)
+    what = drift_watch.DriftWatch(service="flights", bundle=bundle, since=0.0, revision=1, rules=RULES)
     both = {bundle: served.loaded}
     compared = drift_compare.on_labels(both, window.table, what, other=bundle, alpha=0.05)
     assert isinstance(compared, comparison.Comparison), compared

@@ -10,9 +10,9 @@ import pydantic
 import pytest
 from fastapi.testclient import TestClient
 
-from lastgood.bundle import manifest as bundles
-from lastgood.layers import answer_store as cache
-from lastgood.service import schema as service
+from lastgood.bundle import manifest
+from lastgood.layers import answer_store
+from lastgood.service import schema
 from lastgood.serving import app, feedback, inference_log, runtime, segments, uncomputable
 
 
@@ -65,12 +65,14 @@ class World:
         return found
 
 
-def start(folder: Path, kept: cache.Cache | None) -> World:
+def start(folder: Path, kept: answer_store.Cache | None) -> World:
     """A worker of a bundle, with this cache."""
-    part = bundles.Part(name="model", digest=bundles.sha256(b"a"), size=1, media_type="x/y", uri="store:x")
-    described = {"schema": service.SCHEMA, "service": "demo", "tier": "rag", "owner": "nobody", "traffic": {"port": 18085}}
+    part = manifest.Part(name="model", digest=manifest.sha256(b"a"), size=1, media_type="x/y", uri="store:x")
+    described = {"schema": schema.SCHEMA, "service": "demo", "tier": "rag", "owner": "nobody", "traffic": {"port": 18085}}
     made = Counting()
-    loaded = app.Loaded(bundle=bundles.of("demo", part), service=service.Service.model_validate(described), runtime=made, started="now")
+    loaded = app.Loaded(
+        bundle=manifest.bundle_of("demo", part), service=schema.Service.model_validate(described), runtime=made, started="now"
+    )
     limits: dict[str, Any] = {"name": "x", "flush_s": 60, "segment_rows": 100, "keep_days": 1}
     logs = {
         "predictions_log": segments.SegmentLog(folder / "p", to_table=inference_log.table_maker(Row), **limits),
@@ -88,7 +90,7 @@ def ready(world: World) -> None:
 
 def test_an_equal_row_gets_the_answer_of_before(tmp_path: Path) -> None:
     """The runtime is asked for the others alone, and answers come in the order of the rows."""
-    world = start(tmp_path, cache.Memory(ttl_s=60, entries=10))
+    world = start(tmp_path, answer_store.Memory(ttl_s=60, entries=10))
     with world.client:
         ready(world)
         first = world.ask(1, 2)
@@ -101,7 +103,7 @@ def test_an_equal_row_gets_the_answer_of_before(tmp_path: Path) -> None:
 
 def test_a_copy_is_measured_and_neither_reads_nor_fills(tmp_path: Path) -> None:
     """A mirrored request goes to the runtime, and leaves nothing for users."""
-    world = start(tmp_path, cache.Memory(ttl_s=60, entries=10))
+    world = start(tmp_path, answer_store.Memory(ttl_s=60, entries=10))
     with world.client:
         ready(world)
         world.ask(1)
@@ -123,7 +125,7 @@ def test_without_a_cache_every_row_is_asked(tmp_path: Path) -> None:
 
 def test_a_runtime_that_leaves_out_an_answer_is_still_found_out(tmp_path: Path) -> None:
     """And nothing of that is kept."""
-    world = start(tmp_path, cache.Memory(ttl_s=60, entries=10))
+    world = start(tmp_path, answer_store.Memory(ttl_s=60, entries=10))
     with world.client:
         ready(world)
         world.ask(1)

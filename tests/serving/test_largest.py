@@ -7,14 +7,14 @@ import json
 import pytest
 from starlette.testclient import TestClient
 
-from lastgood.service import schema as services
+from lastgood.service import schema
 from tests.serving.conftest import Home, wait_ready
 from tests.serving.test_app import Odd, odd
 
 
 def largest(name: str) -> int:
     """The largest value that `serving.NAME` may have."""
-    (limit,) = (one.le for one in services.Serving.model_fields[name].metadata if hasattr(one, "le"))
+    (limit,) = (one.le for one in schema.Serving.model_fields[name].metadata if hasattr(one, "le"))
     return int(limit)
 
 

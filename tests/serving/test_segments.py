@@ -21,7 +21,7 @@ NOON = 1_362_139_200.0  # 2013-03-01 12:00 UTC
 EVER = {"since": 0.0, "until": 4e9}
 
 
-def to_table(rows: Sequence[segments.Row]) -> pa.Table:
+def to_table(rows: Sequence[segments.LogRow]) -> pa.Table:
     """Rows of (time, number)."""
     at = pa.array([row[0] for row in rows], pa.int64()).cast(pa.timestamp("us", tz="UTC"))
     return pa.table({"at": at, "number": pa.array([row[1] for row in rows], pa.int64())})
@@ -33,7 +33,7 @@ def log_in(folder: Path, *, clock: Callable[[], float] = lambda: NOON, **changes
     return segments.SegmentLog(folder, name="test", to_table=to_table, clock=clock, **limits)
 
 
-def row(number: int, at: float = NOON) -> segments.Row:
+def row(number: int, at: float = NOON) -> segments.LogRow:
     """One row, a microsecond after the one before."""
     return (round(at * 1e6) + number, number)
 

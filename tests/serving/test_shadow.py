@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from lastgood.service import schema as services
+from lastgood.service import schema
 from lastgood.serving import feedback as feedback_
 from lastgood.serving import runtime, uncomputable, worker
 from tests.services import samples
@@ -120,7 +120,7 @@ def test_a_warm_up_without_memory_is_told_as_that(home: Home) -> None:
 
 def config(folder: Path, code: str) -> Path:
     """The configuration of the flights service with *code* at the end of its runtime."""
-    made = services.freeze(samples.PROJECT / "services" / "flights", folder)
+    made = schema.freeze(samples.PROJECT / "services" / "flights", folder)
     with (made / "runtime.py").open("a") as file:
         file.write(code)
     return made

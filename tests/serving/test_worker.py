@@ -18,9 +18,8 @@ from typing import Any
 import pytest
 
 from lastgood import errors, testing
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
-from lastgood.service import schema as services
+from lastgood.bundle import manifest, store
+from lastgood.service import schema
 from lastgood.serving import inference_log, runtime, segments, worker
 from tests.services import samples
 from tests.serving.conftest import Home
@@ -233,7 +232,7 @@ def test_a_bundle_of_another_service_is_refused(home: Home) -> None:
 )
 def test_code_that_is_no_runtime_is_refused(code: str, message: str, home: Home, tmp_path: Path) -> None:
     """Configuration code that fails to import, or whose class is something else, gives one clear error."""
-    config = services.freeze(samples.PROJECT / "services" / "flights", tmp_path / "config")
+    config = schema.freeze(samples.PROJECT / "services" / "flights", tmp_path / "config")
     (config / "runtime.py").write_text(code + f"\n# {message}\n")
     with pytest.raises(errors.Damaged, match=message):
         home.load(home.bundle(replace={"config": config}))
@@ -241,7 +240,7 @@ def test_code_that_is_no_runtime_is_refused(code: str, message: str, home: Home,
 
 def test_the_code_comes_from_the_bundle(home: Home, tmp_path: Path) -> None:
     """A bundle keeps the code it was frozen with, whatever the service folder holds by now."""
-    config = services.freeze(samples.PROJECT / "services" / "flights", tmp_path / "config")
+    config = schema.freeze(samples.PROJECT / "services" / "flights", tmp_path / "config")
     source = (config / "runtime.py").read_text()
     (config / "runtime.py").write_text(source.replace('"late": value >= self._options.late_from', '"late": "by frozen code"'))
     loaded = home.load(home.bundle(replace={"config": config}))
@@ -326,7 +325,7 @@ def test_labels_are_numbers_unless_a_service_says_otherwise() -> None:
 def test_the_manifest_in_the_store_is_the_bundle(home: Home) -> None:
     """The manifest's stored digest is the bundle's id, which is why a worker needs no ledger."""
     made = home.bundle()
-    assert artifacts.digest_file(home.store.path(made.id)) == made.id
+    assert store.digest_file(home.store.path(made.id)) == made.id
     assert worker.read_manifest(home.store, made.id) == made
-    assert bundles.is_digest(made.id)
+    assert manifest.is_digest(made.id)
     assert segments.day_name(0.0) == "dt=1970-01-01"

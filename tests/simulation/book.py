@@ -14,8 +14,9 @@ from types import MappingProxyType
 from typing import Any
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundles
-from lastgood.core import transitions as rollout
+from lastgood.bundle import manifest
+from lastgood.core.events import Effect, Marked, Paged
+from lastgood.core.state import Mark, State, from_json
 from lastgood.ledger import Fence, Seen, outbox, rows
 from lastgood.ledger.leases import MAX_SKEW_S
 
@@ -25,9 +26,9 @@ class Book:
 
     def __init__(self, service: str) -> None:
         self._service = service
-        self._bundles: dict[str, bundles.Bundle] = {}
+        self._bundles: dict[str, manifest.Bundle] = {}
         self._log: list[rows.Revision] = []
-        self._marks: dict[str, rollout.Mark] = {}
+        self._marks: dict[str, Mark] = {}
         self._was_stable: set[str] = set()
         self._measured: dict[str, list[tuple[int, float, str]]] = {}
         self._leases: dict[str, tuple[str, float, int]] = {}
@@ -37,12 +38,12 @@ class Book:
 
     # --- bundles ---------------------------------------------------------------------------------------------
 
-    def register(self, bundle: bundles.Bundle, *, provenance: Mapping[str, Any], actor: str, now: float) -> bool:
+    def register(self, bundle: manifest.Bundle, *, provenance: Mapping[str, Any], actor: str, now: float) -> bool:
         new = bundle.id not in self._bundles
         self._bundles[bundle.id] = bundle
         return new
 
-    def bundle(self, bundle_id: str) -> bundles.Bundle:
+    def bundle(self, bundle_id: str) -> manifest.Bundle:
         if bundle_id not in self._bundles:
             raise errors.NotFound(f"bundle {bundle_id!r} is not registered; see 'lastgood bundle list SERVICE'")
         return self._bundles[bundle_id]
@@ -52,8 +53,8 @@ class Book:
 
     # --- revisions -------------------------------------------------------------------------------------------
 
-    def state(self, service: str, *, about: Collection[str] = ()) -> rollout.State:
-        newest = self._log[-1].state if self._log else rollout.State(service=service)
+    def state(self, service: str, *, about: Collection[str] = ()) -> State:
+        newest = self._log[-1].state if self._log else State(service=service)
         return dataclasses.replace(newest, marks=self._marks_of(newest, about)) if about else newest
 
     def newest(self, service: str) -> int:
@@ -73,8 +74,8 @@ class Book:
 
     def append(
         self,
-        state: rollout.State,
-        effects: tuple[rollout.Effect, ...],
+        state: State,
+        effects: tuple[Effect, ...],
         *,
         verb: str,
         actor: str,
@@ -91,10 +92,10 @@ class Book:
         before = self._log[-1] if self._log else None
         if state.revision != len(self._log) + 1:
             raise errors.Conflict(f"{self._service!r} is at revision {len(self._log)} already; look again, then decide again")
-        marks = tuple(effect for effect in effects if isinstance(effect, rollout.Marked))
+        marks = tuple(effect for effect in effects if isinstance(effect, Marked))
         for mark in marks:
             self._mark(mark)
-        kept = rollout.from_json(json.loads(written), {})
+        kept = from_json(json.loads(written), {})
         revision = rows.Revision(
             service=state.service,
             number=state.revision,
@@ -111,7 +112,7 @@ class Book:
         self._log.append(revision)
         if state.stable is not None:
             self._was_stable.add(state.stable)
-        for paged in outbox.merged(effect for effect in effects if isinstance(effect, rollout.Paged)):
+        for paged in outbox.merged(effect for effect in effects if isinstance(effect, Paged)):
             about = revision.number if paged.about is None else paged.about
             self._page(about, paged, at=revision.at, body=paged.body or {})
         return revision
@@ -123,16 +124,16 @@ class Book:
     def note(self, service: str, *, kind: str, body: Mapping[str, Any], actor: str, now: float) -> None:
         self.notes.append((kind, json.loads(rows.dump(body))))
 
-    def _mark(self, mark: rollout.Marked) -> None:
+    def _mark(self, mark: Marked) -> None:
         held = self._marks.get(mark.bundle)
         if held is not None and held.kind == "revoked":
             return
         if mark.kind == "lifted":
             self._marks.pop(mark.bundle, None)
         else:
-            self._marks[mark.bundle] = rollout.Mark(kind=mark.kind, reason=mark.reason)
+            self._marks[mark.bundle] = Mark(kind=mark.kind, reason=mark.reason)
 
-    def _marks_of(self, state: rollout.State, about: Collection[str] = ()) -> dict[str, rollout.Mark]:
+    def _marks_of(self, state: State, about: Collection[str] = ()) -> dict[str, Mark]:
         if not self._marks:
             return {}
         wanted = {*state.lineage, state.stable, state.candidate, state.previous, *about}
@@ -216,10 +217,10 @@ class Book:
             raise errors.NotAllowed(
                 f"{service!r} has no revision {revision} yet, so nobody can be paged about it; page about one that is there"
             )
-        told = rollout.Paged(summary=summary, key=key, severity=severity, resolves=resolves)  # type: ignore[arg-type]
+        told = Paged(summary=summary, key=key, severity=severity, resolves=resolves)  # type: ignore[arg-type]
         return self._page(revision, told, at=now, body=body)
 
-    def _page(self, revision: int, told: rollout.Paged, *, at: float, body: Mapping[str, Any] = MappingProxyType({})) -> bool:
+    def _page(self, revision: int, told: Paged, *, at: float, body: Mapping[str, Any] = MappingProxyType({})) -> bool:
         if (revision, told.key) in self._pages:
             return False
         self._pages[revision, told.key] = rows.Page(

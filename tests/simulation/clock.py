@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from lastgood.controller import analysis_loop as gatekeeper
-from lastgood.controller import loop as controller
-from lastgood.system import clock as wallclock
+from lastgood.controller import analysis_loop, loop
+from lastgood.system import clock as system_clock
 
 BEGIN = 1_800_000_000.0
 
@@ -25,7 +24,7 @@ class Clock:
         self.true = 0.0
         self.offset = BEGIN
         self.sets: Sequence[tuple[float, float, float]] = ()
-        self.kept = wallclock.Clock(reading=self._machine, counting=lambda: self.true + self.offset, boot="")
+        self.kept = system_clock.Clock(reading=self._machine, counting=lambda: self.true + self.offset, boot="")
 
     def __call__(self) -> float:
         return self.kept.now()
@@ -38,7 +37,7 @@ class Clock:
 @contextlib.contextmanager
 def running(clock: Clock) -> Iterator[None]:
     """Makes the gatekeeper and the controller, which are run as they are, live by *clock*."""
-    modules: tuple[Any, ...] = (gatekeeper, controller)
+    modules: tuple[Any, ...] = (analysis_loop, loop)
     before = [(module.time, module.wallclock) for module in modules]
     for module in modules:
         module.time = SimpleNamespace(time=clock, monotonic=lambda: clock.true)

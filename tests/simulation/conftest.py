@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lastgood.paging import once as telling
+from lastgood.paging import once
 from tests.simulation.project import Project
 
 MEMORY = Path("/dev/shm")  # noqa: S108  # where there is no such folder the disk serves as well
@@ -25,7 +25,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def read_again() -> Iterator[None]:
     """One that lives and one that was killed know the same of what others told."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(telling, "AGAIN_S", 0.0)
+        patch.setattr(once, "AGAIN_S", 0.0)
         yield
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lastgood import errors, release
-from lastgood.analysis import run as judge
-from lastgood.controller import analysis_loop as gatekeeper
-from lastgood.controller import convergence_notes
-from lastgood.controller import loop as controller
+from lastgood.analysis import run as analysis_run
+from lastgood.controller import analysis_loop, convergence_notes, loop
 from lastgood.hosts import readiness
 from lastgood.layers import base, reconcile
 from tests.simulation.line import Killed
@@ -17,10 +15,10 @@ from tests.simulation.project import SERVICE
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-ACTOR = gatekeeper.ACTOR
+ACTOR = analysis_loop.ACTOR
 
 
-class _Loop(controller.ServiceLoop):
+class _Loop(loop.ServiceLoop):
     """The loop of one service, as after its start; nothing of it runs by itself."""
 
     def __init__(self, context: release.Context, workers: base.Processes, *, holder: str) -> None:
@@ -45,12 +43,12 @@ class Controller:
         self.name = name
         self.line = world.line(interrupt=lambda call: world.between(self, call))
         self._context = world.context(self.line)
-        self._keeper = gatekeeper.Gatekeeper(world.settings, SERVICE, holder=_holder(world, name), moved=lambda *_: None)
+        self._keeper = analysis_loop.Gatekeeper(world.settings, SERVICE, holder=_holder(world, name), moved=lambda *_: None)
         self.back_at = 0.0
         self._start()
 
     def _start(self) -> None:
-        self.bench = judge.Judge(self.line, SERVICE, self._world.numbers)  # type: ignore[arg-type]  # the double
+        self.bench = analysis_run.RunningAnalyses(self.line, SERVICE, self._world.numbers)  # type: ignore[arg-type]  # the double
         self._loop = _Loop(self._context, self._world.workers, holder=_holder(self._world, self.name))
         self._seen = 0
         self._wanted: Any = None

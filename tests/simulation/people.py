@@ -71,7 +71,7 @@ class Person:
         return release.propose(self.context, SERVICE, bundle or self._world.draw.choice(known), self._asks)
 
     def _promote_skipping(self, bundle: str | None) -> release.Committed | None:
-        return release.propose(self.context, SERVICE, self._some(bundle), self._asks, way=release.Way(skip=True))
+        return release.propose(self.context, SERVICE, self._some(bundle), self._asks, way=release.PhaseOverride(skip=True))
 
     def _override(self, bundle: str | None) -> release.Committed | None:
         return release.propose(self.context, SERVICE, self._some(bundle), self._asks, override="it was not the cause")
@@ -80,7 +80,7 @@ class Person:
         candidate = self._state().candidate
         if candidate is None:
             return None
-        return release.propose(self.context, SERVICE, candidate, self._asks, way=release.Way(skip=True))
+        return release.propose(self.context, SERVICE, candidate, self._asks, way=release.PhaseOverride(skip=True))
 
     def _rollback(self, bundle: str | None) -> release.Committed:
         return release.roll_back(self.context, SERVICE, self._asks)

@@ -7,10 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 from lastgood import errors
-from lastgood import settings as settings_
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
-from lastgood.service import schema as services
+from lastgood.bundle import manifest, store
+from lastgood.service import schema
+from lastgood.settings import Settings
 from tests import factory
 from tests.simulation.traffic import SLOW_MS
 
@@ -86,7 +85,7 @@ CONFIGS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
 )
 
 
-class Shelf(artifacts.Store):
+class Shelf(store.Store):
     """A real store in which bundles can be declared damaged, and whose paths are looked up once."""
 
     def __init__(self, root: Path) -> None:
@@ -94,7 +93,7 @@ class Shelf(artifacts.Store):
         self.damaged: set[str] = set()
         self._paths: dict[str, Path] = {}
 
-    def verify_bundle(self, bundle: bundles.Bundle, *, deep: bool) -> None:
+    def verify_bundle(self, bundle: manifest.Bundle, *, deep: bool) -> None:
         if bundle.id in self.damaged:
             raise errors.Damaged(f"bundle {bundle.id!r} is damaged, says the world; build it again")
 
@@ -108,26 +107,26 @@ class Project:
     """Settings, a store, and `BUNDLES` bundles of each configuration; made once and shared by all worlds."""
 
     def __init__(self, root: Path) -> None:
-        self.settings: settings_.Settings = factory.project(root)
+        self.settings: Settings = factory.project(root)
         self.store = Shelf(self.settings.store)
         self.bundles = {name: self._built(name, root) for name in CONFIGS}
         self.service = {
-            made.id: services.parse((self.store.path(made.parts["config"].digest) / services.FILE).read_text(), where=name)
+            made.id: schema.parse((self.store.path(made.parts["config"].digest) / schema.FILE).read_text(), where=name)
             for name, kept in self.bundles.items()
             for made in kept
         }
 
-    def _built(self, name: str, root: Path) -> list[bundles.Bundle]:
+    def _built(self, name: str, root: Path) -> list[manifest.Bundle]:
         frozen = root / "frozen" / name
-        services.freeze(self.settings.services / SERVICE, frozen, overlay={"serving": {"ready_timeout_s": 60}, **CONFIGS[name]})
-        config = artifacts.part(self.store.put(frozen), name="config", media_type="application/vnd.lastgood.tree", meta={})
+        schema.freeze(self.settings.services / SERVICE, frozen, overlay={"serving": {"ready_timeout_s": 60}, **CONFIGS[name]})
+        config = store.part(self.store.put(frozen), name="config", media_type="application/vnd.lastgood.tree", meta={})
         made = []
         for number in range(BUNDLES):
             model = self.store.put_bytes(f"{len(name)}{number}".encode(), name="model.json")
             parts = [
-                artifacts.part(model, name="model", media_type="application/json", meta={"number": number, "of": name}),
+                store.part(model, name="model", media_type="application/json", meta={"number": number, "of": name}),
                 config,
-                artifacts.part(self.store.put_bytes(b"{}", name="e.json"), name="environment", media_type="application/json", meta={}),
+                store.part(self.store.put_bytes(b"{}", name="e.json"), name="environment", media_type="application/json", meta={}),
             ]
-            made.append(bundles.of(SERVICE, *parts))
+            made.append(manifest.bundle_of(SERVICE, *parts))
         return made

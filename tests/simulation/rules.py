@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lastgood.analysis import run as judge
+from lastgood.analysis import run as analysis_run
 from lastgood.controller.analysis_loop import ACTOR
-from lastgood.core import transitions as rollout
+from lastgood.core.rollback import BREAKER, BREAKER_S
+from lastgood.core.state import State
 from lastgood.ledger import rows
-from lastgood.service import gates as conditions
-from lastgood.service import schema as services
+from lastgood.service import gates, schema
 from tests.simulation.project import SERVICE
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-Rule = Callable[["World", rollout.State, rows.Revision], None]
+Rule = Callable[["World", State, rows.Revision], None]
 
 UNREADY = "its workers were not ready"
 
@@ -29,7 +29,7 @@ def _broken(rule: str, detail: str) -> None:
     raise Violation(rule, detail)
 
 
-def steps_back(before: rollout.State, revision: rows.Revision) -> bool:
+def steps_back(before: State, revision: rows.Revision) -> bool:
     """Whether *revision* took something away from users or from a release because of a fault."""
     return revision.verb == "rollback" and (bool(revision.marks) or revision.state.stable != before.stable)
 
@@ -44,13 +44,13 @@ def by_chance(revision: rows.Revision) -> bool:
     return revision.verb == "rollback" and any(one["cause"] in ("sequential", "persistence") for one in verdicts(revision))
 
 
-def stable_is_never_marked(world: World, before: rollout.State, revision: rows.Revision) -> None:
+def stable_is_never_marked(world: World, before: State, revision: rows.Revision) -> None:
     after = revision.state
     if {after.stable, after.candidate, after.previous} & set(after.marks):
         _broken("stable is never marked", f"{after.marks}")
 
 
-def only_a_candidate_beside_a_stable_has_a_share(world: World, before: rollout.State, revision: rows.Revision) -> None:
+def only_a_candidate_beside_a_stable_has_a_share(world: World, before: State, revision: rows.Revision) -> None:
     after = revision.state
     if (after.weight_pct or after.mirror_pct) and (after.candidate is None or after.stable is None):
         _broken("only a candidate beside a stable has a share", f"{after}")
@@ -58,16 +58,16 @@ def only_a_candidate_beside_a_stable_has_a_share(world: World, before: rollout.S
         _broken("shares sum to 100", f"{after.weight_pct}")
 
 
-def nothing_goes_on_while_held(world: World, before: rollout.State, revision: rows.Revision) -> None:
+def nothing_goes_on_while_held(world: World, before: State, revision: rows.Revision) -> None:
     if before.hold is not None and revision.verb in ("advance", "cut-over", "promote", "skip"):
         _broken("nothing goes on while held", f"{revision.verb} in revision {revision.number}")
 
 
-def a_phase_is_passed_only_with_every_guardrail(world: World, before: rollout.State, revision: rows.Revision) -> None:
+def a_phase_is_passed_only_with_every_guardrail(world: World, before: State, revision: rows.Revision) -> None:
     """All gates that are asked in the phase say pass, by the evidence, after the least time, and none of them is missing."""
     if revision.verb not in ("advance", "cut-over") or before.phase not in ("shadow", "canary"):
         return
-    asked = judge.questions(before, config(world, before), proposed_at=0.0, now=revision.at)
+    asked = analysis_run.questions(before, config(world, before), proposed_at=0.0, now=revision.at)
     wanted = {
         name for question in asked for name, gate in question.gates.items() if "verify/" not in question.key and gate.kind != "observe"
     }
@@ -79,7 +79,7 @@ def a_phase_is_passed_only_with_every_guardrail(world: World, before: rollout.St
         _broken("no phase is shorter than its least time", f"{revision.at - (before.phase_since or 0.0):g} s of {before.planned.min_s:g}")
 
 
-def a_gross_fault_never_becomes_stable(world: World, before: rollout.State, revision: rows.Revision) -> None:
+def a_gross_fault_never_becomes_stable(world: World, before: State, revision: rows.Revision) -> None:
     """Through its chain, with a sound bundle beside it and a gate that can see the fault."""
     if revision.verb != "cut-over" or not before.chain or before.candidate is None or before.stable is None:
         return
@@ -96,32 +96,32 @@ def a_gross_fault_never_becomes_stable(world: World, before: rollout.State, revi
         _broken("a gross fault never becomes stable while the gates see traffic", f"{profile.name} in spite of {seen_by}")
 
 
-def _asked_in(gate: conditions.AnyGate, state: rollout.State) -> bool:
+def _asked_in(gate: gates.AnyGate, state: State) -> bool:
     kinds = {phase.kind for phase in state.chain}
-    if isinstance(gate, conditions.Agreement) and not any(phase.mirror_pct for phase in state.chain):
+    if isinstance(gate, gates.Agreement) and not any(phase.mirror_pct for phase in state.chain):
         return False
     return bool(kinds & set(gate.during))
 
 
-def no_rollback_of_a_rollback(world: World, before: rollout.State, revision: rows.Revision) -> None:
+def no_rollback_of_a_rollback(world: World, before: State, revision: rows.Revision) -> None:
     automatic = revision.actor == ACTOR and revision.verb == "rollback"
     if automatic and before.verifying is not None and revision.state.stable != before.stable and not revision.reason.startswith(UNREADY):
         _broken("no rollback of a rollback", f"revision {revision.number}: {revision.reason}")
 
 
-def the_breaker_holds(world: World, before: rollout.State, revision: rows.Revision) -> None:
+def the_breaker_holds(world: World, before: State, revision: rows.Revision) -> None:
     """At most three automatic steps back within an hour; the next one holds the service, and no other follows."""
     if revision.actor != ACTOR or not steps_back(before, revision):
         return
-    window_s = rollout.BREAKER_S - 2 * world.jumped_s
+    window_s = BREAKER_S - 2 * world.jumped_s
     recent = [at for at in world.watch.automatic_at if revision.at - at < window_s]
-    if len(recent) >= rollout.BREAKER and revision.state.hold is None:
+    if len(recent) >= BREAKER and revision.state.hold is None:
         _broken("at most three automatic rollbacks an hour, then a hold", f"{len(recent) + 1} of them, revision {revision.number}")
-    if len(recent) > rollout.BREAKER:
+    if len(recent) > BREAKER:
         _broken("at most three automatic rollbacks an hour, then a hold", f"number {len(recent) + 1} in spite of the hold")
 
 
-def every_automatic_step_says_why(world: World, before: rollout.State, revision: rows.Revision) -> None:
+def every_automatic_step_says_why(world: World, before: State, revision: rows.Revision) -> None:
     """A reason, and the verdicts where gates decided."""
     if revision.actor != ACTOR:
         return
@@ -137,7 +137,7 @@ def every_automatic_step_says_why(world: World, before: rollout.State, revision:
         _broken("every automatic step has evidence", f"revision {revision.number} {revision.verb} does not say which workers were ready")
 
 
-def one_page_for_each_step_back(world: World, before: rollout.State, revision: rows.Revision) -> None:
+def one_page_for_each_step_back(world: World, before: State, revision: rows.Revision) -> None:
     """Exactly one page about what was taken out, critical only if nothing good serves yet; the page that closes it has the same key."""
     pages = [page for page in world.book.pages(SERVICE, limit=500) if page.revision == revision.number]
     kept = world.watch.step_pages
@@ -154,7 +154,7 @@ def one_page_for_each_step_back(world: World, before: rollout.State, revision: r
             _broken("a page is closed under its own key", f"{[page.key for page in pages]} closes {opened}")
 
 
-def patience_is_kept(world: World, before: rollout.State, revision: rows.Revision) -> None:
+def patience_is_kept(world: World, before: State, revision: rows.Revision) -> None:
     """Automation acts on silence only after it has really lasted that long."""
     if revision.actor != ACTOR or revision.verb not in ("rollback", "hold"):
         return
@@ -171,7 +171,7 @@ def patience_is_kept(world: World, before: rollout.State, revision: rows.Revisio
             )
 
 
-def config(world: World, state: rollout.State) -> services.Service:
+def config(world: World, state: State) -> schema.Service:
     """The configuration by which *state* is judged."""
     return world.project.service[state.candidate or state.stable or world.bundles[0]]
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from lastgood import testing
-from lastgood.analysis import policy as judgement
-from lastgood.analysis import run as judge
-from lastgood.core import rollback as setback
-from lastgood.core import transitions as rollout
-from lastgood.gates import gate as track
+from lastgood.analysis import policy
+from lastgood.analysis import run as analysis_run
+from lastgood.core import rollback, transitions
+from lastgood.core.state import State
+from lastgood.gates import gate
 from lastgood.layers import desired
-from lastgood.release import advance as proceed
+from lastgood.release import advance
 from tests.simulation import plan, watch
 from tests.simulation.project import Project
 from tests.simulation.world import World
@@ -36,51 +36,51 @@ def quiet() -> Iterator[None]:
 
 
 def time_alone_passes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(judgement, "_passed", lambda state, verdicts, now: now - (state.phase_since or 0.0) >= state.planned.min_s)
+    patch.setattr(policy, "_passed", lambda state, verdicts, now: now - (state.phase_since or 0.0) >= state.planned.min_s)
 
 
 def inconclusive_is_fine(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(judgement, "_passed", lambda state, verdicts, now: all(one.outcome != "fail" for one in verdicts.values()))
+    patch.setattr(policy, "_passed", lambda state, verdicts, now: all(one.outcome != "fail" for one in verdicts.values()))
 
 
 def nothing_is_ever_given_up(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(judgement, "_late", lambda state, verdicts, now: None)
+    patch.setattr(policy, "_late", lambda state, verdicts, now: None)
 
 
 def nobody_asks_whether_it_helped(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(judgement, "verify", lambda state, verdicts, now: None)
+    patch.setattr(policy, "verify", lambda state, verdicts, now: None)
 
 
 def no_breaker(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(setback, "BREAKER", 99)
+    patch.setattr(rollback, "BREAKER", 99)
 
 
 def no_evidence(patch: pytest.MonkeyPatch) -> None:
-    real = proceed._request
-    patch.setattr(proceed, "_request", lambda *given, **asked: dataclasses.replace(real(*given, **asked), evidence={"ready": []}))
+    real = advance._request
+    patch.setattr(advance, "_request", lambda *given, **asked: dataclasses.replace(real(*given, **asked), evidence={"ready": []}))
 
 
 def no_page(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(setback, "_key", lambda *_: "breaker")
+    patch.setattr(rollback, "_key", lambda *_: "breaker")
 
 
 def holds_hold_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(rollout, "check_not_held", lambda state: None)
+    patch.setattr(transitions, "check_not_held", lambda state: None)
 
 
 def marks_mark_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(rollout, "check_may_serve", lambda state, digest: None)
-    patch.setattr(setback, "check_may_serve", lambda state, digest: None)
+    patch.setattr(transitions, "check_may_serve", lambda state, digest: None)
+    patch.setattr(rollback, "check_may_serve", lambda state, digest: None)
 
 
 def stable_keeps_all_its_traffic(patch: pytest.MonkeyPatch) -> None:
-    real = desired.of
+    real = desired.desired_traffic
 
-    def both(state: rollout.State, **asked: Any) -> Any:
+    def both(state: State, **asked: Any) -> Any:
         found = real(state, **asked)
         return dataclasses.replace(found, weights={**found.weights, state.stable: 100.0} if state.stable else {})
 
-    patch.setattr(desired, "of", both)
+    patch.setattr(desired, "desired_traffic", both)
 
 
 def the_gateway_takes_whatever_it_is_told(patch: pytest.MonkeyPatch) -> None:
@@ -102,30 +102,30 @@ def layers_want_every_single_step(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_new_judge_begins_with_nothing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(judge.Analysis, "catch_up", lambda self, **_: False)
+    patch.setattr(analysis_run.Analysis, "catch_up", lambda self, **_: False)
 
 
 def nonsense_is_written_down(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(judge, "_kept", lambda seen, now: seen.to_json())
+    patch.setattr(analysis_run, "_kept", lambda seen, now: seen.to_json())
 
 
 def silence_counts_from_the_epoch(patch: pytest.MonkeyPatch) -> None:
-    real = track.Track.__init__
+    real = gate.GateState.__init__
 
     def begin(self: Any, *args: Any, **asked: Any) -> None:
         real(self, *args, **{**asked, "since": 0.0})
 
-    patch.setattr(track.Track, "__init__", begin)
-    patch.setattr(track.Track, "looked", lambda self, at: None)
+    patch.setattr(gate.GateState, "__init__", begin)
+    patch.setattr(gate.GateState, "looked", lambda self, at: None)
 
 
 def a_rollback_is_rolled_back(patch: pytest.MonkeyPatch) -> None:
     """Nobody remembers that a step back is being measured: neither whoever asks the gates, nor whoever decides."""
     forget = {"verifying": None}
-    ask, go_back, serving = judge.questions, setback.roll_back, judgement._serving
-    patch.setattr(judge, "questions", lambda state, service, **asked: ask(dataclasses.replace(state, **forget), service, **asked))
-    patch.setattr(judgement, "_serving", lambda state, *args, **asked: serving(dataclasses.replace(state, **forget), *args, **asked))
-    patch.setattr(setback, "roll_back", lambda state, event, now: go_back(dataclasses.replace(state, **forget), event, now))
+    ask, go_back, serving = analysis_run.questions, rollback.roll_back, policy._serving
+    patch.setattr(analysis_run, "questions", lambda state, service, **asked: ask(dataclasses.replace(state, **forget), service, **asked))
+    patch.setattr(policy, "_serving", lambda state, *args, **asked: serving(dataclasses.replace(state, **forget), *args, **asked))
+    patch.setattr(rollback, "roll_back", lambda state, event, now: go_back(dataclasses.replace(state, **forget), event, now))
 
 
 PLANTED: tuple[tuple[Plant, str], ...] = (

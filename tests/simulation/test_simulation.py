@@ -23,8 +23,9 @@ import pytest
 from scipy import stats
 
 from lastgood import ledger
+from lastgood.core.state import State
 from lastgood.ledger import audit
-from lastgood.system import signing as keys
+from lastgood.system import signing
 from tests.conftest import BUDGET
 from tests.simulation import plan, watch
 from tests.simulation.book import Book
@@ -126,7 +127,7 @@ def history(book: Any) -> list[Any]:
 def test_a_real_ledger_tells_the_same_story(seed: int, project: Project, fast: Path) -> None:
     """The same world on SQLite has the same revisions and pages as on the double, and its audit chain verifies."""
     double = World(plan.drawn(seed), project).run()
-    keys.init_keys(fast / "keys")
+    signing.init_keys(fast / "keys")
     with ledger.connect(f"sqlite:///{fast / 'ledger.db'}") as real:
         real.migrate()
         World(plan.drawn(seed), project, book=real).run()
@@ -184,14 +185,13 @@ def test_a_seed_is_the_same_world_everywhere(project: Project) -> None:
 def test_the_double_is_no_ledger_that_takes_everything() -> None:
     """It refuses what the real one refuses: a revision that is not the next, and what JSON cannot hold."""
     from lastgood import errors
-    from lastgood.core import transitions as rollout
 
     book = Book(SERVICE)
     asked = {"verb": "x", "actor": "a", "reason": "r", "now": 1.0}
     with pytest.raises(errors.Conflict):
-        book.append(rollout.State(service=SERVICE, revision=2), (), **asked)
+        book.append(State(service=SERVICE, revision=2), (), **asked)
     with pytest.raises(errors.Damaged):
-        book.append(rollout.State(service=SERVICE, revision=1), (), **asked, evidence={"x": float("nan")})
+        book.append(State(service=SERVICE, revision=1), (), **asked, evidence={"x": float("nan")})
     with pytest.raises(errors.Damaged):
         book.record(SERVICE, "1/watch", {"x": float("inf")}, now=1.0)
     assert book.newest(SERVICE) == 0

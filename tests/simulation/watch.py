@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lastgood import errors
-from lastgood.analysis import run as judge
-from lastgood.core import transitions as rollout
+from lastgood.analysis import run as analysis_run
+from lastgood.core.state import State
 from lastgood.layers import reconcile
 from lastgood.ledger import rows
 from tests.simulation import rules
@@ -52,7 +52,7 @@ class Watch:
     def __init__(self, world: World) -> None:
         self._world = world
         self.number = 0
-        self._before = rollout.State(service=SERVICE)
+        self._before = State(service=SERVICE)
         self._gateway = 0
         self.outage_at = float("-inf")
         self.releases: dict[int, Judged] = {}
@@ -124,7 +124,7 @@ class Watch:
         if late and (state.hold is None or (state.phase == "baking" and not stopped)):
             raise Violation("no phase outlasts its limit", f"{state.phase} is over since {now - (state.phase_until or 0):g} s")
 
-    def _stranded(self, state: rollout.State) -> bool:
+    def _stranded(self, state: State) -> bool:
         """Whether all that was stable before is damaged or marked, and a person was told so."""
         lost = {*self._world.project.store.damaged, *state.marks, state.stable}
         told = (page.key for page in self._world.book.pages(SERVICE, limit=500) if page.revision == state.revision)
@@ -143,7 +143,7 @@ class Watch:
         for key, analysis in controller.bench._analyses.items():
             if next(self._world.book.recorded(SERVICE, key, after=analysis.seq), None) is not None:
                 continue  # another controller has taken over since; this one finds out at its next look
-            anew = judge.Analysis.resumed(analysis.question, book=self._world.book, service=SERVICE)
+            anew = analysis_run.Analysis.resumed(analysis.question, book=self._world.book, service=SERVICE)
             said, says = analysis.verdicts(now), anew.verdicts(now)
             self._world.tally["compared"] += 1
             if said != says:
@@ -165,7 +165,7 @@ class Watch:
         world = self._world
         wanted = world.desired(world.context(world.line()), world.book.state(SERVICE))
         for layer in world.layers:
-            told = reconcile.look(layer, wanted, clock=world.clock)
+            told = reconcile.observe_layer(layer, wanted, clock=world.clock)
             if not told.covers(wanted.revision):
                 raise Violation("layers converge once faults end", f"{layer.name} {told.status}: {told.detail} {told.facts}")
 

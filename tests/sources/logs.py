@@ -8,8 +8,8 @@ from typing import Any
 
 import pydantic
 
-from lastgood import settings as settings_
 from lastgood.serving import feedback, inference_log, segments
+from lastgood.settings import Settings
 
 SERVICE = "echo"
 BEGIN = 1_700_000_000.0
@@ -26,7 +26,7 @@ class Logs:
     folder: Path
 
     def __post_init__(self) -> None:
-        self.settings = settings_.Settings(project=self.folder, home=self.folder / "home")
+        self.settings = Settings(project=self.folder, home=self.folder / "home")
         home = self.settings.inference(SERVICE)
         limits: dict[str, Any] = {"flush_s": 1.0, "segment_rows": 1000, "keep_days": 30.0, "clock": lambda: BEGIN}
         self.predictions = segments.SegmentLog(

@@ -6,16 +6,16 @@ import itertools
 from typing import Any
 
 from lastgood.gates.base import Observation
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from lastgood.sources import base
 
 
 class Looker:
     """One gate's place at a source. The clock only moves when told, or by a thousandth, so that no two looks are one."""
 
-    def __init__(self, source: base.Source, gate: conditions.AnyGate, watched: str, beside: str | None = None, **more: Any) -> None:
+    def __init__(self, source: base.Source, gate: gates.AnyGate, watched: str, beside: str | None = None, **more: Any) -> None:
         self.source = source
-        self.asked = base.Asked(gate=gate, watched=watched, beside=beside, **more)
+        self.asked = base.MeasurementRequest(gate=gate, watched=watched, beside=beside, **more)
         self.cursor: base.Cursor | None = None
         self._ticks = itertools.count(1)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lastgood import settings as settings_
 from lastgood.gates.base import Observation, Tally
-from lastgood.service import gates as conditions
+from lastgood.service import gates
+from lastgood.settings import Settings
 from lastgood.sources import base, catalog
 from tests.layers.traffic.world import A, B
 
@@ -28,14 +28,14 @@ GATES: list[tuple[str, dict[str, Any]]] = [
     ("prometheus", {"metric": "downstream", "query": "up"}),
     ("prometheus", {"metric": "promql", "query": "up", "max": 1}),
 ]
-KINDS = {"error_rate": conditions.ErrorRate, "latency_p99": conditions.LatencyP99, "sample_ratio": conditions.SampleRatio,
-         "ejections": conditions.Ejections, "score": conditions.Score, "agreement": conditions.Agreement,
-         "oom_kills": conditions.OutOfMemory, "downstream": conditions.Downstream, "promql": conditions.Query}  # fmt: skip
+KINDS = {"error_rate": gates.ErrorRate, "latency_p99": gates.LatencyP99, "sample_ratio": gates.SampleRatio,
+         "ejections": gates.Ejections, "score": gates.Score, "agreement": gates.Agreement,
+         "oom_kills": gates.OutOfMemory, "downstream": gates.Downstream, "promql": gates.Query}  # fmt: skip
 
 
-def asked(value: dict[str, Any]) -> base.Asked:
+def asked(value: dict[str, Any]) -> base.MeasurementRequest:
     """A question for the gate that *value* describes."""
-    return base.Asked(gate=KINDS[value["metric"]].model_validate(value), watched=B.id, beside=A.id)
+    return base.MeasurementRequest(gate=KINDS[value["metric"]].model_validate(value), watched=B.id, beside=A.id)
 
 
 class Fake(base.Source):
@@ -46,23 +46,23 @@ class Fake(base.Source):
         self.fault: Exception | None = None
         self.closed = False
 
-    def read(self, asked: base.Asked, *, now: float, cursor: base.Cursor | None) -> base.Answer:
+    def read(self, asked: base.MeasurementRequest, *, now: float, cursor: base.Cursor | None) -> base.SourceReading:
         if self.fault:
             raise self.fault
-        return base.Answer(observations=[Observation(at=now, watched=Tally(n=1), detail=self.name)], cursor={"seen": now})
+        return base.SourceReading(observations=[Observation(at=now, watched=Tally(n=1), detail=self.name)], cursor={"seen": now})
 
     def close(self) -> None:
         self.closed = True
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> settings_.Settings:
+def settings(tmp_path: Path) -> Settings:
     """An empty home."""
-    return settings_.Settings(project=tmp_path, home=tmp_path / "home")
+    return Settings(project=tmp_path, home=tmp_path / "home")
 
 
 @pytest.mark.parametrize(("kind", "value"), GATES)
-def test_every_gate_has_a_source(settings: settings_.Settings, kind: str, value: dict[str, Any]) -> None:
+def test_every_gate_has_a_source(settings: Settings, kind: str, value: dict[str, Any]) -> None:
     """The right one is asked; it and the others are closed together."""
     fakes = {name: Fake(name) for name in ("envoy", "inference", "workers", "probe", "prometheus")}
     sources = catalog.Sources(settings, "echo", more=dict(fakes))
@@ -72,7 +72,7 @@ def test_every_gate_has_a_source(settings: settings_.Settings, kind: str, value:
 
 
 @pytest.mark.parametrize(("kind", "value"), GATES)
-def test_the_real_ones_answer_on_an_empty_home(settings: settings_.Settings, kind: str, value: dict[str, Any]) -> None:
+def test_the_real_ones_answer_on_an_empty_home(settings: Settings, kind: str, value: dict[str, Any]) -> None:
     """Nothing was ever started here: each source says so, or has nothing to tell, and none raises or reports a fault."""
     sources = catalog.Sources(settings, "echo")
     answer = sources.read("g", asked(value), now=1.0, cursor=None)
@@ -83,7 +83,7 @@ def test_the_real_ones_answer_on_an_empty_home(settings: settings_.Settings, kin
     sources.close()
 
 
-def test_a_fault_of_a_source_is_down_and_told_once(settings: settings_.Settings, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_of_a_source_is_down_and_told_once(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     """An exception that nobody thought of costs one gate its answer: the cursor stays, the log says it once, not every second."""
     fake = Fake("envoy")
     fake.fault = ZeroDivisionError("oops")

@@ -21,16 +21,16 @@ from lastgood.gates.base import Observation, Tally
 from lastgood.layers.traffic.envoy import files as envoy_files
 from lastgood.layers.traffic.envoy import logs as envoy_logs
 from lastgood.layers.traffic.envoy import stats as envoy_stats
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from lastgood.sources import envoy as source_
-from lastgood.system import processes as daemon
+from lastgood.system import processes
 from tests import timing
 from tests.layers.traffic.world import SERVICE, A, B, C, Upstream, World, until
 from tests.sources.looking import Looker
 
-ERRORS = conditions.ErrorRate(metric="error_rate")
-SPLIT = conditions.SampleRatio(metric="sample_ratio")
-EJECTIONS = conditions.Ejections(metric="ejections")
+ERRORS = gates.ErrorRate(metric="error_rate")
+SPLIT = gates.SampleRatio(metric="sample_ratio")
+EJECTIONS = gates.Ejections(metric="ejections")
 
 
 @pytest.fixture
@@ -49,14 +49,14 @@ def split(world: World, revision: int, **more: Any) -> None:
     world.layer().apply(world.desired(revision, A, candidate=B, **{"weights": {B.id: 50.0, A.id: 50.0}, **more}))
 
 
-def latency(max_ms: float) -> conditions.LatencyP99:
+def latency(max_ms: float) -> gates.LatencyP99:
     """The gate with that ceiling."""
-    return conditions.LatencyP99(metric="latency_p99", max_ms=max_ms)
+    return gates.LatencyP99(metric="latency_p99", max_ms=max_ms)
 
 
 def logged(world: World) -> None:
     """Wait until Envoy has written the lines of all requests so far: they come in order, so of one more that counts nowhere."""
-    log = envoy_files.of(world.settings, SERVICE).access_log
+    log = envoy_files.files_of_service(world.settings, SERVICE).access_log
     before = _marks(log)
     world.get("/feedback", method="POST", body=b"{}")
     until(lambda: _marks(log) > before, what="the log is written")
@@ -142,7 +142,7 @@ def test_a_caller_that_hangs_up_is_no_failure(world: World, source: source_.Envo
         with socket.create_connection(("127.0.0.1", world.port)) as connection:
             connection.sendall(request)
             time.sleep(wait_s)  # as a caller that loses patience
-    log = envoy_files.of(world.settings, SERVICE).access_log
+    log = envoy_files.files_of_service(world.settings, SERVICE).access_log
     until(lambda: log.read_bytes().count(b'"flags":"DC"') == 2, what="both are in the log")
     assert [looker.one(1.0).watched.n for looker in lookers] == [0, 2, 1, 0]
     assert lookers[2].cursor is not None
@@ -161,7 +161,7 @@ def test_a_dead_worker_fails_what_was_sent_to_it(world: World, source: source_.E
     assert seen.watched.user_errors == 0
     world.upstreams[A.id].crash()
     assert world.get().status == 503
-    log = envoy_files.of(world.settings, SERVICE).access_log
+    log = envoy_files.files_of_service(world.settings, SERVICE).access_log
     until(lambda: b'"code":503' in log.read_bytes(), what="it is in the log")
     assert looker.one().watched == Tally(n=1, bad=1, user_errors=1)
 
@@ -183,7 +183,7 @@ def test_copies_of_a_canary_count_apart_from_its_users(world: World, source: sou
 
 def test_the_log_is_followed_over_rotations(world: World, source: source_.EnvoySource) -> None:
     """Put aside twice while requests come, with looks between and without: each request counts once."""
-    files = envoy_files.of(world.settings, SERVICE)
+    files = envoy_files.files_of_service(world.settings, SERVICE)
     split(world, 2, weights={A.id: 100.0})
     looker = Looker(source, ERRORS, A.id)
     looker.look()
@@ -207,7 +207,7 @@ def test_the_log_is_followed_over_rotations(world: World, source: source_.EnvoyS
 
 def test_a_log_that_cannot_be_read_is_down_and_says_why(world: World, source: source_.EnvoySource) -> None:
     """No file, a folder in its place, lines that are none: down with the reason, and the cursor stays for when it is mended."""
-    files = envoy_files.of(world.settings, SERVICE)
+    files = envoy_files.files_of_service(world.settings, SERVICE)
     looker = Looker(source, ERRORS, B.id, A.id)
     looker.look()
     kept = looker.cursor
@@ -228,7 +228,7 @@ def test_a_proxy_that_answers_and_logs_nothing_is_down(world: World, source: sou
     """A full disk loses lines in silence: when answers are counted and none is written for seconds, nobody says that all is well."""
     looker = Looker(source, ERRORS, B.id, A.id)
     looker.look(1.0)
-    log = envoy_files.of(world.settings, SERVICE).access_log
+    log = envoy_files.files_of_service(world.settings, SERVICE).access_log
     held = log.with_name("held")
     log.rename(held)  # Envoy goes on writing there
     log.write_bytes(b"")
@@ -443,10 +443,10 @@ def test_a_new_envoy_goes_on_in_the_same_log(world: World, source: source_.Envoy
         world.get()
     logged(world)
     assert looker.one().watched.n == served(world, B.id)
-    record = daemon.read(envoy_files.of(world.settings, SERVICE).record)
+    record = processes.read(envoy_files.files_of_service(world.settings, SERVICE).record)
     assert record is not None
     os.kill(record.pid, signal.SIGKILL)
-    until(lambda: not daemon.alive(record), what="Envoy is gone")
+    until(lambda: not processes.alive(record), what="Envoy is gone")
     down = looker.one()
     assert down.down
     assert "does not answer" in down.detail
@@ -462,7 +462,7 @@ def test_an_envoy_that_hangs_is_down_in_time(world: World, source: source_.Envoy
     lookers = [Looker(source, gate, B.id, A.id) for gate in (ERRORS, SPLIT, EJECTIONS, latency(100))]
     for looker in lookers:
         looker.look(0.5)
-    record = daemon.read(envoy_files.of(world.settings, SERVICE).record)
+    record = processes.read(envoy_files.files_of_service(world.settings, SERVICE).record)
     assert record is not None
     timing.freeze(record.pid)
     try:
@@ -506,7 +506,7 @@ def test_an_ejection_is_seen_at_once_and_counted_once(world: World, source: sour
     for _ in range(60):
         assert world.get().status == 200
     assert looker.one().watched.value == 1
-    until(lambda: envoy_files.of(world.settings, SERVICE).ejections.stat().st_size > 0, what="the log is on disk")
+    until(lambda: envoy_files.files_of_service(world.settings, SERVICE).ejections.stat().st_size > 0, what="the log is on disk")
     assert [looker.one().watched.value for _ in range(3)] == [1, 1, 1]
     assert looker.one().watched.n == 1
 
@@ -517,12 +517,12 @@ def test_an_ejection_that_nobody_watched_is_found_afterwards(world: World, sourc
     world.upstreams[B.id].failing = True
     for _ in range(60):
         world.get()
-    log = envoy_files.of(world.settings, SERVICE).ejections
+    log = envoy_files.files_of_service(world.settings, SERVICE).ejections
     until(lambda: log.stat().st_size > 0, what="the log is on disk")
-    record = daemon.read(envoy_files.of(world.settings, SERVICE).record)
+    record = processes.read(envoy_files.files_of_service(world.settings, SERVICE).record)
     assert record is not None
     os.kill(record.pid, signal.SIGKILL)
-    until(lambda: not daemon.alive(record), what="Envoy is gone")
+    until(lambda: not processes.alive(record), what="Envoy is gone")
     split(world, 1)
     assert Looker(source, EJECTIONS, B.id, A.id, since=began).one().watched.value == 1
     assert Looker(source, EJECTIONS, B.id, A.id, since=time.time()).one().watched.value == 0

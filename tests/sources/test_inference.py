@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from lastgood.gates.base import Observation, Tally
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from lastgood.serving import inference_log, segments
 from lastgood.sources import inference
 from tests.layers.traffic.world import A, B, C
@@ -28,13 +28,13 @@ def logs(tmp_path: Path) -> Logs:
     return Logs(tmp_path)
 
 
-def gate(score: str = "brier", **more: Any) -> conditions.Score:
+def gate(score: str = "brier", **more: Any) -> gates.Score:
     """A score gate with blocks of ten seconds."""
     better = {"better": "higher"} if "." in score else {}
-    return conditions.Score.model_validate({"metric": "score", "score": score, "margin": 0.01, "block_s": 10.0, **better, **more})
+    return gates.Score.model_validate({"metric": "score", "score": score, "margin": 0.01, "block_s": 10.0, **better, **more})
 
 
-def looker(logs: Logs, which: conditions.AnyGate, *, beside: str | None = STABLE, watched: str = NEW, **more: Any) -> Looker:
+def looker(logs: Logs, which: gates.AnyGate, *, beside: str | None = STABLE, watched: str = NEW, **more: Any) -> Looker:
     """A gate's place at a new source, after a first look at BEGIN."""
     made = Looker(inference.InferenceSource(logs.settings, SERVICE), which, watched, beside, since=BEGIN - 1000, **more)
     assert made.look(BEGIN) == []
@@ -355,7 +355,7 @@ def test_answers_without_a_probability_have_no_score(logs: Logs) -> None:
     assert total(look(one, 30)).n == 1
 
 
-AGREEMENT = conditions.Agreement(metric="agreement", min=0.9, tolerance=0.1)
+AGREEMENT = gates.Agreement(metric="agreement", min=0.9, tolerance=0.1)
 
 
 def test_agreement_compares_answers_to_the_same_request(logs: Logs) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lastgood import release
 from lastgood.serving import losses
-from lastgood.sources import log_losses as loss
+from lastgood.sources import log_losses
 from tests.drift import project as toy
 from tests.drift.project import SERVICE, START
 
@@ -18,16 +18,16 @@ def test_each_cause_is_told_once(tmp_path: Path) -> None:
     with release.open_context(settings) as ctx:
         toy.promote(ctx, toy.build(ctx, 0.0), at=START)
         before = {page.key for page in ctx.ledger.pages(SERVICE)}
-        loss.tell(ctx, SERVICE, now=START)
+        log_losses.page_losses(ctx, SERVICE, now=START)
         assert {page.key for page in ctx.ledger.pages(SERVICE)} == before, "nothing is missing"
         assert losses.record(folder / "predictions", "a-1", lost=5, unwritable=2, why="ArrowInvalid", now=START)
         assert losses.record(folder / "predictions", "b-1", lost=1, unwritable=1, now=START)
         for gate in ("gate-1", "gate-2"):
             assert losses.record(folder / "feedback", gate, unreadable=7, why="no JSON", now=START)
-        found = {(one.log, one.cause): one.rows for one in loss.missing(settings, SERVICE)}
+        found = {(one.log, one.cause): one.rows for one in log_losses.missing(settings, SERVICE)}
         assert found == {("predictions", "disk"): 3, ("predictions", "unwritable"): 3, ("feedback", "unreadable"): 7}
         for _ in range(3):
-            loss.tell(ctx, SERVICE, now=START)
+            log_losses.page_losses(ctx, SERVICE, now=START)
             losses.record(folder / "predictions", "b-1", lost=9, unwritable=9, now=START)
         told = [page for page in ctx.ledger.pages(SERVICE) if page.key not in before]
         assert sorted(page.key for page in told) == ["log-feedback-unreadable", "log-predictions-disk", "log-predictions-unwritable"]

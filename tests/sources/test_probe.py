@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from lastgood.sources import probe
 from tests import timing
 from tests.layers.traffic.world import A
@@ -23,7 +23,7 @@ def server() -> Iterator[web_server.Server]:
 
 def looker(url: str, *, timeout_s: float = 2.0) -> Looker:
     """A gate's place at the source."""
-    gate = conditions.Downstream(metric="downstream", url=url, timeout_s=timeout_s)
+    gate = gates.Downstream(metric="downstream", url=url, timeout_s=timeout_s)
     return Looker(probe.ProbeSource(), gate, A.id)
 
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.gates.base import Observation
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from lastgood.sources import prometheus as source_
 from tests import prometheus, timing
 from tests.layers.traffic.world import A, B
 from tests.sources import web_server
 from tests.sources.looking import Looker
 
-NEW, STABLE = bundles.short(B.id), bundles.short(A.id)
+NEW, STABLE = manifest.short(B.id), manifest.short(A.id)
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +37,12 @@ endless +Inf
         yield started
 
 
-def query(text: str, **more: Any) -> conditions.Query:
+def query(text: str, **more: Any) -> gates.Query:
     """A gate with that query."""
-    return conditions.Query.model_validate({"metric": "promql", "query": text, "max": 10.0, **more})
+    return gates.Query.model_validate({"metric": "promql", "query": text, "max": 10.0, **more})
 
 
-def one(url: str, gate: conditions.AnyGate, *, beside: str | None = A.id) -> Observation:
+def one(url: str, gate: gates.AnyGate, *, beside: str | None = A.id) -> Observation:
     """The answer to one look."""
     return Looker(source_.PrometheusSource(url), gate, B.id, beside).one(1.0)
 
@@ -70,7 +70,7 @@ def test_a_query_that_names_no_arm_has_one_value(server: prometheus.Prometheus) 
 
 def test_a_downstream_query_is_of_the_watched_bundle(server: prometheus.Prometheus) -> None:
     """Health of another service has no second arm."""
-    gate = conditions.Downstream(metric="downstream", query='queue_length{bundle="$bundle"}', max=5)
+    gate = gates.Downstream(metric="downstream", query='queue_length{bundle="$bundle"}', max=5)
     seen = one(server.url, gate)
     assert (seen.watched.value, seen.beside) == (7, None)
 

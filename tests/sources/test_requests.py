@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lastgood.gates import gate as track
+from lastgood.gates import gate as gate_run
 from lastgood.gates.base import Observation, Tally
 from lastgood.layers.traffic.envoy import requests as envoy_requests
 from lastgood.layers.traffic.envoy.requests import Batch, Request
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from lastgood.sources import base
 from lastgood.sources import envoy as source_
 from lastgood.sources import requests as requests_
 from tests.layers.traffic.world import A, B
 from tests.sources.lines import LEFT, line, route
 
-ERRORS = conditions.ErrorRate(metric="error_rate")
+ERRORS = gates.ErrorRate(metric="error_rate")
 ROUTES = {route(B.id)}
 
 
@@ -30,9 +30,9 @@ def parsed(*lines: bytes) -> list[Request]:
     return [one for one in found if one is not None]
 
 
-def counted(*lines: bytes, gate: conditions.AnyGate = ERRORS, before: dict[str, Any] | None = None) -> tuple[Tally, dict[str, Any]]:
+def counted(*lines: bytes, gate: gates.AnyGate = ERRORS, before: dict[str, Any] | None = None) -> tuple[Tally, dict[str, Any]]:
     """What a gate gets from these lines for bundle B."""
-    asked = base.Asked(gate=gate, watched=B.id, beside=None)
+    asked = base.MeasurementRequest(gate=gate, watched=B.id, beside=None)
     return source_._live(asked, B.id, parsed(*lines), before)[:2]
 
 
@@ -80,7 +80,7 @@ def test_what_a_request_says_of_its_arm(what: str) -> None:
 def test_one_request_is_not_three_failures() -> None:
     """After a way back one request comes, and stable's worker fails it three times: one of one, never "3 of 3"."""
     gate = ERRORS.model_copy(update={"min_samples": 3})
-    one = track.Track("errors", gate, mode="alone", alpha=0.01, since=0.0, reference=Tally(n=1))
+    one = gate_run.GateState("errors", gate, mode="alone", alpha=0.01, since=0.0, reference=Tally(n=1))
     tally, _ = counted(line(B.id, code=500, attempts=3, flags="URX"))
     one.take(Observation(at=1.0, watched=tally))
     verdict = one.verdict(1.0)
@@ -91,7 +91,7 @@ def test_one_request_is_not_three_failures() -> None:
 
 def test_what_users_saw_stands_beside_what_the_arm_did() -> None:
     """The arm failed all, the fallback answered all: the rate is 100 %, and the verdict says that no user got an error."""
-    one = track.Track("errors", ERRORS, mode="alone", alpha=0.01, since=0.0, reference=Tally(n=1))
+    one = gate_run.GateState("errors", ERRORS, mode="alone", alpha=0.01, since=0.0, reference=Tally(n=1))
     tally, _ = counted(*(line(B.id, by=A.id, attempts=2) for _ in range(40)))
     one.take(Observation(at=1.0, watched=tally))
     assert one.verdict(1.0).user_errors == 0
@@ -113,7 +113,7 @@ def test_a_caller_whose_rows_cannot_be_computed_counts_once() -> None:
 
 def test_slow_is_what_a_user_waited_not_what_it_took_to_ask() -> None:
     """A caller that takes a minute to say everything did not wait; one that left after waiting did; time-outs are slower than all."""
-    gate = conditions.LatencyP99(metric="latency_p99", max_ms=100)
+    gate = gates.LatencyP99(metric="latency_p99", max_ms=100)
     tally, cursor = counted(
         line(B.id, received_us=60_000_000, waited_us=5_000, total_us=60_005_000, all_ms=60_005),
         line(B.id, waited_us=250_000),
@@ -166,8 +166,8 @@ def test_both_arms_and_the_control_arm_are_told_apart() -> None:
         end=envoy_requests.BEGINNING,
     )
     found = {}
-    for gate in (ERRORS, conditions.SampleRatio(metric="sample_ratio")):
-        asked = base.Asked(gate=gate, watched=B.id, beside=A.id, control=True)
+    for gate in (ERRORS, gates.SampleRatio(metric="sample_ratio")):
+        asked = base.MeasurementRequest(gate=gate, watched=B.id, beside=A.id, control=True)
         (seen,) = source_._counted(asked, {}, batch, now=1.0, before={"log": {}}).observations
         assert seen.beside is not None
         found[gate.metric] = seen.watched.n, seen.beside.n

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lastgood.layers.traffic.envoy import requests as envoy_requests
 from lastgood.layers.traffic.envoy import stats as envoy_stats
 from lastgood.layers.traffic.envoy.stats import Bucket, Cluster
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from lastgood.sources import base
 from lastgood.sources import envoy as source_
 from tests.layers.traffic.world import A, B
@@ -60,10 +60,10 @@ def test_a_percentile_among_unmeasured_requests_is_unknown() -> None:
     assert envoy_stats.quantile([], 0.99) is None
 
 
-def seen(clusters: dict[str, Cluster], cursor: base.Cursor, *, max_ms: float) -> base.Answer:
+def seen(clusters: dict[str, Cluster], cursor: base.Cursor, *, max_ms: float) -> base.SourceReading:
     """One step of the latency gate without an Envoy."""
-    gate = conditions.LatencyP99(metric="latency_p99", max_ms=max_ms)
-    asked = base.Asked(gate=gate, watched=B.id, beside=None, mirrored=True)
+    gate = gates.LatencyP99(metric="latency_p99", max_ms=max_ms)
+    asked = base.MeasurementRequest(gate=gate, watched=B.id, beside=None, mirrored=True)
     return source_._counted(asked, clusters, NO_LINES, now=1.0, before=cursor)
 
 
@@ -91,7 +91,7 @@ def test_a_histogram_that_went_back_counts_from_zero() -> None:
 )
 def test_no_copy_is_counted_twice(steps: list[tuple[int, int, bool]], chance: random.Random) -> None:
     """Whatever workers come, go and begin anew between looks, each copy since the first look counts at most once."""
-    asked = base.Asked(gate=conditions.ErrorRate(metric="error_rate"), watched=B.id, beside=A.id, mirrored=True)
+    asked = base.MeasurementRequest(gate=gates.ErrorRate(metric="error_rate"), watched=B.id, beside=A.id, mirrored=True)
     counters: dict[str, list[int]] = {"w1": [100, 10]}
     cursor = source_._counted(asked, {ROUTE: _cluster(counters)}, NO_LINES, now=0.0, before={}).cursor
     made = [0, 0]

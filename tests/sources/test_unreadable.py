@@ -11,14 +11,13 @@ import pyarrow as pa
 import pydantic
 import pytest
 
-from lastgood import settings as settings_
 from lastgood.drift import verdict
-from lastgood.drift import window as windows
-from lastgood.service import gates as conditions
+from lastgood.drift import window as drift_window
+from lastgood.service import gates
 from lastgood.service.drift import Drift
 from lastgood.serving import feedback, inference_log, segments
-from lastgood.sources import inference
-from lastgood.sources import log_losses as loss
+from lastgood.settings import Settings
+from lastgood.sources import inference, log_losses
 from tests.layers.traffic.world import A
 from tests.sources.logs import BEGIN, SERVICE
 from tests.sources.looking import Looker
@@ -39,7 +38,7 @@ class Row(pydantic.BaseModel):
     list_: list[int] | None = None
 
 
-def write(settings: settings_.Settings, log: str, table: pa.Table, number: int) -> None:
+def write(settings: Settings, log: str, table: pa.Table, number: int) -> None:
     """One segment of its own."""
     folder = settings.inference(SERVICE) / log / segments.day_name(BEGIN)
     segments.write_segment(table, folder, name=segments.segment_name("old", number, number))
@@ -85,9 +84,9 @@ def answered(rows: list[tuple[str | None, float | None, str | None]]) -> pa.Tabl
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> settings_.Settings:
+def settings(tmp_path: Path) -> Settings:
     """A service with good rows and bad ones, in one segment and in several."""
-    made = settings_.Settings(project=tmp_path, home=tmp_path / "home")
+    made = Settings(project=tmp_path, home=tmp_path / "home")
     good = [(f"good-{n}", 0.25, json.dumps({"probability": 0.25, "figure": 3.0})) for n in range(GOOD)]
     bad = [(f"bad-{n}", None, text) for n, text in enumerate(OUTPUTS)]
     odd = [(f"odd-{n}", value, "{}") for n, value in enumerate([math.nan, math.inf, 1e300])]
@@ -102,10 +101,10 @@ SCORES = ["brier", "squared_error", "absolute_error", "accuracy", "log_loss", "o
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_a_gate_reads_on_past_a_bad_row(score: str, settings: settings_.Settings) -> None:
+def test_a_gate_reads_on_past_a_bad_row(score: str, settings: Settings) -> None:
     """It is not down, at no look and after a restart, and sees every good row; what it skipped is in the detail, in `status` and told."""
     better = {"better": "higher"} if "." in score else {}
-    gate = conditions.Score.model_validate({"metric": "score", "score": score, "margin": 0.1, "block_s": 10.0, **better})
+    gate = gates.Score.model_validate({"metric": "score", "score": score, "margin": 0.1, "block_s": 10.0, **better})
     for _ in range(2):
         looker = Looker(inference.InferenceSource(settings, SERVICE), gate, A.id)
         assert looker.look(BEGIN) == []
@@ -115,32 +114,32 @@ def test_a_gate_reads_on_past_a_bad_row(score: str, settings: settings_.Settings
         assert seen.watched.n == GOOD
         assert math.isfinite(seen.watched.total)
         assert "could not be read and were skipped" in seen.detail
-    (missing,) = [one for one in loss.missing(settings, SERVICE) if one.cause == "unreadable"]
+    (missing,) = [one for one in log_losses.missing(settings, SERVICE) if one.cause == "unreadable"]
     assert missing.rows >= 3
     assert "skipped" in missing.text()
 
 
-def test_agreement_reads_on_too(settings: settings_.Settings) -> None:
+def test_agreement_reads_on_too(settings: Settings) -> None:
     """Answers that are no JSON cannot be compared; the others are."""
-    gate = conditions.Agreement.model_validate({"metric": "agreement", "min": 0.5})
+    gate = gates.Agreement.model_validate({"metric": "agreement", "min": 0.5})
     looker = Looker(inference.InferenceSource(settings, SERVICE), gate, A.id, A.id)
     looker.look(BEGIN)
     assert not [one for one in looker.look(BEGIN + 200) if one.down]
 
 
-def test_a_window_and_its_rows_are_read_with_bad_ones_in_it(settings: settings_.Settings) -> None:
+def test_a_window_and_its_rows_are_read_with_bad_ones_in_it(settings: Settings) -> None:
     """A time in the year 10000, text that is no JSON, labels without end: the window is whole, and a row that cannot be read is None."""
     columns = ["when", "list_", "probability", "label"]
-    window = windows.read(settings.inference(SERVICE), bundle=A.id, since=BEGIN, until=BEGIN + 100, columns=columns)
+    window = drift_window.read(settings.inference(SERVICE), bundle=A.id, since=BEGIN, until=BEGIN + 100, columns=columns)
     assert window.table is not None
     assert (window.trouble, window.table.num_rows) == ((), GOOD + len(OUTPUTS) + 4)
     verdict.of_window(window.sample, window.sample, None, Drift.model_validate({}))
     assert inference_log.requests(window.table, Row) == [None] * window.table.num_rows
-    by_time = windows.read(settings.inference(SERVICE), bundle=A.id, since=BEGIN, until=BEGIN + 100, columns=columns, time="when")
+    by_time = drift_window.read(settings.inference(SERVICE), bundle=A.id, since=BEGIN, until=BEGIN + 100, columns=columns, time="when")
     assert by_time.rows == window.rows
 
 
-def test_everything_joins_and_is_scored(settings: settings_.Settings) -> None:
+def test_everything_joins_and_is_scored(settings: Settings) -> None:
     """What the demonstrations and people ask."""
     joined = inference_log.labelled(settings.inference(SERVICE), since=BEGIN, until=BEGIN + 100)
     assert joined is not None

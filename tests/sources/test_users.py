@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from lastgood.gates.base import Failure, Users
 from lastgood.layers.traffic.envoy import requests as envoy_requests
 from lastgood.layers.traffic.envoy.requests import Place
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from lastgood.sources import base
 from lastgood.sources import envoy as source_
 from lastgood.sources.users import NAME_DIGITS, Census, Judged
 from tests.sources.lines import A, B, line
 
-ERRORS = conditions.ErrorRate(metric="error_rate")
+ERRORS = gates.ErrorRate(metric="error_rate")
 
 
 def name(user: str) -> str:
@@ -83,14 +83,16 @@ def test_only_an_error_rate_of_live_arms_with_a_share_has_users() -> None:
     """Copies, the split and an arm alone are counted by request."""
     source = source_.EnvoySource.__new__(source_.EnvoySource)
     source._users = None
-    has = base.Asked(gate=ERRORS, watched=B.id, beside=A.id, weight=0.2)
+    has = base.MeasurementRequest(gate=ERRORS, watched=B.id, beside=A.id, weight=0.2)
     census = source._census(has)
     assert census is not None
-    assert source._census(base.Asked(gate=ERRORS, watched=B.id, beside=A.id, weight=0.5)) is census, "the same release, a step later"
-    assert source._census(base.Asked(gate=ERRORS, watched=B.id, beside=A.id, weight=0.2, since=9.0)) is not census
+    assert source._census(base.MeasurementRequest(gate=ERRORS, watched=B.id, beside=A.id, weight=0.5)) is census, (
+        "the same release, a step later"
+    )
+    assert source._census(base.MeasurementRequest(gate=ERRORS, watched=B.id, beside=A.id, weight=0.2, since=9.0)) is not census
     for asked in (
-        base.Asked(gate=ERRORS, watched=B.id, beside=A.id, mirrored=True),
-        base.Asked(gate=ERRORS, watched=B.id, beside=None),
-        base.Asked(gate=conditions.SampleRatio(metric="sample_ratio"), watched=B.id, beside=A.id, weight=0.2),
+        base.MeasurementRequest(gate=ERRORS, watched=B.id, beside=A.id, mirrored=True),
+        base.MeasurementRequest(gate=ERRORS, watched=B.id, beside=None),
+        base.MeasurementRequest(gate=gates.SampleRatio(metric="sample_ratio"), watched=B.id, beside=A.id, weight=0.2),
     ):
         assert source._census(asked) is None

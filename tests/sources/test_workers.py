@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from lastgood.layers import base as layers
-from lastgood.service import gates as conditions
+from lastgood.service import gates
 from lastgood.sources import oom_kills as workers
 from tests.layers.traffic.world import A, B
 from tests.sources.looking import Looker
 
-GATE = conditions.OutOfMemory(metric="oom_kills")
+GATE = gates.OutOfMemory(metric="oom_kills")
 
 
 class Facts(layers.Layer):

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from lastgood import errors, release
-from lastgood.analysis import policy as judgement
-from lastgood.core import transitions as rollout
+from lastgood.analysis import policy
+from lastgood.core.events import Verified
+from lastgood.core.state import State, Verifying
 from lastgood.ledger import audit, rows
-from lastgood.release import advance as proceed
+from lastgood.release import advance
 from lastgood.service import strategy
 from lastgood.serving import segments
-from lastgood.system import clock as wallclock
+from lastgood.system import clock as system_clock
 from tests import factory
 
 HOUR_S = 3600.0
@@ -47,8 +48,8 @@ class Machine:
         self.wall += off_s + wrong_s
         self.count, self.boot = 30.0, f"after {self.boot}"
 
-    def process(self) -> wallclock.Clock:
-        return wallclock.Clock(reading=lambda: self.wall, counting=lambda: self.count, boot=self.boot)
+    def process(self) -> system_clock.Clock:
+        return system_clock.Clock(reading=lambda: self.wall, counting=lambda: self.count, boot=self.boot)
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_a_process_that_starts_after_the_jump_goes_on_by_the_same_time(machine: 
     """A controller that is killed and started again, a command, a worker: all agree; accepting is for all of them too."""
     first = machine.process()
     first.anchor(tmp_path)
-    assert stat.S_IMODE((tmp_path / "run" / wallclock.NOTE).stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "run" / system_clock.NOTE).stat().st_mode) == 0o600
     machine.wall += jump_s
     machine.passes(5)
     second = machine.process()
@@ -95,7 +96,7 @@ def test_a_process_that_starts_after_the_jump_goes_on_by_the_same_time(machine: 
     looking.look(tmp_path)
     assert looking.skew_s() == pytest.approx(jump_s)
     assert second.accept(tmp_path) == pytest.approx(jump_s)
-    machine.passes(wallclock.NOTE_EVERY_S)
+    machine.passes(system_clock.NOTE_EVERY_S)
     assert first.now() == second.now() == machine.wall
     assert first.skew_s() == 0.0
 
@@ -104,7 +105,7 @@ def test_a_process_that_starts_after_the_jump_goes_on_by_the_same_time(machine: 
 def test_a_note_that_says_nothing_of_this_boot_is_written_anew(machine: Machine, tmp_path: Path, note: str) -> None:
     """Damaged, or from before the machine was started: then its clock is all there is."""
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / wallclock.NOTE).write_text(note)
+    (tmp_path / "run" / system_clock.NOTE).write_text(note)
     clock = machine.process()
     clock.anchor(tmp_path)
     assert (clock.now(), clock.skew_s()) == (START, 0.0)
@@ -123,7 +124,7 @@ def test_what_nobody_watched_is_no_least_time(machine: Machine, tmp_path: Path) 
     began.anchor(tmp_path)
     assert began.unwatched_s(0.0) == 0.0
     for _ in range(3):  # a controller looks all the time; what it went by is noted once a minute
-        machine.passes(wallclock.NOTE_EVERY_S)
+        machine.passes(system_clock.NOTE_EVERY_S)
         began.now()
     since = machine.wall - 10
     machine.starts_anew(off_s=100, wrong_s=HOUR_S)
@@ -164,7 +165,7 @@ def test_no_phase_and_no_bake_ends_by_a_time_that_nobody_watched(machine: Machin
         clock = machine.process()
         clock.anchor(settings.home)
         for name in ("now", "skew_s", "unwatched_s", "anchor", "look"):
-            monkeypatch.setattr(wallclock, name, getattr(clock, name))
+            monkeypatch.setattr(system_clock, name, getattr(clock, name))
 
     machine.wall = time.time()
     process()
@@ -174,18 +175,22 @@ def test_no_phase_and_no_bake_ends_by_a_time_that_nobody_watched(machine: Machin
         machine.passes(100)
         second = factory.build(ctx, 2.0)
         release.propose(
-            ctx.with_clock(wallclock.now), "toy", second, release.Request(actor="ann", reason="go"), way=release.Way(strategy=chain)
+            ctx.with_clock(system_clock.now),
+            "toy",
+            second,
+            release.Request(actor="ann", reason="go"),
+            way=release.PhaseOverride(strategy=chain),
         )
 
         def look() -> str:
             state = ctx.ledger.state("toy")
-            mine = ctx.with_clock(wallclock.now)
-            proceed.advance(mine, "toy", judged_at=state.revision, ready={first, second}, actor="controller")
+            mine = ctx.with_clock(system_clock.now)
+            advance.advance(mine, "toy", judged_at=state.revision, ready={first, second}, actor="controller")
             return ctx.ledger.state("toy").phase
 
         assert look() == "shadow"
         machine.passes(100)
-        wallclock.now()
+        system_clock.now()
         machine.starts_anew(off_s=5, wrong_s=HOUR_S)
         process()
         assert look() == "shadow"
@@ -248,8 +253,8 @@ def test_a_commit_under_a_clock_that_was_set_keeps_what_the_machine_said(tmp_pat
     """The ledger goes by the time before; the machine's own reading stands beside it."""
     machine = Machine()
     clock = machine.process()
-    monkeypatch.setattr(wallclock, "now", clock.now)
-    monkeypatch.setattr(wallclock, "skew_s", clock.skew_s)
+    monkeypatch.setattr(system_clock, "now", clock.now)
+    monkeypatch.setattr(system_clock, "skew_s", clock.skew_s)
     settings = factory.project(tmp_path)
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1.0)
@@ -257,7 +262,7 @@ def test_a_commit_under_a_clock_that_was_set_keeps_what_the_machine_said(tmp_pat
         machine.wall = at
         clock.accept(tmp_path)
         machine.wall += YEAR_S
-        release.hold(ctx.with_clock(wallclock.now), "toy", release.Request(actor="test", reason="r"))
+        release.hold(ctx.with_clock(system_clock.now), "toy", release.Request(actor="test", reason="r"))
         last = ctx.ledger.history("toy", limit=1)[0]
         assert last.at == pytest.approx(at)
         assert last.evidence["clock"]["machine"] == pytest.approx(at + YEAR_S)
@@ -284,12 +289,12 @@ def test_no_jump_forbids_a_rollback(tmp_path: Path, jump_s: float) -> None:
 @pytest.mark.parametrize("jump_s", [HOUR_S, YEAR_S])
 def test_what_is_measured_after_a_step_back_ends_though_it_began_in_the_future(jump_s: float) -> None:
     """Written under a clock that was ahead, found under one that is right: it ends now, as what could not be told, not in a year."""
-    verifying = rollout.Verifying(since=START + jump_s, until=START + jump_s + 300, left=None, rollout=None)
-    state = dataclasses.replace(rollout.State(service="toy"), verifying=verifying)
-    decision = judgement.verify(state, {}, now=START)
+    verifying = Verifying(since=START + jump_s, until=START + jump_s + 300, left=None, rollout=None)
+    state = dataclasses.replace(State(service="toy"), verifying=verifying)
+    decision = policy.verify(state, {}, now=START)
     assert decision is not None
-    assert decision.event == rollout.Verified(outcome="inconclusive", reason="no gate of this service can measure stable alone")
-    assert judgement.verify(dataclasses.replace(state, verifying=dataclasses.replace(verifying, since=START + 59)), {}, now=START) is None
+    assert decision.event == Verified(outcome="inconclusive", reason="no gate of this service can measure stable alone")
+    assert policy.verify(dataclasses.replace(state, verifying=dataclasses.replace(verifying, since=START + 59)), {}, now=START) is None
 
 
 # --- logs ----------------------------------------------------------------------------------------------------

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from lastgood import settings as settings_
 from lastgood.layers import housekeeping
-from lastgood.layers.infrastructure.local import worker_files as folder
+from lastgood.layers.infrastructure.local import worker_files
 from lastgood.layers.traffic.envoy import logs as envoy_logs
 from lastgood.layers.traffic.envoy import requests as envoy_requests
 from lastgood.layers.traffic.envoy import stats as envoy_stats
 from lastgood.serving import log_tail as tail
 from lastgood.serving import losses, segments
-from lastgood.system import clock as wallclock
+from lastgood.settings import Settings
+from lastgood.system import clock as system_clock
 from tests.sources.lines import line
 from tests.system.test_clock import DAY_S, HOUR_S, JUMPS, START, Machine
 
@@ -90,21 +90,21 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     clock = made.process()
     clock.now()
     for name in ("now", "skew_s", "of_machine"):
-        monkeypatch.setattr(wallclock, name, getattr(clock, name))
+        monkeypatch.setattr(system_clock, name, getattr(clock, name))
     return made
 
 
 @pytest.mark.parametrize("jump_s", JUMPS)
 def test_times_by_the_machine_are_put_right(machine: Machine, jump_s: float) -> None:
     """What was written before the jump stands, what was written since is moved; without a jump nothing is, however old."""
-    assert wallclock.of_machine(START - 400 * DAY_S) == START - 400 * DAY_S
+    assert system_clock.of_machine(START - 400 * DAY_S) == START - 400 * DAY_S
     machine.passes(600)
     before = machine.wall
     machine.wall += jump_s
     machine.passes(600)
-    assert wallclock.of_machine(machine.wall) == pytest.approx(before + 600)
-    assert wallclock.of_machine(machine.wall - 300) == pytest.approx(before + 300)
-    assert wallclock.of_machine(before - 300) == before - 300
+    assert system_clock.of_machine(machine.wall) == pytest.approx(before + 600)
+    assert system_clock.of_machine(machine.wall - 300) == pytest.approx(before + 300)
+    assert system_clock.of_machine(before - 300) == before - 300
 
 
 def ejected(machine: Machine, path: Path) -> None:
@@ -121,12 +121,12 @@ def test_an_ejection_counts_for_the_phase_that_it_was_in(machine: Machine, tmp_p
     watching = envoy_stats.Ejections(log)
     machine.wall += jump_s
     machine.passes(60)
-    first = wallclock.now()
+    first = system_clock.now()
     machine.passes(60)
     ejected(machine, log)
     assert watching.count("b", since=first) == 1
     machine.passes(60)
-    second = wallclock.now()
+    second = system_clock.now()
     assert watching.count("b", since=second) == envoy_stats.Ejections(log).count("b", since=second) == 0
     assert envoy_stats.Ejections(log).count("b", since=first) == 1
     machine.passes(60)
@@ -142,7 +142,7 @@ def test_an_ejection_of_a_future_that_never_was_counts_for_nothing(machine: Mach
     ejected(machine, log)
     machine.wall -= HOUR_S
     machine.passes(60)
-    since = wallclock.now()
+    since = system_clock.now()
     watching = envoy_stats.Ejections(log)
     assert watching.count("b", since=since) == 0
     machine.passes(2 * HOUR_S)
@@ -161,17 +161,17 @@ def test_no_jump_puts_requests_aside_early_or_removes_them(machine: Machine, tmp
     log = tmp_path / "access.log"
     asked(machine, log, "before")
     machine.passes(HOUR_S)
-    assert envoy_logs._turn_requests(log, now=wallclock.now(), full_bytes=0)
+    assert envoy_logs._turn_requests(log, now=system_clock.now(), full_bytes=0)
     reader = envoy_requests.RequestLog(log)
     machine.wall += jump_s
     for number in range(10):
         machine.passes(10)
         asked(machine, log, f"since-{number}")
-        assert not envoy_logs._turn_requests(log, now=wallclock.now(), full_bytes=1 << 20)
+        assert not envoy_logs._turn_requests(log, now=system_clock.now(), full_bytes=1 << 20)
     found = reader.read(envoy_requests.BEGINNING)
     assert [request.host for request in found.requests] == ["before", *(f"since-{number}" for number in range(10))]
     machine.passes(2 * DAY_S)
-    assert envoy_logs._turn_requests(log, now=wallclock.now(), full_bytes=1 << 20), "a day old it is put aside, whatever the clock"
+    assert envoy_logs._turn_requests(log, now=system_clock.now(), full_bytes=1 << 20), "a day old it is put aside, whatever the clock"
 
 
 def test_a_reader_whose_file_is_gone_goes_on_by_order(tmp_path: Path) -> None:
@@ -196,16 +196,16 @@ def test_a_reader_whose_file_is_gone_goes_on_by_order(tmp_path: Path) -> None:
 def test_rows_that_are_written_after_a_jump_are_read(machine: Machine, tmp_path: Path, jump_s: float) -> None:
     """The disk says that their files are of another time; a reader goes by that of whoever wrote the rows, now and when the clock is right again."""
     machine.wall += jump_s
-    since = wallclock.now()
-    log = segments.SegmentLog(tmp_path, to_table=_table, name="a", keep_days=30, flush_s=1, segment_rows=10, clock=wallclock.now)
+    since = system_clock.now()
+    log = segments.SegmentLog(tmp_path, to_table=_table, name="a", keep_days=30, flush_s=1, segment_rows=10, clock=system_clock.now)
     machine.passes(60)
-    log.append([(round(wallclock.now() * 1e6),)])
+    log.append([(round(system_clock.now() * 1e6),)])
     log.flush()
     (file,) = tmp_path.glob("dt=*/*.parquet")
-    assert file.stat().st_mtime == pytest.approx(wallclock.now(), abs=1)
-    assert sum(table.num_rows for table in tail.Tail(tmp_path, since=since, columns=["at"]).read(now=wallclock.now())) == 1
-    assert losses.record(tmp_path, "one", lost=1, now=wallclock.now())
-    losses.forget(tmp_path, before=wallclock.now() - DAY_S)
+    assert file.stat().st_mtime == pytest.approx(system_clock.now(), abs=1)
+    assert sum(table.num_rows for table in tail.Tail(tmp_path, since=since, columns=["at"]).read(now=system_clock.now())) == 1
+    assert losses.record(tmp_path, "one", lost=1, now=system_clock.now())
+    losses.forget(tmp_path, before=system_clock.now() - DAY_S)
     assert len(list((tmp_path / losses.FOLDER).glob("*.json"))) == 1
 
 
@@ -218,15 +218,15 @@ def _table(rows: Sequence[tuple[int]]) -> Any:
 @pytest.mark.parametrize("jump_s", JUMPS)
 def test_the_last_words_of_a_worker_stay_whatever_the_clock(machine: Machine, tmp_path: Path, jump_s: float) -> None:
     """Thirty days after its last line its log goes, and not because somebody set a clock."""
-    settings = settings_.Settings(project=tmp_path, home=tmp_path / "home")
-    logs = folder.of(settings, "toy").logs
+    settings = Settings(project=tmp_path, home=tmp_path / "home")
+    logs = worker_files.worker_folder(settings, "toy").logs
     logs.mkdir(parents=True)
     machine.wall += jump_s
     (logs / "worker-aaaa.log").write_text("ValueError: no\n")
     os.utime(logs / "worker-aaaa.log", (machine.wall, machine.wall))
     machine.passes(DAY_S)
-    housekeeping.sweep(settings, "toy", now=wallclock.now())
+    housekeeping.sweep(settings, "toy", now=system_clock.now())
     assert (logs / "worker-aaaa.log").exists()
     machine.passes(31 * DAY_S)
-    housekeeping.sweep(settings, "toy", now=wallclock.now())
+    housekeeping.sweep(settings, "toy", now=system_clock.now())
     assert not (logs / "worker-aaaa.log").exists()

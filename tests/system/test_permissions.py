@@ -11,8 +11,8 @@ import pytest
 
 from lastgood import errors, ledger, release
 from lastgood import settings as settings_
-from lastgood.system import files as durable
-from lastgood.system import permissions as private
+from lastgood.settings import Settings
+from lastgood.system import files, permissions
 from tests import factory
 
 NOBODY = 65534
@@ -27,7 +27,7 @@ def _usual_umask() -> Iterator[None]:
     os.umask(before)
 
 
-def opened(settings: settings_.Settings) -> None:
+def opened(settings: Settings) -> None:
     """Open the home once, as every verb does."""
     with release.open_context(settings):
         pass
@@ -68,7 +68,7 @@ def test_a_home_of_an_older_release_is_closed_once(tmp_path: Path) -> None:
     with factory.opened(settings) as ctx:
         factory.released(ctx, 1.0)
     sealed = [path for path in settings.store.rglob("*") if path.is_file()]
-    before = {path: durable.stamp(path) for path in sealed}
+    before = {path: files.stamp(path) for path in sealed}
     for path in (settings.home, *settings.home.rglob("*")):
         if settings.store not in (path, *path.parents):
             path.chmod(0o755 if path.is_dir() else 0o644)
@@ -76,7 +76,7 @@ def test_a_home_of_an_older_release_is_closed_once(tmp_path: Path) -> None:
     (settings.home / "keys" / "audit.key").chmod(0o600)
     opened(settings)
     assert not open_to_others(settings.home)
-    assert {path: durable.stamp(path) for path in sealed} == before
+    assert {path: files.stamp(path) for path in sealed} == before
     late = settings.home / "note"
     late.touch(0o644)
     opened(settings)
@@ -179,12 +179,12 @@ def test_a_folder_is_only_ours_if_we_own_it_and_nobody_else_may_enter(tmp_path: 
     """What stands in for a long socket folder: not a link, not another user's, not open."""
     folder = tmp_path / "f"
     folder.mkdir(mode=0o700)
-    assert private.is_own_folder(folder)
+    assert permissions.is_own_folder(folder)
     (tmp_path / "link").symlink_to(folder)
-    assert not private.is_own_folder(tmp_path / "link")
+    assert not permissions.is_own_folder(tmp_path / "link")
     folder.chmod(0o711)
-    assert not private.is_own_folder(folder)
+    assert not permissions.is_own_folder(folder)
     folder.chmod(0o700)
     os.chown(folder, NOBODY, NOBODY)
-    assert not private.is_own_folder(folder)
-    assert not private.is_own_folder(tmp_path / "none")
+    assert not permissions.is_own_folder(folder)
+    assert not permissions.is_own_folder(tmp_path / "none")

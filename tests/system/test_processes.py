@@ -13,7 +13,7 @@ import time
 import pytest
 
 from lastgood import errors
-from lastgood.system import processes as daemon
+from lastgood.system import processes
 
 SLEEPER = [sys.executable, "-S", "-c", "import time\nprint('up', flush=True)\ntime.sleep(600)"]
 STUBBORN = [
@@ -42,22 +42,22 @@ def begin(tmp_path):
     made = []
 
     def go(argv, **kwargs):
-        record = daemon.start(argv, record=tmp_path / "run" / "d.json", log=tmp_path / "log" / "d.log", **kwargs)
+        record = processes.start(argv, record=tmp_path / "run" / "d.json", log=tmp_path / "log" / "d.log", **kwargs)
         made.append(record)
         return record
 
     yield go
     for record in made:
-        daemon.stop(record, grace_s=0)
+        processes.stop(record, grace_s=0)
 
 
 def test_a_started_process_is_alive_recorded_and_logs(begin, tmp_path):
     """Start returns a live process whose record file names it and whose output goes to the log."""
     record = begin(SLEEPER, facts={"port": 7})
-    assert daemon.alive(record)
+    assert processes.alive(record)
     stored = json.loads((tmp_path / "run" / "d.json").read_text())
     assert stored == {"port": 7, "pid": record.pid, "started": record.started}
-    assert daemon.read(tmp_path / "run" / "d.json") == record
+    assert processes.read(tmp_path / "run" / "d.json") == record
     wait_until(lambda: (tmp_path / "log" / "d.log").read_text() == "up\n")
 
 
@@ -65,10 +65,10 @@ def test_a_started_process_is_alive_recorded_and_logs(begin, tmp_path):
 def test_age_and_memory_are_told(begin):
     """A live process has an age in seconds, memory in bytes and empty input."""
     record = begin(SLEEPER)
-    wait_until(lambda: daemon.rss_bytes(record) > 100_000)
-    assert 0 <= daemon.age_s(record) < 600
+    wait_until(lambda: processes.rss_bytes(record) > 100_000)
+    assert 0 <= processes.age_s(record) < 600
     assert os.readlink(f"/proc/{record.pid}/fd/0") == os.devnull
-    assert daemon.age_s(dataclasses.replace(record, started="x/1")) is None
+    assert processes.age_s(dataclasses.replace(record, started="x/1")) is None
 
 
 def test_a_process_survives_the_command_that_started_it(tmp_path):
@@ -79,24 +79,24 @@ def test_a_process_survives_the_command_that_started_it(tmp_path):
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
-    record = daemon.read(tmp_path / "d.json")
+    record = processes.read(tmp_path / "d.json")
     try:
-        assert daemon.alive(record)
+        assert processes.alive(record)
         assert os.getsid(record.pid) == record.pid
-        assert daemon.reap(record) is None, "not our child: nobody can tell"
+        assert processes.reap(record) is None, "not our child: nobody can tell"
     finally:
-        assert daemon.stop(record, grace_s=5)
-    assert not daemon.alive(record)
+        assert processes.stop(record, grace_s=5)
+    assert not processes.alive(record)
 
 
 def test_a_reused_pid_is_never_taken_for_ours_nor_signalled(begin, tmp_path):
     """A record whose start time differs is dead, cannot be stopped, and the stranger keeps running."""
     real = begin(SLEEPER)
     stale = dataclasses.replace(real, started=real.started + "1")
-    assert not daemon.alive(stale)
-    assert daemon.stop(stale, grace_s=0) is False
-    assert daemon.reap(stale) is None
-    assert daemon.alive(real)
+    assert not processes.alive(stale)
+    assert processes.stop(stale, grace_s=0) is False
+    assert processes.reap(stale) is None
+    assert processes.alive(real)
 
 
 def test_stop_is_polite_first(begin, tmp_path):
@@ -104,9 +104,9 @@ def test_stop_is_polite_first(begin, tmp_path):
     code = "import signal,sys,time\nsignal.signal(signal.SIGTERM, lambda *_: (print('bye', flush=True), sys.exit(3)))\nprint('up', flush=True)\ntime.sleep(600)"
     record = begin([sys.executable, "-S", "-c", code])
     wait_until(lambda: "up" in (tmp_path / "log" / "d.log").read_text())
-    assert daemon.stop(record, grace_s=20)
+    assert processes.stop(record, grace_s=20)
     assert (tmp_path / "log" / "d.log").read_text() == "up\nbye\n"
-    assert daemon.stop(record, grace_s=0) is False, "gone already"
+    assert processes.stop(record, grace_s=0) is False, "gone already"
 
 
 def test_stop_kills_what_does_not_listen_and_its_children(begin, tmp_path):
@@ -118,9 +118,9 @@ def test_stop_kills_what_does_not_listen_and_its_children(begin, tmp_path):
     record = begin([sys.executable, "-c", code])
     log = tmp_path / "log" / "d.log"
     child = int(wait_until(lambda: log.exists() and log.read_text().strip()))
-    assert daemon.stop(record, grace_s=0.2)
-    assert not daemon.alive(record)
-    wait_until(lambda: daemon._started(child) is None)
+    assert processes.stop(record, grace_s=0.2)
+    assert not processes.alive(record)
+    wait_until(lambda: processes._started(child) is None)
 
 
 def test_stop_clears_children_of_a_process_that_ended_politely(begin, tmp_path):
@@ -129,17 +129,17 @@ def test_stop_clears_children_of_a_process_that_ended_politely(begin, tmp_path):
     record = begin([sys.executable, "-c", code])
     log = tmp_path / "log" / "d.log"
     child = int(wait_until(lambda: log.exists() and log.read_text().strip()))
-    assert daemon.stop(record, grace_s=10)
-    wait_until(lambda: daemon._started(child) is None)
+    assert processes.stop(record, grace_s=10)
+    wait_until(lambda: processes._started(child) is None)
 
 
 @pytest.mark.parametrize(("how", "status"), [("import sys; sys.exit(7)", 7), ("import os; os.kill(os.getpid(), 9)", -9)])
 def test_the_exit_status_of_our_child_is_told_once(begin, how, status):
     """A dead child is not alive though nobody reaped it; its status is the exit code or minus the signal."""
     record = begin([sys.executable, "-S", "-c", how])
-    wait_until(lambda: not daemon.alive(record))
-    assert daemon.reap(record) == status
-    assert daemon.reap(record) is None
+    wait_until(lambda: not processes.alive(record))
+    assert processes.reap(record) == status
+    assert processes.reap(record) is None
 
 
 @only_linux
@@ -155,7 +155,7 @@ def test_a_killed_process_is_gone_only_when_its_port_is_free(begin, tmp_path):
         record = begin([sys.executable, "-S", "-c", code])
         port = int(wait_until(lambda: log.exists() and log.read_text().endswith("\n") and log.read_text()))
         os.kill(record.pid, signal.SIGKILL)
-        while daemon.alive(record):
+        while processes.alive(record):
             pass
         socket.create_server(("127.0.0.1", port)).close()
         log.unlink()
@@ -167,21 +167,21 @@ def test_a_process_whose_record_was_lost_is_found_again(begin, tmp_path):
     path = tmp_path / "run" / "d.json"
     record = begin(SLEEPER, facts={"bundle": "b", "port": 9})
     path.unlink()
-    wait_until(lambda: daemon.find(path) == record)  # the kernel shows the environment some microseconds after the start
-    assert daemon.running(path.parent) == {path: record}
+    wait_until(lambda: processes.find_running(path) == record)  # the kernel shows the environment some microseconds after the start
+    assert processes.running(path.parent) == {path: record}
     path.write_text("{not json")
-    assert daemon.read(path) is None
-    assert daemon.find(path) == record
-    assert daemon.find(tmp_path / "run" / "other.json") is None
+    assert processes.read(path) is None
+    assert processes.find_running(path) == record
+    assert processes.find_running(tmp_path / "run" / "other.json") is None
 
 
 def test_a_dead_process_is_not_found(begin, tmp_path):
     """A record of a process that ended finds nothing and is not listed as running."""
     path = tmp_path / "run" / "d.json"
-    daemon.stop(begin(SLEEPER), grace_s=5)
-    assert daemon.read(path) is not None
-    assert daemon.find(path) is None
-    assert daemon.running(path.parent) == {}
+    processes.stop(begin(SLEEPER), grace_s=5)
+    assert processes.read(path) is not None
+    assert processes.find_running(path) is None
+    assert processes.running(path.parent) == {}
 
 
 def test_what_cannot_start_says_so(begin, tmp_path):
@@ -194,7 +194,7 @@ def test_what_cannot_start_says_so(begin, tmp_path):
 def test_the_environment_is_the_one_given(begin, tmp_path):
     """Only the variables handed over (and our marker) reach the process."""
     record = begin([sys.executable, "-S", "-c", "import os\nprint(sorted(os.environ))"], env={"ONLY": "this", "LC_ALL": "C"})
-    wait_until(lambda: not daemon.alive(record))
+    wait_until(lambda: not processes.alive(record))
     assert (tmp_path / "log" / "d.log").read_text() == "['LASTGOOD_DAEMON', 'LC_ALL', 'ONLY']\n"
 
 
@@ -203,27 +203,27 @@ def test_a_lock_is_exclusive_and_bounded(tmp_path):
     inside, leave = threading.Event(), threading.Event()
 
     def hold():
-        with daemon.locked(tmp_path / "l", wait_s=5):
+        with processes.locked(tmp_path / "l", wait_s=5):
             inside.set()
             leave.wait(20)
 
     thread = threading.Thread(target=hold)
     thread.start()
     assert inside.wait(20)
-    with pytest.raises(errors.Unavailable, match="locked"), daemon.locked(tmp_path / "l", wait_s=0.05):
+    with pytest.raises(errors.Unavailable, match="locked"), processes.locked(tmp_path / "l", wait_s=0.05):
         pass
     leave.set()
     thread.join()
-    with daemon.locked(tmp_path / "l", wait_s=0):
+    with processes.locked(tmp_path / "l", wait_s=0):
         pass
 
 
 def test_a_started_process_does_not_inherit_the_lock(begin, tmp_path):
     """A daemon started under a lock does not keep it when the starter lets go."""
-    with daemon.locked(tmp_path / "l", wait_s=0):
+    with processes.locked(tmp_path / "l", wait_s=0):
         record = begin(STUBBORN)
-    assert daemon.alive(record)
-    with daemon.locked(tmp_path / "l", wait_s=0):
+    assert processes.alive(record)
+    with processes.locked(tmp_path / "l", wait_s=0):
         pass
 
 
@@ -249,17 +249,17 @@ def test_a_process_of_another_user_is_never_adopted(tmp_path, kind):
     marker = json.dumps({"record": str(record), "facts": {"bundle": "sha256:" + "0" * 64, "socket": "evil"}})
     impostor = subprocess.Popen(
         [sys.executable, "-S", "-c", IMPOSTOR, kind],
-        env={**os.environ, daemon.MARKER: marker},
+        env={**os.environ, processes.MARKER: marker},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     try:
         assert impostor.stdout.readline() == "up\n"
-        assert daemon.uid(impostor.pid) == NOBODY
-        assert daemon.find(record) is None
-        assert daemon.running(record.parent) == {}
-        assert any(f"process {impostor.pid} of nobody names {record}" in said for said in daemon.strangers(tmp_path))
+        assert processes.uid(impostor.pid) == NOBODY
+        assert processes.find_running(record) is None
+        assert processes.running(record.parent) == {}
+        assert any(f"process {impostor.pid} of nobody names {record}" in said for said in processes.strangers(tmp_path))
         assert impostor.poll() is None
     finally:
         impostor.kill()
@@ -272,8 +272,8 @@ def test_a_record_that_another_user_owns_or_may_write_is_none(begin, tmp_path, f
     """Whoever writes a record says which process is asked, trusted and killed."""
     victim = begin(SLEEPER)
     forged = tmp_path / "run" / "forged.json"
-    daemon.write(forged, victim)
-    assert daemon.read(forged) == victim
+    processes.write(forged, victim)
+    assert processes.read(forged) == victim
     if forge == "owner":
         os.chown(forged, NOBODY, NOBODY)
     elif forge == "link":
@@ -281,10 +281,10 @@ def test_a_record_that_another_user_owns_or_may_write_is_none(begin, tmp_path, f
         forged.symlink_to(tmp_path / "elsewhere")
     else:
         forged.chmod(0o620 if forge == "group" else 0o602)
-    assert daemon.read(forged) is None
-    assert forged not in daemon.running(forged.parent)
+    assert processes.read(forged) is None
+    assert forged not in processes.running(forged.parent)
     if forge != "link":
-        assert any(str(forged) in said for said in daemon.strangers(tmp_path))
+        assert any(str(forged) in said for said in processes.strangers(tmp_path))
 
 
 def test_what_is_started_and_written_is_for_its_owner_alone(begin, tmp_path):
@@ -293,7 +293,7 @@ def test_what_is_started_and_written_is_for_its_owner_alone(begin, tmp_path):
     try:
         made = tmp_path / "made"
         begin([sys.executable, "-S", "-c", f"open({str(made)!r}, 'w').close(); import time; time.sleep(600)"])
-        with daemon.locked(tmp_path / "l" / "lock", wait_s=1):
+        with processes.locked(tmp_path / "l" / "lock", wait_s=1):
             wait_until(made.exists)
         assert os.umask(0o022) == 0o022
     finally:

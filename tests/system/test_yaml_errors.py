@@ -9,8 +9,8 @@ import pytest
 
 from lastgood import errors, settings
 from lastgood.bundle import prompts
-from lastgood.service import schema as service
-from lastgood.system import yaml_errors as yaml_lines
+from lastgood.service import schema
+from lastgood.system import yaml_errors
 
 SECRET = "hunter2-very-secret"
 SERVICE = "schema: lastgood.service/v1\nservice: toy\ntier: real-time-api\nowner: tests\ntraffic: {port: 8399}\n"
@@ -18,7 +18,7 @@ PROMPT = "schema: lastgood.prompt/v1\nname: toy\nparts: {system: system.txt}\n"
 
 
 def _service(folder: Path, text: str) -> None:
-    service.parse(text, where="service.yaml")
+    schema.parse(text, where="service.yaml")
 
 
 def _prompt(folder: Path, text: str) -> None:
@@ -32,7 +32,7 @@ def _settings(folder: Path, text: str) -> None:
 
 
 def _yaml(folder: Path, text: str) -> None:
-    yaml_lines.load(text, where="params.yaml")
+    yaml_errors.load(text, where="params.yaml")
 
 
 TWICE: dict[str, tuple[Callable[[Path, str], None], str, str]] = {
@@ -59,7 +59,7 @@ def test_a_key_that_stands_twice_is_an_error_with_its_line(tmp_path: Path, name:
 def test_a_merge_may_be_overridden() -> None:
     """That is what merges are for."""
     text = "base: &base {a: 1, b: 2}\nmine: {<<: *base, a: 3}\n"
-    assert yaml_lines.load(text, where="x")["mine"] == {"a": 3, "b": 2}
+    assert yaml_errors.load(text, where="x")["mine"] == {"a": 3, "b": 2}
 
 
 @pytest.mark.parametrize("text", [
@@ -79,4 +79,4 @@ def test_no_error_quotes_the_file(tmp_path: Path, read: Callable[[Path, str], No
 def test_json_too(text: str) -> None:
     """Manifests of bundles that are taken in."""
     with pytest.raises(ValueError, match="'a' appears twice"):
-        yaml_lines.check_json(text)
+        yaml_errors.check_json(text)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lastgood.bundle import manifest as bundle
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import store as bundle_store
 from lastgood.system import signing as keys
 
 
@@ -26,7 +26,7 @@ class Row:
 class Home:
     """A store and a key."""
 
-    store: artifacts.Store
+    store: bundle_store.Store
     keys: Path
 
     @property
@@ -37,7 +37,7 @@ class Home:
 def make_home(folder: Path) -> Home:
     """A new installation in *folder*."""
     keys.init_keys(folder / "keys")
-    return Home(store=artifacts.Store(folder / "store"), keys=folder / "keys")
+    return Home(store=bundle_store.Store(folder / "store"), keys=folder / "keys")
 
 
 @pytest.fixture
@@ -61,12 +61,12 @@ def row(tmp_path, ours):
     (folder / "code" / "__init__.py").write_text("")
     (folder / "code" / "runtime.py").write_text("answer = 42\n")
     (folder / "code" / "twin.py").write_text("answer = 42\n")
-    config = ours.store.put(folder, allow=artifacts.CONFIG_FORMATS)
+    config = ours.store.put(folder, allow=bundle_store.CONFIG_FORMATS)
     model = ours.store.put_bytes(bytes(range(256)) * 40, name="weights.ubj")
     data = ours.store.put_bytes(b"carrier,late\nUA,1\n", name="data.csv")
     parts = (
-        artifacts.part(config, name="config", media_type="application/x.tree", meta={}),
-        artifacts.part(model, name="model", media_type="application/octet-stream", meta={"auc": 0.7}),
-        artifacts.part(data, name="data", media_type="text/csv", meta={}),
+        bundle_store.part(config, name="config", media_type="application/x.tree", meta={}),
+        bundle_store.part(model, name="model", media_type="application/octet-stream", meta={"auc": 0.7}),
+        bundle_store.part(data, name="data", media_type="text/csv", meta={}),
     )
-    return Row(bundle=bundle.of("flights", *parts), provenance={"git": "abc", "run": None})
+    return Row(bundle=bundle.bundle_of("flights", *parts), provenance={"git": "abc", "run": None})

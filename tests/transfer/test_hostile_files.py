@@ -15,10 +15,9 @@ import tarfile
 import pytest
 
 from lastgood import errors
-from lastgood.bundle import archive as transfer
-from lastgood.bundle import manifest as bundle
-from lastgood.bundle import store as artifacts
-from lastgood.system import signing as keys
+from lastgood.bundle import archive as bundle_archive
+from lastgood.bundle import manifest, store
+from lastgood.system import signing
 from tests.transfer.conftest import Row
 
 
@@ -26,8 +25,8 @@ class Parts:
     """Pieces of a good, signed file, to be put together badly."""
 
     def __init__(self, row, home):
-        self.texts = transfer._texts(row, home.keys)
-        self.content = {name: path.read_bytes() for name, (_, path) in transfer._contents(row.bundle, home.store).items()}
+        self.texts = bundle_archive._texts(row, home.keys)
+        self.content = {name: path.read_bytes() for name, (_, path) in bundle_archive._contents(row.bundle, home.store).items()}
 
     def head(self):
         return b"".join(member(name, data) for name, data in self.texts.items())
@@ -38,7 +37,7 @@ class Parts:
 
 def member(name, data):
     """One member as lastgood writes it."""
-    return transfer._header(name, len(data)) + data + transfer._padding(len(data))
+    return bundle_archive._header(name, len(data)) + data + bundle_archive._padding(len(data))
 
 
 END = bytes(1024)
@@ -59,7 +58,7 @@ def refused(tmp_path, ours, theirs):
         file.write_bytes(data)
         before = {p for p in tmp_path.rglob("*") if not p.is_dir()}
         with pytest.raises(kinds or (errors.NotAllowed, errors.Damaged)) as caught:
-            transfer.import_(file, store=theirs.store, keys=theirs.keys, trust=frozenset({ours.fingerprint}))
+            bundle_archive.import_(file, store=theirs.store, keys=theirs.keys, trust=frozenset({ours.fingerprint}))
         assert list(theirs.store.digests()) == []
         assert {p for p in tmp_path.rglob("*") if not p.is_dir()} == before
         return str(caught.value)
@@ -70,7 +69,7 @@ def refused(tmp_path, ours, theirs):
 def test_the_pieces_are_good(tmp_path, parts, ours, theirs, row):
     """Put together as they should be, the same pieces are accepted; so the refusals below are for their own reasons."""
     (tmp_path / "good.tar").write_bytes(parts.head() + parts.body() + END)
-    bundle_, _ = transfer.import_(tmp_path / "good.tar", store=theirs.store, keys=theirs.keys, trust=frozenset({ours.fingerprint}))
+    bundle_, _ = bundle_archive.import_(tmp_path / "good.tar", store=theirs.store, keys=theirs.keys, trust=frozenset({ours.fingerprint}))
     assert bundle_ == row.bundle
 
 
@@ -174,14 +173,14 @@ def test_compressed_files_are_refused_clearly(parts, refused, squeeze):
 
 def test_declared_sizes_are_limited(parts, refused):
     """Sizes are believed only within limits, and never allocated before the bytes are there."""
-    huge = transfer._header("manifest.json", transfer.MAX_BYTES)
+    huge = bundle_archive._header("manifest.json", bundle_archive.MAX_BYTES)
     assert "declares" in refused(huge + bytes(512), errors.NotAllowed)
-    refused(transfer._header("manifest.json", 1 << 20) + bytes(512), errors.Damaged)
+    refused(bundle_archive._header("manifest.json", 1 << 20) + bytes(512), errors.Damaged)
     name = next(n for n in parts.content if n.startswith("blobs"))
     refused(
         parts.head()
         + b"".join(member(n, d) for n, d in parts.content.items() if "listings" in n)
-        + transfer._header(name, transfer.MAX_BYTES)
+        + bundle_archive._header(name, bundle_archive.MAX_BYTES)
     )
 
 
@@ -192,13 +191,13 @@ def test_empty_and_foreign_files(refused):
 
 
 def _signed(ours, parts_):
-    row = Row(bundle=bundle.of("flights", *parts_), provenance={})
-    return b"".join(member(n, d) for n, d in transfer._texts(row, ours.keys).items())
+    row = Row(bundle=manifest.bundle_of("flights", *parts_), provenance={})
+    return b"".join(member(n, d) for n, d in bundle_archive._texts(row, ours.keys).items())
 
 
 def _part(name, data, size=None):
-    return bundle.Part(
-        name=name, digest=bundle.sha256(data), size=len(data) if size is None else size, media_type="x/y", uri="store:x", meta={}
+    return manifest.Part(
+        name=name, digest=manifest.sha256(data), size=len(data) if size is None else size, media_type="x/y", uri="store:x", meta={}
     )
 
 
@@ -220,9 +219,9 @@ EVIL_LISTINGS = [
 @pytest.mark.parametrize("rows", EVIL_LISTINGS)
 def test_hostile_listings_of_a_trusted_signer(ours, refused, rows):
     """Even under a good signature, a listing may not place files outside or over each other."""
-    listing = artifacts.Listing(tuple(artifacts.Entry(path=p, size=s, sha256=bundle.sha256(b"evil")[7:]) for p, s in rows)).canonical()
-    part = bundle.Part(name="config", digest=bundle.sha256(listing), size=4 * len(rows), media_type="x/y", uri="store:x", meta={})
-    blob = bundle.sha256(b"evil")[7:]
+    listing = store.Listing(tuple(store.Entry(path=p, size=s, sha256=manifest.sha256(b"evil")[7:]) for p, s in rows)).canonical()
+    part = manifest.Part(name="config", digest=manifest.sha256(listing), size=4 * len(rows), media_type="x/y", uri="store:x", meta={})
+    blob = manifest.sha256(b"evil")[7:]
     body = member(f"listings/sha256/{part.digest[7:]}", listing) + member(f"blobs/sha256/{blob}", b"evil")
     refused(_signed(ours, [part]) + body + END, errors.NotAllowed)
 
@@ -230,7 +229,7 @@ def test_hostile_listings_of_a_trusted_signer(ours, refused, rows):
 @pytest.mark.parametrize("text", [b"{}", b"[1]", b'[{"path":"a","sha256":"x","size":1}]', b"[" * 100_000, b"[]", b"\xff"])
 def test_malformed_listings(ours, refused, text):
     """A listing that is no listing is Damaged (or empty, and then refused as a part)."""
-    part = bundle.Part(name="config", digest=bundle.sha256(text), size=0, media_type="x/y", uri="store:x", meta={})
+    part = manifest.Part(name="config", digest=manifest.sha256(text), size=0, media_type="x/y", uri="store:x", meta={})
     refused(_signed(ours, [part]) + member(f"listings/sha256/{part.digest[7:]}", text) + END, errors.Damaged, errors.UsageError)
 
 
@@ -238,11 +237,13 @@ def test_malformed_listings(ours, refused, text):
 def test_malformed_manifests(ours, row, refused, text):
     """A signed manifest that is none is Damaged."""
     provenance = b"{}"
-    texts = transfer._texts(Row(bundle=row.bundle, provenance={}), ours.keys)
-    statement = transfer._statement(text, provenance)
+    texts = bundle_archive._texts(Row(bundle=row.bundle, provenance={}), ours.keys)
+    statement = bundle_archive._statement(text, provenance)
     envelope = json.loads(texts["signature.json"])
     envelope["payload"] = base64.b64encode(statement).decode()
-    envelope["signatures"][0]["sig"] = base64.b64encode(keys.sign(keys.load_private(ours.keys), statement, kind=transfer.KIND)).decode()
+    envelope["signatures"][0]["sig"] = base64.b64encode(
+        signing.sign(signing.load_private(ours.keys), statement, kind=bundle_archive.KIND)
+    ).decode()
     head = member("manifest.json", text) + member("provenance.json", provenance) + member("signature.json", json.dumps(envelope).encode())
     refused(head + END, errors.Damaged)
 
@@ -257,7 +258,7 @@ def test_pickles_of_a_trusted_signer(ours, refused, tmp_path):
 
     good, evil = b"a,b\n", pickle.dumps(Evil())
     parts = [_part("data", good), _part("model", evil)]
-    blobs = sorted((bundle.sha256(d)[7:], d) for d in (good, evil))
+    blobs = sorted((manifest.sha256(d)[7:], d) for d in (good, evil))
     refused(_signed(ours, parts) + b"".join(member(f"blobs/sha256/{h}", d) for h, d in blobs) + END, errors.NotAllowed)
     assert not canary.exists()
 
@@ -266,5 +267,5 @@ def test_sizes_must_agree_with_the_manifest(ours, refused):
     """A manifest that lies about a size is refused."""
     data = b"a,b\n"
     for size in (0, 3, 5):
-        body = member(f"blobs/sha256/{bundle.sha256(data)[7:]}", data)
+        body = member(f"blobs/sha256/{manifest.sha256(data)[7:]}", data)
         refused(_signed(ours, [_part("data", data, size=size)]) + body + END, errors.Damaged)

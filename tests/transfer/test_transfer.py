@@ -15,21 +15,20 @@ import tarfile
 import pytest
 
 from lastgood import errors
-from lastgood.bundle import archive as transfer
-from lastgood.bundle import manifest as bundles
-from lastgood.system import failpoints
-from lastgood.system import signing as keys
+from lastgood.bundle import archive as bundle_archive
+from lastgood.bundle import manifest
+from lastgood.system import failpoints, signing
 from tests.transfer.conftest import Row, make_home
 
 
 @pytest.fixture
 def file(tmp_path, ours, row):
     """Our bundle, exported."""
-    return transfer.export(row, store=ours.store, keys=ours.keys, out=tmp_path / "b.lastgood.tar")
+    return bundle_archive.export(row, store=ours.store, keys=ours.keys, out=tmp_path / "b.lastgood.tar")
 
 
 def _take(file, home, *trust):
-    return transfer.import_(file, store=home.store, keys=home.keys, trust=frozenset(trust))
+    return bundle_archive.import_(file, store=home.store, keys=home.keys, trust=frozenset(trust))
 
 
 def _nothing_stored(home):
@@ -59,7 +58,7 @@ def test_import_twice_and_own_file(file, ours, theirs):
 
 def test_export_is_deterministic(tmp_path, file, row, ours):
     """The same bundle exported twice gives the same bytes."""
-    again = transfer.export(row, store=ours.store, keys=ours.keys, out=tmp_path / "again.tar")
+    again = bundle_archive.export(row, store=ours.store, keys=ours.keys, out=tmp_path / "again.tar")
     assert again.read_bytes() == file.read_bytes()
 
 
@@ -78,8 +77,8 @@ def test_any_tar_reads_it(file):
 def test_two_parts_with_one_content(tmp_path, ours, theirs, row):
     """Parts that share their content travel once and arrive twice."""
     tree = row.bundle.parts["config"]
-    twins = bundles.of("flights", tree, dataclasses.replace(tree, name="prompt"))
-    file = transfer.export(Row(bundle=twins, provenance={}), store=ours.store, keys=ours.keys, out=tmp_path / "t.tar")
+    twins = manifest.bundle_of("flights", tree, dataclasses.replace(tree, name="prompt"))
+    file = bundle_archive.export(Row(bundle=twins, provenance={}), store=ours.store, keys=ours.keys, out=tmp_path / "t.tar")
     assert _take(file, theirs, ours.fingerprint)[0] == twins
 
 
@@ -100,12 +99,12 @@ def test_trusting_somebody_else_does_not_help(file, tmp_path, theirs):
 
 def test_forged_signer_is_refused(tmp_path, row, ours, theirs):
     """Naming a trusted signer's public key over one's own signature does not pass."""
-    texts = transfer._texts(row, theirs.keys)
+    texts = bundle_archive._texts(row, theirs.keys)
     envelope = json.loads(texts["signature.json"])
-    envelope["publicKey"] = base64.b64encode(keys.load_public(ours.keys).public_bytes_raw()).decode()
+    envelope["publicKey"] = base64.b64encode(signing.load_public(ours.keys).public_bytes_raw()).decode()
     envelope["signatures"][0]["keyid"] = ours.fingerprint
     texts["signature.json"] = json.dumps(envelope).encode()
-    transfer._write_archive(tmp_path / "f.tar", texts, transfer._contents(row.bundle, ours.store))
+    bundle_archive._write_archive(tmp_path / "f.tar", texts, bundle_archive._contents(row.bundle, ours.store))
     victim = make_home(tmp_path / "victim")
     with pytest.raises(errors.NotAllowed, match="is invalid"):
         _take(tmp_path / "f.tar", victim, ours.fingerprint)
@@ -117,9 +116,9 @@ def test_signature_covers_manifest_and_provenance(tmp_path, row, ours, theirs, w
     """A valid signature beside another manifest or provenance is refused."""
     other = Row(bundle=row.bundle, provenance={"git": "else"})
     if which == "manifest.json":
-        other = Row(bundle=bundles.of("other", *row.bundle.parts.values()), provenance=row.provenance)
-    texts = transfer._texts(row, ours.keys) | {which: transfer._texts(other, ours.keys)[which]}
-    transfer._write_archive(tmp_path / "f.tar", texts, transfer._contents(row.bundle, ours.store))
+        other = Row(bundle=manifest.bundle_of("other", *row.bundle.parts.values()), provenance=row.provenance)
+    texts = bundle_archive._texts(row, ours.keys) | {which: bundle_archive._texts(other, ours.keys)[which]}
+    bundle_archive._write_archive(tmp_path / "f.tar", texts, bundle_archive._contents(row.bundle, ours.store))
     with pytest.raises(errors.NotAllowed, match="another manifest"):
         _take(tmp_path / "f.tar", theirs, ours.fingerprint)
     _nothing_stored(theirs)
@@ -128,8 +127,8 @@ def test_signature_covers_manifest_and_provenance(tmp_path, row, ours, theirs, w
 @pytest.mark.parametrize("text", [b"{}", b"null", b"not json", b'{"payloadType":"x","payload":"","signatures":[],"publicKey":""}'])
 def test_unsigned_is_refused(tmp_path, row, ours, theirs, text):
     """Without a well-formed signature there is no import, trusted or not."""
-    texts = transfer._texts(row, ours.keys) | {"signature.json": text}
-    transfer._write_archive(tmp_path / "f.tar", texts, transfer._contents(row.bundle, ours.store))
+    texts = bundle_archive._texts(row, ours.keys) | {"signature.json": text}
+    bundle_archive._write_archive(tmp_path / "f.tar", texts, bundle_archive._contents(row.bundle, ours.store))
     with pytest.raises(errors.NotAllowed, match="not signed"):
         _take(tmp_path / "f.tar", theirs, ours.fingerprint)
     _nothing_stored(theirs)
@@ -161,14 +160,14 @@ def test_damaged_store_is_not_exported(tmp_path, row, ours):
     data[100] ^= 1
     path.write_bytes(data)
     with pytest.raises(errors.Damaged, match="lastgood verify"):
-        transfer.export(row, store=ours.store, keys=ours.keys, out=tmp_path / "x.tar")
+        bundle_archive.export(row, store=ours.store, keys=ours.keys, out=tmp_path / "x.tar")
     assert [p for p in tmp_path.iterdir() if "x.tar" in p.name] == []
 
 
 def test_missing_folder_for_the_export(tmp_path, row, ours):
     """An output that cannot be written is reported, not half written."""
     with pytest.raises(errors.Unavailable, match="cannot write"):
-        transfer.export(row, store=ours.store, keys=ours.keys, out=tmp_path / "no" / "x.tar")
+        bundle_archive.export(row, store=ours.store, keys=ours.keys, out=tmp_path / "no" / "x.tar")
 
 
 def test_missing_file(tmp_path, ours):

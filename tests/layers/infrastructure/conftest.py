@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lastgood import settings
-from lastgood.bundle import manifest as bundle
+from lastgood.bundle import manifest
 from lastgood.layers import base
-from lastgood.layers.infrastructure.local import layer as processes
-from lastgood.service import schema as service
+from lastgood.layers.infrastructure.local import layer as local_layer
+from lastgood.service import schema
+from lastgood.settings import Settings
 
 FAKE = Path(__file__).with_name("fake_worker.py")
 SERVICE = "demo"
@@ -19,14 +19,14 @@ SERVICE = "demo"
 
 def digest_of(n):
     """A digest that is easy to tell from others."""
-    return "sha256:" + f"{n:x}" * 64 if n < 16 else bundle.sha256(str(n).encode())
+    return "sha256:" + f"{n:x}" * 64 if n < 16 else manifest.sha256(str(n).encode())
 
 
 class World:
     """One service's home, its clock (hands move only when told), and what its workers shall do."""
 
     def __init__(self, root, *, ready_timeout_s=30.0):
-        self.settings = settings.Settings(project=root / "project", home=root / "home")
+        self.settings = Settings(project=root / "project", home=root / "home")
         self.behaviour_folder = root / "behaviour"
         self.behaviour_folder.mkdir()
         self.offset_s = 0.0
@@ -40,7 +40,7 @@ class World:
 
     def make(self, **kwargs):
         """A layer of its own on the same home, as another process would have."""
-        return processes.Workers(
+        return local_layer.Workers(
             self.settings,
             SERVICE,
             command=kwargs.pop("command", self.command),
@@ -56,9 +56,9 @@ class World:
     def desired(self, stable=None, candidate=None, previous=None, *, control=False, revision=None):
         """What a ledger would say."""
         return base.Desired(
-            service=service.Service.model_validate(
+            service=schema.Service.model_validate(
                 {
-                    "schema": service.SCHEMA,
+                    "schema": schema.SCHEMA,
                     "service": SERVICE,
                     "tier": "real-time-api",
                     "owner": "nobody",
@@ -76,7 +76,7 @@ class World:
 
     def behave(self, digest, words):
         """Tell the workers of *digest* what to do; "" for normal."""
-        (self.behaviour_folder / bundle.short(digest)).write_text(words)
+        (self.behaviour_folder / manifest.short(digest)).write_text(words)
 
     def worker(self, digest):
         """What the layer says about the worker of *digest*."""

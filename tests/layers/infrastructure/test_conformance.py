@@ -5,16 +5,16 @@ import signal
 
 import pytest
 
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.conformance import layers
-from lastgood.layers.infrastructure.local import layer as processes
+from lastgood.layers.infrastructure.local import layer as local_layer
 from tests.layers.infrastructure.conftest import SERVICE
 
 
 def make_bundle(answer):
     """A bundle that differs from others by *answer*."""
-    digest = bundles.sha256(str(answer).encode())
-    return bundles.of(SERVICE, bundles.Part(name="model", digest=digest, size=1, media_type="text/plain", uri=f"store:{digest}"))
+    digest = manifest.sha256(str(answer).encode())
+    return manifest.bundle_of(SERVICE, manifest.Part(name="model", digest=digest, size=1, media_type="text/plain", uri=f"store:{digest}"))
 
 
 class WorkersSubject(layers.Subject):
@@ -60,7 +60,7 @@ class TestWorkers(layers.ProcessesSuite):
     @pytest.fixture
     def subject(self, world):
         """A fresh layer over fake workers."""
-        assert processes.Workers.name == "infrastructure"
+        assert local_layer.Workers.name == "infrastructure"
         made = WorkersSubject(world)
         yield made
         made.bring_up()

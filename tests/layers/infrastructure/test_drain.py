@@ -6,10 +6,10 @@ import tempfile
 
 import pytest
 
-from lastgood.cli import outcome as receipt_text
+from lastgood.cli import outcome
 from lastgood.layers import base, receipts, reconcile
 from lastgood.layers.infrastructure.local import drain, in_flight, warm_ups
-from lastgood.system import processes as daemon
+from lastgood.system import processes
 from tests.layers.infrastructure.conftest import A, B
 
 SAID_S = 20
@@ -35,15 +35,15 @@ def test_a_worker_with_requests_lives_as_long_as_they_may_take(world):
     world.offset_s += SAID_S + drain.MARGIN_S - 2
     assert world.converged(desired) is True
     world.layer.apply(desired)
-    assert daemon._started(pid) is not None
+    assert processes._started(pid) is not None
     world.offset_s += 2
     assert world.converged(desired) is False
     receipt = reconcile.attempt(world.layer, desired)
-    assert daemon._started(pid) is None
+    assert processes._started(pid) is None
     found = receipts.requests(receipt, since=desired.revision)
     assert (found.known, found.leaving) == (True, ())
     assert [cut["requests"] for cut in found.cut_off] == [2]
-    assert receipt_text.requests_lines(found, service="demo", changed=True) == [
+    assert outcome.requests_lines(found, service="demo", changed=True) == [
         "  ! the worker of bbbbbbbbbbbb was killed with 2 requests unanswered"
     ]
     assert receipts.requests(receipt, since=desired.revision + 1).cut_off == (), "of a later change it is no fault"
@@ -55,7 +55,7 @@ def test_a_worker_that_owes_nobody_an_answer_is_not_waited_for(world):
     world.until(lambda: [one["requests"] for one in world.layer.observe().facts["leaving"]] == [0])
     world.offset_s += drain.MARGIN_S
     world.layer.apply(desired)
-    assert daemon._started(pid) is None
+    assert processes._started(pid) is None
     assert world.layer.observe().facts["cut_off"] == []
 
 
@@ -66,7 +66,7 @@ def test_the_receipt_of_the_change_says_how_many_are_in_flight(world):
     desired = world.desired(stable=A)
     found = receipts.requests(reconcile.attempt(world.layer, desired), since=desired.revision)
     assert (found.known, [one["requests"] for one in found.leaving]) == (True, [3])
-    assert "still answers its 3 requests in flight" in receipt_text.requests_lines(found, service="demo", changed=True)[0]
+    assert "still answers its 3 requests in flight" in outcome.requests_lines(found, service="demo", changed=True)[0]
 
 
 @pytest.mark.parametrize("facts", [None, {}, {"workers": {}}, {"leaving": "?", "workers": {}}])
@@ -79,7 +79,7 @@ def test_nothing_is_claimed_without_facts(facts):
         )
     found = receipts.requests(told, since=1)
     assert found.known is False
-    assert "not known yet" in receipt_text.requests_lines(found, service="demo", changed=True)[0]
+    assert "not known yet" in outcome.requests_lines(found, service="demo", changed=True)[0]
 
 
 def test_down_gives_requests_their_time(world):
@@ -108,7 +108,7 @@ def test_a_worker_that_is_wanted_again_gets_another_process_beside_the_one_that_
     world.layer.apply(desired)
     assert world.converged(desired) is True
     assert world.worker(B)["pid"] != pid
-    assert daemon._started(pid) is not None
+    assert processes._started(pid) is not None
 
 
 def test_a_worker_may_take_the_longest_time_to_get_ready(world):

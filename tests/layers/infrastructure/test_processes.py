@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from lastgood.bundle import manifest as bundle
+from lastgood.bundle import manifest
 from lastgood.core import arms
 from lastgood.layers import base
-from lastgood.layers.infrastructure.local import layer as processes
-from lastgood.system import processes as daemon
+from lastgood.layers.infrastructure.local import layer as local_layer
+from lastgood.system import processes as system_processes
 from tests import timing
 from tests.layers.infrastructure.conftest import SERVICE, A, B, C, D
 
@@ -29,13 +29,13 @@ def test_every_warm_bundle_gets_a_ready_worker(world):
     endpoints = world.layer.endpoints()
     assert set(endpoints) == {A, B, C}
     assert len({e for found in endpoints.values() for e in found}) == 3
-    record = json.loads((world.settings.run(SERVICE) / "workers" / f"{bundle.short(A)}.json").read_text())
+    record = json.loads((world.settings.run(SERVICE) / "workers" / f"{manifest.short(A)}.json").read_text())
     assert set(record) == {"bundle", "pid", "started", "socket"}
     assert endpoints[A] == (base.Endpoint(path=record["socket"]),)
     facts = world.worker(A)
     assert facts["pid"] == record["pid"]
     assert (facts["ready"], facts["restarts"], facts["failures"]) == (True, 0, 0)
-    log = (world.settings.logs(SERVICE) / f"worker-{bundle.short(A)}.log").read_text()
+    log = (world.settings.logs(SERVICE) / f"worker-{manifest.short(A)}.log").read_text()
     assert log.startswith(f"starting 1 {world.settings.home}")
 
 
@@ -57,9 +57,9 @@ def test_many_who_apply_at_once_start_one_worker_per_bundle(world):
     for thread in threads:
         thread.join()
     assert world.converged(desired) is True
-    assert len(daemon.running(world.settings.run(SERVICE) / "workers")) == 2
+    assert len(system_processes.running(world.settings.run(SERVICE) / "workers")) == 2
     for digest in (A, B):
-        log = (world.settings.logs(SERVICE) / f"worker-{bundle.short(digest)}.log").read_text()
+        log = (world.settings.logs(SERVICE) / f"worker-{manifest.short(digest)}.log").read_text()
         assert log.count("starting") == 1
 
 
@@ -158,14 +158,16 @@ def test_a_worker_of_an_earlier_release_goes_on_at_its_port(world):
         "server.serve_forever()\n"
     )
     folder = world.settings.run(SERVICE) / "workers"
-    log, path = world.settings.logs(SERVICE) / "old.log", folder / f"{bundle.short(A)}.json"
-    old = daemon.start([sys.executable, "-c", code], record=path, log=log)
+    log, path = world.settings.logs(SERVICE) / "old.log", folder / f"{manifest.short(A)}.json"
+    old = system_processes.start([sys.executable, "-c", code], record=path, log=log)
     port = int(world.until(lambda: log.read_text().strip()))
-    daemon.write(path, daemon.Record(pid=old.pid, started=old.started, facts={"bundle": A, "host": "127.0.0.1", "port": port}))
+    system_processes.write(
+        path, system_processes.Record(pid=old.pid, started=old.started, facts={"bundle": A, "host": "127.0.0.1", "port": port})
+    )
     world.layer.apply(desired)
     assert world.layer.endpoints() == {A: (base.Endpoint("127.0.0.1", port),)}
     assert (world.worker(A)["pid"], world.worker(A)["port"]) == (old.pid, port)
-    daemon.stop(old, grace_s=5)
+    system_processes.stop(old, grace_s=5)
     world.layer.apply(desired)
     assert world.layer.endpoints() == {A: (base.Endpoint(path=world.worker(A)["socket"]),)}
 
@@ -283,7 +285,7 @@ def test_a_frozen_worker_is_ended_at_once_and_replaced(world, words):
     pid, other = world.worker(A)["pid"], world.worker(B)["pid"]
     timing.freeze(pid)
     assert "was stopped by a signal and did not answer; it was ended" in world.until_failed(desired, A)
-    assert daemon._started(pid) is None
+    assert system_processes._started(pid) is None
     (cut,) = world.layer.observe().facts["cut_off"]
     assert (cut["bundle"], cut["pid"], cut["revision"], cut["requests"]) == (A, pid, desired.revision, None)
     world.until(lambda: world.layer.apply(desired) or world.converged(desired))
@@ -303,11 +305,11 @@ def test_a_frozen_worker_that_nobody_wants_is_ended_in_its_time(world):
     world.layer.apply(desired)
     world.offset_s += 10
     world.layer.apply(desired)
-    assert daemon._started(pid) is not None
+    assert system_processes._started(pid) is not None
     assert [one["pid"] for one in world.layer.observe().facts["leaving"]] == [pid]
     world.offset_s += 3600
     world.layer.apply(desired)
-    assert daemon._started(pid) is None
+    assert system_processes._started(pid) is None
     (cut,) = world.layer.observe().facts["cut_off"]
     assert (cut["pid"], cut["requests"]) == (pid, None)
 
@@ -337,7 +339,7 @@ def test_workers_no_longer_wanted_are_drained_then_stopped(world):
     world.layer.apply(desired)
     assert world.converged(desired) is True
     assert set(world.layer.endpoints()) == {A, C}
-    world.until(lambda: daemon._started(pid) is None)
+    world.until(lambda: system_processes._started(pid) is None)
 
 
 def test_a_bundle_that_returns_while_draining_keeps_its_worker(world):
@@ -389,13 +391,13 @@ def test_a_worker_that_does_not_end_is_killed(world):
     world.offset_s += 10
     world.layer.apply(desired)
     assert set(world.layer.endpoints()) == {A}
-    assert daemon._started(pid) is not None
+    assert system_processes._started(pid) is not None
     world.offset_s += 10
     assert world.converged(desired) is True, "its requests may still take their time"
     world.offset_s += 20
     assert world.converged(desired) is False
     world.layer.apply(desired)
-    assert daemon._started(pid) is None
+    assert system_processes._started(pid) is None
     (cut,) = world.layer.observe().facts["cut_off"]
     assert (cut["bundle"], cut["requests"], cut["revision"]) == (B, None, desired.revision)
     assert world.converged(desired) is True
@@ -443,7 +445,7 @@ def test_a_record_with_a_reused_pid_is_not_ours(world):
     try:
         folder = world.settings.run(SERVICE) / "workers"
         record = {"bundle": A, "pid": stranger.pid, "started": "boot/1", "socket": str(folder / "s" / "x.sock")}
-        (folder / f"{bundle.short(A)}.json").write_text(json.dumps(record))
+        (folder / f"{manifest.short(A)}.json").write_text(json.dumps(record))
         assert world.layer.endpoints() == {}
         world.layer.apply(desired)
         assert world.worker(A)["ready"]
@@ -460,10 +462,10 @@ def test_down_ends_every_worker(world):
     world.layer.apply(world.desired(stable=D))
     pids = [facts["pid"] for facts in world.layer.observe().facts["workers"].values()]
     assert len(pids) == 4
-    assert processes.stop_all(world.settings, SERVICE, grace_s=5) == 4
-    assert [daemon._started(pid) for pid in pids] == [None] * 4
+    assert local_layer.stop_all(world.settings, SERVICE, grace_s=5) == 4
+    assert [system_processes._started(pid) for pid in pids] == [None] * 4
     assert world.layer.observe().revision is None
-    assert processes.stop_all(world.settings, SERVICE) == 0
+    assert local_layer.stop_all(world.settings, SERVICE) == 0
     assert world.layer.verify(world.desired(), world.layer.observe()) is False, "nobody has taken over that revision"
 
 
@@ -476,9 +478,9 @@ def test_a_program_that_is_missing_is_told(world):
 
 def test_a_busy_lock_is_a_layer_error_in_bounded_time(world, monkeypatch):
     """Somebody sits on the lock: apply gives up and says so."""
-    monkeypatch.setattr(processes, "LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(local_layer, "LOCK_WAIT_S", 0.05)
     with (
-        daemon.locked(world.settings.run(SERVICE) / "workers" / "lock", wait_s=0),
+        system_processes.locked(world.settings.run(SERVICE) / "workers" / "lock", wait_s=0),
         pytest.raises(base.LayerError, match="another lastgood command is running"),
     ):
         world.layer.apply(world.desired(stable=A))
@@ -506,7 +508,7 @@ def test_a_control_arm_is_a_second_worker_of_stable_and_goes_with_the_release(wo
     world.layer.apply(both)
     assert world.worker(control)["restarts"] == 1
     assert (world.worker(A)["pid"], world.worker(A)["restarts"]) == (own, 0)
-    (world.settings.run(SERVICE) / "workers" / f"{bundle.short(A)}-control.json").unlink()
+    (world.settings.run(SERVICE) / "workers" / f"{manifest.short(A)}-control.json").unlink()
     world.layer.apply(both)
     assert world.worker(control)["pid"], "a lost record is written again"
     back = world.desired(stable=A)

@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-from lastgood import settings
-from lastgood.bundle import manifest as bundles
-from lastgood.bundle import store as artifacts
+from lastgood.bundle import manifest, store
 from lastgood.conformance import layers
-from lastgood.layers import base, prompts
-from lastgood.layers import mlflow_base as mlflow_layer
+from lastgood.layers import base, mlflow_base, prompts
+from lastgood.settings import Settings
 from tests.layers import wanted
 from tests.layers.registry.test_registry import exclusive
 from tests.mlflow_template import mlflow_db, mlflow_template
@@ -31,21 +29,21 @@ class PromptsSubject(layers.Subject):
         from mlflow import MlflowClient
 
         self.db = db
-        self.settings = settings.Settings(project=db.parent.parent, home=db.parent)
+        self.settings = Settings(project=db.parent.parent, home=db.parent)
         self.client = MlflowClient(self.settings.tracking_uri, self.settings.tracking_uri)
-        self.store = artifacts.Store(self.settings.store)
+        self.store = store.Store(self.settings.store)
         self.bundles = tuple(self.bundle(folder / text, f"{text} {{{{ question }}}}") for text in ("one", "two"))
         self.layer = self.reopen()
         self.outage = contextlib.ExitStack()
 
-    def bundle(self, folder: Path, text: str) -> bundles.Bundle:
+    def bundle(self, folder: Path, text: str) -> manifest.Bundle:
         """A bundle whose prompt says *text*."""
         folder.mkdir()
         (folder / "user.txt").write_text(text)
         stored = self.store.put(folder)
-        return bundles.of(SERVICE, artifacts.part(stored, name="prompt", media_type="text/plain", meta={}))
+        return manifest.bundle_of(SERVICE, store.part(stored, name="prompt", media_type="text/plain", meta={}))
 
-    def desired(self, revision: int, *, stable: bundles.Bundle | None, previous: bundles.Bundle | None = None) -> base.Desired:
+    def desired(self, revision: int, *, stable: manifest.Bundle | None, previous: manifest.Bundle | None = None) -> base.Desired:
         """What a ledger would say."""
         return wanted.desired(self.bundles, revision, stable=stable, previous=previous)
 
@@ -84,7 +82,7 @@ class TestPrompts(layers.LayerSuite):
     @pytest.fixture
     def subject(self, mlflow_db: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PromptsSubject]:
         """A fresh mirror that gives up on a locked file quickly."""
-        monkeypatch.setattr(mlflow_layer, "BUSY_S", 0.1)
+        monkeypatch.setattr(mlflow_base, "BUSY_S", 0.1)
         made = PromptsSubject(mlflow_db, tmp_path)
         yield made
         made.bring_up()
@@ -105,7 +103,7 @@ def test_one_version_for_each_prompt_however_often_it_comes_back(mlflow_db: Path
 def test_a_bundle_without_a_prompt_has_no_alias(mlflow_db: Path, tmp_path: Path) -> None:
     """A service that had none for a while is no fault."""
     subject = PromptsSubject(mlflow_db, tmp_path)
-    plain = bundles.of(SERVICE, bundles.Part(name="model", digest=bundles.sha256(b"x"), size=1, media_type="x/y", uri="store:x"))
+    plain = manifest.bundle_of(SERVICE, manifest.Part(name="model", digest=manifest.sha256(b"x"), size=1, media_type="x/y", uri="store:x"))
     subject.bundles = (*subject.bundles, plain)
     subject.settled(subject.layer, subject.desired(1, stable=subject.bundles[0]))
     observed = subject.settled(subject.layer, subject.desired(2, stable=plain))

@@ -4,10 +4,10 @@ import sqlite3
 
 import pytest
 
-from lastgood import settings
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.layers import base, registry
-from lastgood.service import schema as service
+from lastgood.service import schema
+from lastgood.settings import Settings
 from tests.mlflow_template import mlflow_db, mlflow_template
 
 __all__ = ["mlflow_db", "mlflow_template"]
@@ -17,22 +17,22 @@ SERVICE = "demo"
 
 def make_bundle(answer, **model_meta):
     """A bundle that differs from others by *answer*."""
-    digest = bundles.sha256(str(answer).encode())
-    return bundles.of(
+    digest = manifest.sha256(str(answer).encode())
+    return manifest.bundle_of(
         SERVICE,
-        bundles.Part(
+        manifest.Part(
             name="model", digest=digest, size=8, media_type="application/json", uri=f"store:{digest}", meta={"answer": answer, **model_meta}
         ),
-        bundles.Part(name="config", digest=bundles.sha256(b"config"), size=3, media_type="application/yaml", uri="store:x"),
+        manifest.Part(name="config", digest=manifest.sha256(b"config"), size=3, media_type="application/yaml", uri="store:x"),
     )
 
 
 def make_desired(revision, *, stable=None, candidate=None, previous=None):
     """What a ledger would say."""
     named = [bundle for bundle in (stable, candidate, previous) if bundle is not None]
-    configuration = {"schema": service.SCHEMA, "service": SERVICE, "tier": "real-time-api", "owner": "nobody", "traffic": {"port": 18081}}
+    configuration = {"schema": schema.SCHEMA, "service": SERVICE, "tier": "real-time-api", "owner": "nobody", "traffic": {"port": 18081}}
     return base.Desired(
-        service=service.Service.model_validate(configuration),
+        service=schema.Service.model_validate(configuration),
         revision=revision,
         stable=stable.id if stable else None,
         candidate=candidate.id if candidate else None,
@@ -49,7 +49,7 @@ class World:
         from mlflow import MlflowClient
 
         self.db = db
-        self.settings = settings.Settings(project=db.parent.parent, home=db.parent)
+        self.settings = Settings(project=db.parent.parent, home=db.parent)
         self.client = MlflowClient(self.settings.tracking_uri, self.settings.tracking_uri)
         self.layer = self.make()
 

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from lastgood.conformance import layers
-from lastgood.layers import mlflow_base as mlflow_layer
+from lastgood.layers import mlflow_base
 from tests.layers.registry.conftest import A, B, make_desired
 from tests.layers.registry.test_registry import exclusive
 
@@ -51,7 +51,7 @@ class TestRegistry(layers.LayerSuite):
     @pytest.fixture
     def subject(self, world, monkeypatch):
         """A fresh mirror that gives up on a locked file quickly."""
-        monkeypatch.setattr(mlflow_layer, "BUSY_S", 0.1)
+        monkeypatch.setattr(mlflow_base, "BUSY_S", 0.1)
         made = RegistrySubject(world)
         yield made
         made.bring_up()

@@ -15,9 +15,9 @@ import pytest
 
 from lastgood import settings, testing
 from lastgood.conformance import layers
-from lastgood.layers import base, registry
-from lastgood.layers import mlflow_base as mlflow_layer
-from lastgood.system import processes as daemon
+from lastgood.layers import base, mlflow_base, registry
+from lastgood.settings import Settings
+from lastgood.system import processes
 from tests.layers.registry.conftest import SERVICE, A, B, C, make_bundle, make_desired
 
 
@@ -178,7 +178,7 @@ def test_a_duplicate_of_another_machine_is_not_kept(world, monkeypatch):
 
 def test_without_a_database_looking_creates_none(tmp_path):
     """Observe of a home where MLflow was never used is empty and writes nothing."""
-    layer = registry.build(settings.Settings(project=tmp_path, home=tmp_path / "home"), SERVICE)
+    layer = registry.build(Settings(project=tmp_path, home=tmp_path / "home"), SERVICE)
     observed = layer.observe()
     assert observed.revision is None
     assert layer.verify(make_desired(1), observed) is False
@@ -199,7 +199,7 @@ def exclusive(db):
 
 def test_a_locked_database_is_told_and_recovers(world, monkeypatch):
     """Somebody holds the file: LayerError that says locked, and the next apply works."""
-    monkeypatch.setattr(mlflow_layer, "BUSY_S", 0.1)
+    monkeypatch.setattr(mlflow_base, "BUSY_S", 0.1)
     world.layer.apply(make_desired(1, stable=A))
     with exclusive(world.db):
         for call in (world.layer.observe, lambda: world.layer.apply(make_desired(2, stable=B))):
@@ -230,7 +230,7 @@ def test_a_replaced_database_is_noticed(world, mlflow_template):
 
 def at(uri, tmp_path, **kwargs):
     """A layer that talks to the MLflow server at *uri*."""
-    home = settings.Settings(project=tmp_path, home=tmp_path / "home", registry=settings.RegistrySettings(tracking_uri=uri))
+    home = Settings(project=tmp_path, home=tmp_path / "home", registry=settings.RegistrySettings(tracking_uri=uri))
     return registry.Registry(home, SERVICE, **kwargs)
 
 
@@ -269,11 +269,11 @@ def test_through_a_real_server(world, tmp_path):
         "_MLFLOW_SERVER_REGISTRY_STORE": world.settings.tracking_uri,
         "_MLFLOW_SERVER_ARTIFACT_ROOT": str(tmp_path / "artifacts"),
     }
-    record = daemon.start([sys.executable, "-c", server, str(port)], record=tmp_path / "s.json", log=tmp_path / "s.log", env=env)
+    record = processes.start([sys.executable, "-c", server, str(port)], record=tmp_path / "s.json", log=tmp_path / "s.log", env=env)
     try:
         end = time.monotonic() + 90
         while socket.socket().connect_ex(("127.0.0.1", port)) != 0:
-            assert daemon.alive(record), (tmp_path / "s.log").read_text()
+            assert processes.alive(record), (tmp_path / "s.log").read_text()
             assert time.monotonic() < end
             time.sleep(0.1)
         layer = at(uri, tmp_path)
@@ -284,7 +284,7 @@ def test_through_a_real_server(world, tmp_path):
         assert world.aliases() == {"stable": B.id, "previous": A.id}
     finally:
         os.kill(record.pid, signal.SIGKILL)
-    daemon.stop(record, grace_s=1)
+    processes.stop(record, grace_s=1)
     with pytest.raises(base.LayerError, match="cannot be used"):
         layer.apply(make_desired(3, stable=A))
 

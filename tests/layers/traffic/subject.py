@@ -38,7 +38,7 @@ class EnvoySubject(Subject):
 
     def tamper(self) -> None:
         """Somebody edits the routes: they go to the other bundle, in a file that Envoy likes."""
-        path = envoy_files.of(self.world.settings, SERVICE).routes
+        path = envoy_files.files_of_service(self.world.settings, SERVICE).routes
         value = json.loads(path.read_bytes())
         entry = value["resources"][0]["virtual_hosts"][0]["routes"][-1]["route"]["weighted_clusters"]["clusters"][0]
         entry["name"] = envoy_config.safe_name(A.id)

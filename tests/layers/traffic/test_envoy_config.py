@@ -14,17 +14,17 @@ from lastgood.core import arms
 from lastgood.layers import base
 from lastgood.layers.traffic.envoy import config as envoy_config
 from lastgood.layers.traffic.envoy import documents as envoy_documents
-from lastgood.service import schema as services
+from lastgood.service import schema
 from tests.layers.traffic.world import SERVICE, A, B, C
 
 BUNDLES = (A, B, C)
 PLACES = {bundle.id: (base.Endpoint("127.0.0.1", 9000 + number),) for number, bundle in enumerate(BUNDLES)}
 
 
-def configured(**traffic: Any) -> services.Service:
+def configured(**traffic: Any) -> schema.Service:
     """A service with some of its traffic settings changed."""
-    value = {"schema": services.SCHEMA, "service": SERVICE, "tier": "real-time-api", "owner": "tests"}
-    return services.Service.model_validate({**value, "traffic": {"port": 8080, **traffic}})
+    value = {"schema": schema.SCHEMA, "service": SERVICE, "tier": "real-time-api", "owner": "tests"}
+    return schema.Service.model_validate({**value, "traffic": {"port": 8080, **traffic}})
 
 
 def state(revision: int = 1, *, traffic: dict[str, Any] | None = None, **fields: Any) -> base.Desired:
@@ -32,12 +32,12 @@ def state(revision: int = 1, *, traffic: dict[str, Any] | None = None, **fields:
     return base.Desired(service=configured(**(traffic or {})), revision=revision, **fields)
 
 
-def planned(desired: base.Desired, **more: Any) -> envoy_config.Plan:
+def planned(desired: base.Desired, **more: Any) -> envoy_config.RoutePlan:
     """The plan for it; every bundle has a worker unless `ready` says otherwise."""
     return envoy_config.plan(desired, ready=more.get("ready", PLACES), now=more.get("now", {}), token=more.get("token", ""))
 
 
-def main_route(plan: envoy_config.Plan) -> dict[str, Any]:
+def main_route(plan: envoy_config.RoutePlan) -> dict[str, Any]:
     """The action of the route that takes everything."""
     routes = plan.routes["resources"][0]["virtual_hosts"][0]["routes"]
     assert routes[-1]["match"] == {"prefix": "/"}
@@ -215,7 +215,7 @@ def test_shapes_tell_what_has_to_be_tried_out() -> None:
     slow = planned(state(3, stable=B.id, previous=A.id, weights={B.id: 100.0}, traffic={"timeout_s": 9}))
     trial = planned(state(4, stable=A.id, candidate=B.id, weights={B.id: 5.0, A.id: 95.0}))
 
-    def same(before: envoy_config.Plan, after: envoy_config.Plan) -> bool:
+    def same(before: envoy_config.RoutePlan, after: envoy_config.RoutePlan) -> bool:
         return envoy_config.same_shape(before.routes, after.routes, clusters=before.clusters, more=after.clusters)
 
     assert same(one, two)

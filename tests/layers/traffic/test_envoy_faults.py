@@ -102,7 +102,7 @@ def test_routes_that_envoy_refuses(serving: World, monkeypatch: pytest.MonkeyPat
         value["virtual_hosts"][0]["routes"][-1]["route"]["weighted_clusters"]["clusters"][0]["name"] = "nosuch"
         return value
 
-    files = envoy_files.of(serving.settings, SERVICE)
+    files = envoy_files.files_of_service(serving.settings, SERVICE)
     before = files.routes.read_bytes()
     layer = serving.layer()
     with load(serving.port, connections=2) as running:
@@ -128,7 +128,7 @@ def test_routes_of_a_new_shape_are_tried_out_first(serving: World, monkeypatch: 
         return value
 
     monkeypatch.setattr(envoy_config, "routes", broken)
-    files = envoy_files.of(serving.settings, SERVICE)
+    files = envoy_files.files_of_service(serving.settings, SERVICE)
     before = files.routes.stat().st_mtime_ns, files.clusters.stat().st_mtime_ns
     with pytest.raises(base.Rejected, match="soon"):
         serving.layer().apply(serving.desired(2, A))
@@ -138,7 +138,7 @@ def test_routes_of_a_new_shape_are_tried_out_first(serving: World, monkeypatch: 
 
 def test_a_cluster_that_envoy_refuses(serving: World) -> None:
     """A worker address that is no IP address: refused with Envoy's reason, nothing moves, the old clusters are back."""
-    files = envoy_files.of(serving.settings, SERVICE)
+    files = envoy_files.files_of_service(serving.settings, SERVICE)
     before = files.read_clusters()
     serving.ready[C.id] = (base.Endpoint("worker.invalid", 80),)
     layer = serving.layer()
@@ -154,7 +154,7 @@ def test_foreign_writes_to_the_clusters_are_put_back(serving: World) -> None:
     """Somebody empties the list of clusters, which Envoy takes over: seen, and mended by the same revision."""
     wanted = serving.desired(1, A)
     layer = serving.layer()
-    files = envoy_files.of(serving.settings, SERVICE)
+    files = envoy_files.files_of_service(serving.settings, SERVICE)
     envoy_files.write(files.clusters, b'{"version_info":"x","resources":[]}')
     until(lambda: not layer.observe().facts["clusters"], what="envoy has taken the empty list")
     assert serving.get().status == 503
@@ -182,7 +182,7 @@ def test_an_envoy_that_was_stopped_by_a_signal_is_told_and_replaced(serving: Wor
 
 def test_logs_are_put_aside_while_nothing_is_released(serving: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request log cannot fill the disk: past the limit it is renamed and Envoy opens a new one, also one who was killed before."""
-    files = envoy_files.of(serving.settings, SERVICE)
+    files = envoy_files.files_of_service(serving.settings, SERVICE)
     serving.get("/before")
     until(lambda: "/before" in files.access_log.read_text(), what="the log is flushed")
     monkeypatch.setattr(envoy_logs, "FULL_BYTES", 10)

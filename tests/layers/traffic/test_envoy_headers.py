@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.layers import base
-from lastgood.layers.traffic import headers as marks
+from lastgood.layers.traffic import headers as traffic_headers
 from lastgood.layers.traffic.envoy import files as envoy_files
 from tests.layers.traffic.world import A, B, C, Reply, World, until
 
@@ -68,7 +68,7 @@ def test_a_service_may_tell_nothing_of_itself(world: World) -> None:
     assert ours == {"x-lastgood-request-id"}
     told = world.get("/told", x_lastgood_debug_token=envoy_files.debug_token(world.settings, make=False))
     assert (told.bundle, told.revision, told.headers["x-lastgood-arm"]) == (B.id, 3, "stable")
-    log = envoy_files.of(world.settings, "echo").access_log
+    log = envoy_files.files_of_service(world.settings, "echo").access_log
     until(lambda: "/told" in log.read_text(), what="the log is flushed")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert {(line["path"], line["arm"], line["revision"]) for line in lines} == {("/quiet", "stable", "3"), ("/told", "stable", "3")}
@@ -91,13 +91,15 @@ def test_callers_cannot_set_our_headers(serving: World) -> None:
     seen = reply.body["headers"]
     assert reply.bundle == B.id
     ours = {key: value for key, value in seen.items() if key.startswith("x-lastgood-")}
-    assert len(ours.pop(marks.REQUEST_ID)) == 36
-    assert ours == {marks.ARM: "stable", marks.REVISION: "3", marks.PEER: "127.0.0.1"}
+    assert len(ours.pop(traffic_headers.REQUEST_ID)) == 36
+    assert ours == {traffic_headers.ARM: "stable", traffic_headers.REVISION: "3", traffic_headers.PEER: "127.0.0.1"}
     assert "x-envoy-retry-on" not in seen
 
 
 OURS = sorted(
-    value for name, value in vars(marks).items() if name.isupper() and str(value).startswith(marks.PREFIX) and value != marks.PREFIX
+    value
+    for name, value in vars(traffic_headers).items()
+    if name.isupper() and str(value).startswith(traffic_headers.PREFIX) and value != traffic_headers.PREFIX
 )
 
 
@@ -109,18 +111,18 @@ def test_no_mark_of_ours_can_come_from_outside(serving: World, name: str, spelle
     plain, forged = serving.get(), serving.get(**{spelled(name): "1"}, Host="127.0.0.1-shadow")
 
     def seen(reply: Reply) -> dict[str, str]:
-        drop = (marks.REQUEST_ID, marks.CALLER_ID, "host")
+        drop = (traffic_headers.REQUEST_ID, traffic_headers.CALLER_ID, "host")
         return {key: value for key, value in reply.body["headers"].items() if key not in drop}
 
     assert seen(forged) == seen(plain)
-    assert forged.body["headers"][marks.REQUEST_ID] not in ("1", plain.body["headers"][marks.REQUEST_ID])
+    assert forged.body["headers"][traffic_headers.REQUEST_ID] not in ("1", plain.body["headers"][traffic_headers.REQUEST_ID])
     assert forged.bundle == plain.bundle == B.id
 
 
 def test_a_forwarded_address_is_not_the_peer(serving: World) -> None:
     """Who sent a request is the connection's word, not a header's."""
     reply = serving.get(x_forwarded_for="203.0.113.9", x_real_ip="203.0.113.9", forwarded="for=203.0.113.9")
-    assert reply.body["headers"][marks.PEER] == "127.0.0.1"
+    assert reply.body["headers"][traffic_headers.PEER] == "127.0.0.1"
 
 
 def test_a_request_keeps_its_id_when_it_is_asked_again_and_copied(world: World) -> None:
@@ -133,11 +135,11 @@ def test_a_request_keeps_its_id_when_it_is_asked_again_and_copied(world: World) 
     assert reply.bundle == A.id
     until(lambda: world.upstreams[C.id].seen, what="the copy arrives")
     tries = [world.upstreams[bundle.id].seen[-1] for bundle in (A, B, C)]
-    assert {headers[marks.REQUEST_ID] for headers in tries} == {reply.headers[marks.REQUEST_ID]}
-    assert [headers.get(marks.SHADOW) for headers in tries] == [None, None, "1"]
+    assert {headers[traffic_headers.REQUEST_ID] for headers in tries} == {reply.headers[traffic_headers.REQUEST_ID]}
+    assert [headers.get(traffic_headers.SHADOW) for headers in tries] == [None, None, "1"]
 
 
-@pytest.mark.parametrize("name", [A.id, bundles.short(A.id)])
+@pytest.mark.parametrize("name", [A.id, manifest.short(A.id)])
 def test_the_debug_token_chooses_a_bundle(serving: World, name: str) -> None:
     """With the token a full digest or its short form picks a warm bundle; the token does not reach the worker."""
     token = envoy_files.debug_token(serving.settings, make=False)
@@ -163,7 +165,7 @@ def test_the_debug_token_and_an_unknown_bundle_get_404(serving: World) -> None:
 
 def test_the_debug_token_is_private(serving: World) -> None:
     """The token, and every file that holds it, can be read by this user only."""
-    files = envoy_files.of(serving.settings, "echo")
+    files = envoy_files.files_of_service(serving.settings, "echo")
     for path in (serving.settings.keys / "debug.token", files.routes, files.kept):
         assert path.stat().st_mode & 0o777 == 0o600, path
     assert files.root.stat().st_mode & 0o777 == 0o700

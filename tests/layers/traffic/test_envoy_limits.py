@@ -12,21 +12,20 @@ from lastgood.layers.traffic.envoy import config as envoy_config
 from lastgood.layers.traffic.envoy import drain as envoy_drain
 from lastgood.layers.traffic.envoy import files as envoy_files
 from lastgood.layers.traffic.envoy import layer as envoy
-from lastgood.service import schema as services
-from lastgood.service import timeouts as patience
+from lastgood.service import schema, timeouts
 from tests.layers.traffic.world import SERVICE, A, B, C, Reply, World, until
 
 MIB = 1024 * 1024
-ONCE = sorted(tier for tier, waits in patience.DEFAULTS.items() if not waits.idempotent)
+ONCE = sorted(tier for tier, waits in timeouts.DEFAULTS.items() if not waits.idempotent)
 
 
-def configured(world: World, *, tier: str = "real-time-api", serving: dict[str, Any] | None = None, **traffic: Any) -> services.Service:
+def configured(world: World, *, tier: str = "real-time-api", serving: dict[str, Any] | None = None, **traffic: Any) -> schema.Service:
     """A service of *tier* with nothing but what is named."""
-    value = {"schema": services.SCHEMA, "service": SERVICE, "tier": tier, "owner": "tests", "serving": serving or {}}
-    return services.Service.model_validate({**value, "traffic": {"port": world.port, **traffic}})
+    value = {"schema": schema.SCHEMA, "service": SERVICE, "tier": tier, "owner": "tests", "serving": serving or {}}
+    return schema.Service.model_validate({**value, "traffic": {"port": world.port, **traffic}})
 
 
-def serve(world: World, revision: int, service: services.Service, **more: Any) -> None:
+def serve(world: World, revision: int, service: schema.Service, **more: Any) -> None:
     """Let Envoy follow: A is stable, B previous, unless *more* says otherwise."""
     layer = world.layer()
     layer.apply(world.desired(revision, more.pop("stable", A), service=service, **{"previous": B, **more}))
@@ -57,21 +56,21 @@ def test_the_time_for_an_answer_is_the_one_that_is_set(world: World, monkeypatch
     assert world.get("/wait/3000").status == 200
 
 
-@pytest.mark.parametrize("tier", sorted(patience.DEFAULTS))
+@pytest.mark.parametrize("tier", sorted(timeouts.DEFAULTS))
 def test_the_longest_time_is_told_to_envoy_in_every_tier(world: World, tier: str) -> None:
     """Whatever the tier, a request may take as long as service.yaml accepts, and be as silent; one try too, where there is only one."""
     world.serve(A)
-    desired = world.desired(1, A, service=configured(world, tier=tier, timeout_s=patience.LONGEST_S))
+    desired = world.desired(1, A, service=configured(world, tier=tier, timeout_s=timeouts.LONGEST_S))
     plan = envoy_config.plan(desired, ready=world.ready, now={}, token="t")  # no secret
     actions = [rule["route"] for rule in plan.routes["resources"][0]["virtual_hosts"][0]["routes"] if "route" in rule]
     assert len(actions) >= 2
     for action in actions:
         assert action["timeout"] == "600s"
-        assert float(action["idle_timeout"].rstrip("s")) > patience.LONGEST_S
+        assert float(action["idle_timeout"].rstrip("s")) > timeouts.LONGEST_S
     again = actions[-1]["retry_policy"]
-    assert ("5xx" in again["retry_on"]) is patience.DEFAULTS[tier].idempotent  # type: ignore[index]  # the parameter is a tier
-    assert again.get("per_try_timeout") == ("360s" if patience.DEFAULTS[tier].idempotent else None)  # type: ignore[index]
-    assert envoy_drain.longest_s(plan.routes) == patience.LONGEST_S
+    assert ("5xx" in again["retry_on"]) is timeouts.DEFAULTS[tier].idempotent  # type: ignore[index]  # the parameter is a tier
+    assert again.get("per_try_timeout") == ("360s" if timeouts.DEFAULTS[tier].idempotent else None)  # type: ignore[index]
+    assert envoy_drain.longest_s(plan.routes) == timeouts.LONGEST_S
 
 
 @pytest.mark.parametrize("tier", ONCE)
@@ -116,7 +115,7 @@ def test_a_request_outlives_the_cluster_that_it_is_in(world: World) -> None:
     until(lambda: world.upstreams[A.id].requests == ["/slow"], what="the request at its worker")
     for revision, stable in ((2, B), (3, C), (4, B)):
         serve(world, revision, service, stable=stable, previous=None)
-    assert envoy_config.cluster_name(A.id) not in envoy_files.of(world.settings, SERVICE).read_clusters()
+    assert envoy_config.cluster_name(A.id) not in envoy_files.files_of_service(world.settings, SERVICE).read_clusters()
     world.upstreams[A.id].release.set()
     assert (asked.end().status, asked.end().bundle) == (200, A.id)
     assert [world.upstreams[one.id].requests for one in (A, B, C)] == [["/slow"], [], []]
@@ -150,11 +149,11 @@ def test_down_waits_for_what_is_under_way_and_says_what_it_cut_off(world: World)
     assert asked.end().status == 200
     assert envoy.running(world.settings, SERVICE) is None
     layer.close()
-    assert envoy_drain.words(2) == "2 requests had no answer in time and were cut off"
-    assert "is unknown" in envoy_drain.words(None)
+    assert envoy_drain.cut_off_sentence(2) == "2 requests had no answer in time and were cut off"
+    assert "is unknown" in envoy_drain.cut_off_sentence(None)
 
 
 def largest_body() -> int:
     """The largest `max_body_bytes` that service.yaml accepts."""
-    (limit,) = (one.le for one in services.Serving.model_fields["max_body_bytes"].metadata if hasattr(one, "le"))
+    (limit,) = (one.le for one in schema.Serving.model_fields["max_body_bytes"].metadata if hasattr(one, "le"))
     return int(limit)

@@ -13,25 +13,25 @@ from pathlib import Path
 import pytest
 
 from lastgood import errors
-from lastgood import settings as settings_
 from lastgood.layers import base
 from lastgood.layers.traffic.envoy import files as envoy_files
 from lastgood.layers.traffic.envoy import layer as envoy
-from lastgood.system import processes as daemon
+from lastgood.settings import Settings
+from lastgood.system import processes
 from tests.layers.traffic.world import SERVICE, A, B, World, load, until
 
 
 def files_of(world: World) -> envoy_files.Files:
     """The files of the world's Envoy."""
-    return envoy_files.of(world.settings, SERVICE)
+    return envoy_files.files_of_service(world.settings, SERVICE)
 
 
 def kill(world: World) -> None:
     """Kill -9 the world's own Envoy and wait until it is gone."""
-    record = daemon.read(files_of(world).record)
+    record = processes.read(files_of(world).record)
     assert record is not None
     os.kill(record.pid, signal.SIGKILL)
-    until(lambda: not daemon.alive(record), what="envoy is dead")
+    until(lambda: not processes.alive(record), what="envoy is dead")
 
 
 def test_a_second_start_adopts_the_first(world: World) -> None:
@@ -147,7 +147,7 @@ def test_a_stranger_with_the_same_pid_is_left_alone(world: World) -> None:
     world.start()
     assert envoy.stop(world.settings, SERVICE)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
-        daemon.write(files_of(world).record, daemon.Record(pid=stranger.pid, started="another boot/1", facts={"port": world.port}))
+        processes.write(files_of(world).record, processes.Record(pid=stranger.pid, started="another boot/1", facts={"port": world.port}))
         assert envoy.running(world.settings, SERVICE) is None
         assert not envoy.stop(world.settings, SERVICE)
         assert stranger.poll() is None
@@ -222,6 +222,6 @@ def test_the_emergency_path_stays_light() -> None:
 
 def test_settings_name_the_folder(tmp_path: Path) -> None:
     """Everything of one Envoy stays below its folder in the home."""
-    files = envoy_files.of(settings_.Settings(project=tmp_path, home=tmp_path), SERVICE)
+    files = envoy_files.files_of_service(Settings(project=tmp_path, home=tmp_path), SERVICE)
     for path in (files.bootstrap, files.routes, files.clusters, files.kept, files.log, files.access_log, files.ejections, files.lock):
         assert files.root in path.parents

@@ -13,12 +13,12 @@ import pytest
 from lastgood.layers import reconcile
 from lastgood.layers.traffic.envoy import files as envoy_files
 from lastgood.layers.traffic.envoy import layer as envoy
-from lastgood.system import processes as daemon
+from lastgood.system import processes
 from tests.layers.traffic.world import SERVICE, A, B, World, until
 
 
 def _files(world: World) -> envoy_files.Files:
-    return envoy_files.of(world.settings, SERVICE)
+    return envoy_files.files_of_service(world.settings, SERVICE)
 
 
 @pytest.fixture(params=["short home", "long home"])
@@ -70,7 +70,7 @@ def test_it_is_told_and_healed_by_the_next_look(served: World, lost: str) -> Non
     before = envoy.running(served.settings, SERVICE)
     assert before is not None
     assert served.get().status == 200
-    told = reconcile.look(served.layer(), served.desired(1, A))
+    told = reconcile.observe_layer(served.layer(), served.desired(1, A))
     assert told.status == "unknown"
     assert "admin socket" in told.detail
     assert "lastgood up" in told.detail
@@ -93,10 +93,10 @@ def test_up_says_up_only_of_what_it_has_reached(served: World, lost: str) -> Non
 
 def test_it_starts_again_after_a_crash_with_the_folder_gone(served: World) -> None:
     """What it was started with names a folder that is not there any more."""
-    record = daemon.read(_files(served).record)
+    record = processes.read(_files(served).record)
     assert record is not None
     os.kill(record.pid, signal.SIGKILL)
-    until(lambda: not daemon.alive(record), what="envoy is dead")
+    until(lambda: not processes.alive(record), what="envoy is dead")
     if _files(served).admin.parent != _files(served).root:
         shutil.rmtree(_files(served).admin.parent)
     assert envoy.start_if_down(served.settings, SERVICE).adopted is False

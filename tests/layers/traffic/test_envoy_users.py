@@ -75,7 +75,7 @@ def demanded(ids: Sequence[str], share: float, *, salt: str) -> set[str]:
 
 def logged(world: World, count: int) -> list[Request]:
     """The last *count* requests of the log, once it has them."""
-    log = envoy_requests.RequestLog(envoy_files.of(world.settings, "echo").access_log)
+    log = envoy_requests.RequestLog(envoy_files.files_of_service(world.settings, "echo").access_log)
     until(lambda: log.read(envoy_requests.BEGINNING, limit_s=10).lines >= count, what=f"{count} lines in the log")
     return list(log.read(envoy_requests.BEGINNING, limit_s=10).requests)[-count:]
 
@@ -208,7 +208,7 @@ def test_with_the_token_a_user_is_who_it_is(canary: World) -> None:
 
 
 def _as_an_older_release_started_it(world: World) -> None:
-    files = envoy_files.of(world.settings, "echo")
+    files = envoy_files.files_of_service(world.settings, "echo")
     envoy.stop(world.settings, "echo")
     document: dict[str, Any] = json.loads(files.bootstrap.read_bytes())
     manager = document["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]

@@ -14,20 +14,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lastgood import settings as settings_
 from lastgood import testing
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.layers import base
 from lastgood.layers.traffic.envoy import layer as envoy
-from lastgood.service import schema as services
+from lastgood.service import schema
+from lastgood.settings import Settings
 
 SERVICE = "echo"
 
 
-def make_bundle(number: int) -> bundles.Bundle:
+def make_bundle(number: int) -> manifest.Bundle:
     """A bundle whose id depends on *number* only."""
-    part = bundles.Part(name="config", digest=bundles.sha256(b"%d" % number), size=1, media_type="text/plain", uri="store:x")
-    return bundles.of(SERVICE, part)
+    part = manifest.Part(name="config", digest=manifest.sha256(b"%d" % number), size=1, media_type="text/plain", uri="store:x")
+    return manifest.bundle_of(SERVICE, part)
 
 
 A, B, C = make_bundle(1), make_bundle(2), make_bundle(3)
@@ -137,16 +137,16 @@ class World:
     """One service with Envoy and upstreams. `ready` is what the infrastructure layer would say."""
 
     def __init__(self, folder: Path) -> None:
-        self.settings = settings_.Settings(project=folder, home=folder / "home")
+        self.settings = Settings(project=folder, home=folder / "home")
         self.port = testing.free_port()
         self.service = self.configured()
         self.upstreams: dict[str, Upstream] = {}
         self.ready: dict[str, tuple[base.Endpoint, ...]] = {}
 
-    def configured(self, **traffic: Any) -> services.Service:
+    def configured(self, **traffic: Any) -> schema.Service:
         """The service's configuration with some of its traffic settings changed."""
-        value = {"schema": services.SCHEMA, "service": SERVICE, "tier": "real-time-api", "owner": "tests"}
-        return services.Service.model_validate({**value, "traffic": {"port": self.port, **traffic}})
+        value = {"schema": schema.SCHEMA, "service": SERVICE, "tier": "real-time-api", "owner": "tests"}
+        return schema.Service.model_validate({**value, "traffic": {"port": self.port, **traffic}})
 
     def start(self) -> envoy.Running:
         return envoy.start(self.settings, SERVICE, self.service)
@@ -154,14 +154,14 @@ class World:
     def layer(self) -> envoy.EnvoyTraffic:
         return envoy.build(self.settings, SERVICE, lambda: self.ready)
 
-    def serve(self, *found: bundles.Bundle) -> None:
+    def serve(self, *found: manifest.Bundle) -> None:
         """One more ready worker for each bundle."""
         for bundle in found:
             upstream = Upstream(bundle.id)
             self.upstreams[bundle.id] = upstream
             self.ready[bundle.id] = (*self.ready.get(bundle.id, ()), upstream.endpoint)
 
-    def desired(self, revision: int, stable: bundles.Bundle | None, **more: Any) -> base.Desired:
+    def desired(self, revision: int, stable: manifest.Bundle | None, **more: Any) -> base.Desired:
         """A desired state: all traffic to *stable* unless `weights` says otherwise; aliases may be bundles."""
         aliases = {key: value.id for key, value in more.items() if key in ("candidate", "previous") and value is not None}
         weights = more.get("weights", {stable.id: 100.0} if stable else {})

@@ -14,9 +14,8 @@ from typing import Any
 
 from lastgood.core import arms
 from lastgood.layers.infrastructure.local import in_flight
-from lastgood.service import timeouts as patience
-from lastgood.system import files
-from lastgood.system import processes as daemon
+from lastgood.service import timeouts
+from lastgood.system import files, processes
 
 MARGIN_S = 10.0
 """Seconds beyond the time for a request until a worker is killed; and for one that has no requests, until it is."""
@@ -26,20 +25,20 @@ REMEMBERED = 20
 def patience_s(*timeouts_s: float | None) -> float:
     """Seconds that a worker may take to leave: the longest time for a request that is known, and the margin; with none known the longest there is."""
     known = [seconds for seconds in timeouts_s if seconds is not None]
-    return max(known, default=patience.LONGEST_S) + MARGIN_S
+    return max(known, default=timeouts.LONGEST_S) + MARGIN_S
 
 
-def left(workers: Path, record: daemon.Record) -> in_flight.Left:
+def left(workers: Path, record: processes.Record) -> in_flight.Left:
     """What a worker that was asked to end still has to answer, by its own word."""
     return in_flight.read(in_flight.file_of(workers.parent, record.pid))
 
 
-def until(record: daemon.Record) -> float:
+def until(record: processes.Record) -> float:
     """When the worker is killed at the latest, in Unix seconds."""
     return float(record.facts.get("asked", 0.0)) + float(record.facts.get("patience_s", MARGIN_S))
 
 
-def is_overdue(record: daemon.Record, has: in_flight.Left, *, now: float) -> bool:
+def is_overdue(record: processes.Record, has: in_flight.Left, *, now: float) -> bool:
     """Whether a worker that was asked to end is to be killed: its time is over, or it owes nobody an answer and does not end."""
     idle = has.requests == 0 and now - float(record.facts.get("asked", 0.0)) >= MARGIN_S
     return idle or now >= until(record)
@@ -50,7 +49,7 @@ def forget(workers: Path, pid: int) -> None:
     in_flight.file_of(workers.parent, pid).unlink(missing_ok=True)
 
 
-def cut_off(workers: Path, record: daemon.Record, *, now: float) -> dict[str, Any] | None:
+def cut_off(workers: Path, record: processes.Record, *, now: float) -> dict[str, Any] | None:
     """Write down what the worker, just killed, had not answered, and return it; None if it owed nobody an answer."""
     has = left(workers, record)
     if has.requests == 0:
@@ -78,7 +77,7 @@ def cuts(workers: Path) -> list[dict[str, Any]]:
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
-def leaving(workers: Path, records: Mapping[Path, daemon.Record]) -> list[dict[str, Any]]:
+def leaving(workers: Path, records: Mapping[Path, processes.Record]) -> list[dict[str, Any]]:
     """What draining workers still have to answer, and until when they may; for the layer's facts."""
     return [
         {
@@ -93,7 +92,7 @@ def leaving(workers: Path, records: Mapping[Path, daemon.Record]) -> list[dict[s
     ]
 
 
-def words(cut: Mapping[str, Any]) -> str:
+def cut_off_sentence(cut: Mapping[str, Any]) -> str:
     """One cut for people."""
     number = cut["requests"]
     of = arms.label(str(cut.get("arm") or cut.get("bundle")))

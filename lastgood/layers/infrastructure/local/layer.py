@@ -23,28 +23,27 @@ from pathlib import Path
 from typing import Any
 
 from lastgood import errors
-from lastgood import settings as settings_
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.core import arms
 from lastgood.layers import base
-from lastgood.layers.infrastructure.local import drain, readiness, warm_ups
+from lastgood.layers.infrastructure.local import drain, readiness, warm_ups, worker_files
 from lastgood.layers.infrastructure.local import reconcile_pass as step
-from lastgood.layers.infrastructure.local import worker_files as folder
 from lastgood.layers.infrastructure.local import worker_state as notes_
-from lastgood.service import schema as services
-from lastgood.system import clock as wallclock
-from lastgood.system import processes as daemon
+from lastgood.service import schema
+from lastgood.settings import Settings
+from lastgood.system import clock as system_clock
+from lastgood.system import processes
 
 LOCK_WAIT_S = 5.0
 _LOOK_EVERY_S = 0.05
 
 
-def build(settings: settings_.Settings, service: str) -> Workers:
+def build(settings: Settings, service: str) -> Workers:
     """The workers layer of *service* on this machine."""
     return Workers(settings, service)
 
 
-def stop_all(settings: settings_.Settings, service: str, *, grace_s: float | None = None) -> int:
+def stop_all(settings: Settings, service: str, *, grace_s: float | None = None) -> int:
     """End every worker of *service*, politely first; returns how many there were. Used by `lastgood down`."""
     return Workers(settings, service).stop_all(grace_s=grace_s)
 
@@ -56,19 +55,19 @@ class Workers(base.Processes):
 
     def __init__(
         self,
-        settings: settings_.Settings,
+        settings: Settings,
         service: str,
         *,
         command: step.Command | None = None,
         drain_s: float = 10.0,
         patience_s: float = 5.0,
-        clock: Callable[[], float] = wallclock.now,
+        clock: Callable[[], float] = system_clock.now,
     ) -> None:
         self._settings = settings
-        self._service = bundles.check_service_name(service)
+        self._service = manifest.check_service_name(service)
         self._patience_s = patience_s
         self._clock = clock
-        self._where = folder.of(settings, service)
+        self._where = worker_files.worker_folder(settings, service)
         self._rules = step.Rules(
             command=command or self._worker_command,
             environment=self._environment(),
@@ -82,7 +81,7 @@ class Workers(base.Processes):
         """Workers that said just now that they are ready for their bundle. Takes half a second at most."""
         live = self._where.recorded()
         answers = readiness.check_workers(live)
-        return {arm: (folder.endpoint(record),) for arm, record in live.items() if answers[arm].ready(arms.bundle_of(arm))}
+        return {arm: (worker_files.endpoint(record),) for arm, record in live.items() if answers[arm].ready(arms.bundle_of(arm))}
 
     def troubles(self) -> Mapping[str, tuple[int, str]]:
         """See `base.Processes`; empty where the notes cannot be read."""
@@ -113,12 +112,14 @@ class Workers(base.Processes):
             "to_kill": len(self._where.overdue(now=self._clock())),
             "leaving": drain.leaving(self._where.workers, self._where.leaving()),
             "cut_off": drain.cuts(self._where.workers),
-            "uptime_s": {arm: daemon.age_s(record) for arm, record in live.items()},
-            "rss_bytes": {arm: daemon.rss_bytes(record) for arm, record in live.items()},
+            "uptime_s": {arm: processes.age_s(record) for arm, record in live.items()},
+            "rss_bytes": {arm: processes.rss_bytes(record) for arm, record in live.items()},
         }
         return base.Observed(revision=notes.revision, facts=facts)
 
-    def _facts(self, arm: str, record: daemon.Record | None, notes: notes_.Notes, answer: readiness.Answer | None) -> dict[str, Any]:
+    def _facts(
+        self, arm: str, record: processes.Record | None, notes: notes_.Notes, answer: readiness.ReadyzAnswer | None
+    ) -> dict[str, Any]:
         note = notes.bundles.get(arm, notes_.Note())
         return {
             "pid": record.pid if record else None,
@@ -162,7 +163,7 @@ class Workers(base.Processes):
         thorough = True
         while True:
             try:
-                with daemon.locked(self._where.lock, wait_s=LOCK_WAIT_S):
+                with processes.locked(self._where.lock, wait_s=LOCK_WAIT_S):
                     waiting = step.Step(self._where, self._rules, desired, now=self._clock()).run(thorough=thorough)
             except (errors.Unavailable, OSError) as error:
                 raise base.LayerError(f"cannot manage the workers of {self._service!r}: {error}; retrying") from error
@@ -178,7 +179,7 @@ class Workers(base.Processes):
             return
         named = {arm: alias for alias, arm in reversed(desired.aliases.items())}
         told = [
-            f"worker of {named.get(arm, 'the control arm')} {bundles.short(arm)!r} {note.trouble} (failed {note.failures} times, retrying with back-off)"
+            f"worker of {named.get(arm, 'the control arm')} {manifest.short(arm)!r} {note.trouble} (failed {note.failures} times, retrying with back-off)"
             for arm, note in failed.items()
         ]
         raise base.LayerError(f"{'; '.join(told)}; see {self._settings.logs(self._service)}")
@@ -187,7 +188,7 @@ class Workers(base.Processes):
         """End every worker, for `lastgood down`, and say what that cut off."""
         before = drain.cuts(self._where.workers)
         self.stop_all()
-        return "; ".join(drain.words(cut) for cut in drain.cuts(self._where.workers) if cut not in before)
+        return "; ".join(drain.cut_off_sentence(cut) for cut in drain.cuts(self._where.workers) if cut not in before)
 
     def stop_all(self, *, grace_s: float | None = None) -> int:
         """End every worker and forget the notes; returns how many there were. Raises LayerError if the lock is held.
@@ -195,7 +196,7 @@ class Workers(base.Processes):
         Each may answer the requests that it has, for as long as they may take; or for *grace_s* seconds, if those are given.
         """
         try:
-            with daemon.locked(self._where.lock, wait_s=LOCK_WAIT_S):
+            with processes.locked(self._where.lock, wait_s=LOCK_WAIT_S):
                 count = self._ask_all(grace_s)
                 while leaving := self._where.leaving():
                     for record in leaving.values():
@@ -210,22 +211,22 @@ class Workers(base.Processes):
 
     def _ask_all(self, grace_s: float | None) -> int:
         """Ask every worker to end; returns how many there are, draining workers included."""
-        live = daemon.running(self._where.workers)
+        live = processes.running(self._where.workers)
         leaving = self._where.leaving()
         on_their_way = {record.pid for record in leaving.values()}
         live = {path: record for path, record in live.items() if record.pid not in on_their_way and "bundle" in record.facts}
-        answers = readiness.check_all({path: folder.endpoint(record) for path, record in live.items()})
+        answers = readiness.check_all({path: worker_files.endpoint(record) for path, record in live.items()})
         for path, record in live.items():
             patience_s = drain.patience_s(answers[path].timeout_s, self._timeout_s()) if grace_s is None else grace_s
-            self._where.retire(folder.arm_of(record), record, now=self._clock(), patience_s=patience_s)
+            self._where.retire(worker_files.arm_of(record), record, now=self._clock(), patience_s=patience_s)
         for path, record in leaving.items() if grace_s is not None else ():
-            daemon.write(path, dataclasses.replace(record, facts={**record.facts, "asked": self._clock(), "patience_s": grace_s}))
+            processes.write(path, dataclasses.replace(record, facts={**record.facts, "asked": self._clock(), "patience_s": grace_s}))
         return len(live) + len(leaving)
 
     def _timeout_s(self) -> float | None:
         """Seconds that a request may take by the project's own settings; None if they cannot be read."""
         try:
-            return services.load(self._settings.services / self._service).traffic.timeout_s
+            return schema.load(self._settings.services / self._service).traffic.timeout_s
         except (errors.LastgoodError, OSError):
             return None
 

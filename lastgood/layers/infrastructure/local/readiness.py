@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lastgood.layers import base
-from lastgood.layers.infrastructure.local import worker_files as folder
-from lastgood.system import permissions as private
+from lastgood.layers.infrastructure.local import worker_files
+from lastgood.system import permissions, processes
 from lastgood.system import ports as listening
-from lastgood.system import processes as daemon
 
 TIMEOUT_S = 0.5
 _MAX_ANSWER_BYTES = 65_536
@@ -31,7 +30,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ReadyzAnswer:
     """What `/readyz` said: `status` is the HTTP status, None if there was no answer; `bundle` as the worker names it.
 
     `in_flight` requests of users wait for an answer; each was given `timeout_s` by the worker's own settings; its warm-up took
@@ -56,21 +55,21 @@ class Answer:
         return self.bundle is not None and self.bundle != bundle
 
 
-def check_workers(live: Mapping[Key, daemon.Record]) -> dict[Key, Answer]:
+def check_workers(live: Mapping[Key, processes.Record]) -> dict[Key, ReadyzAnswer]:
     """What each recorded worker answers; one at a port is asked only while that port is its own (checked on Linux only)."""
-    places = {key: folder.endpoint(record) for key, record in live.items()}
+    places = {key: worker_files.endpoint(record) for key, record in live.items()}
     taken = {key for key, place in places.items() if not place.path and _is_taken(live[key], place)}
     answers = check_all({key: place for key, place in places.items() if key not in taken})
-    return answers | {key: Answer() for key in taken}
+    return answers | {key: ReadyzAnswer() for key in taken}
 
 
-def _is_taken(record: daemon.Record, place: base.Endpoint) -> bool:
+def _is_taken(record: processes.Record, place: base.Endpoint) -> bool:
     return listening.belongs(record.pid, host=place.host, port=place.port) is False
 
 
-def check_all(endpoints: Mapping[Key, base.Endpoint], *, timeout_s: float = TIMEOUT_S) -> dict[Key, Answer]:
+def check_all(endpoints: Mapping[Key, base.Endpoint], *, timeout_s: float = TIMEOUT_S) -> dict[Key, ReadyzAnswer]:
     """The answer of each endpoint; all are asked at the same moment, so this takes *timeout_s* seconds at most."""
-    answers: dict[Key, Answer] = {key: Answer() for key in endpoints}
+    answers: dict[Key, ReadyzAnswer] = {key: ReadyzAnswer() for key in endpoints}
 
     def ask(key: Key, endpoint: base.Endpoint) -> None:
         answers[key] = check(endpoint, timeout_s=timeout_s)
@@ -83,15 +82,15 @@ def check_all(endpoints: Mapping[Key, base.Endpoint], *, timeout_s: float = TIME
     return answers
 
 
-def check(endpoint: base.Endpoint, *, timeout_s: float = TIMEOUT_S) -> Answer:
+def check(endpoint: base.Endpoint, *, timeout_s: float = TIMEOUT_S) -> ReadyzAnswer:
     """Ask one worker; any failure is an answer without status."""
     try:
         head, _, body = _exchange(endpoint, time.monotonic() + timeout_s).partition(b"\r\n\r\n")
         status = int(head.split(b" ", 2)[1])
     except (OSError, ValueError, IndexError):
-        return Answer()
+        return ReadyzAnswer()
     told = _told(body)
-    return Answer(
+    return ReadyzAnswer(
         status=status,
         bundle=_named_bundle(head, told),
         in_flight=_whole(told.get("in_flight")),
@@ -119,7 +118,7 @@ def _exchange(endpoint: base.Endpoint, deadline: float) -> bytes:
 def _connect(endpoint: base.Endpoint, deadline: float) -> socket.socket:
     if not endpoint.path:
         return socket.create_connection((endpoint.host, endpoint.port), timeout=_left(deadline))
-    if not private.is_own_folder(Path(endpoint.path).parent):
+    if not permissions.is_own_folder(Path(endpoint.path).parent):
         raise PermissionError(f"other users can access the folder of {endpoint.path}")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -8,14 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lastgood import errors
-from lastgood.bundle import manifest as bundles
+from lastgood.bundle import manifest
 from lastgood.core import arms
 from lastgood.layers import base
-from lastgood.layers.infrastructure.local import drain, readiness, sockets
-from lastgood.layers.infrastructure.local import worker_files as folder
+from lastgood.layers.infrastructure.local import drain, readiness, sockets, worker_files
 from lastgood.layers.infrastructure.local import worker_state as notes_
-from lastgood.system import permissions as private
-from lastgood.system import processes as daemon
+from lastgood.system import permissions, processes
 
 STEADY_S = 60.0
 """A worker that has lived and been ready this long has its earlier failed attempts forgotten."""
@@ -41,7 +39,7 @@ class Rules:
 class Step:
     """One round under the lock: look at everything, do what is due now, remember it."""
 
-    def __init__(self, where: folder.Folder, rules: Rules, desired: base.Desired, *, now: float) -> None:
+    def __init__(self, where: worker_files.Folder, rules: Rules, desired: base.Desired, *, now: float) -> None:
         self._where = where
         self._rules = rules
         self._desired = desired
@@ -82,11 +80,11 @@ class Step:
         self._where.finish_retired(now=self._now)
         return {arm: self._all.of(arm) for arm in self._desired.warm if arm not in ready}
 
-    def _is_not_ready(self, arm: str, record: daemon.Record, answer: readiness.Answer) -> None:
+    def _is_not_ready(self, arm: str, record: processes.Record, answer: readiness.ReadyzAnswer) -> None:
         note = self._all.of(arm)
         note.begun = self._now if note.begun is None else note.begun
         limit = self._desired.service.serving.ready_timeout_s
-        if daemon.stopped(record):
+        if processes.stopped(record):
             self._where.end(arm, record, now=self._now, revision=self._desired.revision)  # it would take no notice of being asked
             self._failed(note, "was stopped by a signal and did not answer; it was ended")
         elif self._unreachable(arm, record):
@@ -94,23 +92,23 @@ class Step:
             self._failed(note, "is running, but its socket is gone; it was ended")
         elif answer.wrong(arms.bundle_of(arm)):
             self._retire(arm, record, answer)
-            self._failed(note, f"reports that it serves {bundles.short(answer.bundle or '')!r}; it was ended")
+            self._failed(note, f"reports that it serves {manifest.short(answer.bundle or '')!r}; it was ended")
         elif self._now - note.waiting_since(self._where.last_ready(arm), now=self._now) >= limit:
             self._retire(arm, record, answer)
             self._failed(note, f"was not ready within {limit:g} s{self._last_words(arm, note)}")
 
-    def _unreachable(self, arm: str, record: daemon.Record) -> bool:
+    def _unreachable(self, arm: str, record: processes.Record) -> bool:
         """Whether a worker that was ready has lost its socket, as happens where somebody tidies temporary folders."""
-        path = folder.endpoint(record).path
-        gone = bool(path) and not (Path(path).exists() and private.is_own_folder(Path(path).parent))
+        path = worker_files.endpoint(record).path
+        gone = bool(path) and not (Path(path).exists() and permissions.is_own_folder(Path(path).parent))
         return gone and self._where.last_ready(arm) > 0
 
     def _is_missing(self, arm: str) -> None:
         note = self._all.of(arm)
         path = self._where.record(arm)
-        dead = daemon.read(path)
+        dead = processes.read(path)
         if dead is not None:
-            note.last_exit = daemon.reap(dead)
+            note.last_exit = processes.reap(dead)
             note.oom_kills += note.last_exit in OUT_OF_MEMORY
             self._failed(note, f"{_ended(note.last_exit)}{self._last_words(arm, note)}")
             path.unlink()
@@ -122,15 +120,15 @@ class Step:
         note.started = True
         note.begun = self._now
         log = self._where.log(arm)
-        note.log_from = folder.turn_log(log)
+        note.log_from = worker_files.turn_log(log)
         try:
             socket = sockets.path(self._where.sockets, arm)
-            daemon.start(
+            processes.start(
                 self._rules.command(arms.bundle_of(arm), socket),
                 record=self._where.record(arm),
                 log=log,
                 env=self._rules.environment,
-                facts=folder.facts(arm, socket=socket),
+                facts=worker_files.facts(arm, socket=socket),
             )
         except errors.Unavailable as error:
             self._failed(note, f"could not be started: {error}")
@@ -139,15 +137,15 @@ class Step:
         note.failed(trouble, now=self._now, longest_s=self._rules.backoff_max_s, jitter=secrets.randbelow(1000) / 1000)
 
     def _last_words(self, arm: str, note: notes_.Note) -> str:
-        line = folder.last_error(self._where.log(arm), since=note.log_from)
+        line = worker_files.last_error(self._where.log(arm), since=note.log_from)
         return f": {line}" if line else ""
 
-    def _retire(self, arm: str, record: daemon.Record, answer: readiness.Answer) -> None:
+    def _retire(self, arm: str, record: processes.Record, answer: readiness.ReadyzAnswer) -> None:
         """Ask the worker to end. Requests on it were given the time that its own settings or, since, stable's have."""
         timeouts = self._desired.service.traffic.timeout_s, answer.timeout_s
         self._where.retire(arm, record, now=self._now, patience_s=drain.patience_s(*timeouts), revision=self._desired.revision)
 
-    def _drain(self, leaving: Mapping[str, daemon.Record], ready: set[str], answers: Mapping[str, readiness.Answer]) -> None:
+    def _drain(self, leaving: Mapping[str, processes.Record], ready: set[str], answers: Mapping[str, readiness.ReadyzAnswer]) -> None:
         """Ask workers to end that nobody wants any more and whose traffic has moved, keeping the last ready one for a broken stable."""
         stable = self._desired.stable
         for arm, record in leaving.items():

@@ -8,11 +8,11 @@ import logging
 import os
 from pathlib import Path
 
-from lastgood import settings as settings_
 from lastgood.core import arms
 from lastgood.layers import base
 from lastgood.layers.infrastructure.local import drain
-from lastgood.system import processes as daemon
+from lastgood.settings import Settings
+from lastgood.system import processes
 
 _logger = logging.getLogger("lastgood.layers.infrastructure.folder")
 _LOG_BYTES = 5 * 1024 * 1024
@@ -51,25 +51,25 @@ class Folder:
     def _ready(self, arm: str) -> Path:
         return self.workers / f"{arms.label(arm)}.ready"
 
-    def recorded(self) -> dict[str, daemon.Record]:
+    def recorded(self) -> dict[str, processes.Record]:
         """Live workers by arm, from their records alone; leaving ones are not among them."""
-        found = (daemon.read(path) for path in sorted(self.workers.glob("*.json")))
-        return {arm_of(record): record for record in found if record and "bundle" in record.facts and daemon.alive(record)}
+        found = (processes.read(path) for path in sorted(self.workers.glob("*.json")))
+        return {arm_of(record): record for record in found if record and "bundle" in record.facts and processes.alive(record)}
 
-    def adopt(self) -> dict[str, daemon.Record]:
+    def adopt(self) -> dict[str, processes.Record]:
         """Write the records of live workers whose record was lost, and return these by arm."""
         leaving = {record.pid for record in self.leaving().values()}
         adopted = {}
-        for path, record in daemon.running(self.workers).items():
-            if record.pid not in leaving and daemon.read(path) != record:
-                daemon.write(path, record)
+        for path, record in processes.running(self.workers).items():
+            if record.pid not in leaving and processes.read(path) != record:
+                processes.write(path, record)
                 adopted[arm_of(record)] = record
         return adopted
 
-    def leaving(self) -> dict[Path, daemon.Record]:
+    def leaving(self) -> dict[Path, processes.Record]:
         """Live workers that were asked to end, by record path."""
-        found = {path: daemon.read(path) for path in self.retired.glob("*.json")}
-        return {path: record for path, record in found.items() if record is not None and daemon.alive(record)}
+        found = {path: processes.read(path) for path in self.retired.glob("*.json")}
+        return {path: record for path, record in found.items() if record is not None and processes.alive(record)}
 
     def saw_ready(self, arm: str, *, now: float) -> None:
         """Remember that the worker was ready at *now*; on a full disk it is as ready as before."""
@@ -85,7 +85,7 @@ class Folder:
         except OSError:
             return 0.0
 
-    def retire(self, arm: str, record: daemon.Record, *, now: float, patience_s: float, revision: int | None = None) -> None:
+    def retire(self, arm: str, record: processes.Record, *, now: float, patience_s: float, revision: int | None = None) -> None:
         """Ask the worker to end within *patience_s* seconds. From now on its arm has no worker, whoever looks.
 
         *revision* is the one that has no use for it.
@@ -94,10 +94,10 @@ class Folder:
         self.forget(arm)
         drain.forget(self.workers, record.pid)
         asked = dataclasses.replace(record, facts={**record.facts, "asked": now, "patience_s": patience_s, "left_at": revision})
-        daemon.write(self.retired / f"{arms.label(arm)}-{record.pid}.json", asked)
-        daemon.ask(record)
+        processes.write(self.retired / f"{arms.label(arm)}-{record.pid}.json", asked)
+        processes.ask(record)
 
-    def end(self, arm: str, record: daemon.Record, *, now: float, revision: int) -> None:
+    def end(self, arm: str, record: processes.Record, *, now: float, revision: int) -> None:
         """Kill the worker without asking. If it has ever been ready, the requests that cuts off are recorded as an unknown number."""
         served = self.last_ready(arm) > 0
         self.forget(arm)
@@ -105,13 +105,13 @@ class Folder:
             drain.forget(self.workers, record.pid)
             self.kill(dataclasses.replace(record, facts={**record.facts, "left_at": revision}), now=now)
         else:
-            daemon.stop(record, grace_s=0)
+            processes.stop(record, grace_s=0)
 
     def forget(self, arm: str) -> None:
         self.record(arm).unlink(missing_ok=True)
         self._ready(arm).unlink(missing_ok=True)
 
-    def overdue(self, *, now: float) -> list[daemon.Record]:
+    def overdue(self, *, now: float) -> list[processes.Record]:
         """Live workers that were asked to end and have had the time for it."""
         return [record for record in self.leaving().values() if drain.is_overdue(record, drain.left(self.workers, record), now=now)]
 
@@ -120,20 +120,20 @@ class Folder:
         for record in self.overdue(now=now):
             self.kill(record, now=now)
         for path in self.retired.glob("*.json"):
-            ended = daemon.read(path)
-            if ended is not None and daemon.alive(ended):
+            ended = processes.read(path)
+            if ended is not None and processes.alive(ended):
                 continue
             if ended is not None:
-                daemon.reap(ended)
+                processes.reap(ended)
                 drain.forget(self.workers, ended.pid)
             path.unlink(missing_ok=True)
 
-    def kill(self, record: daemon.Record, *, now: float) -> None:
+    def kill(self, record: processes.Record, *, now: float) -> None:
         """End a worker whose time is over."""
-        if daemon.stop(record, grace_s=0):
+        if processes.stop(record, grace_s=0):
             cut = drain.cut_off(self.workers, record, now=now)
             if cut is not None:
-                _logger.warning("%s", drain.words(cut))
+                _logger.warning("%s", drain.cut_off_sentence(cut))
 
     def clear(self) -> None:
         """Forget everything, when no worker is left."""
@@ -147,7 +147,7 @@ class Folder:
             file.unlink(missing_ok=True)
 
 
-def of(settings: settings_.Settings, service: str) -> Folder:
+def worker_folder(settings: Settings, service: str) -> Folder:
     """The folder of *service*; it need not exist yet."""
     return Folder(workers=settings.run(service) / "workers", logs=settings.logs(service))
 
@@ -158,12 +158,12 @@ def facts(arm: str, *, socket: Path) -> dict[str, str | int]:
     return {"bundle": bundle_id, **({} if arm == bundle_id else {"arm": arm}), "socket": str(socket)}
 
 
-def arm_of(record: daemon.Record) -> str:
+def arm_of(record: processes.Record) -> str:
     """The arm that the worker of *record* answers as."""
     return str(record.facts.get("arm", record.facts["bundle"]))
 
 
-def endpoint(record: daemon.Record) -> base.Endpoint:
+def endpoint(record: processes.Record) -> base.Endpoint:
     """Where the worker of *record* listens. One that an earlier release started has a port."""
     if "socket" in record.facts:
         return base.Endpoint(path=str(record.facts["socket"]))

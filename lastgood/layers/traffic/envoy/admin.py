@@ -17,7 +17,7 @@ from typing import Any
 from lastgood.layers import base
 from lastgood.layers.traffic.envoy import config as envoy_config
 from lastgood.layers.traffic.envoy import documents as envoy_documents
-from lastgood.system import permissions as private
+from lastgood.system import permissions
 
 
 class Down(base.LayerError):
@@ -48,7 +48,7 @@ class _Connection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        if not private.is_own_folder(self._path.parent):
+        if not permissions.is_own_folder(self._path.parent):
             raise PermissionError(f"{self._path.parent} is accessible to other users")
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lastgood.layers.traffic import headers as marks
+from lastgood.layers.traffic import headers
 from lastgood.layers.traffic.envoy import config as envoy_config
 from lastgood.layers.traffic.envoy import users
 from lastgood.layers.traffic.envoy.documents import Json
@@ -97,8 +97,8 @@ def _strip() -> Json:
     The route is chosen before this filter, so the debug token still works; arm, revision and the mark of a copy are added
     after it, by the router. The id names the request before it is copied or tried again, so all of these have the same.
     """
-    added = {marks.REQUEST_ID: "%UNIQUE_ID%", marks.PEER: "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"}
-    return _mutate(_without(marks.PREFIX), *({"append": envoy_config.header(name, value)} for name, value in added.items()))
+    added = {headers.REQUEST_ID: "%UNIQUE_ID%", headers.PEER: "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"}
+    return _mutate(_without(headers.PREFIX), *({"append": envoy_config.header(name, value)} for name, value in added.items()))
 
 
 def _without(prefix: str) -> Json:
@@ -118,13 +118,13 @@ def _mutate(*mutations: Json) -> Json:
 def _access_log(path: Path) -> Json:
     line: dict[str, Any] = {
         "t": "%START_TIME(%s.%6f)%",
-        "id": f"%REQ({marks.REQUEST_ID})%",
+        "id": f"%REQ({headers.REQUEST_ID})%",
         "caller_id": "%RESP(X-REQUEST-ID)%",
         "method": "%REQ(:METHOD)%",
         "path": "%PATH(NQ)%",
         # From the request as it went on: what the answer says depends on who asked.
         "revision": f"%METADATA(ROUTE:{envoy_config.MARK}:revision)%",
-        "arm": f"%REQ({marks.ARM})%",
+        "arm": f"%REQ({headers.ARM})%",
         "bundle": "%RESP(X-LASTGOOD-BUNDLE)%",
         "cluster": "%UPSTREAM_CLUSTER%",
         "host": "%UPSTREAM_HOST%",

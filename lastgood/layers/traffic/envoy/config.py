@@ -19,11 +19,11 @@ from typing import Any
 from lastgood.bundle.manifest import short
 from lastgood.core import arms
 from lastgood.layers import base
-from lastgood.layers.traffic import headers as marks
+from lastgood.layers.traffic import headers as traffic_headers
 from lastgood.layers.traffic.envoy import documents as envoy_documents
 from lastgood.layers.traffic.envoy import users
 from lastgood.layers.traffic.envoy.documents import Json
-from lastgood.service import timeouts as patience
+from lastgood.service import timeouts
 from lastgood.service.schema import HTTP_NAME, Service, Traffic
 
 TOTAL = 10_000
@@ -56,7 +56,7 @@ def safe_name(arm: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RoutePlan:
     """Everything Envoy should have for one desired state.
 
     `clusters` by name; `routes` is the whole RDS document; `weights` what it says of each arm, in percent; `needed` are the clusters that must be able to answer before
@@ -70,7 +70,7 @@ class Plan:
     unready: tuple[str, ...]
 
 
-def plan(desired: base.Desired, *, ready: Endpoints | None, now: Mapping[str, Json], token: str) -> Plan:
+def plan(desired: base.Desired, *, ready: Endpoints | None, now: Mapping[str, Json], token: str) -> RoutePlan:
     """The plan for *desired*, given the *ready* workers and the clusters that Envoy has *now*.
 
     A bundle whose workers are not ready this moment keeps the cluster it has: Envoy's own health checks guard it, and
@@ -84,7 +84,7 @@ def plan(desired: base.Desired, *, ready: Endpoints | None, now: Mapping[str, Js
     split = {arm: share for arm, share in shares(desired.weights).items() if share}
     # Nobody waits for a control arm: its fallback is the bundle's own workers.
     weighted = [arm for arm in split if arm == arms.bundle_of(arm)]
-    return Plan(
+    return RoutePlan(
         clusters=clusters(desired, endpoints=where),
         routes=envoy_documents.make([routes(desired, known=where, token=token)], revision=desired.revision),
         weights={arm: share * 100 / TOTAL for arm, share in split.items()},
@@ -284,7 +284,7 @@ def nothing_serves(service: str, *, revision: int) -> Json:
 
 
 def _table(rules: list[Json], *, revision: int, users_by: Mapping[str, str] = MappingProxyType({})) -> Json:
-    ids = [header(name, f"%REQ({name})%", action="ADD_IF_ABSENT") for name in (marks.CALLER_ID, marks.REQUEST_ID)]
+    ids = [header(name, f"%REQ({name})%", action="ADD_IF_ABSENT") for name in (traffic_headers.CALLER_ID, traffic_headers.REQUEST_ID)]
     # The log reads the revision here, as not every answer names it.
     known = {"metadata": {"filter_metadata": {MARK: {"revision": str(revision)}, users.FILTER: dict(users_by)}}}
     return {
@@ -292,9 +292,9 @@ def _table(rules: list[Json], *, revision: int, users_by: Mapping[str, str] = Ma
         "name": ROUTES,
         "validate_clusters": True,
         "most_specific_header_mutations_wins": True,
-        "request_headers_to_add": [_set(marks.REVISION, str(revision))],
-        "response_headers_to_remove": [marks.UNREADY, marks.FAILED_CHECK],
-        "response_headers_to_add": [_set(marks.REVISION, str(revision)), *ids],
+        "request_headers_to_add": [_set(traffic_headers.REVISION, str(revision))],
+        "response_headers_to_remove": [traffic_headers.UNREADY, traffic_headers.FAILED_CHECK],
+        "response_headers_to_add": [_set(traffic_headers.REVISION, str(revision)), *ids],
         "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{**rule, **known} for rule in rules]}],
     }
 
@@ -363,15 +363,15 @@ def _debug(desired: base.Desired, *, known: Collection[str], token: str) -> list
 
     Without naming a bundle its request goes the way of all others, and the answer says which arm and parts it is from.
     """
-    key = {"name": marks.TOKEN, "string_match": {"exact": token}}
+    key = {"name": traffic_headers.TOKEN, "string_match": {"exact": token}}
     rules = []
     for digest in sorted(set(map(arms.bundle_of, desired.warm))):
         if digest in known:
             names = {"regex": f"{re.escape(digest)}|{short(digest)}"}
-            match = {"prefix": "/", "headers": [key, {"name": marks.BUNDLE, "string_match": {"safe_regex": names}}]}
+            match = {"prefix": "/", "headers": [key, {"name": traffic_headers.BUNDLE, "string_match": {"safe_regex": names}}]}
             action = {"cluster": cluster_name(digest), **_limits_of(desired.service.traffic)}
             rules.append({**_rule(match, action, desired.service), **_told(arm="debug")})
-    match = {"prefix": "/", "headers": [key, {"name": marks.BUNDLE, "present_match": True}]}
+    match = {"prefix": "/", "headers": [key, {"name": traffic_headers.BUNDLE, "present_match": True}]}
     text = "that bundle has no worker here; see 'lastgood status' for bundles that have one, and name one by its full digest or its first 12 hex digits"
     return [*rules, _answer(match, 404, text), *_by_weight(desired, known=known, token=key)]
 
@@ -380,9 +380,13 @@ def _by_weight(desired: base.Desired, *, known: Collection[str], token: Json | N
     """Feedback, and everything else, by the weights; where a *token* is asked for, the answers tell its holder arm and parts."""
     headers = {"headers": [token]} if token else {}
     if token:
-        answers: Json = {"request_headers_to_add": [_set(marks.DISCLOSE, "all")]}
+        answers: Json = {"request_headers_to_add": [_set(traffic_headers.DISCLOSE, "all")]}
     else:
-        answers = {"response_headers_to_remove": [marks.BUNDLE, marks.REVISION]} if desired.service.traffic.disclose == "none" else {}
+        answers = (
+            {"response_headers_to_remove": [traffic_headers.BUNDLE, traffic_headers.REVISION]}
+            if desired.service.traffic.disclose == "none"
+            else {}
+        )
     return [
         {
             **_rule({**place, **headers}, _action(desired, known=known, feedback=feedback, told=token is not None), desired.service),
@@ -424,7 +428,7 @@ def _action(desired: base.Desired, *, known: Collection[str], feedback: bool, to
         digest, percent = desired.mirror
         fraction = {"numerator": round(percent * TOTAL), "denominator": "MILLION"}
         copied = [digest, *_warming(desired, known=known)]
-        mark = [{"append": _set(marks.SHADOW, "1")}]
+        mark = [{"append": _set(traffic_headers.SHADOW, "1")}]
         action["request_mirror_policies"] = [
             {"cluster": cluster_name(arm), "runtime_fraction": {"default_value": fraction}, "request_headers_mutations": mark}
             for arm in copied
@@ -448,7 +452,7 @@ def _retry(traffic: Traffic, *, again: bool) -> Json:
     extensions = _EXTENSIONS + "retry."
     policy: Json = {
         "retry_on": "connect-failure,refused-stream,retriable-headers" + (",reset,5xx" if again else ""),
-        "retriable_headers": [{"name": marks.UNREADY, "present_match": True}],
+        "retriable_headers": [{"name": traffic_headers.UNREADY, "present_match": True}],
         "num_retries": 2,
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.02s"},
         "retry_priority": {
@@ -464,19 +468,19 @@ def _retry(traffic: Traffic, *, again: bool) -> Json:
         "host_selection_retry_max_attempts": 3,
     }
     if again:  # a row that this bundle cannot compute may be one that the fallback can
-        policy["retriable_headers"] += [{"name": marks.PROBLEM, "string_match": {"exact": "uncomputable"}}]
-        policy["per_try_timeout"] = _seconds(patience.try_s(traffic))
+        policy["retriable_headers"] += [{"name": traffic_headers.PROBLEM, "string_match": {"exact": "uncomputable"}}]
+        policy["per_try_timeout"] = _seconds(timeouts.try_s(traffic))
     return policy
 
 
 def _arm(arm: str, *, told: bool) -> Json:
     """The worker learns the arm; the caller only if it may."""
-    named = [_set(marks.ARM, arm)]
+    named = [_set(traffic_headers.ARM, arm)]
     return {"request_headers_to_add": named, **({"response_headers_to_add": named} if told else {})}
 
 
 def _told(*, arm: str) -> Json:
-    return {**_arm(arm, told=True), "request_headers_to_add": [_set(marks.ARM, arm), _set(marks.DISCLOSE, "all")]}
+    return {**_arm(arm, told=True), "request_headers_to_add": [_set(traffic_headers.ARM, arm), _set(traffic_headers.DISCLOSE, "all")]}
 
 
 def _set(key: str, value: str) -> Json:

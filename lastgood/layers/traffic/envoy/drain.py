@@ -42,7 +42,7 @@ def longest_s(routes: Mapping[str, Any] | None) -> float:
     return max((float(action["timeout"].rstrip("s")) for action in actions if "timeout" in action), default=0.0)
 
 
-def words(active: int | None) -> str:
+def cut_off_sentence(active: int | None) -> str:
     """What `drain` gave, for people; "" if nothing was cut off."""
     if active is None:
         return "the number of requests cut off is unknown: envoy no longer answered"

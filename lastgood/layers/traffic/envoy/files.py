@@ -23,8 +23,7 @@ from lastgood.layers.traffic.envoy import documents as envoy_documents
 from lastgood.layers.traffic.envoy import users
 from lastgood.layers.traffic.envoy.documents import Json
 from lastgood.settings import Settings
-from lastgood.system import files
-from lastgood.system import permissions as private
+from lastgood.system import files, permissions
 
 USER_KEY_BYTES = 16
 SOCKET_PATH_BYTES = 100
@@ -88,7 +87,7 @@ class Files:
         for folder in (self.root, self.routes.parent, self.clusters.parent):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.root.chmod(0o700)
-        if len(os.fsencode(self.root / "admin.sock")) > SOCKET_PATH_BYTES and not private.is_own_folder(self.admin.parent):
+        if len(os.fsencode(self.root / "admin.sock")) > SOCKET_PATH_BYTES and not permissions.is_own_folder(self.admin.parent):
             (self.root / "admin.path").unlink(missing_ok=True)
         if len(os.fsencode(self.admin)) > SOCKET_PATH_BYTES:
             self.note_admin(_short_folder() / "admin.sock")
@@ -159,7 +158,7 @@ def _short_folder() -> Path:
     )
 
 
-def of(settings: Settings, service: str) -> Files:
+def files_of_service(settings: Settings, service: str) -> Files:
     """The files of *service*'s Envoy."""
     return Files(settings.envoy(service))
 

@@ -24,13 +24,12 @@ from lastgood.layers.traffic.envoy import documents as envoy_documents
 from lastgood.layers.traffic.envoy import drain as envoy_drain
 from lastgood.layers.traffic.envoy import files as envoy_files
 from lastgood.layers.traffic.envoy import process as envoy_process
-from lastgood.layers.traffic.envoy.config import Plan
+from lastgood.layers.traffic.envoy.config import RoutePlan
 from lastgood.layers.traffic.envoy.documents import Json
 from lastgood.layers.traffic.envoy.files import Files
 from lastgood.layers.traffic.envoy.process import Running, running, start, start_if_down, stop
 from lastgood.settings import Settings
-from lastgood.system import failpoints
-from lastgood.system import processes as daemon
+from lastgood.system import failpoints, processes
 
 __all__ = ["EnvoyTraffic", "Running", "build", "running", "start", "start_if_down", "stop"]
 
@@ -61,7 +60,7 @@ class EnvoyTraffic(base.Traffic):
     def __init__(self, *, settings: Settings, service: str, endpoints: ReadyWorkers) -> None:
         self._settings = settings
         self._service = service
-        self._files = envoy_files.of(settings, service)
+        self._files = envoy_files.files_of_service(settings, service)
         self._endpoints = endpoints
         self._open: envoy_admin.Admin | None = None
         self._envoy: tuple[int, dict[str, Any]] | None = None
@@ -69,10 +68,10 @@ class EnvoyTraffic(base.Traffic):
 
     def observe(self) -> base.Observed:
         """What Envoy serves by now. An Envoy that does not answer gives revision None, which never counts as agreement."""
-        record = daemon.read(self._files.record)
-        if record is None or not daemon.alive(record):
+        record = processes.read(self._files.record)
+        if record is None or not processes.alive(record):
             return base.Observed(revision=None, facts={"envoy": None})
-        if daemon.stopped(record):
+        if processes.stopped(record):
             trouble = (
                 f"envoy (pid {record.pid}) was stopped by a signal and does not answer; the controller or 'lastgood up' starts another one"
             )
@@ -128,7 +127,7 @@ class EnvoyTraffic(base.Traffic):
         """
         end = time.monotonic() + APPLY_S
         while True:
-            with _borders(self._files), daemon.locked(self._files.lock, wait_s=envoy_process.LOCK_WAIT_S):
+            with _borders(self._files), processes.locked(self._files.lock, wait_s=envoy_process.LOCK_WAIT_S):
                 waits_for = self._advance(desired)
             if waits_for is None:
                 return
@@ -149,7 +148,7 @@ class EnvoyTraffic(base.Traffic):
         """Stop Envoy once it has answered what it has, and say what that cut off; nothing answers on the port afterwards."""
         active = envoy_drain.drain(self._files) if running(self._settings, self._service) else 0
         stop(self._settings, self._service)
-        return envoy_drain.words(active)
+        return envoy_drain.cut_off_sentence(active)
 
     @property
     def _admin(self) -> envoy_admin.Admin:
@@ -159,7 +158,7 @@ class EnvoyTraffic(base.Traffic):
             self._open = envoy_admin.Admin(path)
         return self._open
 
-    def _plan(self, desired: base.Desired, *, fresh: bool) -> Plan:
+    def _plan(self, desired: base.Desired, *, fresh: bool) -> RoutePlan:
         if fresh or time.monotonic() - self._ready[0] > READY_FRESH_S:
             self._ready = time.monotonic(), self._ask_ready()
         return envoy_config.plan(
@@ -209,7 +208,7 @@ class EnvoyTraffic(base.Traffic):
 
     # --- clusters ------------------------------------------------------------------------------------------
 
-    def _make(self, plan: Plan, *, on_disk: Json | None, revision: int) -> Mapping[str, str]:
+    def _make(self, plan: RoutePlan, *, on_disk: Json | None, revision: int) -> Mapping[str, str]:
         """Add and change clusters; drop none. Returns the tags of those that are active then."""
         now = self._files.read_clusters()
         every = {**now, **plan.clusters}
@@ -229,7 +228,7 @@ class EnvoyTraffic(base.Traffic):
             return False
         return self._admin.clusters_version() != self._files.clusters_version()
 
-    def _drop_unused(self, plan: Plan, *, left: Json | None, revision: int) -> None:
+    def _drop_unused(self, plan: RoutePlan, *, left: Json | None, revision: int) -> None:
         """Drop what nobody needs.
 
         The bundles of *left*, the routes just replaced, stay until the next change: requests in flight may still have
@@ -247,7 +246,7 @@ class EnvoyTraffic(base.Traffic):
         document = envoy_documents.make(list(wanted.values()), revision=revision)
         self._replace("cds", document, before=before, served=self._admin.clusters_version)
 
-    def _unhealthy(self, plan: Plan, *, tags: Mapping[str, str]) -> str | None:
+    def _unhealthy(self, plan: RoutePlan, *, tags: Mapping[str, str]) -> str | None:
         """What a cluster that must answer still lacks; None if all can."""
         if not plan.needed:
             return None
@@ -262,14 +261,14 @@ class EnvoyTraffic(base.Traffic):
 
     # --- routes --------------------------------------------------------------------------------------------
 
-    def _moved(self, plan: Plan, *, served: envoy_admin.Served | None, on_disk: Json | None) -> bool:
+    def _moved(self, plan: RoutePlan, *, served: envoy_admin.Served | None, on_disk: Json | None) -> bool:
         """True if the routes have to be written: disk or Envoy differ from the plan."""
         wanted = plan.routes
         if served is None or served.version != wanted["version_info"] or on_disk != wanted:
             return True
         return served.weights != envoy_config.weights_of(wanted)
 
-    def _move(self, plan: Plan, *, before: Json | None) -> None:
+    def _move(self, plan: RoutePlan, *, before: Json | None) -> None:
         failpoints.failpoint("traffic.before_rds")
         old = envoy_documents.dumps(before) if before is not None else None
         self._replace("rds", plan.routes, before=old, served=self._admin.version)
@@ -297,7 +296,7 @@ class EnvoyTraffic(base.Traffic):
                 f"envoy rejected {path.name}: {why}; version {self._admin.version()!r} keeps serving; report this and attach that file"
             )
 
-    def _keep(self, plan: Plan) -> None:
+    def _keep(self, plan: RoutePlan) -> None:
         """Remember the pair that Envoy has taken over, for a start without a ledger."""
         clusters = envoy_files.read(self._files.clusters)
         with contextlib.suppress(errors.Damaged, FileNotFoundError):

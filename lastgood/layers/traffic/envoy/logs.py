@@ -15,7 +15,7 @@ from pathlib import Path
 from lastgood.layers.traffic.envoy import admin as envoy_admin
 from lastgood.layers.traffic.envoy import requests as envoy_requests
 from lastgood.layers.traffic.envoy.files import Files
-from lastgood.system import clock as wallclock
+from lastgood.system import clock
 
 FULL_BYTES = 64 * 1024 * 1024
 """Requests are put aside at this size: with those that are kept, a quarter of a GB, and what comes between two looks."""
@@ -84,7 +84,7 @@ def _turn_requests(log: Path, *, now: float, full_bytes: int) -> bool:
 
 def _age_s(began: float, *, now: float) -> float:
     """How old a file is by what Envoy, which goes by the machine's clock, wrote first; unknown for a time in the future."""
-    return max(now - wallclock.of_machine(began), 0.0)
+    return max(now - clock.of_machine(began), 0.0)
 
 
 def _size(path: Path) -> int:

@@ -27,10 +27,10 @@ from lastgood.layers.traffic.envoy import documents as envoy_documents
 from lastgood.layers.traffic.envoy import files as envoy_files
 from lastgood.layers.traffic.envoy.documents import Json
 from lastgood.layers.traffic.envoy.files import Files
-from lastgood.service import schema as services
+from lastgood.service import schema
 from lastgood.settings import Settings
 from lastgood.system import ports as listening
-from lastgood.system import processes as daemon
+from lastgood.system import processes
 
 log = logging.getLogger("lastgood.envoy")
 
@@ -54,16 +54,16 @@ class Running:
     restored: bool = False
 
 
-def start(settings: Settings, service: str, service_config: services.Service, *, concurrency: int = 1) -> Running:
+def start(settings: Settings, service: str, service_config: schema.Service, *, concurrency: int = 1) -> Running:
     """Start Envoy for *service*, or adopt the one that runs; it serves what it served last, before that 503.
 
     Returns when it answers. Raises UsageError if the port is taken or differs from the running one's, Damaged if the
     files on disk and their kept copy are both damaged, LayerError if it does not come up.
     """
-    files = envoy_files.of(settings, service)
+    files = envoy_files.files_of_service(settings, service)
     with borders(files):
         files.make()
-        with daemon.locked(files.lock, wait_s=LOCK_WAIT_S):
+        with processes.locked(files.lock, wait_s=LOCK_WAIT_S):
             found = _find(files)
             if found is not None:
                 _same_port(found, service_config, service)
@@ -81,23 +81,23 @@ def start_if_down(settings: Settings, service: str) -> Running:
 
     Raises LayerError if it was never started here; else like `start`.
     """
-    files = envoy_files.of(settings, service)
+    files = envoy_files.files_of_service(settings, service)
     with borders(files):
         if not files.bootstrap.exists():
             raise base.LayerError(f"envoy of {service!r} was never started here; start it with 'lastgood up {service}'")
-        with daemon.locked(files.lock, wait_s=LOCK_WAIT_S):
+        with processes.locked(files.lock, wait_s=LOCK_WAIT_S):
             found = _find(files)
             return _reached(files, found) if found is not None else _start(files, concurrency=1)
 
 
 def stop(settings: Settings, service: str) -> bool:
     """End Envoy; False if none ran. The files stay, so that the next start serves what was served last."""
-    files = envoy_files.of(settings, service)
+    files = envoy_files.files_of_service(settings, service)
     if not files.root.is_dir():
         return False
-    with borders(files), daemon.locked(files.lock, wait_s=LOCK_WAIT_S):
-        record = daemon.find(files.record)
-        stopped = daemon.stop(record, grace_s=GRACE_S) if record else False
+    with borders(files), processes.locked(files.lock, wait_s=LOCK_WAIT_S):
+        record = processes.find_running(files.record)
+        stopped = processes.stop(record, grace_s=GRACE_S) if record else False
         files.record.unlink(missing_ok=True)
         files.admin.unlink(missing_ok=True)
         return stopped
@@ -105,7 +105,7 @@ def stop(settings: Settings, service: str) -> bool:
 
 def running(settings: Settings, service: str) -> Running | None:
     """The live Envoy of *service*, None if none runs."""
-    return _find(envoy_files.of(settings, service))
+    return _find(envoy_files.files_of_service(settings, service))
 
 
 def revive(files: Files) -> None:
@@ -113,18 +113,18 @@ def revive(files: Files) -> None:
 
     Raises LayerError if nobody has started it, or if it was stopped on purpose.
     """
-    record = daemon.read(files.record)
-    if record is not None and daemon.stopped(record):
-        daemon.stop(record, grace_s=0.0)  # it holds the port and answers nobody
-    if record is not None and daemon.alive(record):
+    record = processes.read(files.record)
+    if record is not None and processes.stopped(record):
+        processes.stop(record, grace_s=0.0)  # it holds the port and answers nobody
+    if record is not None and processes.alive(record):
         found = _find(files)
         if found is not None:
             _reached(files, found)
         return
-    if daemon.find(files.record) is None:
+    if processes.find_running(files.record) is None:
         if record is None:
             raise base.LayerError(f"envoy is not running ({files.root}); start it with 'lastgood up'")
-        daemon.reap(record)
+        processes.reap(record)
         _start(files, concurrency=1)
 
 
@@ -160,9 +160,9 @@ def _reached(files: Files, found: Running) -> Running:
         if not unreachable(files):
             return dataclasses.replace(found, admin=files.admin)
     began = time.monotonic()
-    record = daemon.find(files.record)
+    record = processes.find_running(files.record)
     if record is not None:
-        daemon.stop(record, grace_s=GRACE_S)
+        processes.stop(record, grace_s=GRACE_S)
     made = _start(files, concurrency=1)
     gap_ms = (time.monotonic() - began) * 1000
     log.warning("envoy of %s could not be reached: %s It was restarted; no request was answered for %.0f ms", files.root.name, why, gap_ms)
@@ -247,12 +247,12 @@ def _start(files: Files, *, concurrency: int) -> Running:
     since = log_size(files)
     argv = [binary(), "-c", str(files.bootstrap), "--concurrency", str(concurrency), "-l", "warn"]
     argv += ["--disable-hot-restart", "--reject-unknown-dynamic-fields", "--file-flush-interval-msec", FLUSH_MS, "--drain-time-s", "2"]
-    record = daemon.start(argv, record=files.record, log=files.log, facts={"port": port})
+    record = processes.start(argv, record=files.record, log=files.log, facts={"port": port})
     _await_ready(files, record, since=since, port=port)
     return Running(pid=record.pid, port=port, admin=files.admin, adopted=False, restored=restored)
 
 
-def _await_ready(files: Files, record: daemon.Record, *, since: int, port: int) -> None:
+def _await_ready(files: Files, record: processes.Record, *, since: int, port: int) -> None:
     """Ready means that it serves by the routes on disk; Envoy's own readiness is also given to one that has none."""
     wanted = envoy_files.read(files.routes)["version_info"]
     admin = envoy_admin.Admin(files.admin)
@@ -262,20 +262,20 @@ def _await_ready(files: Files, record: daemon.Record, *, since: int, port: int) 
             with contextlib.suppress(envoy_admin.Down):
                 if admin.version() == wanted and admin.info()["state"] == "LIVE" and _accepts(record, port):
                     return
-            if not daemon.alive(record):
+            if not processes.alive(record):
                 why = reason(files, since=since)
                 if "cannot bind" in why or "in use" in why:
                     raise _taken(port, files)
                 raise base.LayerError(f"envoy exited during startup: {why}; read {files.log}")
             if time.monotonic() > end:
-                daemon.stop(record, grace_s=GRACE_S)
+                processes.stop(record, grace_s=GRACE_S)
                 raise base.LayerError(f"envoy did not become ready within {READY_S:g} s; read {files.log}")
             time.sleep(_STEP_S)
     finally:
         admin.close()
 
 
-def _accepts(record: daemon.Record, port: int) -> bool:
+def _accepts(record: processes.Record, port: int) -> bool:
     """LIVE comes some milliseconds before the listener does; and what answers there has to be this Envoy."""
     with socket.socket() as probe:
         answers = probe.connect_ex((envoy_bootstrap.HOST, port)) == 0
@@ -316,7 +316,7 @@ def _put(files: Files, *, routes: Json, clusters: Json) -> None:
     envoy_files.write(files.routes, envoy_documents.dumps(routes))
 
 
-def _bootstrap(files: Files, service: services.Service, *, user_key: str) -> Json:
+def _bootstrap(files: Files, service: schema.Service, *, user_key: str) -> Json:
     return envoy_bootstrap.bootstrap(
         service=service.service,
         port=service.traffic.port,
@@ -330,15 +330,15 @@ def _bootstrap(files: Files, service: services.Service, *, user_key: str) -> Jso
 
 
 def _find(files: Files) -> Running | None:
-    record = daemon.find(files.record)
+    record = processes.find_running(files.record)
     if record is None:
         return None
-    if daemon.read(files.record) is None:
-        daemon.write(files.record, record)
+    if processes.read(files.record) is None:
+        processes.write(files.record, record)
     return Running(pid=record.pid, port=int(record.facts.get("port", 0)), admin=files.admin, adopted=True)
 
 
-def _same_port(found: Running, service: services.Service, name: str) -> None:
+def _same_port(found: Running, service: schema.Service, name: str) -> None:
     if found.port != service.traffic.port:
         raise errors.UsageError(
             f"envoy of {name!r} listens on port {found.port}, but service.yaml says {service.traffic.port}; "

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lastgood.layers.traffic.envoy import admin as envoy_admin
-from lastgood.system import clock as wallclock
+from lastgood.system import clock
 
 PATTERN = (
     r"^cluster[.]b-[0-9a-f]{12}(-control)?([.]safe)?[.]"
@@ -161,8 +161,8 @@ class Ejections:
         try:
             event = json.loads(line)
             if event.get("action") == "EJECT" and event.get("enforced", False):
-                moment = wallclock.of_machine(datetime.datetime.fromisoformat(event["timestamp"]).timestamp())
-                if moment - wallclock.now() <= wallclock.MAX_SKEW_S:
+                moment = clock.of_machine(datetime.datetime.fromisoformat(event["timestamp"]).timestamp())
+                if moment - clock.now() <= clock.MAX_SKEW_S:
                     self._times[event["cluster_name"]].append(moment)
         except (ValueError, KeyError, TypeError, AttributeError):
             return
