@@ -14,7 +14,7 @@ import pytest
 
 from lastgood import errors
 from lastgood.ledger import audit
-from tests import factory
+from lastgood.testing import projects
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -39,10 +39,10 @@ def test_links_and_named_files_exist(page: Path) -> None:
 
 def test_the_everyday_commands_run(tmp_path: Path) -> None:
     """Each line of the README's block does what it says, on a small project without layers."""
-    settings = factory.project(tmp_path)
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1, 2)
-        new = factory.build(ctx, 3)
+    settings = projects.project(tmp_path)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1, 2)
+        new = projects.build(ctx, 3)
         audit.checkpoint(ctx.ledger, "toy", settings.keys)
     env = {**os.environ, "LASTGOOD_PROJECT": str(tmp_path)}
     block = re.search(r"```sh\n(.*?)```", section("Everyday commands"), re.DOTALL)

@@ -19,7 +19,7 @@ import pytest
 
 from lastgood import cli
 from lastgood.ledger import audit
-from tests import factory
+from lastgood.testing import projects
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -107,10 +107,10 @@ def test_every_exception_is_used_and_every_other_test_is_there() -> None:
 
 def test_the_lines_of_the_other_pages_end_well(tmp_path: Path) -> None:
     """In page order, on a small project with a controller, on a terminal where somebody says yes."""
-    settings = factory.project(tmp_path)
-    with factory.opened(settings) as ctx:
-        bundles = factory.released(ctx, 1, 2, 3, 4, 5, 6)
-        new = factory.build(ctx, 7)
+    settings = projects.project(tmp_path)
+    with projects.opened(settings) as ctx:
+        bundles = projects.released(ctx, 1, 2, 3, 4, 5, 6)
+        new = projects.build(ctx, 7)
         audit.checkpoint(ctx.ledger, "toy", settings.keys)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     env = {**os.environ, "PATH": path, "LASTGOOD_PROJECT": str(tmp_path)}

@@ -22,7 +22,7 @@ import pytest
 
 import lastgood
 from lastgood import cli, errors, release
-from tests import factory
+from lastgood.testing import projects
 from tests.cli.conftest import Run
 
 __all__ = ["run", "settings"]
@@ -140,7 +140,7 @@ def keys(value: Any, *, below: str = "") -> Iterator[str]:
 def released(settings: Any) -> None:
     """Two bundles, one after the other."""
     with release.open_context(settings) as ctx:
-        factory.released(ctx, 0.1, 0.2)
+        projects.released(ctx, 0.1, 0.2)
 
 
 def test_no_verb_and_no_flag_is_gone() -> None:

@@ -22,7 +22,7 @@ from lastgood import errors, release, runtime_api
 from lastgood.bundle import manifest
 from lastgood.service import schema
 from lastgood.serving import runtime, worker
-from tests import factory
+from lastgood.testing import projects
 
 ROOT = Path(__file__).parents[1]
 RECORD = Path(__file__).parent / "data" / "runtime_api.json"
@@ -227,22 +227,22 @@ def test_other_errors_are_nobodys_missing_name() -> None:
 
 def test_a_worker_says_what_is_missing_while_it_loads(tmp_path: Path) -> None:
     """Registered untried, and started: the name, not a traceback."""
-    project = factory.project(tmp_path)
+    project = projects.project(tmp_path)
     code = RUNTIME.format(imports="from lastgood import errors", load="errors.Nosuch")
     (project.services / "toy" / "runtime.py").write_text(code, "utf-8")
     with release.open_context(project) as ctx:
-        digest = factory.build(ctx, 0.5)
+        digest = projects.build(ctx, 0.5)
     with pytest.raises(errors.Damaged, match=r"cannot run here: lastgood .* has no lastgood\.errors\.Nosuch"):
         worker.load(project, service="toy", bundle=digest, now=1.0)
 
 
 def test_registration_warns_of_what_is_not_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is taken, with the name in the log and in its provenance."""
-    project = factory.project(tmp_path)
+    project = projects.project(tmp_path)
     file = project.services / "toy" / "runtime.py"
     file.write_text("from lastgood import bundle as _bundles\n" + textwrap.dedent(file.read_text("utf-8")), "utf-8")
     with release.open_context(project) as ctx:
-        digest = factory.build(ctx, 0.5, untried=False)
+        digest = projects.build(ctx, 0.5, untried=False)
         trial = ctx.ledger.bundle_row(digest).provenance["trial"]
     assert trial["outcome"] == "answered"
     assert "lastgood.bundle" in " ".join(trial["notes"])

@@ -33,6 +33,11 @@ OWN = PhaseOverride()
 SALT_BYTES = 16
 
 
+def draw_salt() -> str:
+    """A secret for one release: it decides which users the candidate gets."""
+    return os.urandom(SALT_BYTES).hex()
+
+
 def plan_propose(ctx: Context, state: State, digest: str, *, override: str | None = None, way: PhaseOverride = OWN) -> Propose:
     """The event of proposing *digest*, with its bytes and its offline evaluation checked. Raises NotAllowed."""
     ready_s, control, skipped = 0.0, False, False
@@ -84,7 +89,7 @@ def propose(
             "chain": [dataclasses.asdict(phase) for phase in event.chain],
             "skipped": way.skip,
             # Drawn once for a release, and kept where every host of the service finds it.
-            ledger.SALT: os.urandom(SALT_BYTES).hex(),
+            ledger.SALT: draw_salt(),
         }
         return commit(ctx, state, event, dataclasses.replace(request, evidence=evidence), verb="promote")
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from dagster_lastgood import data_checks, written_parts
-from tests import factory
+from lastgood.testing import projects
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -47,7 +47,7 @@ def test_each_check_holds_its_expectations_against_every_table(tmp_path: Path) -
     checks = data_checks.checks("toy", "data", described, tables=tables, suite=suite, more=more)
     made = written_parts.part("toy", "data", written, owners=[])
     with dg.DagsterInstance.ephemeral() as instance:
-        done = dg.materialize([made, checks], resources={"settings": factory.project(tmp_path)}, instance=instance, raise_on_error=False)
+        done = dg.materialize([made, checks], resources={"settings": projects.project(tmp_path)}, instance=instance, raise_on_error=False)
     found = {one.check_name: one for one in done.get_asset_check_evaluations()}
     assert {name: one.passed for name, one in found.items()} == {"ranges": False, "nulls": True, "secrets": False, "typo": False}
     (row,) = found["ranges"].metadata["results"].records

@@ -13,7 +13,7 @@ import pytest
 from dagster_lastgood import Part, Written, evaluations, parts, written_parts
 from lastgood.bundle import store as bundle_store
 from lastgood.settings import Settings
-from tests import factory
+from lastgood.testing import projects
 
 
 class Asked(dg.Config):
@@ -36,7 +36,7 @@ def model(out: Path, data: Path) -> None:
 @pytest.fixture
 def project(tmp_path: Path) -> Settings:
     """A small project."""
-    return factory.project(tmp_path)
+    return projects.project(tmp_path)
 
 
 def run(made: list[dg.AssetsDefinition], project: Settings, **config: Any) -> dict[str, Mapping[str, Any]]:

@@ -16,7 +16,7 @@ import pytest
 
 from lastgood import cli
 from lastgood.settings import Settings
-from tests import factory
+from lastgood.testing import projects
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ Run = Callable[..., Done]
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """A project with one service and no layers."""
-    return factory.project(tmp_path)
+    return projects.project(tmp_path)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from lastgood import release
 from lastgood.settings import Settings
 from lastgood.system import clock as system_clock
-from tests import factory
+from lastgood.testing import projects
 from tests.cli.conftest import Run
 from tests.system.test_clock import HOUR_S, Machine
 
@@ -33,8 +33,8 @@ def findings(run: Run) -> dict[str, tuple[bool | None, str, str]]:
 
 def test_a_clock_that_goes_on_is_well(run: Run, settings: Settings, machine: Machine) -> None:
     """Also when it was moved by seconds, and with a revision from another host that is a little ahead."""
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1)
         release.hold(ctx.with_clock(lambda: machine.wall + 50), "toy", release.Request(actor="ann", reason="x"))
     assert {name: ok for name, (ok, *_) in findings(run).items()} == {"clock": True}
     machine.wall += 30
@@ -44,8 +44,8 @@ def test_a_clock_that_goes_on_is_well(run: Run, settings: Settings, machine: Mac
 @pytest.mark.parametrize("jump_s", [HOUR_S, -HOUR_S])
 def test_a_clock_that_was_set_is_found_until_it_is_right_or_accepted(run: Run, settings: Settings, machine: Machine, jump_s: float) -> None:
     """By how much and in which direction, with both ways out; then it is well again."""
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1)
     assert findings(run)["clock"][0] is True
     machine.wall += jump_s
     ok, detail, remedy = findings(run)["clock"]
@@ -60,8 +60,8 @@ def test_a_clock_that_was_set_is_found_until_it_is_right_or_accepted(run: Run, s
 
 def test_a_revision_from_the_future_is_found(run: Run, settings: Settings, machine: Machine) -> None:
     """Which service and revision, by how much, and whose clock may be wrong; it is not said of a service whose times are right."""
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1)
         done = release.hold(ctx.with_clock(lambda: machine.wall + 2 * HOUR_S), "toy", release.Request(actor="ann", reason="x"))
     found = findings(run)
     ok, detail, remedy = found["times of toy"]

@@ -11,7 +11,7 @@ import pytest
 
 from lastgood.ledger import audit
 from lastgood.settings import Settings
-from tests import factory
+from lastgood.testing import projects
 from tests.cli.conftest import Run
 
 POINTS = ("ledger.before_commit", "ledger.after_commit", "release.before_append", "release.after_append", "release.after_traffic")
@@ -19,7 +19,7 @@ POINTS = ("ledger.before_commit", "ledger.after_commit", "release.before_append"
 
 def whole(settings: Settings) -> str | None:
     """Stable, after checking that the trail is whole."""
-    with factory.opened(settings) as ctx:
+    with projects.opened(settings) as ctx:
         audit.checkpoint(ctx.ledger, "toy", settings.keys)
         assert audit.verify(ctx.ledger, "toy", settings.keys).problems == ()
         return ctx.ledger.state("toy").stable
@@ -28,8 +28,8 @@ def whole(settings: Settings) -> str | None:
 @pytest.mark.parametrize("point", POINTS)
 def test_a_killed_rollback_has_happened_or_not(spawn: Run, settings: Settings, point: str) -> None:
     """kill -9 around the commit: run again it is done once, not twice."""
-    with factory.opened(settings) as ctx:
-        _, b, c = factory.released(ctx, 1, 2, 3)
+    with projects.opened(settings) as ctx:
+        _, b, c = projects.released(ctx, 1, 2, 3)
     killed = spawn("rollback", "toy", "--yes", env={"LASTGOOD_FAILPOINTS": f"{point}=kill"})
     assert killed.code == -signal.SIGKILL
     assert whole(settings) in (b, c)
@@ -41,9 +41,9 @@ def test_a_killed_rollback_has_happened_or_not(spawn: Run, settings: Settings, p
 @pytest.mark.parametrize("point", [*POINTS, "release.before_cutover"])
 def test_a_killed_promotion_is_resumed_by_asking_again(spawn: Run, settings: Settings, point: str) -> None:
     """kill -9 anywhere in a promotion leaves stable or the new bundle; the same command finishes it."""
-    with factory.opened(settings) as ctx:
-        (a,) = factory.released(ctx, 1)
-        b = factory.build(ctx, 2)
+    with projects.opened(settings) as ctx:
+        (a,) = projects.released(ctx, 1)
+        b = projects.build(ctx, 2)
     killed = spawn("promote", "toy", b, "--yes", env={"LASTGOOD_FAILPOINTS": f"{point}=kill"})
     assert killed.code == -signal.SIGKILL
     assert whole(settings) in (a, b)
@@ -54,8 +54,8 @@ def test_a_killed_promotion_is_resumed_by_asking_again(spawn: Run, settings: Set
 
 def test_a_rollback_command_loads_nothing_heavy(settings: Settings) -> None:
     """Neither Dagster nor any ML library is imported on the way, whichever way the command goes."""
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1, 2)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1, 2)
     code = (
         "import sys, atexit\n"
         "heavy = ('dagster', 'mlflow', 'evidently', 'great_expectations', 'pandas', 'numpy', 'scipy', 'langgraph', 'dvc',\n"

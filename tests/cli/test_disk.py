@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lastgood.settings import Settings
-from tests import factory
+from lastgood.testing import projects
 from tests.cli.conftest import Run
 from tests.ledger import test_files
 
@@ -28,8 +28,8 @@ def test_a_rollback_commits_on_a_full_disk(run: Run, settings: Settings) -> None
         pytest.skip("needs a small file system of its own, which only root may mount; tests/ledger covers the ledger without one")
     settings.home.mkdir()
     with test_files.mounted(settings.home, "24m"):
-        with factory.opened(settings) as ctx:
-            _, b, c = factory.released(ctx, 1, 2, 3)
+        with projects.opened(settings) as ctx:
+            _, b, c = projects.released(ctx, 1, 2, 3)
         filler = fill(settings.home)
         done = run("rollback", "toy", "--yes", "--reason", "alert")
         assert done.code == 0, done.err
@@ -42,8 +42,8 @@ def test_a_rollback_commits_on_a_full_disk(run: Run, settings: Settings) -> None
 
 def test_a_read_only_home_can_be_looked_at(run: Run, settings: Settings) -> None:
     """Status and history answer; a rollback says that the ledger cannot be written, and how to mend it."""
-    with factory.opened(settings) as ctx:
-        _, _, c = factory.released(ctx, 1, 2, 3)
+    with projects.opened(settings) as ctx:
+        _, _, c = projects.released(ctx, 1, 2, 3)
     with test_files.read_only(settings.home):
         assert run("status", "toy", "--json").json["stable"] == c
         assert len(run("history", "toy", "--json").json["revisions"]) == 9

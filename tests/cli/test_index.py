@@ -10,7 +10,7 @@ from lastgood.conformance import index as engines
 from lastgood.index import catalog
 from lastgood.release import advance
 from lastgood.settings import Settings
-from tests import factory
+from lastgood.testing import projects
 from tests.cli.conftest import Run
 
 
@@ -20,8 +20,8 @@ def served(settings: Settings) -> tuple[str, str, str]:
     work = settings.project / "work"
     snapshot = engines.make_part(work / "part", count=10)
     other = engines.make_part(work / "other", count=10, seed=2)
-    with factory.opened(settings) as ctx:
-        known = ctx.ledger.bundle(factory.build(ctx, 1.0))
+    with projects.opened(settings) as ctx:
+        known = ctx.ledger.bundle(projects.build(ctx, 1.0))
         index = store.part(ctx.store.put(work / "part"), name="index", media_type="x/y", meta=snapshot.meta())
         told = manifest.Part(name="model", **{**known.parts["model"].entry(), "meta": {"embedder": snapshot.embedder}})
         made = manifest.bundle_of("toy", told, index, known.parts["config"], known.parts["environment"])
@@ -56,8 +56,8 @@ def test_a_damaged_replica_is_told_and_fails_the_command(run: Run, served: tuple
     done = run("index", "verify", "toy", bundle, "--json")
     assert (done.code, done.json["ok"]) == (1, False)
     assert "differs from what was written" in done.json["indexes"][0]["why"]
-    with factory.opened(settings) as ctx:
-        plain = factory.build(ctx, 2.0)
+    with projects.opened(settings) as ctx:
+        plain = projects.build(ctx, 2.0)
     assert run("index", "verify", "toy", plain).code == 2
 
 

@@ -10,7 +10,7 @@ from lastgood import errors, release
 from lastgood.bundle.manifest import short
 from lastgood.model_retirement import records
 from lastgood.settings import Settings
-from tests import factory
+from lastgood.testing import projects
 from tests.cli.conftest import Run
 
 PIN = {"provider": "anthropic", "model": "claude-opus-4-5-20251101"}
@@ -19,8 +19,8 @@ PIN = {"provider": "anthropic", "model": "claude-opus-4-5-20251101"}
 @pytest.fixture
 def bundles(settings: Settings) -> list[str]:
     """Two releases; the model of the first, which is the way back, is shut down in ten days."""
-    with factory.opened(settings) as ctx:
-        found = factory.released(ctx, 1, 2, llms={1: [PIN], 2: [PIN]})
+    with projects.opened(settings) as ctx:
+        found = projects.released(ctx, 1, 2, llms={1: [PIN], 2: [PIN]})
         ends = {"status": "dying", "why": "anthropic/x: it will be shut down on a day", "ends_at": time.time() + 10 * records.DAY_S}
         ctx.ledger.evaluate(found[0], kind=records.KIND, report=ends, actor="test", now=time.time())
     return found
@@ -59,7 +59,7 @@ def test_without_a_key_the_provider_cannot_be_asked(run: Run, bundles: list[str]
 
 def test_a_rollback_to_a_gone_model_is_refused(run: Run, settings: Settings, bundles: list[str]) -> None:
     """By itself there is nothing else to go back to; by name the refusal says why, with the exit code of a rule."""
-    with factory.opened(settings) as ctx:
+    with projects.opened(settings) as ctx:
         ends = {"status": "gone", "why": "anthropic/x: it was shut down", "ends_at": time.time() - 5}
         ctx.ledger.evaluate(bundles[0], kind=records.KIND, report=ends, actor="test", now=time.time())
         with pytest.raises(errors.NotAllowed):
@@ -71,8 +71,8 @@ def test_a_rollback_to_a_gone_model_is_refused(run: Run, settings: Settings, bun
 
 def test_a_service_without_hosted_models_has_nothing_to_ask(run: Run, settings: Settings) -> None:
     """It says so, and that is fine."""
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1)
     done = run("liveness", "toy")
     assert (done.code, done.out.strip()) == (0, "neither the serving bundle nor any rollback target uses a hosted model")
 

@@ -17,7 +17,7 @@ from lastgood.analysis import run as analysis_run
 from lastgood.service import schema, strategy
 from lastgood.settings import Settings
 from lastgood.system import clock
-from tests import factory
+from lastgood.testing import projects
 from tests.cli.conftest import Run
 from tests.reports import story as stories
 from tests.reports.story import SERVICE, Story
@@ -42,7 +42,7 @@ TIMED = {"needs_s"}
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """A project with one service that has several gates."""
-    made = factory.project(tmp_path, extra=GATES)
+    made = projects.project(tmp_path, extra=GATES)
     file = made.services / SERVICE / schema.FILE
     file.write_text(file.read_text().replace("strategy: []", "strategy: [{phase: shadow}]"))
     return made
@@ -51,7 +51,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def story(settings: Settings) -> Iterator[Story]:
     """Releases on a virtual clock, in that project."""
-    with factory.opened(settings) as ctx:
+    with projects.opened(settings) as ctx:
         yield Story(ctx=ctx, traffic=stories.Traffic())
 
 
@@ -119,9 +119,9 @@ def test_of_a_release_under_way_all_say_the_same_step_by_step(run: Run, story: S
     assert later["errors"] == "pass"
     assert by_watch(run)["errors"]["boundary"] == boundary, "a gate's share of alpha does not hang on the step"
     assert story.bench.verdicts(story.now)[0] == resumed(story), "a controller that ran on says what a new one says"
-    release.hold(story.ctx, SERVICE, reason="freeze", actor="ann", clock=story.clock)
+    release.hold(story.ctx, SERVICE, release.Request(actor="ann", reason="freeze"))
     assert all_say_the_same(run, story, tmp_path) == later
-    release.release_hold(story.ctx, SERVICE, reason="go on", actor="ann", clock=story.clock)
+    release.release_hold(story.ctx, SERVICE, release.Request(actor="ann", reason="go on"))
     story.go_on(seconds=15)
     assert set(all_say_the_same(run, story, tmp_path)) == set(later)
 

@@ -13,7 +13,7 @@ from lastgood import settings as settings_
 from lastgood.paging import delivery
 from lastgood.release import convergence
 from lastgood.settings import Settings
-from tests import factory
+from lastgood.testing import projects
 from tests.cli.conftest import Run
 from tests.paging.pager import DEAD, KEY
 
@@ -23,8 +23,8 @@ DEAD_PAGER = {"LASTGOOD_PAGING_URLS": f"pagerduty://{KEY}", "LASTGOOD_PAGING_PAG
 @pytest.fixture
 def released(settings: Settings) -> None:
     """A service that has been released once."""
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1)
 
 
 @pytest.fixture
@@ -64,5 +64,5 @@ def test_without_a_controller_nobody_delivers(run: Run, settings: Settings, rele
     done = run("test-page", "toy")
     assert (done.code, "lastgood up" in done.err) == (1, True)
     assert run("test-page", "nobody").code == 2
-    with factory.opened(settings) as ctx:
+    with projects.opened(settings) as ctx:
         assert ctx.ledger.pages("toy") == []

@@ -30,7 +30,8 @@ from lastgood.paging import once
 from lastgood.service import schema
 from lastgood.settings import Settings
 from lastgood.system import plain
-from tests import factory, test_limits
+from lastgood.testing import projects
+from tests import test_limits
 from tests.cli.conftest import Done, Run
 
 A = "sha256:" + "a" * 64
@@ -115,7 +116,7 @@ def is_stored(texts: Mapping[str, str]) -> None:
 @pytest.fixture
 def ctx(settings: Settings) -> Iterator[release.Context]:
     """A project's ledger and store."""
-    with factory.opened(settings) as opened:
+    with projects.opened(settings) as opened:
         yield opened
 
 
@@ -152,7 +153,7 @@ def test_what_is_said_of_a_bundle_comes_back_or_is_refused(
     tmp_path: Path,
 ) -> None:
     """Meta and provenance: from the ledger, from the manifest in the store, from an export that is imported elsewhere, from `show`."""
-    there = factory.project(tmp_path / "there")
+    there = projects.project(tmp_path / "there")
     taken: list[str] = []
 
     def seen(meta: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
@@ -166,7 +167,7 @@ def test_what_is_said_of_a_bundle_comes_back_or_is_refused(
                 {name: one for name, one in provenance.items() if name != "trial"}
             )
         out = archive.export(row, store=ctx.store, keys=ctx.settings.keys, out=tmp_path / "a.tar")
-        with factory.opened(there) as other:
+        with projects.opened(there) as other:
             trust = frozenset({audit_key(ctx)})
             found, facts = archive.import_(out, store=other.store, keys=other.settings.keys, trust=trust)
             assert (found, facts) == (row.bundle, row.provenance)
@@ -233,7 +234,7 @@ def test_what_is_found_out_comes_back_or_is_refused(ctx: release.Context, run: R
     """A report of any kind; and a promotion that looks at its metrics decides, whatever they are."""
     file = ctx.settings.services / "toy" / schema.FILE
     file.write_text(file.read_text() + "evaluation: {floors: {auc: 0.5}, ceilings: {loss: 1}}\n")
-    digest = factory.build(ctx, 1.0)
+    digest = projects.build(ctx, 1.0)
     kept: list[Any] = []
     moments = itertools.count(10)
 
@@ -266,7 +267,7 @@ def test_metrics_that_an_older_release_took_are_none(ctx: release.Context) -> No
 
 def test_reasons_actors_and_notes_come_back_or_are_refused(ctx: release.Context, run: Run) -> None:
     """Of every verb that keeps one; also of a step back, whose page says it."""
-    first, second, third = factory.released(ctx, 1, 2, 3)
+    first, second, third = projects.released(ctx, 1, 2, 3)
     ledger: Ledger = ctx.ledger
     told: dict[int, tuple[str, str]] = {}
 
@@ -319,7 +320,7 @@ def test_reasons_actors_and_notes_come_back_or_are_refused(ctx: release.Context,
 def test_nobody_writes_a_line_that_passes_for_ours(ctx: release.Context, run: Run) -> None:
     """A reason of several lines stands in one, wherever people read it."""
     forged = "x\n  stable     000000000000\n  ! everything is fine"
-    first, second = factory.released(ctx, 1, 2)
+    first, second = projects.released(ctx, 1, 2)
     third = register(ctx, {"note": forged}, {"note": forged})
     assert run("hold", "toy", "--reason", forged, "--actor", forged).code == 0
     assert run("release-hold", "toy", "--reason", forged).code == 0
@@ -496,7 +497,7 @@ def test_settings_that_the_proxy_could_not_take_are_not_registered(ctx: release.
 
 def test_what_another_program_said_stands_in_no_way(ctx: release.Context) -> None:
     """What a probe was answered may become the reason of a step back, and what a provider said a page: both are kept, without what cannot be."""
-    factory.released(ctx, 1, 2)
+    projects.released(ctx, 1, 2)
     seen = base.Observation(at=1.0, down=True, detail="HTTP Error 500: a\0b\ud800" + "x" * 5000)
     assert seen.detail.startswith("HTTP Error 500: a?b?x")
     assert len(seen.detail) == base.MAX_DETAIL

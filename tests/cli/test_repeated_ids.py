@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lastgood.settings import Settings
-from tests import factory, memory
+from lastgood.testing import projects
+from tests import memory
 from tests.cli.conftest import Run
 
 
@@ -14,8 +15,8 @@ def test_status_tells_repeated_ids_with_the_remedy(run: Run, settings: Settings,
     """Of all workers of this host together; not while there are none, nor of workers that do not say."""
     (settings.project / "lastgood.toml").write_text(memory.ADAPTERS)
     layer = memory.world(settings, "toy").infrastructure
-    with factory.opened(settings) as ctx:
-        a, b = factory.released(ctx, 1, 2)
+    with projects.opened(settings) as ctx:
+        a, b = projects.released(ctx, 1, 2)
 
     def told(*workers: object) -> str:
         monkeypatch.setattr(layer, "_facts", lambda: {"workers": dict(zip((a, b), workers, strict=True))})

@@ -16,15 +16,15 @@ from lastgood.ops import local_stack
 from lastgood.release import convergence
 from lastgood.settings import Settings
 from lastgood.system import processes
-from tests import factory
+from lastgood.testing import projects
 from tests.cli.conftest import Run
 
 
 @pytest.mark.parametrize("how", [["--yes"], ["--yes", "--json"], ["--dry-run"]])
 def test_the_second_of_two_colleagues_is_told_that_it_is_done(run: Run, settings: Settings, how: list[str]) -> None:
     """Also where there is nothing further back: code 7 and who did it, not "no other bundle"."""
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1, 2)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1, 2)
     assert run("rollback", "toy", "--yes", "--actor", "anna").code == 0
     again = run("rollback", "toy", *how, "--actor", "ben")
     assert again.code == 7, again
@@ -51,8 +51,8 @@ def test_a_release_that_is_still_on_its_way_is_not_called_done(phase: Phase, cap
 
 def test_after_down_status_says_that_nothing_serves(run: Run, settings: Settings) -> None:
     """It was taken down, and by which command it comes back."""
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1)
     assert run("down", "toy", "--yes").code == 0
     told = run("status", "toy")
     assert "nothing serves: toy was taken down" in told.out
@@ -74,7 +74,7 @@ def test_what_was_taken_down_is_down_on_purpose_and_does_not_lag() -> None:
 @pytest.mark.parametrize("fault", ["port taken", "not YAML", "a wrong value", "a key twice", "another name", "unknown beside a known one"])
 def test_up_that_fails_says_why_and_leaves_nothing(run: Run, tmp_path: Path, fault: str) -> None:
     """No controller, no proxy, no worker; with the reason, in text and in JSON."""
-    made = factory.project(tmp_path / "real", port=testing.free_port(), layers=True)
+    made = projects.project(tmp_path / "real", port=testing.free_port(), layers=True)
     file = made.services / "toy" / "service.yaml"
     names = ["toy"]
     with socket.socket() as holder:
@@ -132,8 +132,8 @@ def test_the_list_of_verbs_cuts_no_sentence_off(run: Run) -> None:
 def test_history_shows_one_line_a_revision_and_the_whole_reason_of_one(run: Run, settings: Settings) -> None:
     """A gate's reason is a paragraph: in a list it would push every column off the screen."""
     why = "gate 'quality': " + "mean brier 0.1705 against 0.1571; " * 20
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1, 2)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1, 2)
     assert run("rollback", "toy", "--yes", "--reason", why).code == 0
     listed = run("history", "toy").out
     assert max(map(len, listed.splitlines())) < 260
@@ -144,7 +144,7 @@ def test_history_shows_one_line_a_revision_and_the_whole_reason_of_one(run: Run,
 
 def test_a_mistyped_service_is_answered_with_the_one_that_is_meant(run: Run, settings: Settings) -> None:
     """With the list of those that there are, whatever was typed."""
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1)
     assert "did you mean 'toy'?" in run("rollback", "tooy", "--yes").err
     assert "did you mean" not in run("rollback", "nobody", "--yes").err

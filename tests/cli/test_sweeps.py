@@ -16,7 +16,7 @@ from lastgood import errors
 from lastgood.cli import common
 from lastgood.cli import inspect as look
 from lastgood.settings import Settings
-from tests import factory
+from lastgood.testing import projects
 from tests.cli import commands
 from tests.cli.conftest import Done, Run
 
@@ -36,8 +36,8 @@ IS_PATH = {"out", "report"}
 @pytest.fixture
 def released(settings: Settings) -> list[str]:
     """Three bundles, released one after the other."""
-    with factory.opened(settings) as ctx:
-        return factory.released(ctx, 1, 2, 3)
+    with projects.opened(settings) as ctx:
+        return projects.released(ctx, 1, 2, 3)
 
 
 def _label(value: object) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from lastgood.layers.infrastructure.local import warm_ups
 from lastgood.settings import Settings
-from tests import factory
+from lastgood.testing import projects
 from tests.cli.conftest import Run
 
 
@@ -14,8 +14,8 @@ from tests.cli.conftest import Run
 def two(settings: Settings) -> list[str]:
     """Two bundles; the first is stable. The second asks a model that may take longer than a request."""
     pin = {"provider": "openai", "model": "m-2025-01-01", "params": {"budget_s": 90.0}}
-    with factory.opened(settings) as ctx:
-        return [factory.build(ctx, 0.1), factory.build(ctx, 0.2, llms=[pin])]
+    with projects.opened(settings) as ctx:
+        return [projects.build(ctx, 0.1), projects.build(ctx, 0.2, llms=[pin])]
 
 
 def test_promote_plan_and_doctor_say_where_a_try_is_too_short(run: Run, settings: Settings, two: list[str]) -> None:

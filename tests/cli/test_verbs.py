@@ -7,15 +7,15 @@ import datetime
 import pytest
 
 from lastgood.settings import Settings
-from tests import factory
+from lastgood.testing import projects
 from tests.cli.conftest import Run
 
 
 @pytest.fixture
 def three(settings: Settings) -> list[str]:
     """Bundles that were released one after the other."""
-    with factory.opened(settings) as ctx:
-        return factory.released(ctx, 1, 2, 3)
+    with projects.opened(settings) as ctx:
+        return projects.released(ctx, 1, 2, 3)
 
 
 def test_rollback_tells_revision_milliseconds_and_the_way_back(run: Run, three: list[str]) -> None:
@@ -88,8 +88,8 @@ def test_a_usage_error_is_json_too(run: Run) -> None:
 
 def test_an_ambiguous_short_id_names_the_candidates(run: Run, settings: Settings) -> None:
     """Four hex digits that fit two bundles are refused with both of them; fewer than four are refused as too short."""
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1)
     done = run("promote", "toy", "ab", "--yes")
     assert done.code == 2
 
@@ -144,7 +144,7 @@ def test_show_diff_verify_and_lists(run: Run, three: list[str]) -> None:
 
 def test_a_damaged_part_is_reported_by_verify(run: Run, three: list[str], settings: Settings) -> None:
     """One flipped byte: code 1 and the bundle named."""
-    with factory.opened(settings) as ctx:
+    with projects.opened(settings) as ctx:
         path = ctx.store.path(ctx.ledger.bundle(three[2]).parts["model"].digest)
         path.chmod(0o600)
         path.write_text("9")

@@ -14,7 +14,7 @@ from lastgood.cli import watch
 from lastgood.release import advance
 from lastgood.reports import live
 from lastgood.settings import Settings
-from tests import factory
+from lastgood.testing import projects
 from tests.cli.conftest import Run
 from tests.reports import story as stories
 from tests.reports.story import SERVICE, Story
@@ -23,13 +23,13 @@ from tests.reports.story import SERVICE, Story
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """A project with one service that has gates."""
-    return factory.project(tmp_path, extra=stories.GATES)
+    return projects.project(tmp_path, extra=stories.GATES)
 
 
 @pytest.fixture
 def story(settings: Settings) -> Iterator[Story]:
     """Releases on a virtual clock, in that project."""
-    with factory.opened(settings) as ctx:
+    with projects.opened(settings) as ctx:
         yield Story(ctx=ctx, traffic=stories.Traffic())
 
 

@@ -20,7 +20,8 @@ from lastgood.reports import record as rollout_record
 from lastgood.service import schema
 from lastgood.settings import Settings
 from lastgood.sources import base as sources
-from tests import factory, memory
+from lastgood.testing import projects
+from tests import memory
 from tests.controller.test_loop import until
 
 GATES = "gates:\n  errors: {metric: error_rate, watch: bake, window_s: 1, min_samples: 20, margin: 0.01}\n"
@@ -47,7 +48,7 @@ class Numbers:
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """A project with layers in memory, one gate, and a controller that looks often."""
-    made = factory.project(tmp_path, extra=GATES)
+    made = projects.project(tmp_path, extra=GATES)
     file = made.services / "toy" / schema.FILE
     file.write_text(file.read_text().replace("bake_s: 2", "bake_s: 60, recovery: {within_s: 30, min_samples: 20}"))
     quick = "[controller]\npoll_s = 0.02\nresync_s = 0.3\nmeasure_s = 0.1\n"
@@ -79,10 +80,10 @@ def noted(ctx: release.Context, verb: str) -> list[dict[str, Any]]:
 
 def test_an_automatic_rollback_says_how_long_traffic_took(settings: Settings, running: None) -> None:
     """In the audit trail, in the report, and in the incident, which the reader of the ledger writes; each step is noted once."""
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1)
-        Numbers.bad = second = factory.build(ctx, 2)
-        release.propose(ctx, "toy", second, reason="better", actor="ann")
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1)
+        Numbers.bad = second = projects.build(ctx, 2)
+        release.propose(ctx, "toy", second, release.Request(actor="ann", reason="better"))
         until(lambda: noted(ctx, "rollback"), what="the rollback was noted")
         (note,) = noted(ctx, "rollback")
         assert 0 <= note["traffic_ms"] < 10_000
@@ -100,10 +101,10 @@ def test_an_automatic_rollback_says_how_long_traffic_took(settings: Settings, ru
 
 def test_what_a_command_has_noted_is_not_noted_again(settings: Settings, running: None) -> None:
     """A command that waits for the layers notes it; a change whose maker has not is noted once traffic follows."""
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1, 2)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1, 2)
         until(lambda: memory.world(settings, "toy").traffic.served, what="traffic follows")
-        convergence.roll_back(ctx, "toy", reason="bad", actor="ann")
-        release.hold(ctx, "toy", reason="freeze", actor="ann")
+        convergence.carry_out(ctx, "toy", release.roll_back, release.Request(actor="ann", reason="bad"))
+        release.hold(ctx, "toy", release.Request(actor="ann", reason="freeze"))
         until(lambda: noted(ctx, "hold"), what="the hold, which nobody waited for, was noted")
         assert len(noted(ctx, "hold")) == len(noted(ctx, "rollback")) == 1

@@ -17,14 +17,15 @@ from lastgood.layers import base, receipts
 from lastgood.ledger import audit
 from lastgood.release import advance, convergence
 from lastgood.settings import Settings
-from tests import factory, memory
+from lastgood.testing import projects
+from tests import memory
 from tests.hosts.rows import seen
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """A project with layers in memory and a controller that looks often."""
-    made = factory.project(tmp_path)
+    made = projects.project(tmp_path)
     quick = "[controller]\npoll_s = 0.02\nresync_s = 0.3\nlayer_timeout_s = 0.5\n"
     (tmp_path / "lastgood.toml").write_text(memory.ADAPTERS + quick)
     return settings_.load(made.project, environ={})
@@ -58,8 +59,8 @@ def status_of(settings: Settings, layer: str) -> receipts.Receipt | None:
 def test_the_controller_takes_a_release_to_the_end_by_itself(settings: Settings, running: None) -> None:
     """Once proposed, a release is cut over and proves itself with nobody at the keyboard, and every layer follows."""
     world = memory.world(settings, "toy")
-    with factory.opened(settings) as ctx:
-        digest = factory.build(ctx, 1)
+    with projects.opened(settings) as ctx:
+        digest = projects.build(ctx, 1)
         release.propose(ctx, "toy", digest, release.Request(actor="ann", reason="go"))
         until(lambda: ctx.ledger.state("toy").stable == digest, what="cut-over")
         until(lambda: ctx.ledger.state("toy").phase == "idle", what="end of the bake")
@@ -70,8 +71,8 @@ def test_the_controller_takes_a_release_to_the_end_by_itself(settings: Settings,
 def test_a_hand_edit_is_put_back_within_one_resync(settings: Settings, running: None) -> None:
     """Somebody moves an alias in the registry; the next look puts it back."""
     world = memory.world(settings, "toy")
-    with factory.opened(settings) as ctx:
-        a, b = factory.released(ctx, 1, 2)
+    with projects.opened(settings) as ctx:
+        a, b = projects.released(ctx, 1, 2)
         until(lambda: world.registry.aliases == {"stable": b, "previous": a}, what="the registry followed")
         world.registry.aliases = {"stable": a}
         until(lambda: world.registry.aliases == {"stable": b, "previous": a}, what="the edit was put back")
@@ -80,8 +81,8 @@ def test_a_hand_edit_is_put_back_within_one_resync(settings: Settings, running: 
 def test_a_dead_layer_delays_no_other_one(settings: Settings, running: None) -> None:
     """With the registry down, traffic moves at once; the registry catches up when it is back; its receipt says why."""
     world = memory.world(settings, "toy")
-    with factory.opened(settings) as ctx:
-        a, b = factory.released(ctx, 1, 2)
+    with projects.opened(settings) as ctx:
+        a, b = projects.released(ctx, 1, 2)
         until(lambda: world.traffic.served == {b: 100.0}, what="traffic followed")
         world.registry.failure = base.LayerError("registry is down; wait")
         done = convergence.carry_out(ctx, "toy", release.roll_back, release.Request(actor="ann", reason="bad"), wait_s=0.0)
@@ -97,8 +98,8 @@ def test_a_layer_that_hangs_is_reported_and_waited_for_by_nobody(settings: Setti
     """An adapter that does not come back is told as such; traffic goes on."""
     world = memory.world(settings, "toy")
     release_it = threading.Event()
-    with factory.opened(settings) as ctx:
-        a, b = factory.released(ctx, 1, 2)
+    with projects.opened(settings) as ctx:
+        a, b = projects.released(ctx, 1, 2)
         until(lambda: world.traffic.served == {b: 100.0}, what="traffic followed")
         world.registry.observe = lambda: (release_it.wait(30), base.Observed(revision=None))[1]  # type: ignore[method-assign]
         try:
@@ -113,9 +114,9 @@ def test_a_layer_that_hangs_is_reported_and_waited_for_by_nobody(settings: Setti
 def test_a_candidate_that_never_gets_ready_is_abandoned(settings: Settings, running: None) -> None:
     """Stable is untouched, and the promoter is told; asking for the same bundle later is allowed."""
     world = memory.world(settings, "toy")
-    with factory.opened(settings) as ctx:
-        (a,) = factory.released(ctx, 1)
-        b = factory.build(ctx, 2)
+    with projects.opened(settings) as ctx:
+        (a,) = projects.released(ctx, 1)
+        b = projects.build(ctx, 2)
         world.infrastructure.never_ready = {b}
         state = ctx.ledger.state("toy", about=(b,))
 
@@ -129,14 +130,14 @@ def test_a_candidate_that_never_gets_ready_is_abandoned(settings: Settings, runn
 def test_a_promotion_that_is_overtaken_by_a_rollback_is_a_conflict(settings: Settings) -> None:
     """The promoter learns who rolled back, with exit code 3."""
     world = memory.world(settings, "toy")
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1, 2)
-        c = factory.build(ctx, 3)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1, 2)
+        c = projects.build(ctx, 3)
         world.infrastructure.never_ready = {c}
         caught: list[BaseException] = []
 
         def promote() -> None:
-            with factory.opened(settings) as mine:
+            with projects.opened(settings) as mine:
                 try:
                     convergence.promote(mine, "toy", c, reason="go", actor="bob")
                 except errors.LastgoodError as error:
@@ -154,8 +155,8 @@ def test_a_promotion_that_is_overtaken_by_a_rollback_is_a_conflict(settings: Set
 def test_a_target_that_does_not_get_ready_is_passed_over(settings: Settings) -> None:
     """When the bundle gone back to cannot start, automation goes one further, quarantines it, and pages."""
     clock = time.time
-    with factory.opened(settings) as ctx:
-        a, b, _ = factory.released(ctx, 1, 2, 3)
+    with projects.opened(settings) as ctx:
+        a, b, _ = projects.released(ctx, 1, 2, 3)
         release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad"))
         assert (
             advance.go_on_back(ctx.with_clock(clock), "toy", view=seen(now=clock(), ready={a}, unready={b}), actor="controller") is None
@@ -173,8 +174,8 @@ def test_a_target_that_does_not_get_ready_is_passed_over(settings: Settings) -> 
 def test_without_a_controller_the_command_moves_traffic_itself(settings: Settings) -> None:
     """Traffic and workers follow; what is left for the controller is said, and so is how to start it."""
     world = memory.world(settings, "toy")
-    with factory.opened(settings) as ctx:
-        a, b = factory.released(ctx, 1, 2)
+    with projects.opened(settings) as ctx:
+        a, b = projects.released(ctx, 1, 2)
         convergence.carry_out(ctx, "toy", release.hold, release.Request(actor="t", reason="x"), wait_s=0.0)
         assert world.traffic.served == {b: 100.0}
         done = convergence.carry_out(ctx, "toy", release.roll_back, release.Request(actor="ann", reason="bad"))
@@ -194,9 +195,9 @@ def test_two_controllers_are_harmless(settings: Settings, running: None) -> None
     second = threading.Thread(target=loop.run, args=(settings,), kwargs={"stop": stop})
     second.start()
     try:
-        with factory.opened(settings) as ctx:
+        with projects.opened(settings) as ctx:
             for answer in (1, 2, 3):
-                digest = factory.build(ctx, answer)
+                digest = projects.build(ctx, answer)
                 release.propose(ctx, "toy", digest, release.Request(actor="ann", reason="go"))
                 until(lambda wanted=digest: ctx.ledger.state("toy").stable == wanted, what="cut-over")
                 until(lambda: ctx.ledger.state("toy").phase == "idle", what="end of the bake")

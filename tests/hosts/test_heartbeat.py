@@ -21,7 +21,8 @@ from lastgood.ops import local_stack
 from lastgood.release import convergence
 from lastgood.settings import Settings
 from lastgood.system import processes
-from tests import factory, memory, timing
+from lastgood.testing import projects
+from tests import memory, timing
 
 LONG_S = 60.0
 
@@ -29,7 +30,7 @@ LONG_S = 60.0
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """A project whose layers are in memory."""
-    made = factory.project(tmp_path)
+    made = projects.project(tmp_path)
     (tmp_path / "lastgood.toml").write_text(memory.ADAPTERS)
     monkeypatch.setenv("LASTGOOD_PROJECT", str(made.project))
     monkeypatch.setenv("LASTGOOD_HOME", str(made.home))
@@ -63,8 +64,8 @@ def gives_signs(settings: Settings) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="whether a process is stopped is read from /proc")
 def test_a_stopped_controller_is_frozen_for_everybody_and_replaced(settings: Settings, record: processes.Record) -> None:
     """`status`, `doctor` and whoever relies on it see that; `up` puts a working one in its place, and says so."""
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1)
     until(lambda: gives_signs(settings), what="a sign of life")
     assert convergence.controller_record(settings) == record
     timing.freeze(record.pid)
@@ -88,8 +89,8 @@ def test_a_stopped_controller_is_frozen_for_everybody_and_replaced(settings: Set
 @pytest.mark.skipif(sys.platform != "linux", reason="whether a process is stopped is read from /proc")
 def test_a_controller_frozen_in_the_middle_of_a_commit_is_replaced(settings: Settings) -> None:
     """It holds the ledger's lock; a verb names the remedy, and `up` is it."""
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1)
     commits = f"import sqlite3, time; book = sqlite3.connect({str(settings.home / 'ledger.db')!r}, isolation_level=None); "
     commits += "book.execute('BEGIN IMMEDIATE'); print('holds it', flush=True); time.sleep(600)"
     folder, log = settings.home / "run", settings.home / "logs" / "controller.log"
@@ -98,7 +99,7 @@ def test_a_controller_frozen_in_the_middle_of_a_commit_is_replaced(settings: Set
         until(lambda: log.is_file() and "holds it" in log.read_text(), what="the lock")
         timing.freeze(frozen.pid)
         hasty = settings.model_copy(update={"ledger": settings.ledger.model_copy(update={"busy_timeout_s": 0.1})})
-        with pytest.raises(errors.Unavailable, match=r"frozen: 'lastgood up' replaces it"), factory.opened(hasty):
+        with pytest.raises(errors.Unavailable, match=r"frozen: 'lastgood up' replaces it"), projects.opened(hasty):
             pass
         told: list[str] = []
         local_stack.up(hasty, names=["toy"], say=told.append)

@@ -20,7 +20,8 @@ from lastgood.layers import base
 from lastgood.layers import desired as desired_state
 from lastgood.ledger import Ledger, Seen
 from lastgood.release import advance, convergence
-from tests import factory, memory, postgres
+from lastgood.testing import projects
+from tests import memory, postgres
 from tests.hosts.rows import row, seen, view
 
 NOW = 1_000_000.0
@@ -52,9 +53,9 @@ def test_one_that_says_nothing_is_unknown(rows: list[dict[str, Any]], word: str)
 
 def test_a_rollback_goes_to_what_is_warm(tmp_path: Path) -> None:
     """Warm before cold, what cannot be started last, and otherwise the newest; a person's own choice is not changed."""
-    made = factory.project(tmp_path)
-    with factory.opened(made) as ctx:
-        a, b, c, d = factory.released(ctx, 1, 2, 3, 4)
+    made = projects.project(tmp_path)
+    with projects.opened(made) as ctx:
+        a, b, c, d = projects.released(ctx, 1, 2, 3, 4)
         assert release.plan_roll_back(ctx, ctx.ledger.state("toy"), reason="x").verified == {c: True}
         say(ctx, "one", {c: Seen(ready=False, failures=3, detail="no disk"), d: Seen(ready=True)})
         assert release.plan_roll_back(ctx, ctx.ledger.state("toy"), reason="x").verified == {b: True}
@@ -66,9 +67,9 @@ def test_a_rollback_goes_to_what_is_warm(tmp_path: Path) -> None:
 
 def test_another_bundle_is_kept_warm_while_previous_cannot_be(tmp_path: Path) -> None:
     """The next one behind it, and the next if that cannot be started either; nothing more once previous is ready."""
-    made = factory.project(tmp_path)
-    with factory.opened(made) as ctx:
-        a, b, c, _ = factory.released(ctx, 1, 2, 3, 4)
+    made = projects.project(tmp_path)
+    with projects.opened(made) as ctx:
+        a, b, c, _ = projects.released(ctx, 1, 2, 3, 4)
 
         def warm() -> tuple[str, ...]:
             return desired_state.read(ctx.ledger.state("toy"), ledger=ctx.ledger, store=ctx.store, settings=made).spares
@@ -86,9 +87,9 @@ def test_another_bundle_is_kept_warm_while_previous_cannot_be(tmp_path: Path) ->
 
 def test_going_one_further_back_needs_a_warm_target_and_an_unready_one(tmp_path: Path) -> None:
     """A bundle of which nobody knows is not left, and none is taken that is not warm."""
-    made = factory.project(tmp_path)
-    with factory.opened(made) as ctx:
-        a, b, _ = factory.released(ctx, 1, 2, 3)
+    made = projects.project(tmp_path)
+    with projects.opened(made) as ctx:
+        a, b, _ = projects.released(ctx, 1, 2, 3)
         release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad"))
         later = time.time() + 600
 
@@ -108,9 +109,9 @@ def test_going_one_further_back_needs_a_warm_target_and_an_unready_one(tmp_path:
 
 def test_what_nobody_knows_is_not_given_up_as_unready(tmp_path: Path) -> None:
     """At the end of its time a candidate of which nobody knows gets the same time again."""
-    made = factory.project(tmp_path)
-    with factory.opened(made) as ctx:
-        b = factory.build(ctx, 2)
+    made = projects.project(tmp_path)
+    with projects.opened(made) as ctx:
+        b = projects.build(ctx, 2)
         release.propose(ctx, "toy", b, release.Request(actor="ann", reason="go"))
         state = ctx.ledger.state("toy")
         assert state.phase_until is not None
@@ -125,11 +126,11 @@ def test_what_nobody_knows_is_not_given_up_as_unready(tmp_path: Path) -> None:
 
 def test_an_idle_host_writes_only_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an hour of looks every two seconds: one write in ten seconds; a change at once."""
-    made = factory.project(tmp_path)
+    made = projects.project(tmp_path)
     writes = []
     real = Ledger.report_readiness
     monkeypatch.setattr(Ledger, "report_readiness", lambda self, *a, **k: (writes.append(k["now"]), real(self, *a, **k))[1])
-    with factory.opened(made) as ctx:
+    with projects.opened(made) as ctx:
         asked: dict[str, Any] = {"settings": made, "wanted": ("a", "b"), "troubles": {}}
         for second in range(0, 3600, 2):
             readiness.report(ctx.ledger, "toy", ready={"a", "b"}, now=NOW + second, **asked)
@@ -156,7 +157,7 @@ class Pair:
         quick = "poll_s = 0.02\nresync_s = 0.2\nheartbeat_s = 1.0\nlease_s = 1.0\nmeasure_s = 0.1\nwatch_s = 0.3\n"
         self.settings = []
         for name in ("one", "two"):
-            made = factory.project(root / name)
+            made = projects.project(root / name)
             where = url or f"sqlite:///{root / 'one' / 'shared.db'}"
             (root / name / "lastgood.toml").write_text(f'{memory.ADAPTERS}[controller]\n{quick}[ledger]\nurl = "{where}"\n')
             self.settings.append(settings_.load(made.project, environ={}))
@@ -216,8 +217,8 @@ def cannot_look(world: Any) -> None:
 def test_a_host_that_cannot_start_workers_moves_nothing(pair: Pair, broken: Callable[[Any], None], first: int) -> None:
     """Whoever has the lease: after a rollback the healthy service stays as it is, a new release goes through, nothing is quarantined."""
     broken(pair.world(1))
-    with factory.opened(pair.settings[0]) as ctx:
-        a, b, c = factory.released(ctx, 1, 2, 3)
+    with projects.opened(pair.settings[0]) as ctx:
+        a, b, c = projects.released(ctx, 1, 2, 3)
         release.roll_back(ctx.with_clock(lambda: time.time() - 3600), "toy", release.Request(actor="ann", reason="bad"))
         before = ctx.ledger.newest("toy")
         pair.start(first)
@@ -246,9 +247,9 @@ def test_every_automatic_commit_proves_the_lease(pair: Pair, monkeypatch: pytest
     monkeypatch.setattr(Ledger, "append", lambda self, *a, **k: (fenced.append((k["actor"], k.get("fence"))), real(self, *a, **k))[1])
     cannot_start(pair.world(1))
     pair.start(1, 0)
-    with factory.opened(pair.settings[0]) as ctx:
+    with projects.opened(pair.settings[0]) as ctx:
         for answer in (1, 2):
-            digest = factory.build(ctx, answer)
+            digest = projects.build(ctx, answer)
             release.propose(ctx, "toy", digest, release.Request(actor="ann", reason="go"))
             until(lambda wanted=digest: ctx.ledger.state("toy").stable == wanted, what="cut-over")
             until(lambda: ctx.ledger.state("toy").phase == "idle", what="end of the bake")
@@ -259,18 +260,18 @@ def test_every_automatic_commit_proves_the_lease(pair: Pair, monkeypatch: pytest
 
 def test_a_command_that_waits_follows_the_same_rule(pair: Pair) -> None:
     """`promote` on a host that is not the one to decide takes no step itself; with nobody else it takes the lease and leaves it."""
-    with factory.opened(pair.settings[0]) as ctx:
-        a = factory.build(ctx, 1)
+    with projects.opened(pair.settings[0]) as ctx:
+        a = projects.build(ctx, 1)
         convergence.promote(ctx, "toy", a, reason="first", actor="ann", wait_s=20)
         assert ctx.ledger.state("toy").stable == a
         assert ctx.ledger.lease_holder(lease.lease_name("toy")) is None
-        b = factory.build(ctx, 2)
+        b = projects.build(ctx, 2)
         held = ctx.ledger.take_lease(lease.lease_name("toy"), holder="elsewhere 1 x 0", now=time.time(), ttl_s=50)
         assert held is not None
         done: list[Any] = []
 
         def promote() -> None:
-            with factory.opened(pair.settings[0]) as mine:
+            with projects.opened(pair.settings[0]) as mine:
                 done.append(convergence.promote(mine, "toy", b, reason="go", actor="bob", wait_s=20, way=release.PhaseOverride(skip=True)))
 
         thread = threading.Thread(target=promote)
@@ -286,9 +287,9 @@ def test_a_command_that_waits_follows_the_same_rule(pair: Pair) -> None:
 
 def test_a_frozen_decider_commits_nothing_afterwards(pair: Pair) -> None:
     """What it decided before it was frozen is refused once somebody else has the lease, whatever verb it is."""
-    with factory.opened(pair.settings[0]) as ctx:
-        factory.released(ctx, 1, 2)
-        c = factory.build(ctx, 3)
+    with projects.opened(pair.settings[0]) as ctx:
+        projects.released(ctx, 1, 2)
+        c = projects.build(ctx, 3)
         release.propose(ctx, "toy", c, release.Request(actor="ann", reason="go"))
         now = time.time()
         old = ctx.ledger.take_lease(lease.lease_name("toy"), holder="frozen 1 x 0", now=now, ttl_s=1.0)
@@ -308,7 +309,7 @@ def test_a_frozen_decider_commits_nothing_afterwards(pair: Pair) -> None:
 
 def test_a_dead_process_of_the_same_host_keeps_nobody_waiting(pair: Pair) -> None:
     """Its lease is taken over at once by the next one of that host; that of a living one, or of another host, is not."""
-    with factory.opened(pair.settings[0]) as ctx:
+    with projects.opened(pair.settings[0]) as ctx:
         host, other = (readiness.host(one) for one in pair.settings)
         name = lease.lease_name("toy")
         for holder, free in (

@@ -17,7 +17,7 @@ from lastgood.model_retirement import check as liveness
 from lastgood.model_retirement import providers as models
 from lastgood.model_retirement import records
 from lastgood.settings import Settings
-from tests import factory
+from lastgood.testing import projects
 from tests.drift import project as toy
 from tests.drift.project import HOUR_S, START
 
@@ -155,8 +155,8 @@ class Pair:
 @pytest.fixture
 def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
     """Both on one ledger."""
-    settings = factory.project(tmp_path)
-    with factory.opened(settings) as ctx:
+    settings = projects.project(tmp_path)
+    with projects.opened(settings) as ctx:
         yield Pair(settings, ctx, monkeypatch)
 
 
@@ -167,7 +167,7 @@ def statuses(report: liveness.Report) -> dict[str, str]:
 
 def test_a_model_that_a_host_without_workers_lacks_is_not_gone(pair: Pair) -> None:
     """It never needed it: nothing is written down, nobody is paged, a rollback goes there, and hosted models are asked about all the same."""
-    a, b = factory.released(pair.ctx, 1, 2, llms={1: [LOCAL], 2: [HOSTED]})
+    a, b = projects.released(pair.ctx, 1, 2, llms={1: [LOCAL], 2: [HOSTED]})
     pair.serves(b, OTHER)
     assert statuses(pair.look(pair.one, there=False)) == {b: "unknown", a: "unknown"}
     assert [one for one in pair.ctx.ledger.evaluations(a) if one.kind == records.KIND] == []
@@ -180,7 +180,7 @@ def test_a_model_that_a_host_without_workers_lacks_is_not_gone(pair: Pair) -> No
 
 def test_a_model_is_gone_once_every_host_that_serves_says_so(pair: Pair) -> None:
     """As long as one has it the bundle answers; each host's word stands in the ledger, once a week."""
-    (a,) = factory.released(pair.ctx, 1, llms={1: [LOCAL]})
+    (a,) = projects.released(pair.ctx, 1, llms={1: [LOCAL]})
     pair.serves(a, pair.one, OTHER)
     assert statuses(pair.look(OTHER, there=True)) == {a: "alive"}
     for _ in range(3):
@@ -197,7 +197,7 @@ def test_a_model_is_gone_once_every_host_that_serves_says_so(pair: Pair) -> None
 
 def test_a_host_that_is_heard_of_no_more_keeps_no_model_alive(pair: Pair) -> None:
     """What it said weeks ago says nothing of today."""
-    (a,) = factory.released(pair.ctx, 1, llms={1: [LOCAL]})
+    (a,) = projects.released(pair.ctx, 1, llms={1: [LOCAL]})
     pair.serves(a, pair.one, OTHER)
     pair.look(OTHER, there=True)
     pair.look(pair.one, there=False)

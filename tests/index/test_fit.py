@@ -10,7 +10,7 @@ import pytest
 from lastgood import errors, release
 from lastgood.bundle import manifest, store
 from lastgood.conformance import index as engines
-from tests import factory
+from lastgood.testing import projects
 
 OTHER = "sha256:" + "f" * 64
 
@@ -44,10 +44,10 @@ def test_whatever_does_not_name_the_same_one_is_refused(parts: list[manifest.Par
 
 def test_registration_refuses_it_and_leaves_nothing(tmp_path: Path) -> None:
     """With real parts in a real store; the one that fits is taken."""
-    settings = factory.project(tmp_path)
+    settings = projects.project(tmp_path)
     snapshot = engines.make_part(tmp_path / "part", count=5)
-    with factory.opened(settings) as ctx:
-        known = ctx.ledger.bundle(factory.build(ctx, 1.0))
+    with projects.opened(settings) as ctx:
+        known = ctx.ledger.bundle(projects.build(ctx, 1.0))
         index = store.part(ctx.store.put(tmp_path / "part"), name="index", media_type="x/y", meta=snapshot.meta())
         model = known.parts["model"]
         for embedder, fits in ((OTHER, False), (snapshot.embedder, True)):

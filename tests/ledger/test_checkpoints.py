@@ -12,7 +12,7 @@ import pytest
 from lastgood import errors
 from lastgood.ledger import audit
 from lastgood.settings import Settings
-from tests import factory
+from lastgood.testing import projects
 from tests.ledger import foreign
 
 SERVICE = "toy"
@@ -21,10 +21,10 @@ SERVICE = "toy"
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """A service with three releases, each signed as the verbs do it."""
-    made = factory.project(tmp_path)
-    with factory.opened(made) as ctx:
+    made = projects.project(tmp_path)
+    with projects.opened(made) as ctx:
         for answer in (1, 2, 3):
-            factory.released(ctx, answer)
+            projects.released(ctx, answer)
             audit.checkpoint(ctx.ledger, SERVICE, made.keys)
         assert _report(ctx.ledger, made).problems == ()
         assert _report(ctx.ledger, made).uncovered == 0
@@ -88,7 +88,7 @@ def test_nothing_that_is_taken_away_leaves_a_whole_trail(settings: Settings, fil
     FILE[file](settings)
     HEAD[head](settings)
     KEY[key](settings)
-    with factory.opened(settings) as ctx:  # makes a new key, if there is none
+    with projects.opened(settings) as ctx:  # makes a new key, if there is none
         for _ in range(3):
             report = _report(ctx.ledger, settings)
             found = [problem for problem in report.problems if "own guards" not in problem]
@@ -105,7 +105,7 @@ def test_a_first_checkpoint_says_that_entries_were_there_before(settings: Settin
     _cut_tail(settings)
     _file(settings).unlink()
     audit.head_file(settings.keys, SERVICE).unlink()
-    with factory.opened(settings) as ctx:
+    with projects.opened(settings) as ctx:
         ctx.ledger.note(SERVICE, kind="n", body={}, actor="x", now=1.0)
         audit.checkpoint(ctx.ledger, SERVICE, settings.keys)
         assert _report(ctx.ledger, settings).uncovered == 7
@@ -118,7 +118,7 @@ def test_a_first_checkpoint_says_that_entries_were_there_before(settings: Settin
 def test_a_crash_between_the_two_files_is_mended_and_is_no_alarm(settings: Settings) -> None:
     """The newest one in its own file, the line of it not yet written: whole, and the line is there after the next checkpoint."""
     before = _file(settings).read_text()
-    with factory.opened(settings) as ctx:
+    with projects.opened(settings) as ctx:
         ctx.ledger.note(SERVICE, kind="n", body={}, actor="x", now=1.0)
         audit.checkpoint(ctx.ledger, SERVICE, settings.keys)
         _file(settings).write_text(before)
@@ -139,7 +139,7 @@ def test_checkpoints_of_older_releases_go_on_being_believed(settings: Settings) 
     lines = [{**one, "signature": signing.sign(key, manifest.canonical(one), kind=audit.KIND).hex()} for one in claims]
     _file(settings).write_bytes(b"".join(manifest.canonical(line) + b"\n" for line in lines))
     audit.head_file(settings.keys, SERVICE).unlink()
-    with factory.opened(settings) as ctx:
+    with projects.opened(settings) as ctx:
         for _ in range(2):
             report = _report(ctx.ledger, settings)
             assert (report.problems, report.uncovered) == ((), 0)
@@ -147,5 +147,5 @@ def test_checkpoints_of_older_releases_go_on_being_believed(settings: Settings) 
 
 
 def _entries(settings: Settings) -> list[dict[str, object]]:
-    with factory.opened(settings) as ctx:
+    with projects.opened(settings) as ctx:
         return list(audit.export(ctx.ledger, SERVICE))

@@ -14,7 +14,7 @@ from lastgood.bundle.manifest import short
 from lastgood.llm import base
 from lastgood.model_retirement import check as liveness
 from lastgood.model_retirement import records
-from tests import factory
+from lastgood.testing import projects
 
 OLD = {"provider": "openai", "model": "old-2024-01-01"}
 NEW = {"provider": "openai", "model": "new-2025-01-01"}
@@ -24,7 +24,7 @@ DAY_S = records.DAY_S
 @pytest.fixture
 def ctx(tmp_path: Path) -> Iterator[release.Context]:
     """A project without layers."""
-    with factory.opened(factory.project(tmp_path)) as ctx:
+    with projects.opened(projects.project(tmp_path)) as ctx:
         yield ctx
 
 
@@ -64,7 +64,7 @@ def told(ctx: release.Context) -> list[str]:
 
 def test_what_lives_is_written_down_and_pages_nobody(ctx: release.Context, provider: Provider) -> None:
     """Stable first, then what may be gone back to, each with the models that it asks."""
-    a, b = factory.released(ctx, 1, 2, llms={1: [OLD], 2: [NEW]})
+    a, b = projects.released(ctx, 1, 2, llms={1: [OLD], 2: [NEW]})
     report = check(ctx, provider)
     assert report.ok
     assert [(one.bundle, one.role, one.models) for one in report.checked] == [
@@ -80,14 +80,14 @@ def test_what_lives_is_written_down_and_pages_nobody(ctx: release.Context, provi
 
 def test_a_bundle_that_asks_nobody_is_not_asked_about(ctx: release.Context, provider: Provider) -> None:
     """Nothing is written down for it either."""
-    (a,) = factory.released(ctx, 1)
+    (a,) = projects.released(ctx, 1)
     assert check(ctx, provider) == liveness.Report(checked=(), risk=None)
     assert ctx.ledger.evaluations(a) == []
 
 
 def test_the_same_answer_is_written_down_once_a_week(ctx: release.Context, provider: Provider) -> None:
     """Often enough to see that somebody asks, and the ledger does not fill up."""
-    (a,) = factory.released(ctx, 1, llms={1: [OLD]})
+    (a,) = projects.released(ctx, 1, llms={1: [OLD]})
     now = time.time()
     for days in (0, 0.25, 6.9):
         check(ctx, provider, now=now + days * DAY_S)
@@ -98,7 +98,7 @@ def test_the_same_answer_is_written_down_once_a_week(ctx: release.Context, provi
 
 def test_a_gone_model_is_no_way_back(ctx: release.Context, provider: Provider) -> None:
     """The rollback passes over it, to the bundle before; named, it is refused with the way out; and so is releasing it."""
-    a, b, c = factory.released(ctx, 1, 2, 3, llms={1: [NEW], 2: [OLD], 3: [NEW]})
+    a, b, c = projects.released(ctx, 1, 2, 3, llms={1: [NEW], 2: [OLD], 3: [NEW]})
     provider.says[OLD["model"]] = None
     report = check(ctx, provider)
     assert report.ok, "something safe is left"
@@ -112,7 +112,7 @@ def test_a_gone_model_is_no_way_back(ctx: release.Context, provider: Provider) -
 
 def test_a_model_that_came_back_is_a_way_back_again(ctx: release.Context, provider: Provider) -> None:
     """What was found out last counts: no mark has to be lifted."""
-    a, _ = factory.released(ctx, 1, 2, llms={1: [OLD], 2: [NEW]})
+    a, _ = projects.released(ctx, 1, 2, llms={1: [OLD], 2: [NEW]})
     provider.says[OLD["model"]] = None
     check(ctx, provider)
     provider.says[OLD["model"]] = {}
@@ -122,7 +122,7 @@ def test_a_model_that_came_back_is_a_way_back_again(ctx: release.Context, provid
 
 def test_a_date_that_has_passed_counts_without_asking_again(ctx: release.Context, provider: Provider) -> None:
     """Nobody has to ask on the very day: the date stands in the ledger."""
-    a, b = factory.released(ctx, 1, 2, llms={1: [OLD], 2: [NEW]})
+    a, b = projects.released(ctx, 1, 2, llms={1: [OLD], 2: [NEW]})
     ends = time.time() - 60
     provider.says[OLD["model"]] = {"shutdown_at": ends}
     assert statuses(check(ctx, provider, now=ends - 3 * DAY_S)) == {short(b): "alive", short(a): "dying"}
@@ -136,7 +136,7 @@ def test_a_date_that_has_passed_counts_without_asking_again(ctx: release.Context
 
 def test_what_serves_and_dies_is_paged_once(ctx: release.Context, provider: Provider) -> None:
     """Once when it begins to die, and once when it is gone, however often it is looked at."""
-    (a,) = factory.released(ctx, 1, llms={1: [OLD]})
+    (a,) = projects.released(ctx, 1, llms={1: [OLD]})
     now = time.time()
     provider.says[OLD["model"]] = {"shutdown_at": now + 10 * DAY_S}
     assert not check(ctx, provider, now=now).ok
@@ -155,7 +155,7 @@ def _ends(at: float, days: int) -> str:
 
 def test_nothing_safe_behind_is_paged_once(ctx: release.Context, provider: Provider) -> None:
     """Two ways back, one gone and one dying: a person is told that there is nothing safe, and which they were."""
-    a, b, _ = factory.released(ctx, 1, 2, 3, llms={1: [OLD], 2: [OLD, NEW], 3: []})
+    a, b, _ = projects.released(ctx, 1, 2, 3, llms={1: [OLD], 2: [OLD, NEW], 3: []})
     provider.says[OLD["model"]] = {"shutdown_at": time.time() + 5 * DAY_S}
     report = check(ctx, provider)
     assert not report.ok
@@ -169,14 +169,14 @@ def test_nothing_safe_behind_is_paged_once(ctx: release.Context, provider: Provi
 
 def test_one_way_back_that_asks_nobody_is_safe(ctx: release.Context, provider: Provider) -> None:
     """The newest one's model is gone, but there is another."""
-    factory.released(ctx, 1, 2, 3, llms={2: [OLD]})
+    projects.released(ctx, 1, 2, 3, llms={2: [OLD]})
     provider.says[OLD["model"]] = None
     assert check(ctx, provider).risk is None
 
 
 def test_a_provider_that_is_away_says_nothing(ctx: release.Context, provider: Provider) -> None:
     """It is unknown then, and unknown is no reason to refuse a way back."""
-    a, _ = factory.released(ctx, 1, 2, llms={1: [OLD], 2: [NEW]})
+    a, _ = projects.released(ctx, 1, 2, llms={1: [OLD], 2: [NEW]})
     provider.away = True
     report = check(ctx, provider)
     assert report.ok
@@ -187,14 +187,14 @@ def test_a_provider_that_is_away_says_nothing(ctx: release.Context, provider: Pr
 
 def test_a_pin_that_nobody_understands_is_unknown(ctx: release.Context, provider: Provider) -> None:
     """Services of other people write their own pins; the others are asked all the same."""
-    a, b = factory.released(ctx, 1, 2, llms={1: [{"provider": "own", "model": "x"}], 2: [NEW]})
+    a, b = projects.released(ctx, 1, 2, llms={1: [{"provider": "own", "model": "x"}], 2: [NEW]})
     found = statuses(check(ctx, provider))
     assert found == {short(b): "alive", short(a): "unknown"}
 
 
 def test_the_worst_of_several_models_counts(ctx: release.Context, provider: Provider) -> None:
     """A bundle that asks two models needs both."""
-    (a,) = factory.released(ctx, 1, llms={1: [NEW, OLD]})
+    (a,) = projects.released(ctx, 1, llms={1: [NEW, OLD]})
     provider.says[OLD["model"]] = None
     (found,) = check(ctx, provider).checked
     assert (found.bundle, found.lifetime.status) == (a, "gone")

@@ -22,7 +22,7 @@ import pytest
 from lastgood import testing
 from lastgood.settings import Settings
 from lastgood.system import processes
-from tests import factory
+from lastgood.testing import projects
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -108,7 +108,7 @@ def until(condition: Callable[[], object], *, what: str, seconds: float = 60.0) 
 def stack(tmp_path: Path) -> Iterator[Stack]:
     """A running stack of the service `toy`, which serves nothing yet."""
     port = testing.free_port()
-    settings = factory.project(tmp_path, port=port, layers=True)
+    settings = projects.project(tmp_path, port=port, layers=True)
     made = Stack(settings=settings, port=port)
     up = made.cli("up")
     assert up.returncode == 0, up.stderr
@@ -119,8 +119,8 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 def test_from_up_to_rollback_and_down(stack: Stack) -> None:
     """Nothing serves, a release serves, a second one replaces it, a rollback brings the first back; headers tell which."""
     assert stack.ask()[0] == 503
-    with factory.opened(stack.settings) as ctx:
-        a, b = factory.build(ctx, 1), factory.build(ctx, 2)
+    with projects.opened(stack.settings) as ctx:
+        a, b = projects.build(ctx, 1), projects.build(ctx, 2)
     for digest, answer in ((a, 2.0), (b, 3.0)):
         done = stack.cli("promote", "toy", digest[7:19], "--yes")
         assert done.returncode == 0, done.stderr
@@ -150,8 +150,8 @@ def test_up_twice_is_up_once(stack: Stack) -> None:
 
 def test_a_dead_controller_stops_neither_requests_nor_a_rollback(stack: Stack) -> None:
     """With the controller killed, the command commits and flips the proxy itself; `up` brings the controller back."""
-    with factory.opened(stack.settings) as ctx:
-        a, b = factory.build(ctx, 1), factory.build(ctx, 2)
+    with projects.opened(stack.settings) as ctx:
+        a, b = projects.build(ctx, 1), projects.build(ctx, 2)
     for digest in (a, b):
         assert stack.cli("promote", "toy", digest, "--yes").returncode == 0
     os.kill(stack.pids()["controller"], signal.SIGKILL)
@@ -168,13 +168,13 @@ def test_a_dead_controller_stops_neither_requests_nor_a_rollback(stack: Stack) -
 
 def test_a_worker_that_cannot_start_fails_the_promotion_only(stack: Stack) -> None:
     """Its code raises: the promoter is told with the worker's own words, and stable keeps serving."""
-    with factory.opened(stack.settings) as ctx:
-        a = factory.build(ctx, 1)
+    with projects.opened(stack.settings) as ctx:
+        a = projects.build(ctx, 1)
         code = stack.settings.services / "toy" / "runtime.py"
         code.write_text(code.read_text().replace('float(options.get("shift", 0))', 'float("no number")'))
         manifest = stack.settings.services / "toy" / "service.yaml"
         manifest.write_text(manifest.read_text().replace("ready_timeout_s: 20", "ready_timeout_s: 14"))
-        broken = factory.build(ctx, 2)
+        broken = projects.build(ctx, 2)
     assert stack.cli("promote", "toy", a, "--yes").returncode == 0
     done = stack.cli("promote", "toy", broken, "--yes")
     assert done.returncode == 1, done.stderr
@@ -185,8 +185,8 @@ def test_a_worker_that_cannot_start_fails_the_promotion_only(stack: Stack) -> No
 
 def test_a_killed_worker_comes_back_and_costs_no_request(stack: Stack) -> None:
     """kill -9 of stable's only worker: the previous bundle answers until it is back."""
-    with factory.opened(stack.settings) as ctx:
-        a, b = factory.build(ctx, 1), factory.build(ctx, 2)
+    with projects.opened(stack.settings) as ctx:
+        a, b = projects.build(ctx, 1), projects.build(ctx, 2)
     for digest in (a, b):
         assert stack.cli("promote", "toy", digest, "--yes").returncode == 0
     worker = processes.read(stack.settings.run("toy") / "workers" / f"{b[7:19]}.json")
@@ -205,7 +205,7 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        settings = factory.project(tmp_path, port=taken.getsockname()[1], layers=True)
+        settings = projects.project(tmp_path, port=taken.getsockname()[1], layers=True)
         stack = Stack(settings=settings, port=taken.getsockname()[1])
         done = stack.cli("up")
         assert done.returncode == 2, done.stderr
@@ -215,8 +215,8 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
 
 def test_with_the_ledger_gone_the_proxy_still_comes_up(stack: Stack) -> None:
     """After everything stopped and the ledger vanished, `up` says so and still serves the last good configuration."""
-    with factory.opened(stack.settings) as ctx:
-        a = factory.build(ctx, 1)
+    with projects.opened(stack.settings) as ctx:
+        a = projects.build(ctx, 1)
     assert stack.cli("promote", "toy", a, "--yes").returncode == 0
     os.kill(stack.pids()["controller"], signal.SIGKILL)
     os.kill(stack.pids()["envoy"], signal.SIGKILL)
@@ -233,8 +233,8 @@ def test_with_the_ledger_gone_the_proxy_still_comes_up(stack: Stack) -> None:
 
 def test_one_service_can_be_taken_down_while_another_serves(stack: Stack) -> None:
     """The controller goes on for the other and does not start the first again; `up` does."""
-    with factory.opened(stack.settings) as ctx:
-        digest = factory.build(ctx, 1)
+    with projects.opened(stack.settings) as ctx:
+        digest = projects.build(ctx, 1)
     assert stack.cli("promote", "toy", digest[7:19], "--yes").returncode == 0
     port = testing.free_port()
     other = stack.settings.services / "other"

@@ -11,7 +11,7 @@ from lastgood.layers import base, reconcile
 from lastgood.ops import local_stack
 from lastgood.settings import Settings
 from lastgood.system import processes
-from tests import factory
+from lastgood.testing import projects
 
 
 class Overtaken(base.Layer):
@@ -41,10 +41,10 @@ class Overtaken(base.Layer):
 
 def test_a_revision_committed_meanwhile_is_brought_up_and_not_called_lagging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The layer follows a newer revision than the one that `up` read: it reads once more and reports what is so."""
-    settings = factory.project(tmp_path)
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1.0)
-        layer = Overtaken(ctx, [factory.build(ctx, 2.0)])
+    settings = projects.project(tmp_path)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1.0)
+        layer = Overtaken(ctx, [projects.build(ctx, 2.0)])
         read = ctx.ledger.state("toy").revision
 
         def build(_settings: Settings, _name: str) -> dict[str, base.Layer]:
@@ -64,9 +64,9 @@ def test_a_revision_committed_meanwhile_is_brought_up_and_not_called_lagging(tmp
 
 def test_a_ledger_that_was_put_back_is_still_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The layer is ahead and the ledger does not move: no endless reading, and the person is told."""
-    settings = factory.project(tmp_path)
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1.0)
+    settings = projects.project(tmp_path)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1.0)
         layer = Overtaken(ctx, [])
         ahead = ctx.ledger.state("toy").revision + 5
         monkeypatch.setattr(layer, "observe", lambda: base.Observed(revision=ahead))

@@ -18,7 +18,7 @@ from lastgood.ledger import Page, Seen
 from lastgood.paging import delivery, message, once
 from lastgood.settings import Settings
 from lastgood.system import clock
-from tests import factory
+from lastgood.testing import projects
 
 DEAD = "elsewhere/00000000"
 READY, FAILING = Seen(ready=True), Seen(ready=False, failures=2, detail="no disk")
@@ -82,9 +82,9 @@ class Stage:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """The stage, on a clock that the test moves on."""
-    settings = factory.project(tmp_path)
+    settings = projects.project(tmp_path)
     monkeypatch.setattr(once, "AGAIN_S", 0.0)
-    with factory.opened(settings) as ctx:
+    with projects.opened(settings) as ctx:
         made = Stage(settings, ctx)
         monkeypatch.setattr(clock, "now", made.now)
         monkeypatch.setattr(clock, "skew_s", lambda: made.skew)
@@ -110,7 +110,7 @@ def restarted(stage: Stage) -> None:
 
 def test_previous_that_cannot_be_kept_warm_is_told_once_until_it_can(stage: Stage) -> None:
     """Not in its first minute; with the bundle, the host, the cause and where a rollback goes instead; over after a minute of being warm."""
-    a, b, c = factory.released(stage.ctx, 1, 2, 3)
+    a, b, c = projects.released(stage.ctx, 1, 2, 3)
     stage.say(stage.host, **{c: READY, b: READY, a: READY})
     stage.look()
     stage.look(after_s=600)
@@ -138,7 +138,7 @@ def test_previous_that_cannot_be_kept_warm_is_told_once_until_it_can(stage: Stag
 
 def test_a_trouble_that_comes_again_is_told_again(stage: Stage) -> None:
     """About the same revision too: the second time has a name of its own, and each end closes its own."""
-    a, b = factory.released(stage.ctx, 1, 2)
+    a, b = projects.released(stage.ctx, 1, 2)
     stage.say(stage.host, **{b: READY, a: READY})
     stage.look()
     for _ in range(3):
@@ -157,11 +157,11 @@ def test_a_trouble_that_comes_again_is_told_again(stage: Stage) -> None:
 
 def test_it_is_over_when_another_bundle_is_previous(stage: Stage) -> None:
     """Nobody has to wait for a bundle that nobody wants any more."""
-    a, b = factory.released(stage.ctx, 1, 2)
+    a, b = projects.released(stage.ctx, 1, 2)
     stage.say(stage.host, **{b: READY, a: FAILING})
     stage.look()
     stage.look(after_s=loop.COLD_S + 1)
-    (c,) = factory.released(stage.ctx, 3)
+    (c,) = projects.released(stage.ctx, 3)
     stage.say(stage.host, **{c: READY, b: READY})
     stage.look(after_s=5)
     assert keys(stage.told("cold-")) == [f"cold-{short(a)}", f"cold-{short(a)}-over"]
@@ -172,7 +172,7 @@ def test_it_is_over_when_another_bundle_is_previous(stage: Stage) -> None:
 
 def test_a_step_back_that_traffic_could_not_follow_is_told_once(stage: Stage) -> None:
     """With its target, the cause, what answers meanwhile and the remedy; over once the target is ready."""
-    _, b, c = factory.released(stage.ctx, 1, 2, 3)
+    _, b, c = projects.released(stage.ctx, 1, 2, 3)
     stage.say(stage.host, **{c: READY, b: READY})
     stage.serves(c)
     stage.look()
@@ -194,7 +194,7 @@ def test_a_step_back_that_traffic_could_not_follow_is_told_once(stage: Stage) ->
 
 def test_a_worker_that_ends_after_traffic_followed_is_not_that(stage: Stage) -> None:
     """As after a restart of the machine: the step back is days old, and its target answered all the time."""
-    _, b, _ = factory.released(stage.ctx, 1, 2, 3)
+    _, b, _ = projects.released(stage.ctx, 1, 2, 3)
     release.roll_back(stage.ctx, "toy", release.Request(actor="ann", reason="bad"))
     stage.say(stage.host, **{b: READY})
     stage.serves(b)
@@ -208,7 +208,7 @@ def test_a_worker_that_ends_after_traffic_followed_is_not_that(stage: Stage) -> 
 
 def test_that_there_is_no_way_further_back_is_told_once(stage: Stage) -> None:
     """With the bundle that cannot be started, the cause, and what to type; over once it can be."""
-    a, _ = factory.released(stage.ctx, 1, 2)
+    a, _ = projects.released(stage.ctx, 1, 2)
     release.roll_back(stage.ctx.with_clock(lambda: time.time() - 3600), "toy", release.Request(actor="ann", reason="bad"))
     stage.say(stage.host, **{a: Seen(ready=False)})
     stage.look()
@@ -239,7 +239,7 @@ def test_that_there_is_no_way_further_back_is_told_once(stage: Stage) -> None:
 
 def test_that_nobody_decides_is_told_once_for_as_long_as_it_lasts(stage: Stage) -> None:
     """With the bundle, the host that fell silent, and what to do there; again when it falls silent again."""
-    (a,) = factory.released(stage.ctx, 1)
+    (a,) = projects.released(stage.ctx, 1)
     stage.say(DEAD, **{a: READY})
     stage.look()
     stage.look(after_s=3600)
@@ -263,7 +263,7 @@ def test_that_nobody_decides_is_told_once_for_as_long_as_it_lasts(stage: Stage) 
 
 def test_nobody_is_not_said_while_somebody_has_the_lease(stage: Stage) -> None:
     """A host that cannot ask its workers says nothing of them, and decides all the same."""
-    (a,) = factory.released(stage.ctx, 1)
+    (a,) = projects.released(stage.ctx, 1)
     stage.say(DEAD, **{a: READY})
     stage.look()
     stage.fall_silent(DEAD)
@@ -282,7 +282,7 @@ def test_nobody_is_not_said_while_somebody_has_the_lease(stage: Stage) -> None:
 
 def test_a_clock_that_was_set_is_told_once_and_when_it_is_right(stage: Stage) -> None:
     """With the host, by how much, and what to do; not again after a restart or another revision."""
-    factory.released(stage.ctx, 1)
+    projects.released(stage.ctx, 1)
     stage.look()
     assert stage.told("clock") == []
     stage.skew = -3600.0
@@ -304,7 +304,7 @@ def test_a_clock_that_was_set_is_told_once_and_when_it_is_right(stage: Stage) ->
 
 def test_each_host_tells_of_its_own_clock(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """About one revision too: the page of one host is not in the way of another's."""
-    factory.released(stage.ctx, 1)
+    projects.released(stage.ctx, 1)
     stage.skew = 3600.0
     stage.look()
     monkeypatch.setattr(readiness, "_host", lambda _home: DEAD)
@@ -316,7 +316,7 @@ def test_each_host_tells_of_its_own_clock(stage: Stage, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("ahead_s", [3600.0, -3600.0])
 def test_two_hosts_whose_clocks_disagree_are_told_once_for_both(stage: Stage, monkeypatch: pytest.MonkeyPatch, ahead_s: float) -> None:
     """Both, by how much, and what to do; not for seconds, nor for one that is silent; over when they agree again."""
-    (a,) = factory.released(stage.ctx, 1)
+    (a,) = projects.released(stage.ctx, 1)
 
     def speak(host: str, by_s: float) -> None:
         stage.ctx.ledger.report_readiness("toy", host=host, seen={a: READY}, now=stage.now() + by_s)
@@ -364,7 +364,7 @@ def test_two_hosts_whose_clocks_disagree_are_told_once_for_both(stage: Stage, mo
 
 def test_the_end_of_a_trouble_does_not_overtake_its_beginning(stage: Stage) -> None:
     """Both may be about one revision: a pager that got them the other way round would stay open for good."""
-    factory.released(stage.ctx, 1)
+    projects.released(stage.ctx, 1)
     lasting = once.OpenProblem(stage.ctx, "toy")
     lasting.begun("trouble", "toy: bad", severity="critical", now=200.0)
     lasting.over("trouble", now=100.0)
@@ -385,7 +385,7 @@ def test_the_end_of_a_trouble_does_not_overtake_its_beginning(stage: Stage) -> N
 
 def test_two_processes_tell_one_trouble_once(stage: Stage) -> None:
     """Whoever sees it first; the other one ends it."""
-    factory.released(stage.ctx, 1)
+    projects.released(stage.ctx, 1)
     one, two = (once.OpenProblem(stage.ctx, "toy") for _ in range(2))
     for each in (one, two, one):
         each.begun("trouble", "toy: bad", severity="warning", now=200.0)

@@ -15,7 +15,7 @@ from lastgood.core.state import State
 from lastgood.gates import base
 from lastgood.release import advance
 from lastgood.system import failpoints
-from tests import factory
+from lastgood.testing import projects
 from tests.reports import story as stories
 from tests.reports.story import SERVICE, Story
 
@@ -118,7 +118,7 @@ def look(project: str) -> None:
     """What the process does that is killed."""
     from lastgood import settings
 
-    with factory.opened(settings.load(Path(project), environ={})) as ctx:
+    with projects.opened(settings.load(Path(project), environ={})) as ctx:
         judged(ctx, ctx.ledger.state(SERVICE))
 
 

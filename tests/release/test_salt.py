@@ -11,7 +11,7 @@ from lastgood import ledger, release
 from lastgood.layers import base
 from lastgood.layers import desired as desired_state
 from lastgood.service import strategy
-from tests import factory
+from lastgood.testing import projects
 from tests.cli.conftest import Run
 
 __all__ = ["run", "settings"]
@@ -26,14 +26,14 @@ WAY = release.PhaseOverride(strategy=strategy.from_text("canary:5,canary:50"))
 
 def propose(ctx: release.Context, answer: float, *, service: str = "toy") -> ledger.Revision:
     """Propose a new bundle that passes two canaries."""
-    done = release.propose(ctx, service, factory.build(ctx, answer, service=service), reason="go", actor="ann", way=WAY)
+    done = release.propose(ctx, service, projects.build(ctx, answer, service=service), release.Request(actor="ann", reason="go"), way=WAY)
     assert done is not None
     return done.revision
 
 
 def act(ctx: release.Context, event: Event, *, service: str = "toy") -> base.Desired:
     """What is desired once *event* is in the ledger."""
-    done = release.commit(ctx, ctx.ledger.state(service), event, verb="test", reason="test", actor="ann")
+    done = release.commit(ctx, ctx.ledger.state(service), event, release.Request(actor="ann", reason="test"), verb="test")
     return wanted(ctx, done.revision.state)
 
 
@@ -45,8 +45,8 @@ def wanted(ctx: release.Context, state: State) -> base.Desired:
 @pytest.fixture
 def ctx(settings: Settings) -> Iterator[release.Context]:
     """A project with a stable bundle."""
-    with factory.opened(settings) as opened:
-        factory.released(opened, 1)
+    with projects.opened(settings) as opened:
+        projects.released(opened, 1)
         yield opened
 
 
@@ -89,7 +89,7 @@ def test_every_host_of_a_ledger_finds_the_same(ctx: release.Context) -> None:
 
 def test_a_release_that_was_proposed_before_there_were_salts_has_none(ctx: release.Context) -> None:
     """An older release of lastgood wrote no salt: its users stay where they are until that release is over."""
-    digest = factory.build(ctx, 2)
+    digest = projects.build(ctx, 2)
     event = release.plan_propose(ctx, ctx.ledger.state("toy"), digest, way=WAY)
     assert act(ctx, event).salt == ""
     found = act(ctx, Advance(bundle=digest))

@@ -29,7 +29,7 @@ from lastgood.release import trial
 from lastgood.service import schema
 from lastgood.serving import inference_log
 from lastgood.settings import Settings
-from tests import factory
+from lastgood.testing import projects
 
 MODEL = """
 class Row(pydantic.BaseModel):
@@ -114,8 +114,8 @@ def test_a_reference_of_every_kind_is_read_as_it_was_written(
 
 def _project(root: Path, *, model: str = MODEL, body: str = "", load: str = "") -> Settings:
     """A project whose runtime has the request *model*; *body* is added to the module, *load* to its loading."""
-    made = factory.project(root)
-    code = factory.RUNTIME.replace("import pydantic\n", "import datetime, decimal, enum, uuid\nimport pydantic\n" + body)
+    made = projects.project(root)
+    code = projects.RUNTIME.replace("import pydantic\n", "import datetime, decimal, enum, uuid\nimport pydantic\n" + body)
     before, _, after = code.partition("class Row(")
     code = before + textwrap.dedent(model).strip() + "\n\n\nclass Runtime(" + after.partition("class Runtime(")[2]
     code = code.replace("        return cls(float", f"        {load}\n        return cls(float")

@@ -7,17 +7,18 @@ from pathlib import Path
 from lastgood import release
 from lastgood import settings as settings_
 from lastgood.ledger import audit
-from tests import factory, postgres
+from lastgood.testing import projects
+from tests import postgres
 
 
 def test_release_and_roll_back_on_postgres(tmp_path: Path) -> None:
     """Two releases and a rollback through the same verbs, and a trail that verifies."""
-    made = factory.project(tmp_path)
+    made = projects.project(tmp_path)
     with postgres.serving() as server:
         environ = {"LASTGOOD_LEDGER_URL": server.create_database()}
         settings = settings_.load(made.project, environ=environ)
-        with factory.opened(settings) as ctx:
-            a, b = factory.released(ctx, 1, 2)
+        with projects.opened(settings) as ctx:
+            a, b = projects.released(ctx, 1, 2)
             done = release.roll_back(ctx, "toy", release.Request(actor="ann", reason="bad"))
             assert (done.revision.state.stable, done.revision.state.marks[b].kind) == (a, "quarantined")
             audit.checkpoint(ctx.ledger, "toy", settings.keys)

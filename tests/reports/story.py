@@ -14,7 +14,7 @@ from lastgood.gates import base
 from lastgood.release import advance
 from lastgood.service import strategy
 from lastgood.sources import base as sources
-from tests import factory
+from lastgood.testing import projects
 
 SERVICE = "toy"
 START = 1_700_000_000.0
@@ -100,7 +100,7 @@ class Story:
 
     def first(self, answer: float = 1.0) -> str:
         """A bundle that is stable and proven."""
-        digest = factory.build(self.ctx, answer, now=self.now)
+        digest = projects.build(self.ctx, answer, now=self.now)
         release.propose(self.ctx, SERVICE, digest, release.Request(actor="ann", reason="the first one"))
         for _ in range(2):
             self.now += 5
@@ -110,7 +110,7 @@ class Story:
     def propose(self, answer: float, *, chain: strategy.Chain = CHAIN, reason: str = "better", actor: str = "ann") -> str:
         """A new candidate on its way."""
         self.now += 10
-        digest = factory.build(self.ctx, answer, now=self.now)
+        digest = projects.build(self.ctx, answer, now=self.now)
         way = release.PhaseOverride(strategy=chain)
         release.propose(self.ctx, SERVICE, digest, release.Request(actor=actor, reason=reason), way=way)
         return digest
@@ -146,8 +146,8 @@ class Story:
 @contextmanager
 def begun(root: Path, *, gates: str = GATES) -> Iterator[Story]:
     """A project in *root* with one stable bundle and steady traffic."""
-    settings = factory.project(root, extra=gates)
-    with factory.opened(settings) as ctx:
+    settings = projects.project(root, extra=gates)
+    with projects.opened(settings) as ctx:
         yield Story(ctx=ctx, traffic=Traffic())
 
 

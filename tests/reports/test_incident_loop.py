@@ -63,7 +63,7 @@ def test_a_rollback_by_hand_is_recorded_once_it_was_verified(story: Story) -> No
     _, second = released_twice(story)
     found = reader(story)
     found.turn(story.ctx)
-    release.roll_back(story.ctx, SERVICE, reason="customers complain", actor="bob", clock=story.clock)
+    release.roll_back(story.ctx, SERVICE, release.Request(actor="bob", reason="customers complain"))
     wait(story)
     found.turn(story.ctx)
     assert written(story) == []
@@ -79,7 +79,7 @@ def test_of_two_readers_one_writes_and_the_other_takes_over(story: Story) -> Non
     released_twice(story)
     first, second = reader(story), reader(story)
     assert story.ctx.ledger.lease(incident_loop.LEASE, holder="another host", now=story.now, ttl_s=incident_loop.LEASE_S)
-    release.roll_back(story.ctx, SERVICE, reason="bad", actor="bob", clock=story.clock)
+    release.roll_back(story.ctx, SERVICE, release.Request(actor="bob", reason="bad"))
     story.go_on(until="verified", seconds=400)
     wait(story)
     first.turn(story.ctx)
@@ -99,7 +99,7 @@ def test_a_rollback_that_another_one_follows_before_it_was_verified_is_recorded_
     story.go_on(until="bake-ended")
     for _ in range(2):
         story.now += 700
-        release.roll_back(story.ctx, SERVICE, reason="bad", actor="bob", to=None, clock=story.clock)
+        release.roll_back(story.ctx, SERVICE, release.Request(actor="bob", reason="bad"))
     story.go_on(until="verified", seconds=400)
     wait(story)
     reader(story).turn(story.ctx)

@@ -259,7 +259,7 @@ def test_the_longer_a_phase_lasts_the_wider_apart_are_its_figures(watched, monke
     _, analysis = watched.canary()
     began = time.time()
     clock = types.SimpleNamespace(now=lambda: began + 10_000)
-    monkeypatch.setattr(sensor, "wallclock", clock)
+    monkeypatch.setattr(sensor, "clock", clock)
     watched.tick()
     told = []
     for after in range(5, 205, 5):

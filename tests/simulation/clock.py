@@ -38,12 +38,12 @@ class Clock:
 def running(clock: Clock) -> Iterator[None]:
     """Makes the gatekeeper and the controller, which are run as they are, live by *clock*."""
     modules: tuple[Any, ...] = (analysis_loop, loop)
-    before = [(module.time, module.wallclock) for module in modules]
+    before = [(module.time, module.clock) for module in modules]
     for module in modules:
         module.time = SimpleNamespace(time=clock, monotonic=lambda: clock.true)
-        module.wallclock = SimpleNamespace(now=clock, skew_s=clock.kept.skew_s)
+        module.clock = SimpleNamespace(now=clock, skew_s=clock.kept.skew_s)
     try:
         yield
     finally:
-        for module, (time, wallclock) in zip(modules, before, strict=True):
-            module.time, module.wallclock = time, wallclock
+        for module, (time, system) in zip(modules, before, strict=True):
+            module.time, module.clock = time, system

@@ -10,7 +10,7 @@ from lastgood import errors
 from lastgood.bundle import manifest, store
 from lastgood.service import schema
 from lastgood.settings import Settings
-from tests import factory
+from lastgood.testing import projects
 from tests.simulation.traffic import SLOW_MS
 
 SERVICE = "toy"
@@ -107,7 +107,7 @@ class Project:
     """Settings, a store, and `BUNDLES` bundles of each configuration; made once and shared by all worlds."""
 
     def __init__(self, root: Path) -> None:
-        self.settings: Settings = factory.project(root)
+        self.settings: Settings = projects.project(root)
         self.store = Shelf(self.settings.store)
         self.bundles = {name: self._built(name, root) for name in CONFIGS}
         self.service = {

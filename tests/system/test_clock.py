@@ -22,7 +22,7 @@ from lastgood.release import advance
 from lastgood.service import strategy
 from lastgood.serving import segments
 from lastgood.system import clock as system_clock
-from tests import factory
+from lastgood.testing import projects
 
 HOUR_S = 3600.0
 DAY_S = 86_400.0
@@ -159,7 +159,7 @@ def test_a_machine_that_comes_back_earlier_has_left_nothing_out(machine: Machine
 
 def test_no_phase_and_no_bake_ends_by_a_time_that_nobody_watched(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A phase without gates, and a bake, after a start with a clock that is an hour ahead: they take the time that they were to take."""
-    settings = factory.project(tmp_path)
+    settings = projects.project(tmp_path)
 
     def process() -> None:
         clock = machine.process()
@@ -170,10 +170,10 @@ def test_no_phase_and_no_bake_ends_by_a_time_that_nobody_watched(machine: Machin
     machine.wall = time.time()
     process()
     chain = strategy.parse([{"phase": "shadow", "mirror_pct": 10, "min_s": 600, "max_s": 7 * DAY_S}])
-    with factory.opened(settings) as ctx:
-        (first,) = factory.released(ctx, 1.0)
+    with projects.opened(settings) as ctx:
+        (first,) = projects.released(ctx, 1.0)
         machine.passes(100)
-        second = factory.build(ctx, 2.0)
+        second = projects.build(ctx, 2.0)
         release.propose(
             ctx.with_clock(system_clock.now),
             "toy",
@@ -212,9 +212,9 @@ def test_no_phase_and_no_bake_ends_by_a_time_that_nobody_watched(machine: Machin
 @pytest.mark.parametrize("where", [1, 2, 3])
 def test_one_commit_under_a_wrong_clock_falsifies_nothing_else(tmp_path: Path, jump_s: float, where: int) -> None:
     """Whatever clock one of five commits had, who asks what served before and after it is told the truth; both times are kept."""
-    settings = factory.project(tmp_path)
-    with factory.opened(settings) as ctx:
-        first = factory.released(ctx, 1.0)
+    settings = projects.project(tmp_path)
+    with projects.opened(settings) as ctx:
+        first = projects.released(ctx, 1.0)
         began = ctx.ledger.history("toy", limit=1)[0].at
         numbers = []
         for step in range(5):
@@ -255,9 +255,9 @@ def test_a_commit_under_a_clock_that_was_set_keeps_what_the_machine_said(tmp_pat
     clock = machine.process()
     monkeypatch.setattr(system_clock, "now", clock.now)
     monkeypatch.setattr(system_clock, "skew_s", clock.skew_s)
-    settings = factory.project(tmp_path)
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1.0)
+    settings = projects.project(tmp_path)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1.0)
         at = max(START, ctx.ledger.history("toy", limit=1)[0].at) + 10
         machine.wall = at
         clock.accept(tmp_path)
@@ -274,10 +274,10 @@ def test_a_commit_under_a_clock_that_was_set_keeps_what_the_machine_said(tmp_pat
 @pytest.mark.parametrize("jump_s", JUMPS)
 def test_no_jump_forbids_a_rollback(tmp_path: Path, jump_s: float) -> None:
     """A step back made under a wrong clock keeps nobody from the next one; two who answer one alarm still go back once."""
-    settings = factory.project(tmp_path)
-    with factory.opened(settings) as ctx:
+    settings = projects.project(tmp_path)
+    with projects.opened(settings) as ctx:
         for answer in (1.0, 2.0, 3.0):
-            factory.released(ctx, answer)
+            projects.released(ctx, answer)
         now = ctx.ledger.history("toy", limit=1)[0].at + 10 * HOUR_S
         release.roll_back(ctx.with_clock(lambda: now + jump_s), "toy", release.Request(actor="test", reason="one"))
         with pytest.raises(errors.NothingToDo, match="was rolled back"):

@@ -76,7 +76,7 @@ def readings() -> Counter[tuple[str, str]]:
 
 def test_every_reading_of_a_raw_clock_has_a_reason() -> None:
     """A new one goes by `system.clock.now`, puts what it read right by `system.clock.of_machine`, or says here why it may be spoiled."""
-    assert set(readings()) - set(READINGS) == set(), "use wallclock.now, or give the reason"
+    assert set(readings()) - set(READINGS) == set(), "use clock.now, or give the reason"
     assert set(READINGS) - set(readings()) == set(), "entries of readings that are gone"
 
 

@@ -13,7 +13,7 @@ from lastgood import errors, ledger, release
 from lastgood import settings as settings_
 from lastgood.settings import Settings
 from lastgood.system import files, permissions
-from tests import factory
+from lastgood.testing import projects
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
@@ -44,10 +44,10 @@ def open_to_others(folder: Path) -> list[str]:
 
 def test_nothing_that_a_release_writes_can_be_read_by_others(tmp_path: Path) -> None:
     """Home, ledger with its log, store, audit, keys and pages of a library user whose umask is the usual one."""
-    settings = factory.project(tmp_path)
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1.0)
-        factory.released(ctx, 2.0)
+    settings = projects.project(tmp_path)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1.0)
+        projects.released(ctx, 2.0)
         release.roll_back(ctx, "toy", release.Request(actor="test", reason="bad"))
         assert not open_to_others(settings.home)
         assert (settings.home / "ledger.db-wal").exists(), "looked at while it is there"
@@ -64,9 +64,9 @@ def test_a_ledger_by_itself_is_closed_from_its_first_moment(tmp_path: Path) -> N
 
 def test_a_home_of_an_older_release_is_closed_once(tmp_path: Path) -> None:
     """Everything that others could read is closed at the next open; what is sealed keeps the stamps by which it is verified."""
-    settings = factory.project(tmp_path)
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1.0)
+    settings = projects.project(tmp_path)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1.0)
     sealed = [path for path in settings.store.rglob("*") if path.is_file()]
     before = {path: files.stamp(path) for path in sealed}
     for path in (settings.home, *settings.home.rglob("*")):
@@ -87,9 +87,9 @@ def test_a_home_of_an_older_release_is_closed_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_home_that_others_may_write_is_refused_and_left_as_it_is(tmp_path: Path, mode: int, read_only: bool) -> None:
     """Whoever could write it may have put anything there; the error says what to do."""
-    settings = factory.project(tmp_path)
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1.0)
+    settings = projects.project(tmp_path)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1.0)
     settings.home.chmod(mode)
     with pytest.raises(errors.NotAllowed, match="chmod -R go-w"), release.open_context(settings, read_only=read_only):
         pass
@@ -101,7 +101,7 @@ def test_a_home_that_others_may_write_is_refused_and_left_as_it_is(tmp_path: Pat
 @as_root
 def test_a_group_may_not_write_unless_the_user_is_alone_in_it(tmp_path: Path) -> None:
     """Many systems give each user a group of their own and a umask that leaves it open; another group is somebody else."""
-    settings = factory.project(tmp_path)
+    settings = projects.project(tmp_path)
     opened(settings)
     settings.home.chmod(0o770)
     opened(settings)
@@ -116,9 +116,9 @@ def test_a_group_may_not_write_unless_the_user_is_alone_in_it(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["", "ledger.db", "keys", "keys/audit.key", "store", "audit", "run"])
 def test_a_home_or_a_trusted_name_in_it_of_another_user_is_refused(tmp_path: Path, name: str) -> None:
     """Named with its owner, before anything of it is read."""
-    settings = factory.project(tmp_path)
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1.0)
+    settings = projects.project(tmp_path)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1.0)
     settings.run("toy").mkdir(parents=True, exist_ok=True)
     os.chown(settings.home / name, NOBODY, NOBODY)
     for read_only in (False, True):
@@ -132,9 +132,9 @@ def test_another_user_reaches_nothing_below_a_home(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents[:-1]):
         if folder.stat().st_uid == os.geteuid() and folder != Path("/tmp"):  # noqa: S108
             folder.chmod(folder.stat().st_mode | 0o011)
-    settings = factory.project(tmp_path)
-    with factory.opened(settings) as ctx:
-        factory.released(ctx, 1.0)
+    settings = projects.project(tmp_path)
+    with projects.opened(settings) as ctx:
+        projects.released(ctx, 1.0)
         paths = [settings.home, *settings.home.rglob("*")]
         pid = os.fork()
         if pid == 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import textwrap
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +16,7 @@ from lastgood.model_retirement import records
 from lastgood.release import advance
 from lastgood.service import schema
 from lastgood.settings import Settings
+from lastgood.system import clock
 
 RUNTIME = '''
 """Answers every number with a constant of its bundle plus that number."""
@@ -117,6 +117,6 @@ def released(
         digest = build(ctx, answer, service=service, llms=llms.get(answer, ()))
         release.propose(ctx, service, digest, release.Request(actor="test", reason="test"))
         advance.advance(ctx, service, ready={digest}, actor="test")
-        advance.advance(ctx.with_clock(lambda: time.time() + 5), service, ready={digest}, actor="test")
+        advance.advance(ctx.with_clock(lambda: clock.now() + 5), service, ready={digest}, actor="test")
         digests.append(digest)
     return digests
