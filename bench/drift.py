@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import subprocess
@@ -70,9 +71,9 @@ def _costs(size: Size) -> Table:
     rows = []
     for count in size.rows:
         reference, current = sample(count, seed=1), sample(count, seed=2)
-        ours = _cpu_ms(lambda old=reference, new=current: verdict.of_window(new, old, None, RULES), times=3)
-        bare = _cpu_ms(lambda old=reference, new=current: _bare(old, new), times=3)
-        theirs = _cpu_ms(lambda old=reference, new=current: evidently(old, new), times=1 if count > 10_000 else 3)
+        ours = _cpu_ms(functools.partial(verdict.of_window, current, reference, None, RULES), times=3)
+        bare = _cpu_ms(functools.partial(_bare, reference, current), times=3)
+        theirs = _cpu_ms(functools.partial(evidently, reference, current), times=1 if count > 10_000 else 3)
         peers = {"Evidently": theirs, "numpy, scipy": bare}
         rows.append(Row(what=f"{count:,} rows x {NUMBERS + CATEGORIES} columns: statistics", unit="CPU ms", ours=ours, peers=peers))
     for count in size.rows:

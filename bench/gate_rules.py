@@ -106,7 +106,7 @@ class Uniform:
         self.bad_beside += seen[3]
         k, m, w = self.bad, self.bad_beside, self.w
         mixed = betaln(k + 1, m + 1) + np.log(np.maximum(betainc(m + 1, k + 1, 1 - w), 1e-300)) - math.log(1 - w)
-        return mixed - k * math.log(w) - m * math.log1p(-w) >= self.boundary
+        return np.asarray(mixed - k * math.log(w) - m * math.log1p(-w) >= self.boundary)
 
 
 class SlowMinutes(Minutes):
@@ -149,4 +149,4 @@ class PeekedT:
         self.n, self.sum, self.squares = self.n + full, self.sum + d, self.squares + d * d
         count = np.maximum(self.n, 2)
         variance = np.maximum(self.squares - self.sum**2 / count, 1e-12) / (count - 1)
-        return (self.n >= 5) & (stats.t.sf(self.sum / np.sqrt(count * variance), count - 1) <= self.alpha)
+        return np.asarray((self.n >= 5) & (stats.t.sf(self.sum / np.sqrt(count * variance), count - 1) <= self.alpha))

@@ -27,7 +27,8 @@ def above(bad: Floats, n: Floats, limit: Floats | float) -> Floats:
     """`eprocess.above`, per run: (alternatives, runs)."""
     p = np.clip(np.asarray(limit, float), eprocess.TINY, 1 - eprocess.TINY)
     grown = np.multiply.outer(RATIOS, p) + (1 - p)
-    return bad * (np.log(RATIOS)[:, None] - np.log(grown).reshape(len(RATIOS), -1)) - (n - bad) * np.log(grown).reshape(len(RATIOS), -1)
+    odds = np.log(grown).reshape(len(RATIOS), -1)
+    return np.asarray(bad * (np.log(RATIOS)[:, None] - odds) - (n - bad) * odds)
 
 
 def tail(bad: Floats, n: Floats, p: Floats | float) -> Floats:
@@ -65,7 +66,7 @@ class Wealths:
         self.step[stepping] = step
         self.steps += stepping
         self.later += resting
-        for run in np.flatnonzero(stepping | resting):
+        for run in np.flatnonzero(stepping | resting).tolist():
             j = self.steps[run] if stepping[run] else self.later[run]
             self._begin(run, (eprocess.STEPS if stepping[run] else eprocess.LATER) / (j * (j + 1)), at)
         self.sums[: self.used] += np.where(taking, bets, 0.0)

@@ -7,6 +7,7 @@ a test proves equal to `lastgood.gates.gate.GateState` on random paths.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 from bench import gate_rules as rules
@@ -73,7 +74,7 @@ def _clean(what: str, found: Mapping[str, sims.Outcome], *, promised: bool = Tru
 
 def _limit(found: Mapping[str, sims.Outcome]) -> float:
     """Percent that a true rate of ALPHA stays below in all but one of a thousand such tables: three standard errors."""
-    return 100 * (ALPHA + 3 * (ALPHA * (1 - ALPHA) / len(found[OURS].seconds)) ** 0.5)
+    return 100 * (ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / len(found[OURS].seconds)))
 
 
 def _found(what: str, found: Mapping[str, sims.Outcome], *, harmed: bool = True) -> list[Row]:
@@ -194,7 +195,7 @@ def _latency(size: Size) -> Table:
     coarse = _coarse(size)
 
     def play(draw: sims.Draw, rate: float, seed: int = 1) -> dict[str, sims.Outcome]:
-        gates = {
+        gates: dict[str, rules.Rule] = {
             OURS: rules.Ours(twin.Ceiling(runs=size.runs, alpha=ALPHA)),
             "P99 of a minute, 3 in a row": rules.SlowMinutes(runs=size.runs),
             "P99 of a minute, once": rules.SlowOnce(runs=size.runs),
@@ -224,7 +225,7 @@ def _quality(size: Size) -> Table:
     coarse = _coarse(size)
 
     def play(draw: sims.Draw, *, paired: bool, seed: int) -> dict[str, sims.Outcome]:
-        gates = {
+        gates: dict[str, rules.Rule] = {
             OURS: rules.Ours(twin.Scores(runs=size.runs, alpha=ALPHA, margin=MARGIN)),
             "worse in 5 blocks in a row": rules.WorseMinutes(runs=size.runs, margin=MARGIN, window_s=BLOCK_S),
             "t-test at every block": rules.PeekedT(runs=size.runs, margin=MARGIN, alpha=ALPHA),

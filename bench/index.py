@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -80,7 +81,7 @@ def _lance(size: Size) -> list[Make]:
 
 
 def _postgres(url: str) -> list[Make]:
-    return [lambda data, folder, way=way: way(data, folder, url=url) for way in (index_postgres.Snapshots, index_postgres.View)]
+    return [functools.partial(way, url=url) for way in (index_postgres.Snapshots, index_postgres.View)]
 
 
 def _beside(engine: str, ways: Sequence[Make], data: index_rows.Data, folder: Path, *, words: str) -> Table:

@@ -66,7 +66,8 @@ def incremental(*, quick: bool) -> Table:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         prepare.slice_of("5.2", out=folder / "whole", project=ROOT)
-        for name, count in (("wordllama", 100 if quick else None), ("minilm", 20 if quick else 600)):
+        sizes: dict[models.Name, int | None] = {"wordllama": 100 if quick else None, "minilm": 20 if quick else 600}
+        for name, count in sizes.items():
             rows += _incremental(folder / name, folder / "whole", name=name, count=count)
     notes = [
         "part: chunks read, embedded, digested, written; the replica is always built from nothing, so that equal ids answer alike.",

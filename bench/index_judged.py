@@ -66,10 +66,11 @@ def run(*, quick: bool, collections: Path | None) -> list[Table]:
     except errors.NotFound as error:
         missing = Row(what="not measured", unit="nDCG", ours=None, note=str(error))
         return [Table(title="Finding judged documents", ours=OURS, rows=[missing])]
-    by_embedder = {}
+    by_embedder: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         found = [_golden(Path(scratch) / "golden"), *found]
-        for name in ("wordllama",) if quick else ("wordllama", "minilm"):
+        names: tuple[models.Name, ...] = ("wordllama",) if quick else ("wordllama", "minilm")
+        for name in names:
             embedder = _embedder(Path(scratch) / name, name=name)
             places = [(one, Path(scratch) / f"{name}-{number}") for number, one in enumerate(found)]
             by_embedder[name] = [_measured(one, folder, embedder=embedder, what=f"{name}, {one.name}") for one, folder in places]

@@ -41,7 +41,8 @@ def table(*, quick: bool) -> Table:
     """nDCG@10 of each way, for each embedder and version; and what the ranking adds, with a 95 % interval over questions."""
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for name in ("wordllama",) if quick else ("wordllama", "minilm"):
+        names: tuple[models.Name, ...] = ("wordllama",) if quick else ("wordllama", "minilm")
+        for name in names:
             for version in ("5.2",) if quick else ("5.2", "6.0"):
                 rows += _measured(Path(scratch) / f"{name}-{version}", name=name, version=version)
     notes = [

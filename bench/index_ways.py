@@ -120,7 +120,12 @@ def figures(way: Way) -> Figures:
 
 def _until_answered(swap: Callable[[], None], way: Way, text: str) -> float:
     """Milliseconds from the decision until the right version has answered for the first time."""
-    took = measure.timed_ms(lambda: (swap(), way.ask(way.data.probe(), k=1)))
+
+    def first() -> None:
+        swap()
+        way.ask(way.data.probe(), k=1)
+
+    took = measure.timed_ms(first)
     _answers(way, text)
     return took
 

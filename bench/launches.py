@@ -38,7 +38,7 @@ def _launch(stack: Stack, *, env: Mapping[str, str]) -> Change:
     config = json.dumps({"ops": {"roll_back": {"config": {"service": project.SERVICE, "reason": "measured"}}}})
     program = Path(sys.executable).with_name("dagster")
     before, done_before = stack.newest().number, _successes(stack.log)
-    argv = [program, "job", "launch", "-w", "workspace.yaml", "-j", "rollback", "--config-json", config]
+    argv = [str(program), "job", "launch", "-w", "workspace.yaml", "-j", "rollback", "--config-json", config]
     launched = measure.run(argv, env=env, cwd=ROOT, log=stack.log)
     # The command ends once the run is launched; the run itself goes on in a process of its own.
     deadline = time.monotonic() + WITHIN_S

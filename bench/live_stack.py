@@ -136,8 +136,9 @@ class Live:
         """Requests from a process of their own, as a context manager that gives `live_load.Running`."""
         out, log = self.settings.project / f"{name}.jsonl", self.settings.project / f"{name}.log"
         token_file = envoy_files.debug_token_file(self.settings)
-        how = {"rate": rate, "connections": connections, "label_delay_s": label_delay_s}
-        return live_load.running(port=self.port, token_file=token_file, out=out, log=log, **how)
+        return live_load.running(
+            port=self.port, token_file=token_file, out=out, log=log, rate=rate, connections=connections, label_delay_s=label_delay_s
+        )
 
 
 @contextlib.contextmanager

@@ -57,7 +57,8 @@ class Load:
                 due += self._every_s * max(0, math.ceil((time.time() - due) / self._every_s))
                 await asyncio.sleep(due - time.time())
                 due += self._every_s
-            sent, status, headers, body = time.time(), 0, {}, b""
+            headers: dict[bytes, bytes] = {}
+            sent, status, body = time.time(), 0, b""
             try:
                 async with asyncio.timeout(TIMEOUT_S):
                     if streams is None:

@@ -37,7 +37,19 @@ def serving(folder: Path) -> Iterator[str]:
     if made.returncode:
         raise RuntimeError(f"initdb failed: {made.stderr[-500:]}")
     url = f"postgresql://postgres@/postgres?host={urllib.parse.quote(str(folder), safe='')}"
-    command = [programs / "postgres", "-D", data, "-h", "", "-k", folder, "-c", "shared_buffers=32MB", "-c", "max_connections=20"]
+    command = [
+        str(programs / "postgres"),
+        "-D",
+        str(data),
+        "-h",
+        "",
+        "-k",
+        str(folder),
+        "-c",
+        "shared_buffers=32MB",
+        "-c",
+        "max_connections=20",
+    ]
     with log.open("ab") as out:
         server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=folder, **user)
     try:

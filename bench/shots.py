@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import project
+from bench import running
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ def failed(shots: Iterable[Shot]) -> list[Shot]:
     return [shot for shot in shots if shot.status != 200]
 
 
-def mixed(shots: Iterable[Shot], releases: Mapping[str, project.Release]) -> list[Shot]:
+def mixed(shots: Iterable[Shot], releases: Mapping[str, running.Release]) -> list[Shot]:
     """Answers that are not wholly of the bundle that their header names: its id, model and config digests, and result."""
     return [shot for shot in shots if shot.status == 200 and not (shot.bundle in releases and releases[shot.bundle].made(shot.value))]
 

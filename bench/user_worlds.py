@@ -89,7 +89,7 @@ def _times(world: World, rng: np.random.Generator, number: int) -> Floats:
         return rng.random(number) * world.hours * HOUR_S
     grid = np.linspace(0, world.hours, 2000)
     heights = np.cumsum(1 + world.diurnal * np.sin(2 * math.pi * grid / 24))
-    return np.interp(rng.random(number) * heights[-1], heights, grid * HOUR_S)
+    return np.asarray(np.interp(rng.random(number) * heights[-1], heights, grid * HOUR_S))
 
 
 def _shares(world: World, at: Floats) -> tuple[Floats, NDArray[np.int64]]:
@@ -110,7 +110,7 @@ def _chance(world: World, rng: np.random.Generator, at: Floats, user: NDArray[np
         chance = np.where(watched & (person < world.always * world.users), 1.0, chance)
     if world.level is not None:
         chance = np.maximum(chance, world.level(at / HOUR_S, watched))
-    return np.minimum(chance, 1.0)
+    return np.asarray(np.minimum(chance, 1.0))
 
 
 def _observed(world: World, at: Floats, user: NDArray[np.int64], watched: NDArray[np.bool_], failed: NDArray[np.bool_]) -> Iterator[Look]:

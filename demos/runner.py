@@ -166,7 +166,7 @@ class Stage:
                     f"      revision {told}: {revision['verb']} -> {revision['phase']}{share}: {claims.brief(revision['reason'])}"
                 )
                 if revision["candidate"] != self.ids[name]:
-                    return revision
+                    return dict(revision)
             time.sleep(1.0)
         gates = json.dumps(self.cli("watch", self.service, "--once"), default=str)[:2000]
         raise errors.Unavailable(f"the release of {name} did not end within {RELEASE_S:g} s; the gates say {gates}")

@@ -197,7 +197,7 @@ class Year(stage.Stage):
             shown = self.cli("show", SERVICE, self.ids[name])["evaluations"]
             return [one["report"] for one in shown if one["kind"] == "drift-decision"]
 
-        return self.until(asked, lambda found: bool(found) or not wait)
+        return list(self.until(asked, lambda found: bool(found) or not wait))
 
     def _logged(self) -> list[Any]:
         import mlflow

@@ -136,7 +136,7 @@ def _scan(folder: Path, name: str) -> Iterator[os.DirEntry[str]]:
         yield from items
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file for reading, never through a link, never blocking. Raises NotAllowed or NotFound."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -87,7 +87,7 @@ def load(path: Path, *, trusted: Collection[str]) -> object:
                 f"{str(path)!r} would construct {', '.join(unknown[:8])}; if the service needs these types and they are harmless,"
                 " add them to the trusted types in its code"
             )
-        import skops.io  # type: ignore[import-untyped]
+        import skops.io
 
         file.seek(0)
         try:

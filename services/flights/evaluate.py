@@ -96,4 +96,4 @@ def paired(late: np.ndarray, forecast: np.ndarray, reference: np.ndarray, *, day
 
 def local_days(frame: pd.DataFrame) -> np.ndarray:
     """The date of departure on the airport's clock, one per row: the cluster of a row."""
-    return frame["scheduled_departure"].dt.tz_convert(str(features.CLOCKS["local"])).dt.date.to_numpy()
+    return np.asarray(frame["scheduled_departure"].dt.tz_convert(str(features.CLOCKS["local"])).dt.date)

@@ -35,7 +35,7 @@ def split(*, prepared: Path, train: Sequence[int], evaluate: Sequence[int], out:
     (out / "reference.json").write_text(json.dumps(profile, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
-def check_windows(train: Sequence[int], evaluate: Sequence[int]) -> None:
+def check_windows(train: Sequence[Any], evaluate: Sequence[Any]) -> None:
     """Raise SystemExit unless both windows name months of 2013 and evaluation lies strictly after training."""
     for name, months in (("train", train), ("evaluate", evaluate)):
         if not months or any(isinstance(m, bool) or not isinstance(m, int) or not 1 <= m <= 12 for m in months):

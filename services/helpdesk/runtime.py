@@ -90,7 +90,10 @@ class Runtime(runtime.Runtime):
         """One answer; `made_of` names the index and the prompt that it was really made of."""
         found = self.find(question)[: self._options.passages]
         passages = [llm.Passage(id=hit.row.id, text=hit.row.text, score=hit.score) for hit in found]
-        values = {"question": question, "passages": [{"id": hit.row.id, "title": _title(hit), "text": hit.row.text} for hit in found]}
+        values: dict[str, Any] = {
+            "question": question,
+            "passages": [{"id": hit.row.id, "title": _title(hit), "text": hit.row.text} for hit in found],
+        }
         messages = [llm.Message(role=role, content=self._prompt.render(role, **values)) for role in ("system", "user")]
         said = self._model.answer(messages, passages=passages, question=question)
         sources = [{"id": hit.row.id, "title": _title(hit), "path": hit.row.meta.get("path")} for hit in found]

@@ -49,7 +49,7 @@ def of(
     import numpy as np
 
     vectors = embedder.embed(list(queries)) if queries else np.zeros((0, len(directions)), dtype=np.float32)
-    known = vectors.any(axis=1)
+    known = np.asarray(vectors.any(axis=1))
     near = [[hit.score for hit in reader.search(vector, k=k)] if there else [] for vector, there in zip(vectors, known, strict=True)]
     pointed = np.where(known[:, None], vectors @ directions, math.nan)
     return {
