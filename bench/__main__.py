@@ -13,7 +13,20 @@ from pathlib import Path
 
 from bench import machine, report
 
-NAMES = ("ledger", "rollback", "traffic", "gates", "gates_live", "shadow", "index", "index_judged", "drift", "drift_scores", "drift_live")
+NAMES = (
+    "ledger",
+    "rollback",
+    "traffic",
+    "gates",
+    "gates_users",
+    "gates_live",
+    "shadow",
+    "index",
+    "index_judged",
+    "drift",
+    "drift_scores",
+    "drift_live",
+)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

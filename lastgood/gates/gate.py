@@ -73,6 +73,11 @@ class GateState:
         elif self._both_since is None:
             self._both_since = at
 
+    @property
+    def failing(self) -> Cause | None:
+        """Why the gate fails by what it knows now, or None. Cheaper than a whole verdict."""
+        return self._failed or self._family.fails()
+
     def verdict(self, now: float) -> Verdict:
         """What the gate says at Unix time *now*. Changes nothing."""
         reading = self._family.read()
@@ -104,7 +109,7 @@ class GateState:
 
     def _outcome(self, reading: Reading, now: float) -> tuple[VerdictOutcome, Cause, float | None]:
         """Failure first, because evidence does not disappear; then whether there is a verdict at all."""
-        failed = self._failed or self._family.fails()
+        failed = self.failing
         if failed:
             return "fail", failed, None
         if self._down_since is not None:
