@@ -146,7 +146,7 @@ class Errors(Family):
         if self._keyed is None or not any(self._keyed.groups.watched.n):
             return ""
         fewest = min(self._keyed.seen, self._keyed.seen_beside)
-        return f"{fewest:,} users on the smaller arm; {FEWEST_USERS} are needed" if fewest < FEWEST_USERS else ""
+        return f"{fewest:,} users on the smaller arm; {FEWEST_USERS} are needed (a larger share has more)" if fewest < FEWEST_USERS else ""
 
     def _needs(self, bad: float, n: float, bad_beside: float, n_beside: float, *, effect: float) -> int | None:
         """How many more requests; *n* and the other counts are what the requests are worth, of which *effect* make up one."""
