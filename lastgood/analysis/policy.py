@@ -2,8 +2,8 @@
 
     guardrail failed          the candidate is rejected (before the cut-over), or the service rolled back (after it)
     signal failed             no step further until it passes, or until a person releases the hold
-    cannot tell for too long  the gate's own policy: wait, roll back, or ask; never "fine"
-    all passed                after the phase's least time: the next phase, or the cut-over
+    inconclusive too long     the gate's own policy: wait, roll back, or ask; never "fine"
+    all passed                after the phase's minimum time: the next phase, or the cut-over
 
 What does not belong here: statistics (`gates`), the rules that apply to every event (`core`).
 """

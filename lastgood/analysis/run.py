@@ -361,7 +361,7 @@ class RunningAnalyses:
         self._analyses: dict[str, Analysis] = {}
 
     def measure(self, asked: Iterable[Question], *, now: float) -> None:
-        """Start or continue the questions *asked*, one measurement each; drop the rest. Where the gates change, restart from the ledger."""
+        """Start or continue the questions *asked*, one measurement each; drop the rest. After a change of gates, rebuild from the ledger."""
         wanted = {question.key: question for question in asked}
         self._analyses = {
             key: one for key, one in self._analyses.items() if key in wanted and set(one.question.gates) == set(wanted[key].gates)

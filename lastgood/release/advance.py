@@ -1,7 +1,7 @@
 """One step of a release in progress, taken by the controller or by a command that waits for the release.
 
 Each function reads the ledger, decides on the observations it is given (ready workers, gate verdicts), and
-commits at most one event. Callers pass what all hosts report in the ledger (`hosts.readiness`), never only what they
+commits at most one event. Callers pass what all hosts report in the ledger (`hosts.readiness`), never what they
 see themselves, and prove with a *fence* that they hold the lease (`hosts.lease`). A host that cannot start or reach a
 worker, or was frozen for a while, therefore moves nothing.
 

@@ -136,7 +136,7 @@ class Verb(Protocol):
     """One verb of `release`, complete except for the request."""
 
     def __call__(self, ctx: release.Context, service: str, *, request: release.Request) -> release.Committed | None:
-        """Decide and commit; None if there is nothing left to do."""
+        """Decide and commit; None if it is done already."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +170,7 @@ def carry_out(
 
     A Promotion blocks until the cut-over; if it has phases to pass first, for at most *wait_s* seconds. Repeating it for the same bundle
     resumes where it was. It raises PromotionFailed if the workers do not become ready within the service's own limit, and GateFailed if a
-    gate rejects the candidate; in both cases stable was not touched.
+    gate rejects the candidate, in which case stable was not touched.
     """
     began = time.perf_counter() if began is None else began
     before = ctx.ledger.state(service)
@@ -397,7 +397,7 @@ def _wait_for_others(
 
 
 def _slow(ctx: release.Context, wanted: base.Desired) -> tuple[str, ...]:
-    """A warning that the warm-up of the promoted bundle took longer than a trial allows, if its worker reported so."""
+    """A warning that the warm-up of the promoted bundle took longer than one try may take, if its worker reported so."""
     digest = wanted.candidate or wanted.stable
     told = receipts.read(ctx.settings.run(wanted.name) / "layers").get("infrastructure")
     workers = told.facts.get("workers") if told else None

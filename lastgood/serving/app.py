@@ -1,4 +1,4 @@
-"""The HTTP face of a worker: one bundle, strict input, and an answer that says which bundle gave it.
+"""The HTTP interface of a worker: one bundle, strict input, and an answer that says which bundle gave it.
 
 The application is given a loaded bundle and its logs; loading and processes belong to `worker`.
 """

@@ -1,4 +1,4 @@
-"""Feedback: what really happened, sent later under the id of the request, once or several times."""
+"""Feedback: the true outcome, sent later under the id of the request, once or several times."""
 
 from __future__ import annotations
 

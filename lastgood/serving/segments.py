@@ -1,14 +1,14 @@
-"""An append-only log of rows in Parquet segments: bounded loss, nothing half-written, readable while it grows.
+"""An append-only log of rows in Parquet segments: bounded loss, no partial writes, readable while it grows.
 
     <folder>/dt=2013-03-01/<writer>.00000001-00000001.parquet   written every half `flush_s`
     <folder>/dt=2013-03-01/<writer>.00000001-00000120.parquet   several of one writer merged; the parts go a moment later
     <folder>/.writers/<writer>.lock                             held while the writer lives
 
 A segment appears by one rename after its bytes are on disk. A segment whose range of numbers lies inside another's of
-the same writer is a left-over and not read, so a kill between merging and removing doubles nothing. The segments of a
+the same writer is a left-over and is not read, so a kill between merging and removing duplicates nothing. The segments of a
 writer that died (its lock is free) are merged by the next one that starts.
 
-Only standard columns are known here: `at` (UTC, microseconds) in every row. Which others there are is the caller's matter.
+Only the standard column `at` (UTC, microseconds) is known here; every row has it. All others are defined by the caller.
 """
 
 from __future__ import annotations

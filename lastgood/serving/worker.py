@@ -142,7 +142,7 @@ def serve(settings: Settings, loaded: app.Loaded, listener: socket.socket) -> in
     def give_up(code: int) -> None:
         nonlocal exit_code
         exit_code = code
-        # A worker that ends by itself is wanted: the next one waits for it no longer than for a request of its own.
+        # A worker that ends by itself is to be replaced: its successor waits for it no longer than a request may take.
         server.config.timeout_graceful_shutdown = math.ceil(loaded.service.traffic.timeout_s) + 1
         server.should_exit = True
 
