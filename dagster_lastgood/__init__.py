@@ -1,7 +1,7 @@
 """Release and roll back whole AI systems from Dagster.
 
-`build_definitions` gives a code location everything for the services named: parts, bundle, release and drift as assets, gates
-and expectations as checks, sensors that show the ledger, and the jobs `promote`, `approve`, `rollback`, `retrain`,
+`build_definitions` gives a code location everything for the named services: parts, bundle, release and drift as assets, gates
+and expectations as checks, sensors that mirror the ledger, and the jobs `promote`, `approve`, `rollback`, `retrain`,
 `evaluate_rollback` and `drift_report`. `ServiceComponent` does the same from a YAML block.
 
 Importing this package loads Dagster and nothing heavier: a `dagster job launch` imports it before the first line of a rollback.

@@ -1,7 +1,7 @@
-"""New data makes a new bundle, and that becomes a candidate: a source that is looked at, and the conditions under which parts are made anew.
+"""New data lead to a new bundle, which becomes a candidate: an observed source, and the conditions under which parts are rebuilt.
 
-The sensor `new_data` is off until somebody turns it on: it builds and releases with nobody at the keyboard. What it builds goes
-through the phases and gates of its service like any other bundle (sensor `new_candidate`), never straight to stable.
+The sensor `new_data` is off until somebody turns it on, because it builds and releases unattended. The bundles it builds pass
+the phases and gates of their service like any other (sensor `new_candidate`), and never go straight to stable.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,16 +15,16 @@ CANDIDATE = "lastgood/candidate"
 """Tag of the runs whose bundle is to be proposed; its value is the reason."""
 NAME = "new_data"
 EVERY = "*/5 * * * *"
-"""When sources are looked at: every five minutes."""
+"""When sources are observed: every five minutes."""
 
 
 def key(service: str) -> dg.AssetKey:
-    """The asset of what *service* is built from."""
+    """The asset key of the source of *service*."""
     return parts.key(service, "source")
 
 
 def source(service: str, version: Callable[[Path], str], *, owners: Sequence[str], description: str) -> dg.AssetsDefinition:
-    """`<service>/source`: where the data come from. *version* names what is there now, of the project folder."""
+    """`<service>/source`: where the data come from. *version* returns the version present now, given the project folder."""
     spec = dg.AssetSpec(
         key(service),
         group_name=service,
@@ -38,14 +38,14 @@ def source(service: str, version: Callable[[Path], str], *, owners: Sequence[str
 
     @observed
     def source() -> dg.ObserveResult:
-        """The version that is there now."""
+        """The version present now."""
         return dg.ObserveResult(spec.key, data_version=dg.DataVersion(version(project.root())))
 
     return source
 
 
 def rebuilt(service: str, made: Sequence[dg.AssetsDefinition]) -> list[dg.AssetsDefinition]:
-    """The parts *made* and their bundle, so that a new version of the source makes all of them anew, in one run."""
+    """The parts *made* and their bundle, set up so that a new version of the source rebuilds all of them in one run."""
     changed: dg.AutomationCondition[dg.AssetKey | dg.AssetCheckKey]
     changed = dg.AutomationCondition.asset_matches(key(service), dg.AutomationCondition.data_version_changed())
     of_it = changed.since_last_handled()
@@ -60,7 +60,7 @@ def rebuilt(service: str, made: Sequence[dg.AssetsDefinition]) -> list[dg.Assets
 
 
 def new_data(services: Sequence[str]) -> dg.AutomationConditionSensorDefinition:
-    """The sensor that looks at the sources of *services* and builds; turned on by hand. Other assets of the code location are left alone."""
+    """The sensor that observes the sources of *services* and builds; turned on manually. It ignores other assets of the code location."""
     return dg.AutomationConditionSensorDefinition(
         NAME,
         target=dg.AssetSelection.groups(*services) if services else dg.AssetSelection.assets(),

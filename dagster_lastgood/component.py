@@ -6,7 +6,7 @@ attributes:
   owners: [team:tumour-on-call]
   parts: {data: my_project.tumour.data, model: my_project.tumour.model}
 
-Several services are a list of such blocks under `services`, or a component each, all but one of them with `shared: false`.
+Several services are a list of such blocks under `services`, or one component each, all but one of them with `shared: false`.
 """
 
 import importlib
@@ -36,7 +36,7 @@ class Declared(dg.Model, dg.Resolvable):
     expected: dict[str, str] = Field(default={}, description="Asset checks that the expectations belong to: description by name.")
 
     def declared(self) -> Service:
-        """The service, with the functions that it names. Raises ValueError with what is missing."""
+        """The service, with its functions resolved. Raises ValueError, naming what is missing."""
         return Service(
             name=self.service,
             owners=self.owners,
@@ -78,11 +78,11 @@ class ServiceComponent(dg.Component, Declared):
         return self
 
     def all_declared(self) -> list[Service]:
-        """The services of this component. Raises ValueError with what is missing."""
+        """The services of this component. Raises ValueError, naming what is missing."""
         return [one.declared() for one in (self.services or [self])]
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """What Dagster shows of them."""
+        """The Dagster definitions of the services."""
         mine = self.all_declared()
         own = [service.definitions() for service in mine]
         if not self.shared:
@@ -92,7 +92,7 @@ class ServiceComponent(dg.Component, Declared):
 
 
 def function(dotted: str) -> Any:
-    """The function *dotted* (module.function). Raises ValueError with what is missing."""
+    """The function *dotted* (module.function). Raises ValueError, naming what is missing."""
     module, _, name = dotted.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
@@ -109,7 +109,7 @@ def _shown_only(name: str) -> Service:
 
 
 def _each_once(services: Iterable[Service]) -> list[Service]:
-    """The first of each name: one that a component declares goes before one that is only named."""
+    """The first of each name: one declared by a component takes precedence over one that is only named."""
     found: dict[str, Service] = {}
     for service in services:
         found.setdefault(service.name, service)

@@ -1,6 +1,6 @@
-"""Checks of a part's tables, from what is expected of them: Great Expectations in, asset checks of the same names out.
+"""Checks of a part's tables, from its expectations: Great Expectations in, asset checks of the same names out.
 
-A failed check blocks the rest of its run. What is expected of requests as they come in is another matter: `live_checks`.
+A failed check blocks the rest of its run. Expectations on live requests are a different matter: `live_checks`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 ERROR = dg.AssetCheckSeverity.ERROR
 
 Row = dict[str, Any]
-"""What one expectation came to: {"check", "expectation", "column", "passed", "found"}, with several tables also "table"."""
+"""The result of one expectation: {"check", "expectation", "column", "passed", "found"}, with several tables also "table"."""
 Tables = Callable[[Path], "Mapping[str, pd.DataFrame]"]
-"""Gives the tables in the folder of a part, by name."""
+"""Returns the tables in the folder of a part, by name."""
 Suite = Callable[[], Sequence[Any]]
-"""Gives the expectations of Great Expectations, each with `meta={"check": name}`."""
+"""Returns the Great Expectations expectations, each with `meta={"check": name}`."""
 More = Callable[["pd.DataFrame"], Iterable[Row]]
-"""Gives rows for what no expectation can say of a table."""
+"""Returns rows for checks that no expectation can express."""
 
 
 def checks(
@@ -40,13 +40,13 @@ def checks(
 ) -> dg.AssetChecksDefinition:
     """The checks *described* by name on `<service>/<asset>`; each is a `meta["check"]` of *suite*, or the "check" of rows of *more*.
 
-    Every expectation is held against every table. *op* is what Dagster calls the step, `<service>__<asset>_checks` if nothing is said.
+    Every expectation is checked on every table. *op* is the name of the Dagster step, by default `<service>__<asset>_checks`.
     """
     specs = [dg.AssetCheckSpec(name, asset=parts.key(service, asset), blocking=True, description=text) for name, text in described.items()]
 
     @dg.multi_asset_check(name=op or f"{service}__{asset}_checks", specs=specs, description=description)
     def checked(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[dg.AssetCheckResult]:
-        """One validation of each table; its results are told check by check."""
+        """One validation of each table, with one result per check."""
         from lastgood.bundle import store
 
         folder = store.Store(settings.store).path(parts.made(context, service, asset).part.digest)
@@ -58,7 +58,7 @@ def checks(
 
 
 def validate(tables: "Mapping[str, pd.DataFrame]", suite: Suite, *, more: More | None = None) -> list[Row]:
-    """What the expectations of *suite*, and *more*, say of each of the *tables*."""
+    """The results of the expectations of *suite*, and of *more*, for each of the *tables*."""
     rows: list[Row] = []
     for name, frame in tables.items():
         where = {"table": name} if len(tables) > 1 else {}
@@ -90,7 +90,7 @@ def parquet(*names: str) -> Tables:
 
 
 def no_secret(frame: "pd.DataFrame", *, text: str, named: str) -> Row:
-    """That no cell of the column *text* holds a key or a password, as the check `secrets`; the column *named* says where, never what."""
+    """The check `secrets`: no cell of the column *text* may hold a key or a password. The column *named* says where, never what."""
     from lastgood.bundle import secret_scan as secrets
 
     cells = zip(frame[named], frame[text], strict=True)
@@ -99,7 +99,7 @@ def no_secret(frame: "pd.DataFrame", *, text: str, named: str) -> Row:
 
 
 def no_giveaway(frame: "pd.DataFrame", *, features: Sequence[str], label: str, known_later: Iterable[str] = ()) -> list[Row]:
-    """That no feature tells the *label* by itself, and that none is *known_later*, as the check `leakage`: a row for each that is there."""
+    """The check `leakage`: no feature may reveal the *label* by itself or be *known_later*; a row for each feature that is present."""
     from dagster_lastgood import leakage
 
     late = sorted(set(features) & set(known_later))

@@ -1,4 +1,4 @@
-"""Everything of lastgood that a code location shows, put together for the services that it names.
+"""The complete lastgood definitions of a code location, for the services that it names.
 
 Loading must stay cheap: a `dagster job launch` imports the code location twice before the first line of a rollback runs. So
 nothing reachable from here imports an ML library at module level.
@@ -14,7 +14,7 @@ from dagster_lastgood.jobs import drift_report, evaluate_rollback, retrain, verb
 from dagster_lastgood.sensors import drift_watch, model_liveness, new_candidate, release_mirror, rollout_mirror
 from dagster_lastgood.service import Service
 
-warnings.filterwarnings("ignore", category=dg.BetaWarning)  # what of Dagster may change, the lock file holds still
+warnings.filterwarnings("ignore", category=dg.BetaWarning)  # Dagster's beta APIs may change; the lock file pins them
 
 
 def build_definitions(
@@ -25,8 +25,8 @@ def build_definitions(
 ) -> dg.Definitions:
     """All assets and checks of *services*, with the jobs, sensors, schedules and resources that they share.
 
-    *sensors* are more of your own; *resource_overrides* replace resources by name (`settings`, `mlflow`). To add it to a code location that has more, merge:
-    `dg.Definitions.merge(mine, build_definitions([...]))`.
+    *sensors* are additional ones of your own; *resource_overrides* replace resources by name (`settings`, `mlflow`). To add the result to a
+    code location that has more, merge: `dg.Definitions.merge(mine, build_definitions([...]))`.
     """
     own = [service.definitions() for service in services]
     more = dg.Definitions(sensors=sensors, executor=dg.in_process_executor)
@@ -34,7 +34,7 @@ def build_definitions(
 
 
 def shared_definitions(services: Sequence[Service], *, resource_overrides: Mapping[str, object] | None = None) -> dg.Definitions:
-    """The jobs, sensors, schedules and resources that *services* share."""
+    """The jobs, sensors, schedules and resources shared by *services*."""
     with_ours = {**resources.all_resources(), **(resource_overrides or {})}
     names = [service.name for service in services]
     expected = {service.name: service.expectations for service in services if service.expectations is not None}

@@ -1,4 +1,4 @@
-"""`<service>/drift`: each window of what came in, as the UI shows it. One partition is one window, named by its bundle and its beginning."""
+"""`<service>/drift`: each window of live traffic as shown in the UI. One partition is one window, named by its bundle and start."""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from lastgood.drift.watch import DriftWatch, WindowReport
 
 SHOWN = 12
-"""Columns whose distance the UI plots and the picture shows, the worst first."""
+"""Number of columns whose distance the UI plots and the picture shows, worst first."""
 
 
 def key(service: str) -> dg.AssetKey:
-    """The asset of the windows of *service*."""
+    """The asset key of the windows of *service*."""
     return parts.key(service, "drift")
 
 
 def partitions(service: str) -> dg.DynamicPartitionsDefinition:
-    """The windows of *service* that were looked at."""
+    """The evaluated windows of *service*."""
     return dg.DynamicPartitionsDefinition(name=f"{service}_windows")
 
 
 def drift(service: str, *, owners: Sequence[str]) -> dg.AssetSpec:
-    """The asset. Nobody materializes it here: the sensor `drift_watch` reports it from the ledger."""
+    """The asset. It is not materialized in Dagster: the sensor `drift_watch` reports it from the ledger."""
     return dg.AssetSpec(
         key(service),
         deps=[parts.key(service, "release")],
@@ -40,13 +40,13 @@ def drift(service: str, *, owners: Sequence[str]) -> dg.AssetSpec:
 
 
 def name_of(what: "DriftWatch", one: "WindowReport") -> str:
-    """The partition of a window: its bundle and when it began (UTC)."""
+    """The partition of a window: its bundle and its start (UTC)."""
     began = datetime.datetime.fromtimestamp(one.begin, datetime.UTC)
     return f"{what.bundle[7:15]} {began.strftime('%Y-%m-%d %H:%M:%S')}"
 
 
 def materialization(what: "DriftWatch", one: "WindowReport") -> dg.AssetMaterialization:
-    """A window as an event, with numbers."""
+    """A window as an event, with its figures."""
     columns = [column for column in one.verdict["columns"] if column["distance"] is not None]
     numbers = {f"distance/{column['name']}": float(column["distance"]) for column in columns[:SHOWN]}
     metadata: dict[str, Any] = {
@@ -76,7 +76,7 @@ def _row(column: Mapping[str, Any]) -> dict[str, asset_metadata.Cell]:
 
 
 def bars(columns: Sequence[Mapping[str, Any]]) -> bytes:
-    """The distance of each column beside what is usual for it, as PNG."""
+    """The distance of each column next to its usual value, as PNG."""
     from lastgood.reports import drift_plots, plots
 
     return plots.png(drift_plots.by_feature(columns))

@@ -1,9 +1,9 @@
-"""`<service>/evaluation`: how good the parts of a build are together, at questions whose answers are known.
+"""`<service>/evaluation`: how good the parts of a build are together, on questions with known answers.
 
     def evaluation(corpus: Path, model: Path, options: Mapping[str, Any]) -> Written:
         return Written(report={"metrics": {"recall": 0.9}})
 
-What the parameters may be stands in `inputs`; nothing is written. The check `limits` holds the metrics against service.yaml.
+`inputs` lists the possible parameters; nothing is written. The check `limits` compares the metrics with service.yaml.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Measure = Callable[..., Written]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Evaluation:
-    """An evaluation where its function does not say enough: `code` are the files whose change makes it stale, from the project folder."""
+    """An evaluation whose function alone is not enough: `code` are the files whose change makes it stale, from the project folder."""
 
     measure: Measure
     _: dataclasses.KW_ONLY
@@ -30,9 +30,10 @@ class Evaluation:
 
 
 def evaluation(service: str, measure: Measure | Evaluation, *, owners: Sequence[str]) -> dg.AssetsDefinition:
-    """The asset of what *measure* reports.
+    """The asset of the report of *measure*.
 
-    Raises ValueError for a function that wants to write or to compare with a stable part, TypeError for a `config` of no kind.
+    Raises ValueError for a function that asks to write or to compare with a stable part, TypeError for a `config` that is not a
+    dagster.Config.
     """
     declared = measure if isinstance(measure, Evaluation) else Evaluation(measure)
     wanted = inputs.inputs_of(declared.measure)

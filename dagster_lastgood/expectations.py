@@ -1,4 +1,4 @@
-"""What Great Expectations says of a table, as rows that a check can show. What is expected stands with each service."""
+"""Great Expectations results on a table, as rows that a check can show. The expectations themselves are declared by each service."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from typing import Any
 def table(frame: Any, expectations: Sequence[Any]) -> list[dict[str, Any]]:
     """One row per expectation on *frame* (a pandas DataFrame): {"check", "expectation", "column", "passed", "found"}.
 
-    Each expectation names its check in `meta`. One that raised has not passed, and says what it raised.
+    Each expectation names its check in `meta`. An expectation that raised has not passed, and its row shows the error.
     """
     import os
 

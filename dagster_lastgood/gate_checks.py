@@ -1,11 +1,11 @@
-"""The gates of a service as asset checks on `<service>/release`: one for each gate that its service.yaml has.
+"""The gates of a service as asset checks on `<service>/release`: one for each gate in its service.yaml.
 
-They are reported by the sensor `rollout_mirror` as the controller measures. Executing one by hand measures nothing: it tells
-what the gate said last, from the ledger.
+The sensor `rollout_mirror` reports them as the controller measures. Executing one manually does not measure: it returns
+the gate's last verdict, from the ledger.
 
-Dagster knows passed and failed, and a gate may also say that it cannot tell: no traffic yet, too few requests, a source that is down. That
-is not a failure and must not pass either, so it is not evaluated: the check keeps its last answer, with the time and the bundle that it
-is about, and the observations of `<service>/release` say what cannot be told, and why.
+Dagster knows passed and failed, but a gate may also be inconclusive: no traffic yet, too few requests, a source that is down. That
+is not a failure and must not pass either, so no evaluation is reported: the check keeps its last result, with the time and the bundle
+that it is about, and the observations of `<service>/release` show what is inconclusive, and why.
 """
 
 import math
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from lastgood.service.gates import AnyGate
 
 FIGURES = ("n", "n_beside", "estimate", "reference", "evidence", "boundary", "streak", "persistence", "needs", "needs_s")
-"""What a verdict has of numbers; the UI plots them over time."""
+"""The numeric fields of a verdict; the UI plots them over time."""
 
 
 def checks_of_service(service: str) -> "dict[str, AnyGate]":
     """The gates of the service.yaml in the project, by name; the default ones if it cannot be read.
 
-    That is no error here: a broken service must not keep the jobs of the others, least of all `rollback`, from loading.
+    That is not an error here: a broken service must not prevent the jobs of the others, `rollback` above all, from loading.
     """
     from lastgood import errors
     from lastgood.service import gates as service_gates
@@ -42,7 +42,7 @@ def checks_of_service(service: str) -> "dict[str, AnyGate]":
 
 
 def specs(service: str) -> list[dg.AssetCheckSpec]:
-    """One check for each gate, named like it."""
+    """One check per gate, with the gate's name."""
     return [
         dg.AssetCheckSpec(name, asset=parts.release_key(service), description=f"{gate.kind}: {_says(gate)}{_units(gate)}")
         for name, gate in checks_of_service(service).items()
@@ -54,7 +54,7 @@ def _says(gate: "AnyGate") -> str:
 
 
 def _units(gate: "AnyGate") -> str:
-    """The unit of the figures whose names do not say it."""
+    """The unit of the figures, where their names do not include it."""
     from lastgood.gates import gate as gate_run
 
     return (
@@ -65,7 +65,7 @@ def _units(gate: "AnyGate") -> str:
 
 
 def checks(service: str) -> dg.AssetChecksDefinition:
-    """The checks of *service*. Those of gates that have judged nothing yet, or cannot tell, are skipped."""
+    """The checks of *service*. Those of gates without a verdict yet, or with an inconclusive one, are skipped."""
 
     @dg.multi_asset_check(name=f"{service}__gates", specs=specs(service), can_subset=True, description="The latest verdict of each gate.")
     def gates(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]) -> Iterator[dg.AssetCheckResult]:
@@ -96,12 +96,12 @@ def _result(one: dg.AssetCheckEvaluation) -> dg.AssetCheckResult:
 
 
 def evaluations(service: str, answers: Iterable[follow.Said]) -> Iterator[dg.AssetCheckEvaluation]:
-    """Those of *answers* that say pass or fail, as events that belong to no run."""
+    """The passes and failures in *answers*, as events without a run."""
     return (evaluation(service, said) for said in answers if said.verdict.outcome != "inconclusive")
 
 
 def evaluation(service: str, said: follow.Said) -> dg.AssetCheckEvaluation:
-    """*said*, a pass or a failure, as an event that belongs to no run. Only a failed guardrail is an error, other failures warn."""
+    """*said*, a pass or a failure, as an event without a run. Only a failed guardrail is an error, other failures are warnings."""
     verdict = said.verdict
     grave = verdict.outcome == "fail" and verdict.kind == "guardrail"
     words = "failed: " if verdict.outcome == "fail" else ""
@@ -124,6 +124,6 @@ def evaluation(service: str, said: follow.Said) -> dg.AssetCheckEvaluation:
 
 
 def figures(said: follow.Said) -> dict[str, float]:
-    """The numbers of a verdict that are there and finite, by name."""
+    """The finite figures of a verdict, by name."""
     values = {name: getattr(said.verdict, name) for name in FIGURES}
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}

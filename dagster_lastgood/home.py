@@ -1,8 +1,8 @@
-"""The DAGSTER_HOME of one machine: made ready once, so that everything that opens it finds it whole.
+"""The DAGSTER_HOME of one machine: prepared once, so that every process that opens it finds it complete.
 
 `python -m dagster_lastgood.home` prepares a home and prints its path: $DAGSTER_HOME if that is set, else `dagster/` in the
-home folder of lastgood. It writes a dagster.yaml where none stands (Dagster's own default would queue runs for a
-daemon that may not be there) and creates the databases (two processes that meet in a fresh home damage it for good).
+home folder of lastgood. It writes a dagster.yaml if there is none (Dagster's own default would queue runs for a
+daemon that may not be running) and creates the databases (two processes that open an empty home at once damage it permanently).
 """
 
 import contextlib
@@ -25,7 +25,7 @@ def prepare(home: Path) -> Path:
     with _alone(home), contextlib.chdir(home):
         if not config.exists():
             config.write_text(MASTER.read_text("utf-8"), "utf-8")
-        # What Dagster prints while it does so must not end up in "$(python -m dagster_lastgood.home)".
+        # Dagster's output while doing so must not end up in "$(python -m dagster_lastgood.home)".
         with dg.DagsterInstance.from_config(str(home)) as instance, contextlib.redirect_stdout(sys.stderr):
             instance.upgrade()
     return home
@@ -42,7 +42,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def warn_if_runs_would_wait() -> None:
-    """Say on stderr that DAGSTER_HOME has no dagster.yaml, because `dagster job launch` then queues without a word."""
+    """Warn on stderr that DAGSTER_HOME has no dagster.yaml, because `dagster job launch` then queues silently."""
     home = os.environ.get("DAGSTER_HOME")
     if home and not (Path(home) / "dagster.yaml").exists():
         print(

@@ -1,4 +1,4 @@
-"""Hooks: what happens when a step has succeeded or failed."""
+"""Hooks for steps that succeeded or failed."""
 
 from typing import TypeVar
 
@@ -15,15 +15,15 @@ def finish_mlflow_run(context: dg.HookContext) -> None:
 
 @dg.failure_hook(name="fail_mlflow_run", required_resource_keys={"mlflow"})
 def fail_mlflow_run(context: dg.HookContext) -> None:
-    """End the MLflow run of a training step that failed, and say so there."""
+    """Mark the MLflow run of a failed training step as failed."""
     context.resources.mlflow.finish("FAILED")
 
 
 def closing_mlflow_run(asset: Asset) -> Asset | dg.AssetsDefinition:
-    """*asset*, which also ends the MLflow run it was given if it asks for the resource `mlflow`.
+    """*asset*, extended to end its MLflow run if it requires the resource `mlflow`.
 
-    The hook that dagster-mlflow brings ends the run only with the last step of the Dagster run. Training is not the
-    last step here: bundling and its checks follow, and they are no part of the training run.
+    The hook of dagster-mlflow ends the run only with the last step of the Dagster run. Training is not the
+    last step here: bundling and its checks follow, and they are not part of the training run.
     """
     if isinstance(asset, dg.AssetsDefinition) and "mlflow" in asset.required_resource_keys:
         return asset.with_hooks({finish_mlflow_run, fail_mlflow_run})

@@ -1,4 +1,4 @@
-"""The index of a service that searches: a part that one function writes, with its replica in the vector engine and the check of that."""
+"""The index of a service that searches: a part written by one function, with its replica in the vector engine and the replica's check."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ NAME = "index"
 
 
 def index(write: Write, *, kinds: Sequence[str] = (), code: Sequence[str] = ()) -> Part:
-    """The part of a snapshot (`lastgood.index.snapshot.write`) that *write* makes. Once stored, its replica is built, read back and compared."""
+    """The snapshot part (`lastgood.index.snapshot.write`) that *write* makes. Once stored, its replica is built, read back and compared."""
     return Part(write, name=NAME, media_type="application/vnd.lastgood.index", kinds=kinds, code=code, then=_replicated)
 
 
@@ -45,7 +45,7 @@ def replica(service: str) -> dg.AssetChecksDefinition:
         description="Every byte and row of the replica is what the snapshot says.",
     )
     def replica(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
-        """Read the replica of the snapshot that this run made."""
+        """Read the replica of the snapshot made by this run."""
         from lastgood import errors
         from lastgood.index import catalog, snapshot
 

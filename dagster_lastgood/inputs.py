@@ -1,11 +1,11 @@
-"""What a function of a service is given: it asks by the names of its parameters.
+"""The inputs of a service's function: it requests them by the names of its parameters.
 
     def model(out: Path, data: Path, config: Asked) -> Written: ...
 
 `out` is the folder to fill. `config`, annotated with a `dagster.Config`, is what a person may change for one run. `settings` are those of
-lastgood, `stable` is the folder of the same part in the bundle that is stable now (None if there is none), `options` are those of
-service.yaml as this run froze them. Every other parameter is an asset of the service, by its name, as the folder that this run made;
-`facts` are, by these names, what the manifest says of them (the `meta` of `Written`).
+lastgood, `stable` is the folder of the same part in the present stable bundle (None if there is none), `options` are those of
+service.yaml as frozen by this run. Every other parameter is an asset of the service, by name, as the folder that this run made;
+`facts` maps the same names to the facts in the manifest (the `meta` of `Written`).
 """
 
 import dataclasses
@@ -26,29 +26,29 @@ OURS = frozenset({OUT, CONFIG, SETTINGS, STABLE, OPTIONS, FACTS})
 
 
 class NoConfig(dg.Config):
-    """Nothing that a person may change."""
+    """A configuration without anything to change."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What a function takes: `ours` by the names of OURS, the assets in `needs`, and as `config` an object of that class."""
+    """The parameters of a function: `ours` are the names from OURS, `needs` the assets, `config` the class of its configuration."""
 
     ours: frozenset[str]
     needs: tuple[str, ...]
     config: type[dg.Config]
 
     def deps(self, service: str) -> list[dg.AssetKey]:
-        """The assets that have to be there before it is called."""
+        """The assets that must exist before it is called."""
         return [parts.key(service, name) for name in (*self.needs, *(["config"] if OPTIONS in self.ours else []))]
 
     def made(self, context: dg.AssetExecutionContext, service: str) -> dict[str, parts.BuiltPart]:
-        """The parts that it needs as this run made them, by asset. Raises Failure."""
+        """The parts it needs, as made by this run, by asset. Raises Failure."""
         return {name: parts.made(context, service, name) for name in self.needs}
 
     def arguments(
         self, context: dg.AssetExecutionContext, service: str, made: Mapping[str, parts.BuiltPart], *, config: dg.Config, part: str = ""
     ) -> dict[str, Any]:
-        """What it is called with, `out` aside; *part* is the one that it writes."""
+        """Its arguments apart from `out`; *part* is the part that it writes."""
         from lastgood.bundle import store as bundle_store
 
         settings: Settings = context.resources.settings
@@ -65,13 +65,13 @@ class Inputs:
 
 
 def inputs_of(function: Callable[..., Any]) -> Inputs:
-    """What *function* takes. Raises TypeError for a `config` of no kind."""
+    """The inputs of *function*. Raises TypeError for a `config` that is not a dagster.Config."""
     names = inspect.signature(function).parameters
     return Inputs(ours=OURS & names.keys(), needs=tuple(name for name in names if name not in OURS), config=_config_of(function))
 
 
 def code_version(function: Callable[..., Any], files: Sequence[str]) -> str:
-    """Changes with *files* (from the project folder); without any, with the file that *function* stands in."""
+    """A version that changes with *files* (from the project folder), or, without any, with the file that defines *function*."""
     if files:
         return parts.code_version(*files)
     try:
@@ -82,7 +82,7 @@ def code_version(function: Callable[..., Any], files: Sequence[str]) -> str:
 
 
 def named(function: Callable[..., Any]) -> str:
-    """How an error calls *function*."""
+    """The name of *function* in error messages."""
     return getattr(function, "__qualname__", repr(function))
 
 

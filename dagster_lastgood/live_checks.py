@@ -1,7 +1,7 @@
-"""Great Expectations on what came in: checks on `<service>/drift`, each window judged by what the service's own suite expects.
+"""Great Expectations on live traffic: checks on `<service>/drift`, each window judged by the service's own suite.
 
-They stand beside the statistics of drift and open no alarm: an expectation is a limit that somebody wrote down, drift is
-what the reference makes unusual. The sensor `drift_watch` reports them; one executed by hand judges the newest window.
+They complement the drift statistics and open no alarm: an expectation is a limit that somebody wrote down, drift is
+what is unusual compared with the reference. The sensor `drift_watch` reports them; one executed manually judges the newest window.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from lastgood.release import Context
 
 Expectations = Callable[[], Sequence[Any]]
-"""Gives the expectations of Great Expectations on the requests of a service, each with `meta={"check": name}`."""
+"""Returns the Great Expectations expectations on a service's requests, each with `meta={"check": name}`."""
 
 MOST = 20_000
-"""Rows of a window that are judged; of more, every second, fourth, ... request."""
+"""Most rows of a window that are judged; from larger windows, every second, fourth, ... request."""
 SHOWN = 20
-"""Expectations that a check lists, the failed ones first."""
+"""Most expectations that a check lists, the failed ones first."""
 
 
 def checks(service: str, described: Mapping[str, str], *, suite: Expectations) -> dg.AssetChecksDefinition:
@@ -51,7 +51,7 @@ def checks(service: str, described: Mapping[str, str], *, suite: Expectations) -
 
 
 def evaluations(ctx: "Context", what: "DriftWatch", one: "WindowReport", *, suite: Expectations | None) -> list[dg.AssetCheckEvaluation]:
-    """What the service expects of the rows of window *one*, check by check; empty if it expects nothing. Raises what reading the log raises."""
+    """The results of the service's expectations on window *one*, per check; empty if it has none. Raises what reading the log raises."""
     expected = suite() if suite else ()
     if not expected:
         return []
@@ -61,7 +61,7 @@ def evaluations(ctx: "Context", what: "DriftWatch", one: "WindowReport", *, suit
 
 
 def rows(ctx: "Context", what: "DriftWatch", one: "WindowReport") -> "pd.DataFrame":
-    """The requests of a window as the log has them, one column for each field. Without rows it has no columns."""
+    """The requests of a window as logged, one column per field. Without rows it has no columns."""
     import pandas as pd
 
     from lastgood.drift import bundle_reference as drift_reference

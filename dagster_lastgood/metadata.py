@@ -1,4 +1,4 @@
-"""How values look in the Dagster UI: tables, pictures, links."""
+"""How values are displayed in the Dagster UI: tables, pictures, links."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ TableRow = dict[str, Cell]
 
 
 def table(rows: Sequence[Mapping[str, Cell]]) -> dg.TableMetadataValue:
-    """A table of *rows*, which all have the same keys; the first row says what kind each column is."""
+    """A table of *rows*, which all have the same keys; the first row determines the type of each column."""
     kinds = {bool: "bool", int: "int", float: "float"}
     first = rows[0] if rows else {}
     columns = [dg.TableColumn(name, kinds.get(type(value), "string")) for name, value in first.items()]
@@ -22,17 +22,17 @@ def table(rows: Sequence[Mapping[str, Cell]]) -> dg.TableMetadataValue:
 
 
 def comparison(metrics: Mapping[str, float], stable: Mapping[str, float], *, of: str) -> dg.TableMetadataValue:
-    """One metric a row: that of *of*, and beside it that of what is stable, if it has it."""
+    """One metric per row: the value for *of*, and next to it the value for stable, if there is one."""
     return table([{"metric": name, of: float(value), "stable": stable.get(name)} for name, value in sorted(metrics.items())])
 
 
 def files(listing: "Listing") -> dg.TableMetadataValue:
-    """The files of a stored part, one a row."""
+    """The files of a stored part, one per row."""
     return table([{"file": entry.path, "bytes": entry.size, "sha256": entry.sha256} for entry in listing.entries])
 
 
 def pictures(pngs: Mapping[str, bytes]) -> dg.MarkdownMetadataValue:
-    """PNG images side by side, held inside the event itself, so they show as long as the run history is kept."""
+    """PNG images side by side, embedded in the event itself, so they show as long as the run history is kept."""
     images = [f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})" for name, png in pngs.items()]
     return dg.MetadataValue.md(" ".join(images))
 

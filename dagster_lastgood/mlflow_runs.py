@@ -1,4 +1,4 @@
-"""A training as a run in MLflow: parameters, data, metrics, plots, report and model, and the parts of the bundle that it belongs to."""
+"""A training as a run in MLflow: parameters, data, metrics, plots, report and model, and the parts of its bundle."""
 
 import dataclasses
 import hashlib
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from dagster_lastgood.written_parts import Written
 
 LogModel = Callable[[Any, Path], Any]
-"""Is given `mlflow` and the stored folder of the part, and logs the model in it: `return mlflow.sklearn.log_model(…)`."""
+"""Receives `mlflow` and the stored folder of the part, and logs its model: `return mlflow.sklearn.log_model(…)`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Training:
-    """That the part is a training, for MLflow: how its model is logged, if it is, and by asset and file (`data/train.parquet`) what it was used for."""
+    """Marks the part as a training, for MLflow: how to log its model, if at all, and the use of each file (`data/train.parquet`)."""
 
     log_model: LogModel | None = None
     _: dataclasses.KW_ONLY
@@ -36,9 +36,9 @@ def write_down(
     *,
     made_of: Mapping[str, parts.BuiltPart],
 ) -> dict[str, str]:
-    """Write the training into the MLflow run of the resource; returns the ids that are kept as provenance.
+    """Record the training in the MLflow run of the resource; returns the ids that are kept as provenance.
 
-    They are not part of the bundle's identity: training again on the same data is another MLflow run of the same model.
+    They are not part of the bundle's identity: training again on the same data gives another MLflow run of the same model.
     """
     from lastgood.bundle import store as bundle_store
 
@@ -64,12 +64,12 @@ def write_down(
 
 
 def _dataset(name: str, uri: str, file: Path) -> Any:
-    """The file as MLflow knows data sets: by where its part lies, and by its MD5, which is DVC's name for it too."""
+    """The file as an MLflow data set: identified by the location of its part, and by its MD5, which DVC also uses as its name."""
     from mlflow.data.meta_dataset import MetaDataset
     from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]  # MLflow makes this class when it is imported
 
     with file.open("rb") as opened:
-        # MLflow's own digest looks at the first 10,000 rows only; its column holds 36 characters, which is just enough for this.
+        # MLflow's own digest covers only the first 10,000 rows; its column holds 36 characters, just enough for this one.
         digest = f"md5:{hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()}"
     return MetaDataset(source=LocalArtifactDatasetSource(uri), name=name, digest=digest)  # type: ignore[abstract]  # only its declaration is
 

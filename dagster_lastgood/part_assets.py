@@ -1,6 +1,6 @@
-"""The assets that are the same for every service: configuration, environment, bundle, release, and their checks.
+"""The assets common to every service: configuration, environment, bundle, release, and their checks.
 
-Each function makes one for a service. What a part of its own kind is (data, model, prompt, index) stands in the service's folder.
+Each function makes one for a service. Service-specific parts (data, model, prompt, index) are defined in the service's folder.
 """
 
 import tempfile
@@ -34,7 +34,7 @@ class Options(dg.Config):
 
 
 def config(service: str, *, owners: Sequence[str], code: Sequence[str]) -> dg.AssetsDefinition:
-    """The configuration part: service.yaml with the code it names. *code* are files whose change makes it stale."""
+    """The configuration part: service.yaml with the code that it names. *code* are files whose change makes it stale."""
 
     @dg.asset(
         key=parts.key(service, "config"),
@@ -45,7 +45,7 @@ def config(service: str, *, owners: Sequence[str], code: Sequence[str]) -> dg.As
         description="service.yaml and the serving code, frozen together; a rollback restores both.",
     )
     def config(context: dg.AssetExecutionContext, config: Options, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
-        """Freeze the service folder with the options asked for."""
+        """Freeze the service folder with the requested options."""
         from lastgood.bundle import store as bundle_store
         from lastgood.service import schema
 
@@ -62,7 +62,7 @@ def config(service: str, *, owners: Sequence[str], code: Sequence[str]) -> dg.As
 
 
 def environment(service: str, *, owners: Sequence[str]) -> dg.AssetsDefinition:
-    """The environment part: which locked packages, interpreter and platform a bundle was built with."""
+    """The environment part: the locked packages, interpreter and platform that a bundle was built with."""
 
     @dg.asset(
         key=parts.key(service, "environment"),
@@ -73,7 +73,7 @@ def environment(service: str, *, owners: Sequence[str]) -> dg.AssetsDefinition:
         description="Digest of requirements.lock with the interpreter and the platform.",
     )
     def environment(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
-        """Describe the environment this process runs in."""
+        """Describe the environment of this process."""
         from lastgood.bundle import environment as environments
         from lastgood.bundle import store as bundle_store
 
@@ -86,9 +86,9 @@ def environment(service: str, *, owners: Sequence[str]) -> dg.AssetsDefinition:
 
 
 def release(service: str, *, owners: Sequence[str]) -> dg.AssetSpec:
-    """The release: which bundle is stable, and what the gates say of the one on its way.
+    """The release: which bundle is stable, and the gates' verdicts on the one in progress.
 
-    Nobody materializes it here: the sensors `release_mirror` and `rollout_mirror` report it from the ledger.
+    It is not materialized in Dagster: the sensors `release_mirror` and `rollout_mirror` report it from the ledger.
     """
     return dg.AssetSpec(
         parts.release_key(service),
@@ -114,7 +114,7 @@ def bundle(
 ) -> dg.AssetsDefinition:
     """The asset `<service>/bundle` of the parts that *assets* make; its offline evaluation is the report of the asset *evaluated*.
 
-    *repeated* are entries of what it shows, each the entry of an asset: {"rows": ("index", "dagster/row_count")}.
+    *repeated* are metadata entries copied from other assets, each as its asset and entry: {"rows": ("index", "dagster/row_count")}.
     """
     needed = dict.fromkeys([*assets, *([evaluated] if evaluated else [])])
 
@@ -128,7 +128,7 @@ def bundle(
         description="What is released and rolled back as one. Registering it changes nothing that serves; the job promote does.",
     )
     def bundle(context: dg.AssetExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.MaterializeResult[Any]:
-        """Put the parts of this run together, register the bundle, and store their evaluation with it."""
+        """Assemble the parts of this run, register the bundle, and store its evaluation."""
         found = parts.metadata(context, service, evaluated).get(parts.REPORT) if evaluated else None
         report: Mapping[str, Any] = found.value if found is not None else {"metrics": {}}
         made = {name: parts.made(context, service, name) for name in assets}
@@ -154,7 +154,7 @@ def _registered(
 ) -> "tuple[Bundle, Bundle | None, dict[str, Any]]":
     """The bundle of the parts *made*, by asset, registered with *report* as its offline evaluation.
 
-    With it the bundle that is stable now, and what the UI is to show of both.
+    Returned with the present stable bundle, and the metadata of both for the UI.
     """
     from lastgood import release
     from lastgood.bundle import manifest
@@ -185,7 +185,7 @@ def _stable(ctx: "Context", service: str) -> "Bundle | None":
 
 
 def stable_part(settings: Settings, service: str, name: str) -> Path | None:
-    """The stored part *name* of the bundle that is stable now; None before the first release, or if it has none."""
+    """The stored part *name* of the present stable bundle; None before the first release, or if it has none."""
     from lastgood import release
 
     with release.open_context(settings) as ctx:
@@ -205,7 +205,7 @@ def _newest_metrics(settings: Settings, of: "Bundle | None") -> Mapping[str, flo
 
 
 def _show_in_mlflow(settings: Settings, built: "Bundle", *, tags: Mapping[str, str]) -> str:
-    """Make the bundle's version in MLflow's registry and tag it; says so if the registry is turned off."""
+    """Create the bundle's version in MLflow's registry and tag it; returns a message, also if the registry is turned off."""
     if settings.layers.registry != "mlflow":
         return "the registry layer is turned off"
     from lastgood.layers import registry
@@ -214,7 +214,7 @@ def _show_in_mlflow(settings: Settings, built: "Bundle", *, tags: Mapping[str, s
 
 
 def _training_tags(made: Mapping[str, parts.BuiltPart]) -> dict[str, str]:
-    """Which run and model of MLflow the trained parts are."""
+    """The MLflow run and model of the trained parts."""
     trained = [part.provenance["mlflow"] for part in made.values() if "mlflow" in part.provenance]
     return {f"lastgood.mlflow_{name}": str(run[name]) for run in trained for name in ("run_id", "model_id") if name in run}
 
@@ -232,7 +232,7 @@ def limits(service: str, *, of: str) -> dg.AssetChecksDefinition:
         description="Offline metrics keep to the floors and ceilings of service.yaml.",
     )
     def limits(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
-        """The rule that a promotion applies too, told before anything is bundled."""
+        """The same rule as for a promotion, reported before anything is bundled."""
         from lastgood import release
         from lastgood.service import schema
 
@@ -251,7 +251,7 @@ def limits(service: str, *, of: str) -> dg.AssetChecksDefinition:
 
 
 def verifies(service: str) -> dg.AssetChecksDefinition:
-    """Every byte of every part of the bundle that this run registered, as a check."""
+    """Every byte of every part of the bundle registered by this run, as a check."""
 
     @dg.asset_check(
         asset=parts.key(service, "bundle"),
@@ -260,7 +260,7 @@ def verifies(service: str) -> dg.AssetChecksDefinition:
         description="Every byte of every part is in the store and matches the manifest.",
     )
     def verifies(context: dg.AssetCheckExecutionContext, settings: dg.ResourceParam[Settings]) -> dg.AssetCheckResult:
-        """Hash the parts of the bundle that this run registered."""
+        """Hash the parts of the bundle registered by this run."""
         from lastgood import errors, release
 
         digest = parts.bundle_id(context, service)

@@ -1,8 +1,8 @@
-"""How a part travels from the asset that makes it to the bundle: as a reference in its materialization, never as an object.
+"""How a part gets from its asset to the bundle: as a reference in its materialization, never as an object.
 
-The content lies in the store under its digest. The materialization holds the part's manifest entry and where it came
-from. A later step reads them back from the *same run*, so two runs that overlap do not mix their parts; only a step that
-runs without its upstream (one asset picked in the UI, a retry) takes the run it retries, and then the newest.
+The content is in the store under its digest. The materialization holds the part's manifest entry and its
+provenance. A later step reads them from the *same run*, so two overlapping runs do not mix their parts; only a step that
+runs without its upstream (one asset selected in the UI, a retry) uses the run it retries, and then the newest.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ REPORT = "lastgood/evaluation"
 
 Context = dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 Metadata = Mapping[str, dg.MetadataValue[Any]]
-"""What a materialization holds; who wrote an entry says what kind of value it has."""
+"""The content of a materialization; the writer of an entry determines its type."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltPart:
-    """A part that some run made. `provenance` says how; `metadata` is all that its materialization holds."""
+    """A part made by a run. `provenance` says how; `metadata` is everything in its materialization."""
 
     part: manifest.Part
     provenance: Mapping[str, Any]
@@ -36,19 +36,19 @@ class BuiltPart:
 
 
 def key(service: str, name: str) -> dg.AssetKey:
-    """The asset of one part (or of the bundle) of a service."""
+    """The asset key of one part (or of the bundle) of a service."""
     return dg.AssetKey([service, name])
 
 
 def release_key(service: str) -> dg.AssetKey:
-    """The asset whose data version says which bundle of *service* is stable."""
+    """The asset key whose data version shows which bundle of *service* is stable."""
     return key(service, "release")
 
 
 def result(
     context: Context, part: manifest.Part, *, provenance: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> dg.MaterializeResult[Any]:
-    """What an asset returns for *part*: its digest as data version, the reference, and what a person wants to see."""
+    """An asset's result for *part*: its digest as data version, the reference, and metadata for people."""
     facts = {"dagster_run": context.run.run_id, **provenance}
     return dg.MaterializeResult(
         data_version=dg.DataVersion(part.digest),
@@ -63,14 +63,14 @@ def result(
 
 
 def made(context: Context, service: str, name: str) -> BuiltPart:
-    """The part that this run made, else the run that it retries, else whoever made it last. Raises Failure if nobody did."""
+    """The part made by this run, else by the run that it retries, else by the newest run that made it. Raises Failure if there is none."""
     for metadata in _materializations(context, key(service, name)):
         return BuiltPart(part=manifest.Part(**metadata[PART].value), provenance=metadata[PROVENANCE].value, metadata=metadata)
     raise dg.Failure(f"{service}/{name} has not been materialized; materialize it first, or launch the job 'build'", allow_retries=False)
 
 
 def metadata(context: Context, service: str, name: str) -> Metadata:
-    """What the materialization of an asset holds, found as `made` finds parts; for one that is no part. Raises Failure."""
+    """The materialization metadata of an asset that is not a part, found as `made` finds parts. Raises Failure."""
     for found in _materializations(context, key(service, name)):
         return found
     raise dg.Failure(f"{service}/{name} has not been materialized; materialize it first", allow_retries=False)
@@ -88,9 +88,9 @@ def _materializations(context: Context, wanted: dg.AssetKey) -> Iterator[Metadat
 
 
 def code_version(*files: str) -> str:
-    """A version that changes with the content of *files* (paths from the project folder); absent ones count as empty.
+    """A version that changes with the content of *files* (paths from the project folder); missing ones count as empty.
 
-    Absent is no error here: a broken service must not keep the jobs of the others, least of all `rollback`, from loading.
+    A missing file is not an error here: a broken service must not prevent the jobs of the others, `rollback` above all, from loading.
     """
     paths = [project.root() / name for name in files]
     content = [path.read_bytes() if path.is_file() else b"" for path in paths]
@@ -98,7 +98,7 @@ def code_version(*files: str) -> str:
 
 
 def provenance(context: Context, made: Mapping[str, BuiltPart], *, now: float, project: Path) -> dict[str, Any]:
-    """Where a bundle comes from: kept beside its manifest, so that equal parts keep one id whoever builds them."""
+    """Where a bundle comes from: kept beside its manifest, so that equal parts have the same id whoever builds them."""
     return {
         "dagster_run": context.run.run_id,
         "built_at": now,
@@ -118,7 +118,7 @@ def _git_commit(project: Path) -> str | None:
 
 
 def bundle_id(context: Context, service: str) -> str:
-    """The bundle that this run registered, else the newest one; as `made` finds parts. Raises Failure if there is none."""
+    """The bundle registered by this run, else the newest one, found as `made` finds parts. Raises Failure if there is none."""
     for metadata in _materializations(context, key(service, "bundle")):
         return str(metadata["lastgood/bundle"].value)
     raise dg.Failure(f"{service}/bundle has not been materialized; launch the job 'build'", allow_retries=False)

@@ -1,4 +1,4 @@
-"""The project that a code location was loaded for: where it lies, and which services it declares."""
+"""The project that a code location was loaded for: its folder, and the services that it declares."""
 
 import os
 from pathlib import Path
@@ -11,9 +11,9 @@ DECLARATION = "service.yaml"
 
 
 def root() -> Path:
-    """The project folder, as every command of lastgood finds it; where that is refused, the working folder.
+    """The project folder, found as by every lastgood command; if that fails, the working folder.
 
-    That is not an error here: what is wrong must not keep the jobs, least of all `rollback`, from loading.
+    That is not an error here: a broken project must not keep the jobs, `rollback` above all, from loading.
     """
     try:
         return settings_.find_project(os.environ)
@@ -22,7 +22,7 @@ def root() -> Path:
 
 
 def settings() -> Settings | None:
-    """The settings of the project; None if they cannot be read, which whoever uses them reports."""
+    """The settings of the project; None if they cannot be read, which is reported where they are used."""
     try:
         return settings_.load(root())
     except errors.LastgoodError:

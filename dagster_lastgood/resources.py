@@ -1,6 +1,6 @@
-"""What assets, jobs and sensors are handed: the settings, and an MLflow run for training.
+"""The resources of assets, jobs and sensors: the settings, and an MLflow run for training.
 
-Factories of plain objects, made when a run begins; none of them costs anything when the code location loads.
+Factories of plain objects, created when a run begins; none of them costs anything when the code location loads.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ EXPERIMENT = "lastgood"
 
 @dg.resource(description="Settings of lastgood, from lastgood.toml and LASTGOOD_* of the process that runs the step.")
 def settings(_: dg.InitResourceContext) -> Settings:
-    """Read anew for each run, so that a corrected lastgood.toml counts at once."""
+    """Read again for each run, so that a corrected lastgood.toml takes effect at once."""
     return settings_.load()
 
 
 class TrainingRun:
-    """The MLflow run of one Dagster run, opened when it is first used. Has the attributes of the module `mlflow`.
+    """The MLflow run of one Dagster run, opened on first use. Has the attributes of the module `mlflow`.
 
     Opening it at once, as dagster-mlflow does, would load MLflow (seconds) and leave an open run behind in every
-    Dagster run that ends before its training step; MLflow lets the next training of the process write into that.
+    Dagster run that ends before its training step, into which MLflow lets the next training of the process write.
     """
 
     def __init__(self, context: dg.InitResourceContext) -> None:
@@ -40,7 +40,7 @@ class TrainingRun:
         return getattr(self._mlflow, name)
 
     def finish(self, status: str) -> None:
-        """End the MLflow run with *status* (FINISHED, FAILED); nothing happens if it was never used or has ended."""
+        """End the MLflow run with *status* (FINISHED, FAILED); does nothing if it was never used or has ended."""
         if self._mlflow is not None and self._mlflow.active_run() is not None:
             self._mlflow.end_run(status=status)
 
@@ -56,7 +56,7 @@ class TrainingRun:
 
 
 def _make_experiment(settings: Settings, name: str) -> None:
-    """With a local database, keep artifacts in the home folder: MLflow would put them into the folder the command runs in."""
+    """With a local database, keep artifacts in the home folder: MLflow would put them into the current working folder."""
     import mlflow
 
     if settings.tracking_uri.startswith(("http://", "https://")):
@@ -65,7 +65,7 @@ def _make_experiment(settings: Settings, name: str) -> None:
         settings.home.mkdir(parents=True, exist_ok=True)
         client = mlflow.MlflowClient(tracking_uri=settings.tracking_uri)
         if client.get_experiment_by_name(name) is None:
-            with contextlib.suppress(mlflow.MlflowException):  # another run made it in this very moment
+            with contextlib.suppress(mlflow.MlflowException):  # another run has just created it
                 client.create_experiment(name, artifact_location=(settings.home / "mlartifacts").as_uri())
 
 
@@ -74,13 +74,13 @@ def _make_experiment(settings: Settings, name: str) -> None:
     config_schema={
         "experiment_name": dg.Field(dg.StringSource, default_value=EXPERIMENT, description="MLflow experiment of the training runs."),
         "parent_run_id": dg.Field(dg.Noneable(str), default_value=None, description="MLflow run under which to nest this one."),
-        # Dagster gives the constructor of this class no types.
+        # The constructor of this Dagster class is untyped.
         "extra_tags": dg.Field(dg.Permissive(), default_value={}, description="More tags for the MLflow run."),  # type: ignore[no-untyped-call]
     },
     description="An MLflow run that carries the Dagster run's id, by dagster-mlflow; opened by the step that trains.",
 )
 def mlflow(context: dg.InitResourceContext) -> Iterator[TrainingRun]:
-    """The dagster-mlflow resource at the tracking address of the settings; what is still open at the end has failed."""
+    """The dagster-mlflow resource at the tracking address of the settings; a run still open at the end is marked as failed."""
     run = TrainingRun(context)
     try:
         yield run
@@ -89,5 +89,5 @@ def mlflow(context: dg.InitResourceContext) -> Iterator[TrainingRun]:
 
 
 def all_resources() -> dict[str, object]:
-    """The resources by the names that assets, jobs and sensors ask for."""
+    """The resources by the names that assets, jobs and sensors use."""
     return {"settings": settings, "mlflow": mlflow}

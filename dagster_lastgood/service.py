@@ -1,4 +1,4 @@
-"""One service as a code location shows it: its parts and bundle, its release, what comes in, the checks of all of them, its build job."""
+"""One service in a code location: its parts and bundle, its release, its live traffic, the checks of all of them, its build job."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,14 @@ from dagster_lastgood import (
 class Service:
     """What `build_definitions` needs of a service: usually its name, its owners, and the functions that write its `parts`.
 
-    `parts` are functions, or `Part`s where a function does not say enough, by the name of their asset; configuration, environment and bundle
-    come with them. `evaluated` names the one that returns metrics; `evaluation` is a function that asks all of them together, if there
-    is one (`evaluations`). `on_bundle` are entries that the bundle shows too, each as the asset and its entry.
-    `source` is what a new version of makes all of them anew, beginning with the part data. `checks` are checks of the service's own.
-    `expectations` gives what is expected of requests (Great Expectations), each with `meta={"check": name}`; `expected` describes these checks by name.
-    `build` is what the build job is called, `build_<name>` if nothing is said.
-    `made` are the parts and the bundle of a service that makes each as an asset of its own, instead of `parts`; it has a build job if `build` says so.
+    `parts` are functions, or `Part`s where a function alone is not enough, by the name of their asset; configuration, environment and
+    bundle are added. `evaluated` names the part that returns metrics; `evaluation` is a function that evaluates all parts together, if
+    there is one (`evaluations`). `on_bundle` are metadata entries that the bundle shows too, each as the asset and its entry.
+    `source` is the asset whose new versions rebuild all parts, beginning with the part data. `checks` are the service's own checks.
+    `expectations` returns what is expected of requests (Great Expectations), each with `meta={"check": name}`; `expected` describes these
+    checks by name. `build` is the name of the build job, by default `build_<name>`.
+    `made` are the parts and the bundle of a service that defines each as an asset of its own, instead of `parts`; it has a build job only
+    if `build` names one.
     """
 
     name: str
@@ -48,16 +49,16 @@ class Service:
 
     @property
     def job(self) -> str:
-        """What its build job is called; empty if it has none."""
+        """The name of its build job; empty if it has none."""
         return self.build or (f"build_{self.name}" if self.parts else "")
 
     def assets(self) -> list[dg.AssetsDefinition]:
-        """What the build job makes: the parts, their evaluation and the bundle."""
+        """The assets made by the build job: the parts, their evaluation and the bundle."""
         made = [*self._written(), *self.made]
         return automation.rebuilt(self.name, made) if self.source else made
 
     def definitions(self) -> dg.Definitions:
-        """Its assets, checks and build job; jobs and sensors that all services share come with `build_definitions`."""
+        """Its assets, checks and build job; jobs and sensors shared by all services come with `build_definitions`."""
         made = [hooks.closing_mlflow_run(asset) for asset in self.assets()]
         shown = [part_assets.release(self.name, owners=self.owners), drift_assets.drift(self.name, owners=self.owners)]
         sources = [self.source] if self.source else []
@@ -77,7 +78,7 @@ class Service:
         return [*made, part_assets.bundle(self.name, names, owners=self.owners, evaluated=self._scored(), repeated=self.on_bundle)]
 
     def _part(self, asset: str, declared: written_parts.Part) -> dg.AssetsDefinition:
-        """The part data is made of the source, if there is one."""
+        """The asset of one part; the part data depends on the source, if there is one."""
         of_source = self.source is not None and (declared.name or asset) == "data"
         deps = [automation.key(self.name)] if of_source else []
         return written_parts.part(self.name, asset, declared, owners=self.owners, deps=deps)
@@ -110,7 +111,7 @@ class Service:
 
 
 def _code(service: str) -> list[str]:
-    """The files that its service.yaml freezes, from the project folder; that file alone if it cannot be read."""
+    """The files frozen by its service.yaml, from the project folder; that file alone if it cannot be read."""
     from lastgood import errors
     from lastgood.service import schema
 

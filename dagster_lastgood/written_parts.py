@@ -1,8 +1,8 @@
-"""A part that one function writes: the shortest way to a service of your own.
+"""A part written by one function: the shortest way to a service of your own.
 
     def model(out: Path, data: Path) -> Written | None:
 
-The function fills the folder *out*; what its other parameters may be stands in `inputs`.
+The function fills the folder *out*; `inputs` lists its other possible parameters.
 """
 
 import dataclasses
@@ -20,15 +20,16 @@ from lastgood.settings import Settings
 
 Write = Callable[..., "Written | None"]
 Follow = Callable[[Path, Settings], Mapping[str, Any]]
-"""Does what has to follow once a part lies in its folder in the store; gives more metadata."""
+"""Follow-up work once a part is in its folder in the store; returns additional metadata."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What a function says of the part that it wrote.
+    """What a function returns about the part that it wrote.
 
-    `meta` are facts for the manifest (plain JSON), `metrics` the part's offline evaluation, or `report` the whole of it, with its `metrics`.
-    `provenance` says where the part comes from, `metadata` is more for Dagster's pages. `params` and `plots` (PNG) go to MLflow with a training.
+    `meta` are facts for the manifest (plain JSON), `metrics` the part's offline evaluation, or `report` the complete one, including
+    `metrics`. `provenance` says where the part comes from, `metadata` is additional metadata for Dagster. `params` and `plots` (PNG) go to MLflow
+    with a training.
     """
 
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -41,11 +42,11 @@ class Written:
 
     @property
     def evaluation(self) -> Mapping[str, Any] | None:
-        """The report, of the metrics alone if there is no more; None for a part that was not evaluated."""
+        """The report, consisting only of the metrics if there is nothing else; None for a part that was not evaluated."""
         return self.report if self.report is not None or self.metrics is None else {"metrics": dict(self.metrics)}
 
     def shown(self) -> dict[str, Any]:
-        """Metadata: its own, each metric as a number that the UI plots, and the report as later steps read it."""
+        """Metadata: its own, each metric as a number that the UI plots, and the report as read by later steps."""
         report = self.evaluation
         if report is None:
             return dict(self.metadata)
@@ -55,10 +56,10 @@ class Written:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
-    """How a part is made and shown, where the function that writes it does not say enough.
+    """How a part is made and shown, where the function that writes it is not enough.
 
-    `name` is the part's, if its asset is called otherwise. `code` are the files whose change makes it stale, from the project folder; without
-    them it is the one that the function stands in. `then` does what has to follow once it is stored. `training` writes it down in MLflow.
+    `name` is the part's, if its asset has a different one. `code` are the files whose change makes it stale, from the project folder;
+    without them, it is the file that defines the function. `then` is follow-up work once it is stored. `training` records it in MLflow.
     """
 
     write: Write
@@ -72,15 +73,15 @@ class Part:
 
 
 def part_of(write: Write | Part) -> Part:
-    """A function alone as the part that it writes."""
+    """A function alone, as the part that it writes."""
     return write if isinstance(write, Part) else Part(write)
 
 
 def part(service: str, asset: str, write: Write | Part, *, owners: Sequence[str], deps: Sequence[dg.AssetKey] = ()) -> dg.AssetsDefinition:
-    """The asset `<service>/<asset>` that *write* makes; *deps* come before it besides what the function needs.
+    """The asset `<service>/<asset>` that *write* makes; *deps* are upstream assets in addition to those the function needs.
 
-    What files it may hold goes by the name of the part: `model`, `prompt`, anything else is data. Raises ValueError for a function
-    that takes no folder `out`, TypeError for a `config` of no kind.
+    The name of the part determines the files that it may hold: `model`, `prompt`, anything else is data. Raises ValueError for a function
+    without the parameter `out`, TypeError for a `config` that is not a dagster.Config.
     """
     declared = part_of(write)
     name = declared.name or asset
@@ -111,7 +112,7 @@ def part(service: str, asset: str, write: Write | Part, *, owners: Sequence[str]
 def _made(
     context: dg.AssetExecutionContext, service: str, name: str, declared: Part, wanted: inputs.Inputs, config: dg.Config
 ) -> dg.MaterializeResult[Any]:
-    """Let the function write, store the folder, and do what has to follow."""
+    """Let the function write, store the folder, and do the follow-up work."""
     from lastgood.bundle import store as bundle_store
 
     settings: Settings = context.resources.settings

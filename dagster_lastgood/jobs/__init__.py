@@ -1,1 +1,1 @@
-"""Jobs that work on any service; each calls one verb of lastgood and reports what came of it."""
+"""Jobs that work on any service; each calls one verb of lastgood and reports its outcome."""

@@ -1,6 +1,6 @@
-"""The job `drift_report`: Evidently's report on a stretch of time, as a file, in Dagster and in MLflow. It changes nothing that serves.
+"""The job `drift_report`: Evidently's report on a period, as a file, in Dagster and in MLflow. It changes nothing that serves.
 
-A schedule for each service launches it once a day, the sensor `drift_watch` when an alarm begins.
+A schedule for each service launches it once a day, and the sensor `drift_watch` when an alarm begins.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ NAME = "drift_report"
 
 
 class Stretch(dg.Config):
-    """What is reported on."""
+    """The period of the report."""
 
     service: str = Field(description="Service to report on: the rows that its stable bundle answered.")
     since: float | None = Field(
@@ -38,7 +38,7 @@ class Stretch(dg.Config):
     description="Evidently's report on live traffic compared with the stable bundle's reference; logged to MLflow and shown on <service>/drift.",
 )
 def report(context: dg.OpExecutionContext, config: Stretch, settings: dg.ResourceParam[Settings], mlflow: dg.ResourceParam[Any]) -> None:
-    """Write the report, and say where it is. Nothing answered, or nothing watched, is a result and no error."""
+    """Write the report and report its location. No traffic, or no watched column, is a result and not an error."""
     from lastgood import release
     from lastgood.drift import watch as drift_watch
 
@@ -61,7 +61,7 @@ def report(context: dg.OpExecutionContext, config: Stretch, settings: dg.Resourc
 
 
 def written(ctx: "Context", what: "DriftWatch", *, since: float, until: float, settings: Settings, mlflow: Any) -> dict[str, Any]:
-    """Metadata of the report on *since* to *until* (Unix seconds), which lies in the home folder and in MLflow then. Raises LastgoodError."""
+    """Metadata of the report on *since* to *until* (Unix seconds), once it is in the home folder and in MLflow. Raises LastgoodError."""
     from lastgood.drift import evidently_report as evidently
 
     snapshot = evidently.run(ctx, what, since=since, until=until)
@@ -85,7 +85,7 @@ def written(ctx: "Context", what: "DriftWatch", *, since: float, until: float, s
 def _logged(
     mlflow: Any, what: "DriftWatch", *, files: Sequence[Path], values: dict[str, Any], settings: Settings
 ) -> dg.MetadataValue | str:
-    """The link to the MLflow run that has the report. An MLflow that is away costs the report nothing else."""
+    """The link to the MLflow run that has the report. If MLflow is unavailable, only the link is missing."""
     try:
         mlflow.set_tags({"lastgood.kind": "drift report", "lastgood.service": what.service, "lastgood.bundle": what.bundle})
         named = {f"distance.{name}": value for name, value in values["distances"].items()}
@@ -99,7 +99,7 @@ def _logged(
 
 
 def _metric(name: str) -> str:
-    """*name* with what MLflow takes in the name of a metric."""
+    """*name* reduced to what MLflow accepts as the name of a metric."""
     return "".join(letter if letter.isalnum() or letter in "_-./ " else "_" for letter in name)
 
 
@@ -115,7 +115,7 @@ def drift_report_job() -> None:
 
 
 def schedules(services: Sequence[str]) -> list[dg.ScheduleDefinition]:
-    """One for each of *services*, running; it skips where nothing is watched. A wrong lastgood.toml must not keep `rollback` from loading."""
+    """A running schedule for each of *services*; skips if nothing is watched. A broken lastgood.toml must not keep `rollback` from loading."""
     known = project.settings()
     cron = (known.drift if known else settings_.DriftSettings()).report_cron
     return [_schedule(service, cron) for service in services]

@@ -1,4 +1,4 @@
-"""The job `evaluate_rollback`: what a drift alarm comes to. The bundle that serves and the one behind it are compared on the same rows."""
+"""The job `evaluate_rollback`: the decision on a drift alarm. The serving bundle and its rollback target are compared on the same rows."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Evaluate(dg.Config):
-    """Which look at which alarm. Left to itself, the one that is due."""
+    """Which look at which alarm; by default, the one that is due."""
 
     service: str = Field(description="Service whose drift alarm to decide.")
     actor: str = Field(default="dagster", description="Who makes this change; recorded in the release history.")
@@ -28,7 +28,7 @@ class Evaluate(dg.Config):
     description="Compare stable with its rollback target on the rows answered since the alarm; roll back if the target is clearly better.",
 )
 def evaluate(context: dg.OpExecutionContext, config: Evaluate, settings: dg.ResourceParam[Settings], mlflow: dg.ResourceParam[Any]) -> None:
-    """Report what was decided and done."""
+    """Report the decision and what was done."""
     from lastgood import errors, release
     from lastgood.drift import decision as drift_decision
     from lastgood.drift import watch as drift_watch
@@ -56,7 +56,7 @@ def evaluate(context: dg.OpExecutionContext, config: Evaluate, settings: dg.Reso
 
 
 def described(decision: "DriftDecision") -> dict[str, Any]:
-    """The decision as the UI shows it."""
+    """The decision as shown in the UI."""
     compared = decision.compared
     found: dict[str, Any] = {
         "outcome": decision.outcome,
@@ -81,10 +81,10 @@ def described(decision: "DriftDecision") -> dict[str, Any]:
 def _report(
     context: dg.OpExecutionContext, ctx: Any, what: "DriftWatch", look: "ScheduledLook", *, settings: Settings, mlflow: Any
 ) -> dict[str, Any]:
-    """Evidently's report beside it; a missing or failing report costs the decision nothing."""
+    """Evidently's report to go with it; if it is missing or fails, the decision still stands."""
     try:
         return drift_report.written(ctx, what, since=look.alarm, until=look.until, settings=settings, mlflow=mlflow)
-    except Exception as error:  # noqa: BLE001  # a library of others, on data that is odd by definition
+    except Exception as error:  # noqa: BLE001  # a third-party library, on data that are unusual by definition
         context.log.warning(f"no report: {error}")
         return {"evidently": f"left out: {error}"}
 
@@ -97,5 +97,5 @@ def _report(
     description='Decide a drift alarm: {"ops": {"evaluate": {"config": {"service": "flights"}}}}.',
 )
 def evaluate_rollback_job() -> None:
-    """Compare the bundle that serves with the one behind it, and do what comes of it."""
+    """Compare the serving bundle with its rollback target, and carry out the decision."""
     evaluate()

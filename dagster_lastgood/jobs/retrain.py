@@ -1,4 +1,4 @@
-"""The job `retrain`: build a new bundle with the service's own build job and hand it to the normal rollout. Never straight to stable."""
+"""The job `retrain`: build a new bundle with the service's own build job and pass it to the normal rollout. Never straight to stable."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Retrain(dg.Config):
-    """Which service, and what its build is to be told."""
+    """The service, and the options of its build."""
 
     service: str = Field(description="Service to build again.")
     reason: str = Field(description="Why; recorded in the release history.")
@@ -28,11 +28,11 @@ class Retrain(dg.Config):
 
 
 Builds = Callable[[str], dg.JobDefinition | None]
-"""Gives the build job of a service; None if it has none."""
+"""Returns the build job of a service; None if it has none."""
 
 
 def retrain_job(builds: Builds) -> dg.JobDefinition:
-    """The job; *builds* is asked when it runs."""
+    """The job; *builds* is called when it runs."""
 
     @dg.op(
         name="retrain",
@@ -45,7 +45,7 @@ def retrain_job(builds: Builds) -> dg.JobDefinition:
     def retraining() -> None:
         retrain()
 
-    # By way of a graph: a job made of an op of its own name is refused.
+    # Wrapped in a graph: a job made of an op of its own name is refused.
     return retraining.to_job(
         name="retrain",
         executor_def=dg.in_process_executor,
@@ -77,7 +77,7 @@ def _retrained(context: dg.OpExecutionContext, config: Retrain, settings: Settin
 
 
 def build(context: dg.OpExecutionContext, config: Retrain, builds: Builds) -> str:
-    """The bundle that the service's build job makes, as a run of its own. Raises Failure."""
+    """The bundle made by the service's build job, in a run of its own. Raises Failure."""
     job = builds(config.service)
     if job is None:
         raise dg.Failure(
@@ -93,9 +93,9 @@ def build(context: dg.OpExecutionContext, config: Retrain, builds: Builds) -> st
 
 
 def hold_beside(context: dg.OpExecutionContext, config: Retrain, digest: str, *, settings: Settings) -> None:
-    """Write down how the new bundle and stable do on the labelled rows since the alarm. It decides nothing: the phases do.
+    """Record how the new bundle and stable perform on the labelled rows since the alarm. It decides nothing: the phases do.
 
-    The new one may have been trained on some of these rows, and is said to have been compared so.
+    The new bundle may have been trained on some of these rows, and the record says so.
     """
     from lastgood import errors, release
     from lastgood.drift import bundle_comparison as drift_compare

@@ -1,7 +1,7 @@
-"""Jobs that change what serves: `promote`, `approve` and `rollback`. Each calls one verb of lastgood and reports what came of it.
+"""Jobs that change what serves: `promote`, `approve` and `rollback`. Each calls one verb of lastgood and reports its outcome.
 
-They run in one process (a step process of its own would cost seconds) and carry no pool and no concurrency tag: a
-stuck promotion must not hold up a rollback. What keeps them apart is the ledger's compare-and-set. The timeline of
+They run in one process (a separate step process would cost seconds) and have no pool and no concurrency tag: a
+stuck promotion must not delay a rollback. The ledger's compare-and-set keeps them apart. The timeline of
 `<service>/release` is written by the sensor `release_mirror` from the ledger, so it also shows changes made elsewhere.
 """
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from lastgood.release.convergence import Outcome
 
 NEVER_AGAIN = {"dagster/max_retries": "0"}
-"""A run that died after its commit must not be started again by itself: it would go back one bundle further."""
+"""A run that died after its commit must not be restarted automatically: it would roll back one bundle further."""
 
 
 STALE_S = 900.0
-"""A release or rollback that waited longer, in seconds, is refused: who asked for it has long done something else. A run
-waits where DAGSTER_HOME has no dagster.yaml and no daemon runs, and would start when somebody opens the UI hours later."""
+"""A release or rollback that waited longer, in seconds, is refused: whoever requested it has long moved on. A run
+waits if DAGSTER_HOME has no dagster.yaml and no daemon is running, and would start when somebody opens the UI hours later."""
 
 
 GOES_ON = "the controller continues the release"
@@ -53,7 +53,7 @@ class Promote(dg.Config):
 
 
 class Approve(dg.Config):
-    """Which release a person lets through its approval."""
+    """The release that a person approves."""
 
     service: str = Field(description="Service whose candidate waits for approval.")
     reason: str = Field(description="Why; recorded in the release history.")
@@ -63,7 +63,7 @@ class Approve(dg.Config):
 
 
 class RollBack(dg.Config):
-    """Which service to take back, and why."""
+    """The service to roll back, and why."""
 
     service: str = Field(description="Service to roll back.")
     reason: str = Field(description="Why; recorded in the release history and on the quarantined bundle.")
@@ -91,7 +91,7 @@ def promote(context: dg.OpExecutionContext, config: Promote, settings: dg.Resour
 
 
 def _way(config: Promote) -> "PhaseOverride":
-    """How the bundle is to take over. Raises UsageError."""
+    """The phase override for the promotion. Raises UsageError."""
     from lastgood import errors, release
     from lastgood.service import strategy
 
@@ -135,17 +135,17 @@ def roll_back(context: dg.OpExecutionContext, config: RollBack, settings: dg.Res
 
 
 def _request(config: "Promote | Approve | RollBack", *, planned: "State | None" = None) -> "Request":
-    """Who asks, why, and where the service has to be; *planned* is what it was when the run began."""
+    """The request: who, why, and the required state of the service; *planned* is its state when the run began."""
     from lastgood.release import Request
 
     return Request(actor=config.actor, reason=config.reason, expected=config.expected, planned=planned)
 
 
 def report(context: dg.OpExecutionContext, verb: "Callable[[], Outcome]") -> None:
-    """Run *verb* and put its outcome into the run: metadata and a log line, or a failure that says what to do.
+    """Run *verb* and add its outcome to the run: metadata and a log line, or a failure with its remedy.
 
-    Nothing to do counts as success, and so does a release that is still on its way: the controller continues the release. A gate
-    that took it out is a failure. So is traffic that has not followed, although the change is committed.
+    Nothing to do counts as success, and so does a release still in progress: the controller continues the release. A release rejected by
+    a gate is a failure. So is traffic that has not followed, although the change is committed.
     """
     from lastgood import errors
 
@@ -184,7 +184,7 @@ def _ending(outcome: "Outcome") -> str:
 
 def _refuse_stale(context: dg.OpExecutionContext) -> None:
     record = context.instance.get_run_record_by_id(context.run_id)
-    # Dagster goes by the machine's clock: one that is set must not keep anybody from a rollback.
+    # Dagster uses the machine's clock: a clock that was set must not prevent a rollback.
     waited_s = clock.now() - clock.of_machine(record.create_timestamp.timestamp()) if record else 0.0
     if waited_s > STALE_S:
         raise dg.Failure(
@@ -226,7 +226,7 @@ def _approval() -> None:
     approve()
 
 
-# By way of graphs: a job made of an op of its own name is refused, and both names are what people type.
+# Wrapped in graphs: a job made of an op of its own name is refused, and both names are what people type.
 promote_job = _promotion.to_job(
     name="promote",
     executor_def=dg.in_process_executor,
@@ -248,7 +248,7 @@ approve_job = _approval.to_job(
     description='Roll back: {"ops": {"roll_back": {"config": {"service": "flights", "reason": "…"}}}}.',
 )
 def rollback_job() -> None:
-    """Take one service back to the newest good bundle that was stable."""
+    """Roll one service back to the newest good bundle that was stable."""
     roll_back()
 
 

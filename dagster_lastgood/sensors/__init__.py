@@ -1,1 +1,1 @@
-"""When something happens: each sensor asks one question and answers with events, a run, or a readable reason to skip."""
+"""Reactions to events: each sensor asks one question and answers with events, a run, or a readable reason to skip."""

@@ -1,8 +1,8 @@
-"""What comes in, window by window: materializations of `<service>/drift` with numbers that the UI plots, checks, and a job for each look at an alarm.
+"""Live traffic, window by window: materializations of `<service>/drift` with figures for the UI, checks, and a job per look at an alarm.
 
-The watch itself is the library's, and may be called from elsewhere as well (`lastgood drift`); this calls it, shows what the
-ledger has, and asks for a job: `evaluate_rollback` when a decision is due, `drift_report` when an alarm begins, `retrain` when
-one came to that and the service wants it done by itself. It decides nothing.
+The watch itself belongs to the library, and may also be run from elsewhere (`lastgood drift`); this sensor calls it, shows what the
+ledger has, and requests jobs: `evaluate_rollback` when a decision is due, `drift_report` when an alarm begins, `retrain` when
+that was the decision and the service wants it done automatically. It decides nothing.
 """
 
 import time
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from lastgood.release import Context
 
 DECIDE, REPORT, RETRAIN = "evaluate_rollback", "drift_report", "retrain"
-"""The jobs that a tick asks for."""
+"""The jobs that a tick may request."""
 FOR = "lastgood/for"
 """Tag of a run: what it decides or reports, whichever attempt it is."""
 ATTEMPTS = 3
 BUDGET_S = 20.0
-"""Seconds after which a tick begins no other window: the first of a bundle takes seconds, and a tick may take 60 s. The next goes on."""
+"""Seconds after which a tick starts no further window: the first of a bundle takes seconds, and a tick may take 60 s. The next continues."""
 
 
 def _tick_s() -> int:
-    """Seconds between two ticks. A wrong lastgood.toml is told by whoever uses it; here it must not keep `rollback` from loading."""
+    """Seconds between two ticks. A broken lastgood.toml is reported where it is used; here it must not keep `rollback` from loading."""
     known = project.settings()
     return round((known.drift if known else settings_.DriftSettings()).tick_s)
 
@@ -42,7 +42,7 @@ def _tick_s() -> int:
 def drift_watch(
     services: Sequence[str], *, jobs: Sequence[dg.JobDefinition], expected: Mapping[str, live.Expectations] = MappingProxyType({})
 ) -> dg.SensorDefinition:
-    """The sensor for *services*; *jobs* are those that it may ask for: DECIDE, REPORT and RETRAIN. *expected* is by service what of it is a check."""
+    """The sensor for *services*; *jobs* are those that it may request: DECIDE, REPORT and RETRAIN. *expected* is, by service, what is checked."""
 
     @dg.sensor(
         name="drift_watch",
@@ -60,7 +60,7 @@ def drift_watch(
 def _watched(
     context: dg.SensorEvaluationContext, settings: Settings, services: Sequence[str], expected: Mapping[str, live.Expectations]
 ) -> dg.SensorResult | dg.SkipReason:
-    """Report the windows that Dagster does not hold yet, and the looks that are due. Where it stands, ledger and materializations say."""
+    """Report the windows that Dagster does not have yet, and the looks that are due; where it is follows from ledger and materializations."""
     from lastgood import release
 
     until = time.monotonic() + BUDGET_S
@@ -72,9 +72,9 @@ def _watched(
                 try:
                     said = _service(context, ctx, service, news=news, until=until, suite=expected.get(service))
                 except (errors.Damaged, errors.NotFound, errors.UsageError) as error:
-                    said = str(error)  # the other services go on
+                    said = str(error)  # the other services continue
                 words.append(f"{service}: {said}")
-    except errors.NotFound:  # nothing was ever built here, and looking does not begin a ledger
+    except errors.NotFound:  # nothing was ever built here, and looking must not create a ledger
         return dg.SkipReason("; ".join(f"{service}: drift is not watched" for service in services))
     except errors.LastgoodError as error:
         return dg.SkipReason(f"the ledger cannot be read: {error}")
@@ -85,7 +85,7 @@ def _watched(
 
 
 class _News:
-    """What a tick found: materializations, checks that belong to them, and runs to be launched."""
+    """The findings of a tick: materializations, their checks, and runs to be launched."""
 
     def __init__(self) -> None:
         self.shown: list[dg.AssetMaterialization] = []
@@ -96,7 +96,7 @@ class _News:
 def _service(
     context: dg.SensorEvaluationContext, ctx: "Context", service: str, *, news: _News, until: float, suite: live.Expectations | None
 ) -> str:
-    """What there is to say of one service."""
+    """The findings for one service."""
     from lastgood.drift import decision as drift_decision
     from lastgood.drift import watch as drift_watch
 
@@ -110,14 +110,14 @@ def _service(
     except errors.Conflict as error:
         elsewhere = str(error)
     found = list(drift_watch.window_reports(ctx, what))
-    # Not by the partitions that there are: the daemon makes those first, and may die before it stores what they hold.
+    # Not based on existing partitions: the daemon creates those first, and may die before it stores their contents.
     known = context.instance.get_materialized_partitions(drift_assets.key(service))
     for one in found:
         if drift_assets.name_of(what, one) not in known and time.monotonic() < until:
             news.shown.append(drift_assets.materialization(what, one))
             news.judged += _judged(context, ctx, what, one, suite=suite)
     if elsewhere:
-        return elsewhere  # what an alarm comes to is decided where the log is
+        return elsewhere  # an alarm is decided where the log is
     alarm = drift_watch.open_alarm(found)
     asked = [report(what, one) for one in found if alarm is not None and one.alarm == alarm and one.change in ("opened", "worse")]
     look = drift_decision.due(ctx, what, now=clock.now())
@@ -129,7 +129,7 @@ def _service(
 
 
 def _attempt(instance: dg.DagsterInstance, wanted: dg.RunRequest) -> dg.RunRequest | None:
-    """*wanted*, under a key of its own if an earlier run for the same failed; None while one is at work, is done, or ATTEMPTS have failed."""
+    """*wanted*, with a new key if an earlier run for the same purpose failed; None if one is running or done, or ATTEMPTS have failed."""
     runs = instance.get_runs(filters=dg.RunsFilter(tags={FOR: str(wanted.run_key)}), limit=ATTEMPTS)
     failed = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
     if len(runs) >= ATTEMPTS or any(run.status not in failed for run in runs):
@@ -143,7 +143,7 @@ def _attempt(instance: dg.DagsterInstance, wanted: dg.RunRequest) -> dg.RunReque
 def _judged(
     context: dg.SensorEvaluationContext, ctx: "Context", what: "DriftWatch", one: "WindowReport", *, suite: live.Expectations | None
 ) -> list[dg.AssetCheckEvaluation]:
-    """What Great Expectations says of the window. It costs the window nothing if that fails: a library of others, on data that is odd."""
+    """Great Expectations results for the window. If that fails, the window is unaffected: a third-party library, on unusual data."""
     try:
         return live.evaluations(ctx, what, one, suite=suite)
     except Exception as error:  # noqa: BLE001
@@ -160,7 +160,7 @@ def _words(what: "DriftWatch", found: "list[WindowReport]") -> str:
 
 
 def request(what: "DriftWatch", look: "ScheduledLook") -> dg.RunRequest:
-    """The run that decides *look*; the same look has the same key, so that a tick which is repeated launches nothing twice."""
+    """The run that decides *look*; the same look has the same key, so that a repeated tick launches nothing twice."""
     return dg.RunRequest(
         run_key=f"{what.service}/{what.bundle[7:19]}/{what.revision}/{int(look.alarm)}/{look.number}",
         job_name=DECIDE,
@@ -170,8 +170,8 @@ def request(what: "DriftWatch", look: "ScheduledLook") -> dg.RunRequest:
 
 
 def report(what: "DriftWatch", one: "WindowReport") -> dg.RunRequest:
-    """The run that writes Evidently's report on the windows which made the alarm."""
-    since = one.begin if one.alarm is None else min(one.alarm, one.begin)  # an alarm of the loss begins when its last window ends
+    """The run that writes Evidently's report on the windows that caused the alarm."""
+    since = one.begin if one.alarm is None else min(one.alarm, one.begin)  # a loss alarm begins when its last window ends
     asked = {"service": what.service, "since": since, "until": one.end}
     return dg.RunRequest(
         run_key=f"{what.service}/{what.bundle[7:19]}/{what.revision}/{int(one.alarm or 0)}/{one.change}",
@@ -182,7 +182,7 @@ def report(what: "DriftWatch", one: "WindowReport") -> dg.RunRequest:
 
 
 def retraining(what: "DriftWatch", look: "ScheduledLook", why: str, *, expected: int) -> dg.RunRequest:
-    """The run that builds a new bundle and proposes it because *look* came to that; refused if the service is no longer at revision *expected*."""
+    """The run that builds and proposes a new bundle after *look* called for it; refused if the service is no longer at revision *expected*."""
     asked = {"service": what.service, "reason": f"drift: {why}", "expected": expected}
     return dg.RunRequest(
         run_key=f"{request(what, look).run_key}/retrain",

@@ -1,4 +1,4 @@
-"""What the two mirrors of the ledger have in common: a sensor of `<service>/release` whose cursor holds what each service was told."""
+"""Shared by the two mirrors of the ledger: a sensor of `<service>/release` whose cursor holds what was reported for each service."""
 
 import dataclasses
 import json
@@ -13,12 +13,12 @@ from lastgood.settings import Settings
 
 Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 Positions = Mapping[str, Any]
-"""By service what was told last."""
+"""The last reported position, by service."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What a tick tells: events, and the positions after them. Without events it skips, and `words` say why."""
+    """The result of a tick: events, and the positions after them. Without events it skips, with `words` as the reason."""
 
     events: Sequence[Event] = ()
     positions: Positions = dataclasses.field(default_factory=dict)
@@ -26,13 +26,13 @@ class Told:
 
 
 Look = Callable[[dg.SensorEvaluationContext, Settings, Sequence[str], Positions], Told]
-"""Looks at the services, given the positions in the cursor."""
+"""Observes the services, given the positions in the cursor."""
 
 
 def mirror(
     name: str, services: Sequence[str], look: Look, *, description: str, skips: tuple[type[errors.LastgoodError], ...]
 ) -> dg.SensorDefinition:
-    """The sensor *name*, which tells what *look* finds; errors of the kinds *skips* are a reason to skip."""
+    """The sensor *name*, which reports what *look* finds; errors of the kinds *skips* become a reason to skip."""
 
     @dg.sensor(
         name=name,
@@ -55,5 +55,5 @@ def mirror(
 
 
 def shown(event: dg.AssetMaterialization | dg.AssetObservation | None) -> parts.Metadata:
-    """The metadata of an event that Dagster has stored, which may be newer than the cursor: the daemon stores events first, and may die in between."""
+    """The metadata of a stored event, which may be newer than the cursor: the daemon stores events first, and may die in between."""
     return event.metadata if event else {}

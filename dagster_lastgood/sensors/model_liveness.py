@@ -1,4 +1,4 @@
-"""Hosted models end: several times a day the providers are asked, for what serves and for what may be gone back to."""
+"""Hosted models are retired: several times a day the providers are asked about the serving bundles and the rollback targets."""
 
 import functools
 import os
@@ -26,7 +26,7 @@ def model_liveness(services: Sequence[str]) -> dg.SensorDefinition:
 
 
 def _checked(settings: Settings, services: Sequence[str]) -> dg.SkipReason:
-    """One sentence for each service: what was found out."""
+    """One sentence with the result for each service."""
     from lastgood import errors, release
     from lastgood.model_retirement import check as liveness
     from lastgood.model_retirement import providers as models
@@ -39,7 +39,7 @@ def _checked(settings: Settings, services: Sequence[str]) -> dg.SkipReason:
                 if ctx.ledger.newest(service):
                     report = liveness.check(ctx, service, ask=ask, now=clock.now(), actor="dagster")
                     told += [f"{service}: {one.role} {', '.join(one.models)} is {one.lifetime.status}" for one in report.checked]
-    except errors.NotFound:  # nothing was ever built here, and looking does not begin a ledger
+    except errors.NotFound:  # nothing was ever built here, and looking must not create a ledger
         return dg.SkipReason("no bundle uses a hosted model")
     except errors.LastgoodError as error:
         return dg.SkipReason(f"cannot check the models: {error}")

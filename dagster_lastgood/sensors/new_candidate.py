@@ -1,4 +1,4 @@
-"""A bundle that was built because there were new data is proposed: its phases and gates decide."""
+"""Proposes a bundle that was built because of new data: its phases and gates decide."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from dagster_lastgood import automation
 from lastgood.settings import Settings
 
 PROMOTE = "promote"
-"""The job that a tick asks for."""
+"""The job that a tick requests."""
 
 
 def new_candidate(job: dg.JobDefinition) -> dg.SensorDefinition:
@@ -24,7 +24,7 @@ def new_candidate(job: dg.JobDefinition) -> dg.SensorDefinition:
 
 
 def propose(context: dg.RunStatusSensorContext, settings: dg.ResourceParam[Settings]) -> dg.SensorResult | dg.SkipReason:
-    """Ask for the release of each bundle that the run made and that does not serve already."""
+    """Request the release of each bundle that the run made and that is not serving already."""
     reason = context.dagster_run.tags.get(automation.CANDIDATE)
     if reason is None:
         return dg.SkipReason("no candidate was requested")

@@ -1,4 +1,4 @@
-"""What a look at one service has to tell, against what was told before. Values only; what the UI makes of it stands in `rollout_mirror`."""
+"""What there is to report about one service, compared with the last report. Values only; `rollout_mirror` presents it in the UI."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     from lastgood.release import Context
 
 POSITION = "lastgood/position"
-"""Metadata key under which an observation keeps what it told."""
+"""Metadata key under which an observation stores its position."""
 
 SPACING = 0.01
-"""Figures alone are told again after this share of the phase's time so far: every tick for eight minutes, then 230 times for
-every tenfold of the time, where every tick would be 17,280 a day."""
+"""Unless a verdict changes, figures are reported again only after this share of the phase's time so far: every tick for eight minutes,
+then 230 times for every tenfold of the time, where every tick would be 17,280 a day."""
 
 SHOWN = ("n", "estimate", "reference", "evidence", "boundary", "needs")
 """Figures of a gate in an observation; its check has all of them."""
 
 Position = Mapping[str, Any]
-"""What was told: `revision` and its `hash`, the `rollout` under way and whether anything was (`busy`), the newest measurement of
-each analysis (`measured`), each gate's answer (`said`), and when (`at`, Unix seconds)."""
+"""What was reported: `revision` and its `hash`, the `rollout` in progress and whether anything was (`busy`), the newest measurement of
+each analysis (`measured`), each gate's verdict (`said`), and when (`at`, Unix seconds)."""
 
 START: Position = {"revision": 0, "hash": "", "rollout": None, "busy": False, "measured": {}, "said": {}, "at": 0.0}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutSnapshot:
-    """One service at Unix time `now`: its newest revision, what led there since `told`, and what the gates say.
+    """One service at Unix time `now`: its newest revision, the decisions since `told`, and the gates' verdicts.
 
-    `ended` is the rollout that has ended since `told`; `extra` is metadata to tell besides.
+    `ended` is the rollout that has ended since `told`; `extra` is additional metadata to report.
     """
 
     revision: "Revision"
@@ -55,26 +55,26 @@ class RolloutSnapshot:
 
     @property
     def busy(self) -> bool:
-        """Whether a release is on its way, or a step back is being verified."""
+        """Whether a release is in progress, or the recovery from a rollback is being measured."""
         return self.state.phase != "idle" or self.state.verifying is not None
 
     @property
     def answers(self) -> follow.Answers:
-        """What each gate says. What has just been decided goes first: it is told once, the rest again and again."""
+        """Each gate's verdict. One that has just led to a decision comes first: it is reported once, the others again and again."""
         looked = {} if self.look.behind else self.look.answers
         if not self.busy:
-            # On watch the evidence begins anew each day; until there is enough of it the last answer stands.
+            # On watch, the evidence starts anew each day; until there is enough of it, the last verdict stands.
             looked = {gate: said for gate, said in looked.items() if said.verdict.cause != "too_few"}
         return {**looked, **self.decided}
 
     @property
     def changed(self) -> list[follow.Said]:
-        """The answers that differ from those told."""
+        """The verdicts that differ from those reported."""
         return [said for gate, said in self.answers.items() if self.told["said"].get(gate) != said.mark]
 
     @property
     def news(self) -> bool:
-        """Whether there is anything to tell; with measurements still to read, only what was decided."""
+        """Whether there is anything to report; while measurements are still to be read, only decisions count."""
         if self.look.behind and not self.decided:
             return False
         if self.changed:
@@ -86,7 +86,7 @@ class RolloutSnapshot:
         return self.busy and due and self.look.measured != self.told["measured"]
 
     def position(self) -> Position:
-        """What is told once the events of this scene are stored."""
+        """The position once the events of this snapshot are stored."""
         return {
             "revision": self.revision.number,
             "hash": self.revision.hash,
@@ -98,7 +98,7 @@ class RolloutSnapshot:
         }
 
     def events(self) -> Iterator[dg.AssetObservation | dg.AssetCheckEvaluation]:
-        """One observation, and an evaluation of each check whose gate says something else than before, if it can tell."""
+        """One observation, and an evaluation of each check whose gate has a new conclusive verdict."""
         yield dg.AssetObservation(parts.release_key(self.revision.service), description=self.words(), metadata=self._metadata())
         yield from gates.evaluations(self.revision.service, self.changed)
 
@@ -125,7 +125,7 @@ class RolloutSnapshot:
         }
 
     def words(self) -> str:
-        """Where the release is and what it waits for, on one line."""
+        """The state of the release and what it waits for, on one line."""
         if self.look.behind and not self.decided:
             return f"{self._phase()}, still reading {', '.join(f'{n:,} measurements of {key}' for key, n in self.look.measured.items())}"
         held = f"held by {self.state.hold.actor} ({self.state.hold.reason})" if self.state.hold else ""
@@ -154,7 +154,7 @@ VERBS = {"fail": "fails", "inconclusive": "cannot tell"}
 
 
 def set_up(ctx: "Context", service: str, evidence: follow.Evidence, *, told: Position, now: float) -> RolloutSnapshot:
-    """The scene of *service*. A position of another ledger that was in this place counts as none."""
+    """The snapshot of *service*. A position from another ledger that was in this place is ignored."""
     state = ctx.ledger.state(service)
     known = 0 < told["revision"] <= state.revision and ctx.ledger.revision(service, told["revision"]).hash == told["hash"]
     told = told if known else START

@@ -1,4 +1,4 @@
-"""Pictures of a release that has ended, inside the event itself: they show as long as Dagster keeps its history."""
+"""Pictures of a release that has ended, embedded in the event itself: they show as long as Dagster keeps its history."""
 
 import bisect
 from typing import TYPE_CHECKING, Any
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 KEY = "pictures"
 
 MOST = 100_000
-"""Measurements up to which a tick draws, a day of one a second; reading as many takes 10 to 20 s, and a tick may take 60 s."""
+"""Most measurements for which a tick draws, a day at one per second; reading them takes 10 to 20 s, and a tick may take 60 s."""
 
 MAX_BYTES = 200_000
-"""All pictures of one event; base64 makes a third more of it, and Dagster keeps each event in its database."""
+"""Most bytes of all pictures of one event; base64 adds a third, and Dagster keeps each event in its database."""
 
 TRIED: set[str] = set()
-"""Releases that this process has begun to draw. One that is asked for again had taken longer than a tick may."""
+"""Releases that this process has begun to draw. If one is requested again, it took longer than a tick may."""
 
 
 def rollout_pictures(ctx: "Context", service: str, rollout: int) -> dict[str, Any]:
-    """Metadata with the pictures of *rollout*, or with the reason why there are none. Raises nothing: figures and checks go first."""
+    """Metadata with the pictures of *rollout*, or with the reason why there are none. Raises nothing: figures and checks come first."""
     try:
         reason = _too_much(ctx, service, rollout)
         if not reason:
@@ -29,13 +29,13 @@ def rollout_pictures(ctx: "Context", service: str, rollout: int) -> dict[str, An
 
             drawn = plots.pictures(record.collect(ctx, service, rollout=rollout), max_bytes=MAX_BYTES)
             return {KEY: metadata.pictures(drawn)} if drawn else {}
-    except Exception as error:  # noqa: BLE001  # a missing extra, or a fault in drawing, would else fail this tick and all that follow
+    except Exception as error:  # noqa: BLE001  # a missing extra, or a fault in drawing, would otherwise fail this tick and all later ones
         reason = f"{type(error).__name__}: {error}"
     return {KEY: f"left out: {reason}; run 'lastgood report {service} --rollout {rollout}'"}
 
 
 def _too_much(ctx: "Context", service: str, rollout: int) -> str:
-    """Why a tick should not even begin to draw, or nothing."""
+    """Why a tick should not even start to draw, or nothing."""
     proposed = ctx.ledger.revision(service, rollout).hash
     if proposed in TRIED:
         return "drawing them took too long last time"
@@ -46,5 +46,5 @@ def _too_much(ctx: "Context", service: str, rollout: int) -> str:
 
 
 def _measured(ctx: "Context", service: str, analysis: str) -> int:
-    """The number of the newest measurement, at most one more than what is drawn; found without reading them all."""
+    """The number of the newest measurement, at most one more than can be drawn; found without reading them all."""
     return bisect.bisect_left(range(MOST + 1), 1, key=lambda after: next(ctx.ledger.recorded(service, analysis, after=after), None) is None)

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from lastgood.ledger import Ledger, Revision
 
 BATCH = 100
-"""Most revisions of one service that one tick reports: a report takes some 10 ms and a tick may take 60 s."""
+"""Most revisions of one service that one tick reports: a report takes about 10 ms and a tick may take 60 s."""
 
 NOTHING = "none"
 
 
 class Position(TypedDict):
-    """A revision by its number; the hash tells a ledger from another one that took its place."""
+    """A revision by its number; the hash distinguishes a ledger from another one that replaced it."""
 
     revision: int
     hash: str
@@ -46,7 +46,7 @@ def release_mirror(services: Sequence[str]) -> dg.SensorDefinition:
 
 
 def _look(context: dg.SensorEvaluationContext, settings: Settings, services: Sequence[str], told: mirror.Positions) -> mirror.Told:
-    """The revisions that Dagster has not been told of; the position of a service is the last one reported."""
+    """The revisions not reported to Dagster yet; the position of a service is the last one reported."""
     from lastgood import ledger
 
     events: list[dg.AssetMaterialization] = []
@@ -62,9 +62,9 @@ def _look(context: dg.SensorEvaluationContext, settings: Settings, services: Seq
 
 
 def _last_told(context: dg.SensorEvaluationContext, ledger: "Ledger", service: str, cursor: Position) -> Position:
-    """The newest revision of this ledger that Dagster knows, by the cursor or by its own newest materialization.
+    """The newest revision of this ledger known to Dagster, from the cursor or from its own newest materialization.
 
-    A position that is not in this ledger belongs to another one, and everything is told from the start.
+    A position that is not in this ledger belongs to another one, and everything is reported from the start.
     """
     newest = ledger.newest(service)
     stored = context.instance.get_latest_materialization_event(parts.release_key(service))
@@ -77,14 +77,14 @@ def _last_told(context: dg.SensorEvaluationContext, ledger: "Ledger", service: s
 
 
 def _from(ledger: "Ledger", service: str, number: int) -> "tuple[Revision | None, list[Revision]]":
-    """Revision *number* (None for 0, which is before the first), and those after it, at most a batch of them."""
+    """Revision *number* (None for 0, which is before the first), and at most one batch of those after it."""
     newest = min(ledger.newest(service), number + BATCH)
     known = ledger.revision(service, number) if number else None
     return known, [ledger.revision(service, n) for n in range(number + 1, newest + 1)]
 
 
 def materialization(revision: "Revision", *, before: "Revision | None") -> dg.AssetMaterialization:
-    """What the timeline of `<service>/release` shows of *revision*, which followed *before*."""
+    """The metadata of *revision*, which followed *before*, for the timeline of `<service>/release`."""
     state = revision.state
     was, now = before.state.stable if before else None, state.stable
     marks = [{"bundle": mark.bundle, "kind": mark.kind, "reason": mark.reason} for mark in revision.marks]
@@ -110,7 +110,7 @@ def materialization(revision: "Revision", *, before: "Revision | None") -> dg.As
 
 
 def headline(revision: "Revision", *, was: str | None) -> str:
-    """One line: `ROLLBACK 3f9c2e1a77b0 -> b81d07aa4c52`, or the verb with what it was about where stable stayed."""
+    """One line: `ROLLBACK 3f9c2e1a77b0 -> b81d07aa4c52`, or the verb and its subject if stable did not change."""
     now = revision.state.stable
     verb = revision.verb.upper()
     if was != now:

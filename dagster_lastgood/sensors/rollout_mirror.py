@@ -1,7 +1,7 @@
-"""A release on its way, as it goes: observations of `<service>/release` with numbers that the UI plots, and its gates as checks.
+"""A release in progress: observations of `<service>/release` with figures that the UI plots, and its gates as checks.
 
-The controller measures, decides and acts; this only shows what is in the ledger. An observation says where the release is
-and what each gate says; the check of a gate is reported when its answer changes, also while nothing but a trigger
+The controller measures, decides and acts; this sensor only shows what is in the ledger. An observation has the state of the release
+and each gate's verdict; the check of a gate is reported when its verdict changes, even while only a trigger
 watches the stable bundle.
 """
 
@@ -19,9 +19,9 @@ from lastgood.settings import Settings
 from lastgood.system import clock
 
 EVIDENCE = follow.Evidence()
-"""What this process has read of the measurements; only the tick that holds READING touches it."""
+"""The measurements that this process has read; only the tick that holds READING touches it."""
 READING = threading.Lock()
-"""Dagster gives a tick up after 60 s and begins the next one while the body of the first still runs."""
+"""Dagster abandons a tick after 60 s and starts the next one while the body of the first is still running."""
 
 
 def rollout_mirror(services: Sequence[str]) -> dg.SensorDefinition:
@@ -36,7 +36,7 @@ def rollout_mirror(services: Sequence[str]) -> dg.SensorDefinition:
 
 
 def _look(context: dg.SensorEvaluationContext, settings: Settings, services: Sequence[str], told: mirror.Positions) -> mirror.Told:
-    """What has changed since the positions in the cursor: one observation of each service at most."""
+    """The changes since the positions in the cursor: at most one observation per service."""
     if not READING.acquire(blocking=False):
         return mirror.Told(words="the tick before this one is still reading the measurements")
     words: dict[str, str] = {}
@@ -59,7 +59,7 @@ def _news(
     *,
     words: dict[str, str],
 ) -> dict[str, observation.RolloutSnapshot]:
-    """The services that have something to tell; what there is to say of the others goes into *words*."""
+    """The services with something to report; the status of the others is added to *words*."""
     from lastgood import release
 
     news: dict[str, observation.RolloutSnapshot] = {}
@@ -70,7 +70,7 @@ def _news(
             try:
                 found = observation.set_up(ctx, service, EVIDENCE, told=_last_told(context, service, told), now=clock.now())
             except (errors.Damaged, errors.NotFound, errors.UsageError) as error:
-                words[service] = str(error)  # the other services go on
+                words[service] = str(error)  # the other services continue
                 continue
             words[service] = found.words()
             if found.news:
@@ -80,7 +80,7 @@ def _news(
 
 
 def _last_told(context: dg.SensorEvaluationContext, service: str, told: mirror.Positions) -> observation.Position:
-    """The newer one of the cursor and Dagster's newest observation."""
+    """The newer of the cursor and Dagster's newest observation."""
     found = context.instance.fetch_observations(parts.release_key(service), limit=1).records
     held = mirror.shown(found[0].asset_observation if found else None)
     kept: observation.Position = held[observation.POSITION].value if observation.POSITION in held else observation.START

@@ -1,1 +1,1 @@
-"""Measure and judge: what is asked about a release, what the gates say of it, and what follows from that."""
+"""Measure and judge: the questions about a release, the gates' verdicts, and what follows from them."""

@@ -1,8 +1,8 @@
-"""What the gates of a service say, for read-only observers: by the measurements in the ledger, and by what was decided.
+"""The gates' verdicts for read-only observers: from the measurements in the ledger, and from what was decided.
 
-The command line, the report and Dagster all ask here, so that they say the same. The controller measures and decides; nothing here
-does. A gate that takes a release back is seen in the revision that it led to: by then there is no candidate any more about
-which the measurements could be asked.
+The command line, the report and Dagster all use this module, so that they agree. The controller measures and decides; nothing here
+does. A gate that ended a release shows in the revision that it led to: by then there is no candidate left whose
+measurements could be judged.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from lastgood.ledger import Ledger, Revision
 
 BATCH = 20_000
-"""Most measurements of one analysis that one look takes in, some 10 s of work on a slow core; a tick may take 60 s."""
+"""The most measurements of one analysis that one look reads, about 10 s of work on a slow core; a tick may take 60 s."""
 
 HISTORY = 50
-"""Most revisions that are searched for verdicts."""
+"""The most revisions that are searched for verdicts."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """What a gate says of `bundle`."""
+    """The verdict of a gate on `bundle`."""
 
     verdict: base.Verdict
     bundle: str
@@ -41,7 +41,7 @@ class Said:
 
     @property
     def mark(self) -> str:
-        """The same for the same answer about the same bundle, whatever the figures."""
+        """Equal for equal verdicts on the same bundle, whatever the figures."""
         return f"{self.bundle[7:19]} {self.verdict.outcome} {self.verdict.cause}"
 
 
@@ -50,7 +50,7 @@ Answers = Mapping[str, Said]
 
 
 def decided(revisions: Iterable[Revision], *, ledger: Ledger) -> Answers:
-    """The verdicts that led to *revisions* (given newest first); of each gate the newest one."""
+    """The verdicts that led to *revisions* (given newest first); for each gate the newest one."""
     found: dict[str, Said] = {}
     for revision in sorted(revisions, key=lambda one: one.number):
         verdicts = verdicts_of(revision)
@@ -62,26 +62,26 @@ def decided(revisions: Iterable[Revision], *, ledger: Ledger) -> Answers:
 
 
 def verdicts_of(revision: Revision) -> tuple[base.Verdict, ...]:
-    """The verdicts that *revision* was made on; those in a form that this release does not know are left out."""
+    """The verdicts that *revision* is based on, without those in a form that this release does not know."""
     return tuple(filter(None, map(base.verdict, revision.evidence.get("verdicts", ()))))
 
 
 def newest(ctx: Context, service: str, *, now: float) -> Answers:
-    """What each gate said last: by the measurements under way, else when something was decided. Reads all of them."""
+    """The newest verdict of each gate: from the measurements in progress, or else from a decision. Reads all measurements."""
     before = decided(ctx.ledger.history(service, limit=HISTORY), ledger=ctx.ledger)
     return {**before, **standing(ctx, ctx.ledger.state(service), now=now)}
 
 
 def standing(ctx: Context, state: State, *, now: float) -> Answers:
-    """What each gate says in *state* at Unix time *now* by all measurements that the ledger has; see `Evidence.look`."""
+    """The verdict of each gate in *state* at Unix time *now*, from all measurements in the ledger; see `Evidence.look`."""
     return Evidence(batch=None).look(ctx, state, now=now).answers
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FollowedVerdicts:
-    """What the gates say at one moment. `measured` is the newest measurement of each analysis that went into it.
+    """The verdicts at one moment. `measured` is the newest measurement of each analysis that is included.
 
-    With `behind`, there are more than one look takes in, and the answers are those of a while ago.
+    `behind` means that there were more measurements than one look reads, so that the verdicts are not current.
     """
 
     answers: Answers
@@ -90,9 +90,9 @@ class FollowedVerdicts:
 
 
 class Evidence:
-    """The measurements read so far, kept between the looks of one process; the ledger has all of it.
+    """The measurements read so far, kept between the looks of one process; the ledger has all of them.
 
-    A day of measurements takes some 40 s to take in on a slow core, and a sensor looks every five seconds.
+    Reading a day of measurements takes about 40 s on a slow core, and a sensor looks every five seconds.
     """
 
     def __init__(self, *, batch: int | None = BATCH) -> None:
@@ -100,7 +100,7 @@ class Evidence:
         self._kept: dict[tuple[str, ...], analysis_run.Analysis] = {}
 
     def look(self, ctx: Context, state: State, *, now: float) -> FollowedVerdicts:
-        """What the gates say in *state* at Unix time *now*. A candidate's own verdict goes before one on what serves.
+        """The verdicts in *state* at Unix time *now*. A verdict on the candidate takes precedence over one on the serving bundle.
 
         Raises LastgoodError if the gates or their measurements cannot be read.
         """
@@ -119,12 +119,12 @@ class Evidence:
         return FollowedVerdicts(answers=answers, measured=measured, behind=behind)
 
     def _name(self, ctx: Context, state: State, question: analysis_run.Question) -> tuple[str, ...]:
-        """Another one for another ledger, another release, and for a phase in which other gates are asked."""
+        """A name that differs for another ledger, another release, and a phase with other gates."""
         proposed = ctx.ledger.revision(state.service, state.rollout or state.revision).hash
         return (ctx.settings.ledger_url, state.service, question.key, proposed, *sorted(question.gates))
 
     def _analysis(self, ctx: Context, service: str, name: tuple[str, ...], question: analysis_run.Question) -> analysis_run.Analysis:
-        """The one that is kept, which outlives a connection, or a new one."""
+        """The cached analysis, which outlives a connection, or a new one."""
         if name not in self._kept:
             self._kept[name] = analysis_run.Analysis(question, book=ctx.ledger, service=service)
         self._kept[name].book = ctx.ledger
@@ -133,7 +133,7 @@ class Evidence:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One measurement that counts: its number, what was seen gate by gate, where each source goes on, and the time of the newest observation."""
+    """One measurement that counts: its number, each gate's observations, where each source continues, the newest observation's time."""
 
     seq: int
     observations: tuple[tuple[str, base.Observation], ...]
@@ -142,9 +142,9 @@ class Measurement:
 
 
 def replay(analysis: analysis_run.Analysis, *, service: str, until: float) -> Iterator[Measurement]:
-    """Take what was seen until then (Unix seconds) into the empty *analysis*; hands out each measurement once it is in.
+    """Feed the observations up to that time (Unix seconds) into the empty *analysis*; yields each measurement once it is included.
 
-    So the gates can be asked on the way what they said at that moment.
+    So the verdicts at each moment can be read in between.
     """
     for row in analysis.book.recorded(service, analysis.question.key):
         seen = tuple((gate, base.observation(one)) for gate, found in row["body"]["observations"].items() for one in found)

@@ -1,11 +1,11 @@
-"""From verdicts to the next event of a release: what a failed gate does, and what is done when one cannot tell. Pure.
+"""From verdicts to the next event of a release: what a failed gate does, and what an inconclusive one does. Pure.
 
     guardrail failed          the candidate is rejected (before the cut-over), or the service rolled back (after it)
     signal failed             no step further until it passes, or until a person releases the hold
-    cannot tell for too long  the gate's own policy: wait, roll back, or ask; never "fine"
-    all passed                after the phase's least time: the next phase, or the cut-over
+    inconclusive too long     the gate's own policy: wait, roll back, or ask; never "fine"
+    all passed                after the phase's minimum time: the next phase, or the cut-over
 
-What does not belong here: statistics (`gates`), the rules that every event has to keep (`core`).
+What does not belong here: statistics (`gates`), the rules that apply to every event (`core`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from lastgood.service import gates
 from lastgood.service.schema import Service
 
 MAX_SKEW_S = 60.0
-"""Seconds that the clocks of two hosts may differ."""
+"""Seconds by which the clocks of two hosts may differ."""
 
 ABANDONED_S = 86_400.0
-"""Seconds after a phase's last moment at which what was measured in it says nothing about today, so it is passed no more."""
+"""Seconds after a phase's end from which its measurements say nothing about today, so that it can no longer be passed."""
 
 Verdicts = Mapping[str, base.Verdict]
 
@@ -32,7 +32,7 @@ NOTHING: Verdicts = {}
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """An event that is due, under which verb it goes into the ledger, why, and the verdicts that led to it."""
+    """An event that is due, its verb in the ledger, its reason, and the verdicts that led to it."""
 
     event: Event
     verb: str
@@ -51,11 +51,11 @@ def decide(
     unknown: Collection[str] = (),
     unwatched_s: float = 0.0,
 ) -> Decision | None:
-    """What is due for the release in flight, or for the bundle that serves; None if nothing is.
+    """The decision that is due for the release in flight, or for the serving bundle; None if there is none.
 
-    *service* is the configuration frozen in the bundle that is judged; *ready* names the arms whose workers are
-    ready, *unknown* those of which nobody knows, *trouble* is what their layer last complained of. *unwatched_s* of the seconds since
-    the phase began count for no least time: nobody knows whether they have passed (`system.clock`).
+    *service* is the configuration frozen in the bundle under judgement; *ready* names the arms whose workers are
+    ready, *unknown* those whose readiness is unknown, *trouble* is the latest complaint of their layer. *unwatched_s* of the seconds since
+    the phase began do not count towards a minimum time, because it is unknown whether they passed (`system.clock`).
     """
     counted = {name: verdict for name, verdict in verdicts.items() if name not in state.waived and name in service.gates}
     match state.phase:
@@ -68,7 +68,7 @@ def decide(
 
 
 def verify(state: State, verdicts: Verdicts, *, now: float) -> Decision | None:
-    """Whether a step back helped, as soon as that can be told, or when its time limit has passed; None before."""
+    """The result of a recovery, as soon as it is conclusive or its time limit has passed; None before."""
     if state.verifying is None:
         return None
     told = tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
@@ -100,7 +100,7 @@ def _prepared(
     missing = [arm for arm in state.awaited if arm not in ready]
     if not missing:
         return None if state.hold is not None else _next_phase(state, service, why="the candidate's workers are ready")
-    # Of workers that nobody knows of it is not said that they are not ready: their hosts get the same time once more.
+    # Workers of unknown readiness are not called "not ready": their hosts get the same time once more.
     more_s = (state.phase_until or now) - (state.phase_since or now) if any(arm in unknown for arm in missing) else 0.0
     if state.phase_until is not None and (now >= state.phase_until + more_s or _set_back(state.phase_since or now, now)):
         whose = "candidate's" if state.candidate in missing else "control arm's"
@@ -126,7 +126,7 @@ def _on_its_way(
 
 
 def _question(service: Service, verdicts: Verdicts, *, now: float, over: bool) -> Decision | None:
-    """The hold that a gate asks for."""
+    """The hold that a gate asks for, if one does."""
     asking = _asking(service, verdicts, now=now, over=over)
     if not asking:
         return None
@@ -137,8 +137,8 @@ def _question(service: Service, verdicts: Verdicts, *, now: float, over: bool) -
 def _forward(
     state: State, service: Service, verdicts: Verdicts, *, ready: Collection[str], now: float, unwatched_s: float
 ) -> Decision | None:
-    """The next phase, or the cut-over, if this one is passed."""
-    needed = state.awaited[:1] if state.last_phase else state.awaited  # at the cut-over nothing is left to compare with
+    """The next phase or the cut-over, if the current phase is passed."""
+    needed = state.awaited[:1] if state.last_phase else state.awaited  # the cut-over needs no arm to compare with
     if any(arm not in ready for arm in needed):
         return None
     if state.phase == "approval":
@@ -158,7 +158,7 @@ def _next_phase(state: State, service: Service, *, why: str) -> Decision:
 
 
 def _late(state: State, verdicts: Verdicts, *, now: float) -> Decision | None:
-    """The end of a release that could not be judged in the time it had: nobody is blamed, and it does not go on."""
+    """The end of a release that could not be judged in time: it is abandoned, and no bundle is blamed."""
     if not _over(state, now):
         return None
     missing = tuple(verdict for verdict in verdicts.values() if verdict.outcome != "pass" and verdict.kind != "observe")
@@ -184,9 +184,9 @@ def _over(state: State, now: float) -> bool:
 
 
 def _set_back(since: float, now: float) -> bool:
-    """True if *since* lies in the future: it was written under a clock that was ahead, and nobody knows how long ago that is.
+    """True if *since* lies in the future: it was written under a clock that was ahead, so its true age is unknown.
 
-    What waits for its end then ends now, as what could not be judged, and not when that clock's time comes.
+    A phase that waits for its end then ends now, as one that could not be judged, instead of when that clock's time comes.
     """
     return since - now > MAX_SKEW_S
 
@@ -195,7 +195,7 @@ def _set_back(since: float, now: float) -> bool:
 
 
 def _serving(state: State, service: Service, verdicts: Verdicts, *, now: float, unwatched_s: float) -> Decision | None:
-    """Baking, or idle with triggers on stable. What stable cannot be blamed for ends in a hold, or in nothing."""
+    """The decision while baking, or while idle with triggers on stable. What stable cannot be blamed for ends in a hold, or in nothing."""
     if state.stable is None:
         return None
     baking = state.phase == "baking"
@@ -213,7 +213,7 @@ def _serving(state: State, service: Service, verdicts: Verdicts, *, now: float, 
 
 
 def _proven(state: State, verdicts: Verdicts, *, now: float) -> Decision:
-    """The end of a bake: nobody took the release back. What did not pass, or could not be told, is said with it."""
+    """The end of a bake without a rollback. Gates that did not pass, or were inconclusive, are named in the reason."""
     told = tuple(verdict for verdict in verdicts.values() if verdict.kind != "observe")
     open_ = "; ".join(f"{verdict.gate}: {verdict.why}" for verdict in told if verdict.outcome != "pass")
     reason = "the release stayed healthy during its bake"
@@ -222,11 +222,11 @@ def _proven(state: State, verdicts: Verdicts, *, now: float) -> Decision:
     return Decision(event=BakeEnded(), verb="bake-ended", reason=reason, verdicts=told)
 
 
-# --- what a verdict asks for -------------------------------------------------------------------------------
+# --- what a verdict calls for ------------------------------------------------------------------------------
 
 
 def _bad(service: Service, verdicts: Verdicts, *, now: float, over: bool) -> tuple[base.Verdict, ...]:
-    """Verdicts that take the release back: failed guardrails, and what the policy of a gate that cannot tell says."""
+    """Verdicts that end the release: failed guardrails, and inconclusive gates whose policy demands it."""
     return tuple(
         verdict
         for name, verdict in verdicts.items()
@@ -236,7 +236,7 @@ def _bad(service: Service, verdicts: Verdicts, *, now: float, over: bool) -> tup
 
 
 def _asking(service: Service, verdicts: Verdicts, *, now: float, over: bool) -> tuple[base.Verdict, ...]:
-    """Verdicts that ask a person."""
+    """Verdicts that require a person."""
     return tuple(
         verdict
         for name, verdict in verdicts.items()
@@ -246,7 +246,7 @@ def _asking(service: Service, verdicts: Verdicts, *, now: float, over: bool) -> 
 
 
 def _policy(gate: gates.AnyGate, verdict: base.Verdict, *, now: float, over: bool) -> gates.WhenUnknown:
-    """What a gate that cannot tell asks for by now."""
+    """What the policy of an inconclusive gate calls for by now."""
     if verdict.outcome != "inconclusive" or verdict.kind == "observe":
         return "wait"
     patient = verdict.since is None or now - verdict.since < gate.patience_s

@@ -1,8 +1,8 @@
-"""Measuring for one service: what the gates are asked, of which bundles, and what they say by now.
+"""Measuring for one service: which gates are evaluated, on which bundles, and their verdicts so far.
 
-An *analysis* is one question about one pair of bundles: the mirrored answers, the canary, the bake, the time after a step
-back, or a trigger on stable. Its measurements are kept in the ledger as they come, so that a controller that was
-killed, or another one, goes on with the same evidence and comes to the same verdict. A new candidate is a new analysis.
+An *analysis* is one question about one pair of bundles: the mirrored answers, the canary, the bake, the recovery after a
+rollback, or a trigger on stable. Its measurements are written to the ledger as they are made, so that a controller that was
+killed, or another one, continues with the same evidence and reaches the same verdict. A new candidate is a new analysis.
 
 What does not belong here: statistics (`gates`), where numbers come from (`sources`), what a verdict leads to (`policy`).
 """
@@ -28,20 +28,20 @@ from lastgood.sources import base as sources
 log = logging.getLogger("lastgood.judge")
 
 WATCH_S = 86_400.0
-"""On watch the evidence begins anew each day (UTC): a trigger blames a healthy service with its share of `alpha` a day, and
-whoever takes over has a day to read at most. What creeps in over weeks is a matter of drift, not of gates. Where a gate needs long
-for one verdict (WATCH_TIMES that), it is so many days."""
+"""On watch, the evidence starts anew each day (UTC): a trigger blames a healthy service with its share of `alpha` per day, and
+a process that takes over has at most a day to read. Slow changes over weeks are a matter of drift, not of gates. Where a gate needs
+long for one verdict, the period is as many days as WATCH_TIMES that takes."""
 WATCH_TIMES = 24
 
 ANALYSES = ("shadow", "canary", "bake")
-"""A release is analysed at most once in each, so each has an equal share of its alpha."""
+"""A release has at most one analysis of each kind, so each gets an equal share of its alpha."""
 
 RECOVERY_ALPHA = 0.01
-"""Chance that the measurement after a step back calls a healthy service not recovered."""
+"""Probability that the measurement after a rollback calls a healthy service not recovered."""
 
 
 class Reader(Protocol):
-    """What answers for every gate; see `lastgood.sources.catalog`."""
+    """The source of every gate's measurements; see `lastgood.sources.catalog`."""
 
     def read(self, name: str, asked: sources.MeasurementRequest, *, now: float, cursor: sources.Cursor | None) -> sources.SourceReading: ...
 
@@ -50,10 +50,11 @@ class Reader(Protocol):
 class Question:
     """What one analysis is about.
 
-    `key` names it among the measurements of the service. `watched` is judged, beside `beside` or alone, by `gates`, which share `alpha`
-    with those of `sharing`: a gate that only some steps of the canary ask costs the others the same in each. `share` is the
-    watched arm's share of the live traffic of both, `weight` that of all live traffic, `control` that `beside` is the control arm of that bundle. `step` is the index of the canary step, which began at `phase_since`; `began` when the evidence begins
-    (Unix seconds), `reference` the rollout whose stable arm says what good looked like where nothing serves beside.
+    `key` identifies it among the measurements of the service. `watched` is judged, against `beside` or alone, by `gates`, which share
+    `alpha` with those of `sharing`: a gate that applies only in some steps of the canary costs the others the same in each. `share` is
+    the watched arm's share of the live traffic of both arms, `weight` its share of all live traffic; `control` means that `beside` is the
+    control arm of that bundle. `step` is the index of the canary step, which began at `phase_since`; `began` is when the evidence begins
+    (Unix seconds), `reference` the rollout whose stable arm is the reference for good when there is no arm to compare with.
     """
 
     key: str
@@ -73,13 +74,13 @@ class Question:
     phase_since: float = 0.0
     reference: int | None = None
     flush_s: float = 1.0
-    """How often the workers write their logs, in seconds."""
+    """How often the workers flush their logs, in seconds."""
 
 
 def questions(state: State, service: schema.Service, *, proposed_at: float, now: float) -> list[Question]:
-    """What is to be measured in *state* at Unix time *now*; *service* is the configuration of the bundle that is judged.
+    """The questions to measure in *state* at Unix time *now*; *service* is the configuration of the bundle under judgement.
 
-    *proposed_at* is when the rollout under way was proposed (Unix seconds).
+    *proposed_at* is when the rollout in progress was proposed (Unix seconds).
     """
     asked = [_on_the_way(state, service, proposed_at=proposed_at), _serving(state, service, now=now), _afterwards(state, service)]
     flush_s = service.serving.log_flush_s
@@ -87,7 +88,7 @@ def questions(state: State, service: schema.Service, *, proposed_at: float, now:
 
 
 def open_questions(ctx: context.Context, state: State, *, now: float) -> list[Question]:
-    """As `questions`, with the configuration and the time of the proposal looked up; nothing while workers are made ready.
+    """As `questions`, with the configuration and the time of the proposal looked up; empty while workers are starting.
 
     Raises NotFound or Unavailable if they cannot be read.
     """
@@ -122,7 +123,7 @@ def _on_the_way(state: State, service: schema.Service, *, proposed_at: float) ->
         began=proposed_at,
         mirrored=not live,
         copied=live and state.mirror_pct > 0,
-        # Of the requests that either arm answers: with a control arm the rest of stable's is left out.
+        # Of the requests that either arm answers: with a control arm, the rest of stable's requests is excluded.
         share=state.weight_pct / (state.weight_pct + (state.control_pct or 100 - state.weight_pct)) if live else None,
         weight=state.weight_pct / 100 if live else None,
         control=live and state.control_pct > 0,
@@ -132,9 +133,9 @@ def _on_the_way(state: State, service: schema.Service, *, proposed_at: float) ->
 
 
 def _share_of_alpha(service: schema.Service) -> float:
-    """What one analysis of a release may spend, whatever way the release takes: phases can be named and skipped while it is under way.
+    """The alpha that one analysis of a release may spend, whatever its phases: they can be named and skipped while it is in progress.
 
-    On watch, what a day may spend.
+    On watch, the alpha that a day may spend.
     """
     return service.release.alpha / len(ANALYSES)
 
@@ -161,7 +162,7 @@ def _serving(state: State, service: schema.Service, *, now: float) -> Question |
 
 
 def _watch_s(gates: Mapping[str, service_gates.AnyGate]) -> float:
-    """How long one stretch of watching is: whole days, in which each gate can come to many verdicts."""
+    """The length of one watch period: whole days, long enough for each gate to reach many verdicts."""
     longest = max(
         (max(getattr(gate, "persistence", 0) * gate.window_s, getattr(gate, "block_s", 0.0), gate.patience_s) for gate in gates.values()),
         default=0.0,
@@ -190,13 +191,13 @@ def _afterwards(state: State, service: schema.Service) -> Question | None:
 
 
 def _alone(gates: Mapping[str, service_gates.AnyGate]) -> dict[str, service_gates.AnyGate]:
-    """The gates that can judge a bundle with nothing beside it."""
+    """The gates that can judge a bundle without an arm to compare with."""
     needs_two = service_gates.Agreement | service_gates.SampleRatio | service_gates.Ejections
     return {name: gate for name, gate in gates.items() if not isinstance(gate, needs_two)}
 
 
 def since(question: Question, *, book: ledger.Ledger, service: str) -> Question:
-    """*question*, on watch not before the revision that its key names: then the bundle began to serve alone."""
+    """*question*; on watch, beginning no earlier than the revision in its key, when the bundle began to serve alone."""
     number, _, kind = question.key.partition("/")
     if not kind.startswith("watch"):
         return question
@@ -204,9 +205,9 @@ def since(question: Question, *, book: ledger.Ledger, service: str) -> Question:
 
 
 class Analysis:
-    """The evidence on one question so far: a fold of its measurements, empty at first. `seq` is the number of the newest one in it.
+    """The evidence on one question so far: a fold of its measurements, initially empty. `seq` is the number of the newest one included.
 
-    `book` is the ledger that they come from; another connection may take its place.
+    `book` is the ledger that they come from; another connection may replace it.
     """
 
     def __init__(self, question: Question, *, book: ledger.Ledger, service: str) -> None:
@@ -226,33 +227,33 @@ class Analysis:
 
     @classmethod
     def resumed(cls, question: Question, *, book: ledger.Ledger, service: str) -> Self:
-        """The evidence on *question* with everything that the ledger has of it by now."""
+        """The evidence on *question* from everything in the ledger so far."""
         analysis = cls(question, book=book, service=service)
         analysis.catch_up()
         return analysis
 
     def catch_up(self, *, most: int | None = None) -> bool:
-        """Take in what the ledger has by now and this object has not seen, *most* measurements at a time; whether there are more."""
+        """Read measurements from the ledger that are not included yet, *most* of them at a time; returns whether there are more."""
         rows = self.book.recorded(self._service, self.question.key, after=self.seq)
         for row in itertools.islice(rows, most):
             self.take(row["seq"], row["body"], at=row["at"])
         return next(rows, None) is not None
 
     def go_on(self, question: Question) -> None:
-        """The same analysis in the next step of a canary."""
+        """Continue the same analysis in the next step of a canary."""
         self.question = dataclasses.replace(question, began=self.question.began)
 
     def measure(self, now: float, read: Reader) -> None:
-        """One look at every source through *read*. What was seen counts once it is in the ledger, so a crash loses it for both.
+        """Query every source once through *read*. An observation counts once it is in the ledger, so a crash loses it for both.
 
-        Two controllers may look at once, for a lease is no lock. Both saw the same requests: only the one whose measurement came
-        first counts (`_follows`), for whoever reads the ledger.
+        Two controllers may measure at once, since a lease is not a lock. Both saw the same requests: every reader of the ledger counts
+        only the measurement that came first (`_follows`).
         """
         body: dict[str, Any] = {"after": self.seq, "step": self.question.step, "observations": {}, "cursors": {}}
         for name, gate in self.question.gates.items():
             if isinstance(gate, service_gates.LatencyP99) and now < self.question.phase_since + gate.settle_s:
                 if name in self._cursors:
-                    body["cursors"][name] = None  # what happens until then is passed over: the next look starts from there
+                    body["cursors"][name] = None  # anything until then is skipped: the next query starts from there
                 continue
             answer = read.read(name, self._asked(gate), now=now, cursor=self._cursors.get(name))
             if answer.observations:
@@ -267,7 +268,7 @@ class Analysis:
                 self.catch_up()
 
     def verdicts(self, now: float) -> dict[str, base.Verdict]:
-        """What each gate says now."""
+        """The verdict of each gate now."""
         return {name: one.verdict(now) for name, one in self._tracks.items()}
 
     def _asked(self, gate: service_gates.AnyGate) -> sources.MeasurementRequest:
@@ -286,11 +287,11 @@ class Analysis:
         )
 
     def sums(self, gate: str) -> tuple[base.Tally, base.Tally]:
-        """All that *gate* has seen of the two arms."""
+        """The totals of the two arms that *gate* has observed."""
         return self._tracks[gate].watched, self._tracks[gate].beside
 
     def take(self, seq: int, body: Mapping[str, Any], *, at: float) -> bool:
-        """Take in measurement *seq*, made *at* (Unix seconds); whether it counts: one of a second controller that saw the same does not."""
+        """Include measurement *seq*, made *at* (Unix seconds); returns whether it counts: a second controller's duplicate does not."""
         if not self.seq:
             for one in self._tracks.values():
                 one.looked(at)
@@ -310,12 +311,12 @@ class Analysis:
 
 
 def _follows(seq: int, body: Mapping[str, Any]) -> bool:
-    """Whether measurement *seq* goes on where the one before ended; else its requests were counted by that one already."""
+    """Whether measurement *seq* starts where the previous one ended; otherwise that one has already counted its requests."""
     return bool(body.get("after", seq - 1) == seq - 1)
 
 
 def _kept(seen: base.Observation, now: float) -> dict[str, Any]:
-    """*seen* as the ledger can hold it: JSON has no NaN, and a source that gives one tells as much as one that is down."""
+    """*seen* in a form the ledger can store: JSON has no NaN, and a source that returns one is as uninformative as one that is down."""
     value = seen.to_json()
     try:
         json.dumps(value, allow_nan=False)
@@ -325,9 +326,9 @@ def _kept(seen: base.Observation, now: float) -> dict[str, Any]:
 
 
 def _references(book: ledger.Ledger, service: str, question: Question) -> dict[str, base.Tally]:
-    """What the stable arm did before, gate by gate, where nothing serves beside the watched one.
+    """The stable arm's earlier figures, gate by gate, for use when there is no arm to compare with.
 
-    Without any record of it, a share of failures is held against none, so that the gate's margin is the limit.
+    Without a record of them, an error rate is compared with no failures, so that the gate's margin is the limit.
     """
     if question.mode == "compare":
         return {}
@@ -351,7 +352,7 @@ def _totals(bodies: Iterable[Mapping[str, Any]]) -> dict[str, base.Tally]:
 
 
 class RunningAnalyses:
-    """All analyses of one service that are under way."""
+    """All analyses of one service in progress."""
 
     def __init__(self, book: ledger.Ledger, service: str, read: Reader) -> None:
         self._book = book
@@ -360,7 +361,7 @@ class RunningAnalyses:
         self._analyses: dict[str, Analysis] = {}
 
     def measure(self, asked: Iterable[Question], *, now: float) -> None:
-        """Begin or go on with what is *asked*, one look each; drop the rest. Where other gates are asked, it begins with what the ledger has."""
+        """Start or continue the questions *asked*, one measurement each; drop the rest. After a change of gates, rebuild from the ledger."""
         wanted = {question.key: question for question in asked}
         self._analyses = {
             key: one for key, one in self._analyses.items() if key in wanted and set(one.question.gates) == set(wanted[key].gates)
@@ -372,7 +373,7 @@ class RunningAnalyses:
             self._analyses[key].measure(now, self._read)
 
     def verdicts(self, now: float) -> tuple[dict[str, base.Verdict], dict[str, base.Verdict]]:
-        """What the gates say of the release (or of stable on watch), and of the time after a step back."""
+        """The gates' verdicts on the release (or on stable, on watch), and on the recovery after a rollback."""
         release: dict[str, base.Verdict] = {}
         afterwards: dict[str, base.Verdict] = {}
         for key, analysis in self._analyses.items():
@@ -380,5 +381,5 @@ class RunningAnalyses:
         return release, afterwards
 
     def forget(self) -> None:
-        """Drop everything in memory: another controller measures now, and its evidence is in the ledger."""
+        """Drop everything in memory: another controller is measuring now, and its evidence is in the ledger."""
         self._analyses = {}

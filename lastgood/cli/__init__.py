@@ -1,8 +1,8 @@
 """The command line: `lastgood VERB SERVICE`.
 
-Data goes to stdout, talk to stderr, `--json` prints one object with a stable schema. Exit codes are those of
+Data goes to stdout, messages go to stderr, `--json` prints one object with a stable schema. Exit codes are those of
 `lastgood.errors`, plus 130 when interrupted. Each verb lives in a module that is imported only when it is
-called, so that `lastgood rollback` starts as fast as Python does.
+called, so that `lastgood rollback` starts as fast as Python itself.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Completion: eval "$(_LASTGOOD_COMPLETE=bash_source lastgood)" (or zsh_source, fi
 
 
 class Verbs(click.Group):
-    """Finds a verb by name and imports only the module that holds it."""
+    """Finds a verb by name and imports only its module."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_VERBS)
@@ -69,9 +69,9 @@ class Verbs(click.Group):
         return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, but a mistyped verb is answered with the ones that it may have meant: click knows none before they are imported."""
+        """As in click, but a mistyped verb gets suggestions: click cannot make any, because the verbs are not imported yet."""
         if args and args[0] not in _VERBS and not args[0].startswith("-") and not ctx.resilient_parsing:
-            import difflib  # only whoever mistypes waits for it
+            import difflib  # only a mistyped verb pays for this import
 
             near = difflib.get_close_matches(args[0], _VERBS)
             meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "'lastgood --help' lists all commands"
@@ -79,7 +79,7 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Each verb with the whole first sentence or two of its help; click would cut them off in the middle of one."""
+        """Each verb with its whole first sentence or two of help, which click would truncate."""
         rows = [(name, command.get_short_help_str(1000)) for name in _VERBS if (command := self.get_command(ctx, name))]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
@@ -92,7 +92,7 @@ def app() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its code; the only place where errors become text."""
+    """Run one command and exit with its code; errors are turned into text only here."""
     args = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in args
     try:

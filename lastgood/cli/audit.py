@@ -1,4 +1,4 @@
-"""`lastgood audit`: prove that the release log is whole, and hand it out."""
+"""`lastgood audit`: prove that the release log is intact, and export it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the verbs share: options, who is asking, asking back, and printing."""
+"""Shared by the verbs: options, the actor's name, confirmation, and printing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Command = Callable[..., Any]
 
 
 def complete_services(_ctx: click.Context | None, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Names of services, for the shell's completion."""
+    """Names of services, for shell completion."""
     from lastgood import settings
 
     folder = settings.load().services
@@ -34,7 +34,7 @@ def complete_services(_ctx: click.Context | None, _param: click.Parameter, incom
 
 
 def complete_bundles(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Short ids of the service's bundles, for the shell's completion."""
+    """Short ids of the service's bundles, for shell completion."""
     from lastgood.bundle import manifest
 
     service = ctx.params.get("service")
@@ -46,7 +46,7 @@ def complete_bundles(ctx: click.Context, _param: click.Parameter, incomplete: st
 
 
 class ServiceName(click.types.StringParamType):
-    """The name of a service; where it is missing, the error names those that there are."""
+    """The name of a service; if it is missing, the error lists the existing ones."""
 
     def get_missing_message(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         with contextlib.suppress(errors.LastgoodError, OSError):
@@ -58,7 +58,7 @@ class ServiceName(click.types.StringParamType):
 
 
 def service_argument(command: Command) -> Command:
-    """The argument SERVICE, completed from the project's folder."""
+    """The argument SERVICE, with completion from the project's folder."""
     return click.argument("service", type=ServiceName(), shell_complete=complete_services, callback=_service_name)(command)
 
 
@@ -72,19 +72,19 @@ def _service_names(ctx: click.Context, param: click.Parameter, values: tuple[str
 
 
 def _service_name(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
-    """Refused before anything is opened: the name becomes part of paths."""
+    """Invalid names are refused before anything is opened, because the name becomes part of paths."""
     from lastgood.bundle import manifest
 
     return manifest.check_service_name(value)
 
 
 def bundle_argument(name: str = "bundle", *, required: bool = True) -> Callable[[Command], Command]:
-    """The argument for a bundle, completed from the ledger."""
+    """The argument for a bundle, with completion from the ledger."""
     return click.argument(name, required=required, shell_complete=complete_bundles, callback=_not_empty)
 
 
 def _not_empty(_ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """An empty word is a variable that is not set, and not a bundle that was left out."""
+    """An empty value is an unset shell variable, not an omitted bundle, and is refused."""
     if value == "":
         raise errors.UsageError(f"{(param.name or 'bundle').upper()} is empty; name a bundle, or omit the argument")
     return value
@@ -118,7 +118,7 @@ def change_options(command: Command) -> Command:
 
 
 class Number(click.FloatRange):
-    """A finite number in a range: click's own takes NaN, which lies in every range."""
+    """A finite number in a range: click's own type accepts NaN for every range."""
 
     name = "number"
 
@@ -130,7 +130,7 @@ class Number(click.FloatRange):
 
 
 class OutFile(click.Path):
-    """A file to write."""
+    """A file to be written."""
 
     def __init__(self) -> None:
         super().__init__(dir_okay=False, path_type=Path)
@@ -142,24 +142,24 @@ class OutFile(click.Path):
 
 
 MOST_S = 366 * 86_400.0
-"""Longest time, in seconds, that an option may ask to wait."""
+"""The longest wait, in seconds, that an option accepts."""
 
 MOST = 2**31 - 1
-"""Largest count or number of a revision that an option may name; every ledger can hold it."""
+"""The largest count or revision number that an option accepts; every ledger can hold it."""
 
 
 def seconds(*, least: float = 0.0) -> Number:
-    """The type of an option that is a time to wait, in seconds."""
+    """The type of an option that is a wait in seconds."""
     return Number(min=least, max=MOST_S)
 
 
 def count() -> click.IntRange:
-    """The type of an option that says how many."""
+    """The type of an option that is a count."""
     return click.IntRange(min=1, max=MOST)
 
 
 def revision_number() -> click.IntRange:
-    """The type of an option that names a revision; 0 is the state before the first."""
+    """The type of an option that is a revision number; 0 is the state before the first revision."""
     return click.IntRange(min=0, max=MOST)
 
 
@@ -169,7 +169,7 @@ def port_number() -> click.IntRange:
 
 
 def check_arguments(args: Sequence[str]) -> None:
-    """Raise UsageError for an argument that neither a file name nor the ledger could hold."""
+    """Raise UsageError for an argument that cannot be a file name or be stored in the ledger."""
     for arg in args:
         if "\0" in arg or any("\ud800" <= letter <= "\udfff" for letter in arg):
             raise errors.UsageError(f"{arg[:100]!r} is not plain text; remove NUL characters and anything that is not valid UTF-8")
@@ -177,7 +177,7 @@ def check_arguments(args: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def context(*, read_only: bool = False, create: bool = False, service: str | None = None) -> Iterator[release.Context]:
-    """The ledger and the store as the settings say. Raises NotFound if there is no ledger (except *create*), or no *service* in it."""
+    """The ledger and the store named in the settings. Raises NotFound if there is no ledger (unless *create*), or no *service* in it."""
     from lastgood import release, settings
 
     with release.open_context(settings.load(), read_only=read_only, create=create, service=service) as opened:
@@ -185,7 +185,7 @@ def context(*, read_only: bool = False, create: bool = False, service: str | Non
 
 
 def actor(given: str | None) -> str:
-    """Who is asking, for the audit trail."""
+    """The name of the person or program making the request, for the audit trail."""
     if given or os.environ.get("LASTGOOD_ACTOR"):
         return given or os.environ["LASTGOOD_ACTOR"]
     try:
@@ -204,7 +204,7 @@ def known_state(ctx: release.Context, service: str) -> State:
 
 
 def confirm(question: str, *, yes: bool) -> bool:
-    """True if a person on the terminal said yes; False if `--yes` answered for them. Raises ConfirmationNeeded or Abort."""
+    """True if a person at the terminal confirmed; False if `--yes` did. Raises ConfirmationNeeded or Abort."""
     if yes:
         return False
     if not sys.stdin.isatty():
@@ -216,22 +216,22 @@ def confirm(question: str, *, yes: bool) -> bool:
 
 
 def emit(value: Any, *, as_json: bool, text: Callable[[], str]) -> None:
-    """Print *value* as JSON, or its text for people."""
+    """Print *value* as JSON, or as its text for people."""
     click.echo(json.dumps(value, default=str) if as_json else plain(text()))
 
 
 def say(message: str) -> None:
-    """Talk: to stderr, so that stdout stays data."""
+    """Print a message to stderr, so that stdout carries only data."""
     click.echo(plain(message), err=True)
 
 
 def plain(text: str) -> str:
-    """*text*, lines kept, without anything else that could steer a terminal: reasons come from people."""
+    """*text* with its lines, but without anything else that could affect a terminal: reasons are written by people."""
     return "\n".join("".join(map(_harmless, line)) for line in text.split("\n"))
 
 
 def in_line(text: str) -> str:
-    """*text* in one line, for what people wrote: a line of its own could pass for one of ours."""
+    """*text* on one line, for text written by people: a line of its own could be mistaken for ours."""
     return text.replace("\n", " ")
 
 
@@ -240,14 +240,14 @@ def _harmless(char: str) -> str:
 
 
 def moment(at: float | None) -> str:
-    """Unix time for a column of a table, in UTC and to the second."""
+    """Unix time for a table column, in UTC to the second."""
     if at is None:
         return "-"
     return text.moment(at).replace(" UTC", "Z")
 
 
 def ago(seconds: float) -> str:
-    """A length of time in the largest two units: `2 h 5 min`."""
+    """A duration in its two largest units: `2 h 5 min`."""
     whole = int(max(seconds, 0))
     units = ((whole // 86400, "d"), (whole % 86400 // 3600, "h"), (whole % 3600 // 60, "min"), (whole % 60, "s"))
     shown = [f"{count} {unit}" for count, unit in units if count]

@@ -1,4 +1,4 @@
-"""`lastgood doctor`: is this machine ready, and is what runs healthy? Changes nothing."""
+"""`lastgood doctor`: whether this machine is ready and the running processes are healthy. Changes nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lastgood.system import permissions as private
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One check: True good, False bad, None cannot tell or not needed. `remedy` says what to do about it."""
+    """The result of one check: True good, False bad, None unknown or not needed. `remedy` says what to do about it."""
 
     name: str
     ok: bool | None
@@ -56,7 +56,7 @@ def _safely(check: Callable[[Settings], Iterator[Finding]], here: Settings) -> l
         return [Finding(name=check.__name__.strip("_"), ok=False, detail=str(error))]
 
 
-def _python(here: Settings) -> Iterator[Finding]:  # noqa: ARG001  # every check has one form
+def _python(here: Settings) -> Iterator[Finding]:  # noqa: ARG001  # every check has the same signature
     yield Finding(name="python", ok=sys.version_info >= (3, 11), detail=sys.version.split()[0], remedy="use Python 3.11 or newer")
     extras = {"envoy": "envoy", "fastapi": "serve", "pyarrow": "serve", "mlflow": "mlflow", "dagster": "dagster", "psycopg": "postgres"}
     for module, extra in extras.items():
@@ -103,7 +103,7 @@ def _home(here: Settings) -> Iterator[Finding]:
 
 
 def _owners(here: Settings) -> Iterator[Finding]:
-    """Whether everything under our names is ours: another user of the machine may have put something there."""
+    """Whether everything under our names belongs to us: another user of the machine may have placed something there."""
     mode = here.home.stat().st_mode & 0o777
     try:
         private.check_home(here.home)
@@ -180,7 +180,7 @@ def _controller(here: Settings) -> Iterator[Finding]:
 
 
 def _time_limits(here: Settings) -> Iterator[Finding]:
-    """Whether what serves has the time that its models and its own warm-up say they need."""
+    """Whether the serving bundles have the time that their models and their own warm-up need."""
     if not here.ledger.url and not (here.home / "ledger.db").exists():
         return
     with release.open_context(here, read_only=True) as ctx:

@@ -1,4 +1,4 @@
-"""`lastgood drift`: look at the windows that are over, show what they came to, and decide what an alarm comes to."""
+"""`lastgood drift`: evaluate completed windows, show their results, and decide on an alarm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN = 14
 
 
 class InFile(click.Path):
-    """A table to read."""
+    """A table to be read."""
 
     def __init__(self) -> None:
         super().__init__(exists=True, dir_okay=False, path_type=Path)
@@ -102,7 +102,7 @@ def drift(
 
 
 def _besides(not_looked: str, present: Mapping[str, Any] | None) -> list[str]:
-    """What stands below the windows."""
+    """The lines below the table of windows."""
     told = [f"  ! no new window was evaluated: {not_looked}"] if not_looked else []
     if present is not None:
         told.append(f"  now, since {common.moment(present['since'])}: {present['verdict']['outcome']}: {present['verdict']['why']}")
@@ -110,7 +110,7 @@ def _besides(not_looked: str, present: Mapping[str, Any] | None) -> list[str]:
 
 
 def _compared(ctx: Context, what: DriftWatch, found: Sequence[WindowReport], other: str, *, since: float | None, now: float) -> Comparison:
-    """Stable and another bundle on the labelled rows since then, or since the alarm."""
+    """Stable and another bundle compared on the labelled rows since a given time, or since the alarm."""
     from lastgood.drift import bundle_comparison as drift_compare
     from lastgood.drift import watch as drift_watch
 
@@ -119,7 +119,7 @@ def _compared(ctx: Context, what: DriftWatch, found: Sequence[WindowReport], oth
 
 
 def _watched(ctx: Context, service: str) -> DriftWatch:
-    """What is watched of *service*. Raises NothingToDo, with the remedy."""
+    """What is watched for *service*. Raises NothingToDo, with the remedy."""
     from lastgood.drift import watch as drift_watch
 
     common.known_state(ctx, service)
@@ -132,7 +132,7 @@ def _watched(ctx: Context, service: str) -> DriftWatch:
 
 
 def _present(ctx: Context, what: DriftWatch, *, now: float) -> dict[str, Any]:
-    """What was answered lately, as JSON."""
+    """The newest requests and the verdict on them, as JSON."""
     from lastgood.drift import watch as drift_watch
 
     since, rows, said = drift_watch.at_present(ctx, what, now=now)
@@ -140,7 +140,7 @@ def _present(ctx: Context, what: DriftWatch, *, now: float) -> dict[str, Any]:
 
 
 def _backtest(service: str, file: Path | None, *, labels: Path | None, report: Path | None, as_json: bool) -> int:
-    """What the watch would have done on the table in *file*; nothing is recorded."""
+    """What the watch would have reported for the table in *file*; nothing is recorded."""
     from lastgood.drift import backtest
 
     if file is None:
@@ -175,19 +175,19 @@ def _backtest_text(what: DriftWatch, found: Backtest) -> str:
 
 
 def _look_at_new(ctx: Context, what: DriftWatch, *, now: float) -> str:
-    """Look at each window that is over and was not looked at; why that is not done here, or ""."""
+    """Evaluate each completed window that is still due; returns why that cannot be done here, or ""."""
     from lastgood.drift import watch as drift_watch
 
     try:
         while drift_watch.evaluate_next_window(ctx, what, now=now):
             pass
     except errors.Conflict as error:
-        return str(error)  # what others found is shown all the same
+        return str(error)  # results recorded by other processes are shown anyway
     return ""
 
 
 def _decide(ctx: Context, what: DriftWatch, *, now: float, dry_run: bool, actor: str) -> DriftDecision | None:
-    """What the look that is due comes to, and that done; None if none is due."""
+    """Make the decision that is due and carry it out; None if none is due."""
     from lastgood.drift import decision as drift_decision
 
     look = drift_decision.due(ctx, what, now=now)

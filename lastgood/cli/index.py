@@ -1,4 +1,4 @@
-"""`lastgood index`: what the vector engine holds, whether it is whole, and what may go."""
+"""`lastgood index`: the replicas in the vector engine, whether they are intact, and which may be removed."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from lastgood.bundle import manifest
 from lastgood.cli import common, plans
 
 REASON = 120
-"""Most characters of a reason in a list of revisions; --limit 1, --at and --json have it in full."""
+"""Most characters of a reason in a list of revisions; --limit 1, --at and --json show it in full."""
 DIFF_LINES = 40
-"""Most lines of changed prompts that `diff` shows."""
+"""Most lines of changed prompts shown by `diff`."""
 
 
 @click.command()
@@ -45,14 +45,14 @@ def parse_time(text: str) -> float:
     try:
         when = datetime.datetime.fromisoformat(text)
         at = (when if when.tzinfo else when.replace(tzinfo=datetime.UTC)).timestamp()
-        datetime.datetime.fromtimestamp(at, datetime.UTC)  # a zone can lead out of the years that there are
+        datetime.datetime.fromtimestamp(at, datetime.UTC)  # an offset can move the time out of the supported years
     except (ValueError, OverflowError) as error:
         raise errors.UsageError(f"{text[:100]!r} is not a time; write it like 2026-11-23T03:15:00+00:00") from error
     return at
 
 
 def revision_json(revision: ledger.Revision) -> dict[str, Any]:
-    """A revision as JSON, in `history` and `status`."""
+    """A revision as JSON, for `history` and `status`."""
     state = revision.state
     return {
         "revision": revision.number,
@@ -73,7 +73,7 @@ def revision_json(revision: ledger.Revision) -> dict[str, Any]:
 
 
 def _history_text(revisions: list[ledger.Revision]) -> str:
-    """One line for each revision; the reason in full only where there is but one, for that of a gate is a paragraph."""
+    """One line per revision; the full reason only if there is a single one, because a gate's reason is a paragraph."""
     rows = []
     for revision in revisions:
         state = revision.state
@@ -120,7 +120,7 @@ def _show_text(value: dict[str, Any], bundle: manifest.Bundle) -> str:
     lines += [f"  from {key}: {plans._brief(fact)}" for key, fact in value["provenance"].items()]
     for evaluation in value["evaluations"]:
         metrics = evaluation["report"].get("metrics")
-        known = metrics.items() if isinstance(metrics, Mapping) else ()  # only the offline report's metrics are sure to be an object
+        known = metrics.items() if isinstance(metrics, Mapping) else ()  # only the offline report's metrics are guaranteed to be an object
         shown = ", ".join(f"{name} {number:.4g}" for name, number in known if isinstance(number, int | float))
         lines.append(f"  evaluated {evaluation['kind']} at {common.moment(evaluation['at'])}: {shown}")
     return "\n".join(lines)
@@ -151,7 +151,7 @@ def diff(service: str, before: str, after: str, as_json: bool) -> int:
 
 
 def _prompt_texts(ctx: release.Context, changes: list[manifest.PartChange]) -> list[tuple[str, list[str]]]:
-    """What changed in the words of the prompt: (file, lines of a unified diff)."""
+    """What changed in the prompt's text: (file, lines of a unified diff)."""
     from lastgood.bundle import prompts
 
     changed = next((one for one in changes if one.name == "prompt" and one.change == "changed"), None)

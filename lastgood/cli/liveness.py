@@ -1,4 +1,4 @@
-"""`lastgood liveness`: whether the hosted models of a service's bundles still live, and until when."""
+"""`lastgood liveness`: whether the hosted models of a service's bundles still exist, and until when."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lastgood.model_retirement.check import Report
 
 WARN_DAYS = 30.0
-"""As `lastgood.model_retirement.providers` has it, which is not imported before it is needed."""
+"""As in `lastgood.model_retirement.providers`, which is not imported before it is needed."""
 
 
 @click.command()

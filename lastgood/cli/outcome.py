@@ -1,4 +1,4 @@
-"""How a finished change is told: layer by layer, with milliseconds, and with the way back."""
+"""The outcome of a finished change: layer by layer, with milliseconds, and with the command that undoes it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lastgood.layers.receipts import Receipt
 from lastgood.release import convergence
 
 
-def progress(as_json: bool) -> Callable[[Receipt], None]:  # a click flag handed on
+def progress(as_json: bool) -> Callable[[Receipt], None]:  # a click flag passed on
     """A callback that prints one line as each layer answers."""
 
     def show(receipt: Receipt) -> None:
@@ -27,13 +27,13 @@ def progress(as_json: bool) -> Callable[[Receipt], None]:  # a click flag handed
 
 
 def line(receipt: Receipt) -> str:
-    """One layer's answer in one line."""
+    """One layer's receipt in one line."""
     detail = f"  {receipt.detail}" if receipt.detail else ""
     return f"  {receipt.layer:<15} {receipt.status:<10} {receipt.ms:8.1f} ms{detail}"
 
 
 def finish(outcome: convergence.Outcome, *, as_json: bool, waited: bool = False) -> int:
-    """Print the receipt; the exit code: 0, or 6 if a layer has not followed, or if a release that was *waited* for is not done."""
+    """Print the outcome; returns the exit code: 0, or 6 if a layer has not followed or a release that was *waited* for is not done."""
     if as_json:
         click.echo(json.dumps(outcome.to_json(), default=str))
     else:
@@ -43,7 +43,7 @@ def finish(outcome: convergence.Outcome, *, as_json: bool, waited: bool = False)
 
 
 def text(outcome: convergence.Outcome) -> str:
-    """The receipt for people."""
+    """The outcome for people."""
     after = outcome.after
     lagging = [receipt.layer for receipt in outcome.receipts if not receipt.covers(outcome.revision.number)]
     head = f"done: revision {outcome.revision.number} in {outcome.total_ms / 1000:.2f} s"
@@ -80,7 +80,7 @@ def text(outcome: convergence.Outcome) -> str:
 
 
 def requests_lines(requests: receipts.RequestsInFlight, *, service: str, changed: bool) -> list[str]:
-    """What becomes of the requests in flight on the workers that leave; if a bundle was *changed* for another, also that nobody knows yet."""
+    """The fate of requests in flight on the leaving workers; if a bundle was *changed* for another, also that it is unknown so far."""
     lines = []
     for one in requests.leaving:
         number = one["requests"]

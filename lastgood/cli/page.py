@@ -1,4 +1,4 @@
-"""The verb that shows whether pages arrive, before one matters."""
+"""The verb that checks whether pages arrive, before one matters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a change would do, shown before it is done: the bundle that leaves, the one that comes, and what stays undone."""
+"""What a change would do, shown before it is made: the bundle that leaves, the one that replaces it, and what is not undone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lastgood.system import clock
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One change as it would happen at `revision`; pass that number as `--expect` to hold it to this plan."""
+    """One change as it would happen at `revision`; pass that number as `--expect` to bind the change to this plan."""
 
     verb: str
     service: str
@@ -81,7 +81,7 @@ def diff_lines(changes: tuple[manifest.PartChange, ...] | list[manifest.PartChan
 
 
 def promotion(ctx: release.Context, state: State, digest: str, *, way: release.PhaseOverride = release.OWN) -> Plan:
-    """What promoting *digest* would change. Raises nothing for a refusal: the verb itself says why."""
+    """What promoting *digest* would change. Does not raise refusals: the verb itself reports them."""
     facts = [] if state.stable else ["first release: no bundle serves yet"]
     facts += _way(ctx, state, digest, way=way)
     if state.stable:
@@ -92,7 +92,7 @@ def promotion(ctx: release.Context, state: State, digest: str, *, way: release.P
 
 
 def _time_limits(ctx: release.Context, state: State, digest: str) -> list[str]:
-    """What is wrong with the time limits, by what its worker said of its warm-up if it has run here."""
+    """Problems with the time limits, judged by the worker's reported warm-up if it has run here."""
     serving = None
     with contextlib.suppress(errors.NotFound, errors.Damaged):
         serving = frozen_service.read(ctx.ledger.bundle(state.stable) if state.stable else None, store=ctx.store)
@@ -100,7 +100,7 @@ def _time_limits(ctx: release.Context, state: State, digest: str) -> list[str]:
 
 
 def _way(ctx: release.Context, state: State, digest: str, *, way: release.PhaseOverride) -> list[str]:
-    """The phases it will pass, or why there are none."""
+    """The phases that it will pass, or why there are none."""
     with contextlib.suppress(errors.NotFound, errors.Damaged):
         frozen = frozen_service.read(ctx.ledger.bundle(digest), store=ctx.store)
         if frozen is not None and state.stable:
@@ -118,7 +118,7 @@ def phase_text(phase: PlannedPhase) -> str:
 def check_promotion(
     ctx: release.Context, state: State, digest: str, *, override: str | None, way: release.PhaseOverride = release.OWN
 ) -> None:
-    """Raise what promoting *digest* would raise; changes nothing."""
+    """Raise whatever promoting *digest* would raise; changes nothing."""
     if way.skip and state.candidate == digest:
         transitions.step(state, Skip(bundle=digest), clock.now())
         return
@@ -126,7 +126,7 @@ def check_promotion(
 
 
 def rollback(ctx: release.Context, state: State, *, to: str | None, reason: str) -> Plan:
-    """What rolling back would change; raises what the rollback itself would raise."""
+    """What rolling back would change; raises whatever the rollback itself would raise."""
     event = release.plan_roll_back(ctx, state, reason=reason, to=to)
     after, effects = transitions.step(state, event, clock.now())
     marked = tuple(effect.bundle for effect in effects if isinstance(effect, Marked))
@@ -146,7 +146,7 @@ def rollback(ctx: release.Context, state: State, *, to: str | None, reason: str)
 
 
 def _warmth(ctx: release.Context, state: State, goal: str, *, named: bool) -> list[str]:
-    """Whether *goal* could answer at once, as the hosts say; what could if it cannot; and what was passed over for it."""
+    """Whether *goal* could answer at once, by the hosts' reports; which bundle could if it cannot; and which were skipped for it."""
     view = readiness.read(ctx.ledger, state.service, settings=ctx.settings, now=clock.now())
     behind = [digest for digest in state.lineage if digest not in state.marks and digest != state.stable]
     command = f"lastgood rollback {state.service}"
@@ -165,7 +165,7 @@ def _warmth(ctx: release.Context, state: State, goal: str, *, named: bool) -> li
 
 
 def _ends(ctx: release.Context, digest: str) -> list[str]:
-    """That a bundle to go back to answers only for a while, if that is known."""
+    """A note that a rollback target can answer only until a certain date, if that is known."""
     known = records.newest(ctx.ledger, digest, now=clock.now())
     ending = known is not None and known.status in ("dying", "gone")
     return [f"! {manifest.short(digest)} uses a model that is {known.status}: {known.why}"] if known and ending else []

@@ -1,4 +1,4 @@
-"""Verbs that change what serves. Each shows its plan, asks on a terminal, and ends with a receipt and the way back."""
+"""Verbs that change what serves. Each shows its plan, asks for confirmation on a terminal, and ends with the outcome and its undo."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def promote(service: str, bundle: str, override_quarantine: bool, strategy: str 
 
 
 def parse_strategy(text: str) -> strategies.Chain:
-    """The chain that `--strategy` names. Raises UsageError."""
+    """The chain given by `--strategy`. Raises UsageError."""
     try:
         return strategies.from_text(text)
     except ValueError as error:
@@ -165,7 +165,7 @@ def revoke(service: str, bundle: str, take_down: bool, **options: Any) -> int:
 
 
 def _rollback_plan(ctx: release.Context, state: State, *, to: str | None, options: dict[str, Any]) -> plans.Plan:
-    """What would be done. Raises NothingToDo where a colleague has just done it, also if there is nothing further back."""
+    """The plan of the rollback. Raises NothingToDo if a colleague has just rolled back, even if no further target is left."""
     try:
         return plans.rollback(ctx, state, to=to, reason=options["reason"] or "rolled back by hand")
     except errors.NotAllowed:
@@ -201,7 +201,7 @@ def _dry(options: dict[str, Any], text: str) -> bool:
 
 
 def _request(options: dict[str, Any], reason: str = "", *, planned: State | None = None) -> release.Request:
-    """Who asks, and why: *reason* if none is given; *planned* is the state of the plan that was shown."""
+    """The request: who and why, with *reason* as the default; *planned* is the state of the plan that was shown."""
     return release.Request(
         actor=common.actor(options["actor"]), reason=options["reason"] or reason, expected=options["expected"], planned=planned
     )

@@ -1,4 +1,4 @@
-"""The verb status: what serves by the ledger, and what each layer says of it now. Read only."""
+"""The verb status: what serves according to the ledger, and what each layer reports now. Read only."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _status(ctx: release.Context, service: str, *, as_json: bool) -> int:
 
 
 def _way_json(state: State) -> dict[str, Any]:
-    """How far a release is on its way."""
+    """The progress of a release."""
     whole = state.to_json()
     return {
         "phase": state.phase,
@@ -107,7 +107,7 @@ def _way_json(state: State) -> dict[str, Any]:
 
 
 def _requests(seen: Sequence[Receipt]) -> RequestsInFlight:
-    """Requests in flight on workers that leave, and what kills of the last day cut off."""
+    """Requests in flight on leaving workers, and those cut off by kills in the last day."""
     infrastructure = next((one for one in seen if one.layer == "infrastructure"), None)
     found = receipts.requests(infrastructure, since=0)
     young = tuple(cut for cut in found.cut_off if cut["at"] > clock.now() - DAY_S)
@@ -121,7 +121,7 @@ def _controller_json(life: heartbeat.ControllerHealth | None) -> dict[str, Any]:
 
 
 def _serving_lines(state: State, seen: list[Receipt]) -> list[str]:
-    """What answers requests, as the proxy says, where that is not what the ledger wants."""
+    """What answers requests according to the proxy, if that differs from the ledger."""
     serving = receipts.serving({receipt.layer: receipt for receipt in seen})
     if not serving or state.stable is None or set(serving) <= {state.stable, state.candidate, arms.control_of(state.stable)}:
         return []
@@ -130,7 +130,7 @@ def _serving_lines(state: State, seen: list[Receipt]) -> list[str]:
 
 
 def _repeated_lines(seen: Sequence[Receipt]) -> list[str]:
-    """That callers give several requests one id, as the workers of this host have counted since their start: labels cannot tell these apart."""
+    """A note that callers reuse request ids, as counted by this host's workers since their start: labels cannot distinguish them."""
     workers = [one.facts.get("workers", {}) for one in seen if one.layer == "infrastructure"]
     facts = [worker for found in workers if isinstance(found, Mapping) for worker in found.values() if isinstance(worker, Mapping)]
     repeated, unclear = (sum(worker.get(name) or 0 for worker in facts) for name in ("repeated_ids", "unclear_labels"))
@@ -142,7 +142,7 @@ def _repeated_lines(seen: Sequence[Receipt]) -> list[str]:
 
 
 def _ending(ctx: release.Context, state: State) -> dict[str, dict[str, Any]]:
-    """Bundles with an alias whose hosted model is known to end, or to be gone."""
+    """Bundles with an alias whose hosted model has a known retirement date, or is gone."""
     found = {}
     for alias in ALIASES:
         digest = getattr(state, alias)
@@ -153,7 +153,7 @@ def _ending(ctx: release.Context, state: State) -> dict[str, dict[str, Any]]:
 
 
 def _status_without_ledger(service: str, error: errors.LastgoodError, *, as_json: bool) -> int:
-    """The ledger does not answer: say so, and what the proxy and the workers do by themselves. Exit code 1."""
+    """Report that the ledger does not answer, and what the proxy and the workers do on their own. Exit code 1."""
     layers = reconcile.build(settings.load(), service)
     seen = {name: _facts(layers[name]) for name in convergence.HERE if name in layers}
     value = {"schema": "lastgood.status/v1", "service": service, "ledger": str(error), "seen": seen}
@@ -177,7 +177,7 @@ def _facts(layer: base.Layer) -> dict[str, Any]:
 
 
 def _look_at_layers(ctx: release.Context, state: State) -> list[Receipt]:
-    """Light layers are looked at now; the others answer with what they last told."""
+    """Light layers are observed now; the others are shown with their last report."""
     try:
         wanted = desired_state.read(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
     except errors.LastgoodError as error:
@@ -208,7 +208,7 @@ def _look_at_layers(ctx: release.Context, state: State) -> list[Receipt]:
 
 
 def undelivered(book: ledger.Ledger, service: str) -> list[dict[str, Any]]:
-    """The newest pages that a channel could not deliver yet: what they say, over which channel, how often it was tried, and why not."""
+    """The newest pages that a channel could not deliver yet: their text, the channel, the number of attempts, and the error."""
     return [
         {"summary": page.summary, "channel": name, "tries": one.tries, "error": one.error}
         for page in book.pages(service)
@@ -271,7 +271,7 @@ def _status_text(
 
 
 def _layer_line(told: Receipt, state: State, *, down: bool) -> str:
-    """What a layer answered. Nothing keeps that of a service in step which was taken down, so it is no lag that it is not."""
+    """A layer's receipt. If the service was taken down, nothing keeps the layer in step, so a difference is not called a lag."""
     if told.covers(state.revision):
         return f"  {told.layer:<15} {told.status}{'  ' + told.detail if told.detail else ''}"
     if down:
@@ -281,7 +281,7 @@ def _layer_line(told: Receipt, state: State, *, down: bool) -> str:
 
 
 def _serving(service: str, seen: Sequence[Receipt], *, down: bool) -> tuple[str, str]:
-    """That nothing answers, and the remedy, if that is what is seen; else two empty texts."""
+    """A warning that nothing answers, and its remedy, if that was observed; otherwise two empty texts."""
     traffic = next((receipt for receipt in seen if receipt.layer == "traffic"), None)
     answers = traffic is None or traffic.facts.get("envoy") is not None or traffic.status not in ("unknown", "failed")
     if down and (traffic is None or not answers):

@@ -1,4 +1,4 @@
-"""Verbs for one release from its beginning to its end: watch it live, and report on it afterwards. They open the ledger read-only."""
+"""Verbs for one release from beginning to end: watch it live, and report on it afterwards. They open the ledger read-only."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Show = Callable[[LiveStatus], None]
 COLOURS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
 WORDS = {"pass": "passed", "fail": "FAILED", "inconclusive": "cannot tell"}
 REASON = 200
-"""Characters of a reason that are shown."""
+"""Most characters of a reason that are shown."""
 BAR = 12
-"""Characters of the bar that shows how near the evidence has come to its boundary."""
+"""Width, in characters, of the bar that shows how near the evidence is to its boundary."""
 
 
 @click.command()
@@ -56,7 +56,7 @@ def watch(service: str, once: bool, interval_s: float, as_json: bool) -> int:
 def follow(
     watcher: live_report.Watcher, show: Show, *, once: bool = False, pause: Callable[[], None], clock: release.Clock = system_clock.now
 ) -> int:
-    """Show each change until the release has ended; the exit code of that, 0 if it was looked at *once* under way."""
+    """Show each change until the release has ended; returns its exit code, or 0 with *once* while it is in progress."""
     before: Any = None
     while True:
         seen = watcher.look(clock())
@@ -70,7 +70,7 @@ def follow(
 
 
 def _comparable(seen: LiveStatus) -> dict[str, Any]:
-    """What has to differ for a look to be a change: everything but the time."""
+    """The part of an observation whose difference counts as a change: everything but the time."""
     value = seen.to_json()
     for gate in value["gates"]:
         del gate["at"], gate["why"], gate["needs_s"]
@@ -83,7 +83,7 @@ def _lines(seen: LiveStatus) -> None:
 
 
 def _told(*, full: bool) -> Show:
-    """Plain text: everything for one look, else a line whenever the release or a verdict moves."""
+    """Plain text: everything on the first look, then a line whenever the release or a verdict changes."""
     last: list[Any] = [None]
 
     def show(seen: LiveStatus) -> None:
@@ -130,12 +130,12 @@ def _page(seen: LiveStatus) -> Iterator[str]:
 
 
 def _clean(text: str) -> str:
-    """*text* on one line, without anything that could steer a terminal."""
+    """*text* on one line, without anything that could affect a terminal."""
     return common.plain(text.replace("\n", " "))
 
 
 def _brief(reason: str) -> str:
-    """At a glance; 'lastgood history' and the report have it whole."""
+    """Shortened to fit; 'lastgood history' and the report have the full text."""
     return textwrap.shorten(reason, REASON, placeholder=" …")
 
 
@@ -147,7 +147,7 @@ def _head(seen: LiveStatus) -> str:
 
 
 def _chain(seen: LiveStatus) -> list[tuple[str, bool]]:
-    """The phases of the rollout, and which of them is the present one."""
+    """The phases of the rollout, with the current one marked."""
     state = seen.state
     first = seen.episode.revisions[0].state
     names = ["preparing", *(plans.phase_text(phase) for phase in first.chain), "cut-over", "bake"]
@@ -166,7 +166,7 @@ def _phase(seen: LiveStatus) -> str:
 
 
 def _shares(seen: LiveStatus) -> str:
-    """The candidate's share of the traffic, as it should be and as the proxy says it is."""
+    """The candidate's share of the traffic, as required by the ledger and as reported by the proxy."""
     digest = seen.episode.candidate
     desired = 100.0 if seen.state.stable == digest else seen.state.weight_pct if seen.state.candidate == digest else 0.0
     actual = "unknown" if seen.actual is None else f"{seen.actual.get(digest, 0.0):g} %"
@@ -175,7 +175,7 @@ def _shares(seen: LiveStatus) -> str:
 
 
 def _copies(verdict: base.Verdict) -> str:
-    """Whether these are answers to copies, or how many of those there were beside the answers to users."""
+    """Whether these are answers to copies, or how many of those there were besides the answers to users."""
     if not verdict.copies:
         return ""
     return " copies" if verdict.user_errors is None and verdict.copies >= verdict.n else f" + {verdict.copies:,} copies"
@@ -190,7 +190,7 @@ def _figures(verdict: base.Verdict) -> str:
 
 
 def _bar(verdict: base.Verdict) -> str:
-    """How far the evidence (or the row of windows) has come towards its boundary."""
+    """How far the evidence (or the row of failing windows) has moved towards its boundary."""
     if verdict.evidence is not None and verdict.boundary:
         share, words = verdict.evidence / verdict.boundary, f"10^{verdict.evidence:.1f} of 10^{verdict.boundary:.1f}"
     elif verdict.persistence:
@@ -213,7 +213,7 @@ def _live(watcher: live_report.Watcher, *, interval_s: float) -> int:
             view.update(_view(seen), refresh=True)
 
         while True:
-            # Drawn at each look, changed or not: the clock has moved on.
+            # Redrawn at each look, changed or not, because the clock has moved on.
             seen = watcher.look(system_clock.now())
             show(seen)
             if seen.exit_code is not None:
@@ -222,7 +222,7 @@ def _live(watcher: live_report.Watcher, *, interval_s: float) -> int:
 
 
 def _view(seen: LiveStatus) -> Group:
-    """The page as rich draws it; every text goes in as text, never as markup, and without what could steer a terminal."""
+    """The page as drawn by rich; every text is passed as text, never as markup, and without anything that could affect a terminal."""
     from rich.console import Group
     from rich.text import Text
 

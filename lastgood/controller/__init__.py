@@ -1,1 +1,1 @@
-"""The loops: everything that happens without a person. `python -m lastgood.controller` runs them."""
+"""The loops: everything that happens without a person. Run by `python -m lastgood.controller`."""

@@ -1,6 +1,6 @@
-"""`python -m lastgood.controller`: the loops, and beside them what else reads the ledger in this process.
+"""`python -m lastgood.controller`: the loops, together with the other readers of the ledger in this process.
 
-Here alone the two are put together: the loops themselves know nothing of reports.
+They are combined only here: the loops themselves know nothing of reports.
 """
 
 from lastgood.controller.loop import main

@@ -1,7 +1,7 @@
 """The thread that measures one service and acts on its gates, with a ledger connection of its own.
 
 It never touches a layer: it measures, decides and commits; the controller makes the layers follow. Only the holder of the
-service's lease measures and decides, from the readiness that all hosts have put into the ledger, and a commit proves the lease.
+service's lease measures and decides, based on the readiness that all hosts report in the ledger, and each commit proves the lease.
 
 What does not belong here: what is measured (`analysis.run`), what a verdict leads to (`analysis.policy`).
 """
@@ -29,15 +29,15 @@ ACTOR = "lastgood-controller"
 
 FORGET_EVERY_S = 3600.0
 FORGET_AT_MOST = 10_000
-"""Rows; more than are measured meanwhile, and done in a second or two."""
+"""Rows; more than accumulate in the meantime, and deleted within a second or two."""
 
 Moved = Callable[[release.Context, release.Committed], None]
 
 
 class Gatekeeper(threading.Thread):
-    """Looks at one service again and again, every second while something is under way.
+    """Looks at one service repeatedly, every second while a release is in progress.
 
-    *moved* is called after each commit with the ledger it went into, so that the layers follow at once.
+    *moved* is called after each commit with the ledger that was written, so that the layers follow at once.
     """
 
     def __init__(self, settings: Settings, service: str, *, holder: str, moved: Moved) -> None:
@@ -51,7 +51,7 @@ class Gatekeeper(threading.Thread):
         self.turned_at = time.monotonic()
         limits = settings.controller
         self.due_s = max(limits.measure_s, limits.watch_s) + limits.layer_timeout_s
-        """Within so many seconds it has come to its next turn."""
+        """The next turn is due within this many seconds."""
 
     def end(self) -> None:
         """Stop at the next turn."""
@@ -78,7 +78,7 @@ class Gatekeeper(threading.Thread):
                 ctx.ledger.give_up_lease(lease.lease_name(self._service), holder=self._holder)
 
     def _turn(self, ctx: release.Context, bench: analysis_run.RunningAnalyses) -> float:
-        """One look; returns after how many seconds the next is due. A fault of one turn is told and does not end the loop."""
+        """One look; returns the seconds until the next is due. An error in one turn is logged and does not end the loop."""
         limits = ctx.settings.controller
         try:
             return self._look(ctx, bench)
@@ -124,13 +124,13 @@ class Gatekeeper(threading.Thread):
         return limits.measure_s if busy or done else limits.watch_s if asked else limits.measure_s
 
     def _forget(self, ctx: release.Context, state: State, asked: Collection[analysis_run.Question], *, now: float) -> None:
-        """Now and then, remove the measurements that are old; not those of a rollout that is still judged, or was just taken back."""
+        """Delete old measurements from time to time, but not those of a rollout that is still judged or was just rolled back."""
         if abs(now - self._forgot_at) < FORGET_EVERY_S:
             return
         self._forgot_at = now
         needed = filter(None, (state.rollout, state.verifying.rollout if state.verifying else None))
         began = [*(ctx.ledger.revision(self._service, number).at for number in needed), *(question.began for question in asked)]
         oldest = min([now - ctx.settings.controller.keep_measurements_days * 86_400, *began])
-        with contextlib.suppress(errors.Unavailable):  # the next time will do
+        with contextlib.suppress(errors.Unavailable):  # the next attempt will do
             gone = ctx.ledger.forget_measurements(self._service, before=oldest, at_most=FORGET_AT_MOST)
             log.info("%s: %s measurements were removed", self._service, gone)

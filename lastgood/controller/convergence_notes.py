@@ -1,9 +1,9 @@
-"""When the layers first agreed with a revision: noted in the audit trail, so that a record says how long a change took to reach users.
+"""When the layers first agreed with a revision: noted in the audit trail, so that a record shows how long a change took to reach users.
 
-A command that waits notes it for its own changes (`release.convergence`). Here it is noted for what the controller commits, and for
-what nobody has noted: whose command died, or did not wait.
+A command that waits writes the note for its own changes (`release.convergence`). This module notes what the controller commits, and
+changes that nobody has noted because the command died or did not wait.
 
-What does not belong here: making a layer follow (`layers.reconcile`), what is made of the notes (`reports.record`).
+What does not belong here: making a layer follow (`layers.reconcile`), use of the notes (`reports.record`).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from lastgood.layers.receipts import Receipt
 from lastgood.ledger import audit
 
 OTHERS_S = 10.0
-"""Seconds after a change for which its note waits for the layers besides traffic."""
+"""Seconds after a change for which its note waits for layers other than traffic."""
 FOREIGN_S = 90.0
-"""Seconds after which a change of somebody else is noted here, if that one has not done so: commands wait for a minute."""
+"""Seconds after which another process's change is noted here, if that process has not done so: commands wait for a minute."""
 LOST_S = 3600.0
 """Seconds after which a change that traffic never followed is given up."""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class _Change:
-    """One revision that is to be followed; `commit_ms` is None for a change of somebody else."""
+    """One revision to be followed; `commit_ms` is None for another process's change."""
 
     revision: ledger.Revision
     own: bool
@@ -37,7 +37,7 @@ class _Change:
 
 
 class Convergence:
-    """What the layers named *layers* did with each change of one service. For several threads; only `note` touches the ledger."""
+    """How the layers named *layers* followed each change of one service. Thread-safe; only `note` touches the ledger."""
 
     def __init__(self, layers: Collection[str]) -> None:
         self._names = tuple(layers)
@@ -46,7 +46,7 @@ class Convergence:
         self._newest: dict[str, Receipt] = {}
 
     def expect(self, revision: ledger.Revision, *, commit_ms: float | None = None, own: bool = False) -> None:
-        """*revision* was committed just now: by this controller (*own*), in `commit_ms` milliseconds, or by somebody else."""
+        """*revision* has just been committed: by this controller (*own*), in `commit_ms` milliseconds, or by another process."""
         if not self._names:
             return
         with self._lock:
@@ -54,7 +54,7 @@ class Convergence:
             if known is not None:
                 known.own, known.commit_ms = known.own or own, commit_ms if own else known.commit_ms
                 return
-            # What no layer has followed yet and is no longer wanted never was in force.
+            # A change that no layer has followed yet and that is no longer wanted was never in force.
             self._open = {
                 number: change
                 for number, change in self._open.items()
@@ -64,7 +64,7 @@ class Convergence:
             change.layers = {name: receipt for name, receipt in self._newest.items() if receipt.covers(revision.number)}
 
     def followed(self, receipt: Receipt) -> None:
-        """A layer has answered; its first answer that agrees with a change counts."""
+        """Record a layer's receipt; the first one that agrees with a change counts."""
         with self._lock:
             newest = self._newest.get(receipt.layer)
             if receipt.status != "converged" or (newest is not None and newest.covers(receipt.desired_revision)):
@@ -75,7 +75,7 @@ class Convergence:
                     change.layers.setdefault(receipt.layer, receipt)
 
     def note(self, ctx: context.Context, *, actor: str, now: float) -> None:
-        """Put the changes that were followed into the audit trail, each once, and sign a checkpoint of it. Raises LastgoodError, OSError."""
+        """Note each followed change once in the audit trail, and sign a checkpoint of it. Raises LastgoodError, OSError."""
         for change in self._due(now):
             revision = change.revision
             if change.own or not _noted(ctx.ledger, revision):
@@ -106,7 +106,7 @@ class Convergence:
 
 
 def _traffic(state: State) -> tuple[object, ...]:
-    """What the traffic layer has to do in *state*."""
+    """What the traffic layer must do in *state*."""
     return state.stable, state.candidate, state.weight_pct, state.mirror_pct, state.control_pct
 
 

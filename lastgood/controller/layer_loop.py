@@ -1,6 +1,6 @@
 """The thread that keeps one layer of one service in agreement with the newest desired state.
 
-What does not belong here: what is desired (`layers.desired`), one attempt at a layer (`layers.reconcile`), which threads there are (`loop`).
+What does not belong here: what is desired (`layers.desired`), one attempt at a layer (`layers.reconcile`), which threads exist (`loop`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ log = logging.getLogger("lastgood.controller")
 
 
 class LayerLoop(threading.Thread):
-    """Keeps one layer of one service in agreement with the newest desired state it was handed."""
+    """Keeps one layer of one service in agreement with the newest desired state passed to it."""
 
     def __init__(
         self, settings: Settings, layer: base.Layer, *, service: str, followed: Callable[[receipts.Receipt], None] = lambda receipt: None
     ) -> None:
-        """*followed* is called with each answer of the layer, in this thread."""
+        """*followed* is called with each receipt of the layer, in this thread."""
         super().__init__(name=f"{service}/{layer.name}", daemon=True)
         self._followed = followed
         self._settings = settings.controller
@@ -36,13 +36,13 @@ class LayerLoop(threading.Thread):
         self.turned_at = time.monotonic()
 
     def want(self, desired: base.Desired) -> None:
-        """Hand over the newest desired state; an older one still waiting is dropped, as it should be."""
+        """Pass in the newest desired state; an older one that is still waiting is dropped, on purpose."""
         self._wanted = desired
         self._wake.set()
 
     @property
     def due_s(self) -> float:
-        """Within so many seconds it has come to its next turn, unless its layer hangs."""
+        """The next turn is due within this many seconds, unless the layer hangs."""
         return self._settings.resync_s + self._settings.layer_timeout_s
 
     def end(self) -> None:

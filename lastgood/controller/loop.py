@@ -1,11 +1,11 @@
-"""The loop: read the ledger, take releases in flight a step further, make every layer follow, each alone.
+"""The loop: read the ledger, advance releases in flight, make every layer follow, each independently.
 
-One thread per service and layer, so that a registry that hangs for a minute delays no traffic. All of them are
-level-triggered: they get the newest desired state, never a list of events, and look at the world again every
-`resync_s` seconds, which puts hand edits back. Each controller looks after the layers of its own host and says in the
-ledger which workers are ready there; of several on one ledger the holder of the lease decides, from what all of them say.
+One thread per service and layer, so that a registry that hangs for a minute does not delay traffic. All threads are
+level-triggered: they get the newest desired state, never a list of events, and observe the world again every
+`resync_s` seconds, which reverts manual edits. Each controller looks after the layers of its own host and reports in the
+ledger which workers are ready there; of several on one ledger, the holder of the lease decides, from the reports of all hosts.
 
-What does not belong here: rules (`core`), moving a single layer (`layers`).
+What does not belong here: rules (`core`), changing a single layer (`layers`).
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ log = logging.getLogger("lastgood.controller")
 
 ACTOR = analysis_loop.ACTOR
 LOSSES_EVERY_S = 30.0
-"""Seconds between two looks at what the logs lack."""
+"""Seconds between two checks for rows missing from the logs."""
 IDLE_LOOK_S = 2.0
-"""Seconds between looks at the workers of a service on which nothing is under way and whose stable bundle has been ready."""
+"""Seconds between looks at the workers of a service without a release in progress, once its stable bundle has been ready."""
 STRANDED_AGAIN_S = 5.0
-"""Seconds until it is looked again for a way further back where there was none: targets are read from the disk."""
+"""Seconds until the search for an older rollback target is repeated when there was none: targets are read from the disk."""
 NOT_FOLLOWED_S = 5.0
-"""Seconds after a step back from which a person is told that traffic could not follow it."""
+"""Seconds after a rollback from which a person is paged that traffic could not follow it."""
 COLD_S = 60.0
-"""Seconds for which previous cannot be kept warm before a person is told, and for which it is warm again before that is over."""
+"""Seconds that `previous` must be cold before a person is paged, and warm again before the page is closed."""
 COLD, NOT_FOLLOWED, STRANDED = "cold-", "not-followed-", "stranded-"
-"""Keys of pages begin so; the bundle follows."""
+"""Prefixes of page keys; the bundle follows."""
 
 
 def overdue(threads: Iterable[Any]) -> dict[str, float]:
-    """Of *threads* that tell `turned_at` and `due_s`, those that have ended or made no turn in their time: for how many seconds."""
+    """Seconds since the last turn (`turned_at`) of those *threads* that have ended or made no turn within their `due_s`, by name."""
     now = time.monotonic()
     silent = {thread.name: (now - thread.turned_at, thread.due_s if thread.is_alive() else 0.0) for thread in threads}
     return {name: seconds for name, (seconds, due_s) in silent.items() if seconds > due_s}
@@ -82,13 +82,13 @@ class ServiceLoop:
         self._gatekeeper.start()
 
     def _begin(self) -> None:
-        """What is remembered from one turn to the next, and safe to lose."""
+        """State carried from one turn to the next, which is safe to lose."""
         self._proven = -1
-        """Revision whose stable bundle was ready; until then its workers are watched closely."""
+        """The revision whose stable bundle was ready; until then, its workers are watched closely."""
         self._looked_at = float("-inf")
         self._seen = self._handed = 0
         self._spares: tuple[str, ...] = ()
-        """What the layers were handed last."""
+        """The spares that the layers were last given."""
         self._no_way_until = float("-inf")
         self._lasting = once.OpenProblem(self._ctx, self._service)
         self._peers = clock_skew.Peers(host=readiness.host(self._ctx.settings), counting=time.monotonic)
@@ -99,16 +99,16 @@ class ServiceLoop:
         self._expect(committed)
 
     def _expect(self, committed: release.Committed | None) -> None:
-        """Something was committed here: how long the layers take to follow is noted."""
+        """Register a commit made here, so that the time the layers take to follow is noted."""
         if committed is not None:
             self._convergence.expect(committed.revision, commit_ms=committed.ms, own=True)
 
     def tick(self) -> None:
-        """One look: hand a new revision to the layers, and take a release in flight one step further."""
+        """One look: pass a new revision to the layers, and advance a release in flight by one step."""
         try:
             self._hand_over()
         finally:
-            # Also with a configuration that cannot be read: going one further back is then the way out.
+            # Even with an unreadable configuration: rolling back further is then the remedy.
             self._advance()
             self._report_stuck()
             self._report_losses()
@@ -120,7 +120,7 @@ class ServiceLoop:
         if newest != self._seen:
             state = self._ctx.ledger.state(self._service)
             if 0 < self._handed < state.revision:
-                # Of what was there when this process started nobody knows when it was followed.
+                # For a revision older than this process, the time it was followed is unknown.
                 self._convergence.expect(self._ctx.ledger.revision(self._service, state.revision))
             self._handed = state.revision
             wanted = desired_state.read(state, ledger=self._ctx.ledger, store=self._ctx.store, settings=self._ctx.settings)
@@ -130,7 +130,7 @@ class ServiceLoop:
             audit.checkpoint(self._ctx.ledger, self._service, self._ctx.settings.keys)
 
     def overdue(self) -> dict[str, float]:
-        """Threads that have made no turn in their time, by name; see `overdue`."""
+        """Threads that made no turn in time, by name; see `overdue`."""
         return overdue([*self._loops.values(), self._gatekeeper])
 
     def end(self) -> None:
@@ -139,7 +139,7 @@ class ServiceLoop:
             loop.end()
 
     def _advance(self) -> None:
-        """Say which workers are ready here; then, as the holder of the lease, take what is under way a step further by what all hosts say."""
+        """Report which workers are ready here; then, as the lease holder, advance what is in progress by the reports of all hosts."""
         state = self._ctx.ledger.state(self._service)
         settled = state.phase == "idle" and state.revision == self._proven
         if settled and time.monotonic() - self._looked_at < IDLE_LOOK_S:
@@ -156,7 +156,7 @@ class ServiceLoop:
         self._tell_cold(state, view)
         self._tell_followed(state, view)
         if state.phase == "baking":
-            return  # the analysis loop's: whoever has measured nothing does not say that a release is good
+            return  # left to the analysis loop: a loop that measures nothing must not call a release good
         trouble = "; ".join(filter(None, (view.why(arm) for arm in state.awaited if view.word(arm) == "not ready")))
         known = readiness.arms_by_readiness(view, state.awaited)
         done = advance.advance(
@@ -167,7 +167,7 @@ class ServiceLoop:
             self._go_on_back(state, view, fence)
 
     def _look(self, state: State) -> readiness.View:
-        """Ask this host's workers and put that into the ledger; what all hosts say. One that cannot ask says nothing."""
+        """Observe this host's workers and record the result in the ledger; returns all hosts' reports. On failure, nothing is recorded."""
         self._looked_at = time.monotonic()
         ctx, now = self._ctx, clock.now()
         processes = self._layers.get("infrastructure")
@@ -188,7 +188,7 @@ class ServiceLoop:
         return view
 
     def _go_on_back(self, state: State, view: readiness.View, fence: Fence) -> None:
-        """One further back if the bundle gone back to does not get ready; a person is told what really answers meanwhile."""
+        """Roll back further if the rollback target does not become ready; meanwhile a person is paged with what really answers."""
         if time.monotonic() < self._no_way_until:
             return
         try:
@@ -202,7 +202,7 @@ class ServiceLoop:
             self._begun(f"{STRANDED}{manifest.short(state.stable or '')}", "critical", f"{why}: {error}; {self._answering(state)}")
 
     def _tell_clocks(self, view: readiness.View) -> None:
-        """Two hosts go by different times: each takes the other for silent, and who is ahead may end what is not over."""
+        """Page about two hosts whose clocks differ: each considers the other silent, and the one ahead may end a phase too early."""
         own = readiness.host(self._ctx.settings)
         for host, ahead_s in self._peers.ahead_s(view).items():
             key = f"clocks-{'-'.join(sorted((own, host)))}"
@@ -214,7 +214,7 @@ class ServiceLoop:
             self._begun(key, "critical", f"{why}; correct the wrong clock, then run 'lastgood up' on that host")
 
     def _tell_nobody(self, state: State, view: readiness.View, *, decided: bool) -> None:
-        """The hosts that have what serves say nothing any more, and this one does not have it: a person has to look."""
+        """Page if the hosts that have the serving bundle no longer report, and this host does not have it: a person has to look."""
         serving = state.stable or state.candidate
         if decided or serving is None or view.word(serving) != "unknown":
             self._lasting.over("nobody-decides", now=clock.now())
@@ -222,13 +222,13 @@ class ServiceLoop:
         if readiness.host(self._ctx.settings) in view.homes(serving):
             return
         if self._ctx.ledger.lease_holder(lease.lease_name(self._service), now=view.now) is not None:
-            return  # somebody does, though it cannot say which workers are ready
+            return  # a host does decide, though it cannot observe which workers are ready
         why = f"no automatic decisions: {manifest.short(serving)} was ready elsewhere, but {view.why(serving)}"
         here = f"on {socket.gethostname()} it is not ready; run 'lastgood up' on the host where it was"
         self._begun("nobody-decides", "warning", f"{why}; {here}")
 
     def _tell_not_followed(self, state: State, view: readiness.View) -> None:
-        """A step back is committed, but its target has no ready worker: traffic is where it was."""
+        """Page about a committed rollback whose target has no ready worker: traffic has not moved."""
         if state.stable is None or state.phase != "idle" or view.word(state.stable) != "not ready":
             return
         if set(receipts.serving(receipts.read(self._reports)) or ()) == {state.stable}:
@@ -240,13 +240,13 @@ class ServiceLoop:
             self._begun(f"{NOT_FOLLOWED}{manifest.short(state.stable)}", "critical", f"{why}; {self._answering(state)}; {remedy}")
 
     def _tell_followed(self, state: State, view: readiness.View) -> None:
-        """What could not be followed is over once its target is ready, or another one serves."""
+        """Close the page about a rollback that traffic could not follow, once its target is ready or another bundle serves."""
         waits = state.stable is not None and view.word(state.stable) != "ready"
         for begins in (NOT_FOLLOWED, STRANDED):
             self._lasting.over(begins, but={f"{begins}{manifest.short(state.stable or '')}"} if waits else (), now=clock.now())
 
     def _tell_cold(self, state: State, view: readiness.View) -> None:
-        """Previous cannot be kept warm: a rollback to it would not be a matter of milliseconds. Over once it is warm for as long."""
+        """Page if `previous` cannot be kept warm: a rollback to it would take more than milliseconds. Closed once it is warm as long."""
         key = f"{COLD}{manifest.short(state.previous or '')}"
         since = view.since(state.previous) if state.previous else None
         lasts = since is not None and abs(clock.now() - since) >= COLD_S
@@ -264,7 +264,7 @@ class ServiceLoop:
         self._begun(key, "warning", f"{where}: {view.text(state.previous)}; {instead}; see 'lastgood status {self._service}'")
 
     def _answering(self, state: State) -> str:
-        """What answers requests, as the proxy of this host was last seen to have it."""
+        """The bundles that answer requests, as this host's proxy last reported."""
         seen = receipts.serving(receipts.read(self._reports))
         if seen is None:
             return "this host does not know which bundle answers requests"
@@ -274,11 +274,11 @@ class ServiceLoop:
         return f"requests are answered by: {shares or 'no bundle'}"
 
     def _begun(self, key: str, severity: str, summary: str) -> None:
-        """Page *summary* once for as long as it lasts."""
+        """Page *summary* once for as long as the condition lasts."""
         self._lasting.begun(key, f"{self._service}: {summary}", severity=severity, now=clock.now())
 
     def _report_clock(self) -> None:
-        """A clock that somebody has set is told once, and when it is right or accepted: until then nobody follows it."""
+        """Page once about a clock that was set; closed when it is right or accepted: until then it is not followed."""
         skew_s, key = clock.skew_s(), f"clock-{readiness.host(self._ctx.settings)}"
         said = (
             f"{self._service}: the clock of {socket.gethostname()} was set {'ahead' if skew_s > 0 else 'back'} by {abs(skew_s):.0f} s; "
@@ -293,14 +293,14 @@ class ServiceLoop:
             log.warning("%s: could not page that the clock was set, or is right again: %s", self._service, error)
 
     def _report_convergence(self) -> None:
-        """How long the layers took to follow a change is noted in the audit trail, once they have."""
+        """Note in the audit trail how long the layers took to follow a change, once they have."""
         try:
             self._convergence.note(self._ctx, actor=ACTOR, now=clock.now())
         except (OSError, errors.LastgoodError) as error:
             log.warning("%s: that the layers have followed could not be noted: %s", self._service, error)
 
     def _report_losses(self) -> None:
-        """Rows that the service's logs lack are told once; it is looked now and then."""
+        """Page once about rows missing from the service's logs; checked from time to time."""
         now = time.monotonic()
         if now - self._losses_at >= LOSSES_EVERY_S:
             self._losses_at = now
@@ -328,7 +328,7 @@ class ServiceLoop:
 
 
 class Reader(Protocol):
-    """What reads the ledger beside the loops, in threads of its own that tell `turned_at` and `due_s`, and acts on what it finds there."""
+    """A reader of the ledger next to the loops, with threads of its own that have `turned_at` and `due_s`, which acts on what it finds."""
 
     @property
     def threads(self) -> Sequence[Any]: ...
@@ -350,7 +350,8 @@ def run(
 ) -> None:
     """Reconcile every service of the ledger until *stop* is set; a fault in one service does not stop the others.
 
-    Pages are delivered meanwhile, and *readers* run beside that. With the ledger unreachable it keeps what runs, says so in its log, and goes on trying.
+    Pages are delivered meanwhile, and *readers* run alongside. If the ledger is unreachable, running services are kept, the log reports
+    it, and the loop keeps trying.
     """
     woken = threading.Event()
 
@@ -394,7 +395,7 @@ def run(
 
 
 def _look_after(ctx: release.Context, services: dict[str, ServiceLoop], name: str, *, woken: threading.Event) -> None:
-    """One turn for one service; whatever broke for it, the others still have to be served."""
+    """One turn for one service; an error there must not keep the others from being served."""
     try:
         if name not in services:
             services[name] = ServiceLoop(ctx, name, moved=woken.set)
@@ -402,12 +403,12 @@ def _look_after(ctx: release.Context, services: dict[str, ServiceLoop], name: st
     except errors.LastgoodError as error:
         log.warning("%s: %s", name, error)
     except Exception:
-        # The border of the loop.
+        # The outermost boundary of the loop.
         log.exception("%s: unexpected error; other services continue", name)
 
 
 def _let_go(services: dict[str, ServiceLoop], name: str) -> None:
-    """Leave a service alone that somebody took down on purpose."""
+    """Stop managing a service that a person took down on purpose."""
     loop = services.pop(name, None)
     if loop is not None:
         log.info("%s was taken down", name)
@@ -416,7 +417,7 @@ def _let_go(services: dict[str, ServiceLoop], name: str) -> None:
 
 @contextlib.contextmanager
 def _opened(settings: Settings, *, stop: threading.Event, pause: Callable[[float], object]) -> Iterator[release.Context]:
-    """The ledger and the store, as soon as they can be opened; an empty turn of the loop costs nothing meanwhile."""
+    """The ledger and the store, as soon as they can be opened; meanwhile the loop makes empty turns, which cost nothing."""
     while True:
         with contextlib.ExitStack() as opened:
             try:
@@ -440,7 +441,7 @@ def _services(ctx: release.Context) -> list[str]:
 
 
 def main(*, readers: Sequence[MakeReader] = ()) -> None:
-    """Run until SIGTERM or SIGINT, with *readers* of the ledger beside the loops; see `lastgood.controller.__main__`."""
+    """Run until SIGTERM or SIGINT, with *readers* of the ledger alongside the loops; see `lastgood.controller.__main__`."""
     import signal
 
     from lastgood import settings as settings_
@@ -452,7 +453,7 @@ def main(*, readers: Sequence[MakeReader] = ()) -> None:
         signal.signal(number, lambda *_: stop.set())
     try:
         settings = settings_.load()
-        # A ledger that does not answer is waited for; one that was never there means the wrong folder.
+        # A ledger that does not answer is waited for; one that never existed means the wrong folder.
         release.check_there(settings)
     except errors.UsageError as error:
         log.error("the controller cannot start: %s", error)  # noqa: TRY400  # the message says all

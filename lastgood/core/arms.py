@@ -1,7 +1,7 @@
 """Who answers: an *arm* is a bundle id, answered by the bundle's own workers, or the control arm of one.
 
-The control arm of a bundle is a second worker of it, started together with the candidate's and given as much to do, so
-that whoever compares the two compares nothing else: not a warm cache with a cold one, not a busy process with an idle one.
+The control arm of a bundle is a second worker of that bundle, started together with the candidate's and given the same load, so
+that a comparison of the two sees only the bundles: not a warm cache against a cold one, nor a busy process against an idle one.
 
 What does not belong here: how large an arm is (`state`), where it answers (`layers`).
 """

@@ -1,4 +1,4 @@
-"""What can happen to a release, and what goes with the state that follows. Values only.
+"""The events that can happen to a release, and the effects that accompany the next state. Values only.
 
 What does not belong here: what follows from an event (`transitions`).
 """
@@ -14,11 +14,11 @@ from lastgood.core.state import MarkKind, PlannedPhase
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Propose:
-    """Somebody asks to release *bundle*. `verified` says that its bytes were checked just now.
+    """A request to release *bundle*. `verified` means that its bytes have just been checked.
 
     `ready_s` is how many seconds its workers may take to become ready. `chain` is its phases in order, with a control arm
-    if `control` is set; without a stable bundle to compare with, neither is used. `skipped` says that a
-    person skips the phases that the bundle's own configuration names. `override` gives the reason for which a person lifts the bundle's
+    if `control` is set; neither is used without a stable bundle to compare with. `skipped` means that a
+    person skips the phases named in the bundle's own configuration. `override` is a person's reason for lifting the bundle's
     quarantine in the same revision.
     """
 
@@ -33,21 +33,21 @@ class Propose:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Advance:
-    """The present phase has been passed (or the candidate's workers are ready): the next phase of the chain begins."""
+    """The current phase is passed (or the candidate's workers are ready): the next phase of the chain begins."""
 
     bundle: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Approve:
-    """A person lets the candidate through the approval that it waits for."""
+    """A person approves the candidate that is waiting for approval."""
 
     bundle: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Skip:
-    """In an emergency a person lets the candidate pass the rest of its chain. Marks and holds still count."""
+    """In an emergency, a person skips the rest of the candidate's chain. Marks and holds still apply."""
 
     bundle: str
     ready_s: float = 60.0
@@ -55,7 +55,7 @@ class Skip:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CutOver:
-    """The chain is passed and the candidate's workers are ready: it takes all traffic. `bake_s` seconds of watching begin."""
+    """The chain is passed and the candidate's workers are ready: it takes all traffic, and a bake of `bake_s` seconds begins."""
 
     bundle: str
     bake_s: float
@@ -63,7 +63,7 @@ class CutOver:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Abandon:
-    """The candidate never became ready, could not be judged in time, or its rollout is called off; stable is not touched."""
+    """The candidate never became ready, could not be judged in time, or its rollout is cancelled; stable is not touched."""
 
     bundle: str
     reason: str
@@ -71,9 +71,9 @@ class Abandon:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
-    """A gate failed: the candidate loses its traffic and is quarantined; stable has all of it again.
+    """A gate failed: the candidate loses its traffic and is quarantined; all traffic returns to stable.
 
-    `verify_s` is for how many seconds it is then measured whether that helped; 0: not at all.
+    `verify_s` is how many seconds the recovery is measured afterwards; 0 means not at all.
     """
 
     bundle: str
@@ -83,21 +83,21 @@ class Reject:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BakeEnded:
-    """The watched time after a cut-over is over."""
+    """The bake after a cut-over has ended."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RollBack:
     """Roll back, now.
 
-    `seen` is the stable bundle that whoever asked was looking at. If a promotion slipped in since, it is
-    withdrawn (not quarantined: it was not judged) and *seen* is quarantined in any case; automation instead
-    gets a Conflict, for it may blame only what it measured.
-    `to` names a target; None means the rollback-target rule; the stable bundle itself means: only call off the
-    rollout in flight. The target must stand in the lineage, or `proven` says that the ledger knows it was stable
-    longer ago. `verified` says of each possible target whether its bytes were checked just now.
-    `unready` says that automation leaves a target that did not get ready, which it may even right after a rollback.
-    `verify_s` is for how many seconds it is then measured whether the step helped; 0: not at all.
+    `seen` is the stable bundle that the caller was looking at. If a promotion was committed since then, it is
+    withdrawn (not quarantined, since it was not judged) and *seen* is quarantined in any case; automation gets a
+    Conflict instead, because it may only blame what it measured.
+    `to` names a target. None applies the rollback-target rule; the stable bundle itself only cancels the
+    rollout in flight. The target must be in the lineage, unless `proven` says that the ledger has it as stable
+    longer ago. `verified` says of each possible target whether its bytes have just been checked.
+    `unready` means that automation leaves a target that did not become ready, which is allowed even right after a rollback.
+    `verify_s` is how many seconds the recovery is measured afterwards; 0 means not at all.
     """
 
     reason: str
@@ -112,7 +112,7 @@ class RollBack:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """The analysis after a rollback ended: did the rollback help?"""
+    """The analysis after a rollback has ended, with its result: did the rollback help?"""
 
     outcome: Literal["recovered", "not_recovered", "inconclusive"]
     reason: str
@@ -120,7 +120,7 @@ class Verified:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Condemn:
-    """Quarantine or revoke *bundle*; if it serves, the service is rolled back in the same revision.
+    """Quarantine or revoke *bundle*; if it is serving, roll the service back in the same revision.
 
     With `take_down`, a service without a rollback target stops answering instead of keeping it.
     """
@@ -143,9 +143,9 @@ class Lift:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SetHold:
-    """No releases from now on, and no step further in one that is under way. `gate` names the gate that asks, if one does.
+    """No new releases, and no further step of a release in progress. `gate` names the gate that asked for the hold, if one did.
 
-    `stranded` says that what serves is bad and there is nothing to go back to: a person is needed at once.
+    `stranded` means that the serving bundle is bad and there is no rollback target: a person is needed at once.
     """
 
     reason: str
@@ -156,7 +156,7 @@ class SetHold:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseHold:
-    """Releases are allowed again; a gate that had asked for the hold is overruled for the rollout under way."""
+    """Releases are allowed again; a gate that asked for the hold is overruled for the rollout in progress."""
 
 
 Event = (
@@ -191,9 +191,9 @@ class Marked:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Paged:
-    """Tell a person: kept in the same transaction as the revision, delivered after it, and never delays it.
+    """Page a person. Stored in the same transaction as the revision and delivered afterwards, so that it never delays the revision.
 
-    Pages with one `key` are about one thing, so that pagers join them; one that `resolves` closes the earlier ones.
+    Pages with the same `key` are about the same incident, so that pagers group them; one that `resolves` closes the earlier ones.
     """
 
     summary: str
@@ -201,9 +201,9 @@ class Paged:
     severity: Literal["critical", "warning", "info"] = "critical"
     resolves: bool = False
     about: int | None = None
-    """The earlier revision that it is about, which has one page of this key; None for the revision that it goes with."""
+    """The earlier revision that the page is about, which gets one page with this key; None for the revision it is stored with."""
     body: Mapping[str, Any] | None = None
-    """What it tells beside its summary; None for what its revision changed."""
+    """What the page reports besides its summary; None for what its revision changed."""
 
 
 Effect = Marked | Paged

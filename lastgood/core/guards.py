@@ -1,4 +1,4 @@
-"""Rules that all steps of a release share. Pure.
+"""Rules shared by all transitions of a release. Pure.
 
 What does not belong here: what an event leads to (`transitions` for releases, `rollback` for rollbacks).
 """
@@ -37,25 +37,25 @@ def check_not_held(state: State) -> None:
 
 
 def check_candidate(state: State, digest: str) -> None:
-    """Raise Conflict if *digest* is not the candidate any more."""
+    """Raise Conflict if *digest* is no longer the candidate."""
     if state.candidate != digest:
         raise errors.Conflict(f"bundle {short(digest)!r} is no longer the candidate; see 'lastgood history {state.service}'")
 
 
 def marked(state: State, digest: str, kind: MarkKind, reason: str) -> Step:
-    """*digest* is quarantined or revoked."""
+    """The transition that quarantines or revokes *digest*."""
     marks = {**state.marks, digest: Mark(kind=kind, reason=reason)}
     return dataclasses.replace(state, marks=marks), (Marked(bundle=digest, kind=kind, reason=reason),)
 
 
 def with_stable(state: State, digest: str) -> State:
-    """*digest* serves."""
+    """The state in which *digest* is stable."""
     rest = tuple(known for known in state.lineage if known != digest)
     return dataclasses.replace(state, stable=digest, lineage=(digest, *rest)[:LINEAGE_LENGTH])
 
 
 def idle(state: State) -> State:
-    """No release is in progress: all live traffic is stable's, and nothing is mirrored."""
+    """The state without a release in progress: all live traffic goes to stable, and nothing is mirrored."""
     return dataclasses.replace(
         state, candidate=None, phase="idle", phase_since=None, phase_until=None, rollout=None, chain=(), position=None,
         weight_pct=0.0, mirror_pct=0.0, control=False, approved=False, waived=(),

@@ -15,15 +15,15 @@ from lastgood.core.guards import Step, check_candidate, check_may_serve, idle, m
 from lastgood.core.state import Hold, State, Verifying, target
 
 MAX_HOPS = 3
-"""Automatic rollbacks in a row, without a promotion in between; after that a person has to investigate."""
+"""Automatic rollbacks in a row, without a promotion in between, after which a person has to investigate."""
 
 BREAKER = 3
 BREAKER_S = 3600.0
-"""More than BREAKER automatic rollbacks in BREAKER_S seconds, and the service is held."""
+"""With more than BREAKER automatic rollbacks within BREAKER_S seconds, the service is held."""
 
 
 def reject(state: State, event: Reject, now: float) -> Step:
-    """A gate failed: the candidate is taken out and quarantined; stable, which kept serving, has all traffic."""
+    """A gate failed: the candidate is removed and quarantined; stable, which kept serving, gets all traffic."""
     check_candidate(state, event.bundle)
     touched = state.weight_pct > 0
     after, effects = marked(idle(state), event.bundle, "quarantined", event.reason)
@@ -35,7 +35,7 @@ def reject(state: State, event: Reject, now: float) -> Step:
 
 
 def roll_back(state: State, event: RollBack, now: float) -> Step:
-    """Stable becomes the target, the bundle left behind is quarantined, a rollout under way is cancelled."""
+    """The target becomes stable, the bundle left behind is quarantined, and a rollout in progress is cancelled."""
     seen = event.seen or state.stable
     if event.automatic:
         if seen is None or seen != state.stable:
@@ -56,13 +56,13 @@ def roll_back(state: State, event: RollBack, now: float) -> Step:
         return dataclasses.replace(after, hops=0), effects
     summary = f"{state.service}: rolled back from {short(bad or 'nothing')} to {short(goal or 'nothing')}: {event.reason}"
     after, broken = _counted(dataclasses.replace(after, hops=state.hops + 1), now)
-    # Of a target that was not ready traffic is still where it was, so a person has to look now.
+    # If the target was not ready, traffic has not moved, so a person has to look now.
     page = Paged(summary=summary, key=_key(state.rollout, bad), severity="critical" if event.unready else _urgency(after))
     return after, (*effects, page, *broken)
 
 
 def condemn(state: State, event: Condemn, now: float) -> Step:
-    """The bundle is quarantined or revoked; if it serves, the service is rolled back."""
+    """The bundle is quarantined or revoked; if it is serving, the service is rolled back."""
     mark = state.marks.get(event.bundle)
     if mark is not None and (mark.kind == event.kind or mark.kind == "revoked"):
         raise errors.NothingToDo(f"bundle {short(event.bundle)!r} is already {mark.kind} ({mark.reason})")
@@ -106,7 +106,7 @@ def verified(state: State, event: Verified) -> Step:
 
 
 def overtaken(state: State) -> Step:
-    """Another bundle becomes stable while a rollback is still being measured: that analysis ends."""
+    """Another bundle becomes stable while the recovery from a rollback is still being measured: that analysis ends."""
     if state.verifying is None:
         return state, ()
     reason = "another release took over before recovery could be determined"
@@ -114,7 +114,7 @@ def overtaken(state: State) -> Step:
 
 
 def _named_goal(state: State, event: RollBack, to: str) -> tuple[str, str | None]:
-    """The target somebody named, and the bundle that is left behind: stable, or the candidate that is called off."""
+    """The named target, and the bundle that is left behind: stable, or the candidate whose rollout is cancelled."""
     check_may_serve(state, to)
     if to not in state.lineage and not event.proven:
         raise errors.NotAllowed(
@@ -131,13 +131,13 @@ def _named_goal(state: State, event: RollBack, to: str) -> tuple[str, str | None
 
 
 def _goal(state: State, event: RollBack, seen: str | None) -> tuple[str | None, str | None]:
-    """The target by the rule, and the bundle to quarantine."""
+    """The target according to the rule, and the bundle to quarantine."""
     if seen is None and state.candidate is not None:
         return None, None
     if seen is None:
         raise errors.NothingToDo(f"{state.service!r} serves no bundle; promote one with 'lastgood promote {state.service} BUNDLE'")
     if seen == state.stable and state.weight_pct > 0 and not event.automatic:
-        # The latest change is the candidate that answers users now: that is what somebody who is woken up wants gone.
+        # The latest change is the candidate that now answers users: that is what an on-call person wants removed.
         return seen, state.candidate
     if seen != state.stable and (seen in state.marks or seen not in state.lineage):
         raise errors.NothingToDo(f"bundle {short(seen)!r} was already rolled back; see 'lastgood history {state.service}'")
@@ -159,12 +159,12 @@ def _verifying(state: State, *, left: str | None, before: State, now: float, sec
 
 
 def _recent(state: State, now: float) -> tuple[float, ...]:
-    """Automatic rollbacks of the last hour; a clock that was set back does not hide any of them."""
+    """Automatic rollbacks of the last hour; setting the clock back does not hide any of them."""
     return tuple(at for at in state.automatic_at if abs(now - at) < BREAKER_S)
 
 
 def _counted(state: State, now: float) -> tuple[State, tuple[Effect, ...]]:
-    """One more automatic rollback; one too many in an hour holds the service."""
+    """Count one more automatic rollback; one too many within an hour holds the service."""
     recent = (*_recent(state, now), now)[-(BREAKER + 1) :]
     after = dataclasses.replace(state, automatic_at=recent)
     if len(recent) <= BREAKER or state.hold is not None:
@@ -186,12 +186,12 @@ def _held(state: State, now: float, reason: str) -> tuple[State, tuple[Effect, .
 
 
 def _key(rollout: int | None, left: str | None) -> str:
-    """The key of the pages about a rollback and its result: the rollout that it ended, else the bundle it left."""
+    """The key of the pages about a rollback and its result: the rollout that it ended, or else the bundle it left."""
     return f"rollout-{rollout}" if rollout is not None else f"bundle-{short(left or 'nothing')}"
 
 
 def _urgency(state: State) -> Literal["critical", "warning"]:
-    """Nothing is urgent once another bundle serves; whether traffic follows it is paged by whoever sees the workers."""
+    """Nothing is urgent once another bundle is stable; whether traffic follows is paged by the process that sees the workers."""
     return "warning" if state.stable else "critical"
 
 

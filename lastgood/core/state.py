@@ -21,7 +21,7 @@ MarkKind = Literal["quarantined", "revoked"]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """Why a bundle may not serve. A quarantine can be lifted by a person, a revocation never."""
+    """Why a bundle may not serve. A person can lift a quarantine; a revocation is final."""
 
     kind: MarkKind
     reason: str
@@ -29,9 +29,9 @@ class Mark:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """No releases, and no step further in one that is under way, until a person says so. Rollbacks pass.
+    """No new releases, and no further step of a release in progress, until a person releases the hold. Rollbacks are still possible.
 
-    `gate` names the gate that asked for it, if one did; a person who releases the hold overrules that gate for this rollout.
+    `gate` names the gate that asked for the hold, if one did; releasing the hold overrules that gate for this rollout.
     """
 
     reason: str
@@ -42,7 +42,7 @@ class Hold:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedPhase:
-    """One phase of a release, as planned when it was proposed; percentages of live requests, seconds."""
+    """One phase of a release, as planned when it was proposed. Shares are percentages of live requests, times are seconds."""
 
     kind: Literal["shadow", "canary", "approval"]
     weight_pct: float = 0.0
@@ -53,9 +53,9 @@ class PlannedPhase:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Verifying:
-    """After a rollback: whether it helped is being measured on the stable bundle, from `since` until `until` (Unix seconds).
+    """The recovery after a rollback: measured on the stable bundle from `since` until `until` (Unix seconds).
 
-    `rollout` is the rollout that was taken back, whose measurements say what good looked like; None if there was none.
+    `rollout` is the rollout that was rolled back, whose measurements serve as the reference for good; None if there was none.
     `left` is the bundle that was left behind.
     """
 
@@ -69,14 +69,15 @@ class Verifying:
 class State:
     """The release state of one service. `revision` 0 is the empty state before the first revision.
 
-    `lineage` lists the bundles that have been stable, the latest first and each once, at most 16 of them.
+    `lineage` lists the bundles that have been stable, newest first and each once, at most 16 of them.
     `phase_since` and `phase_until` are when the phase began and when it ends at the latest, as Unix time in seconds: a
-    candidate that is not ready, or not judged, by then is abandoned; a baking release has proved itself.
+    candidate that is not ready, or not judged, by then is abandoned; a baking release has passed its bake.
 
     While a release is in progress, `rollout` is the revision that proposed it, `chain` its planned phases, `position`
-    the index of the present one (None while preparing), `weight_pct` its share of live requests and `mirror_pct` the
-    share that is copied to it; `control` says that a second worker of stable answers as large a share; `approved` says that a person has let it through, `waived` names the gates that a
-    person has overruled. While baking, `rollout` is still set. `verifying` is set after a rollback.
+    the index of the current one (None while preparing), `weight_pct` its share of live requests and `mirror_pct` the
+    share that is copied to it. `control` means that a control arm of stable answers an equal share; `approved` that a person
+    has approved the candidate; `waived` names the gates that a person has overruled.
+    While baking, `rollout` is still set. `verifying` is set after a rollback.
 
     `hops` counts automatic rollbacks since the last promotion, `automatic_at` when the latest ones were (Unix
     seconds, the last hour). `marks` holds the marks of the bundles concerned; the ledger keeps them all.
@@ -110,30 +111,30 @@ class State:
 
     @property
     def planned(self) -> PlannedPhase | None:
-        """The present phase as it was planned; None while preparing, baking or idle."""
+        """The current phase as planned; None while preparing, baking or idle."""
         return self.chain[self.position] if self.position is not None else None
 
     @property
     def control_pct(self) -> float:
-        """The control arm's share of live requests: as large as the candidate's, but half of what that leaves at most.
+        """The control arm's share of live requests: equal to the candidate's, but at most half of the remainder.
 
-        Stable's own workers stay in use, so that all users can come back to them at once.
+        Stable's own workers stay in use, so that all users can return to them at once.
         """
         return min(self.weight_pct, (100.0 - self.weight_pct) / 2) if self.control else 0.0
 
     @property
     def awaited(self) -> tuple[str, ...]:
-        """The arms whose workers must be ready before the candidate goes its way."""
+        """The arms whose workers must be ready before the candidate moves on."""
         control = (arms.control_of(self.stable),) if self.control and self.chain and self.stable else ()
         return (self.candidate, *control) if self.candidate else ()
 
     @property
     def last_phase(self) -> bool:
-        """Whether the cut-over comes next: no phase of the chain is left."""
+        """Whether the cut-over comes next because no phase of the chain is left."""
         return (-1 if self.position is None else self.position) == len(self.chain) - 1
 
     def to_json(self) -> dict[str, Any]:
-        """The state as a revision row keeps it; marks stand in their own table."""
+        """The state as stored in a revision row; marks are stored in a table of their own."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "marks"}
         nested = {
             "chain": [dataclasses.asdict(phase) for phase in self.chain],
@@ -147,7 +148,7 @@ class State:
 
 
 def from_json(value: Mapping[str, Any], marks: Mapping[str, Mark]) -> State:
-    """The state of a revision row. Raises Damaged if it is not one this release can read."""
+    """The state read from a revision row. Raises Damaged if this release cannot read it."""
     if value.get("schema") != SCHEMA:
         raise errors.Damaged(f"revision has schema {value.get('schema')!r}, but this release reads {SCHEMA!r}; upgrade lastgood")
     fields = {key: value[key] for key in value if key != "schema"}
@@ -166,7 +167,7 @@ def from_json(value: Mapping[str, Any], marks: Mapping[str, Mark]) -> State:
 def target(state: State, *, without: frozenset[str] = frozenset(), verified: Mapping[str, bool] | None = None) -> str | None:
     """The newest bundle that has been stable, is not marked, not in *without*, and not known to be damaged.
 
-    With *verified* given, a bundle counts only if it maps to True. Without it the bytes are not considered.
+    With *verified* given, a bundle counts only if it maps to True. Without it, the bytes are not considered.
     """
     for digest in state.lineage:
         if digest in without or digest in state.marks:

@@ -1,7 +1,7 @@
 """The decision core: what the release state of a service becomes when something happens. Pure.
 
-`step(state, event, now)` returns the next state and the effects that go with it, or raises an error that
-says which rule forbids the event. It reads no clock, no file and no database, so every interleaving of a
+`step(state, event, now)` returns the next state and its effects, or raises an error that names
+the rule which forbids the event. It reads no clock, file or database, so every interleaving of a
 small world can be searched exhaustively (`tests/core/test_search.py`) and the audit log can be replayed.
 
     promote      Propose -> preparing -> Advance -> shadow, canary, ... -> CutOver -> baking -> BakeEnded -> idle
@@ -12,12 +12,12 @@ small world can be searched exhaustively (`tests/core/test_search.py`) and the a
     after it     Verified: the result of the analysis after a rollback
 
 Rules, each with a test: a quarantined or revoked bundle never becomes stable or candidate; a revoked one
-stays revoked; no phase of a chain is omitted unless a person skips it; a held service takes no releases and no
-step further, but can always roll back; a rollback is never undone by an older promotion, nor by automation; after
-three automatic rollbacks in a row, or in an hour, automation stops and a person has to investigate.
+stays revoked; no phase of a chain is omitted unless a person skips it; a held service accepts no releases and no
+further step of one, but can always roll back; a rollback is never undone by an older promotion, nor by automation; after
+three automatic rollbacks in a row, or within an hour, automation stops and a person has to investigate.
 
-This module is about releases; `rollback` about rollbacks. What does not belong here: I/O of any kind, SQL, layers, what was
-measured (`gates`).
+This module covers releases, `rollback` covers rollbacks. What does not belong here: I/O of any kind, SQL, layers, measurements
+(`gates`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from lastgood.core.state import Hold, State, target
 def step(state: State, event: Event, now: float) -> Step:  # noqa: C901, PLR0912  # one line for each event
     """The state that follows *event* at Unix time *now*, with `revision` one higher, and its effects.
 
-    Raises NotAllowed, NothingToDo or Conflict, each saying which rule and what to do; never changes *state*.
+    Raises NotAllowed, NothingToDo or Conflict, each naming the rule and what to do; never changes *state*.
     """
     match event:
         case Propose():
@@ -115,7 +115,7 @@ def _propose(state: State, event: Propose, now: float) -> Step:
         phase_since=now,
         phase_until=now + event.ready_s,
         rollout=state.revision + 1,
-        # Without anything beside it there is nothing to compare the first bundle with.
+        # Without a stable bundle there is nothing to compare the first one with.
         chain=event.chain if state.stable is not None else (),
         control=event.control and state.stable is not None and any(phase.kind == "canary" for phase in event.chain),
     )
@@ -165,7 +165,7 @@ def _skip(state: State, event: Skip, now: float) -> Step:
     check_not_held(state)
     if not state.chain:
         raise errors.NothingToDo(f"the release of {short(event.bundle)!r} has no phase to skip; see 'lastgood status {state.service}'")
-    # The share stays as it is: until the cut-over nobody who is on the candidate changes sides.
+    # The share stays as it is: until the cut-over, no user who is on the candidate changes sides.
     after = dataclasses.replace(state, chain=(), position=None, phase="preparing", phase_since=now, phase_until=now + event.ready_s)
     return after, (_skipped(state, event.bundle),)
 

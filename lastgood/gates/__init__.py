@@ -1,4 +1,4 @@
-"""Gates: from evidence to a verdict. Pure: no clock, no file, no network; `sources` is where numbers come from.
+"""Gates: from evidence to a verdict. Pure: no clock, no file, no network; the numbers come from `sources`.
 
     sources -> Observation -> GateState (one gate's evidence so far) -> Verdict
 

@@ -1,4 +1,4 @@
-"""The values that go through a gate: what was seen of the two arms, and what that comes to."""
+"""The values that pass through a gate: observations of the two arms, and the resulting verdict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from lastgood.system import plain
 
 MAX_DETAIL = 1000
-"""Characters that are kept of what a source says to people."""
+"""Most characters kept of a source's message for people."""
 
 VerdictOutcome = Literal["pass", "fail", "inconclusive"]
 
@@ -26,7 +26,7 @@ Cause = Literal[
 ]
 
 Mode = Literal["compare", "alone"]
-"""compare: candidate against the stable bundle that serves beside it. alone: one bundle against a limit."""
+"""compare: the candidate against the stable bundle that serves at the same time. alone: one bundle against a limit."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +35,8 @@ class Tally:
 
     `n` requests, rows or probes; `bad` of them failed, were slower than the ceiling, or disagreed; `total` is the sum
     of a score over them; `value` is a gauge (a query's result, kills so far), or the arm's P99 in ms for display.
-    Only shown, never judged: `user_errors` is how many of the n got an error as their answer in the end (None: not known),
-    `copies` how many answers to copies of requests there were, which nobody got.
+    For display only, never judged: `user_errors` is how many of the n finally got an error as their answer (None: unknown),
+    `copies` is the number of answers to mirrored copies of requests, which were discarded.
     """
 
     n: int = 0
@@ -50,18 +50,18 @@ class Tally:
 EMPTY = Tally()
 
 GROUPS = 20
-"""Groups of users, by hash, whose requests are summed apart: enough to tell the spread between users, few enough to keep."""
+"""Groups of users, by hash, whose requests are summed separately: enough to estimate the spread between users, few enough to store."""
 
 
 class Failure(NamedTuple):
-    """A user (a hash of its key) that had a failed request on its arm, however many they were."""
+    """A user (a hash of its key) with at least one failed request on its arm."""
 
     user: str
     watched: bool
 
 
 class Group(NamedTuple):
-    """Requests of one group of users on both arms, and how many of them failed."""
+    """The requests of one group of users on both arms, and how many of them failed."""
 
     group: int
     n: int = 0
@@ -72,11 +72,11 @@ class Group(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Users:
-    """What callers whose key puts them on an arm did since the last look.
+    """What users with a key that assigns them to an arm did since the last look.
 
-    `share` of all such users belong to the watched arm, 0 to 1. `failed` are those with a failed request, each at most once; who is
+    The watched arm has the fraction `share` of all such users, 0 to 1. `failed` are those with a failed request, each at most once; a user
     named again at a later look is not counted again. `groups` have their requests; those of the observation's tallies that are
-    in no group came without a key. `seen` and `seen_beside` are how many users there were on each arm so far, at least.
+    in no group came without a key. `seen` and `seen_beside` are lower bounds of the number of users on each arm so far.
     """
 
     share: float
@@ -88,12 +88,12 @@ class Users:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What a source saw of one gate's metric since it was last asked; `at` is the end of that time in Unix seconds.
+    """What a source measured of one gate's metric since the last query; `at` is the end of that period in Unix seconds.
 
-    `watched` is the arm that is judged (the candidate; stable itself if it is alone), `beside` the stable arm that
+    `watched` is the arm that is judged (the candidate, or stable itself in mode alone), `beside` the stable arm that
     served at the same time, None if there is none. `share` is the watched arm's configured share of both, 0 to 1.
     `down` means that the source did not answer, with `detail` for people. An observation of a score is one block. `users` is None where
-    every request is put on an arm by itself.
+    each request is assigned to an arm individually.
     """
 
     at: float
@@ -105,11 +105,11 @@ class Observation:
     detail: str = ""
 
     def __post_init__(self) -> None:
-        # It may hold what another program said, and may become the reason of a rollback, which the ledger must take.
+        # The text may come from another program and may become the reason of a rollback, which the ledger must accept.
         object.__setattr__(self, "detail", plain.printable(self.detail)[:MAX_DETAIL])
 
     def to_json(self) -> dict[str, Any]:
-        """As it is kept in the ledger, without what is empty."""
+        """The form stored in the ledger, without empty fields."""
         value: dict[str, Any] = {"at": self.at, "watched": _lean(self.watched)}
         if self.beside is not None:
             value["beside"] = _lean(self.beside)
@@ -122,7 +122,7 @@ class Observation:
 
 
 def observation(value: Mapping[str, Any]) -> Observation:
-    """The observation that `Observation.to_json` made."""
+    """The observation from the output of `Observation.to_json`."""
     fields = {name: value[name] for name in ("at", "share", "down", "detail") if name in value}
     beside = _tally(value["beside"]) if "beside" in value else None
     users = _users(value["users"]) if "users" in value else None
@@ -130,7 +130,7 @@ def observation(value: Mapping[str, Any]) -> Observation:
 
 
 def _lean_users(users: Users) -> dict[str, Any]:
-    """Arms apart, so that no flag stands with each user."""
+    """The two arms as separate lists, which saves a flag for each user."""
     ids = {arm: [one.user for one in users.failed if one.watched == (arm == "watched")] for arm in ("watched", "beside")}
     value = {
         "share": users.share,
@@ -153,7 +153,7 @@ _FIELDS = frozenset(field.name for field in dataclasses.fields(Tally))
 
 
 def _tally(value: Mapping[str, Any]) -> Tally:
-    """A field that only a newer release knows is left out: after a downgrade its measurements are still there."""
+    """Fields known only to a newer release are dropped: after a downgrade, its measurements are still in the ledger."""
     return Tally(**{name: value[name] for name in value if name in _FIELDS})
 
 
@@ -165,16 +165,16 @@ def _lean(tally: Tally) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What one gate says now.
+    """The current judgement of one gate.
 
     `estimate` is the watched arm's figure, `reference` the other arm's or the limit, `interval` a confidence sequence for
-    the difference of the two at the gate's confidence, all in the metric's own unit. `evidence` is log10 of the
-    e-value against "no worse", `boundary` log10 of what it must reach to fail the gate; None for gates without one.
-    `streak` of `persistence` windows in a row are over the threshold. `needs` is about how many more requests of the
-    watched arm a verdict needs, `needs_s` how many seconds that is at the present rate; None if unknown.
-    `since` is since when it has been inconclusive for the same cause (Unix seconds), for the policies. `user_errors` of the n
-    requests were answered with an error in the end, whoever gave it (None: not known, as for copies); `copies` were answered
-    besides or instead, and nobody got those answers.
+    their difference at the gate's confidence, all in the metric's own unit. `evidence` is log10 of the
+    e-value against "no worse", `boundary` log10 of the value at which the gate fails; None for gates without one.
+    `streak` of `persistence` windows in a row are over the threshold. `needs` is roughly how many more requests of the
+    watched arm a verdict requires, `needs_s` how many seconds that takes at the current rate; None if unknown.
+    `since` is when it became inconclusive for its present cause (Unix seconds), for the policies. `user_errors` of the n
+    requests finally got an error as their answer, from whichever arm (None: unknown, as for copies); `copies` were answered
+    additionally or instead, and those answers were discarded.
     """
 
     gate: str
@@ -204,7 +204,7 @@ class Verdict:
 
 
 def verdict(value: Mapping[str, Any]) -> Verdict | None:
-    """The verdict that `Verdict.to_json` made; None if it is in a form that this release does not know."""
+    """The verdict from the output of `Verdict.to_json`; None if this release does not know its form."""
     try:
         interval = value.get("interval")
         return Verdict(**{**value, "interval": tuple(interval) if interval else None})

@@ -1,11 +1,11 @@
-"""Evidence that may be looked at after every request: e-processes, as log bets that are summed up.
+"""Evidence that may be evaluated after every request: e-processes, as sums of log bets.
 
-An e-process is the wealth of somebody who bets against a hypothesis at fair odds. Under the hypothesis its expected
-value never exceeds 1, whenever one stops, so it ever reaches 1/alpha with a probability of at most alpha (Ville 1939;
+An e-process is the wealth of a gambler who bets against a hypothesis at fair odds. Under the hypothesis its expected
+value never exceeds 1, whatever the stopping time, so it ever reaches 1/alpha with a probability of at most alpha (Ville 1939;
 Ramdas, Gruenwald, Vovk, Shafer: Game-theoretic statistics and safe anytime-valid inference, 2023).
 
-Each function below turns what was seen into one log growth factor per alternative; `Wealth` holds the sums, mixes over
-the alternatives and over the moments at which the fault may have begun. `Pool` joins what is too small to tell anything.
+Each function below turns an observation into one log growth factor per alternative; `Wealth` holds the sums, and mixes over
+the alternatives and over the possible start times of the fault. `Pool` joins observations that are too small to be informative.
 
 What does not belong here: confidence bounds (`confidence`), what a verdict is (`gate`).
 """
@@ -19,17 +19,17 @@ from collections.abc import Sequence
 from lastgood.gates.base import EMPTY, Tally
 
 Bets = tuple[float, ...]
-"""Natural log of the growth of each bet of a mixture, in the order of its alternatives."""
+"""Natural log of the growth of each bet in a mixture, in the order of its alternatives."""
 
 RATIOS = (1.5, 2.5, 5.0, 9.0, 16.0, 50.0)
-"""How many times the odds of a bad request are multiplied, per alternative. A rise of less than about a fifth is not chased:
-it lies nearer to 1 than to the smallest of them, so in the long run it makes every bet lose."""
+"""Factors by which the odds of a bad request are multiplied, one per alternative. A rise of less than about a fifth is not pursued:
+it lies nearer to 1 than to the smallest factor, so in the long run it makes every bet lose."""
 
 RATIO_PRIOR = (0.13, 0.09, 0.1, 0.28, 0.28, 0.12)
-"""Weight of each ratio; most of it near tenfold, so that a gross fault is found as fast as by a uniform mixture (bench/gates.py)."""
+"""Weight of each ratio; most of it is near tenfold, so that a gross fault is found as fast as by a uniform mixture (bench/gates.py)."""
 
 EFFECTS = (0.1, 0.2, 0.4, 0.8, 1.6)
-"""By how many standard deviations of a typical block the mean is worse, per alternative."""
+"""The shift of the mean for the worse, in standard deviations of a typical block, one per alternative."""
 
 EFFECT_PRIOR = (0.15, 0.2, 0.25, 0.25, 0.15)
 
@@ -37,23 +37,23 @@ TINY = 1e-9
 
 
 def two_arms(watched: Tally, beside: Tally) -> Bets:
-    """Bets that a bad request more often belongs to the watched arm than its share of the requests of both says.
+    """Bets that bad requests belong to the watched arm more often than its share of the requests implies.
 
     Hypothesis: within this observation the watched arm is not worse. Given the number of bad requests of both arms, each
     then belongs to the watched arm with at most the odds n : n_beside. That makes its count hypergeometric, which is below the
     binomial in convex order (Hoeffding 1963), and a bet is convex in the count, so the growth has an expectation of at
-    most 1: exact for any error rate and any two sizes, also if both arms' rate changes from one observation to the next. Not
-    exact if the bad requests of one arm come in bursts (see `overdispersion`). An arm without requests makes every growth 1.
+    most 1: exact for any error rate and any two sizes, even if both arms' rate changes from one observation to the next. Not
+    exact if the bad requests of one arm come in bursts (see `overdispersion`). If an arm has no requests, every growth is 1.
     """
     w = watched.n / (watched.n + beside.n) if watched.n and beside.n else 0.0
     return above(watched.bad, watched.bad + beside.bad, limit=w) if w else (0.0,) * len(RATIOS)
 
 
 def above(bad: int, n: int, *, limit: float) -> Bets:
-    """Bets that *bad* of *n* come at a higher rate than *limit*: log likelihood ratios, the odds of *limit* times RATIOS.
+    """Bets that *bad* of *n* occur at a higher rate than *limit*: log likelihood ratios, the odds of *limit* times RATIOS.
 
-    Hypothesis: each of the *n*, given what came before, is bad with a probability of at most *limit*. Exact if that holds, also
-    if the probability changes (Wald 1945). A *limit* of 0 or 1 is taken for a billionth above or below.
+    Hypothesis: each of the *n*, given the past, is bad with a probability of at most *limit*. Exact if that holds, even
+    if the probability changes (Wald 1945). A *limit* of 0 or 1 is moved inwards by a billionth.
     """
     p = min(max(limit, TINY), 1 - TINY)
     bets = []
@@ -64,25 +64,25 @@ def above(bad: int, n: int, *, limit: float) -> Bets:
 
 
 def outside(watched: int, beside: int, *, share: float, tolerance: float) -> Bets:
-    """Bets that the watched arm's share of the requests lies outside *share* times (1 - tolerance, 1 + tolerance), both sides.
+    """Bets that the watched arm's share of the requests lies outside *share* times (1 - tolerance, 1 + tolerance), on either side.
 
-    Hypothesis: each request, given those before, goes to the watched arm with a probability within that band (its upper end is
-    such that the other arm loses no more than *tolerance* of its own share either). Two `above`, each worth half.
+    Hypothesis: each request, given the past, goes to the watched arm with a probability within that band (its upper end is
+    chosen so that the other arm loses no more than *tolerance* of its own share either). Two `above` bets, each with weight one half.
     """
     low, high = band(share, tolerance)
     return above(watched, watched + beside, limit=high) + above(beside, watched + beside, limit=1 - low)
 
 
 def band(share: float, tolerance: float) -> tuple[float, float]:
-    """The lowest and the highest share that *tolerance* allows."""
+    """The lowest and highest share within *tolerance*."""
     return share * (1 - tolerance), min(share * (1 + tolerance), 1 - (1 - share) * (1 - tolerance))
 
 
 def symmetric(z: float) -> Bets:
-    """Bets that *z*, the difference of one block in units of a typical block's, is above 0 rather than below: 1 + tanh(effect * z).
+    """Bets that *z*, a block's difference in units of a typical block's, is above 0 rather than below: 1 + tanh(effect * z).
 
-    Hypothesis: given the past, and given its size, *z* is at least as likely to be negative as positive. True of arms of equal
-    size that do not differ, nearly so of others (a block mean is nearly normal); exact then, whatever the scale, which may
+    Hypothesis: given the past, and given its size, *z* is at least as likely to be negative as positive. That holds for arms of equal
+    size that do not differ, and nearly so for others (a block mean is nearly normal); the bet is then exact at any scale, which may
     change from block to block. It is the likelihood ratio of N(effect, 1) against its mirror image given the size of *z*, hence the
     fastest-growing bet on a shift that symmetry allows (numeraire; Larsson, Ramdas, Ruf 2025), always above the better known
     exp(a*z - a*a*z*z/2) of de la Pena (1999), and never above 2, so no single block decides.
@@ -91,7 +91,7 @@ def symmetric(z: float) -> Bets:
 
 
 def damped(bets: Bets, factor: float) -> Bets:
-    """*bets* to the power of 1/*factor*, which was known before they were made: what clumps by that much counts once."""
+    """*bets* to the power of 1/*factor*, which must be known before they are made: events that clump by that factor count once."""
     return tuple(bet / factor for bet in bets)
 
 
@@ -101,24 +101,24 @@ def _log_logistic(y: float) -> float:
 
 
 WHOLE = 0.88
-"""Weight of the bet that the fault was there from the beginning."""
+"""Weight of the bet that the fault has been there from the beginning."""
 
 STEPS, LATER = 0.07, 0.05
-"""Weight of all starts at a larger share of traffic, and of all starts for other reasons; the j-th gets 1/(j*(j+1)) of it."""
+"""Weight of all starts at a larger share of traffic, and of all other starts; the j-th gets 1/(j*(j+1)) of it."""
 
 SLOTS = 8
-"""Later starts that are kept; the poorest gives way, which only lowers the wealth and so keeps the guarantee."""
+"""Number of later starts kept; the poorest is dropped, which only lowers the wealth and so preserves the guarantee."""
 
 REST_S = 1800.0
-"""Fewest seconds between two starts that are not due to a step."""
+"""Fewest seconds between two starts not caused by a step."""
 
 WORN = -2.0
-"""Log wealth of the newest start below which a new one is worth its price: long calm would otherwise hide a later fault."""
+"""Log wealth of the newest start below which a new start is worth its price: long calm would otherwise hide a later fault."""
 
 
 @dataclasses.dataclass(slots=True)
 class _Start:
-    """A mixture that has been betting since some moment: log weight of each alternative and its bets since."""
+    """A mixture that has been betting since some moment: the log weight of each alternative and its bets since then."""
 
     sums: list[float]
     weight: float
@@ -126,7 +126,7 @@ class _Start:
 
     @property
     def grown(self) -> float:
-        """Log of its wealth if it had begun with 1."""
+        """Log of its wealth, starting from 1."""
         return log_sum(self.sums)
 
     @property
@@ -135,11 +135,11 @@ class _Start:
 
 
 class Wealth:
-    """The e-process: a mixture over alternatives and over moments at which the fault began. Constant memory and time.
+    """The e-process: a mixture over alternatives and over possible start times of the fault. Constant memory and time.
 
-    E = 0.88 E(whole) + sum of w_j E(start j), where a start that has not begun counts 1. A start begins with each *step*
-    (a larger share of traffic), and after long calm. The weights are fixed beforehand and a start is decided on by the past
-    alone, so E is an e-process for the same hypothesis for all time, however long the watch. The j-th start costs log(j*(j+1))
+    E = 0.88 E(whole) + sum of w_j E(start j), where a start that has not begun counts as 1. A start begins with each *step*
+    (a larger share of traffic), and after long calm. The weights are fixed in advance and a start is decided from the past
+    alone, so E is an e-process for the same hypothesis at all times, however long the watch. The j-th start costs log(j*(j+1))
     of evidence: a fault after a week of calm is found little later than one on the first day.
     """
 
@@ -151,7 +151,7 @@ class Wealth:
         self._log_e: float | None = 0.0
 
     def grow(self, bets: Bets, *, at: float, step: int) -> None:
-        """Take in what one observation at Unix time *at*, in phase number *step*, gave each bet."""
+        """Add the growth of each bet from one observation at Unix time *at*, in phase number *step*."""
         if step > self._step:
             self._step, self._steps = step, self._steps + 1
             self._begin(STEPS / (self._steps * (self._steps + 1)), at)
@@ -164,7 +164,7 @@ class Wealth:
 
     @property
     def log_e(self) -> float:
-        """Natural log of the e-value now."""
+        """Natural log of the current e-value."""
         if self._log_e is None:
             unspent = STEPS / (self._steps + 1) + LATER / (self._later + 1)
             self._log_e = log_sum([math.log(unspent), *(start.log_wealth for start in self._starts)])
@@ -172,7 +172,7 @@ class Wealth:
 
     @property
     def whole(self) -> float:
-        """Natural log of the part of the e-value that has been betting since the beginning."""
+        """Natural log of the part of the e-value that has been betting from the beginning."""
         return self._starts[0].log_wealth
 
     def _begin(self, weight: float, at: float) -> None:
@@ -182,7 +182,7 @@ class Wealth:
 
 
 def averaged(one: float, other: float) -> float:
-    """Natural log of the mean of two e-values, given as logs: an e-value too, whatever binds the two together."""
+    """Natural log of the mean of two e-values, given as logs: also an e-value, whatever the dependence between them."""
     return log_sum([one, other]) - math.log(2)
 
 
@@ -195,9 +195,9 @@ def log_sum(logs: Sequence[float]) -> float:
 class Pool:
     """Joins observations until each arm has *least* requests.
 
-    At little traffic an observation of a second holds one request of one arm, which tells nothing by itself. When a pool is
-    full depends on the numbers of requests alone, never on how many are bad, so the joined one is as good as any other.
-    A pool that a new step finds open is thrown away: it would mix two shares.
+    With little traffic, an observation of one second holds one request of one arm, which is not informative by itself. When a pool is
+    full depends only on the numbers of requests, never on how many are bad, so the joined observation is as valid as any other.
+    A pool that is open when a new step begins is discarded: it would mix two shares.
     """
 
     def __init__(self, least: int) -> None:
@@ -207,11 +207,11 @@ class Pool:
 
     @property
     def empty(self) -> bool:
-        """Whether the next observation opens a new pool."""
+        """Whether the next observation starts a new pool."""
         return not self._watched.n and not self._beside.n
 
     def add(self, watched: Tally, beside: Tally | None, *, step: int) -> tuple[Tally, Tally] | None:
-        """The joined observation if it is full now. *beside* is None where there is one arm only."""
+        """The joined observation if it is now full. *beside* is None where there is only one arm."""
         if step != self._step:
             self._step, self._watched, self._beside = step, EMPTY, EMPTY
         self._watched = joined(self._watched, watched)
@@ -224,7 +224,7 @@ class Pool:
 
 
 def joined(held: Tally, more: Tally) -> Tally:
-    """Both as one; the newer gauge stands."""
+    """The two tallies joined into one, with the newer gauge."""
     value = held.value if more.value is None else more.value
     return Tally(
         n=held.n + more.n,

@@ -1,4 +1,4 @@
-"""The gate on the error rate: the candidate against the stable bundle beside it, or one bundle against a limit.
+"""The gate on the error rate: the candidate against the stable bundle, or one bundle against a limit.
 
 What does not belong here: the evidence of requests (`proportions`) and of users (`user_evidence`).
 """
@@ -14,21 +14,21 @@ from lastgood.gates.user_evidence import UserEvidence, keyless
 from lastgood.service import gates
 
 STRATA = 8
-"""Phases whose counts are kept apart; later ones share the last."""
+"""Number of phases whose counts are kept separately; later ones share the last."""
 
 FEWEST_USERS = 20
-"""Users on the smaller arm below which nothing can be excluded: a few may be like nobody else."""
+"""Users on the smaller arm below which nothing can be excluded: a few users may not be representative."""
 
 
 class Strata:
-    """Both arms' requests, phase by phase, for their rates on equal terms."""
+    """Both arms' requests, phase by phase, for a like-for-like comparison of their rates."""
 
     def __init__(self) -> None:
         self._strata = [(EMPTY, EMPTY)] * STRATA
         self._seen = 0
 
     def take(self, seen: Observation, *, step: int) -> None:
-        """Take in one observation; one without the other arm tells nothing."""
+        """Add one observation; one without the other arm is ignored."""
         self._seen += seen.watched.n
         if seen.beside is None:
             return
@@ -38,14 +38,14 @@ class Strata:
 
     @property
     def one_sided(self) -> bool:
-        """Whether requests of the watched arm were seen, but none of the other one in any of these phases."""
+        """Whether the watched arm has requests, but the other one has none in any of these phases."""
         return self._seen > 0 and not any(watched.n and beside.n for watched, beside in self._strata)
 
     def rates(self) -> tuple[float, float, float, float]:
-        """Bad and all requests of the watched arm, and of the other one as if it had had its traffic when the watched one had.
+        """Bad and all requests of the watched arm, and of the other one as if its traffic had come at the watched arm's times.
 
-        While the share grows the watched arm sees more of the later hours than stable does; if all errors rise meanwhile, the plain
-        rates differ though no request was treated differently (Simpson's paradox). So stable's rates are weighted by phase with
+        While its share grows, the watched arm sees more of the later hours than stable does; if all errors rise meanwhile, the plain
+        rates differ though no request was treated differently (Simpson's paradox). Stable's rates are therefore weighted by phase with
         the watched arm's requests (direct standardization), and its size is what gives that rate its variance.
         """
         kept = [(watched, beside) for watched, beside in self._strata if watched.n and beside.n]
@@ -53,14 +53,14 @@ class Strata:
         if len(kept) < 2:
             return bad, n, sum(beside.bad for _, beside in kept), sum(beside.n for _, beside in kept)
         rate = sum(watched.n / n * beside.bad / beside.n for watched, beside in kept)
-        # half an error more than seen, or a phase without any would count as one without variance
+        # Half an error more than observed; otherwise a phase without errors would count as having no variance.
         spread = sum((watched.n / n) ** 2 * (beside.bad + 0.5) / beside.n**2 for watched, beside in kept)
         size = (rate + sum(watched.n / n * 0.5 / beside.n for watched, beside in kept)) / spread
         return bad, n, rate * size, size
 
 
 class Errors(Family):
-    """The error rate of the watched arm against that of the arm beside it."""
+    """The error rate of the watched arm against that of the other arm."""
 
     def __init__(self, gate: gates.ErrorRate, setup: Setup) -> None:
         self._gate, self._setup = gate, setup
@@ -91,7 +91,7 @@ class Errors(Family):
 
     @property
     def _log_e(self) -> float:
-        """Users with a key and requests without are two tests; whichever binds them, the mean of their e-values is one."""
+        """Users with a key and requests without one are two tests; whatever their dependence, the mean of their e-values is an e-value."""
         alone = self._arms.wealth.log_e
         return alone if self._keyed is None else eprocess.averaged(self._keyed.log_e, alone)
 
@@ -106,7 +106,7 @@ class Errors(Family):
 
     def read(self) -> Reading:
         bad, n, bad_beside, n_beside = self._strata.rates()
-        margin, seen = self._gate.margin, n > 0  # then stable has some too, see `rates`
+        margin, seen = self._gate.margin, n > 0  # if there are any, stable has some too, see `rates`
         effect, effect_beside = self._effects()
         worth = (bad / effect, n / effect, bad_beside / effect_beside, n_beside / effect_beside)
         interval = confidence.difference(*worth) if seen else None
@@ -128,14 +128,14 @@ class Errors(Family):
         )
 
     def _sampled(self, n: float) -> float:
-        """The watched arm's *n* requests; of those with a key what its users' share of both arms' comes to, so that no arm ends a step by itself."""
+        """The watched arm's *n* requests; those with a key count by its users' share of both arms', so that no arm ends a step alone."""
         if self._keyed is None:
             return n
         groups = self._keyed.groups
         return n - sum(groups.watched.n) + groups.fair
 
     def _effects(self) -> tuple[float, float]:
-        """How many requests of each arm are worth one independent request."""
+        """How many requests of each arm are worth one independent request (design effect)."""
         if self._keyed is None:
             return 1.0, 1.0
         return self._keyed.groups.watched.effect, self._keyed.groups.beside.effect
@@ -149,7 +149,7 @@ class Errors(Family):
         return f"{fewest:,} users on the smaller arm; {FEWEST_USERS} are needed (a larger share has more)" if fewest < FEWEST_USERS else ""
 
     def _needs(self, bad: float, n: float, bad_beside: float, n_beside: float, *, effect: float) -> int | None:
-        """How many more requests; *n* and the other counts are what the requests are worth, of which *effect* make up one."""
+        """How many more requests are needed; *n* and the other counts are independent-equivalent, each worth *effect* requests."""
 
         def enough(times: float) -> bool:
             high = confidence.difference(bad * times, n * times, bad_beside * times, n_beside * times)[1]
@@ -159,7 +159,7 @@ class Errors(Family):
 
 
 def errors(gate: gates.ErrorRate, setup: Setup) -> Family:
-    """The family of an error rate: against stable, or alone against `max`, or else against what stable had before plus the margin."""
+    """The family of an error rate: against stable; or, alone, against `max` or against stable's earlier rate plus the margin."""
     if setup.mode == "compare":
         return Errors(gate, setup)
     before = setup.reference

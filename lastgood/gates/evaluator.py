@@ -1,6 +1,6 @@
-"""What all kinds of gates have in common: the fold of observations, and what it says at any moment.
+"""What all kinds of gates share: the fold of observations, and the reading of it at any moment.
 
-What does not belong here: dead sources, missing traffic, and how long something has lasted (`gate`).
+What does not belong here: dead sources, missing traffic, and how long a state has lasted (`gate`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from lastgood.gates.confidence import Interval
 from lastgood.service import gates
 
 SEQUENTIAL, PERSISTENCE = 0.98, 0.02
-"""How a gate's alpha is split: the first part over all time for the evidence, the second per day for rows of windows."""
+"""How a gate's alpha is split: the first part, over all time, for the evidence; the second, per day, for rows of windows."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What a gate starts with. `reference` is what stable had before, for gates that are alone; `alpha` this gate's share."""
+    """What a gate starts with. `reference` is stable's earlier figures, for gates in mode alone; `alpha` is this gate's share."""
 
     mode: Mode
     alpha: float
@@ -29,7 +29,7 @@ class Setup:
 
     @property
     def boundary(self) -> float:
-        """Natural log of what the e-value must reach."""
+        """Natural log of the e-value at which the gate fails."""
         return -math.log(self.alpha * SEQUENTIAL)
 
     def level(self, gate: gates.AnyGate) -> float:
@@ -47,10 +47,10 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What a family says now; the words are parts of one sentence.
+    """The current state of a family; the texts are parts of one sentence.
 
-    `story` tells what was seen, `harm` what a pass excludes, `lacks` why it cannot pass yet (empty: too little was
-    seen). `evidence` and `boundary` are natural logs.
+    `story` describes the observations, `harm` what a pass excludes, `lacks` why it cannot pass yet (empty: too few
+    observations). `evidence` and `boundary` are natural logs.
     """
 
     story: str
@@ -68,24 +68,24 @@ class Reading:
 
 
 class Family(abc.ABC):
-    """One kind of gate: takes observations one after the other, in constant memory."""
+    """One kind of gate: processes observations one at a time, in constant memory."""
 
     unit = "requests"
-    """What `n` counts, for people."""
+    """The unit of `n`, for people."""
     traffic = True
-    """Whether nothing to count means that the watched arm has no traffic."""
+    """Whether a count of zero means that the watched arm has no traffic."""
 
     @abc.abstractmethod
     def take(self, seen: Observation, *, step: int) -> None:
-        """Take in one observation of a source that is up."""
+        """Add one observation of a source that is up."""
 
     @abc.abstractmethod
     def fails(self) -> Cause | None:
-        """Why the gate fails by what it knows now, or None. Cheap: asked after every observation."""
+        """The cause for which the gate fails by now, or None. Cheap: called after every observation."""
 
     @abc.abstractmethod
     def read(self) -> Reading:
-        """All that there is to say."""
+        """The complete reading."""
 
     def both(self) -> bool:
         """Whether it would fail if stable were not over the threshold as well."""
@@ -93,13 +93,13 @@ class Family(abc.ABC):
 
 
 class Unset(Family):
-    """A gate that has nothing to compare with; it can neither pass nor fail."""
+    """A gate with nothing to compare with; it can neither pass nor fail."""
 
     def __init__(self, missing: str) -> None:
         self._missing = missing
 
     def take(self, seen: Observation, *, step: int) -> None:
-        """Nothing to learn from it."""
+        """Ignored: there is nothing to learn from it."""
 
     def fails(self) -> Cause | None:
         return None
@@ -114,5 +114,5 @@ def percent(value: float) -> str:
 
 
 def share_text(bad: float, n: float) -> str:
-    """A share with what it is made of: 5.1 % (31 of 612)."""
+    """A share with its counts: 5.1 % (31 of 612)."""
     return f"{percent(bad / n)} ({bad:,.0f} of {n:,.0f})" if n else "unknown (none yet)"

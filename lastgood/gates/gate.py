@@ -1,4 +1,4 @@
-"""One gate's evidence so far, and the verdict it comes to: a pure fold of observations, equal for equal ones.
+"""One gate's evidence so far, and the resulting verdict: a pure fold of observations, so equal observations give equal verdicts.
 
     Observation -> GateState.take -> family (error_rate | proportions | scores | gauges | sample_ratio) -> GateState.verdict -> Verdict
 
@@ -20,12 +20,12 @@ from lastgood.service import gates as service_gates
 class GateState:
     """One gate over one analysis. Constant memory and time per observation, whatever the length of the analysis.
 
-    *alpha* is this gate's share of the false-alarm budget (`budget`), ignored by gates without a test of chance; *since* is
-    when the analysis began, in Unix seconds. *reference* is what stable had before: its sums, for a gate that is alone.
-    `watched` and `beside` are the sums of all that was seen of the two arms, for the reference of a later analysis.
+    *alpha* is this gate's share of the false-alarm budget (`budget`), ignored by gates without a statistical test; *since* is
+    when the analysis began, in Unix seconds. *reference* is stable's earlier sums, for a gate in mode alone.
+    `watched` and `beside` are the totals observed of the two arms, as the reference of a later analysis.
 
-    A guardrail that has failed stays failed: its promise is about ever crossing the boundary. Other gates follow the present
-    evidence, so that a release that they hold can go on by itself.
+    A guardrail that has failed stays failed: its guarantee is about ever crossing the boundary. Other gates follow the current
+    evidence, so that a release that they hold can continue by itself.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class GateState:
         self._both_since: float | None = None
 
     def looked(self, at: float) -> None:
-        """The first look was at Unix time *at*: nobody can have seen traffic before, so the patience without any begins then."""
+        """Record the first look at Unix time *at*: no traffic can have been seen before, so the patience with no traffic begins then."""
         self._traffic_at = max(self._traffic_at, at)
 
     def take(self, observation: Observation, *, step: int = 0) -> None:
-        """Take in what a source saw; *step* is the number of the phase (it grows with the share of traffic).
+        """Add an observation from a source; *step* is the number of the phase (it grows with the share of traffic).
 
-        An observation with a figure that is none (NaN, infinite, negative, more bad ones than there are) counts as a source that is down.
+        An observation with an invalid figure (NaN, infinite, negative, or more bad ones than there are) counts as a source that is down.
         """
         wrong = _wrong(observation)
         if observation.down or wrong:
@@ -75,11 +75,11 @@ class GateState:
 
     @property
     def failing(self) -> Cause | None:
-        """Why the gate fails by what it knows now, or None. Cheaper than a whole verdict."""
+        """The cause for which the gate fails by now, or None. Cheaper than a complete verdict."""
         return self._failed or self._family.fails()
 
     def verdict(self, now: float) -> Verdict:
-        """What the gate says at Unix time *now*. Changes nothing."""
+        """The gate's verdict at Unix time *now*. Changes nothing."""
         reading = self._family.read()
         outcome, cause, since = self._outcome(reading, now)
         needs_s = self._seconds(reading.needs, now) if outcome == "inconclusive" else None
@@ -108,7 +108,7 @@ class GateState:
         )
 
     def _outcome(self, reading: Reading, now: float) -> tuple[VerdictOutcome, Cause, float | None]:
-        """Failure first, because evidence does not disappear; then whether there is a verdict at all."""
+        """Failure comes first, because evidence does not disappear; then whether there is a verdict at all."""
         failed = self.failing
         if failed:
             return "fail", failed, None
@@ -127,7 +127,7 @@ class GateState:
         return needs * (now - self._since) / seen if needs is not None and seen and now > self._since else None
 
     def _users(self) -> str:
-        """What came of it for users, beside what the arm itself did."""
+        """The effect on users, in addition to what the arm itself did."""
         if self.watched.user_errors is None or not self.watched.n:
             return ""
         return f"; users got {self.watched.user_errors:,} errors in these {self.watched.n:,} requests"
@@ -160,9 +160,9 @@ class GateState:
 
 
 def budget(gates: Mapping[str, service_gates.AnyGate], alpha: float) -> dict[str, float]:
-    """Each gate's share of *alpha*, the probability that a healthy release is blamed by any of them (union bound).
+    """Each gate's share of *alpha*, the probability that any of them blames a healthy release (union bound).
 
-    Guardrails and signals with a test of chance share it equally. One that only observes is shown against the same share, at no
+    Guardrails and signals with a statistical test share it equally. A gate that only observes is shown against the same share, at no
     cost to the others; gates without such a test (values, kills, ejections) get 0.
     """
     tested = {name for name, gate in gates.items() if isinstance(gate, TESTED)}
@@ -172,7 +172,7 @@ def budget(gates: Mapping[str, service_gates.AnyGate], alpha: float) -> dict[str
 
 
 TESTED = (service_gates.ErrorRate, service_gates.LatencyP99, service_gates.Score, service_gates.Agreement, service_gates.SampleRatio)
-"""Gates with an e-process; they need an alpha."""
+"""Gates with an e-process, which need an alpha."""
 
 
 def _family(gate: service_gates.AnyGate, setup: Setup) -> Family:  # noqa: PLR0911  # one line for each kind
@@ -200,7 +200,7 @@ def _family(gate: service_gates.AnyGate, setup: Setup) -> Family:  # noqa: PLR09
 
 
 def _wrong(observation: Observation) -> str:
-    """What makes *observation* unusable, or nothing."""
+    """Why *observation* is unusable, or nothing."""
     if not math.isfinite(observation.at):
         return f"non-finite time: {observation.at!r}"
     for tally in filter(None, (observation.watched, observation.beside)):

@@ -1,4 +1,4 @@
-"""Gates without a test of chance: health of a service behind this one, a figure of Prometheus, kills, ejections."""
+"""Gates without a statistical test: health of a service behind this one, a Prometheus figure, kills, ejections."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lastgood.service import gates
 
 
 class Gauge(Family):
-    """A figure against a limit, against that of the arm beside it, or both. Within a window values are averaged, probes counted."""
+    """A figure compared with a limit, with the other arm's, or both. Within a window, values are averaged and probes counted."""
 
     unit = "probes"
     traffic = False
@@ -38,7 +38,7 @@ class Gauge(Family):
         return over_limit or bool(over_beside)
 
     def _beside_over(self, watched: Tally, beside: Tally | None) -> bool:
-        """Whether the arm beside it is over the limit as well, and the watched one not much above it."""
+        """Whether the other arm is over the limit as well, and the watched one not much above it."""
         if self._limit is None or not beside or not beside.n or _figure(beside) <= self._limit:
             return False
         return self._margin is None or _figure(watched) <= _figure(beside) + self._margin
@@ -81,7 +81,7 @@ class Gauge(Family):
 
 
 def _counted(tally: Tally) -> Tally:
-    """A value as one probe with that total; probes as they are. A probe that was kept without a value had the value 0."""
+    """A value as one probe with that total; probes unchanged. A stored probe without a value had the value 0."""
     if tally.value is None:
         return Tally(n=tally.n, total=float(tally.bad))
     return Tally(n=1, total=tally.value)
@@ -92,7 +92,7 @@ def _figure(tally: Tally) -> float:
 
 
 class Events(Family):
-    """Kills or ejections in a row so far, against the number at which the gate fails at once."""
+    """Consecutive kills or ejections so far, against the number at which the gate fails at once."""
 
     unit = "measurements"
     traffic = False
@@ -125,7 +125,7 @@ def downstream(gate: gates.Downstream, setup: Setup) -> Family:
 
 
 def query(gate: gates.Query, setup: Setup) -> Family:
-    """The family of a figure of Prometheus: alone, `margin` is added to what stable had before, if that is known."""
+    """The family of a Prometheus figure: in mode alone, `margin` is added to stable's earlier figure, if that is known."""
     if setup.mode == "compare":
         return Gauge(gate, setup, limit=gate.max, margin=gate.margin)
     if gate.max is not None:

@@ -1,8 +1,8 @@
-"""The persistence rule: over the threshold in so many windows in a row. The second opinion beside `eprocess`.
+"""The persistence rule: over the threshold in a number of windows in a row. The second test besides `eprocess`.
 
 A window of few requests is over a threshold by chance alone: one bad request of twenty is five percent. Five such windows in
 a row are then a matter of hours, on a healthy bundle. So a window of counts is over only if its figure is over the
-threshold *and* chance alone would seldom do that (`level`), which bounds false alarms without a word about traffic.
+threshold *and* that would rarely happen by chance (`level`), which bounds false alarms without an assumption about traffic.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ DAY_S = 86_400.0
 
 
 class Windows:
-    """Consecutive windows of *window_s*, aligned to *since*, each judged once, when the first observation after it comes.
+    """Consecutive windows of *window_s*, aligned to *since*, each judged once, on the first observation after its end.
 
-    An observation belongs to the window in which its `at` lies (the end of a window belongs to it); one whose `at` decreases
+    An observation belongs to the window that contains its `at` (the end of a window belongs to it); if its `at` decreases, it
     belongs to the current window. Windows with fewer than *window_min* requests of the watched arm, and windows that are missing
-    altogether, neither count nor break a row. `streak` windows in a row are over, in `shared` of them *also* holds.
+    altogether, neither count nor break a row. `streak` windows in a row are over; in `shared` of them, *also* holds.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Windows:
         self.last: bool | None = None
 
     def take(self, at: float, watched: Tally, beside: Tally | None) -> None:
-        """Put one observation into its window; closes the one before if it is over."""
+        """Add one observation to its window; closes the previous window if that has ended."""
         number = math.ceil((at - self._since) / self.window_s) - 1
         if number > self._number:
             self._close()
@@ -59,7 +59,7 @@ class Windows:
         return self.streak > 0 and 2 * self.shared >= self.streak
 
     def now(self) -> bool | None:
-        """The newest judgment: of the last full window, or of the first one while it is open."""
+        """The newest result: that of the last full window, or of the first one while it is open."""
         return self._over(self.watched, self.beside) if self.last is None and self.watched.n else self.last
 
     def _close(self) -> None:
@@ -73,7 +73,7 @@ class Windows:
 
 
 def level(alpha: float, *, window_s: float, persistence: int) -> float:
-    """How improbable each window must be so that a row of *persistence* comes by chance at most *alpha* times a day.
+    """How improbable each window must be so that a row of *persistence* occurs by chance at most *alpha* times a day.
 
     With independent windows, level ** persistence * windows in a day = alpha.
     """
@@ -81,7 +81,7 @@ def level(alpha: float, *, window_s: float, persistence: int) -> float:
 
 
 def tail(bad: int, n: int, p: float) -> float:
-    """Probability of *bad* or more of *n* at rate *p*; 1 if *bad* is no more than the mean, where nobody asks for it."""
+    """Probability of *bad* or more of *n* at rate *p*; 1 if *bad* is no more than the mean, where it is not needed."""
     if bad <= n * p:
         return 1.0
     if p <= 0:

@@ -11,17 +11,17 @@ from lastgood.gates.persistence import tail
 from lastgood.service import gates
 
 POOLED = 4
-"""Requests of each arm that make up one observation of two arms: enough that its split tells nearly all, few enough not to wait."""
+"""Requests of each arm in one two-arm observation: enough that its split carries nearly all information, few enough not to wait."""
 
 SLOW = 0.01
 """A 99th percentile is over its ceiling if more than one request in a hundred is slower."""
 
 SLOW_EXCLUDED = 0.02
-"""Share of slow requests that must be excluded for a pass; nothing short of endless traffic tells 1.0 % from 0.99 %."""
+"""Share of slow requests that must be excluded for a pass; only endless traffic could distinguish 1.0 % from 0.99 %."""
 
 
 class Arms:
-    """The evidence of requests that are put on an arm one by one: that a bad one more often belongs to the watched arm than its share."""
+    """Evidence from requests assigned to an arm one by one: that bad ones belong to the watched arm more often than its share."""
 
     def __init__(self, setup: Setup) -> None:
         self._boundary = setup.boundary
@@ -31,8 +31,8 @@ class Arms:
         self.wealth = Wealth(eprocess.RATIO_PRIOR, since=setup.since)
 
     def take(self, watched: Tally, beside: Tally, *, at: float, step: int) -> None:
-        """Take in what both arms did in one look."""
-        # stable's clumping: a candidate whose fault comes and goes must not thereby excuse itself
+        """Add what both arms did since the last look."""
+        # stable's clumping is used: a candidate with an intermittent fault must not excuse itself by it
         self._dispersion.take(at, beside.n, beside.bad)
         if self._pool.empty:
             self._factor = self._dispersion.factor
@@ -42,7 +42,7 @@ class Arms:
 
     @property
     def worse(self) -> bool:
-        """Whether the watched arm is worse beyond doubt."""
+        """Whether the evidence that the watched arm is worse has crossed its boundary."""
         return self.wealth.log_e >= self._boundary
 
 
@@ -56,7 +56,7 @@ class Excess:
         self.seen = EMPTY
 
     def take(self, tally: Tally, *, at: float, step: int) -> None:
-        """Take in what the arm did in one observation."""
+        """Add what the arm did in one observation."""
         self._dispersion.take(at, tally.n, tally.bad)
         if not tally.n:
             return
@@ -76,7 +76,7 @@ class Excess:
 
 
 class Ceiling(Family):
-    """One arm's rate of bad requests against a limit. Where a baseline arm serves too, an excess that it shares is not this arm's fault."""
+    """One arm's rate of bad requests against a limit. If a baseline arm serves too, an excess that both share is not this arm's fault."""
 
     def __init__(
         self, gate: gates.AnyGate, setup: Setup, *, limit: float, noun: str, excluded: float | None = None, compare: bool | None = None
@@ -107,9 +107,9 @@ class Ceiling(Family):
         return "persistence" if self._windows.failing else None
 
     def _excused(self) -> bool:
-        """Whether stable is over the limit too, by its evidence, its rate or its windows, and the watched arm not clearly worse.
+        """Whether stable is over the limit too, by its evidence, its rate or its windows, and the watched arm is not clearly worse.
 
-        Stable's plain rate counts as well: of two equally bad arms either may be the first whose evidence reaches the boundary.
+        Stable's plain rate counts as well: of two equally bad arms, either may be the first whose evidence reaches the boundary.
         """
         if not self._arms or self._arms.worse:
             return False
@@ -155,10 +155,10 @@ def latency(gate: gates.LatencyP99, setup: Setup) -> Family:
 
 
 def agreement(gate: gates.Agreement, setup: Setup) -> Family:
-    """The family of an agreement: the share of differing answers against what the gate leaves."""
+    """The family of an agreement: the share of differing answers against the share that the gate allows."""
     return Ceiling(gate, setup, limit=1 - gate.min, noun="share of differing answers", compare=False)
 
 
 def more(n: float, factor: float | None) -> int | None:
-    """How many more requests make *factor* times the *n* seen; None if no factor is enough."""
+    """How many more requests make *factor* times the *n* observed; None if no factor is enough."""
     return None if factor is None else round(n * factor - n)

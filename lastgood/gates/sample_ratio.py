@@ -1,4 +1,4 @@
-"""The gate on the split of traffic: if the proxy does not split as asked, no comparison means anything."""
+"""The gate on the traffic split: if the proxy does not split as configured, no comparison is meaningful."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SURER = 10.0
 
 
 class Split(Family):
-    """The share of the requests that the watched arm really gets, against the one asked for."""
+    """The watched arm's actual share of the requests against the configured one."""
 
     def __init__(self, gate: gates.SampleRatio, setup: Setup) -> None:
         self._gate = gate
@@ -24,7 +24,7 @@ class Split(Family):
         self._expected = 0.0
 
     def take(self, seen: Observation, *, step: int) -> None:
-        """Take in one observation; without a share asked for, or another arm, there is no split."""
+        """Add one observation; without a configured share, or another arm, there is no split."""
         n = seen.watched.n + (seen.beside.n if seen.beside else 0)
         if seen.beside is None or seen.share is None or not 0 < seen.share < 1 or not n:
             return

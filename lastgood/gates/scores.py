@@ -1,4 +1,4 @@
-"""Gates on the mean of a score, from blocks of rows: what happens together is not independent, so a block is one observation."""
+"""Gates on the mean of a score, from blocks of rows: simultaneous rows are not independent, so a block is one observation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lastgood.gates.persistence import normal_tail
 from lastgood.service import gates
 
 POOLED = 10
-"""Rows of each arm that make a block; fewer have a mean too skewed for a test that leans on symmetry."""
+"""Rows of each arm that make a block; with fewer, the mean is too skewed for a test that relies on symmetry."""
 
 
 class Scores(Family):
-    """The mean of a score: against the arm beside it, or against a limit. Inside, more is always worse."""
+    """The mean of a score: against the other arm, or against a limit. Internally, more is always worse."""
 
     unit = "rows"
 
@@ -46,14 +46,14 @@ class Scores(Family):
             self._block(*self._worse(*full), at=seen.at, step=step)
 
     def _worse(self, watched: Tally, beside: Tally) -> tuple[float, float]:
-        """By how much the watched mean is worse, and the number of rows that this is worth: the harmonic n_w n_b / (n_w + n_b)."""
+        """By how much the watched mean is worse, and its weight in rows: the harmonic n_w n_b / (n_w + n_b)."""
         mean = watched.total / watched.n
         if self._limit is not None:
             return self._sign * (mean - self._limit), watched.n
         return self._sign * (mean - beside.total / beside.n), watched.n * beside.n / (watched.n + beside.n)
 
     def _block(self, worse: float, rows: float, *, at: float, step: int) -> None:
-        """One block: its difference in units of a typical block's. The unit takes in the block's own size too, never its sign."""
+        """Add one block: its difference in units of a typical block's. The unit includes the block's own size too, never its sign."""
         self._blocks.add(worse, rows)
         beyond = worse - self._margin
         self._beyond += rows * beyond**2
@@ -129,7 +129,7 @@ def _mean(tally: Tally) -> float | None:
 
 
 def scores(gate: gates.Score, setup: Setup) -> Family:
-    """The family of a score: against stable, or alone against `limit`, or else against what stable had before and the margin."""
+    """The family of a score: against stable; or, alone, against `limit` or against stable's earlier mean and the margin."""
     if setup.mode == "compare":
         return Scores(gate, setup, limit=None)
     if gate.limit is not None:

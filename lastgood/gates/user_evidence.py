@@ -1,6 +1,6 @@
-"""Evidence of users with a key: each user counts once, and requests for as much as they are worth.
+"""Evidence from users with a key: each user counts once, and requests count for as much as they are worth.
 
-What does not belong here: requests without a key (`proportions`), what a gate says of it all (`error_rate`).
+What does not belong here: requests without a key (`proportions`), the gate's verdict on all of it (`error_rate`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from lastgood.service import gates
 
 
 class UserEvidence:
-    """The evidence of users with a key, each counted once, and how much their requests are worth."""
+    """The evidence from users with a key, each counted once, and the worth of their requests."""
 
     def __init__(self, gate: gates.ErrorRate, setup: Setup) -> None:
         self._margin = gate.margin
-        # Half of the rows of windows are for requests without a key.
+        # The other half of the alpha for rows of windows is for requests without a key.
         self._level = dataclasses.replace(setup, alpha=setup.alpha / 2).level(gate)
         self._chance = 0.0
         self._windows = setup.windows(gate, self._over)
@@ -30,7 +30,7 @@ class UserEvidence:
         self.seen = self.seen_beside = 0
 
     def take(self, users: Users, *, at: float, step: int) -> None:
-        """Take in what users did in one look."""
+        """Add what users did since the last look."""
         activity = self.groups.activity
         self._chance = more_active(users.share, activity)
         self.groups.take(users.groups, share=users.share)
@@ -40,7 +40,7 @@ class UserEvidence:
         self.seen, self.seen_beside = max(self.seen, users.seen), max(self.seen_beside, users.seen_beside)
 
     def _over(self, watched: Tally, beside: Tally | None) -> bool | None:
-        """Over the threshold by requests, and by users who fail for the first time, whose number is the `total`."""
+        """Over the threshold both by requests and by users who fail for the first time, whose number is the `total`."""
         if not beside or not beside.n or not watched.n:
             return None
         if watched.bad / watched.n <= beside.bad / beside.n + self._margin:
@@ -54,7 +54,7 @@ class UserEvidence:
 
     @property
     def failing(self) -> bool:
-        """Whether enough windows in a row were over."""
+        """Whether enough windows in a row were over, and more users failed on the watched arm than by chance."""
         return self._windows.failing and self.firsts.more
 
     @property
@@ -64,7 +64,7 @@ class UserEvidence:
 
     @property
     def story(self) -> str:
-        """What was counted, for people."""
+        """The counts, for people."""
         firsts, seen = self.firsts, f" of {self.seen:,}" if self.seen else ""
         return f"; {firsts.watched:,}{seen} users failed on it where {firsts.expected:,.1f} would be its share"
 
@@ -78,7 +78,7 @@ def both_arms(groups: Iterable[Group]) -> tuple[Tally, Tally]:
 
 
 def keyless(seen: Observation) -> tuple[Tally, Tally]:
-    """The requests of both arms that came without a key; all of them where requests are put on an arm one by one."""
+    """The requests of both arms that came without a key; all of them where each request is assigned to an arm individually."""
     beside = seen.beside or EMPTY
     if seen.users is None:
         return seen.watched, beside

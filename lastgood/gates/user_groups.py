@@ -1,7 +1,7 @@
-"""Rates of requests whose spread holds when users differ: sums by group of users instead of requests taken as independent.
+"""Rates of requests whose spread is valid when users differ: sums by group of users, not requests taken as independent.
 
-A user makes many requests, and what is bad for one of them is often bad for all. Users are put into groups by a hash, which are
-independent of each other, and the spread between groups says how many independent requests those of an arm are worth
+A user makes many requests, and if one of them is bad, often all are. Users are put into groups by a hash; the groups are
+independent of each other, and the spread between them shows how many independent requests those of an arm are worth
 (batch means over users; the delta method for ratios: Deng, Knoblich, Lu, Applying the delta method in metric analytics, 2018).
 
 What does not belong here: who failed first (`first_failures`), bounds on a rate (`confidence`).
@@ -23,18 +23,18 @@ class Arm:
         self.bad = [0] * GROUPS
 
     def add(self, group: int, n: int, bad: int) -> None:
-        """Take in some requests of the users of *group*."""
+        """Add some requests of the users of *group*."""
         self.n[group] += n
         self.bad[group] += bad
 
     @property
     def rate(self) -> float:
-        """Bad requests of all; 0 if there are none."""
+        """The fraction of bad requests; 0 if there are no requests."""
         return sum(self.bad) / max(sum(self.n), 1)
 
     @property
     def variance(self) -> float:
-        """Of the rate, by group; 0 before a second group."""
+        """Variance of the rate, estimated from the groups; 0 before a second group."""
         used = sum(n > 0 for n in self.n)
         if used < 2:
             return 0.0
@@ -45,14 +45,14 @@ class Arm:
 
     @property
     def effect(self) -> float:
-        """How many requests are worth one independent request (design effect), 1 at least."""
+        """How many requests are worth one independent request (design effect), at least 1."""
         rate, n = self.rate, sum(self.n)
         chance = rate * (1 - rate) / n if n else 0.0
         return max(1.0, self.variance / chance) if chance else 1.0
 
 
 class UserGroups:
-    """Both arms' requests by group of users, and what they say of users' activity. Constant memory."""
+    """Both arms' requests by group of users, and the users' relative activity. Constant memory."""
 
     def __init__(self) -> None:
         self.watched, self.beside = Arm(), Arm()
@@ -60,7 +60,7 @@ class UserGroups:
         self._expected_beside = [0.0] * GROUPS
 
     def take(self, groups: Iterable[Group], *, share: float) -> None:
-        """Take in one look; *share* of the users are the watched arm's."""
+        """Add one look; the watched arm has the fraction *share* of the users."""
         for seen in groups:
             self.watched.add(seen.group, seen.n, seen.bad)
             self.beside.add(seen.group, seen.n_beside, seen.bad_beside)
@@ -75,9 +75,9 @@ class UserGroups:
 
     @property
     def activity(self) -> float:
-        """How many times as many requests a user of the watched arm makes as one of the other; 1 while that cannot be told.
+        """How many times as many requests a user of the watched arm makes as one of the other; 1 while that is unknown.
 
-        Without the group that has most above its share: one user with very many requests is not an arm that draws more.
+        Excludes the group that is most above its share: one user with very many requests does not make an arm more active.
         """
         most = max(range(GROUPS), key=lambda group: self.watched.n[group] - self._expected[group])
         watched, expected = (sum(of) - of[most] for of in (self.watched.n, self._expected))

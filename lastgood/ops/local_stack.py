@@ -1,6 +1,6 @@
 """The stack on one machine: proxies, workers, the controller, and on request the Dagster and MLflow pages.
 
-Everything is started detached and survives the command, the terminal and each other. `up` twice is `up` once.
+Everything is started detached and survives the command, the terminal and each other. `up` is idempotent.
 
 What does not belong here: stacks of several machines, deciding what serves.
 """
@@ -40,7 +40,7 @@ QUIET = {
     "GX_ANALYTICS_ENABLED": "false",
     "DAGSTER_DISABLE_TELEMETRY": "1",
 }
-"""Nothing we start calls home, and one thread per process is faster on a busy machine."""
+"""None of the started programs phones home, and one thread per process is faster on a busy machine."""
 
 READY_S = 120.0
 """Dagster's page takes 11 s to come up on an idle machine and a minute on a busy one."""
@@ -54,11 +54,11 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 BRINGS_UP_S = 60.0
-"""Seconds for which `up` waits at most for what is in progress, such as a worker that is still loading."""
+"""The most seconds that `up` waits for work in progress, such as a worker that is still loading."""
 WORTH_SAYING_S = 2.0
-"""Seconds of waiting after which a person wants to know what for."""
+"""Seconds of waiting after which the reason is reported."""
 LEAVES_S = 2.0
-"""Seconds in which a controller that continues for others releases a service that is taken down."""
+"""Seconds that a controller which keeps running for others has to release a service that is taken down."""
 
 
 def known_services(settings: Settings) -> list[str]:
@@ -67,13 +67,13 @@ def known_services(settings: Settings) -> list[str]:
 
 
 def known_here(settings: Settings) -> list[str]:
-    """The services of the project folder, and those that were brought up here before, by name."""
+    """The services of the project folder, and those brought up on this machine before, by name."""
     ran = [folder.name for folder in (settings.home / "run").glob("*") if folder.is_dir()]
     return sorted({*known_services(settings), *ran})
 
 
 def check_names(settings: Settings, names: Sequence[str], *, among: Sequence[str]) -> None:
-    """Raise NotFound, naming what there is, if one of *names* is not *among* the services here, or if there is none at all."""
+    """Raise NotFound, listing what exists, if one of *names* is not *among* the services here, or if there are none."""
     if not names:
         raise errors.NotFound(
             f"no services in {settings.services} (home {settings.home}); change to the project's folder with 'cd', "
@@ -87,11 +87,11 @@ def check_names(settings: Settings, names: Sequence[str], *, among: Sequence[str
 
 
 def up(settings: Settings, *, names: list[str], say: Say) -> list[Receipt]:
-    """Start what is not running: proxy and workers of each service, then the controller. Returns what the layers say.
+    """Start what is not running: the proxy and workers of each service, then the controller. Returns the layers' receipts.
 
-    A service that cannot be brought up keeps no other one down; what this call has started of it is stopped again, and the
-    controller is started only if something is up that it could look after. With the ledger missing the proxies still start
-    from their last good configuration. What was wrong is raised at the end.
+    A service that cannot be brought up does not keep the others down; what this call has started of it is stopped again, and the
+    controller is started only if there is a service for it to look after. If the ledger is missing, the proxies still start
+    from their last good configuration. Errors are raised at the end.
     """
     receipts: list[Receipt] = []
     troubles: list[errors.LastgoodError] = []
@@ -107,7 +107,7 @@ def up(settings: Settings, *, names: list[str], say: Say) -> list[Receipt]:
             if skew_s:
                 say(f"  {'clock':<15} accepted   it was set by {skew_s:+.0f} s; lastgood uses it from now on")
             for name in names:
-                # One service that cannot be brought up keeps no other one down.
+                # One service that cannot be brought up does not keep the others down.
                 ran = _runs(settings, name)
                 try:
                     receipts += [_report(say, receipt) for receipt in _newest(ctx, name)]
@@ -131,9 +131,9 @@ def up(settings: Settings, *, names: list[str], say: Say) -> list[Receipt]:
 
 
 def _check_configurations(settings: Settings, names: Sequence[str], *, say: Say) -> list[errors.LastgoodError]:
-    """What is wrong with the service.yaml of *names*, told; raised where nothing else says how to serve.
+    """The errors in the service.yaml of *names*, each also reported; raised where no frozen configuration can be used instead.
 
-    What serves does so by the configuration frozen in its bundle, and goes on doing so beside a broken file.
+    A running service uses the configuration frozen in its bundle, and continues to do so when the file is broken.
     """
     broken: list[errors.LastgoodError] = []
     for name in names:
@@ -154,17 +154,17 @@ def _released(settings: Settings, name: str) -> bool:
     except errors.NotFound:
         return False
     except errors.LastgoodError:
-        return True  # the ledger does not answer: then the proxy serves what it served last
+        return True  # the ledger does not answer: the proxy then serves what it served last
 
 
 def _runs(settings: Settings, name: str) -> bool:
-    """Whether anything of *name* runs here."""
+    """Whether any process of *name* is running on this machine."""
     folders = (settings.envoy(name), settings.run(name))
     return any(system_processes.running(folder) for folder in folders if folder.is_dir())
 
 
 def _undo(settings: Settings, name: str, *, parked: bool) -> None:
-    """Stop what was started of a service that could not be brought up; it is then as it was."""
+    """Stop what was started of a service that could not be brought up, which restores its earlier state."""
     _shut_down(settings, name, say=lambda _: None)
     if parked:
         settings.parked(name).parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def _undo(settings: Settings, name: str, *, parked: bool) -> None:
 
 
 def _shut_down(settings: Settings, name: str, *, say: Say) -> None:
-    """Stop the layers of *name* that are processes here, traffic first; says of each what that cut off."""
+    """Stop the layers of *name* that are processes on this machine, traffic first; reports what each of them cut off."""
     layers = reconcile.build(settings, name)
     for layer in [layers[kind] for kind in ("traffic", "infrastructure") if kind in layers]:
         with _told_if_long(say, f"  {name} {layer.name}: waiting for requests in flight to be answered; press Ctrl-C to stop waiting"):
@@ -182,7 +182,7 @@ def _shut_down(settings: Settings, name: str, *, say: Say) -> None:
 
 
 def _end_frozen_controller(settings: Settings, *, say: Say) -> None:
-    """End a controller that is frozen, before the ledger is opened: it may hold the ledger's lock."""
+    """End a frozen controller before the ledger is opened: it may hold the ledger's lock."""
     life = heartbeat.controller_health(settings)
     if life is None or not life.frozen:
         return
@@ -192,12 +192,12 @@ def _end_frozen_controller(settings: Settings, *, say: Say) -> None:
 
 
 def _end(frozen: heartbeat.ControllerHealth) -> None:
-    """Safe at any moment: whatever it was about to commit is fenced by its lease."""
+    """Safe at any moment: a commit that it was about to make is fenced by its lease."""
     system_processes.stop(frozen.record, grace_s=0.0 if frozen.stopped else 2.0)
 
 
 def start_controller(settings: Settings) -> system_processes.Record:
-    """The running controller; started if there is none, and in the place of one that is frozen. Safe to call from several commands at once."""
+    """The running controller; started if there is none, or to replace one that is frozen. Safe to call from several commands at once."""
     folder = settings.home / "run"
     with system_processes.locked(folder / "controller.lock", wait_s=10.0):
         running = heartbeat.controller_health(settings)
@@ -212,7 +212,7 @@ def start_controller(settings: Settings) -> system_processes.Record:
 
 
 def down(settings: Settings, *, names: list[str], keep_serving: bool, say: Say) -> None:
-    """Stop the proxies and workers of *names*, unless *keep_serving*; and the controller and pages if no other service is up."""
+    """Stop the proxies and workers of *names*, unless *keep_serving*; also the controller and pages if no other service is up."""
     others = [name for name in known_services(settings) if name not in names and _is_up(settings, name)]
     for name in ("controller", "dagster", "mlflow") if not others else ():
         record = system_processes.find_running(settings.home / "run" / f"{name}.json")
@@ -233,7 +233,7 @@ def down(settings: Settings, *, names: list[str], keep_serving: bool, say: Say) 
 
 @contextlib.contextmanager
 def _told_if_long(say: Say, text: str) -> Iterator[None]:
-    """Say *text* if the block takes long."""
+    """Call *say* with *text* if the block takes long."""
     timer = threading.Timer(WORTH_SAYING_S, say, [text])
     timer.daemon = True
     timer.start()
@@ -244,19 +244,19 @@ def _told_if_long(say: Say, text: str) -> Iterator[None]:
 
 
 def _say_gone(settings: Settings, service: str) -> None:
-    """This host has no workers any more: nobody has to wait until it has been silent for long. Creates nothing."""
+    """Report that this host has no workers any more, so that nobody waits for its silence to time out. Creates nothing."""
     with contextlib.suppress(errors.LastgoodError), ledgers.connect(settings.ledger_url) as book:
         if any(row.host == readiness.host(settings) for row in book.readiness(service)):
             book.report_readiness(service, host=readiness.host(settings), seen={}, now=clock.now())
 
 
 def _is_up(settings: Settings, service: str) -> bool:
-    """Whether *service* was brought up here and not down since."""
+    """Whether *service* was brought up on this machine and not taken down since."""
     return settings.run(service).is_dir() and not settings.parked(service).exists()
 
 
 def check_pages(settings: Settings, *, dagster_port: int, mlflow_port: int) -> None:
-    """Raise UsageError if a page that does not run yet could not be opened: its program is missing or its port is taken."""
+    """Raise UsageError if a page that is not running could not be opened: its program is missing or its port is taken."""
     if dagster_port == mlflow_port:
         raise errors.UsageError(f"both web pages would use port {dagster_port}; choose another port with --dagster-port or --mlflow-port")
     for name, port in (("dagster", dagster_port), ("mlflow", mlflow_port)):
@@ -266,7 +266,7 @@ def check_pages(settings: Settings, *, dagster_port: int, mlflow_port: int) -> N
 
 
 def open_pages(settings: Settings, *, dagster_port: int, mlflow_port: int, say: Say) -> dict[str, str]:
-    """Start the Dagster and MLflow pages on loopback; returns their addresses once they answer."""
+    """Start the Dagster and MLflow pages on loopback; returns their addresses once they respond."""
     home = settings.project
     dagster = [_script("dagster"), "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(dagster_port)]
     mlflow = [
@@ -292,14 +292,14 @@ def open_pages(settings: Settings, *, dagster_port: int, mlflow_port: int, say: 
 
 
 def _make_dagster_tables(script: str, env: Mapping[str, str]) -> None:
-    """Once, before its processes start: several that find an empty home at the same time damage it for good."""
+    """Once, before its processes start: several that find an empty home at the same time damage it permanently."""
     done = subprocess.run([script, "instance", "migrate"], env=dict(env), capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise errors.Unavailable(f"Dagster cannot prepare {env['DAGSTER_HOME']}: {done.stderr.strip()[-400:]}; correct its dagster.yaml")
 
 
 def _newest(ctx: release.Context, name: str) -> list[Receipt]:
-    """Bring *name* up as the ledger has it, once more for each change that a running controller commits meanwhile."""
+    """Bring *name* up as the ledger requires, again for each change that a running controller commits meanwhile."""
     receipts: list[Receipt] = []
     revision = -1
     while True:
@@ -369,7 +369,7 @@ def _wait_for_port(port: int, *, name: str, log: Path) -> None:
 
 
 def processes(settings: Settings) -> Mapping[str, int | None]:
-    """The pids of the control plane, None where it does not run."""
+    """The pids of the control plane, None for those that are not running."""
     names = ("controller", "dagster", "mlflow")
     found = {name: system_processes.find_running(settings.home / "run" / f"{name}.json") for name in names}
     return {name: record.pid if record else None for name, record in found.items()}

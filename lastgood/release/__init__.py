@@ -1,7 +1,7 @@
 """The verbs: each is a guard, one decision of the pure core, and one ledger transaction.
 
-A verb returns as soon as the ledger has committed; making the layers follow is `lastgood.release.convergence`.
-Nothing here loads a heavy library: this is the path that has to work at 3 AM.
+A verb returns as soon as the ledger has committed; `lastgood.release.convergence` makes the layers follow.
+Nothing here imports a heavy library: this code path has to work at 3 AM.
 
 What does not belong here: rules (`core`), SQL (`ledger`), how a layer is changed (`layers`).
 """

@@ -1,11 +1,12 @@
-"""A release under way, taken one step further: by the controller, or by a command that waits for it.
+"""One step of a release in progress, taken by the controller or by a command that waits for the release.
 
-Each function looks at the ledger, decides on what it is told about the world (ready workers, verdicts of the gates), and
-commits one event at most. What a caller tells about the world is what the hosts say in the ledger (`hosts.readiness`), never what it
-sees itself; and it proves with a *fence* that it is the one who decides (`hosts.lease`). So a host that cannot start or reach a
-worker, or has been frozen for a while, moves nothing.
+Each function reads the ledger, decides on the observations it is given (ready workers, gate verdicts), and
+commits at most one event. Callers pass what all hosts report in the ledger (`hosts.readiness`), never what they
+see themselves, and prove with a *fence* that they hold the lease (`hosts.lease`). A host that cannot start or reach a
+worker, or was frozen for a while, therefore moves nothing.
 
-What does not belong here: measuring (`analysis.run`), deciding (`analysis.policy`, `core`), what a person asks for (`promotion`, `rollback`, `holds`).
+What does not belong here: measuring (`analysis.run`), deciding (`analysis.policy`, `core`), a person's requests
+(`promotion`, `rollback`, `holds`).
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ def advance(
     unknown: Collection[str] = (),
     fence: ledger.Fence | None = None,
 ) -> release.Committed | None:
-    """Take the release in flight one step further, or back, if that is due; None if there is nothing to do.
+    """Advance the release in flight by one step, or roll it back, if that is due; None if there is nothing to do.
 
-    *ready* names the arms whose workers are ready, *unknown* those of which nobody knows; *verdicts* are what the gates say, measured at revision
-    *judged_at*: if the service has moved on since, they are not used. *trouble* is what the workers' layer last complained
-    of. Safe to call from several processes: one wins.
+    *ready* names the arms whose workers are ready, *unknown* those whose readiness is unknown. *verdicts* are the gates' verdicts, measured
+    at revision *judged_at*; they are ignored if the service has moved on since. *trouble* is the latest complaint of the workers'
+    layer. Safe to call from several processes: one wins.
     """
     state = ctx.ledger.state(service)
     if judged_at is not None and judged_at != state.revision:
@@ -49,9 +50,9 @@ def advance(
         if state.phase not in ("preparing", "baking"):
             return None
     if state.phase in ("shadow", "canary") and judged_at is None:
-        return None  # whoever has measured nothing decides nothing
+        return None  # without measurements there is no decision
     service_ = context.judged_by(ctx, state)
-    # A clock that is not this machine's own knows nothing of when that was off.
+    # A clock other than this machine's cannot tell when the machine was off.
     unwatched_s = clock.unwatched_s(state.phase_since or 0.0) if ctx.clock is clock.now else 0.0
     decision = policy.decide(
         state,
@@ -80,7 +81,7 @@ def verify(
     actor: str,
     fence: ledger.Fence | None = None,
 ) -> release.Committed | None:
-    """Close the measurement after a step back if it can be told whether that helped, or its time is over; None before."""
+    """End the measurement of a recovery once it has a result, or once its time is over; None before."""
     state = ctx.ledger.state(service)
     decision = policy.verify(state, verdicts, now=ctx.clock())
     if decision is None:
@@ -96,11 +97,11 @@ def go_on_back(
     actor: str,
     fence: ledger.Fence | None = None,
 ) -> release.Committed | None:
-    """Take one more step back if the target of the newest rollback did not get ready in its time; None if it is not due.
+    """Roll back once more if the target of the newest rollback did not become ready in time; None if that is not due.
 
-    The bundle that was left stays in traffic until a target is ready, so this must not wait for a person. It goes only to a
-    bundle that is warm by *view*: to another one traffic could not follow either. Raises NotAllowed if there is none: then a
-    person has to be told.
+    The bundle that was left keeps its traffic until a target is ready, so this must not wait for a person. Only a bundle that is
+    warm according to *view* is eligible, because traffic could not follow to any other. Raises NotAllowed if there is none: then a
+    person has to be paged.
     """
     state = ctx.ledger.state(service)
     if state.stable is None or view.word(state.stable) != "not ready" or state.phase != "idle" or state.revision == 0:
@@ -132,9 +133,9 @@ def _commit(
     *,
     pages: tuple[Paged, ...] = (),
 ) -> release.Committed | None:
-    """Commit what was decided on *state*, with its *pages*; None if somebody was faster, or if a rule says that it is done already.
+    """Commit the decision made on *state*, with its *pages*; None if another process was faster, or if a rule says that it is done already.
 
-    Then nobody is paged: what still holds is found again at the next look.
+    In that case nobody is paged: a cause that persists is found again at the next look.
     """
     event = decision.event
     with contextlib.suppress(errors.Conflict, errors.NothingToDo):
@@ -148,14 +149,14 @@ def _commit(
             if state.hold is not None:
                 _tell(ctx, state, (*pages, *_stranded(state, decision, error)), fence=request.fence)
                 return None
-            # Nothing to go back to: a person has to know, and nothing new may come on top meanwhile.
+            # No rollback target: a person has to know, and no new release may start meanwhile.
             held = SetHold(reason=f"{decision.reason}; {error}", actor="lastgood", gate=decision.verdicts[0].gate, stranded=True)
             return release.commit(ctx, state, held, dataclasses.replace(request, reason=held.reason), verb="hold", pages=pages)
     return None
 
 
 def _tell(ctx: release.Context, state: State, pages: tuple[Paged, ...], *, fence: ledger.Fence | None) -> None:
-    """Leave *pages* that go with no change, each once; none by a host that no longer decides for the service."""
+    """Store *pages* that accompany no change, each once; none if this host no longer decides for the service."""
     for page in pages:
         with contextlib.suppress(errors.Conflict):
             ctx.ledger.page(
@@ -171,7 +172,7 @@ def _tell(ctx: release.Context, state: State, pages: tuple[Paged, ...], *, fence
 
 
 def _stranded(state: State, decision: policy.Decision, error: errors.NotAllowed) -> tuple[Paged, ...]:
-    """The page that what serves is bad and nothing is left to go back to; none if the service is held for that very reason."""
+    """The page that the serving bundle is bad and no rollback target is left; none if the service is held for that very reason."""
     if state.hold is not None and state.hold.gate == decision.verdicts[0].gate:
         return ()
     summary = f"{state.service}: {decision.reason}; {error}"
@@ -179,7 +180,7 @@ def _stranded(state: State, decision: policy.Decision, error: errors.NotAllowed)
 
 
 def _signals(state: State, service: schema.Service, verdicts: policy.Verdicts) -> tuple[Paged, ...]:
-    """The pages of failed signals that put no hold on the release: once for each rollout, or for what serves."""
+    """Pages for failed signals that do not hold the release: once per rollout, or once for the serving bundle."""
     waits = (
         f"{short(state.candidate)} does not advance until it passes" if state.candidate else f"{short(state.stable or '')} keeps serving"
     )
@@ -197,11 +198,11 @@ def _signals(state: State, service: schema.Service, verdicts: policy.Verdicts) -
 
 
 def _is_only_told(gate: gates.AnyGate, verdict: base.Verdict) -> bool:
-    """Whether it is a failed signal that passes by itself, so that no person is asked."""
+    """Whether it is a failed signal that clears by itself, so that no person has to decide."""
     return verdict.kind == "signal" and verdict.outcome == "fail" and gate.resume != "person"
 
 
 def _request(decision: policy.Decision, *, ready: Collection[str], trouble: str, actor: str, fence: ledger.Fence | None) -> release.Request:
-    """What is decided without a person: why, on which evidence, and by whose lease."""
+    """The request of an automatic decision: its reason, its evidence, and the lease it was made under."""
     evidence = {"ready": sorted(ready), "trouble": trouble, "verdicts": [verdict.to_json() for verdict in decision.verdicts]}
     return release.Request(actor=actor, reason=decision.reason, automatic=True, evidence=evidence, fence=fence)

@@ -1,9 +1,11 @@
-"""A verb carried out whole: the guard, the commit, then the layers that follow, and what is done, layer by layer.
+"""A verb carried out from start to finish: guard, commit, convergence of the layers, and the outcome layer by layer.
 
-`carry_out` is the one place where this is put together, for the command line, the Dagster jobs and the drift decision. Traffic is moved by the command itself, at once, so that a rollback needs no controller. The slower layers are
-the controller's; with the controller dead the command also looks after the workers, and says what is left undone.
+`carry_out` is the one place where these are composed, for the command line, the Dagster jobs and the drift decision. The command
+moves traffic itself, at once, so that a rollback needs no controller. The slower layers are the controller's; if the controller is
+dead, the command also looks after the workers and reports what is left undone.
 
-What does not belong here: deciding anything (`core`), what each verb checks (`promotion`, `rollback`, `holds`), the endless loop (`controller`).
+What does not belong here: deciding anything (`core`), what each verb checks (`promotion`, `rollback`, `holds`), the endless loop
+(`controller`).
 """
 
 from __future__ import annotations
@@ -36,16 +38,16 @@ log = logging.getLogger("lastgood.converge")
 
 STEP_S = 0.05
 HERE = ("infrastructure", "traffic")
-"""Layers that a command can converge itself: their adapters are light."""
+"""Layers that a command can converge itself, because their adapters are light."""
 
 Progress = Callable[[Receipt], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a change came to. `receipts` has one answer per configured layer; times are milliseconds.
+    """The outcome of a change. `receipts` has one receipt per configured layer; times are milliseconds.
 
-    `traffic_ms` runs from the commit until the proxy has acknowledged the new routes, None if it has not.
+    `traffic_ms` runs from the commit until the proxy has acknowledged the new routes; None if it has not.
     """
 
     service: str
@@ -57,11 +59,11 @@ class Outcome:
     traffic_ms: float | None
     total_ms: float
     warnings: tuple[str, ...] = ()
-    """What a person should know of how it went, one sentence each with its remedy."""
+    """What a person should know about the outcome, one sentence each with its remedy."""
 
     @property
     def requests(self) -> RequestsInFlight:
-        """What became of the requests in flight on the workers that leave, as far as it is known by now."""
+        """What became of the requests in flight on the leaving workers, as far as known."""
         told = next((receipt for receipt in self.receipts if receipt.layer == "infrastructure"), None)
         return receipts.requests(told, since=self.revision.number)
 
@@ -75,17 +77,17 @@ class Outcome:
 
     @property
     def serving(self) -> dict[str, float] | None:
-        """Which bundles get requests, in percent, as the proxy said after the change; None if it did not say."""
+        """The bundles that get requests, in percent, as reported by the proxy after the change; None if it did not report."""
         return receipts.serving({receipt.layer: receipt for receipt in self.receipts})
 
     @property
     def under_way(self) -> bool:
-        """Whether a candidate is still on its way; the controller goes on with it."""
+        """Whether a candidate is still being released; the controller continues with it."""
         return self.after.candidate is not None
 
     @property
     def undo(self) -> str | None:
-        """The exact command that takes this change back; None if it is for good or changed nothing that serves."""
+        """The exact command that undoes this change; None if it cannot be undone or changed nothing that serves."""
         if self.before.stable == self.after.stable or self.before.stable is None:
             return None
         if self.verb == "promote":
@@ -98,7 +100,7 @@ class Outcome:
         return f"{held}lastgood promote {self.service} {old} --override-quarantine --reason 'undo revision {self.revision.number}'"
 
     def to_json(self) -> dict[str, Any]:
-        """The stable form that `--json` prints."""
+        """The stable form printed by `--json`."""
         return {
             "schema": "lastgood.outcome/v1",
             "service": self.service,
@@ -125,13 +127,13 @@ class Outcome:
 
 
 def controller_record(settings: Settings) -> system_processes.Record | None:
-    """The controller's process, None if none runs or it is frozen: then nobody does its work."""
+    """The controller's process; None if none is running or it is frozen, so that its work is not being done."""
     life = heartbeat.controller_health(settings)
     return life.record if life is not None and not life.frozen else None
 
 
 class Verb(Protocol):
-    """One verb of `release`, complete but for who asks."""
+    """One verb of `release`, complete except for the request."""
 
     def __call__(self, ctx: release.Context, service: str, *, request: release.Request) -> release.Committed | None:
         """Decide and commit; None if it is done already."""
@@ -139,14 +141,14 @@ class Verb(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Promotion:
-    """The verb that releases `bundle`; carrying it out lasts until its cut-over. See `release.propose`."""
+    """The verb that releases `bundle`; it is carried out once the cut-over is done. See `release.propose`."""
 
     bundle: str
     override: str | None = None
     way: release.PhaseOverride = release.OWN
 
     def __call__(self, ctx: release.Context, service: str, *, request: release.Request) -> release.Committed | None:
-        """Make the bundle the candidate. Raises Unavailable if it has phases to pass and no controller runs to measure them."""
+        """Make the bundle the candidate. Raises Unavailable if it has phases to pass and no controller is running to measure them."""
         _check_measured(ctx, ctx.ledger.state(service, about=(self.bundle,)), self.bundle, way=self.way)
         return release.propose(ctx, service, self.bundle, request, override=self.override, way=self.way)
 
@@ -161,14 +163,14 @@ def carry_out(
     progress: Progress = lambda receipt: None,
     began: float | None = None,
 ) -> Outcome:
-    """What came of *verb*: guard, decision, transaction, and the layers that follow. Whoever changes a service does it by this.
+    """The outcome of *verb*: guard, decision, transaction, and convergence of the layers. Every change of a service goes through here.
 
-    Returns when every layer has followed or *wait_s* seconds are over; the controller goes on by itself. Raises Conflict, before anything
-    else is looked at, if the service is not at the revision that *request* expects. *began* is `time.perf_counter()` of the command's start.
+    Returns when every layer has followed or *wait_s* seconds are over; the controller continues on its own. Raises Conflict, before any
+    other check, if the service is not at the revision that *request* expects. *began* is `time.perf_counter()` at the start of the command.
 
-    A Promotion blocks until the cut-over; with phases before it, for *wait_s* seconds at most. Asking again for the same bundle resumes
-    where it was. It raises PromotionFailed if the workers do not become ready within the service's own limit, GateFailed if a gate takes
-    the candidate out: then stable was not touched.
+    A Promotion blocks until the cut-over; if it has phases to pass first, for at most *wait_s* seconds. Repeating it for the same bundle
+    resumes where it was. It raises PromotionFailed if the workers do not become ready within the service's own limit, and GateFailed if a
+    gate rejects the candidate, in which case stable was not touched.
     """
     began = time.perf_counter() if began is None else began
     before = ctx.ledger.state(service)
@@ -196,14 +198,14 @@ def promote(
     way: release.PhaseOverride = release.OWN,
     wait_s: float = 60.0,
 ) -> Outcome:
-    """Release *digest* where nobody has seen a plan, as after a build; see `carry_out`."""
+    """Release *digest* when nobody has reviewed a plan, as after a build; see `carry_out`."""
     request = release.Request(actor=actor, reason=reason, expected=expected)
     return carry_out(ctx, service, Promotion(bundle=digest, way=way), request, wait_s=wait_s)
 
 
 @contextlib.contextmanager
 def _layers_of(ctx: release.Context, service: str) -> Iterator[Mapping[str, base.Layer]]:
-    """The layers of *service*, opened and looked at before a commit, so that nothing has to be loaded after it."""
+    """The layers of *service*, opened and observed before a commit, so that nothing has to be loaded after it."""
     layers = reconcile.build(ctx.settings, service)
     try:
         state = ctx.ledger.state(service)
@@ -228,9 +230,9 @@ def _until_cut_over(
     actor: str,
     deadline: float,
 ) -> release.Committed:
-    """Drive the release to its cut-over, or find that the controller has done so; or where it is at *deadline*, if phases are left.
+    """Drive the release to its cut-over, or see that the controller has; if phases are left at *deadline*, return where it is.
 
-    The workers of this host are looked after, and the ledger is told which are ready; whoever has the lease decides.
+    This host's workers are looked after, and the ledger records which are ready; the holder of the lease decides.
     """
     processes = layers.get("infrastructure")
     name, holder = lease.lease_name(service), lease.holder(ctx.settings)
@@ -260,12 +262,12 @@ def _until_cut_over(
 
 
 def _look_after(ctx: release.Context, state: State, processes: base.Layer | None) -> readiness.View:
-    """Bring this host's workers a step further and put into the ledger which are ready; what all hosts say then."""
+    """Reconcile this host's workers once and record in the ledger which are ready; returns what all hosts report then."""
     now = ctx.clock()
     if isinstance(processes, base.Processes):
         wanted = desired_state.read(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
         _report(ctx, wanted.name, reconcile.attempt(processes, wanted))
-        with contextlib.suppress(base.LayerError):  # who cannot ask says nothing
+        with contextlib.suppress(base.LayerError):  # a host that cannot observe its workers reports nothing
             seen = base.readiness_of(processes)
             return readiness.report(
                 ctx.ledger,
@@ -280,12 +282,12 @@ def _look_after(ctx: release.Context, state: State, processes: base.Layer | None
 
 
 def _check_measured(ctx: release.Context, state: State, digest: str, *, way: release.PhaseOverride) -> None:
-    """Raise Unavailable if *digest* has phases to pass and nobody would measure them."""
+    """Raise Unavailable if *digest* has phases to pass and no process would measure them."""
     if state.candidate == digest or controller_record(ctx.settings) is not None:
         return
     if ctx.ledger.lease_holder(lease.lease_name(state.service), now=ctx.clock()) is not None:
-        return  # a controller of another host
-    with contextlib.suppress(errors.NotFound, errors.Damaged):  # the proposal itself says what is wrong
+        return  # a controller on another host
+    with contextlib.suppress(errors.NotFound, errors.Damaged):  # the proposal itself reports the fault
         frozen = frozen_service.read(ctx.ledger.bundle(digest), store=ctx.store)
         if frozen is not None and release.chain_of(state, digest, frozen, way=way):
             raise errors.Unavailable(
@@ -299,7 +301,7 @@ def _found_done(ctx: release.Context, state: State) -> release.Committed:
 
 
 def _not_taken_over(ctx: release.Context, service: str, digest: str) -> errors.LastgoodError:
-    """The error that fits the revision by which *digest* stopped being the candidate."""
+    """The error that matches the revision by which *digest* ceased to be the candidate."""
     last = next(r for r in ctx.ledger.history(service, limit=20) if r.state.candidate != digest and r.verb != "verified")
     what = f"bundle {manifest.short(digest)!r} did not become stable: revision {last.number} by {last.actor}, {last.verb}: {last.reason}"
     if last.verb == "rollback" and any(mark.bundle == digest for mark in last.marks) and last.evidence.get("verdicts"):
@@ -319,7 +321,7 @@ def _make_layers_follow(
     wait_s: float,
     progress: Progress,
 ) -> Outcome:
-    """Make the layers follow a change that is committed."""
+    """Make the layers follow a committed change."""
     flipped = time.perf_counter()
     state = committed.revision.state
     wanted = desired_state.read(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings)
@@ -346,7 +348,7 @@ def _make_layers_follow(
 def _flip(
     ctx: release.Context, wanted: base.Desired, *, layers: Mapping[str, base.Layer], deadline: float, progress: Progress
 ) -> dict[str, Receipt]:
-    """Move the traffic now; only if no worker is ready for it, start one first."""
+    """Move the traffic now; start a worker first only if none is ready for it."""
     answers: dict[str, Receipt] = {}
     traffic, processes = layers.get("traffic"), layers.get("infrastructure")
     if traffic is None:
@@ -395,11 +397,11 @@ def _wait_for_others(
 
 
 def _slow(ctx: release.Context, wanted: base.Desired) -> tuple[str, ...]:
-    """That the warm-up of the bundle that was promoted took longer than a try has, if its worker said so."""
+    """A warning that the warm-up of the promoted bundle took longer than one try may take, if its worker reported so."""
     digest = wanted.candidate or wanted.stable
     told = receipts.read(ctx.settings.run(wanted.name) / "layers").get("infrastructure")
     workers = told.facts.get("workers") if told else None
-    worker = workers.get(digest) if isinstance(workers, Mapping) else None  # an adapter may tell less of them
+    worker = workers.get(digest) if isinstance(workers, Mapping) else None  # an adapter may report fewer details
     measured = worker.get("warm_up_s") if isinstance(worker, Mapping) else None
     if measured is None and digest is not None:
         measured = warm_ups.read(ctx.settings.run(wanted.name), digest)
@@ -407,7 +409,7 @@ def _slow(ctx: release.Context, wanted: base.Desired) -> tuple[str, ...]:
 
 
 def slow_warnings(ctx: release.Context, serving: schema.Service | None, digest: str, *, warm_up_s: float | None) -> list[str]:
-    """What is wrong with the time limits for bundle *digest*: by its own settings, and by those of the one *serving* while that has the routes."""
+    """Problems with the time limits for *digest*: by its own settings, and by those of the *serving* bundle while that has the routes."""
     own = None
     with contextlib.suppress(errors.NotFound, errors.Damaged):
         own = frozen_service.read(ctx.ledger.bundle(digest), store=ctx.store)
@@ -436,9 +438,9 @@ def _lagging(ctx: release.Context, wanted: base.Desired, name: str, *, alive: bo
 
 
 def _write_receipt(ctx: release.Context, outcome: Outcome, *, actor: str) -> None:
-    """Put the receipt into the audit trail, and sign a checkpoint of it.
+    """Write the receipt into the audit trail, and sign a checkpoint of it.
 
-    The change itself is long committed: a disk that is full by now must not turn a done rollback into a failed command.
+    The change itself is already committed: a disk that has filled up since must not turn a completed rollback into a failed command.
     """
     body = {
         "revision": outcome.revision.number,

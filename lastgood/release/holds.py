@@ -1,4 +1,4 @@
-"""Stopping all releases of a service, and letting them go on."""
+"""Holding all releases of a service, and releasing the hold."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from lastgood.release.transaction import Committed, commit
 
 
 def hold(ctx: Context, service: str, request: Request) -> Committed:
-    """No releases of *service* from now on; rollbacks pass."""
+    """Hold *service*: no releases from now on; rollbacks are still possible."""
     event = SetHold(reason=request.reason, actor=request.actor)
     return commit(ctx, ctx.ledger.state(service), event, request, verb="hold")
 
 
 def release_hold(ctx: Context, service: str, request: Request) -> Committed:
-    """Releases of *service* are allowed again."""
+    """Release the hold of *service*: releases are allowed again."""
     return commit(ctx, ctx.ledger.state(service), ReleaseHold(), request, verb="release-hold")

@@ -1,4 +1,4 @@
-"""Proposing a bundle, letting it through an approval, passing over its phases."""
+"""Proposing a bundle, approving it, skipping its phases."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lastgood.service import strategy as strategies
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PhaseOverride:
-    """How a bundle is to take over, where its own strategy is not wanted.
+    """How a bundle is to be released when its own strategy is not wanted.
 
-    `strategy` names the phases instead of the bundle's own; `skip` passes over all of them, in an emergency.
+    `strategy` replaces the bundle's own phases; `skip` skips all of them, in an emergency.
     """
 
     strategy: strategies.Chain | None = None
@@ -34,12 +34,12 @@ SALT_BYTES = 16
 
 
 def draw_salt() -> str:
-    """A secret for one release: it decides which users the candidate gets."""
+    """A secret for one release, which determines the users that get the candidate."""
     return os.urandom(SALT_BYTES).hex()
 
 
 def plan_propose(ctx: Context, state: State, digest: str, *, override: str | None = None, way: PhaseOverride = OWN) -> Propose:
-    """The event of proposing *digest*, with its bytes and its offline evaluation checked. Raises NotAllowed."""
+    """The event that proposes *digest*, once its bytes and offline evaluation are checked. Raises NotAllowed."""
     ready_s, control, skipped = 0.0, False, False
     chain: tuple[PlannedPhase, ...] = ()
     if digest not in state.marks or override is not None:
@@ -53,7 +53,7 @@ def plan_propose(ctx: Context, state: State, digest: str, *, override: str | Non
 
 
 def chain_of(state: State, digest: str, frozen: schema.Service, *, way: PhaseOverride = OWN) -> tuple[PlannedPhase, ...]:
-    """The phases that *digest* would pass before its cut-over; none for one that proved itself as stable not long ago."""
+    """The phases that *digest* would pass before its cut-over; none for a bundle that was recently proven as stable."""
     proven = digest in state.lineage[: frozen.release.rollback_window]
     if way.skip or state.stable is None or (proven and way.strategy is None):
         return ()
@@ -69,9 +69,9 @@ def propose(
     override: str | None = None,
     way: PhaseOverride = OWN,
 ) -> Committed | None:
-    """Make *digest* the candidate, whose workers are then made ready. None if it is the candidate already.
+    """Make *digest* the candidate, so that its workers are started. None if it is the candidate already.
 
-    With `way.skip` a candidate that is on its way passes over the phases that are left.
+    With `way.skip`, a candidate in progress skips the phases that are left.
 
     A refusal is noted in the audit trail before NotAllowed is raised.
     """
@@ -88,14 +88,14 @@ def propose(
         evidence = {
             "chain": [dataclasses.asdict(phase) for phase in event.chain],
             "skipped": way.skip,
-            # Drawn once for a release, and kept where every host of the service finds it.
+            # Drawn once per release, and stored where every host of the service finds it.
             ledger.SALT: draw_salt(),
         }
         return commit(ctx, state, event, dataclasses.replace(request, evidence=evidence), verb="promote")
 
 
 def _check_same_way(state: State, digest: str, way: PhaseOverride) -> None:
-    """Raise NotAllowed if *digest* is on another way already than the one asked for: a way is chosen once."""
+    """Raise NotAllowed if *digest* is already being released by another strategy than requested: it is chosen once."""
     if way.strategy is not None and strategies.planned(way.strategy) != state.chain:
         raise errors.NotAllowed(
             f"{manifest.short(digest)!r} is already being released with another strategy; cancel that with 'lastgood rollback {state.service} stable' "
@@ -104,7 +104,7 @@ def _check_same_way(state: State, digest: str, way: PhaseOverride) -> None:
 
 
 def approve(ctx: Context, service: str, request: Request) -> Committed:
-    """A person lets the candidate through its approval. Raises NothingToDo if none is waited for."""
+    """Approve the candidate on behalf of a person. Raises NothingToDo if no approval is pending."""
     state = ctx.ledger.state(service)
     if state.candidate is None:
         raise errors.NothingToDo(f"no release of {service!r} is in progress; see 'lastgood status {service}'")

@@ -1,4 +1,4 @@
-"""Making a bundle known: its parts verified, the bundle tried, its row written."""
+"""Registering a bundle: its parts are verified, the bundle is tried, its ledger row is written."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _logger = logging.getLogger("lastgood.release")
 def register(
     ctx: Context, bundle: manifest.Bundle, *, provenance: Mapping[str, Any], actor: str, now: float, untried: bool = False
 ) -> bool:
-    """Make *bundle* known: every part is in the store and verified byte by byte, and it was tried, then the ledger row is written.
+    """Register *bundle*: verify every part in the store byte by byte, try the bundle, then write the ledger row.
 
-    Tried means: its own code loads it and answers, its prompt is rendered, index and references are read as they will be (see
-    `trial`), in another process. Its provenance says what came of that, under `trial`; with *untried*, that it was not.
+    The trial runs in another process: the bundle's own code loads it and answers, its prompt is rendered, its index and references are
+    read as they will be in use (see `trial`). The provenance records the result under `trial`; with *untried*, that there was no trial.
 
-    Returns False if it was known already. Raises Damaged, NotFound (a part is missing) or NotAllowed (a part that
-    the service requires is missing, the frozen configuration is of another service, model and index do not fit, or it
-    could not be used), and UsageError, before it is tried, for facts that would not be read back as they are.
+    Returns False if the bundle was registered already. Raises Damaged, NotFound (a part is missing) or NotAllowed (a part that
+    the service requires is missing, the frozen configuration belongs to another service, model and index do not match, or the bundle
+    could not be used); and UsageError, before the trial, for facts that would not survive being stored and read back.
     """
     rows.check_text(actor=actor)
     rows.registration(bundle, provenance=provenance, now=now)
@@ -45,7 +45,7 @@ def register(
             f"bundle of {bundle.service!r} lacks {', '.join(missing)}; build the missing parts or change 'parts' in service.yaml"
         )
     manifest.check_embedder(bundle)
-    # The manifest's bytes hash to the bundle's id, so a worker can load a bundle with nothing but the store.
+    # The manifest's bytes hash to the bundle's id, so the store alone is enough for a worker to load a bundle.
     ctx.store.put_bytes(manifest.canonical(bundle.manifest()), name="manifest.json")
     audit.begin(ctx.ledger, bundle.service, ctx.settings.keys)
     tried = _tried(ctx, bundle, service, untried=untried)
@@ -58,7 +58,7 @@ def register(
 
 
 def _tried(ctx: Context, bundle: manifest.Bundle, service: schema.Service, *, untried: bool) -> trial.Tried:
-    """What came of trying *bundle*; one that is registered already was accepted then. Raises NotAllowed."""
+    """The result of trying *bundle*; a registered bundle was accepted before. Raises NotAllowed."""
     if untried:
         return trial.Tried(outcome="skipped", notes=(trial.SKIPPED,))
     with contextlib.suppress(errors.NotFound):

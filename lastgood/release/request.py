@@ -1,6 +1,6 @@
-"""Who asks for a change of what serves, why, and what they decided on: the same for every verb and for everybody who calls one.
+"""Who requests a change of what serves, why, and on which state they decided: the same for every verb and every caller.
 
-What does not belong here: what is asked for (the verbs' own parameters), whether it is allowed (`core`).
+What does not belong here: what is requested (the verbs' own parameters), whether it is allowed (`core`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from lastgood.core.state import State
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Who asks for a change, why, and where the service has to be for it; anything else is a Conflict that says what changed."""
+    """Who requests a change, why, and the state that the service must be in; any other state is a Conflict that names the difference."""
 
     actor: str
     reason: str
     expected: int | None = None
-    """The revision at which the service has to be."""
+    """The revision that the service must be at."""
     planned: State | None = None
-    """The state that a plan was made on: the same bundles have to be stable and candidate, at whatever revision."""
+    """The state that a plan was made on: the same bundles must be stable and candidate, at whatever revision."""
     automatic: bool = False
-    """Decided without a person: it gives way to whoever was faster."""
+    """Decided without a person: it yields to any change that was faster."""
     evidence: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What led to it, for the revision."""
+    """The evidence that led to the request, stored with the revision."""
     fence: ledger.Fence | None = None
-    """Proof of being the one who decides for the service, which whatever is automatic needs."""
+    """Proof of holding the right to decide for the service, required of every automatic request."""

@@ -1,4 +1,4 @@
-"""Going back to a bundle that was good, and taking a bundle out of use."""
+"""Rolling back to a bundle that was good, and taking a bundle out of use."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from lastgood.release.request import Request
 from lastgood.release.transaction import Committed, check_request, commit, note_refusals
 
 ATTEMPTS = 8
-"""How often a rollback decides anew because somebody else committed first; each round takes milliseconds."""
+"""How often a rollback decides anew after another commit was first; each round takes milliseconds."""
 
 NOT_UNDONE = (
     "answers that users already received, and what other systems did with them",
     "actions that the bundle took in other systems (bookings, messages): see the audit of what it did",
     "labels and feedback on its answers; they stay in the log, marked with its digest",
 )
-"""What no rollback takes back."""
+"""What no rollback undoes."""
 
 SAME_ALARM_S = 30.0
-"""Two people who answer the same alarm must not go back twice: within this time after a rollback, another one needs
-to say which revision it saw (a person who confirmed a plan has), or name its target."""
+"""A second rollback within this time is refused unless it names a target or the revision it was planned on (a confirmed plan
+does), so that two people answering the same alarm do not roll back twice."""
 
 SAME_PAGE_S = 300.0
-"""The same after a step back that a gate took: the page needs some minutes to wake somebody."""
+"""The same after a rollback by a gate, where the page may need some minutes to wake somebody."""
 
 WAYS_BACK = ("rollback", "quarantine", "revoke")
 """Verbs that can move stable to an older bundle."""
 
 
 def roll_back(ctx: Context, service: str, request: Request, *, to: str | None = None, unready: bool = False) -> Committed:
-    """Go back to the newest bundle that was stable, verifies now and is not quarantined; or to the digest *to*.
+    """Roll back to the newest bundle that was stable, verifies now and is not quarantined; or to the digest *to*.
 
-    A bundle that is warm comes before one that is not, and one whose workers cannot be started comes last; *unready* says that the
-    workers of the one that serves cannot.
+    A warm bundle is preferred to one that is not, and one whose workers cannot be started comes last; *unready* means that the
+    workers of the serving bundle cannot be started.
 
-    Beats a promotion that commits at the same moment by deciding again on what it finds, unless the request expects something or is
-    automatic: then a Conflict says what changed. Raises NothingToDo if somebody rolled back moments ago and the request does not say
-    that it knows.
+    Wins over a promotion that commits at the same moment by deciding again on the new state, unless the request expects a state or is
+    automatic: then a Conflict names the change. Raises NothingToDo if there was a rollback moments ago and the request does not
+    show that its author knows.
     """
     seen: str | None = None
     for _ in range(ATTEMPTS):
@@ -63,9 +63,9 @@ def roll_back(ctx: Context, service: str, request: Request, *, to: str | None = 
 
 
 def check_not_the_same_alarm(ctx: Context, state: State) -> None:
-    """Raise NothingToDo if a step back was taken moments ago, by a person or by a gate, also if only a candidate was taken out.
+    """Raise NothingToDo if a person or a gate rolled back moments ago, even if that only removed a candidate.
 
-    What was released since then is another bundle, and whoever goes back from that answers another alarm.
+    A bundle released since then is another one, and a rollback from it answers another alarm.
     """
     now = ctx.clock()
     for last in ctx.ledger.history(state.service, limit=10):
@@ -90,7 +90,7 @@ def plan_roll_back(
     automatic: bool = False,
     unready: bool = False,
 ) -> RollBack:
-    """The event of a rollback from *state*, with the possible targets checked: by what the hosts say of them now, and byte by byte."""
+    """The event of a rollback from *state*, with the possible targets checked: by what the hosts report now, and byte by byte."""
     if to is not None and to not in state.marks:
         targets.check_lives(ctx, to)
     view = readiness.read(ctx.ledger, state.service, settings=ctx.settings, now=ctx.clock())
@@ -111,7 +111,7 @@ def plan_roll_back(
 
 
 def verify_s(ctx: Context, state: State) -> float:
-    """For how many seconds a step back is measured, as declared in the stable bundle before it; 0 if that cannot be read."""
+    """How many seconds a recovery is measured, as declared in the stable bundle before the rollback; 0 if that cannot be read."""
     with contextlib.suppress(errors.LastgoodError):
         return context.read_service(state, ledger=ctx.ledger, store=ctx.store, settings=ctx.settings).release.recovery.within_s
     return 0.0
@@ -126,7 +126,7 @@ def condemn(
     kind: MarkKind,
     take_down: bool = False,
 ) -> Committed:
-    """Quarantine or revoke *digest*; if it serves, the service goes back in the same transaction."""
+    """Quarantine or revoke *digest*; if it is serving, roll the service back in the same transaction."""
     for _ in range(ATTEMPTS):
         state = ctx.ledger.state(service, about=(digest,))
         check_request(ctx, state, request)

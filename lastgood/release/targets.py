@@ -1,4 +1,4 @@
-"""Whether a bundle can serve now: its bytes, its offline evaluation, the hosted models that it asks."""
+"""Whether a bundle can serve now: its bytes, its offline evaluation, the hosted models that it calls."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lastgood.service import frozen as frozen_service
 from lastgood.service import schema
 
 DEEP_VERIFY_BYTES = 256 * 1024 * 1024
-"""Up to this size a rollback target is hashed again before it serves (0.6 s per GiB); above it, sizes are compared
+"""Up to this size, a rollback target is hashed again before it serves (0.6 s per GiB); above it, only sizes are compared
 and the worker hashes it while loading, as it always does."""
 
 
 def check_lives(ctx: Context, digest: str) -> None:
-    """Raise NotAllowed if a model that *digest* asks is known to be gone."""
+    """Raise NotAllowed if a model that *digest* calls is known to be gone."""
     why = records.gone(ctx.ledger, digest, now=ctx.clock())
     if why is not None:
         bundle = ctx.ledger.bundle(digest)
@@ -28,7 +28,7 @@ def check_lives(ctx: Context, digest: str) -> None:
 
 
 def verifies(ctx: Context, digest: str) -> bool:
-    """Whether *digest* could serve now: its bytes are whole, and no model that it asks is known to be gone."""
+    """Whether *digest* could serve now: its bytes are intact, and no model that it calls is known to be gone."""
     if records.gone(ctx.ledger, digest, now=ctx.clock()) is not None:
         return False
     bundle = ctx.ledger.bundle(digest)
@@ -36,13 +36,13 @@ def verifies(ctx: Context, digest: str) -> bool:
     try:
         ctx.store.verify_bundle(bundle, deep=deep)
     except (errors.Damaged, errors.NotFound, errors.Unavailable, OSError):
-        # A disk that cannot be read now is no place to go back to.
+        # An unreadable target is not a rollback target.
         return False
     return True
 
 
 def check_evaluated(ctx: Context, digest: str) -> schema.Service:
-    """The bundle's frozen service configuration, if its newest offline evaluation keeps the limits set there."""
+    """The bundle's frozen service configuration, if its newest offline evaluation meets the limits set there."""
     bundle = ctx.ledger.bundle(digest)
     frozen = frozen_service.read(bundle, store=ctx.store)
     if frozen is None:
@@ -56,7 +56,7 @@ def check_evaluated(ctx: Context, digest: str) -> schema.Service:
 
 
 def missed_limits(limits: schema.Evaluation, metrics: Mapping[str, float | None]) -> tuple[str, ...]:
-    """Which of *limits* the metrics miss, in words; a metric that was not measured is missed."""
+    """The *limits* that the metrics miss, as text; a metric that was not measured counts as missed."""
     figures = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     missed = []
     for name, floor in limits.floors.items():
@@ -69,7 +69,7 @@ def missed_limits(limits: schema.Evaluation, metrics: Mapping[str, float | None]
 
 
 def _newest_metrics(ctx: Context, digest: str) -> Mapping[str, float | None]:
-    """Those of an older ledger may be in any form: then nothing was measured."""
+    """The newest offline metrics. In an older ledger they may have any form, which counts as not measured."""
     offline = [e for e in ctx.ledger.evaluations(digest) if e.kind == "offline"]
     metrics = max(offline, key=lambda e: e.at).report.get("metrics") if offline else None
     return metrics if isinstance(metrics, dict) else {}

@@ -1,4 +1,4 @@
-"""The one way into the ledger: one decision of the pure core, one transaction.
+"""The only way into the ledger: one decision of the pure core, one transaction.
 
 What does not belong here: what each verb checks before it decides (`promotion`, `rollback`, `holds`).
 """
@@ -23,7 +23,7 @@ from lastgood.system import failpoints, plain
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """A change that is in the ledger: the state before, the new revision, and what a person must be told."""
+    """A committed change: the state before, the new revision, and the pages it calls for."""
 
     before: State
     revision: ledger.Revision
@@ -42,8 +42,8 @@ def commit(
 ) -> Committed:
     """Decide on *event* and write the next revision, with its own pages and *pages*; all or nothing.
 
-    Raises Conflict if *state* is no longer the newest revision or not what *request* expects, or if the lease of its fence changed hands,
-    and whatever rule `core.transitions.step` finds.
+    Raises Conflict if *state* is no longer the newest revision, is not what *request* expects, or if the lease of its fence has changed
+    hands; and whatever `core.transitions.step` raises.
     """
     check_request(ctx, state, request)
     now = ctx.clock()
@@ -71,7 +71,7 @@ def commit(
 
 
 def check_request(ctx: Context, state: State, request: Request) -> None:
-    """Raise Conflict if *state* is not where *request* expects the service."""
+    """Raise Conflict if *state* differs from what *request* expects."""
     check_expected(ctx, state, request.expected)
     check_planned(ctx, state, request.planned)
 
@@ -83,7 +83,7 @@ def check_expected(ctx: Context, state: State, expected: int | None) -> None:
 
 
 def check_planned(ctx: Context, state: State, planned: State | None) -> None:
-    """Raise Conflict if another bundle is stable or candidate than in the state that a plan was made on."""
+    """Raise Conflict if a bundle other than in the planned state is stable or candidate."""
     if planned is not None and (planned.stable, planned.candidate) != (state.stable, state.candidate):
         raise errors.Conflict(_what_changed(ctx, state.service, since=planned.revision))
 
@@ -97,7 +97,7 @@ def _what_changed(ctx: Context, service: str, *, since: int) -> str:
 
 
 def last_move(ctx: Context, state: State) -> ledger.Revision:
-    """The revision by which the present stable bundle became stable; what came after it (a hold, say) moved nothing."""
+    """The revision by which the present stable bundle became stable; later revisions (a hold, say) moved nothing."""
     moved = ctx.ledger.revision(state.service, state.revision)
     while older := ctx.ledger.history(state.service, limit=50, before=moved.number):
         for revision in older:
@@ -109,7 +109,7 @@ def last_move(ctx: Context, state: State) -> ledger.Revision:
 
 @contextlib.contextmanager
 def note_refusals(ctx: Context, service: str, *, verb: str, digest: str | None, actor: str) -> Iterator[None]:
-    """Write into the audit trail if a rule forbids what is done within the block; the error goes on."""
+    """Note in the audit trail if a rule forbids what is done within the block; the error propagates."""
     try:
         yield
     except errors.NotAllowed as refusal:

@@ -1,7 +1,7 @@
-"""Whether a bundle can be used, before anybody knows it: its own code loads it and answers, in a process of its own.
+"""Whether a bundle can be used, before it is registered: its own code loads it and answers, in a separate process.
 
-What is accepted here is read later by workers and by the drift watch, at 3 AM too. The child (`lastgood.conformance.bundle`) does what they
-do; this side starts it, waits, and knows nothing heavy.
+What is accepted here is read later by workers and by the drift watch, possibly at 3 AM. The child (`lastgood.conformance.bundle`) does
+what they do; this side starts it, waits, and imports nothing heavy.
 
 What does not belong here: what is tried (`lastgood.conformance.bundle`), whether a bundle is good (gates).
 """
@@ -21,23 +21,23 @@ from lastgood.settings import Settings
 
 SKIPPED = "skipped on request: it is not known whether this bundle loads, or whether its reference, prompt and index can be read"
 SLACK_S = 60.0
-"""Longer than a worker may take to become ready: the machine that builds may be a slow one."""
+"""Added to the time a worker may take to become ready, because the build machine may be slow."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """`outcome` is "answered", "unknown" (it cannot be told on this machine) or "skipped"; `notes` say why, or what was odd."""
+    """`outcome` is "answered", "unknown" (inconclusive on this machine) or "skipped"; `notes` give the reason, or what was unusual."""
 
     outcome: str
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """For the provenance."""
+        """The form stored in the provenance."""
         return {"outcome": self.outcome, "notes": list(self.notes)}
 
 
 def run(settings: Settings, bundle: manifest.Bundle, *, timeout_s: float) -> Tried:
-    """Try *bundle*, whose parts and manifest are in the store. Raises NotAllowed, with the remedy, if it could not be used."""
+    """The result of trying *bundle*, whose parts and manifest are in the store. Raises NotAllowed, with the remedy, if it is not usable."""
     command = [sys.executable, "-m", "lastgood.conformance.bundle", "--service", bundle.service, "--bundle", bundle.id]
     environ = {**os.environ, "LASTGOOD_HOME": str(settings.home)}
     try:

@@ -1,13 +1,14 @@
-"""Whose turn it is: no caller takes the capacity of all, and one that is alone has all of it.
+"""Fair queueing: no caller takes the capacity of all, and a caller that is alone has all of it.
 
-Two names are known of a caller: the *user* that the request names (`traffic.user_header`, `traffic.user_cookie`), which
-anybody can make up, and the *peer*, the address that the connection came from, which the proxy saw. A team's backend is one
-peer with many users. So turns go round by peer, and for each peer by user: when nobody else waits, nobody is held back, and under
-overload a peer with a thousand requests waits longer than one with a single one.
+A caller has two names: the *user* named in the request (`traffic.user_header`, `traffic.user_cookie`), which
+anybody can make up, and the *peer*, the address of the connection as seen by the proxy. A team's backend is one
+peer with many users. So turns rotate by peer, and within each peer by user: when nobody else waits, nobody is held back, and under
+overload a peer with a thousand requests waits longer than one with a single request.
 
-A user may have so many requests under way, and send so much feedback a minute; more is refused. Counts are those of one worker.
+Each user may have a limited number of requests in progress, and send limited feedback per minute; more is refused. Limits apply per
+worker.
 
-What does not belong here: what a request is (`app`); that the process as a whole has too much to do (the proxy's limits).
+What does not belong here: what a request is (`app`); overload of the process as a whole (the proxy's limits).
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
 WAITING = 2_000
-"""Requests that may wait for their turn in all; past that the peer that has the most of them is refused."""
+"""The most requests waiting in total; beyond that, the peer with the most waiting requests is refused."""
 _REMEMBERED = 10_000
-"""Users whose feedback of the last minute is counted; the one that sent the least recently is forgotten."""
+"""Users whose feedback of the last minute is counted; the one that has been quiet for longest is forgotten."""
 
 _Queue = deque["asyncio.Future[None]"]
 
 
 class TooMany(Exception):
-    """Refused for now; `retry_after_s` is when to ask again, in whole seconds."""
+    """Refused for now; `retry_after_s` is when to try again, in whole seconds."""
 
     def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message)
@@ -36,7 +37,7 @@ class TooMany(Exception):
 
 
 class UserBounds:
-    """How much one user may have under way: *requests* at a time, *feedback* rows a minute. A request without a user has no bound."""
+    """Limits of one user: *requests* in progress at a time, *feedback* rows per minute. A request without a user has no limit."""
 
     def __init__(self, *, requests: int, feedback: int, clock: Callable[[], float]) -> None:
         self._requests, self._feedback, self._clock = requests, feedback, clock
@@ -45,7 +46,7 @@ class UserBounds:
 
     @contextlib.contextmanager
     def request(self, user: str | None) -> Iterator[None]:
-        """A request is under way within the block. Raises TooMany."""
+        """Count a request as in progress within the block. Raises TooMany."""
         if user is None:
             yield
             return
@@ -66,7 +67,7 @@ class UserBounds:
                 del self._under_way[user]
 
     def feedback(self, user: str | None, rows: int) -> None:
-        """Take *rows* off what the user may send. Raises TooMany, and then takes nothing."""
+        """Deduct *rows* from the user's allowance. Raises TooMany, and then deducts nothing."""
         if user is None:
             return
         now = self._clock()
@@ -88,18 +89,18 @@ class UserBounds:
 
 
 class Turns:
-    """*slots* at a time, in turn by peer and user. For one event loop."""
+    """*slots* at a time, rotating by peer and user. For a single event loop."""
 
     def __init__(self, slots: int, *, waiting: int = WAITING) -> None:
         self._free = slots
         self._most = waiting
         self._waiting = 0
         self._peers: OrderedDict[str, OrderedDict[str | None, _Queue]] = OrderedDict()
-        """Who waits; the first peer is the next, and of it the first user."""
+        """The waiting requests; the first peer is next, and within it the first user."""
 
     @contextlib.asynccontextmanager
     async def turn(self, peer: str, user: str | None) -> AsyncIterator[None]:
-        """Waits for a slot and has it within the block. Raises TooMany."""
+        """Wait for a slot and hold it within the block. Raises TooMany."""
         if self._free and not self._waiting:
             self._free -= 1
         else:
@@ -119,7 +120,7 @@ class Turns:
         try:
             await mine
         except asyncio.CancelledError:
-            if mine.done() and not mine.cancelled():  # its turn came in the same moment
+            if mine.done() and not mine.cancelled():  # its turn came at the same moment
                 self._free += 1
                 self._next()
             else:
@@ -132,7 +133,7 @@ class Turns:
     def _leave(self, peer: str, user: str | None, mine: asyncio.Future[None]) -> None:
         users = self._peers.get(peer)
         queue = users.get(user) if users else None
-        if queue and mine in queue:  # else it was passed over a moment ago
+        if queue and mine in queue:  # otherwise it was skipped a moment ago
             queue.remove(mine)
             self._waiting -= 1
             self._tidy(peer, user)

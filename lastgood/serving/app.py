@@ -1,6 +1,6 @@
-"""The HTTP face of a worker: one bundle, strict input, and an answer that says which bundle gave it.
+"""The HTTP interface of a worker: one bundle, strict input, and an answer that says which bundle gave it.
 
-The application is given a loaded bundle and its logs; loading and processes are `worker`'s matter.
+The application is given a loaded bundle and its logs; loading and processes belong to `worker`.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ from lastgood.system import clock as system_clock
 
 _logger = logging.getLogger(__name__)
 _NOT_READY = {traffic_headers.UNREADY: "1", traffic_headers.FAILED_CHECK: "true"}
-"""What the proxy is told with an answer that says only that this worker is not ready; callers never see it."""
+"""Tells the proxy that an answer only means that this worker is not ready; callers never see it."""
 REMEMBERED = 50_000
-"""Answered requests of which a worker knows under which id of the caller's they came, some 20 MB."""
+"""Answered requests for which a worker remembers the caller's id, about 20 MB."""
 _QUIET_S = 10.0
 """Seconds between two tracebacks of rows that cannot be computed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A bundle that is verified and loaded. `notes` is for people: what differs from the environment it was built for."""
+    """A verified and loaded bundle. `notes` are for people: differences from the environment that it was built for."""
 
     bundle: manifest.Bundle
     service: schema.Service
@@ -67,18 +67,18 @@ class Loaded:
     notes: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, str]:
-        """What every prediction names: the bundle, and the digests of what made the answer, where it has them."""
+        """What every prediction names: the bundle, and the digests of the parts that made the answer, where it has them."""
         parts = {name: part.digest for name, part in self.bundle.parts.items() if name in ("model", "prompt", "index", "config")}
         return {"bundle": self.bundle.id, **parts}
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class _Worker:
-    """What the routes share."""
+    """Shared by the routes."""
 
     loaded: Loaded
     identity: dict[str, str]
-    """Bundle and parts, for whoever may know the parts; everybody else is told what is in `named`."""
+    """Bundle and parts, for callers who may see the parts; all others get only what is in `named`."""
     named: dict[str, str]
     rows: pydantic.TypeAdapter[Any]
     outcomes: pydantic.TypeAdapter[Any]
@@ -94,14 +94,14 @@ class _Worker:
     wellness: uncomputable.Wellness = dataclasses.field(init=False)
     cache: cache.Cache | None = None
     callers: row_ids.CallerIds = dataclasses.field(default_factory=lambda: row_ids.CallerIds(capacity=REMEMBERED))
-    """Used in the event loop's thread alone."""
+    """Used only in the event loop's thread."""
     quiet_until: float = -math.inf
     counted: in_flight.InFlight = dataclasses.field(default_factory=in_flight.InFlight)
     warm_up_s: float | None = None
-    """Seconds that the warm-up took, once it was answered."""
+    """Duration of the warm-up in seconds, once it was answered."""
     ready: bool = False
     readable: bool = False
-    """Whether rows of this service can be read back from its log at all, as the warm-up rows can: then every row must."""
+    """Whether rows of this service can be read back from its log at all, as the warm-up rows can; if so, every row must be readable."""
 
     def __post_init__(self) -> None:
         self.wellness = uncomputable.Wellness(functools.partial(_ask_warm_up, self))
@@ -118,11 +118,11 @@ def create(
     on_failed_warm_up: Callable[[], None] = lambda: None,
     on_out_of_memory: Callable[[], None] = lambda: None,
 ) -> ASGIApp:
-    """The ASGI application of *loaded*. It starts and closes the two logs with its lifespan, and closes the cache of *answers*.
+    """The ASGI application of *loaded*. Its lifespan starts and closes the two logs, and closes the cache of *answers*.
 
-    Ready after the warm-up was answered; if that fails, *on_failed_warm_up* is called and it never gets ready. A row that
-    asks for more memory than there is is refused as any that cannot be computed. If memory does not even suffice for the warm-up rows,
-    the answer is 500, and *on_out_of_memory* is called: the process should begin afresh.
+    Ready once the warm-up was answered; if that fails, *on_failed_warm_up* is called and it never becomes ready. A row that
+    needs more memory than is available is refused like any that cannot be computed. If memory does not even suffice for the warm-up
+    rows, the answer is 500, and *on_out_of_memory* is called: the process should be restarted.
     """
     logs = {inference_log.PREDICTIONS: predictions_log, inference_log.FEEDBACK: feedback_log}
     serving = loaded.service.serving
@@ -156,7 +156,7 @@ def create(
 
 
 def _lifespan(worker: _Worker, on_failed_warm_up: Callable[[], None]) -> Callable[[fastapi.FastAPI], AbstractAsyncContextManager[None]]:
-    """From the start of the logs and the warm-up to the end of the logs, the threads and the cache."""
+    """From the start of the logs and the warm-up to the shutdown of the logs, the threads and the cache."""
     logs = (worker.predictions_log, worker.feedback_log)
 
     @contextlib.asynccontextmanager
@@ -236,7 +236,7 @@ async def _predict(worker: _Worker, request: fastapi.Request) -> responses.Respo
 
 
 async def _parse(worker: _Worker, request: fastapi.Request, body: bytes, adapter: pydantic.TypeAdapter[Any]) -> list[Any]:
-    """The checked rows of *body*. Raises Refused, or MemoryError if memory has run out."""
+    """The checked rows of *body*. Raises Refused, or MemoryError if memory ran out."""
     most, kind = worker.loaded.service.serving.max_batch, request.headers.get("content-type", "")
     try:
         return request_rows.parse(body, adapter, max_rows=most, content_type=kind)
@@ -260,7 +260,7 @@ async def _predict_rows(worker: _Worker, request: fastapi.Request) -> responses.
             worker.threads, functools.partial(_answer_or_refuse, worker, rows, shadow=shadow)
         )
     ids: envelope.Ids = request.scope["state"]["ids"]
-    # Without the proxy nobody but the owner asks, as for a test or a scrape.
+    # Only the owner can bypass the proxy, as for a test or a scrape.
     told = worker.identity if traffic_headers.DISCLOSE in request.headers or not envelope.through_proxy(request.scope) else worker.named
     answer = json.dumps({"request_id": ids.own, **told, "predictions": outputs}, allow_nan=False).encode()
     latency_us = round((time.perf_counter() - began) * 1e6)
@@ -272,12 +272,12 @@ async def _predict_rows(worker: _Worker, request: fastapi.Request) -> responses.
     if ids.callers is not None and not shadow and worker.callers.add(ids.callers, ids.own):
         worker.metrics.repeated_id()
     worker.metrics.predictions(len(rows), shadow=shadow)
-    # A cache on the way knows nothing of bundles: it would go on giving the answers of one that was rolled back.
+    # An HTTP cache in between does not know bundles: it would keep returning the answers of one that was rolled back.
     return responses.Response(answer, media_type="application/json", headers={"cache-control": "no-store"})
 
 
 def _answer_or_refuse(worker: _Worker, rows: list[Any], *, shadow: bool) -> list[dict[str, Any]]:
-    """The checked answers. Raises Refused (422) for a row that the service's code cannot compute although it is well; else Failed, or MemoryError if memory has run out."""
+    """The checked answers. Raises Refused (422) for a valid row that the service's code cannot compute, else Failed or MemoryError."""
     began = time.monotonic()
 
     def answer(some: Sequence[Any], *, copy: bool) -> list[dict[str, Any]]:
@@ -297,20 +297,20 @@ def _answer_or_refuse(worker: _Worker, rows: list[Any], *, shadow: bool) -> list
 
 
 def _end_or_fail(worker: _Worker, error: uncomputable.Failed | MemoryError) -> uncomputable.Failed | MemoryError:
-    """What to raise: MemoryError, by which this process ends, only if the bundle's own rows want for memory too."""
+    """The error to raise: MemoryError, which ends this process, only if memory is short for the bundle's own rows too."""
     if isinstance(error, MemoryError) and not worker.wellness.out_of_memory:
         return uncomputable.Failed("MemoryError in the service's code")
     return error
 
 
 async def _blame_row(worker: _Worker, error: MemoryError) -> None:
-    """Raise *error*, or Failed, unless the bundle answers its own rows: then it is the row that asks for too much."""
+    """Raise *error*, or Failed, unless the bundle answers its own rows: then the row needs too much memory."""
     if not await asyncio.get_running_loop().run_in_executor(worker.threads, worker.wellness.well):
         raise _end_or_fail(worker, error) from error
 
 
 def _tell(worker: _Worker, text: str, number: int, error: BaseException) -> None:
-    """Say it in the worker's log, but not for every row that somebody sends."""
+    """Log a warning in the worker's log, but not for every bad row that somebody sends."""
     now = time.monotonic()
     if now >= worker.quiet_until:
         worker.quiet_until = now + _QUIET_S
@@ -318,20 +318,20 @@ def _tell(worker: _Worker, text: str, number: int, error: BaseException) -> None
 
 
 def _patience_s(service: schema.Service) -> float:
-    """Seconds after which it is no longer looked for whose fault it is: whoever asked should have an answer in time."""
+    """Seconds after which the search for the cause is given up, so that the caller still gets an answer in time."""
     return 0.8 * timeouts.try_s(service.traffic)
 
 
 def _answer(worker: _Worker, rows: list[Any], *, shadow: bool) -> list[dict[str, Any]]:
-    """What the runtime says, in the thread that calls it: it is told there whether the request is a copy."""
+    """The runtime's answer, computed in the calling thread, where the runtime can see whether the request is a copy."""
     with runtime.shadow(on=shadow):
-        if shadow or worker.cache is None:  # a copy is there to be measured
+        if shadow or worker.cache is None:  # a copy exists to be measured
             return worker.loaded.runtime.predict(rows)
         return _cached(worker, worker.cache, rows)
 
 
 def _cached(worker: _Worker, kept: cache.Cache, rows: list[Any]) -> list[dict[str, Any]]:
-    """The answer that an equal row had before, where it is still kept; the runtime's own for the others."""
+    """Cached answers for rows equal to earlier ones, as far as they are still kept; the runtime's own for the others."""
     keys = [hashlib.sha256(row.model_dump_json().encode()).digest() for row in rows]
     found: list[dict[str, Any] | None] = [json.loads(answer) if answer is not None else None for answer in kept.get(keys)]
     missing = [number for number, answer in enumerate(found) if answer is None]
@@ -339,7 +339,7 @@ def _cached(worker: _Worker, kept: cache.Cache, rows: list[Any]) -> list[dict[st
     if missing:
         fresh = worker.loaded.runtime.predict([rows[number] for number in missing])
         if len(fresh) != len(missing):
-            return fresh  # the caller says what is wrong with that
+            return fresh  # the caller reports what is wrong with it
         kept.put({keys[number]: json.dumps(answer, allow_nan=False).encode() for number, answer in zip(missing, fresh, strict=True)})
         for number, answer in zip(missing, fresh, strict=True):
             found[number] = answer
@@ -361,9 +361,9 @@ async def _take_feedback(worker: _Worker, request: fastapi.Request) -> responses
 
 
 def _meant(worker: _Worker, given: feedback.Feedback, *, number: int) -> feedback.Feedback:
-    """*given* under the id of the request that it means. Raises Refused (409) if the caller's id names several.
+    """*given* with the id of the request that it refers to. Raises Refused (409) if the caller's id matches several.
 
-    An id that this worker has not seen is kept: the one that answered may be another, and who reads the log finds it.
+    An id that this worker has not seen is kept: another worker may have answered, and readers of the log can match it.
     """
     known = () if worker.callers.knows(given.request_id) else worker.callers.get(given.request_id)
     if len(known) > 1:
@@ -375,7 +375,7 @@ def _meant(worker: _Worker, given: feedback.Feedback, *, number: int) -> feedbac
 
 
 async def _label_or_blame(worker: _Worker, given: feedback.Feedback, number: int) -> float | None:
-    """The label. Raises Refused, or MemoryError if memory has run out."""
+    """The label. Raises Refused, or MemoryError if memory ran out."""
     try:
         return _label(worker, given, number)
     except MemoryError as error:
@@ -387,7 +387,7 @@ async def _label_or_blame(worker: _Worker, given: feedback.Feedback, number: int
 
 
 def _label(worker: _Worker, given: feedback.Feedback, number: int) -> float | None:
-    """What the service makes of an outcome. Raises Refused (422) with its own message, or if it cannot make anything of it."""
+    """The service's label for an outcome. Raises Refused (422) with the service's own message, or if it cannot interpret the outcome."""
     try:
         return feedback.check_label(worker.loaded.runtime.label(given.outcome))
     except ValueError as error:
@@ -407,14 +407,14 @@ def _no_label(worker: _Worker, number: int, error: BaseException) -> Refused:
 
 
 async def _warm_up(worker: _Worker, on_failed: Callable[[], None]) -> None:
-    """Answer the runtime's own rows once, as a request would be, so that no user waits for lazy imports."""
+    """Answer the runtime's own rows once, the way a request would be, so that no user waits for lazy imports."""
 
     def answer() -> None:
         began = time.perf_counter()
         rows, outputs = _ask_warm_up(worker)
         worker.warm_up_s = round(time.perf_counter() - began, 3)
         worker.readable = request_rows.readable(worker.form, rows)
-        # The log's writer loads for seconds; without this that falls into the first second of live traffic.
+        # The log's writer takes seconds to load; without this, that would fall into the first second of live traffic.
         rehearsed = inference_log.Answered(
             request_id="warm-up", caller_id=None, at=worker.clock(), bundle=worker.loaded.bundle.id, arm=None, shadow=False,
             latency_us=0, rows=rows, outputs=outputs,
@@ -435,7 +435,7 @@ async def _warm_up(worker: _Worker, on_failed: Callable[[], None]) -> None:
 
 
 def _ask_warm_up(worker: _Worker) -> tuple[list[Any], list[dict[str, Any]]]:
-    """The runtime's own rows and its answers to them, as a copy gets them. Raises what its code raises, or Failed."""
+    """The runtime's own rows and its answers to them, requested as copies. Raises what its code raises, or Failed."""
     rows = worker.rows.validate_json(json.dumps({"rows": worker.loaded.runtime.warm_up()})).rows
     return rows, uncomputable.check(_answer(worker, rows, shadow=True), rows=len(rows))
 
@@ -458,7 +458,7 @@ def _about(worker: _Worker) -> dict[str, Any]:
 
 
 def _user(worker: _Worker, request: fastapi.Request) -> str | None:
-    """Who the request says it is from."""
+    """The user named in the request."""
     traffic = worker.loaded.service.traffic
     return request.headers.get(traffic.user_header) or request.cookies.get(traffic.user_cookie) or None
 

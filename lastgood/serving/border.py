@@ -1,11 +1,11 @@
-"""The border of a worker: what a stranger sends is checked here, before a team's model or code sees any of it.
+"""The border of a worker: external input is checked here, before a team's model or code sees any of it.
 
-What a client did wrong is told with a status of 4xx that names row and field, and is never a failure of the bundle. So a
-number that JSON has no word for (NaN, Infinity), that is none any more once it is read (1e999), or that no log can hold
-(an integer beyond 64 bits) gets no further, nor text that cannot be written down again, a name that is there twice, or
-lists within lists without end; and the same for numbers that come as text and are made into numbers by a model.
+A client's mistake is answered with a 4xx status that names row and field, and never counts as a failure of the bundle. Refused are
+numbers that JSON cannot express (NaN, Infinity), that are not finite once parsed (1e999), or that no log can hold
+(an integer beyond 64 bits); text that cannot be encoded again, duplicate names, and
+endlessly nested lists; likewise numbers that arrive as text and are converted to numbers by a model.
 
-What does not belong here: what a field means (the team's model), how a row is kept (`row_form`), what to do about a row
+What does not belong here: what a field means (the team's model), how a row is stored (`row_form`), how to handle a row
 that the team's code cannot compute (`uncomputable`).
 """
 
@@ -27,14 +27,14 @@ import pydantic
 from lastgood.system.plain import writable
 
 MAX_DEPTH = 64
-"""Objects and lists within each other, those of the body included."""
+"""Maximum nesting of objects and lists, including those of the body."""
 MAX_DIGITS = 100
-"""Characters of one number; a double needs 24."""
+"""Maximum length of one number; a double needs 24 characters."""
 MAX_EXPONENT = 400
-"""Decimal exponent of an exact number; a double ends at 308."""
+"""Maximum decimal exponent of an exact number; a double ends at 308."""
 INT64 = range(-(2**63), 2**63)
 PROBLEMS = 20
-"""Problems that one refusal names."""
+"""Most problems named in one refusal."""
 
 KINDS = ("json", "number", "text", "nesting", "duplicate", "field", "form", "unkept", "uncomputable", "rows", "size", "media")
 """Why a row or a request was refused, for the metrics."""
@@ -43,12 +43,13 @@ _JSON_TYPE = re.compile(r"application/(?:[a-z0-9!#$&^_.-]+\+)?json", re.IGNORECA
 _CHARSET = re.compile(r""";\s*charset\s*=\s*"?([^";\s]+)""", re.IGNORECASE)
 _LIKE_A_NUMBER = re.compile(r"\s*[-+]?\s*(?:s?nan|inf|[\d._])", re.IGNORECASE)
 _ODD_NUMBER = re.compile(r"[\[:,\s]-?(?:[0-9]{19}|[0-9.]{90}|[0-9.]+[eE][-+]?[0-9]{3})")
-"""Finds every number that may not fit: of so many digits, or with so large an exponent. Some that fit too, and text that looks so."""
+"""Finds every number that may be out of range by its digits or exponent. Also finds some that fit, and text that looks similar."""
 _KINDS = bytes(
     48 if byte in b"0123456789" else 101 if byte in b"eE" else 58 if byte in b":" else 32 if byte in b" \t\n\r" else 120
     for byte in range(256)
 )
-"""Turns each digit of a text into 0, an E into e, white space into a space and all but a colon into x: what may be odd is then found at the speed of a copy."""
+"""Maps each digit of a text to 0, an E to e, white space to a space and everything but a colon to x, so that suspicious
+input can be searched for at the speed of a copy."""
 _MAYBE_ODD = (b"0" * 19, b"0e000")
 _SPACED = b" :"
 _ODD_TEXT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
@@ -58,7 +59,7 @@ _REMEDY = 'send one row, or {"rows": [...]}'
 
 
 class Refused(Exception):
-    """The request cannot be answered as it is; *problems* name row and field where known. *kind* is one of KINDS, *rows* how many it counts for."""
+    """The request cannot be answered as sent; *problems* name row and field where known. *kind* is one of KINDS, *rows* their count."""
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class Refused(Exception):
 
 
 class _Bad:
-    """Stands in a parsed value for what must not be there."""
+    """Placeholder in a parsed value for something forbidden."""
 
     __slots__ = ("kind", "problem")
 
@@ -100,7 +101,7 @@ _TOO_DEEP = _Bad("nesting", f"is nested more than {MAX_DEPTH} levels deep; send 
 
 
 def check_head(headers: Mapping[str, str]) -> None:
-    """Refuse what we cannot answer whatever the body is: 415 for a compressed one or another charset, 406 for an event stream."""
+    """Refuse what cannot be answered whatever the body is: 415 for a compressed one or another charset, 406 for an event stream."""
     coding = headers.get("content-encoding", "").strip().lower()
     if coding not in ("", "identity"):
         raise Refused(
@@ -115,7 +116,7 @@ def check_head(headers: Mapping[str, str]) -> None:
 
 
 def _only_a_stream(accept: str) -> str:
-    """text/event-stream if the sender takes that and nothing that we have; else nothing."""
+    """text/event-stream if the sender accepts that and nothing that we offer; otherwise empty."""
     ranges = []
     for part in accept.lower().split(","):
         name, *parameters = (piece.strip() for piece in part.split(";"))
@@ -128,9 +129,9 @@ def _only_a_stream(accept: str) -> str:
 
 
 def parse(body: bytes, *, content_type: str = "") -> dict[str, Any]:
-    """The object that *body* holds: rows in a list under `rows`, or one row. Raises Refused (422, or 415 for a body that is not JSON at all).
+    """The object in *body*: rows in a list under `rows`, or a single row. Raises Refused (422, or 415 for a body that is not JSON at all).
 
-    Every number in it is finite and fits into 64 bits (an integer), every text can be written in UTF-8, every name is there
+    Every number in it is finite and every integer fits into 64 bits, every text can be encoded as UTF-8, every name occurs
     once, and nothing is nested too deep.
     """
     _text, value, sound = _read(body, content_type)
@@ -142,7 +143,7 @@ def parse(body: bytes, *, content_type: str = "") -> dict[str, Any]:
 
 
 class _Reader(threading.local):
-    """Reads JSON, and puts a _Bad in place of what must not be there. One for each thread: making one costs more than reading a row."""
+    """Parses JSON, and replaces anything forbidden by a _Bad. One per thread: creating one costs more than parsing a row."""
 
     def __init__(self) -> None:
         self.decode = json.JSONDecoder(
@@ -174,7 +175,7 @@ _NESTED = (dict, list)
 
 
 class _NoNumber(Exception):
-    """A word that stands for a non-finite number."""
+    """A literal that stands for a non-finite number."""
 
 
 def _no_number_word(_: str) -> None:
@@ -185,9 +186,9 @@ _decode_plain = json.JSONDecoder(parse_constant=_no_number_word).decode
 
 
 def _read(body: bytes, content_type: str) -> tuple[str, Any, bool]:
-    """The text of *body*, its value, and whether nothing is in it that must not be there; if that is not known, a _Bad may be in it.
+    """The text of *body*, its value, and whether it is known to contain nothing forbidden; if not, it may contain a _Bad.
 
-    Most bodies show at a look that nothing odd can be in them, and are read three times faster then.
+    Most bodies can be recognized as harmless at a glance, and are then parsed three times faster.
     """
     if not body.strip():
         raise Refused(422, f"the body is empty; {_REMEDY}", kind="json")
@@ -206,7 +207,7 @@ def _read(body: bytes, content_type: str) -> tuple[str, Any, bool]:
 
 
 def _is_odd(text: str, body: bytes) -> bool:
-    """Whether a number that may not fit, text that may not be written or a name apart from its colon stands in *text*. True may be wrong."""
+    """Whether *text* has an out-of-range number, text that cannot be encoded, or a name separated from its colon. True may be wrong."""
     kinds = body.translate(_KINDS, b"+-")
     if any(odd in kinds for odd in _MAYBE_ODD) and _ODD_NUMBER.search(text):
         return True
@@ -214,9 +215,9 @@ def _is_odd(text: str, body: bytes) -> bool:
 
 
 def _is_whole(value: Any, text: str) -> bool:
-    """Whether every name in *text* is in *value*, so that none was there twice, and nothing is nested too deep. May be False where it is so.
+    """Whether every name in *text* is in *value*, so that there were no duplicates, and nothing is nested too deep. False may be wrong.
 
-    There is no name without `":` where `_is_odd` found none, and no object or list without its bracket; so those counts are upper bounds.
+    Where `_is_odd` found nothing, every name has its `":` and every object or list its bracket, so those counts are upper bounds.
     """
     left, names = text.count("{") + text.count("["), 0
     if left == 1 and type(value) is dict:  # one row of plain values
@@ -225,7 +226,7 @@ def _is_whole(value: Any, text: str) -> bool:
     for _ in range(MAX_DEPTH):
         names += sum(map(len, objects))
         left -= len(objects) + len(lists)
-        if left == 0:  # the innermost: their values need no look
+        if left == 0:  # the innermost level: its values need no check
             return names == text.count('":')
         inner = [one for node in objects for one in node.values() if type(one) in _NESTED]
         inner += [one for node in lists for one in node if type(one) in _NESTED]
@@ -240,13 +241,13 @@ def _no_json(body: bytes, content_type: str, error: ValueError) -> Refused:
     if kind and not _JSON_TYPE.fullmatch(kind):
         return Refused(415, f"the body is {kind[:80]!r}, not JSON; send JSON, with content-type: application/json", kind="media")
     packed = ", it looks compressed: send it uncompressed" if body[:2] in (b"\x1f\x8b", b"\x28\xb5") else ""
-    # The codec's own text repeats the byte, the parser's a place; neither repeats what was sent.
+    # The codec's own message repeats the byte, the parser's a position; neither repeats what was sent.
     why = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
     return Refused(422, f"the body is not JSON: {why}{packed}; {_REMEDY}", kind="json")
 
 
 def _problems(value: Any) -> Iterator[tuple[tuple[Any, ...], _Bad]]:
-    """Where *value* holds what must not be there."""
+    """The places where *value* contains something forbidden."""
     stack: list[tuple[tuple[Any, ...], Any]] = [((), value)]
     while stack:
         path, node = stack.pop()
@@ -266,7 +267,7 @@ def _problems(value: Any) -> Iterator[tuple[tuple[Any, ...], _Bad]]:
 
 
 def _refuse(found: Iterator[tuple[tuple[Any, ...], _Bad]]) -> None:
-    """Raise Refused if there is anything in *found*; a few are named."""
+    """Raise Refused if *found* is not empty; a few of the problems are named."""
     problems: list[dict[str, Any]] = []
     kind = ""
     for path, bad in found:
@@ -287,7 +288,7 @@ def problem(where: Sequence[Any], text: str) -> dict[str, Any]:
 
 
 def sentence(found: Mapping[str, Any]) -> str:
-    """A problem in words."""
+    """A problem as a sentence."""
     where = [f"row {found['row']}" if found["row"] is not None else "", f"field {found['field']!r}" if found["field"] else ""]
     return f"{', '.join(part for part in where if part) or 'the body'}: {found['problem']}"
 
@@ -296,20 +297,20 @@ def sentence(found: Mapping[str, Any]) -> str:
 
 
 def check_made(raw: Sequence[Any], rows: Sequence[Any]) -> None:
-    """Refuse numbers that a model has made of text (`"nan"`, `"1e999"`) and that would not be taken as numbers. Raises Refused (422)."""
+    """Refuse (422) numbers that a model converted from text (`"nan"`, `"1e999"`) and that would not be accepted as numbers."""
     _refuse(_made_of_all(raw, rows))
 
 
 def _made_of_all(raw: Sequence[Any], rows: Sequence[Any]) -> Iterator[tuple[tuple[Any, ...], _Bad]]:
     for number, (one, made) in enumerate(zip(raw, rows, strict=True)):
         names = _at_risk(one, made)
-        if names is None or names:  # most rows have none
+        if names is None or names:  # empty for most rows
             yield from ((("rows", number, *path), bad) for path, bad in _made(one, made, names))
 
 
 def _made(raw: Any, value: Any, names: Sequence[str] | None = None) -> Iterator[tuple[tuple[Any, ...], _Bad]]:
-    """What is wrong in *value*, which was made of *raw*; of a model only *names* are looked at, if they are known."""
-    # A model may make "not known" of a text by itself; only what reads like a number is one. Exact numbers keep what a double rounds.
+    """What is wrong in *value*, which was converted from *raw*; in a model only *names* are checked, if they are known."""
+    # A model may itself convert a text to "not known"; only number-like text is checked. Exact numbers keep what a double rounds.
     if isinstance(raw, dict):
         for name, one, made in _pairs(raw, value, names):
             if _matters(type(one), type(made)):
@@ -329,7 +330,7 @@ def _made(raw: Any, value: Any, names: Sequence[str] | None = None) -> Iterator[
 
 
 def _can_be_wrong(raw: type, made: type) -> bool:
-    """Whether anything can be wrong where a *made* came of a *raw*: of text came a number, of a number an exact one, or there is more inside."""
+    """Whether anything can be wrong when a *made* was converted from a *raw*: a number from text, an exact number, or a nested value."""
     if issubclass(made, decimal.Decimal):
         return raw in (int, float, str)
     return raw is str if issubclass(made, int | float) else raw in _NESTED
@@ -339,13 +340,13 @@ _matters: Callable[[type, type], bool] = functools.lru_cache(maxsize=4096)(_can_
 
 
 def _may_matter(raw: Sequence[Any], made: Sequence[Any]) -> bool:
-    """Whether anything can be wrong where the values *made* came of *raw*, whichever of which."""
+    """Whether anything can be wrong for any pair of *raw* and *made* values."""
     kinds = set(map(type, raw))
     return any(_matters(one, other) for other in set(map(type, made)) for one in kinds)
 
 
 def _at_risk(raw: Any, value: Any) -> tuple[str, ...] | None:
-    """The names whose values matter, of a row whose names are all its model's; else None. The kinds of its values say which: few rows have new ones."""
+    """The names whose values need a check, for a row whose names all belong to its model, else None. Cached by the values' types."""
     if not isinstance(value, pydantic.BaseModel) or value.__pydantic_extra__ or type(raw) is not dict:
         return None
     if not _names(type(value)).keys() >= raw.keys():
@@ -361,17 +362,17 @@ def _at_risk(raw: Any, value: Any) -> tuple[str, ...] | None:
 
 
 _seen: dict[tuple[Any, ...], tuple[str, ...]] = {}
-"""The names that matter, by the kinds of a row whose names are all its model's."""
+"""The names that need a check, by the types of a row whose names all belong to its model."""
 _MOST_SEEN = 1000
 
 
 def _pairs(raw: Mapping[str, Any], value: Any, names: Iterable[str] | None = None) -> Iterable[tuple[str, Any, Any]]:
-    """Each name of an object, or of those only *names*, what came under it, and what was made of that."""
+    """Each name of an object (or only *names*), its raw value, and the converted one."""
     if isinstance(value, pydantic.BaseModel):
         known = _names(type(value))
         return [(name, raw[name], getattr(value, known.get(name, name), None)) for name in (raw if names is None else names)]
     if isinstance(value, Mapping):
-        # Keys may be made into something else too; their order stays.
+        # Keys may be converted too; their order stays.
         made = value.values() if len(value) == len(raw) else [value.get(name) for name in raw]
         return zip(raw, raw.values(), made, strict=True)
     return ()
@@ -391,7 +392,7 @@ def _no_number(value: Any) -> _Bad | None:
 
 @functools.lru_cache(maxsize=256)
 def _names(model: type[pydantic.BaseModel]) -> dict[str, str]:
-    """The field that each name of JSON is for."""
+    """The field for each JSON name."""
     found = {name: name for name in model.model_fields}
     for name, field in model.model_fields.items():
         choices: Sequence[Any] = (

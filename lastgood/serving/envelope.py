@@ -1,4 +1,4 @@
-"""Around every request, also one that fails: what the proxy says of it, whose it is, and the names in its answer.
+"""Around every request, even a failed one: the proxy's headers, the request's owner, and the names in its answer.
 
 What does not belong here: what is answered (`app`).
 """
@@ -23,13 +23,13 @@ from lastgood.serving import feedback, metrics
 _logger = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(feedback.REQUEST_ID)
 _INSIDE = ("/metrics", "/readyz")
-"""Paths for whoever runs the service: through the proxy they are answered to holders of the debug token only."""
+"""Paths for operators: through the proxy, only holders of the debug token get an answer."""
 _COUNTED = ("/predict", "/feedback")
-"""Paths whose requests a worker that is asked to end answers first."""
+"""Paths whose requests a worker that is being stopped still answers."""
 
 
 class Envelope:
-    """Around everything, also around failures: names the bundle and the request in each answer, and counts it."""
+    """Wraps everything, including failures: names the bundle and the request in each answer, and counts it."""
 
     def __init__(
         self, app: ASGIApp, *, bundle: str, counted: in_flight.InFlight, metrics: metrics.Metrics, out_of_memory: Callable[[], None]
@@ -83,7 +83,7 @@ class Envelope:
 
 
 async def _refuse_copy(scope: Scope, receive: Receive, send: Send) -> None:
-    """A copy may only be predicted; anything else may write, and a proxy that copies it is set up wrongly."""
+    """A copy may only be predicted; any other path may write, and a proxy that copies it is misconfigured."""
     text = f"{scope['path'][:200]!r} must not be mirrored; only /predict may be mirrored, correct the proxy"
     await _refusal(403, text)(scope, receive, send)
 
@@ -94,18 +94,18 @@ async def _refuse_stranger(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def is_copy(scope: Scope) -> bool:
-    """Whether the proxy marks the request as a mirrored copy."""
+    """Whether the proxy marked the request as a mirrored copy."""
     return bool(header(scope, traffic_headers.SHADOW))
 
 
 def through_proxy(scope: Scope) -> bool:
-    """Whether the request came through the proxy; else it is from the owner, for nobody else can reach a worker."""
+    """Whether the request came through the proxy; otherwise it is the owner's, because nobody else can reach a worker."""
     return bool(header(scope, traffic_headers.REVISION))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ids:
-    """What names a request: `own` by the proxy, or made here; `callers` as the caller, or the proxy for it, named it."""
+    """The ids of a request: `own` from the proxy, or generated here; `callers` as given by the caller, or by the proxy for it."""
 
     own: str
     callers: str | None
@@ -117,7 +117,7 @@ def _ids(scope: Scope) -> Ids:
 
 
 def header(scope: Scope, name: str) -> str:
-    """The first value of the header *name*; "" if it is not there."""
+    """The first value of the header *name*; "" if it is missing."""
     key = name.encode()
     return next((value.decode("latin-1") for known, value in scope["headers"] if known == key), "")
 

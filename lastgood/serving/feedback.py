@@ -1,4 +1,4 @@
-"""Feedback: what really happened, sent later under the id of the request, once or several times."""
+"""Feedback: the true outcome, sent later under the id of the request, once or several times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 REQUEST_ID = r"^[\x21-\x7e]{1,128}$"
 MAX_OUTCOMES = 50
 MAX_FIGURE = 1e50
-"""Largest outcome and label, either way: the squares of their squares, and sums of those, still are numbers."""
+"""Largest absolute value of outcomes and labels: their fourth powers, and sums of those, are still finite."""
 
 Scalar = (
     pydantic.StrictBool
@@ -50,7 +50,7 @@ class Feedback(pydantic.BaseModel):
 
     @property
     def outcome(self) -> Mapping[str, Any]:
-        """The further fields."""
+        """The additional fields."""
         return self.__pydantic_extra__ or {}
 
     def as_row(self, *, at: float, label: float | None) -> segments.LogRow:
@@ -75,7 +75,7 @@ def to_table(rows: Sequence[segments.LogRow]) -> pa.Table:
 
 
 def check_label(label: Any) -> float | None:
-    """*label* as a runtime gave it, as a float of a size that can be reckoned with. Raises ValueError."""
+    """*label* from a runtime, as a float of a usable magnitude. Raises ValueError."""
     if label is None:
         return None
     try:

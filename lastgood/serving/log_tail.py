@@ -1,4 +1,4 @@
-"""Reading a log of segments on as it grows.
+"""Following a log of segments as it grows.
 
 What does not belong here: how a log is written, merged and expired (`segments`).
 """
@@ -23,11 +23,12 @@ SKEW_S = 300.0
 
 
 class Tail:
-    """Reads a log on as it grows: each row with `at` >= *since* (Unix seconds) once, as a rule, however often it is asked.
+    """Follows a log as it grows: each call returns new rows with `at` >= *since* (Unix seconds), as a rule each row once.
 
-    What a file's name, its time of change (with room for a writer whose clock is SKEW_S ahead of the disk's) or the statistics in it show to be old or known is not read, so a look costs
-    what is new, whatever the length of the log. Around midnight, where a writer's numbers have gaps, a row may come a second
-    time; one that is written more than a day late does not come. *load* reads one segment (default: `segments.load_segment`). Not for several threads.
+    A file is not read if its name, its modification time (with tolerance for a writer whose clock is SKEW_S ahead of the disk's) or
+    its statistics show that its rows are old or known, so a call costs what is new, whatever the length of the log. Around midnight,
+    where a writer's numbers have gaps, a row may be returned twice; a row written more than a day late is not returned. *load* reads
+    one segment (default: `segments.load_segment`). Not thread-safe.
     """
 
     def __init__(self, folder: Path, *, since: float, columns: Collection[str], load: Load | None = None) -> None:
@@ -39,9 +40,9 @@ class Tail:
         self._known: dict[tuple[str, str], list[_Known]] = defaultdict(list)
 
     def read(self, *, now: float) -> Iterator[pa.Table]:
-        """The new rows, a table for each segment; a segment counts as read when the next table is asked for.
+        """The new rows, one table per segment; a segment counts as read once the next table is requested.
 
-        Raises Damaged or OSError for a segment that cannot be read; those before it have been handed out.
+        Raises Damaged or OSError for a segment that cannot be read; the segments before it have been returned.
         """
         for day in sorted(self._folder.glob("dt=*")):
             if day.name >= self._from_day:
@@ -62,7 +63,7 @@ class Tail:
                 try:
                     old = (day / name).stat().st_mtime < self._since - SKEW_S
                     table = None if old else self._load(day / name, since=self._since, columns=self._columns)
-                except FileNotFoundError:  # merged since the folder was listed; the next look finds its rows in the merged one
+                except FileNotFoundError:  # merged since the folder was listed; the next call finds its rows in the merged one
                     continue
                 if table is not None:
                     yield table.slice(skipped or 0)
@@ -72,7 +73,7 @@ class Tail:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Known:
-    """Numbers *first* to *last* of a writer were read, or need not be; *rows* is None if they were not counted."""
+    """Numbers *first* to *last* of a writer have been read, or need not be; *rows* is None if they were not counted."""
 
     first: int
     last: int
@@ -80,9 +81,9 @@ class _Known:
 
 
 def _reach(known: Sequence[_Known], *, first: int, last: int) -> tuple[int, int | None]:
-    """Up to which number the segment *first* to *last* is known from its beginning on, and how many rows that is, if that is known.
+    """The number up to which the segment *first* to *last* is known without a gap, and how many rows that is, if known.
 
-    What is known behind a gap does not count: rather twice than never.
+    Anything known behind a gap does not count: reading twice is better than never.
     """
     reach = first - 1
     rows: int | None = 0

@@ -1,10 +1,10 @@
-"""What a log has lost, and what could not be read of it: small files beside the log, for whoever looks after the service.
+"""Rows that a log has lost, or that could not be read from it: small files beside the log, for operators.
 
     <folder>/.losses/<who>.json     {"lost": 3, "unwritable": 3, "unreadable": 0, "why": …, "at": …}
 
-A writer records what it lost since it started, a reader how many rows it skipped. Rows are counted.
+A writer records the rows lost since it started, a reader the rows it skipped.
 
-What does not belong here: who is told (`sources.log_losses`).
+What does not belong here: who is notified (`sources.log_losses`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FOLDER = ".losses"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What one writer or reader of a log missed by Unix time `at`; `log` is the log's name."""
+    """Rows that one writer or reader of a log missed by Unix time `at`; `log` is the log's name."""
 
     log: str
     who: str
@@ -39,7 +39,7 @@ class Loss:
 
 
 def record(folder: Path, who: str, *, lost: int = 0, unwritable: int = 0, unreadable: int = 0, why: str = "", now: float) -> bool:
-    """Write down what *who* missed of the log in *folder* by *now*, in place of what it wrote before. False if the disk refuses."""
+    """Record what *who* missed of the log in *folder* by *now*, replacing its earlier record. False if the disk refuses."""
     value = {"lost": lost, "unwritable": unwritable, "unreadable": unreadable, "why": why[:500], "at": now}
     file = folder / FOLDER / f"{re.sub(r'[^A-Za-z0-9._-]', '-', who)[:100]}.json"
     try:
@@ -52,7 +52,7 @@ def record(folder: Path, who: str, *, lost: int = 0, unwritable: int = 0, unread
 
 
 def read(inference: Path) -> list[Loss]:
-    """Everything that was missed of the logs in *inference* (`settings.inference(service)`); a file that cannot be read says nothing."""
+    """All losses of the logs in *inference* (`settings.inference(service)`); unreadable files are ignored."""
     return [loss for file in sorted(inference.glob(f"*/{FOLDER}/*.json")) for loss in _read(file)]
 
 
@@ -68,7 +68,7 @@ def _read(file: Path) -> Iterator[Loss]:
 
 
 def forget(folder: Path, *, before: float) -> None:
-    """Remove what was written down before Unix time *before* about the log in *folder*. Raises OSError."""
+    """Remove records from before Unix time *before* about the log in *folder*. Raises OSError."""
     for file in (folder / FOLDER).glob("*.json"):
         if file.stat().st_mtime < before:
             file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a worker counts, for Prometheus: few labels, each with few values."""
+"""The counters of a worker, for Prometheus: few labels, each with few values."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Metrics:
             "lastgood_repeated_caller_ids", "Requests that reused the x-request-id of an earlier request.", registry=self._registry
         )
         self.repeated_ids = self.unclear = 0
-        """The same two counts in plain numbers, for whoever asks how the worker is."""
+        """The same two counts as plain numbers, for the worker's status."""
         self._unclear = prometheus.Counter(
             "lastgood_unclear_feedback", "Feedback refused because its id matches several requests.", registry=self._registry
         )
@@ -88,27 +88,27 @@ class Metrics:
         self._predictions.labels(str(shadow).lower()).inc(rows)
 
     def refused(self, rows: int, *, kind: str) -> None:
-        """Count refused rows; *kind* is one of `border.KINDS`, or empty for what says nothing of rows."""
+        """Count refused rows; *kind* is one of `border.KINDS`, or empty for a refusal that is not about rows."""
         if kind:
             self._refused_rows.labels(kind).inc(rows)
 
     def cached(self, *, hits: int, misses: int) -> None:
-        """Count rows that were looked for in the cache."""
+        """Count rows looked up in the cache."""
         self._cached.labels("true").inc(hits)
         self._cached.labels("false").inc(misses)
 
     def repeated_id(self) -> None:
-        """Count a request whose caller's id an earlier one had."""
+        """Count a request whose caller's id was used by an earlier one."""
         self._repeated.inc()
         self.repeated_ids += 1
 
     def unclear_feedback(self) -> None:
-        """Count feedback whose id names several requests."""
+        """Count feedback whose id matches several requests."""
         self._unclear.inc()
         self.unclear += 1
 
     def refused_for_now(self, *, path: str) -> None:
-        """Count a request that was answered with 429."""
+        """Count a request answered with 429."""
         self._refused.labels(path if path in ROUTES else "other").inc()
 
     def ready(self) -> None:
@@ -121,7 +121,7 @@ class Metrics:
 
 
 class _Logs(Collector):
-    """The logs' own counts, read when asked."""
+    """The logs' own counts, read on request."""
 
     def __init__(self, logs: Mapping[str, segments.SegmentLog]) -> None:
         self._logs = logs

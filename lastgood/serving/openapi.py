@@ -1,4 +1,4 @@
-"""How the two bodies are described in /openapi.json; they are read by hand, so FastAPI does not know their form."""
+"""The description of the two bodies in /openapi.json; FastAPI does not know their form because they are parsed by hand."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 def body(row: type[pydantic.BaseModel], *, max_rows: int) -> dict[str, Any]:
-    """The request body of a route that takes one *row*, or rows."""
+    """The request body of a route that accepts one *row*, or rows."""
     one = {"$ref": _REF.format(model=row.__name__)}
     several = {
         "type": "object",
@@ -53,7 +53,7 @@ def body(row: type[pydantic.BaseModel], *, max_rows: int) -> dict[str, Any]:
 
 
 def lift_schemas(app: fastapi.FastAPI, models: Sequence[type[pydantic.BaseModel]]) -> None:
-    """Put the schemas that `body` refers to into the description of *app*."""
+    """Add the schemas that `body` refers to to the description of *app*."""
     original = app.openapi
 
     def described() -> dict[str, Any]:

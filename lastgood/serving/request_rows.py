@@ -1,6 +1,6 @@
-"""The rows of a request, out of its body: read, checked against the team's model, and known to be such as the log can keep.
+"""The rows in a request's body: parsed, validated by the team's model, and checked so that the log can store them.
 
-What does not belong here: numbers and texts that no model should see (`border`), what the service makes of a row (`app`).
+What does not belong here: numbers and texts that no model should see (`border`), how the service processes a row (`app`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _logger = logging.getLogger(__name__)
 
 
 async def read(request: fastapi.Request, limit: int) -> bytes:
-    """The request's body. Raises Refused (413) as soon as it is known to be longer than *limit* bytes."""
+    """The request's body. Raises Refused (413) as soon as it is known to exceed *limit* bytes."""
     declared = request.headers.get("content-length", "")
     received = bytearray()
     if not (declared.isdecimal() and int(declared[:20]) > limit):
@@ -39,7 +39,7 @@ async def read(request: fastapi.Request, limit: int) -> bytes:
 
 
 def adapter_of(row: type[pydantic.BaseModel]) -> pydantic.TypeAdapter[Any]:
-    """Reads `{"rows": [...]}`; a single row is put into that form before."""
+    """Validates `{"rows": [...]}`; a single row is wrapped into that form first."""
     rows: Any = Annotated[list[row], pydantic.Field(min_length=1)]  # type: ignore[valid-type]
     model = pydantic.create_model("Rows", __config__=pydantic.ConfigDict(extra="forbid"), rows=(rows, ...))
     return pydantic.TypeAdapter(model)
@@ -71,7 +71,7 @@ def parse(body: bytes, adapter: pydantic.TypeAdapter[Any], *, max_rows: int, con
 
 
 def beyond(value: Mapping[str, Any], adapter: pydantic.TypeAdapter[Any], error: Exception) -> Refused:
-    """The refusal of the first row on which a validator raises something else than it may."""
+    """The refusal of the first row for which a validator raises something that it may not."""
     rows = value["rows"] if isinstance(value.get("rows"), list) else [value]
     for number, row in enumerate(rows):
         try:
@@ -90,7 +90,7 @@ def uncomputable(number: int, text: str) -> Refused:
 
 
 def check_kept(form: row_form.Form, rows: Sequence[Any]) -> None:
-    """Raises Refused (422) for a row that the log could not hold, or not give back."""
+    """Raise Refused (422) for a row that the log could not store, or not return."""
     for number, row in enumerate(rows):
         try:
             form.check(row)
@@ -100,7 +100,7 @@ def check_kept(form: row_form.Form, rows: Sequence[Any]) -> None:
 
 
 def readable(form: row_form.Form, rows: Sequence[Any]) -> bool:
-    """Whether *rows* could be read back. Else it is not asked of any: the model, and no row, is to blame, and is served as it always was."""
+    """Whether *rows* can be read back. If not, no row is checked for it: the model is at fault, not the row, and serving is unaffected."""
     try:
         for row in rows:
             form.check(row)

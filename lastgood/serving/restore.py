@@ -1,7 +1,7 @@
-"""A row of a reference as a request would bring it: a table has other types than JSON, and loses some of them.
+"""A reference row as a request would contain it: a table's types differ from JSON's, and some of them are lost.
 
-pandas makes an integer column with gaps a float one, a list may be text, an Enum's value may look like a number. What the
-model refuses is put another way where that is the same value, and nowhere else.
+pandas turns an integer column with gaps into floats, a list may be text, an Enum's value may look like a number. A value that the
+model refuses is tried in other forms that mean the same, and in no others.
 
 What does not belong here: which rows, files (`inference_log`, `drift.reference`).
 """
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from lastgood.serving.row_form import Form
 
 ROUNDS = 4
-"""How often what is refused is put another way; each field has at most so many ways."""
+"""How often a refused value is tried in another form; each field has at most this many forms."""
 
 
 def restore_request(form: Form, row: Mapping[str, Any]) -> pydantic.BaseModel:
-    """The request of *row*, values by field as a table's columns hold them. Raises what the model raises about the first way."""
+    """The request of *row*, with values by field as in the columns of a table. Raises what the model raises for the first form."""
     try:
         return form.take({name: next(_ways(value, as_text=form.kinds[name] is None)) for name, value in row.items()})
     except pydantic.ValidationError as error:
@@ -32,7 +32,7 @@ def restore_request(form: Form, row: Mapping[str, Any]) -> pydantic.BaseModel:
 
 
 def _another_way(form: Form, row: Mapping[str, Any], first: pydantic.ValidationError) -> pydantic.BaseModel:
-    """The request of *row* put in other ways, after the first one was refused. Raises *first* if none is taken."""
+    """The request of *row* in other forms, after the first one was refused. Raises *first* if none is accepted."""
     ways = {name: list(_ways(value, as_text=form.kinds[name] is None)) for name, value in row.items()}
     at = dict.fromkeys(ways, 0)
     for _ in range(ROUNDS):
@@ -48,14 +48,14 @@ def _another_way(form: Form, row: Mapping[str, Any], first: pydantic.ValidationE
 
 
 def _fields(form: Form, blamed: set[str]) -> Iterator[str]:
-    """The fields of names as an error says them: by name or by alias."""
+    """The fields named in an error: by name or by alias."""
     for name, field in form.request.model_fields.items():
         if name in blamed or field.alias in blamed or field.validation_alias in blamed:
             yield name
 
 
 def _ways(value: Any, *, as_text: bool) -> Iterator[Any]:
-    """*value*, and others that mean the same; missing first, for a request says that with null."""
+    """*value*, and other forms with the same meaning; "missing" comes first, because a request expresses that as null."""
     if isinstance(value, float) and math.isnan(value):
         yield None
     if isinstance(value, str) and as_text:

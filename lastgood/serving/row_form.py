@@ -1,8 +1,8 @@
-"""How a row of a request is kept in the log, and how it is read back: one description for both, so that neither knows more than the other.
+"""How a request's row is stored in the log and read back: one description for both directions, so that they always agree.
 
-A field with a simple type has a column of that type; anything else is JSON text. A time is kept in UTC; that it came without
-an offset is kept beside it. Reading goes through the model as a request does, so what a strict model takes as JSON it takes
-from the log too.
+A field with a simple type has a column of that type; anything else is JSON text. A time is stored in UTC, and a separate column
+records that it came without an offset. Reading passes through the model as a request does, so what a strict model accepts as JSON
+it accepts from the log too.
 
 What does not belong here: columns that are not fields, files, tables (`inference_log`).
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Unkept(Exception):
-    """A row that could not be read back, and which field is to blame, if one is."""
+    """A row that could not be read back, and the field at fault, if there is one."""
 
     def __init__(self, field: str | None, problem: str) -> None:
         super().__init__(problem)
@@ -34,7 +34,7 @@ class Unkept(Exception):
 
 
 class Form:
-    """The form of the rows of *request*; *kinds* are its columns' types by field, None for JSON text."""
+    """The storage form of the rows of *request*; *kinds* are its column types by field, None for JSON text."""
 
     def __init__(self, request: type[pydantic.BaseModel], kinds: Mapping[str, pa.DataType | None]) -> None:
         import pyarrow as pa
@@ -47,7 +47,7 @@ class Form:
         self._strings = [name for name, kind in kinds.items() if kind is not None and pa.types.is_string(kind)]
 
     def text(self, row: pydantic.BaseModel) -> dict[str, str]:
-        """The fields that are kept as JSON text. Raises what the model's own serializers raise."""
+        """The fields stored as JSON text. Raises what the model's own serializers raise."""
         if not self._text:
             return {}
         dumped = row.model_dump(mode="json", include=self._text, by_alias=False, round_trip=True, warnings=False)
@@ -59,7 +59,7 @@ class Form:
         return json.dumps(found) if found else None
 
     def check(self, row: pydantic.BaseModel) -> None:
-        """Raises Unkept if *row* could not be written to the log, or not be read back. Costs microseconds."""
+        """Raise Unkept if *row* could not be written to the log, or not be read back. Costs microseconds."""
         for name in self._whole:
             value = getattr(row, name)
             if value is not None and value not in border.INT64:
@@ -94,5 +94,5 @@ class Form:
             ) from error
 
     def take(self, values: Mapping[str, Any]) -> pydantic.BaseModel:
-        """The row with these *values* by field, as JSON or as the log's columns give them. Raises what the model raises."""
+        """The row with these *values* by field, as in JSON or in the log's columns. Raises what the model raises."""
         return self.request.model_validate_json(pydantic_core.to_json(dict(values), inf_nan_mode="constants"), by_alias=True, by_name=True)

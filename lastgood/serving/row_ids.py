@@ -1,7 +1,7 @@
-"""Which request a caller means: by the id of the answer, which is ours and unique, or by the caller's own, which need not be.
+"""Which request a caller refers to: by the answer's id, which is ours and unique, or by the caller's own, which need not be.
 
-A caller's id is `x-request-id`. A tracing system gives all requests of one page the same, and a careless client gives every
-request the same: then it names none of them.
+A caller's id is `x-request-id`. A tracing system gives all requests of one page the same id, and a careless client gives every
+request the same id; such an id identifies none of them.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 SHOWN = 20
-"""How many of the requests under one caller's id are remembered; beyond that number it makes no difference."""
+"""How many requests under one caller's id are remembered; beyond that number it makes no difference."""
 
 
 class CallerIds:
-    """The requests under each caller's id. Of more than *capacity* requests the oldest are forgotten. Not for several threads."""
+    """The requests under each caller's id. Beyond *capacity* requests, the oldest are forgotten. Not thread-safe."""
 
     def __init__(self, *, capacity: int | None = None) -> None:
         self._capacity = capacity
@@ -21,7 +21,7 @@ class CallerIds:
         self._callers: dict[str, str] = {}
 
     def add(self, caller_id: str, request_id: str) -> bool:
-        """Remember that *request_id* came under *caller_id*; True if that is the second one, or a later one, under it."""
+        """Remember that *request_id* came under *caller_id*; True if it is the second one or a later one under it."""
         if request_id in self._callers:
             return False
         self._callers[request_id] = caller_id
@@ -32,20 +32,20 @@ class CallerIds:
         return len(known) > 1
 
     def knows(self, request_id: str) -> bool:
-        """Whether *request_id* is one of ours that is remembered."""
+        """Whether *request_id* is one of ours and remembered."""
         return request_id in self._callers
 
     def get(self, caller_id: str) -> tuple[str, ...]:
-        """The ids of the requests that came under *caller_id*, oldest first, SHOWN of them at most."""
+        """The ids of the requests that came under *caller_id*, oldest first, at most SHOWN."""
         known = self._requests.get(caller_id, {})
         return tuple(request_id for request_id, _ in zip(known, range(SHOWN), strict=False))
 
     def single(self) -> dict[str, str]:
-        """Caller's id to request id, where there is but one."""
+        """Caller's id to request id, where there is only one."""
         return {caller_id: next(iter(known)) for caller_id, known in self._requests.items() if len(known) == 1}
 
     def forget(self, request_id: str) -> None:
-        """Forget that request; one that is not remembered is fine."""
+        """Forget that request; does nothing if it is not remembered."""
         caller_id = self._callers.pop(request_id, None)
         if caller_id is not None:
             known = self._requests[caller_id]
@@ -55,7 +55,7 @@ class CallerIds:
 
 
 def unambiguous(requests: Iterable[tuple[str, str | None]]) -> dict[str, str]:
-    """Caller's id to request id, of pairs (request id, caller's id), for those that name one request."""
+    """Caller's id to request id, from pairs (request id, caller's id), for ids that match a single request."""
     ids = CallerIds()
     for request_id, caller_id in requests:
         if caller_id is not None:

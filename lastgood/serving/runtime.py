@@ -1,6 +1,6 @@
 """The contract between a worker and the code of a service, and how that code is loaded from a bundle.
 
-The code comes from the bundle's config part in the store, never from `services/`: a rollback brings it back too.
+The code comes from the bundle's config part in the store, never from `services/`, so a rollback restores it too.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _SHADOW = contextvars.ContextVar("lastgood_shadow", default=False)
 
 
 def in_shadow() -> bool:
-    """Whether `predict` is answering a mirrored copy of a request, or the warm-up: nobody gets that answer.
+    """Whether `predict` is answering a mirrored copy of a request, or the warm-up, whose answers are discarded.
 
-    The user's own request is answered elsewhere, so code that writes, sends, books or pays must not do so then: ask before
-    each such act. Known in the thread of `predict`; code that starts threads of its own hands it on (`contextvars.copy_context`).
+    The user's own request is answered elsewhere, so code that writes, sends, books or pays must not do so then: check before
+    each such act. Known in the thread of `predict`; code that starts its own threads passes it on (`contextvars.copy_context`).
     """
     return _SHADOW.get()
 
 
 @contextlib.contextmanager
 def shadow(*, on: bool) -> Iterator[None]:
-    """Make `in_shadow` say *on* within the block; for the worker, and for tests of a runtime."""
+    """Make `in_shadow` return *on* within the block; for the worker, and for tests of a runtime."""
     token = _SHADOW.set(on)
     try:
         yield
@@ -46,9 +46,9 @@ def shadow(*, on: bool) -> Iterator[None]:
 class Runtime(abc.ABC):
     """What a team writes for its service: load a bundle, answer rows.
 
-    `Request` describes one row and must forbid extra fields; the worker validates with it before `predict` is called.
+    `Request` describes one row and must forbid extra fields; the worker validates with it before calling `predict`.
     `concurrency` is how many calls of `predict` may run at once, each in a thread; more than one only pays off for code
-    that waits or leaves the interpreter lock.
+    that waits or releases the interpreter lock.
     """
 
     Request: ClassVar[type[pydantic.BaseModel]]
@@ -61,26 +61,26 @@ class Runtime(abc.ABC):
 
     @abc.abstractmethod
     def predict(self, rows: Sequence[pydantic.BaseModel]) -> list[dict[str, Any]]:
-        """One JSON-able answer for each row, in order. `probability`, if there is one, is a float; it is logged as a column.
+        """One JSON-serializable answer for each row, in order. `probability`, if present, is a float and is logged as a column.
 
-        Must change nothing outside while `in_shadow()` holds.
+        Must have no side effects while `in_shadow()` holds.
         """
 
     @abc.abstractmethod
     def warm_up(self) -> list[dict[str, Any]]:
-        """JSON-able rows to answer before the worker reports ready, so that no user waits for lazy loading."""
+        """JSON-serializable rows to answer before the worker reports ready, so that no user waits for lazy loading."""
 
     def features(self, rows: Sequence[pydantic.BaseModel]) -> Mapping[str, Sequence[float]] | None:
-        """What the model is really fed for *rows*: numbers by name, NaN for missing; None if nobody is to look at them.
+        """The model's actual inputs for *rows*: numbers by name, NaN for missing; None if they are not to be watched.
 
-        By this a bundle whose own code makes something else of the rows than it was trained on is told from a world that has changed.
+        They distinguish a bundle whose own code processes the rows differently than in training from a world that has changed.
         """
         return None
 
     def label(self, outcome: Mapping[str, Any]) -> float | None:
-        """What really happened, on the scale of `probability`, if *outcome* (fields of a feedback, scalars) says it; else None.
+        """The true outcome, on the scale of `probability`, if *outcome* (fields of a feedback, scalars) contains it; otherwise None.
 
-        Raises ValueError with a message for the sender if a field that it reads is of the wrong kind.
+        Raises ValueError with a message for the sender if a field that it reads has the wrong type.
         """
         value = outcome.get("label")
         if value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
@@ -92,10 +92,10 @@ def load_class(config: Path, *, entry: str, digest: str) -> type[Runtime]:
     """The runtime class *entry* (`module:Class`) of the config part in folder *config*, whose digest is *digest*.
 
     The folder becomes a private package named by the digest, so its modules import each other relatively and two
-    bundles' code cannot meet in one process. Raises Damaged if the code cannot be imported or is not a runtime.
+    bundles' code cannot collide in one process. Raises Damaged if the code cannot be imported or is not a runtime.
     """
     module_name, _, class_name = entry.partition(":")
-    sys.dont_write_bytecode = True  # compiled files beside the code would be a change of the stored part
+    sys.dont_write_bytecode = True  # compiled files beside the code would modify the stored part
     package = "lastgood_config_" + manifest.short(digest)
     if package not in sys.modules:
         root = types.ModuleType(package)
@@ -105,7 +105,7 @@ def load_class(config: Path, *, entry: str, digest: str) -> type[Runtime]:
     try:
         found = getattr(importlib.import_module(f"{package}.{module_name}"), class_name)
     except MemoryError:
-        raise  # no fault of the bundle's bytes
+        raise  # not a fault of the bundle's bytes
     except Exception as error:  # a team's code may raise anything while it is imported
         remedy = runtime_api.missing(error) or f"{error!r}; build the bundle again"
         raise errors.Damaged(f"runtime {entry!r} of config part {digest} cannot be imported: {remedy}") from error

@@ -1,14 +1,14 @@
-"""An append-only log of rows in Parquet segments: bounded loss, nothing half-written, readable while it grows.
+"""An append-only log of rows in Parquet segments: bounded loss, no partial writes, readable while it grows.
 
     <folder>/dt=2013-03-01/<writer>.00000001-00000001.parquet   written every half `flush_s`
     <folder>/dt=2013-03-01/<writer>.00000001-00000120.parquet   several of one writer merged; the parts go a moment later
     <folder>/.writers/<writer>.lock                             held while the writer lives
 
 A segment appears by one rename after its bytes are on disk. A segment whose range of numbers lies inside another's of
-the same writer is a left-over and not read, so a kill between merging and removing doubles nothing. The segments of a
+the same writer is a left-over and is not read, so a kill between merging and removing duplicates nothing. The segments of a
 writer that died (its lock is free) are merged by the next one that starts.
 
-Only standard columns are known here: `at` (UTC, microseconds) in every row. Which others there are is the caller's matter.
+Only the standard column `at` (UTC, microseconds) is known here; every row has it. All others are defined by the caller.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ ToTable = Callable[[Sequence[LogRow]], "pa.Table"]
 MERGE_EVERY_S = 60.0
 """Seconds between merges of the day's segments into one, until that one holds enough rows."""
 MAX_WAITING = 20_000
-"""Rows kept in memory while the disk refuses them (about 20 MB); older ones are lost then, and counted."""
+"""Rows kept in memory while the disk refuses them (about 20 MB); beyond that, older ones are lost, and counted."""
 _EXPIRE_EVERY_S = 3600.0
 _SURE_S = 86_400.0
-"""Before everything of a log goes at once, the process has to have lived this long: a machine that starts with a wrong clock gets its time."""
+"""Minimum age of the process before it deletes all of a log at once, so that a machine that starts with a wrong clock can correct it."""
 _READ_ATTEMPTS = 8
 _logger = logging.getLogger(__name__)
 _NAME = re.compile(r"(?P<writer>[a-z0-9-]+)\.(?P<first>\d{8})-(?P<last>\d{8})\.parquet")
@@ -58,7 +58,7 @@ _NAME = re.compile(r"(?P<writer>[a-z0-9-]+)\.(?P<first>\d{8})-(?P<last>\d{8})\.p
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """Counts of one log since its start, in rows; `failures` in attempts. `unwritable` are those of the lost that no column could hold."""
+    """Counts of one log since its start, in rows; `failures` in attempts. `unwritable` counts the lost rows that no column could hold."""
 
     written: int = 0
     lost: int = 0
@@ -68,10 +68,10 @@ class Stats:
 
 
 class SegmentLog:
-    """Takes rows from any thread without waiting and writes them from a thread of its own.
+    """Accepts rows from any thread without waiting and writes them from its own thread.
 
-    *to_table* turns rows into a table. Nothing here ever raises into the caller: a row that cannot be kept is counted.
-    A kill -9 loses what is younger than *flush_s* seconds.
+    *to_table* turns rows into a table. Nothing here ever raises into the caller: a row that cannot be stored is counted.
+    A kill -9 loses rows younger than *flush_s* seconds.
     """
 
     def __init__(
@@ -107,22 +107,22 @@ class SegmentLog:
         self._thread = threading.Thread(target=self._run, name=f"log-{folder.name}", daemon=True)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start writing."""
         self._thread.start()
 
     def append(self, rows: Sequence[LogRow]) -> None:
-        """Hand over *rows*; returns at once."""
+        """Queue *rows*; returns at once."""
         with self._guard:
             self._rows.extend(rows)
 
     def rehearse(self, rows: Sequence[LogRow]) -> None:
-        """Encode *rows* as a segment in memory and throw it away, so that everything is loaded before the first write."""
+        """Encode *rows* as a segment in memory and discard it, so that everything is loaded before the first write."""
         import pyarrow.parquet as pq
 
         pq.write_table(self._to_table(rows), io.BytesIO(), compression="zstd")
 
     def stats(self) -> Stats:
-        """The counts as they are now."""
+        """The current counts."""
         with self._guard:
             return Stats(
                 written=self._written,
@@ -133,7 +133,7 @@ class SegmentLog:
             )
 
     def close(self) -> None:
-        """Write what waits and end the thread; rows that the disk refuses now are lost."""
+        """Write the queued rows and end the thread; rows that the disk refuses now are lost."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -147,9 +147,9 @@ class SegmentLog:
             self._lock_file = None
 
     def flush(self) -> None:
-        """Write what waits, one segment for each day; keeps what the disk refuses for the next time.
+        """Write the queued rows, one segment for each day; rows that the disk refuses are kept for the next time.
 
-        Waits for a flush that is under way, so that what was appended before is on disk afterwards.
+        Waits for a flush in progress, so that rows appended before are on disk afterwards.
         """
         with self._flushing:
             self._flush()
@@ -162,7 +162,7 @@ class SegmentLog:
         self._report()
 
     def _write_whole(self, day: str, rows: list[LogRow]) -> None:
-        """Write *rows*; one that cannot be written is lost alone: it is looked for by halves, and the others are written."""
+        """Write *rows*; a row that cannot be written is lost alone: it is found by bisection, and the others are written."""
         try:
             self._write(day, rows)
         except OSError as error:
@@ -183,7 +183,7 @@ class SegmentLog:
                 self._written += len(rows)
 
     def _report(self) -> None:
-        """Leave on disk how much was lost, so that whoever looks after the service can tell it; tried again until it is there."""
+        """Record on disk how much was lost, for operators; retried until it is written."""
         with self._guard:
             found, why = (self._lost, self._unwritable), self._why
         if found != self._reported and losses.record(
@@ -204,10 +204,10 @@ class SegmentLog:
                 self._guarded(self._expire)
 
     def _guarded(self, step: Callable[[], None]) -> None:
-        """Housekeeping that fails is tried again later and never ends the log."""
+        """Housekeeping that fails is retried later and never ends the log."""
         try:
             step()
-        except Exception:  # for example a disk that is full or gone, or a segment that somebody damaged
+        except Exception:  # for example a disk that is full or missing, or a segment that somebody damaged
             _logger.exception("housekeeping of log %s failed; retrying", self.folder)
             with self._guard:
                 self._failures += 1
@@ -228,7 +228,7 @@ class SegmentLog:
         )
 
     def _register(self) -> None:
-        """Hold this writer's lock, which says that it lives."""
+        """Hold this writer's lock, which shows that it is alive."""
         if self._lock_file is not None:
             return
         folder = self.folder / ".writers"
@@ -254,7 +254,7 @@ class SegmentLog:
                 self._open[day] = [merged]
 
     def _merge_into_one(self, folder: Path, writer: str, segments: Sequence[_Segment]) -> _Segment:
-        """One segment in place of *segments*, which are in order; the parts are removed at the next turn."""
+        """Replace *segments*, which are in order, by one segment; the parts are removed at the next turn."""
         whole = _Segment(segments[0].first, segments[-1].last, sum(segment.rows for segment in segments))
         if len(segments) > 1:
             files = [folder / segment_name(writer, segment.first, segment.last) for segment in segments]
@@ -263,13 +263,13 @@ class SegmentLog:
         return whole
 
     def _remove_left_over(self) -> None:
-        # A turn later than the merge: a reader that lists the folder meanwhile sees the old or the new, or both.
+        # One turn after the merge: a reader that lists the folder meanwhile sees the old ones or the new one, or both.
         files, self._left_over = self._left_over, []
         for file in files:
             file.unlink(missing_ok=True)
 
     def _adopt(self) -> None:
-        """Merge what dead writers left, and forget them."""
+        """Merge what dead writers left, and forget those writers."""
         for lock in sorted((self.folder / ".writers").glob("*.lock")):
             self._guarded(functools.partial(self._adopt_one, lock))
 
@@ -278,7 +278,7 @@ class SegmentLog:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(handle)  # it lives
+            os.close(handle)  # it is alive
             return
         try:
             for folder in sorted(self.folder.glob("dt=*")):
@@ -324,9 +324,9 @@ class _Segment:
 
 
 def write_segment(table: pa.Table, folder: Path, *, name: str, at: float | None = None) -> None:
-    """Make *table* the segment *name*, written at Unix time *at*: whole and on disk, or not there. Raises OSError.
+    """Write *table* as the segment *name* at Unix time *at*: complete and on disk, or not present. Raises OSError.
 
-    Readers skip a file by its time of change, so that is the time by which rows are written, not the disk's.
+    Readers skip a file by its modification time, so that is set to the time by which rows are written, not the disk's.
     """
     import pyarrow.parquet as pq
 
@@ -350,7 +350,7 @@ def write_segment(table: pa.Table, folder: Path, *, name: str, at: float | None 
 def read(folder: Path, *, since: float, until: float, columns: Collection[str] | None = None) -> pa.Table | None:
     """Rows with *since* <= `at` < *until* (Unix seconds), oldest first; None if there are none.
 
-    Columns that a segment lacks are null, so bundles with other fields can be read together. May run while the log is written.
+    Columns that a segment lacks are null, so bundles with different fields can be read together. Safe while the log is being written.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -366,7 +366,7 @@ def read(folder: Path, *, since: float, until: float, columns: Collection[str] |
 
 
 def load_segment(path: Path, *, since: float, columns: Collection[str], until: float = math.inf) -> pa.Table | None:
-    """The rows of one segment; None, after a look at its statistics alone, if none is of *since* <= `at` < *until* (Unix seconds).
+    """The rows of one segment; None, from its statistics alone, if none has *since* <= `at` < *until* (Unix seconds).
 
     Raises FileNotFoundError, or Damaged.
     """
@@ -381,7 +381,7 @@ def load_segment(path: Path, *, since: float, columns: Collection[str], until: f
 
 
 def _span(group: Any) -> tuple[float, float] | None:
-    """The lowest and highest `at` of a row group in Unix seconds; None if its statistics do not say."""
+    """The lowest and highest `at` of a row group in Unix seconds; None if its statistics lack them."""
     for number in range(group.num_columns):
         column = group.column(number)
         if column.path_in_schema == "at":
@@ -396,12 +396,12 @@ def day_name(moment: float) -> str:
 
 
 def _within(moment: float) -> float:
-    """*moment*, cut to the years that a calendar can name, so that a window may be open at either end."""
+    """*moment*, clamped to the years of the calendar, so that a window may be open at either end."""
     return min(max(moment, -2e9), 2e11)
 
 
 def segment_name(writer: str, first: int, last: int) -> str:
-    """The file name of numbers *first* to *last* of *writer*."""
+    """The file name for numbers *first* to *last* of *writer*."""
     return f"{writer}.{first:08d}-{last:08d}.parquet"
 
 
@@ -417,7 +417,7 @@ def _read_day(folder: Path, columns: Collection[str] | None) -> pa.Table | None:
 
 
 def current(names: Iterable[str]) -> dict[str, tuple[int, int, str]]:
-    """The segments among *names* that no other one contains: first and last number, and name, by name."""
+    """The segments among *names* that are not contained in another one: first and last number, and name, by name."""
     by_writer: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
     for found in map(_NAME.fullmatch, names):
         if found:

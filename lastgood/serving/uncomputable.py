@@ -1,9 +1,9 @@
-"""Whose fault a failed prediction is: a row that the team's code cannot compute, or a bundle that cannot compute.
+"""The cause of a failed prediction: a row that the team's code cannot compute, or a bundle that cannot compute.
 
-One row that fails again and again while the runtime's own warm-up rows are answered is the sender's affair; anything else is
-the bundle's. That holds for memory too: it has run out where the warm-up rows fail because of it, and not where a row asks for more
-than there is. Rows are asked again as copies are (`in_shadow`), so that nothing is written twice; the warm-up rows at a
-bounded rate, so that nobody makes a worker ask them for a living.
+If one row fails again and again while the runtime's own warm-up rows are answered, the sender is at fault; in any other case
+the bundle is. That includes memory: it has run out if the warm-up rows fail because of it, but not if a row needs more
+than is available. Rows are retried as copies (`in_shadow`), so that nothing is written twice; the warm-up rows at a
+bounded rate, so that no client can keep a worker busy with them.
 
 What does not belong here: HTTP (`app`).
 """
@@ -23,19 +23,19 @@ PredictRows = Callable[[Sequence[Any]], object]
 """Answers rows, or raises."""
 
 PAUSE_S = 2.0
-"""Seconds for which what the warm-up rows said is believed, at least."""
+"""Minimum seconds for which the result of the warm-up rows is reused."""
 SHARE = 0.05
-"""Share of a worker's time that asking them may take."""
+"""Share of a worker's time that retrying the warm-up rows may take."""
 AGAIN = 2
-"""Times that a row on its own must fail again."""
+"""How many more times a row must fail on its own."""
 
 
 class Failed(Exception):
-    """A team's code failed; the cause is the exception's. Whatever that was, this one can be handed from thread to thread."""
+    """A team's code failed; the cause is its exception. Whatever that was, this one can be passed between threads."""
 
 
 def contained(answer: Callable[[], T]) -> T:
-    """What *answer* gives. Raises MemoryError, or Failed from whatever else it raised: also from what would end a process or a loop."""
+    """The result of *answer*. Raises MemoryError, or Failed for anything else that it raised, even what would end a process or a loop."""
     try:
         return answer()
     except (MemoryError, Failed):
@@ -64,7 +64,7 @@ def _check_probabilities(outputs: Sequence[Mapping[str, Any]]) -> None:
 
 
 class Wellness:
-    """Whether the bundle answers its warm-up rows now; *ask* asks them and raises. Found out again at a bounded rate. For any thread."""
+    """Whether the bundle answers its warm-up rows now; *ask* requests them and raises. Re-checked at a bounded rate. Thread-safe."""
 
     def __init__(self, ask: Callable[[], object], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._ask = ask
@@ -76,11 +76,11 @@ class Wellness:
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether the warm-up rows failed last because memory ran out."""
+        """Whether the warm-up rows last failed because memory ran out."""
         return self._out_of_memory
 
     def well(self) -> bool:
-        """Asks, if the last answer is too old."""
+        """Whether they are answered; checks again if the last result is too old."""
         with self._guard:
             began = self._clock()
             if began >= self._until:
@@ -99,14 +99,14 @@ class Wellness:
 
 
 def describe_error(error: Failed | MemoryError) -> str:
-    """What happened, for whoever sent the row."""
+    """What happened, for the sender of the row."""
     return "it needs more memory than is available" if isinstance(error, MemoryError) else str(error)
 
 
 def find(rows: Sequence[Any], answer: PredictRows, *, until: float, clock: Callable[[], float] = time.monotonic) -> int | None:
-    """The number of a row of *rows*, which failed together, that cannot be computed; None if there is none, or if it is *until* before one is found.
+    """The number of a row in *rows*, which failed together, that cannot be computed; None if there is none, or none was found by *until*.
 
-    Costs about as much as all rows once more, for one that fails is looked for by halves.
+    Costs about as much as all rows once more, because a failing row is found by bisection.
     """
 
     def fails(some: Sequence[Any]) -> bool:

@@ -84,7 +84,7 @@ def read_manifest(store: bundle_store.Store, bundle: str) -> bundle_manifest.Bun
 
 
 def environment_notes(recorded: Path | None, lock: Path) -> list[str]:
-    """How the running environment differs from the recorded one, in words; a difference is told, not refused."""
+    """Differences between the running environment and the recorded one, as text; they are reported, not refused."""
     if recorded is None:
         return ["the bundle records no environment"]
     try:
@@ -94,7 +94,7 @@ def environment_notes(recorded: Path | None, lock: Path) -> list[str]:
 
 
 def logs(settings: Settings, loaded: app.Loaded) -> tuple[segments.SegmentLog, segments.SegmentLog]:
-    """The predictions log and the feedback log of the service, not started."""
+    """The predictions log and the feedback log of the service, not yet started."""
     serving, folder = loaded.service.serving, settings.inference(loaded.service.service)
 
     def log(name: str, to_table: segments.ToTable) -> segments.SegmentLog:
@@ -112,7 +112,7 @@ def logs(settings: Settings, loaded: app.Loaded) -> tuple[segments.SegmentLog, s
 
 
 def answers(settings: Settings, loaded: app.Loaded) -> answer_store.Cache | None:
-    """The cache of answers, where the service wants one. Raises UsageError for a wrong `cache.url`."""
+    """The answer cache, if the service wants one. Raises UsageError for an invalid `cache.url`."""
     serving = loaded.service.serving
     if serving.cache_s <= 0:
         return None
@@ -122,7 +122,7 @@ def answers(settings: Settings, loaded: app.Loaded) -> answer_store.Cache | None
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, that says what it has left to answer from the moment it is asked to end."""
+    """Uvicorn, extended to report what it has left to answer once it is asked to stop."""
 
     def __init__(self, config: uvicorn.Config, *, counted: in_flight.InFlight, file: Path) -> None:
         super().__init__(config)
@@ -134,7 +134,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(settings: Settings, loaded: app.Loaded, listener: socket.socket) -> int:
-    """Answer on *listener* until SIGTERM, SIGINT or the end of memory, finish what is in flight, write the logs. Returns the exit code."""
+    """Answer on *listener* until SIGTERM, SIGINT or out of memory, finish what is in flight, write the logs. Returns the exit code."""
     predictions_log, feedback_log = logs(settings, loaded)
     exit_code = 0
     counted = in_flight.InFlight()
@@ -142,7 +142,7 @@ def serve(settings: Settings, loaded: app.Loaded, listener: socket.socket) -> in
     def give_up(code: int) -> None:
         nonlocal exit_code
         exit_code = code
-        # A worker that ends by itself is wanted: the next one waits for it no longer than for a request of its own.
+        # A worker that ends by itself is to be replaced: its successor waits for it no longer than a request may take.
         server.config.timeout_graceful_shutdown = math.ceil(loaded.service.traffic.timeout_s) + 1
         server.should_exit = True
 
@@ -164,18 +164,18 @@ def serve(settings: Settings, loaded: app.Loaded, listener: socket.socket) -> in
             access_log=False,
             log_level="warning",
             server_header=False,
-            # Longer than a proxy keeps an idle connection (an hour), so that it is never us who close one just as it is used.
+            # Longer than a proxy keeps an idle connection (an hour), so that we never close one just as it is used.
             timeout_keep_alive=3900,
-            # The proxy may wait as long for an answer as another bundle's settings say; whoever starts workers ends them sooner.
+            # The proxy may wait for an answer as long as another bundle's settings allow; the supervisor of the workers ends them sooner.
             timeout_graceful_shutdown=math.ceil(timeouts.LONGEST_S) + 1,
         ),
         counted=counted,
         file=in_flight.file_of(settings.run(loaded.service.service), os.getpid()),
     )
-    # uvicorn raises the signal again when it has shut down; a polite end is no failure.
+    # uvicorn raises the signal again when it has shut down; a graceful end is not a failure.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    # The controller does it more often; while it is dead, the proxy's log must not fill the disk all the same.
+    # The controller does it more often; but while it is dead, the proxy's log must not fill the disk.
     housekeeping.Sweeper(settings, lambda: (loaded.service.service,), every_s=housekeeping.WORKERS_EVERY_S).start()
     server.run(sockets=[listener])
     return exit_code
@@ -197,14 +197,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def listen_at(path: Path) -> socket.socket:
-    """A bound Unix socket for our user alone, in place of one that an earlier worker left. Raises Unavailable."""
+    """A bound Unix socket accessible only to our user, replacing one left by an earlier worker. Raises Unavailable."""
     staged = path.with_name(f".{os.getpid()}")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
         staged.unlink(missing_ok=True)
         listener.bind(str(staged))
-        staged.replace(path)  # a worker that is on its way out goes on with the requests that it has
+        staged.replace(path)  # a worker that is shutting down continues with the requests that it has
     except OSError as error:
         listener.close()
         raise errors.Unavailable(f"cannot listen on {path}: {error}; correct the folder's owner or mode") from error
