@@ -87,7 +87,7 @@ def part(service: str, asset: str, write: Write | Part, *, owners: Sequence[str]
     name = declared.name or asset
     wanted = inputs.inputs_of(declared.write)
     if inputs.OUT not in wanted.ours:
-        raise ValueError(f"{inputs.named(declared.write)} of part {name!r} takes no parameter 'out', the folder that it is to fill; add it")
+        raise ValueError(f"{inputs.named(declared.write)} of part {name!r} has no parameter 'out', the folder to fill; add it")
     kind = wanted.config
 
     @dg.asset(

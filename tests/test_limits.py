@@ -92,6 +92,7 @@ OPEN = {
     "service:drift.decide.margin": "in units of the score, which may be anything",
     "service:drift.decide.looks_s": "bounded by what the log keeps",
     "service:drift.min_effect": "a distance, compared and nothing else",
+    "service:drift.quiet": "hours of the day, each of them 0 to 23",
 }
 """Numbers that need no largest value: nothing waits for them, makes room for them or counts to them."""
 

@@ -76,16 +76,22 @@ def _distance(ctx: release.Context, what: DriftWatch, digest: str, rows: pa.Tabl
 
 
 def by_features(mine: verdict.WindowVerdict | None, others: verdict.WindowVerdict | None) -> str | None:
-    """Why the code behind is no help though it makes other features of the rows; None if it is."""
+    """Why a rollback to code that computes other features of the rows would not help; None if it would.
+
+    *mine* are the features that the serving bundle's code computes, compared with its training, *others* those of the target. What lies as far off
+    for both, a season for example, a rollback does not make worse: a feature counts by how much farther off the target's is.
+    """
     if mine is None or others is None:
         return None
-    worst, other = _farthest(mine), _farthest(others)
-    if other is None or other.distance is None or worst is None or worst.distance is None:
+    own = _distances(mine)
+    beyond = {name: distance - own.get(name, 0.0) for name, distance in _distances(others).items()}
+    if not own or not beyond:
         return None
-    if other.distance < FAR or other.distance < AS_FAR * worst.distance:
+    name = max(beyond, key=beyond.__getitem__)
+    if beyond[name] < FAR or beyond[name] < AS_FAR * max(own.values()):
         return None
-    return f"its feature {other.name} is {other.distance:.2g} standard deviations from what it was trained on"
+    return f"its feature {name} is {_distances(others)[name]:.2g} standard deviations from what it was trained on"
 
 
-def _farthest(said: verdict.WindowVerdict) -> verdict.Column | None:
-    return max((one for one in said.columns if one.distance is not None), key=lambda one: one.distance or 0.0, default=None)
+def _distances(compared: verdict.WindowVerdict) -> dict[str, float]:
+    return {column.name: column.distance for column in compared.columns if column.distance is not None}

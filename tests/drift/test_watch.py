@@ -370,7 +370,7 @@ from lastgood import release, settings
 from lastgood.drift import watch as drift_watch
 from lastgood.drift.verdict import LOSS
 with release.open_context(settings.load()) as ctx:
-    drift_watch.tick(ctx, drift_watch.watched(ctx, {toy.SERVICE!r}), now={START + 3 * HOUR_S + 10})
+    drift_watch.evaluate_next_window(ctx, drift_watch.watch_of_service(ctx, {toy.SERVICE!r}), now={START + 3 * HOUR_S + 10})
 """
     env = {**os.environ, "LASTGOOD_PROJECT": str(settings.project), "LASTGOOD_FAILPOINTS": f"{place}=kill@2"}
     killed = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=100)

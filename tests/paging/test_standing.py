@@ -214,14 +214,14 @@ def test_that_there_is_no_way_further_back_is_told_once(stage: Stage) -> None:
     stage.look()
     stage.look(after_s=1)
     assert stage.told("stranded") == [], "its workers still have time"
-    real = loop.proceed.go_on_back
+    real = loop.advance.go_on_back
     stage.say(stage.host, **{a: FAILING})
 
     def later(ctx: release.Context, *given: Any, **asked: Any) -> Any:
         return real(ctx.with_clock(lambda: stage.now() + 60), *given, **asked)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.proceed, "go_on_back", later)
+        patch.setattr(loop.advance, "go_on_back", later)
         stage.look(after_s=1)
         restarted(stage)
     (page,) = stage.told("stranded")

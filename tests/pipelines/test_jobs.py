@@ -294,7 +294,7 @@ def test_an_outdated_plan_of_a_promotion_is_refused_as_by_the_command(home, comm
     result = run(home, "promote", "promote", service="flights", bundle=other, reason="go", expected=2, wait_s=0)
     assert not result.success
     assert refusal(result) == (said["error"], said["message"]) == ("Conflict", said["message"])
-    assert "has moved on since revision 2" in said["message"]
+    assert "has changed since revision 2" in said["message"]
     assert refusals(home) == []
 
 

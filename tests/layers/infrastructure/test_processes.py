@@ -70,7 +70,7 @@ def test_workers_survive_whoever_started_them(world):
         "from pathlib import Path\n"
         "from tests.layers.infrastructure import conftest\n"
         "world = object.__new__(conftest.World)\n"
-        f"world.settings = conftest.settings.Settings(project=Path({str(world.settings.project)!r}), home=Path({str(world.settings.home)!r}))\n"
+        f"world.settings = conftest.Settings(project=Path({str(world.settings.project)!r}), home=Path({str(world.settings.home)!r}))\n"
         "world.offset_s, world.ready_timeout_s = 0.0, 30.0\n"
         f"world.make().apply(world.desired(stable={A!r}, revision=1))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
