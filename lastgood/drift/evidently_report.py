@@ -85,7 +85,7 @@ def run(ctx: release.Context, what: drift_watch.DriftWatch, *, since: float, unt
 
 
 def values(snapshot: Any) -> dict[str, Any]:
-    """What `run` gave, as numbers: {"drifted": columns, "distances": by column, the largest first, "quality": by name, where labels are known}."""
+    """The result of `run` as numbers: {"drifted": columns, "distances": by column, largest first, "quality": by name, given labels}."""
     found: dict[str, Any] = {"drifted": 0, "distances": {}, "quality": {}}
     for metric in snapshot.dict()["metrics"]:
         kind, value = str(metric["metric_name"]), metric["value"]

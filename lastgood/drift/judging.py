@@ -108,7 +108,7 @@ class Judge:
         return max(rules.min_rows, min(rules.max_rows, self._made.reference.rows // PARTS))
 
     def keep(self, states: Sequence[State]) -> None:
-        """Take the *states* in which alarms came to `keep`, oldest first, for usual too; the loss is tested anew after each."""
+        """Count the *states* in which alarms were decided as `keep`, oldest first, as usual too; each restarts the test of the loss."""
         reference = self._made.reference
         self._kept = {name: kept for state in states for name, kept in state.columns(reference).items()}
         self._settled += [state.until for state in states[self._states :]]

@@ -23,7 +23,7 @@ LATER = 0.2
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledLook:
-    """One of the times at which an alarm is decided. `number` counts from 1, `of` are set and later ones have come since; `until` is Unix seconds."""
+    """One time at which an alarm is decided. `number` counts from 1, `of` all set and later looks so far; `until` is Unix seconds."""
 
     alarm: float
     number: int

@@ -42,7 +42,7 @@ MOST_TESTS = 26
 RECOVERED = 0.05
 """Level at which a loss that had become worse counts as below the limit again."""
 GROUPS, MIN_GROUPS = 10, 6
-"""Parts of the reference whose means say how sure the mean of all is. Days in a row depend on each other, so the parts are long."""
+"""Number of parts of the reference whose means give the error of the overall mean. Consecutive days are dependent, so parts are long."""
 POOLED = 10
 """Labelled rows per observation; the mean of fewer is too skewed for a test that relies on symmetry."""
 MOST_BLOCKS = 24
