@@ -403,7 +403,7 @@ def _rule(match: Json, action: Json, service: Service) -> Json:
 
 
 def _limits_of(traffic: Traffic) -> Json:
-    """How long a request may take, and be silent: without the second, Envoy's own minute ends the slow ones whatever the first says."""
+    """Limits for duration and silence of a request: without the second, Envoy's own minute ends slow ones regardless of the first."""
     return {"timeout": _seconds(traffic.timeout_s), "idle_timeout": _seconds(max(IDLE_S, traffic.timeout_s + IDLE_MARGIN_S))}
 
 

@@ -21,7 +21,7 @@ _STEP_S = 0.05
 
 
 def drain(files: Files, *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> int | None:
-    """How many requests have no answer when all could have one; None if Envoy does not say. Returns as soon as there are none."""
+    """How many requests are unanswered after all had time for it; None if Envoy does not report it. Returns early if none is left."""
     end = clock() + longest_s(_routes(files)) + MARGIN_S
     with contextlib.closing(envoy_admin.Admin(files.admin)) as admin:
         try:
