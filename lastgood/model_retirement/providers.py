@@ -23,7 +23,7 @@ from lastgood.system import text
 
 ModelStatus = Literal["alive", "dying", "gone", "unknown"]
 Ask = Callable[[base.Pin], Mapping[str, Any] | None]
-"""What the provider says of a model, in its own fields; None if there is no such model. Raises LastgoodError if it cannot be asked."""
+"""The provider's data on a model, in its own fields; None if there is no such model. Raises LastgoodError if it cannot be queried."""
 
 WARN_DAYS = 30.0
 DAY_S = 86_400.0
