@@ -121,7 +121,7 @@ class Agreement(_Gate):
 
     metric: Literal["agreement"]
     min: float = pydantic.Field(gt=0, lt=1)
-    """Lowest share of equal answers allowed; below 1, because no traffic can ever prove that all of them are equal."""
+    """Lowest share of equal answers allowed; no traffic can ever prove that all of them are equal."""
     tolerance: float = pydantic.Field(default=0.0, ge=0)
     """Two probabilities count as equal if they differ by no more than this; other answers must be equal exactly."""
 
