@@ -236,7 +236,7 @@ class Year(stage.Stage):
         prepared = data.build(train=[3, 4], evaluate=[5], workspace=workspace, project=self.settings.project).prepared
         args = {"--prepared": prepared, "--in-order": "6,7,8,9,10", "--every": EVERY, "--rate": RATE, "--label-delay": 1.0}
         with self.load("demos.flights_load", *(str(word) for pair in args.items() for word in pair)):
-            time.sleep(2.0)  # a window of B's that is empty would be an alarm, and rightly
+            time.sleep(2.0)  # an empty window of B's would rightly be an alarm
             yield
 
 
