@@ -7,7 +7,7 @@ A folder holds one folder a collection, in one of two layouts:
     qrels.tsv         or qrels/test.tsv: a head, then query, document and grade by tabs; a grade above 0 is relevant
 
     NAME.all          documents: `.I id`, then fields `.T` (title) and `.W` (text); others are left out   (Cranfield, CACM, CISI, MED)
-        NAME.qry          queries in the same form; they are counted from 1, whatever their `.I`, because Cranfield's judgements do so
+    NAME.qry          queries in the same form; they are counted from 1, whatever their `.I`, because Cranfield's judgements do so
     NAME.rel          query and document by spaces, or query, 0 and document (as TREC writes them); a grade below 0 behind them is not relevant
 
 Relevance is yes or no. Left out are documents without text, judgements of missing documents, and queries without any judgement.

@@ -3,7 +3,7 @@
 python -m bench.mutants                  the decision core, the gates and service.yaml; minutes, on one core
 python -m bench.mutants core             one group
 python -m bench.mutants core --quick     every tenth mutant
-    python -m bench.mutants gates --file track   one file: the others stay as they are, so its tests run faster
+python -m bench.mutants gates --file track   one file: the others stay as they are, so its tests run faster
 
 mutmut creates the mutants (comparisons, constants, boolean words, arguments, strings, cases) and runs the tests of a group
 against each, in a copy, so that nothing here changes. A mutant that no test can notice is *equivalent*: it is listed with

@@ -102,7 +102,10 @@ def due(ctx: release.Context, what: drift_watch.DriftWatch, *, now: float) -> Sc
 
 
 def to_build(ctx: release.Context, what: drift_watch.DriftWatch, alarm: float) -> tuple[ScheduledLook, str] | None:
-    """The newest decision about *alarm* and its reason, if it is an automated `retrain` and nothing was released since."""
+    """The newest decision about *alarm* and its reason, if it calls for a build.
+
+    That is the case if it is `retrain`, the service wants that automated, and nothing was released since.
+    """
     if what.rules.decide.retrain != "build":
         return None
     found = [one for one in ctx.ledger.evaluations(what.bundle) if one.kind == KIND and one.report["look"]["alarm"] == alarm]

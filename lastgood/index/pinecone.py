@@ -1,7 +1,7 @@
 """Pinecone: one namespace per snapshot in one index, over its REST API.
 
     namespace idx<16 hex>            a record per row: values, and text and meta as metadata
-        namespace lastgood-catalogue     a record per replica, written when all its rows can be read: only then does it exist
+    namespace lastgood-catalogue     a record per replica, written when all its rows can be read: only then does it exist
     namespace aliases                for people and other programs
 
 It supports vector search only (`Reader.text_search` is false), and its readers cannot be seen from elsewhere: whether a replica may

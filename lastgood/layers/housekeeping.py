@@ -2,10 +2,10 @@
 
     file                                    bound                                              by whom
     envoy/<s>/access.log, .1 to .3          64 MB each, a day each                             here
-    envoy/<s>/ejections.log, envoy.log      8 MB, and as much put aside                        here
-    logs/<s>/worker-*.log                   16 MB, and as much put aside; gone 30 days after   here
+    envoy/<s>/ejections.log, envoy.log      8 MB, and as much rotated                          here
+    logs/<s>/worker-*.log                   16 MB, and as much rotated; gone 30 days after     here
                                             its worker
-    logs/{controller,dagster,mlflow}.log    16 MB, and as much put aside                       here
+    logs/{controller,dagster,mlflow}.log    16 MB, and as much rotated                         here
     pages/                                  the newest 2,000                                   here
     inference/<s>/                          serving.log_keep_days                              its writers (`serving.segments`)
     ledger: measurements                    controller.keep_measurements_days                  `controller.analysis_loop`

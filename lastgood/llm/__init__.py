@@ -2,7 +2,7 @@
 
     base                the pin, the contract, what an answer is
     extractive          sentences of the passages themselves; no model, the default
-        openai_compatible   hosted by OpenAI, or any server with the same API
+    openai_compatible   hosted by OpenAI, or any server with the same API
     anthropic           hosted by Anthropic
     local               a small model from a package, on this machine
     catalog             from a pin to a model

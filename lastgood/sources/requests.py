@@ -2,15 +2,15 @@
 
 A request counts once, however often it was tried. It failed if its own arm failed it, whatever its user got in the end:
 
-        what happened                                            counts as
-        an error, a reset, a time-out in the end                 failed; its user got an error
-        a second try was needed, and gave an answer              failed; its user got an answer (also if it hung up during that try)
-        422 "uncomputable" by its own arm, no other asked        failed, once for each caller; its user got an answer
-        any other 4xx in the end                                 nothing: a caller's mistake says nothing about an arm
-        the caller hung up during the first try                  nothing; a slow answer, if it had waited for longer than the ceiling
-        no worker of its arm asked, as none was in rotation      nothing, if the fallback answered: ejections and kills have their own gates
-        refused by the proxy's own limits                        nothing
-        /feedback, /healthz and the like, a bundle by token      nothing, not even in the split
+    what happened                                            counts as
+    an error, a reset, a time-out in the end                 failed; its user got an error
+    a second try was needed, and gave an answer              failed; its user got an answer (also if it hung up during that try)
+    422 "uncomputable" by its own arm, no other asked        failed, once for each caller; its user got an answer
+    any other 4xx in the end                                 nothing: a caller's mistake says nothing about an arm
+    the caller hung up during the first try                  nothing; a slow answer, if it had waited for longer than the ceiling
+    no worker of its arm asked, as none was in rotation      nothing, if the fallback answered: ejections and kills have their own gates
+    refused by the proxy's own limits                        nothing
+    /feedback, /healthz and the like, a bundle by token      nothing, not even in the split
 
 What does not belong here: reading the log (`layers.traffic.envoy.requests`), copies of requests, which it does not have (`envoy.stats`).
 """

@@ -1,7 +1,7 @@
 """Whether a TCP port is held by the process that we started, or by a descendant of it.
 
-Anybody on a machine may take the port of a server that died and answer in its place. Who listens is told by the kernel:
-the listening sockets of `/proc/net/tcp`, and the sockets among a process's open files. Linux only; elsewhere nobody can tell.
+Anybody on a machine may take the port of a server that died and answer in its place. The kernel reports who listens:
+the listening sockets of `/proc/net/tcp`, and the sockets among a process's open files. Linux only; elsewhere it is unknown.
 
 What does not belong here: asking the server (`layers.infrastructure.local.readiness`), Unix sockets, which files protect.
 """

@@ -45,7 +45,7 @@ def is_overdue(record: processes.Record, has: in_flight.Left, *, now: float) -> 
 
 
 def forget(workers: Path, pid: int) -> None:
-    """The file left by an earlier process with this pid does not apply to the next one."""
+    """Remove the file left by an earlier process with this pid: it does not apply to the next one."""
     in_flight.file_of(workers.parent, pid).unlink(missing_ok=True)
 
 

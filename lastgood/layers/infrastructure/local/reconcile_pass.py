@@ -146,7 +146,7 @@ class Step:
         self._where.retire(arm, record, now=self._now, patience_s=drain.patience_s(*timeouts), revision=self._desired.revision)
 
     def _drain(self, leaving: Mapping[str, processes.Record], ready: set[str], answers: Mapping[str, readiness.ReadyzAnswer]) -> None:
-        """Ask unwanted workers whose traffic has moved to end, but keep the last ready one if stable is broken."""
+        """Ask unwanted workers whose traffic has moved to end, but keep the last ready one in case stable is broken."""
         stable = self._desired.stable
         for arm, record in leaving.items():
             note = self._all.of(arm)
