@@ -1,12 +1,12 @@
-"""What is versioned: one folder for each service, whose `SERVICE` says what Dagster is to show of it.
+"""What is versioned: one folder per service, whose `SERVICE` defines what Dagster shows of it.
 
-A folder has one file for each part that is made in this project's own way; the rest comes from dagster_lastgood.
+A folder has one file for each part that this project makes in its own way; the rest comes from dagster_lastgood.
 """
 
 import importlib
 import pkgutil
 
-# Steps import what is below when they run. By then Dagster has taken the folder that it loaded this code from off the path.
+# Steps import what is below when they run. By then the folder that Dagster loaded this code from is no longer on the path.
 import services as _services  # noqa: F401
 from dagster_lastgood import Service
 

@@ -40,7 +40,7 @@ def measure(name: str, *, quick: bool, collections: Path | None = None) -> repor
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what was asked for; a figure that misses its promise is shown, not an error."""
+    """Run the requested measurements; a figure that misses its promise is shown, and is not an error."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("name", choices=(*NAMES, "all"))
     parser.add_argument("--quick", action="store_true", help="few repetitions, seconds instead of minutes; rough figures")
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reports.append(measure(name, quick=call.quick, collections=call.collections))
         if not call.as_json:
             print(reports[-1].text(), flush=True)
-        if call.name == "all":  # each as it comes: what is measured in an hour is not lost with what fails at its end
+        if call.name == "all":  # each at once: an hour of measurements must not be lost if a later one fails
             call.out.write_text(report.results(reports), "utf-8")
             print(f"wrote {call.out} up to {name}", file=sys.stderr)
     if call.as_json:

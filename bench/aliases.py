@@ -1,7 +1,7 @@
-"""The control: a server that does what MLflow's aliases are for, and what its callers see while releases are switched.
+"""The control: a server that serves by MLflow aliases, and what its callers see while releases are switched.
 
-A release is a model version and a prompt version. For each request the server asks MLflow which versions the aliases
-`stable` of both name now, as code that serves by alias does, and answers with the pair. A switch sets both aliases,
+A release is a model version and a prompt version. For each request the server asks MLflow for the current versions of the aliases
+`stable` of both, like code that serves by alias, and answers with the pair. A switch sets both aliases,
 one right after the other, from another process: MLflow has no transaction over two.
 """
 
@@ -42,7 +42,7 @@ class Control:
 
 
 def measure_aliases(folder: Path, *, count: int) -> list[Control]:
-    """*count* switches with aliases read for every request, and as many with each alias remembered for a second."""
+    """*count* switches with aliases read for every request, and as many with each alias cached for a second."""
     folder.mkdir()
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     fresh = _control(folder, uri, name="MLflow aliases, read per request", cache_s=0.0, count=count, pause_s=PAUSE_S)
@@ -53,7 +53,7 @@ def measure_aliases(folder: Path, *, count: int) -> list[Control]:
 
 
 def measure_load_prompt(folder: Path, *, count: int) -> Control:
-    """*count* switches with the model's alias read for every request, and the prompt by `load_prompt`, which remembers its alias for 60 s."""
+    """*count* switches with the model's alias read for every request, and the prompt by `load_prompt`, which caches its alias for 60 s."""
     folder.mkdir()
     name = "MLflow: model by alias, prompt by load_prompt"
     return _control(folder, f"sqlite:///{folder / 'mlflow.db'}", name=name, cache_s=0.0, count=count, pause_s=PAUSE_S, load_prompt=True)

@@ -11,7 +11,7 @@ FILES = ("dagster.yaml", "dvc.lock", "dvc.yaml", "lastgood.toml", "params.yaml",
 
 
 def copy(to: Path) -> None:
-    """Copy it into the new folder *to*; nothing that it made comes along."""
+    """Copy it into the new folder *to*; none of its generated files are included."""
     to.mkdir()
     for name in PARTS:
         shutil.copytree(ROOT / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""`lastgood rollback` as a command, again and again, while requests go on."""
+"""`lastgood rollback` as a command, repeatedly, while requests continue."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTLE_S = 0.3
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One rollback. Moments are Unix seconds; `committed` is when the ledger had it, `ended` when the command did."""
+    """One rollback. Moments are Unix seconds; `committed` is when the ledger had it, `ended` when the command ended."""
 
     revision: int
     began: float
@@ -52,7 +52,7 @@ class Measured:
         return measure.spread([(self._last_old(one)[1] - one.began) * 1000 for one in self.changes])
 
     def after_commit_ms(self) -> tuple[measure.Spread, measure.Spread]:
-        """From the commit until the old bundle's last request was sent, and its last answer was there."""
+        """From the commit until the old bundle's last request was sent, and its last answer had arrived."""
         last = [(one.committed, *self._last_old(one)) for one in self.changes]
         sent = measure.spread([max(0.0, sent - committed) * 1000 for committed, sent, _ in last])
         return sent, measure.spread([max(0.0, received - committed) * 1000 for committed, _, received in last])
@@ -98,7 +98,7 @@ def _roll_back(stack: Stack) -> Change:
 
 
 def table(found: Measured, *, stack: str) -> Table:
-    """What one waits for at 3 AM, and what happened to requests meanwhile."""
+    """What an operator waits for at 3 AM, and what happened to requests meanwhile."""
     sent, received = found.after_commit_ms()
     commit = measure.spread([one.commit_ms for one in found.changes])
     acknowledged = [one.traffic_ms for one in found.changes if one.traffic_ms is not None]

@@ -1,4 +1,4 @@
-"""Drift: what a tick costs, how often it is wrong, and what its alarms come to over a year of flights; beside Evidently."""
+"""Drift: the cost of a tick, its error rates, and the decisions on its alarms over a year of flights; compared with Evidently."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """Rows of a window for the costs, repetitions for the errors, months of 2013 and those with faults laid over."""
+    """Rows of a window for the costs, repetitions for the errors, months of 2013 and those with added faults."""
 
     rows: tuple[int, ...]
     repetitions: int
@@ -52,7 +52,7 @@ def run(*, quick: bool) -> list[Table]:
 
 
 def evidently(reference: Sample, current: Sample) -> tuple[bool, bool]:
-    """Whether Evidently's preset, as it comes, finds any column drifted, and the data set."""
+    """Whether Evidently's unmodified preset finds any column drifted, and the data set."""
     import pandas as pd
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
@@ -64,7 +64,7 @@ def evidently(reference: Sample, current: Sample) -> tuple[bool, bool]:
     return found["count"] > 0, found["share"] >= 0.5
 
 
-# --- what a tick costs -------------------------------------------------------------------------------------
+# --- the cost of a tick ------------------------------------------------------------------------------------
 
 
 def _costs(size: Size) -> Table:
@@ -104,7 +104,7 @@ def _bare(old: Sample, new: Sample) -> None:
 
 
 def _cpu_ms(call: Callable[[], object], *, times: int) -> float:
-    """Least processor time of a few calls, after one that warms up; milliseconds."""
+    """Minimum processor time of a few calls, after a warm-up; milliseconds."""
     call()
     found = []
     for _ in range(times):
@@ -123,7 +123,7 @@ def _tick(days: int, rows: int) -> tuple[float, float]:
     return float(peak), float(cpu_ms)
 
 
-# --- how often it is wrong ---------------------------------------------------------------------------------
+# --- error rates -------------------------------------------------------------------------------------------
 
 
 def _errors(size: Size) -> Table:
@@ -160,7 +160,7 @@ _CALIBRATED: dict[tuple[int, int, int, float], calibration.Calibration | None] =
 
 
 def _usual(old: int, new: int, seed: int, spread: float) -> calibration.Calibration | None:
-    """One calibration for twenty windows, as in life."""
+    """One calibration for twenty windows, as in production."""
     key = (old, new, seed, spread)
     if key not in _CALIBRATED:
         _CALIBRATED[key] = calibration.calibrate(sample(old, seed=seed, spread=spread), rows=new, span_s=new / 500 * DAY_S)
@@ -196,7 +196,7 @@ def _power(size: Size) -> Table:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Lived:
-    """One month under one fault, what ours came to, and whether Evidently calls its first week drifted."""
+    """One month under one fault, our decision, and whether Evidently calls its first week drifted."""
 
     name: str
     month: drift_year.Month
@@ -207,7 +207,7 @@ class Lived:
         return min(self.month.stable, self.month.behind)
 
     def regret(self, policy: str) -> float:
-        """How much worse than the better bundle, from the decision on, the one is that *policy* serves with."""
+        """How much worse than the better bundle, from the decision on, the bundle is that *policy* serves."""
         back = {
             "ours": self.month.outcome == "roll_back",
             "keep": False,

@@ -1,4 +1,4 @@
-"""From the onset of a fault to its alarm and to the last answer of it, in the whole stack under Dagster's own daemon."""
+"""From the start of a fault to its alarm and to its last answer, in the whole stack under Dagster's own daemon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fourteen columns of which nothing is known but what is asked for: independent rows, or rows that share something with their day."""
+"""Fourteen columns with only the requested properties: independent rows, or rows that share something with their day."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ BUNDLE = "sha256:" + "1" * 64
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """Years without a change for each world, judged whole and by the loss alone, runs of slow decline, and months of flights in the backtest."""
+    """Years without a change per world, judged whole and by the loss alone; runs of slow decline; months of flights in the backtest."""
 
     years: int
     bundles: int
@@ -51,14 +51,15 @@ def run(*, quick: bool) -> list[Table]:
         return [_backtest(folder, size), _false_alarms(size), _loss_alone(size), _declines(size)]
 
 
-# --- a service that lives in memory ------------------------------------------------------------------------
+# --- an in-memory service ----------------------------------------------------------------------------------
 
 
 def day(number: int, *, seed: int, spread: float, turned: float = 0.0) -> Sample:
-    """One day: five numbers, a category, the answer of a bundle that knows the first number, and what happened.
+    """One day: five numbers, a category, the answer of a bundle that knows the first number, and the outcome.
 
-    What happened goes by the first number and the second, turned by an angle: with 0 the bundle knows all there is to know, with a quarter
-    nothing. No input changes with that, nor how often the label is 1. Rows of a day share an offset of standard deviation *spread*.
+    The outcome depends on the first number and the second, turned by an angle: with 0 the bundle knows everything relevant, with a
+    quarter nothing. No input changes with that, nor how often the label is 1. Rows of a day share an offset of standard deviation
+    *spread*.
     """
     draw = np.random.default_rng((seed, number))
     numbers = {f"n{place}": draw.normal(size=PER_DAY) + draw.normal(0, spread) for place in range(5)}
@@ -82,7 +83,7 @@ def _joined(samples: list[Sample]) -> Sample:
 def lived(*, seed: int, spread: float, days: int, turn: float = 0.0, scores: bool = True) -> Iterator[WindowReport]:
     """The days of a bundle with a reference of its own, judged one by one; over all of them the truth is turned by *turn*.
 
-    Without *scores* it is judged as before there was a column for the loss.
+    Without *scores* it is judged as before the loss was a column.
     """
     reference = _joined([day(number, seed=10_000 + seed, spread=spread) for number in range(REFERENCE_DAYS)])
     usual = calibration.calibrate(reference, rows=PER_DAY, span_s=DAY_S)
@@ -165,7 +166,7 @@ def _loss_alone(size: Size) -> Table:
 
 
 def _days_until(seed: int, *, spread: float, correlation: float, bias: float) -> int | None:
-    """The day of the first year on which the loss of a bundle alarms, whose answers know nothing of *bias*."""
+    """The day of the first year on which the loss of a bundle alarms whose answers do not reflect *bias*."""
     base = losses.baseline(_scored_days(REFERENCE_DAYS, seed=seed, spread=spread, correlation=correlation, bias=0.0), RULES)
     assert base is not None
     track = losses.Track(base, alpha=RULES.alpha)
@@ -178,7 +179,7 @@ def _days_until(seed: int, *, spread: float, correlation: float, bias: float) ->
 
 
 def _scored_days(days: int, *, seed: int, spread: float, correlation: float, bias: float) -> Sample:
-    """Answers and labels; what the rows of a day share, and *bias*, the answers do not know."""
+    """Answers and labels; the answers do not reflect what the rows of a day share, or *bias*."""
     draw = np.random.default_rng(seed)
     shared, fresh = np.zeros(days), draw.normal(0, spread, days) * math.sqrt(1 - correlation**2)
     for number in range(days):

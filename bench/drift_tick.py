@@ -22,7 +22,7 @@ RULES = Drift()
 
 
 def fill(folder: Path, days: int, rows_a_day: int) -> None:
-    """A log of so many days, one segment each."""
+    """A log of this many days, one segment each."""
     for day in range(days):
         rows = drift_samples.sample(rows_a_day, seed=day)
         moments = np.round((day * DAY_S + np.linspace(0, DAY_S, rows_a_day, endpoint=False)) * 1e6).astype(np.int64)
@@ -49,13 +49,13 @@ def fill(folder: Path, days: int, rows_a_day: int) -> None:
 
 
 def peak_mb() -> float:
-    """The most memory that this program has held, in MB: what `getrusage` says counts the process that started it as well."""
+    """The peak memory of this program, in MB: the figure of `getrusage` includes the process that started it."""
     lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM"))
 
 
 def main() -> None:
-    """Fill the log in a child, so that its memory does not count, then look at the last day."""
+    """Fill the log in a child, so that its memory does not count, then evaluate the last day."""
     days, rows_a_day = map(int, sys.argv[1:])
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

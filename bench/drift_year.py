@@ -1,7 +1,7 @@
-"""A year of real flights as a service would see it: bundles trained on two months each, the log of what they answered, and a virtual clock.
+"""A year of real flights as a service would see it: bundles trained on two months each, the log of their answers, and a virtual clock.
 
-Month by month the stable bundle is trained on the two months before and the one behind it on the two before those, as in a
-team that trains monthly. A fault may be laid over what the stable bundle's own code does, or over what comes in.
+Month by month the stable bundle is trained on the two months before and the rollback target on the two before those, as in a
+team that trains monthly. A fault may be added to the stable bundle's own code, or to live traffic.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SERVICE = "flights"
 DAY_S = 86_400.0
 LANDED_S = 6 * 3600.0
 Change = Callable[[pa.Table], pa.Table]
-"""What a fault does to the flights that come in."""
+"""A fault's effect on live flights."""
 
 
 def prepared(out: Path) -> Path:
@@ -64,13 +64,13 @@ def make(root: Path) -> Settings:
 
 
 def flights(months: Path, *which: int) -> pa.Table:
-    """The labelled flights of these months, in the order of their departure."""
+    """The labelled flights of these months, in order of departure."""
     whole = pa.concat_tables(pq.read_table(tables.month_file(months, month)) for month in which)
     return whole.filter(pa.compute.is_valid(whole["late"])).sort_by(drift.TIME)
 
 
 def build(ctx: release.Context, months: Path, *, trained: tuple[int, ...], later: int, clock: str = "local", now: float) -> str:
-    """Register a bundle trained on the months *trained*; what live flights are held beside are those of month *later*."""
+    """Register a bundle trained on the months *trained*; live flights are compared with those of month *later*."""
     work = ctx.settings.home / "work" / f"{'-'.join(map(str, trained))}-{later}-{clock}"
     work.mkdir(parents=True)
     params = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))["train"]
@@ -102,7 +102,7 @@ def promote(ctx: release.Context, digest: str, *, at: float) -> None:
 
 
 def answer(ctx: release.Context, digest: str, table: pa.Table) -> None:
-    """Write what the bundle answers to the flights of *table* into the log, at their departure, and how they turned out."""
+    """Write the bundle's answers to the flights of *table* to the log, at their departure, with their outcomes."""
     from lastgood.drift import bundle_reference as drift_reference
 
     loaded = drift_reference.load(ctx.settings, ctx.ledger.bundle(digest))
@@ -154,7 +154,7 @@ def first_of(month: int) -> float:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Month:
-    """What came of one month: when the alarm was open first (days into it), the decisions by look, and both bundles' scores."""
+    """The result of one month: when the alarm first opened (days into it), the decisions by look, and both bundles' scores."""
 
     month: int
     alarm_day: float | None
@@ -164,7 +164,7 @@ class Month:
 
     @property
     def outcome(self) -> str:
-        """The last word on the month: what a person would have found done."""
+        """The final decision of the month: what a person would have found done."""
         return next(
             (one.outcome for one in self.decisions if one.outcome == "roll_back"),
             self.decisions[-1].outcome if self.decisions else "no alarm",
@@ -172,7 +172,7 @@ class Month:
 
 
 def live_through(settings: Settings, months: Path, month: int, *, clock: str = "local", change: Change | None = None) -> Month:
-    """Serve one month with the bundle that was trained for it, look at every day, and decide every alarm as it becomes due."""
+    """Serve one month with the bundle trained for it, check every day, and decide every alarm as it becomes due."""
     start, end = first_of(month), first_of(month + 1)
     came = flights(months, month)
     came = change(came) if change else came
@@ -193,7 +193,7 @@ def live_through(settings: Settings, months: Path, month: int, *, clock: str = "
             look = drift_decision.due(ctx, what, now=now)
             if look is not None:
                 decisions.append(drift_decision.decide(ctx, what, look))
-                # Written down and not carried out: the month is lived through to its end, to see what was right.
+                # Recorded but not carried out: the month continues to its end, to see what was right.
                 report = plain.mended(decisions[-1].to_json())
                 ctx.ledger.evaluate(what.bundle, kind=drift_decision.KIND, report=report, actor="bench", now=now)
         scores = [_brier(ctx, digest, came) for digest in (stable, behind)]
@@ -202,7 +202,7 @@ def live_through(settings: Settings, months: Path, month: int, *, clock: str = "
 
 
 def data_set_drifts(months: Path, month: int, *, change: Change | None = None) -> bool:
-    """Whether Evidently's preset, as it comes, calls the first week of a month drifted, beside the month before."""
+    """Whether Evidently's unmodified preset calls the first week of a month drifted, compared with the month before."""
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
 
@@ -210,7 +210,7 @@ def data_set_drifts(months: Path, month: int, *, change: Change | None = None) -
     came = change(came) if change else came
     first = came.filter(pa.compute.less(came[drift.TIME].cast(pa.int64()), int((first_of(month) + 7 * DAY_S) * 1e6)))
     names = [name for name in features.FIELDS if name != drift.TIME]
-    # A column without a single value would end Evidently with an error; it is as drifted as can be.
+    # A column without a single value would end Evidently with an error; it is as drifted as possible.
     usable = [name for name in names if first[name].null_count < first.num_rows]
     categories = [name for name in usable if name in features.CATEGORICAL]
     definition = DataDefinition(numerical_columns=[name for name in usable if name not in categories], categorical_columns=categories)
@@ -228,12 +228,12 @@ def _brier(ctx: release.Context, digest: str, table: pa.Table) -> float:
 
 
 def weather_late(table: pa.Table) -> pa.Table:
-    """The weather of the day before: a feed that stands still."""
+    """The weather of the day before: a stale feed."""
     return _replaced(table, lambda frame: {name: frame[name].shift(1000).to_numpy() for name in prepare.WEATHER})
 
 
 def weather_gone(table: pa.Table) -> pa.Table:
-    """Zeros for the weather, and no pressure: a zero of that would be refused."""
+    """Zeros for the weather, and no pressure: a zero pressure would be refused."""
     gone = {**dict.fromkeys(prepare.WEATHER, 0.0), "pressure": np.nan}
     return _replaced(table, lambda frame: {name: np.full(len(frame), value) for name, value in gone.items()})
 

@@ -1,4 +1,4 @@
-"""Flips as fast as Envoy acknowledges them, and how many answers mix two releases; beside serving by MLflow aliases."""
+"""Flips as fast as Envoy acknowledges them, and how many answers mix two releases; compared with serving by MLflow aliases."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ASKED = (
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Flip:
-    """One change of traffic: its revision, when it was acknowledged (Unix seconds), how long the layer took, and if it went back."""
+    """One change of traffic: its revision, when it was acknowledged (Unix seconds), how long the layer took, and if it was a return."""
 
     revision: int
     acknowledged: float
@@ -45,9 +45,9 @@ class Measured:
 
 
 def measure_flips(stack: Stack, *, count: int, out: Path, rate: float = RATE, bodies: Sequence[bytes] = (project.BODY,)) -> Measured:
-    """Go back and forth between two releases through the traffic layer, while *bodies* are asked at *rate* requests per second.
+    """Switch between two releases through the traffic layer, while *bodies* are sent at *rate* requests per second.
 
-    The controller is stopped first: the ledger knows of none of it.
+    The controller is stopped first: the ledger does not contain any of this.
     """
     stack.promote(stack.bad)
     local_stack.down(stack.settings, names=[stack.service], keep_serving=True, say=lambda _: None)
@@ -65,7 +65,7 @@ def measure_flips(stack: Stack, *, count: int, out: Path, rate: float = RATE, bo
 
 
 def _next(wanted: base.Desired, stack: Stack, *, revision: int, back: bool) -> base.Desired:
-    """What the ledger would say after a rollback (nothing is left to go back to), or after the next cut-over."""
+    """What the ledger would contain after a rollback (without a remaining target), or after the next cut-over."""
     stable, previous = (stack.good.bundle, None) if back else (stack.bad.bundle, stack.good.bundle)
     return dataclasses.replace(wanted, revision=revision, stable=stable, previous=previous, weights={stable: 100.0})
 
@@ -76,7 +76,7 @@ def _flip(layer: base.Layer, desired: base.Desired) -> Flip:
 
 
 def table(found: Measured, controls: Sequence[Control], *, title: str = "flips under load", asked: str = ASKED) -> Table:
-    """Ours beside the controls; *asked* says for the note what was asked and what counts as mixed."""
+    """Ours compared with the controls; *asked* describes for the note what was requested and what counts as mixed."""
     last = [shots.last_under(found.shots, before_revision=flip.revision) for flip in found.flips]
     pairs = list(zip(found.flips, last, strict=True))
     after = measure.spread([max(0.0, received - flip.acknowledged) * 1000 for flip, (_, received) in pairs])

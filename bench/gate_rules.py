@@ -1,7 +1,7 @@
-"""Rules that are in use elsewhere, for many runs at once, on the very traffic that ours sees.
+"""Rules used elsewhere, for many runs at once, on the same traffic as ours.
 
-Each rule takes what one look saw, (4, runs): requests of the watched arm, of the other, and bad ones of each (or rows and sums
-of a score); it returns which runs it would roll back now.
+Each rule takes the observations of one look, (4, runs): requests of the watched arm, of the other, and bad ones of each (or rows and
+sums of a score); it returns which runs it would roll back now.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Ours:
 
 
 class Minutes:
-    """Sums of whole windows of *window_s*; `judge` is asked when one is full. An empty window of the watched arm is no failure."""
+    """Sums of whole windows of *window_s*; `judge` is called when one is full. An empty window of the watched arm is not a failure."""
 
     def __init__(self, *, runs: int, window_s: float = 60.0) -> None:
         self.window_s, self.number = window_s, 0
@@ -95,7 +95,7 @@ class Flagger(Minutes):
 
 
 class Uniform:
-    """The bare e-process: each bad request is the watched arm's with probability w; uniform mixture over (w, 1). It is told the true w."""
+    """The bare e-process: each bad request is the watched arm's with probability w; uniform mixture over (w, 1). It is given the true w."""
 
     def __init__(self, *, runs: int, w: float, alpha: float) -> None:
         self.w, self.boundary = w, -math.log(alpha)

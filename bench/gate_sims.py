@@ -1,4 +1,4 @@
-"""Virtual traffic for many runs at once, and what each rule does with it: when it would roll back, and what users saw until then."""
+"""Virtual traffic for many runs at once, and each rule's reaction: when it would roll back, and what users saw until then."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOUR_S, DAY_S = 3600.0, 86_400.0
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """What arrives: *rate* requests per second in all, split by *shares* (time it begins, share), *runs* times; `look_s` apart."""
+    """The traffic: *rate* requests per second in all, split by *shares* (start time, share), *runs* times; `look_s` apart."""
 
     rate: float
     draw: Draw
@@ -131,7 +131,7 @@ def outages(p: float, *, during: float, per_hour: float, minutes: float, look_s:
 
 
 def bursts(p: float, *, size: float) -> Draw:
-    """The same rate *p* in both arms, but bad ones come in bursts of about *size*, each burst in one arm: a client that tries again."""
+    """The same rate *p* in both arms, but bad ones come in bursts of about *size*, each burst in one arm: a client that retries."""
 
     def draw(rng: np.random.Generator, n: Floats, n_beside: Floats, _: float) -> tuple[Floats, Floats]:
         mean = p / size

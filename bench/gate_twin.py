@@ -1,6 +1,6 @@
 """The gates' arithmetic for many runs at once: numpy twins of `lastgood.gates`, which a test proves equal to it on random paths.
 
-Every array has one entry per run. All runs share the times of observation, as a controller with a fixed tick has them.
+Every array has one entry per run. All runs share the times of observation, like a controller with a fixed tick.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Wealths:
         self._mix()
 
     def _mix(self) -> None:
-        """Log wealth of each start and of all; one far below the best counts as ruined, which is decided long before."""
+        """Log wealth of each start and of all together; one far below the best counts as ruined, which is decided long before."""
         used = self.sums[: self.used]
         top = used.max(axis=(0, 1))
         grown = np.exp(used - top).sum(axis=1)
@@ -100,7 +100,7 @@ class Dispersions:
         self.factor = np.ones(runs)
 
     def take(self, at: float, n: Floats, bad: Floats) -> Floats:
-        """The factor of each run for what comes now."""
+        """The factor of each run for the next observations."""
         number = math.ceil(at / dispersion.WINDOW_S) - 1
         if number > self.number:
             self.number = number
@@ -178,7 +178,7 @@ class Rows:
         self.streak, self.shared = np.zeros(runs, int), np.zeros(runs, int)
 
     def take(self, at: float, seen: Floats, judge: object) -> None:
-        """Put one observation into its window; *judge* gives whether each run's is over, counts, and is shared."""
+        """Add one observation to its window; *judge* returns whether each run's is over, counts, and is shared."""
         number = math.ceil(at / self.window_s) - 1
         if number > self.number:
             over, counts_, shared = judge(self.held)  # type: ignore[operator]
@@ -212,7 +212,7 @@ class Errors:
         self.rows = Rows(window_s=window_s, window_min=window_min, persistence=persistence, rows=4, runs=runs)
 
     def take(self, at: float, seen: Floats, *, step: int = 0) -> tuple[Bools, Bools]:
-        """*seen* holds requests of the watched arm, of the other, and bad ones of each: (4, runs)."""
+        """*seen* has requests of the watched arm, of the other, and bad ones of each: (4, runs)."""
         self.rows.take(at, seen, self._judge)
         return self.arms.take(at, seen, step=step) >= self.boundary, self.rows.failing
 
@@ -225,7 +225,7 @@ class Errors:
 
 
 class Ceiling:
-    """`proportions.Ceiling` with an arm beside it, per run."""
+    """`proportions.Ceiling` with a second arm, per run."""
 
     def __init__(
         self,
@@ -266,7 +266,7 @@ class Ceiling:
 
 
 class Scores:
-    """`scores.Scores` with an arm beside it, lower is better, per run."""
+    """`scores.Scores` with a second arm, lower is better, per run."""
 
     def __init__(self, *, runs: int, alpha: float, margin: float, window_s: float = 60.0, persistence: int = 5, window_min: int = 20):
         self.boundary = -math.log(alpha * SEQUENTIAL)
@@ -278,7 +278,7 @@ class Scores:
         self.n, self.h, self.hd, self.hdd, self.beyond = np.zeros((5, runs))
 
     def take(self, at: float, seen: Floats, *, step: int = 0) -> tuple[Bools, Bools]:
-        """*seen* holds rows of the watched arm, of the other, and the sums of the score over them."""
+        """*seen* has rows of the watched arm, of the other, and the sums of the score over them."""
         self.rows.take(at, seen, self._judge)
         joined, full = self.pool.add(seen, step=step)
         worse, rows = self._worse(joined)

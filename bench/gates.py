@@ -1,4 +1,4 @@
-"""The gates: false rollbacks of a healthy release, and the time until a bad one is found, beside the rules in use elsewhere.
+"""The gates: false rollbacks of a healthy release, and the time to detect a bad one, compared with rules used elsewhere.
 
 Virtual time, seeded traffic, a thousand runs of each. Ours is the arithmetic of `lastgood.gates` in numpy (`gate_twin`), which
 a test proves equal to `lastgood.gates.gate.GateState` on random paths.
@@ -20,12 +20,12 @@ OURS, ARTICLE, ARGO, FLAGGER, UNIFORM = "ours", "+2 points, 5 min", "Argo-style"
 BASE = 0.005
 
 SHORT_S = 1500.0
-"""How long a release of Flagger's own example lasts: its rule was not made for a day."""
+"""How long a release of Flagger's own example lasts: its rule was not designed for a day."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much is done: runs of each, requests per second, hours of it; seconds between looks, and in the first hour (None: as later)."""
+    """The amount of work: runs of each, requests per second, hours of it; seconds between looks, and in the first hour (None: as later)."""
 
     runs: int
     rates: tuple[float, ...]
@@ -78,7 +78,7 @@ def _limit(found: Mapping[str, sims.Outcome]) -> float:
 
 
 def _found(what: str, found: Mapping[str, sims.Outcome], *, harmed: bool = True) -> list[Row]:
-    """Rows on a bad release: found at all, minutes until then, bad answers until then."""
+    """Rows on a bad release: whether it was found, minutes until then, bad answers until then."""
     rows = [
         _row(f"{what}: found", "%", found, lambda one: one.found),
         _row(f"{what}: median", "min", found, lambda one: one.minutes(0.5)),
@@ -114,7 +114,7 @@ def _errors(size: Size) -> Table:
 
 
 def _coarse(size: Size) -> Size:
-    """A look a minute: where many runs go on to the end."""
+    """One look a minute, where many runs continue to the end."""
     return dataclasses.replace(size, look_s=60.0, fine_s=None)
 
 
@@ -191,7 +191,7 @@ def _before(one: sims.Outcome, began: float) -> sims.Outcome:
 
 
 def _latency(size: Size) -> Table:
-    """The share of requests over the ceiling of the 99th percentile, beside rules on the P99 of each minute."""
+    """The share of requests over the ceiling of the 99th percentile, compared with rules on the P99 of each minute."""
     coarse = _coarse(size)
 
     def play(draw: sims.Draw, rate: float, seed: int = 1) -> dict[str, sims.Outcome]:
@@ -221,7 +221,7 @@ MEAN, WORSE, MARGIN, BLOCK_S = 0.18, 0.04, 0.005, 60.0
 
 
 def _quality(size: Size) -> Table:
-    """The mean of a score, on rows of its own and on the same rows as stable."""
+    """The mean of a score, on the candidate's own rows and on the same rows as stable."""
     coarse = _coarse(size)
 
     def play(draw: sims.Draw, *, paired: bool, seed: int) -> dict[str, sims.Outcome]:

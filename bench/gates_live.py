@@ -1,4 +1,4 @@
-"""From the moment a candidate goes bad to all traffic on stable, on the whole stack; and what the gates cost meanwhile."""
+"""From the moment a candidate goes bad to all traffic on stable, on the whole stack; and the cost of the gates meanwhile."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GATES = {
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One fault at one share of the traffic. `retries`: the service is idempotent, so failed answers are asked for again."""
+    """One fault at one share of the traffic. `retries`: the service is idempotent, so failed answers are retried."""
 
     name: str
     weight_pct: float
@@ -41,7 +41,7 @@ class Case:
 
     @property
     def title(self) -> str:
-        """In words."""
+        """As text."""
         return f"{self.name}, {self.weight_pct:g} %{', with retries' if self.retries else ''}"
 
 
@@ -95,7 +95,7 @@ def run(*, quick: bool) -> list[Table]:
     with processes.scratch() as folder:
         settings = live_project.make(folder / "project")
         port = testing.free_port()
-        # Retries would hide from users what a candidate does to them, and from this measurement too.
+        # Retries would hide a candidate's effects from users, and from this measurement too.
         _configure(settings, port=port, retries=False)
         with live_stack.up(settings) as live:
             found, shots = _measure(live, port=port, size=size)
@@ -110,7 +110,7 @@ def _groups() -> list[tuple[float, bool]]:
 
 
 def _configure(settings: Any, *, port: int, retries: bool) -> None:
-    # What follows a step back is no part of this, and the next repetition need not wait for it.
+    # What follows a rollback is not part of this, and the next repetition need not wait for it.
     live_project.configure(
         settings, port=port, gates=GATES, release={"recovery": {"within_s": 0}}, traffic={"timeout_s": 3, "idempotent": retries}
     )
@@ -120,7 +120,7 @@ def _configure(settings: Any, *, port: int, retries: bool) -> None:
 
 
 def _measure(live: Live, *, port: int, size: Size) -> tuple[list[Found], list[live_load.Shot]]:
-    """Every case again and again, under one load."""
+    """Every case repeatedly, under one load."""
     live.stable.begin(**BASE)
     candidate = live_project.build(live.ctx, 2)
     _configure(live.settings, port=port, retries=True)

@@ -1,7 +1,7 @@
-"""The gate on errors where users differ: equal bundles taken out, and the time until a bad one is found, counted by user and by request.
+"""The gate on errors where users differ: equal bundles taken out, and the time to detect a bad one, counted by user and by request.
 
-Virtual time, seeded, every run one release of some hours with users who are put on an arm once. Ours is `lastgood.gates` itself, fed
-with the observations of `user_worlds`; beside it the same gate without the users (as it was), and rules in use elsewhere.
+Virtual time, seeded, every run one release of some hours with users who are assigned to an arm once. Ours is `lastgood.gates` itself,
+given the observations of `user_worlds`; compared with the same gate without the users (as it was), and rules used elsewhere.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ QUICK, FULL = Size(equal=40, worse=20), Size(equal=2_000, worse=500)
 
 
 class _Once:
-    """A two-proportion z-test of requests, looked at once, at the end."""
+    """A two-proportion z-test of requests, evaluated once, at the end."""
 
     def __init__(self, hours: float) -> None:
         self._end, self._sums = hours * 3600, np.zeros((4, 1))
@@ -140,7 +140,7 @@ def _all(pool: ProcessPoolExecutor, world: World, runs: int) -> dict[str, list[f
 
 
 def _play(world: World, seed: int) -> dict[str, float]:
-    """One run, seen by every rule."""
+    """One run, evaluated by every rule."""
     states = {name: GateState("errors", GATE, mode="compare", alpha=ALPHA, since=0.0) for name in (OURS, REQUESTS)}
     others: dict[str, gate_rules.Rule] = {
         ARTICLE: gate_rules.Article(runs=1),

@@ -1,6 +1,6 @@
 """Two releases of the helpdesk that differ in corpus, embedder, prompt and index, as the service is shipped: real code, real texts.
 
-What an answer was made of, the code that answers says itself, from what it opened.
+The answering code itself reports what an answer was made from, by what it opened.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from lastgood.ledger import Ledger
 
 SERVICE = "longlived"
 BUNDLES = 1000
-"""So many different bundles are released, again and again."""
+"""This many different bundles are released, again and again."""
 BAD_EVERY = 50
-"""One bundle in so many is rolled back; quarantined, it is never released again."""
+"""One bundle in this many is rolled back; quarantined, it is never released again."""
 STEP_S = 60.0
 FIRST = 1_600_000_000.0
 

@@ -17,7 +17,7 @@ HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"ho
 
 
 def application(to: str) -> Callable[..., Awaitable[None]]:
-    """Hands every request on to *to* over kept-alive connections, and the answer back."""
+    """Forwards every request to *to* over kept-alive connections, and returns the answer."""
     client = httpx.AsyncClient(base_url=to, limits=httpx.Limits(max_connections=100, max_keepalive_connections=100), timeout=5.0)
 
     async def app(scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]) -> None:

@@ -1,4 +1,4 @@
-"""Snapshots of a vector index: what a new one costs, how fast one goes back, what is stored; beside what is done today."""
+"""Snapshots of a vector index: the cost of a new one, how fast a return is, what is stored; compared with today's practice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lastgood.system import files
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """So many rows of so many numbers; `postgres` and `qdrant` say whether those take part (minutes above 100,000 rows)."""
+    """Numbers of rows and dimensions; `postgres` and `qdrant` determine whether those take part (minutes above 100,000 rows)."""
 
     rows: int
     dim: int

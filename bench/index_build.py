@@ -1,4 +1,4 @@
-"""What building a snapshot costs, how much of it is proof, and what taking vectors over from the last one saves."""
+"""The cost of building a snapshot, how much of it is verification, and what reusing vectors of the previous one saves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def table(data: index_rows.Data, folder: Path, *, words: str) -> Table:
-    """The part, its replica in LanceDB, and each look at it."""
+    """The part, its replica in LanceDB, and each check of it."""
     engine = lancedb.LanceIndex(folder / "replicas")
     part = folder / "part"
     folder.mkdir()
@@ -61,7 +61,7 @@ def _digest_ms(part: Path) -> float:
 
 
 def incremental(*, quick: bool) -> Table:
-    """The helpdesk's own build, from nothing and from a snapshot in which nine texts of ten are the same."""
+    """The helpdesk's own build, from scratch and from a snapshot in which nine texts of ten are the same."""
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -1,4 +1,4 @@
-"""The helpdesk's two releases, back and forth under load: is any answer made of both? Beside serving by MLflow's aliases."""
+"""The helpdesk's two releases, switched repeatedly under load: is any answer made of both? Compared with serving by MLflow's aliases."""
 
 from __future__ import annotations
 

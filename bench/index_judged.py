@@ -1,7 +1,7 @@
-"""Which way of searching finds most, on collections that people have judged: words, meaning, both by rank, both by score.
+"""Which search method finds most, on collections with human judgements: words, meaning, both by rank, both by score.
 
-`python -m bench index_judged --collections FOLDER`; what lies in the folder is said in `judged`. The project's golden questions
-stand beside them. Texts are embedded by the project's own embedders and searched in LanceDB, as a bundle's are.
+`python -m bench index_judged --collections FOLDER`; `judged` describes the folder's content. The project's golden questions
+are included. Texts are embedded by the project's own embedders and searched in LanceDB, like a bundle's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from services.helpdesk import build, evaluate, models, pins, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 POOL = evaluate.K * fuse.DEPTH
-"""Documents that each search gives, where more than the ten that are looked at are fused."""
+"""Documents that each search returns where more than the ten evaluated ones are fused."""
 GOLDEN = "golden questions"
 
 Hits = Sequence[base.Hit]
@@ -41,7 +41,7 @@ WAYS: Mapping[str, Callable[[Hits, Hits], Hits]] = {
 }
 """Of what was found by meaning and by words, best first, the ten that are given."""
 OURS = "rank, of 10"
-"""What the helpdesk does unless it is told otherwise."""
+"""The helpdesk's default."""
 COMPARED = ("meaning", "score, words .5", "score, words .7")
 """Whose nDCG gets an interval: one way taken instead of two, and the weights that were best with MiniLM and with word vectors."""
 NDCG = "ndcg_at_10"
@@ -60,7 +60,7 @@ class Measured:
 
 
 def run(*, quick: bool, collections: Path | None) -> list[Table]:
-    """A table for each metric; one that says what is missing if there are no collections."""
+    """A table for each metric; one that states what is missing if there are no collections."""
     try:
         found = judged.read_all(collections)
     except errors.NotFound as error:

@@ -1,7 +1,7 @@
-"""How well the helpdesk finds the passages of its golden questions: by words, by meaning, by both, and ranked anew by a trained model.
+"""How well the helpdesk finds the passages of its golden questions: by words, by meaning, by both, and reranked by a trained model.
 
-The model is a logistic regression over what the two searches say of a passage and how many words it shares with the question,
-trained on four fifths of the questions and asked about the fifth that it has not seen.
+The model is a logistic regression over both searches' results for a passage and how many words it shares with the question,
+trained on four fifths of the questions and tested on the fifth that it has not seen.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from services.helpdesk import build, evaluate, models, pins, prepare, retrieval
 ROOT = Path(__file__).resolve().parent.parent
 FOLDS = 5
 DEEP = 30
-"""Passages that each search hands to the ranking."""
+"""Passages that each search passes to the ranking."""
 WAYS: Sequence[retrieval.Way] = ("text", "vector", "hybrid")
 
 Hits = list[base.Hit]
@@ -117,14 +117,14 @@ def _candidates(found: Found, question: str) -> Hits:
 
 
 def _facts(question: str, hit: base.Hit, found: Found) -> list[float]:
-    """What the ranking knows of a passage. Its headings are left out: that of an answer is the question itself, withheld from its text alone."""
+    """The features of a passage. Its headings are left out: an answer's heading is the question itself, withheld from its text alone."""
     asked, body = _words(question), hit.row.text.partition("\n\n")[2]
     near, said = _place(hit, found.vector[question]), _place(hit, found.text[question])
     return [*near, *said, len(asked & _words(body)) / max(len(asked), 1), len(body) / 1000]
 
 
 def _place(hit: base.Hit, hits: Hits) -> tuple[float, float]:
-    """One over the place that a search gave a passage, and its score beside the best one's; zeros if it was not found."""
+    """The reciprocal of a passage's rank in a search, and its score relative to the best; zeros if it was not found."""
     for place, one in enumerate(hits):
         if one.row.id == hit.row.id:
             return 1 / (place + 1), one.score / hits[0].score if hits[0].score else 0.0

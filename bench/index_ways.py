@@ -1,6 +1,6 @@
-"""What every way to keep two versions of an index is asked to do, and how long it took.
+"""The operations that every way to keep two versions of an index is measured on, and how long they took.
 
-A way holds version A, takes B in as B comes about in life (a tenth of the rows rewritten), goes forth to B and back to A.
+A way holds version A, takes B in as B arises in practice (a tenth of the rows rewritten), switches to B and back to A.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Way(abc.ABC):
 
     @abc.abstractmethod
     def change(self) -> None:
-        """B is ready to answer, A still does; or, where there is only one place, everything that can be done before."""
+        """B is ready to answer, while A still answers; or, where there is only one place, everything that can be done in advance."""
 
     @abc.abstractmethod
     def forth(self) -> None:
@@ -64,7 +64,7 @@ class Way(abc.ABC):
         """What has been written so far: any name, and bytes behind it; a new name or a larger number is something written."""
 
     def close(self) -> None:  # noqa: B027  # most hold nothing
-        """Let go."""
+        """Close it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

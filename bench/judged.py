@@ -1,4 +1,4 @@
-"""Collections that people have judged: documents, queries, and which documents answer which query. None lies in the project.
+"""Collections with human judgements: documents, queries, and which documents answer which query. None is part of the project.
 
 A folder holds one folder a collection, in one of two layouts:
 
@@ -7,10 +7,10 @@ A folder holds one folder a collection, in one of two layouts:
     qrels.tsv         or qrels/test.tsv: a head, then query, document and grade by tabs; a grade above 0 is relevant
 
     NAME.all          documents: `.I id`, then fields `.T` (title) and `.W` (text); others are left out   (Cranfield, CACM, CISI, MED)
-    NAME.qry          queries in the same form; they are counted from 1, whatever their `.I` says, since Cranfield's judgements count so
+    NAME.qry          queries in the same form; they are counted from 1, whatever their `.I`, because Cranfield's judgements do so
     NAME.rel          query and document by spaces, or query, 0 and document (as TREC writes them); a grade below 0 behind them is not relevant
 
-Relevance is yes or no. Left out are documents without text, judgements of documents that are not there, and queries without any judgement.
+Relevance is yes or no. Left out are documents without text, judgements of missing documents, and queries without any judgement.
 
 What does not belong here: measuring with them (`index_judged`).
 """
@@ -52,7 +52,7 @@ def read_all(folder: Path | None) -> list[Collection]:
 
 
 def read(folder: Path) -> Collection | None:
-    """The collection in *folder*, None if it holds neither layout. Raises Damaged."""
+    """The collection in *folder*, None if it has neither layout. Raises Damaged."""
     files = {path.name.lower(): path for path in folder.iterdir()} if folder.is_dir() else {}
     try:
         if "corpus.jsonl" in files:
@@ -101,7 +101,7 @@ def _fields(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _number(written: str) -> str:
-    """One form of an id that is written with zeros before it in one file and without them in another."""
+    """One form of an id that has leading zeros in one file and none in another."""
     return written.strip().lstrip("0")
 
 

@@ -40,7 +40,7 @@ def _launch(stack: Stack, *, env: Mapping[str, str]) -> Change:
     before, done_before = stack.newest().number, _successes(stack.log)
     argv = [str(program), "job", "launch", "-w", "workspace.yaml", "-j", "rollback", "--config-json", config]
     launched = measure.run(argv, env=env, cwd=ROOT, log=stack.log)
-    # The command ends once the run is launched; the run itself goes on in a process of its own.
+    # The command ends once the run is launched; the run itself continues in a process of its own.
     deadline = time.monotonic() + WITHIN_S
     stack.log.open("a").write(launched.out)
     while stack.newest().number == before or _successes(stack.log) == done_before:
@@ -58,7 +58,7 @@ def _successes(log: Path) -> int:
 
 
 def table(found: Measured, by_hand: Measured) -> Table:
-    """Dagster's way beside the direct one."""
+    """Dagster's way compared with the direct one."""
     to_commit, to_last_old = found.to_commit_ms(), found.to_last_old_ms()
     whole = measure.spread([(one.ended - one.began) * 1000 for one in found.changes])
     by_hand_whole = measure.median([(one.ended - one.began) * 1000 for one in by_hand.changes])

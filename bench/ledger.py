@@ -1,4 +1,4 @@
-"""The ledger: what a commit costs beside a bare one on the same engine, and what reads cost in a long history."""
+"""The ledger: the cost of a commit compared with a bare one on the same engine, and the cost of reads in a long history."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WARM_UP = 20
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much is done: commits per engine, revisions of the histories that are read, and reads of each kind."""
+    """The amount of work: commits per engine, revisions of the histories that are read, and reads of each kind."""
 
     commits: int
     histories: tuple[int, ...]
@@ -82,7 +82,7 @@ def _on_sqlite(folder: Path) -> Iterator[tuple[Ledger, Bare]]:
 
 @contextlib.contextmanager
 def _on_postgres(url: str) -> Iterator[tuple[Ledger, Bare]]:
-    """A new ledger, and a bare table beside it on the same server."""
+    """A new ledger, and a bare table on the same server."""
     import psycopg
 
     with psycopg.connect(url, autocommit=True) as connection, ledger.connect(url) as opened:

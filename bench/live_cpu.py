@@ -60,7 +60,7 @@ def _per_second(live: Live, seconds: float) -> float:
 
 
 def table(found: Cpu) -> Table:
-    """What it comes to."""
+    """The result."""
     return Table(
         title="Processor time of the controller process",
         rows=[

@@ -1,8 +1,8 @@
 """Steady requests of many users from a process of their own: `python -m bench.live_load --port P --rate R --out FILE`.
 
-Like `bench.load`, but every request carries a user (`x-user-id`, the same users in turn), and the truth about it can be sent
-back as feedback. Each request is written down with its user, the moments it was sent and answered (Unix seconds), its status and
-what the answer's headers name. It says `ready` once every connection has had an answer, and ends at SIGTERM.
+Like `bench.load`, but every request has a user (`x-user-id`, the same users in turn), and its true outcome can be sent back as
+feedback. Each request is recorded with its user, the moments it was sent and answered (Unix seconds), its status and
+what the answer's headers name. It prints `ready` once every connection has had an answer, and ends at SIGTERM.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Shot:
-    """One request. Moments are Unix seconds; `status` 0 means that the connection broke or nothing came in time.
+    """One request. Moments are Unix seconds; `status` 0 means that the connection broke or no answer arrived in time.
 
     `bundle` and `arm` are what the answer names, empty where the proxy answered by itself.
     """
@@ -82,7 +82,7 @@ class Load:
         caller = _Caller(self._port)
         due = time.time() + self._every_s * number / self._connections
         while not self._stop.is_set():
-            # A late connection skips turns instead of catching up, else all of them would soon ask in one moment.
+            # A late connection skips turns instead of catching up; otherwise all of them would soon send at the same moment.
             due += self._every_s * max(0, math.ceil((time.time() - due) / self._every_s))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), max(0.0, due - time.time()))
@@ -122,7 +122,7 @@ class Load:
 
 
 class _Caller:
-    """One kept-alive connection; opened anew after a failure."""
+    """One kept-alive connection; reopened after a failure."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -144,7 +144,7 @@ class _Caller:
             return 0, {}
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._streams is not None:
             self._streams[1].close()
         self._streams = None
@@ -159,13 +159,13 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, dict[bytes, bytes]
 
 
 class Running:
-    """Load that is under way."""
+    """Load in progress."""
 
     def __init__(self, process: Any, out: Path) -> None:
         self._process, self._out = process, out
 
     def end(self) -> list[Shot]:
-        """Stop it, and what it saw, in the order of the answers."""
+        """Stop it; returns its records, in the order of the answers."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         self._process.wait(60)
@@ -207,7 +207,7 @@ def failed(shots: Sequence[Shot]) -> list[Shot]:
 
 
 def main() -> None:
-    """Ask until told to stop, then write everything down."""
+    """Send requests until stopped, then write the records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--rate", type=float, required=True, help="requests per second over all connections")
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--token-file", type=Path, required=True, help="the debug token: answers then name their arm")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    gc.disable()  # a collection over a hundred thousand kept answers would look like a slow one
+    gc.disable()  # a collection over a hundred thousand stored answers would look like a slow one
     with contextlib.suppress(ImportError):
         import uvloop
 

@@ -1,4 +1,4 @@
-"""What one look of the gates costs after so many measurements, and how long it takes to go on after a restart. In process."""
+"""The cost of one look of the gates after a number of measurements, and of continuing after a restart. In process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lastgood.service import schema
 from lastgood.sources import base as sources
 
 SAMPLE = 60
-"""Looks that are timed at each length."""
+"""Number of looks timed at each length."""
 SERVICE = "toy"
 
 
@@ -56,7 +56,7 @@ class Healthy:
 
 
 def measure_passes(folder: Path, *, rows: Sequence[int]) -> list[Passes]:
-    """Fill one analysis of a ledger in *folder* and time it on the way, at each number of *rows*."""
+    """Fill one analysis of a ledger in *folder* and time it along the way, at each number of *rows*."""
     folder.mkdir(parents=True)
     with ledger.connect(f"sqlite:///{folder / 'ledger.db'}") as book:
         book.migrate()
@@ -113,7 +113,7 @@ def _question() -> analysis_run.Question:
 
 
 def table(found: Sequence[Passes]) -> Table:
-    """Ours at each length; the peer is the shortest, so that the ratio says whether it is flat."""
+    """Ours at each length; the peer is the shortest, so that the ratio shows whether the cost is flat."""
     first = found[0]
     name = f"at {first.rows:,}"
     rows = []

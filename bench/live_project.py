@@ -1,7 +1,7 @@
 """A small project whose bundles misbehave on demand: errors, slow answers, a hang, a crash, worse scores, memory that grows.
 
-What is wrong with release *n* stands in the file `faults/n.json` of the project; its worker looks there at every request, so a
-fault begins at a moment that is known. No file means that nothing is wrong. Warm-up rows are always answered well.
+The fault of release *n* is described in the file `faults/n.json` of the project; its worker reads it at every request, so a
+fault begins at a known moment. Without the file there is no fault. Warm-up rows are always answered correctly.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Runtime(runtime.Runtime):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Faulty:
-    """A registered bundle, and the file that says what is wrong with it."""
+    """A registered bundle, and the file with its fault."""
 
     bundle: str
     file: Path
@@ -131,8 +131,9 @@ class Faulty:
     def begin(self, **fault: Any) -> float:
         """Let it misbehave from now on; returns that moment (Unix seconds).
 
-        `errors` is a share of requests answered 500, `first` so many requests from now on are, `sleep_s` seconds added to each, `count` counts them, `crash` ends the process at the next
-        request, `warm_s` is how long the next warm-up takes, `grow_mb` keeps so many MiB more with each until the process may have no more, `worse` (0 to 1) moves probabilities towards their opposite.
+        `errors` is a share of requests answered 500, `first` this many requests from now on are, `sleep_s` seconds added to each, `count`
+        counts them, `crash` ends the process at the next request, `warm_s` is how long the next warm-up takes, `grow_mb` retains this many
+        MiB more with each until the process may have no more, `worse` (0 to 1) moves probabilities towards their opposite.
         """
         staged = self.file.with_suffix(".new")
         staged.write_text(json.dumps(fault), "utf-8")
@@ -141,12 +142,12 @@ class Faulty:
 
     @property
     def calls(self) -> int:
-        """How often it was asked since it was told to `count`."""
+        """Number of requests since `count` was set."""
         file = self.file.with_suffix(".calls")
         return len(file.read_text()) if file.exists() else 0
 
     def heal(self) -> None:
-        """Nothing is wrong any more."""
+        """Remove the fault."""
         self.file.unlink(missing_ok=True)
 
 
@@ -173,7 +174,7 @@ def configure(
     release: Mapping[str, Any] | None = None,
     traffic: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `service.yaml`: it counts for bundles that are built from now on."""
+    """Write `service.yaml`: it applies to bundles that are built from now on."""
     value = {
         "schema": "lastgood.service/v1",
         "service": SERVICE,
@@ -190,6 +191,6 @@ def configure(
 
 
 def build(ctx: release.Context, number: int) -> Faulty:
-    """Freeze and register release *number* with the configuration as it is now."""
+    """Freeze and register release *number* with the current configuration."""
     made = project.build(ctx, number)
     return Faulty(bundle=made.bundle, file=ctx.settings.project / "faults" / f"{number}.json")

@@ -1,4 +1,4 @@
-"""The small project with everything running: Envoy, workers, the controller as a process of its own; asked for through the ledger."""
+"""The small project with everything running: Envoy, workers, the controller as a process of its own; controlled through the ledger."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Live:
         self.until(self.all_stable, what="traffic on stable")
 
     def release_hold(self) -> None:
-        """What a person does who has looked, after more than three automatic steps back in an hour; nothing if it is not held."""
+        """Release the hold, as a person would after more than three automatic rollbacks in an hour; no effect if there is none."""
         if self.state().hold is not None:
             release.release_hold(self.ctx, SERVICE, MEASURED)
 
@@ -71,7 +71,7 @@ class Live:
         release.roll_back(self.ctx, SERVICE, release.Request(actor=ACTOR, reason="called off"), to=self.state().stable)
 
     def until(self, found: Callable[[], object], *, what: str, within_s: float = READY_S) -> None:
-        """Wait until *found* says so. Raises RuntimeError with the newest revisions if it does not within *within_s* seconds."""
+        """Wait until *found* is true. Raises RuntimeError with the newest revisions if it is not within *within_s* seconds."""
         if not self.within(found, within_s):
             newest = self.ctx.ledger.history(SERVICE, limit=3)
             told = " <- ".join(f"revision {one.number}, {one.verb} by {one.actor}: {one.reason} ({one.state.phase})" for one in newest)
@@ -79,7 +79,7 @@ class Live:
 
     @staticmethod
     def within(found: Callable[[], object], seconds: float) -> bool:
-        """Whether *found* comes true within *seconds*. A ledger that is locked meanwhile is asked again."""
+        """Whether *found* becomes true within *seconds*. A ledger that is locked meanwhile is read again."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             with contextlib.suppress(errors.Unavailable):
@@ -128,7 +128,7 @@ class Live:
         self.until(lambda: self.controller() is None, what="end of the controller")
 
     def start_controller(self, *, failing: str = "") -> None:
-        """Start it again. *failing* arms failpoints in it."""
+        """Restart it. *failing* arms failpoints in it."""
         with _environ({failpoints.VARIABLE: failing} if failing else {}):
             local_stack.start_controller(self.settings)
 
@@ -143,7 +143,7 @@ class Live:
 
 @contextlib.contextmanager
 def up(settings: Settings) -> Iterator[Live]:
-    """Start everything with release 1 as stable, built as `service.yaml` is now; stop everything at the end."""
+    """Start everything with release 1 as stable, built with the current `service.yaml`; stop everything at the end."""
     with release.open_context(settings) as ctx:
         live = Live(ctx=ctx, stable=live_project.build(ctx, 1))
         try:
@@ -155,7 +155,7 @@ def up(settings: Settings) -> Iterator[Live]:
 
 
 def bad_answers(shots: Sequence[live_load.Shot], *, stable: str, since: float, slower_than_ms: float) -> list[live_load.Shot]:
-    """Requests sent from *since* on that failed or took too long, but for those that the bundle *stable* itself answered."""
+    """Requests sent from *since* on that failed or took too long, except those that the bundle *stable* itself answered."""
     wrong = (shot for shot in shots if shot.sent >= since and (shot.status != 200 or shot.ms > slower_than_ms))
     return [shot for shot in wrong if shot.bundle != stable]
 

@@ -1,8 +1,8 @@
 """Steady requests from a process of their own: `python -m bench.load --port P --out FILE`.
 
-A few kept-alive connections share one schedule, or ask as fast as they are answered; what they ask is taken in turn. Every request is written down
+A few kept-alive connections share one schedule, or send as fast as they are answered; the requests are taken in turn. Each is recorded
 with the moments it was sent and answered (Unix seconds), its status, what the answer's headers name, and its body.
-It says `ready` on stdout once every connection has had an answer, and ends at SIGTERM or after `--seconds`.
+It prints `ready` on stdout once every connection has had an answer, and ends at SIGTERM or after `--seconds`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TIMEOUT_S = 10.0
 
 
 class Load:
-    """Connections to one port. With *rate* 0 each asks again as soon as it is answered."""
+    """Connections to one port. With *rate* 0 each sends again as soon as it is answered."""
 
     def __init__(self, *, port: int, path: str, connections: int, rate: float, bodies: Sequence[bytes] = (project.BODY,)) -> None:
         self._port = port
@@ -53,7 +53,7 @@ class Load:
         due = time.time() + self._every_s * number / self._connections
         while not self._stop.is_set():
             if self._every_s:
-                # A late connection skips turns instead of catching up, else all of them would soon ask in one moment.
+                # A late connection skips turns instead of catching up; otherwise all of them would soon send at the same moment.
                 due += self._every_s * max(0, math.ceil((time.time() - due) / self._every_s))
                 await asyncio.sleep(due - time.time())
                 due += self._every_s
@@ -110,7 +110,7 @@ def running(
     seconds: float = 600.0,
     bodies: Sequence[bytes] = (project.BODY,),
 ) -> Iterator[int]:
-    """Load from a process of its own while the block runs; its pid. *out* is complete when the block has ended."""
+    """Load from a process of its own while the block runs; yields its pid. *out* is complete when the block has ended."""
     argv = [sys.executable, "-m", "bench.load", "--port", port, "--connections", connections, "--rate", rate, "--seconds", seconds]
     asked = out.with_suffix(".bodies")
     asked.write_bytes(b"\n".join(bodies))
@@ -130,7 +130,7 @@ def running(
 
 
 def main() -> None:
-    """Ask until told to stop, then write everything down."""
+    """Send requests until stopped, then write the records."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--path", default="/predict")
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--bodies", type=Path, help="what to ask, one JSON object a line, in turn; default: the small project's")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    gc.disable()  # a collection over a hundred thousand kept answers would look like a slow one
+    gc.disable()  # a collection over a hundred thousand stored answers would look like a slow one
     with contextlib.suppress(ImportError):
         import uvloop
 

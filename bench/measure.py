@@ -17,7 +17,7 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """What a list of numbers comes to; the unit is that of the numbers."""
+    """Summary of a list of numbers, in their unit."""
 
     n: int
     p50: float
@@ -91,9 +91,9 @@ class Ran:
 
 
 def run(argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path, log: Path) -> Ran:
-    """Run a command to its end as a process of its own; its talk goes to *log*. Does not judge its exit code.
+    """Run a command to its end as a process of its own; its stderr goes to *log*. Does not judge its exit code.
 
-    What it prints comes by way of a file: a pipe would stay open as long as any process that it leaves behind.
+    Its output is read from a file: a pipe would stay open as long as any process that it leaves behind.
     """
     with log.open("ab") as talk, tempfile.TemporaryFile() as printed:
         began = time.time()

@@ -1,13 +1,13 @@
-"""How many small faults put into the code the tests notice: the mutation score of each file.
+"""How many small faults inserted into the code the tests notice: the mutation score of each file.
 
-    python -m bench.mutants                  the decision core, the gates and service.yaml; minutes, on one core
-    python -m bench.mutants core             one group
-    python -m bench.mutants core --quick     every tenth mutant
-    python -m bench.mutants gates --file track   one file: the others stay as they are, so its tests run faster
+python -m bench.mutants                  the decision core, the gates and service.yaml; minutes, on one core
+python -m bench.mutants core             one group
+python -m bench.mutants core --quick     every tenth mutant
+python -m bench.mutants gates --file track   one file: the others stay as they are, so its tests run faster
 
-mutmut makes the mutants (comparisons, constants, boolean words, arguments, strings, cases) and runs the tests of a group
+mutmut creates the mutants (comparisons, constants, boolean words, arguments, strings, cases) and runs the tests of a group
 against each, in a copy, so that nothing here changes. A mutant that no test can notice is *equivalent*: it is listed with
-the reason in bench/equivalents.toml and not counted. Module constants and the words of f-strings are not changed.
+the reason in bench/equivalents.toml and not counted. Module constants and the text of f-strings are not changed.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENTS = Path(__file__).with_name("equivalents.toml")
 PROMISED = 95.0
-"""Percent of the mutants of a file, equivalent ones left out, that its tests notice."""
+"""Percent of a file's mutants, without equivalent ones, that its tests notice."""
 
 NOTICED = {1, 3, 24, -24, 36, 152, 255}
-"""Exit codes: a test failed (1), pytest itself did (3), or the tests no longer came to an end (the rest)."""
+"""Exit codes: a test failed (1), pytest itself did (3), or the tests no longer ended (the rest)."""
 
 ENDLESS_S = 120
-"""Seconds for one test, of which the slowest takes a quarter even while mutmut looks on: some mutants loop for ever."""
+"""Seconds for one test, of which the slowest takes a quarter even under mutmut: some mutants loop indefinitely."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Files that are changed, and the tests that should notice; both as patterns below the root."""
+    """Files that are mutated, and the tests that should notice; both as patterns below the root."""
 
     files: tuple[str, ...]
     tests: tuple[str, ...]
@@ -72,7 +72,7 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What it is known by in the list of equivalents; line numbers would change with every edit."""
+        """Its key in the list of equivalents; line numbers would change with every edit."""
         return self.file, self.function, self.was, self.now
 
 
@@ -124,7 +124,7 @@ def _copy(group: Group, work: Path) -> None:
 
 
 def plain_properties(source: str) -> str:
-    """*source* with each property written as a method and `name = property(name)` behind it, for mutmut passes over decorated ones."""
+    """*source* with each property written as a method followed by `name = property(name)`, because mutmut skips decorated ones."""
     lines = source.splitlines()
     found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and _is_property(node)]
     for node in sorted(found, key=lambda node: node.lineno, reverse=True):
@@ -160,25 +160,25 @@ def _read(work: Path, file: str) -> Iterator[Mutant]:
 def _functions(source: str) -> dict[str, list[str]]:
     lines = source.splitlines()
     nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and "__mutmut_" in node.name]
-    # the first line has the name in it, which differs
+    # the first line contains the name, which differs
     return {node.name: lines[node.lineno : node.end_lineno] for node in nodes}
 
 
 def _changed(was: Sequence[str], now: Sequence[str]) -> tuple[str, str]:
-    """The lines that differ, joined, so that a change over several lines has one key."""
+    """The differing lines, joined, so that a change over several lines has one key."""
     found = list(difflib.ndiff(was, now))
     return tuple(" / ".join(line[2:].strip() for line in found if line[0] == sign) for sign in "-+")  # type: ignore[return-value]
 
 
 def equivalents() -> dict[tuple[str, str, str, str], str]:
-    """The mutants that nobody can notice, with the reason of each."""
+    """The mutants that no test can notice, with the reason for each."""
     listed = tomllib.loads(EQUIVALENTS.read_text("utf-8")).get("equivalent", [])
     return {(one["file"], one["function"], one["was"], one["now"]): one["why"] for one in listed}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """What the mutants of one file came to."""
+    """The results for the mutants of one file."""
 
     file: str
     noticed: int
@@ -187,7 +187,7 @@ class Score:
 
     @property
     def percent(self) -> float:
-        """Share of the mutants that count which were noticed; 100 if none counts."""
+        """Share of the counted mutants that was noticed; 100 if none counts."""
         return 100 * self.noticed / (self.noticed + self.survived) if self.noticed + self.survived else 100.0
 
 
@@ -203,7 +203,7 @@ def scores(mutants: Sequence[Mutant], excused: Mapping[tuple[str, str, str, str]
 
 
 def report(mutants: Sequence[Mutant], excused: Mapping[tuple[str, str, str, str], str], *, whole: bool) -> str:
-    """The survivors, what the list of equivalents says too much (only if the *whole* group was tried), and the scores."""
+    """The survivors, superfluous entries in the list of equivalents (only if the *whole* group was tried), and the scores."""
     lines = []
     for mutant in mutants:
         if not mutant.noticed and mutant.key not in excused:
@@ -219,7 +219,7 @@ def report(mutants: Sequence[Mutant], excused: Mapping[tuple[str, str, str, str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print survivors and scores; 1 if a file misses what is promised."""
+    """Print survivors and scores; 1 if a file misses its promised score."""
     parser = argparse.ArgumentParser(prog="python -m bench.mutants", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], help="which; default: all")
     parser.add_argument("--quick", action="store_true", help="every tenth mutant")

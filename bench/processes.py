@@ -1,4 +1,4 @@
-"""Everything a measurement starts carries a mark in its environment, and is ended by it, however far it detached itself."""
+"""Everything that a measurement starts has a mark in its environment and is ended by it, however far it detached itself."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ QUIET = {
 def scratch() -> Iterator[Path]:
     """A new folder for a measurement. At the end every process started meanwhile is ended, then the folder is removed.
 
-    Settings of a stack that runs on this machine are kept from what is started here.
+    Settings of a stack that runs on this machine are not passed on to the processes started here.
     """
     before = dict(os.environ)
     mark = uuid.uuid4().hex
@@ -43,7 +43,7 @@ def scratch() -> Iterator[Path]:
     # Servers that will not run as root run as nobody, who must be able to reach their own folder below this one.
     folder.chmod(0o755)
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
-        # Python's default is to compile a module once; here, without a trace beside the sources.
+        # Python compiles a module once by default; here, without leaving files next to the sources.
         os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
     try:
         yield folder
@@ -55,7 +55,7 @@ def scratch() -> Iterator[Path]:
 
 
 def end(mark: str) -> None:
-    """End every process with this *mark* but ourselves: politely, after GRACE_S seconds with SIGKILL."""
+    """End every process with this *mark* except ourselves: gracefully, after GRACE_S seconds with SIGKILL."""
     deadline = time.monotonic() + GRACE_S
     asked: set[int] = set()
     while left := marked(mark):

@@ -1,7 +1,7 @@
 """A small project with one service, and releases of it, each with a model and a configuration of its own.
 
-What a release answers gives away both: release n has a model that says n and a configuration that adds 1000 n, so an
-answer that was made by the model of one and the configuration of another cannot look like either.
+A release's answer shows both: release n has a model that returns n and a configuration that adds 1000 n, so an
+answer made by the model of one and the configuration of another cannot look like either.
 """
 
 from __future__ import annotations

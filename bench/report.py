@@ -1,4 +1,4 @@
-"""What one measurement hands back, and how it is written down."""
+"""The result of one measurement, and how it is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rollback under load: how long by the command line and by Dagster, and whether anything fails or mixes on the way."""
+"""A rollback under load: how long it takes by the command line and by Dagster, and whether anything fails or mixes meanwhile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.table import Table
 class Size:
     """How often each thing is done. `registry` is the layer that mirrors into MLflow; importing MLflow takes seconds.
 
-    `older`: there is a release before the one that is gone back to, as usual; its worker must be gone, which takes ten seconds.
+    `older`: there is a release before the rollback target, as usual; its worker must be gone, which takes ten seconds.
     """
 
     rollbacks: int
@@ -35,7 +35,7 @@ FULL = Size(rollbacks=10, launches=3, flips=200, alias_flips=40, starts=15, regi
 
 
 def run(*, quick: bool) -> list[Table]:
-    """Every table; a quick run leaves out what has to start Dagster or MLflow."""
+    """Every table; a quick run leaves out those that have to start Dagster or MLflow."""
     size = QUICK if quick else FULL
     with processes.scratch() as folder:
         with running.up(folder / "project", registry=size.registry, older=size.older) as stack:

@@ -1,4 +1,4 @@
-"""What mirroring every request to a candidate does to live requests: to a healthy one, one that sleeps, one that fails."""
+"""The effect on live requests of mirroring each one to a candidate: to a healthy one, one that sleeps, one that fails."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FULL = Size(rounds=10, seconds=4.0)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """A stretch of time (Unix seconds) with one kind of mirror, and how many copies were answered meanwhile, well or not."""
+    """A time interval (Unix seconds) with one kind of mirror, and how many copies were answered meanwhile, well or not."""
 
     kind: str
     began: float
@@ -87,7 +87,7 @@ def run(*, quick: bool) -> list[Table]:
 
 
 class _Proxy:
-    """The traffic layer, told what to mirror by this process alone: the ledger knows of none of it."""
+    """The traffic layer, with the mirror set by this process alone: it is not in the ledger."""
 
     def __init__(self, live: Live, candidate: Faulty) -> None:
         ctx = live.ctx
@@ -108,7 +108,7 @@ class _Proxy:
         return sum(good + bad for good, bad in found.answers.values())
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         self._layer.close()
         self._admin.close()
 

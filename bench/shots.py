@@ -1,4 +1,4 @@
-"""What a load wrote down, and what is wrong with it."""
+"""The records of a load, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Shot:
 
     @property
     def value(self) -> dict[str, Any]:
-        """The answer, parsed; empty if it is no JSON object."""
+        """The answer, parsed; empty if it is not a JSON object."""
         try:
             found = json.loads(self.body)
         except ValueError:

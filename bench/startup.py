@@ -1,4 +1,4 @@
-"""What starting the command costs, beside the bare interpreter."""
+"""The cost of starting the command, compared with the bare interpreter."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ SCHEMA = "lastgood.bench/v1"
 class Row:
     """One figure. `peers` holds the same figure of others; `below` is what we have promised, if anything.
 
-    `ours` is None if it could not be measured; `note` then says why.
+    `ours` is None if it could not be measured; `note` then gives the reason.
     """
 
     what: str
@@ -52,7 +52,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows of one measurement. `ours` heads our column; `notes` say how it was done; without `ratios` the peers stand alone."""
+    """Rows of one measurement. `ours` heads our column; `notes` describe the method; without `ratios` the peers are shown alone."""
 
     title: str
     rows: Sequence[Row]

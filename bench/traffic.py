@@ -1,4 +1,4 @@
-"""What the proxy costs: workers of one bundle, asked directly, through our Envoy, and through a proxy written with httpx."""
+"""The cost of the proxy: workers of one bundle, queried directly, through our Envoy, and through a proxy written with httpx."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FULL = Size(rounds=7, seconds=3.0)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """One way to a worker: the port to ask, the worker's process, and the proxy's, None where there is none."""
+    """One path to a worker: the port to query, the worker's process, and the proxy's, None where there is none."""
 
     name: str
     port: int
@@ -50,7 +50,7 @@ class Way:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """What one round came to. Processor time is per request, in microseconds."""
+    """The result of one round. Processor time is per request, in microseconds."""
 
     per_s: float
     proxy_us: float
@@ -84,7 +84,7 @@ def run(*, quick: bool) -> list[Table]:
 
 
 def _stop_controller(stack: Stack) -> None:
-    """It looks at the workers several times a second, and that would count as theirs."""
+    """It checks the workers several times a second, and that would count as their time."""
     found = system_processes.find_running(stack.settings.home / "run" / "controller.json")
     if found is not None:
         system_processes.stop(found, grace_s=10.0)
@@ -98,7 +98,7 @@ def _worker(stack: Stack) -> system_processes.Record:
 
 @contextlib.contextmanager
 def _on_a_port(folder: Path, stack: Stack, *, bundle: str) -> Iterator[tuple[int, int]]:
-    """A worker of the same bundle that listens on a port, for those who cannot ask at a Unix socket: that port and its pid."""
+    """A worker of the same bundle that listens on a port, for clients that cannot use a Unix socket: that port and its pid."""
     port = testing.free_port()
     argv = [sys.executable, "-m", "lastgood.serving.worker", "--service", project.SERVICE, "--bundle", bundle, "--port", str(port)]
     environment = {**os.environ, "LASTGOOD_PROJECT": str(stack.settings.project), "LASTGOOD_HOME": str(stack.settings.home)}
@@ -171,7 +171,7 @@ class _Wrk:
 
 
 class _Own:
-    """Our own loop, where wrk is not installed; it takes part of the machine for itself."""
+    """Our own loop, where wrk is not installed; it uses part of the machine itself."""
 
     name = "our own loop in Python (wrk is not installed)"
 

@@ -1,6 +1,6 @@
-"""Worlds of users: who asks how often, whose requests fail, and on which arm each user is put; as the gates see them.
+"""Worlds of users: how often each sends requests, whose requests fail, and each user's arm; as the gates see them.
 
-One run is one release of some hours. Arms are drawn per user, as the proxy draws them, and a user stays where it is.
+One run is one release of some hours. Arms are drawn per user, as in the proxy, and a user stays on its arm.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ HOUR_S = 3600.0
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """What happens. *rate* requests per second by *users*, split by *shares* (time it begins in s, the candidate's share).
+    """The parameters. *rate* requests per second by *users*, split by *shares* (start time in s, the candidate's share).
 
     `activity` and `failing` are the sigma of the lognormal spread of users' request rates and error rates; *base* is the mean error
-    rate. `harm(hours, candidate)` multiplies the error rate, `level(hours, candidate)` is an error rate that everybody has besides (an
-    outage). The candidate's users ask *speed* times as often. Of all requests *bot* come from one user. A user has a new id every
-    *session_h* hours. *flood* ids a second come once each and never fail by themselves.
+    rate. `harm(hours, candidate)` multiplies the error rate, `level(hours, candidate)` is an error rate that applies to everybody in
+    addition (an outage). The candidate's users send *speed* times as many requests. Of all requests *bot* come from one user. A user
+    has a new id every *session_h* hours. *flood* ids a second come once each and never fail by themselves.
     """
 
     rate: float = 7.0
@@ -69,7 +69,7 @@ def looks(world: World, seed: int) -> Iterator[Look]:
 
 
 def _requests(world: World, rng: np.random.Generator) -> tuple[Floats, NDArray[np.int64], Floats]:
-    """Times, users and the users' places in the draw, of all requests that would come at the higher of the two speeds."""
+    """Times, users and the users' places in the draw, of all requests that would arrive at the higher of the two speeds."""
     number = rng.poisson(world.rate * world.hours * HOUR_S * max(world.speed, 1.0))
     at = np.sort(_times(world, rng, number))
     weight = np.exp(world.activity * rng.standard_normal(world.users))
@@ -78,7 +78,7 @@ def _requests(world: World, rng: np.random.Generator) -> tuple[Floats, NDArray[n
     edges = np.cumsum(weight)
     user = np.searchsorted(edges, rng.random(number) * edges[-1])
     if world.session_h:
-        # every user's sessions begin at moments of its own
+        # each user's sessions begin at different moments
         user = user + world.users * np.floor(at / (world.session_h * HOUR_S) + (user * 0.618) % 1).astype(np.int64)
     places = rng.random(int(user.max(initial=0)) + 1)
     return at, user, places[user]

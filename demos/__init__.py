@@ -1,1 +1,1 @@
-"""The demonstrations: each lives through a story on the real stack and checks every claim that it makes."""
+"""The demonstrations: each runs a story on the real stack and checks every claim that it makes."""

@@ -1,4 +1,4 @@
-"""Claims that a demonstration makes, each checked, and how they are told."""
+"""The claims of a demonstration, each checked, and how they are reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """One checked statement. `value` is what was measured, in `unit`; `detail` says how."""
+    """One checked statement. `value` is the measurement, in `unit`; `detail` explains it."""
 
     name: str
     ok: bool
@@ -22,12 +22,12 @@ class Claim:
 
 
 def brief(text: str, width: int = 240) -> str:
-    """*text* cut between two words where it is longer than *width* characters."""
+    """*text* shortened between two words if it is longer than *width* characters."""
     return textwrap.shorten(text, width, placeholder=" …")
 
 
 class Story:
-    """Tells a demonstration line by line on stderr and keeps its claims; with *as_json* stdout gets them as one object."""
+    """Reports a demonstration line by line on stderr and collects its claims; with *as_json* they are printed to stdout as one object."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
@@ -40,7 +40,7 @@ class Story:
         print(f"{minutes:02d}:{seconds:02d}  {text}", file=sys.stderr, flush=True)
 
     def claim(self, name: str, *, ok: bool, value: Any, unit: str = "", detail: str = "") -> bool:
-        """Record and tell one checked statement; returns *ok*."""
+        """Record and report one checked statement; returns *ok*."""
         self.claims.append(Claim(name=name, ok=ok, value=value, unit=unit, detail=detail))
         shown = f"{value:.4g}" if isinstance(value, float) else str(value)
         self.tell(f"{'  ok  ' if ok else ' FAIL '} {name}: {shown} {unit}".rstrip() + (f"  ({brief(detail)})" if detail else ""))

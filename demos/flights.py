@@ -1,9 +1,9 @@
-"""The main job, end to end, on real flights: a bad release, caught by its gates and taken back as a whole, with every claim checked.
+"""The main use case, end to end, on real flights: a bad release, caught by its gates and rolled back as a whole, every claim checked.
 
     ./demo [--json] [--down]
 
 Builds run through Dagster, requests through the real proxy, commands through the real command line. It uses the
-project's home folder and starts from an empty one; a home that it did not make itself is left alone.
+project's home folder and starts from an empty one; a home that it did not create itself is left alone.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from lastgood.settings import Settings
 SERVICE = "flights"
 MONTH_NAMES = {3: "March", 5: "May", 6: "June"}
 RATE = 80.0
-"""Requests per second, each followed by its label; while a release is on its way both bundles answer nearly all of them."""
+"""Requests per second, each followed by its label; while a release is in progress both bundles answer nearly all of them."""
 LABEL_DELAY_S = 10.0
-"""Seconds from an answer to its label: the shadow phase is over before the first label comes, as with real flights."""
+"""Seconds from an answer to its label: the shadow phase is over before the first label arrives, as with real flights."""
 ENOUGH = 500
-"""Answers per phase of the story that is about a bundle which serves already."""
+"""Number of answers per phase of the story that is about an already serving bundle."""
 
 
 class Demo(stage.Stage):
-    """The story, step by step; each step stands on the one before."""
+    """The story, step by step; each step builds on the one before."""
 
     service = SERVICE
 
@@ -82,7 +82,7 @@ class Demo(stage.Stage):
         self.story.tell(f"bundle {name} is {manifest.short(self.ids[name])}; offline: {shown}")
 
     def _the_log_agrees(self) -> None:
-        """The same question put to the books by other means: flights that both answered, joined with what happened."""
+        """An independent check of the ledger's figure: flights that both answered, joined with their outcomes."""
         from lastgood.serving import inference_log
 
         folder = self.settings.inference(SERVICE)
@@ -137,7 +137,7 @@ class Demo(stage.Stage):
         self.wait_for_answers(name, enough=enough)
 
     def _set_month(self, month: int) -> None:
-        """In one step: the load reads it at any moment."""
+        """Atomically: the load may read it at any moment."""
         staged = self.month.with_suffix(".new")
         staged.write_text(str(month))
         staged.replace(self.month)
@@ -146,7 +146,7 @@ class Demo(stage.Stage):
         return [answers_.of(line) for line in self.lines()]
 
     def _ask_bundle(self, name: str, asked: list[answers_.Answer]) -> list[float]:
-        """What bundle *name*, still warm, would have answered: through the proxy, by debug token, users unaffected."""
+        """What bundle *name*, still warm, would have answered: through the proxy, by debug token, without affecting users."""
         token = (self.settings.keys / "debug.token").read_text().strip()
         headers = {"content-type": "application/json", "x-lastgood-debug-token": token, "x-lastgood-bundle": self.ids[name]}
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)

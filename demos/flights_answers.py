@@ -1,4 +1,4 @@
-"""What the load generator wrote down about flights, and how good the answers were."""
+"""The load generator's records of flights, and the quality of the answers."""
 
 from __future__ import annotations
 

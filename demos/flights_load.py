@@ -1,11 +1,11 @@
-"""Real past flights as traffic, each followed by what became of it.
+"""Real past flights as traffic, each followed by its outcome.
 
     python -m demos.flights_load --port 8380 --prepared DIR --month FILE --rate 50 --out FILE --stop FILE
 
-The month file holds the number of the month that is being lived through; whoever tells the story writes it. Within a
-month flights come in order of time, one in `STRIDE`, then again from the start with the next ones, so a few seconds
-already sample the whole month. With `--in-order 6,7 --every 3` instead, the flights of these months go by in the order of time,
-one in three, once. A label follows its answer after `--label-delay` seconds, as a flight lands after it departs.
+The month file contains the number of the current month; the demonstration writes it. Within a month flights come in order of
+time, one in `STRIDE`, then again from the start with the next ones, so a few seconds already sample the whole month. With
+`--in-order 6,7 --every 3` instead, the flights of these months are sent in order of time, one in three, once. A label follows
+its answer after `--label-delay` seconds, as a flight lands after it departs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STRIDE = 12
 
 
 class Months:
-    """The flights of whatever month the file names just now."""
+    """The flights of the month that the file currently names."""
 
     def __init__(self, prepared: Path, file: Path) -> None:
         self._prepared = prepared
@@ -44,14 +44,14 @@ class Months:
 
 
 def request(flight: replay.Flight) -> traffic.Request:
-    """What is asked about *flight*, and what becomes of it whatever was answered."""
+    """The request about *flight*, and its outcome, which does not depend on the answer."""
     return traffic.Request(
         body=flight.body, facts={"flight": flight.at, "late": flight.late}, outcome=lambda _answer: {"late": flight.late}
     )
 
 
 def main() -> None:
-    """Send requests until told to stop."""
+    """Send requests until stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     traffic.options(parser)
     parser.add_argument("--prepared", type=Path, required=True, help="folder of the monthly files")

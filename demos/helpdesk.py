@@ -1,9 +1,9 @@
-"""A change of documentation and prompt that is fine offline and bad for users, caught and taken back with its index.
+"""A change of documentation and prompt that looks fine offline but is bad for users, caught and rolled back with its index.
 
     ./demo --service helpdesk [--json] [--down]
 
 A answers from Django 5.2. B brings the documentation of 6.0 and a prompt that puts two words in front of every search: the
-golden questions, which are long, hardly notice; users, who type two or three words, do. C is B with the old prompt.
+golden questions, which are long, are hardly affected; users, who type two or three words, are. C is B with the old prompt.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ SERVICE = "helpdesk"
 RATE = 80.0
 """Requests per second; most are answered from the cache of the bundle that they reach."""
 LABEL_DELAY_S = 2.0
-"""Seconds from an answer to what its user says of it."""
+"""Seconds from an answer to its user's feedback."""
 ENOUGH = 200
 PREFIX = "Django documentation: {{ question }}"
 
 
 class Demo(stage.Stage):
-    """The story, step by step; each step stands on the one before."""
+    """The story, step by step; each step builds on the one before."""
 
     service = SERVICE
 
@@ -112,7 +112,7 @@ class Demo(stage.Stage):
         return sum(helped) / max(len(helped), 1), len(helped)
 
     def _nothing_of_it_is_left(self) -> None:
-        """After the way back every answer is one that A's parts give when they are asked anew, past every worker and cache."""
+        """After the rollback every answer is one that A's parts give when computed anew, without any worker or cache."""
         began = max((one["received"] for one in self.lines() if one.get("bundle") == self.ids["B"]), default=0.0)
         self.wait_for_answers("A", enough=ENOUGH)
         served = [one for one in self.lines() if one["sent"] > began and one["status"] == 200]
@@ -127,7 +127,7 @@ class Demo(stage.Stage):
         )
 
     def _asked_anew(self, name: str, questions: set[str]) -> dict[str, Any]:
-        """What the parts of bundle *name* answer in this process."""
+        """The answers of bundle *name*'s parts, computed in this process."""
         from services.helpdesk import runtime
 
         with release.open_context(self.settings, read_only=True) as ctx:
@@ -140,7 +140,7 @@ class Demo(stage.Stage):
             opened.close()
 
     def _back_by_hand(self) -> None:
-        """`dagster job launch` takes the whole bundle back, as an engineer would at night."""
+        """`dagster job launch` rolls the whole bundle back, as an engineer would at night."""
         self.story.tell("$ dagster job launch -w workspace.yaml -j rollback --config-json '…'")
         config = {"ops": {"roll_back": {"config": {"service": SERVICE, "reason": "demo: by hand", "actor": "demo"}}}}
         dagster = shutil.which("dagster", path=local_stack.environment(self.settings).get("PATH", os.defpath)) or "dagster"

@@ -1,9 +1,9 @@
-"""Questions as traffic, each followed by what the user says of the answer: helpful if it named the right section.
+"""Questions as traffic, each followed by its user's feedback: helpful if the answer named the right section.
 
     python -m demos.helpdesk_load --port 8381 --corpus DIR --rate 30 --out FILE --stop FILE
 
-Users ask what they look for by its name, in two words or five; the documentation's own headings are such names, and each
-section knows its own. The headings that are asked were withheld from what is searched.
+Users search by name, in two words or five; the documentation's own headings are such names, and each section knows its own. The
+headings used as questions were withheld from the searched text.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from services.helpdesk import evaluate
 
 
 def requests(questions: Sequence[Mapping[str, Any]], *, seed: int = 1) -> Iterator[traffic.Request]:
-    """The questions over and over, each round in another order."""
-    draw = random.Random(seed)  # noqa: S311  # the order is no secret
+    """The questions, repeated indefinitely, each round in another order."""
+    draw = random.Random(seed)  # noqa: S311  # the order is not secret
     for number in itertools.count():
         for one in draw.sample(list(questions), k=len(questions)):
             yield request(one, number)
@@ -41,12 +41,12 @@ def request(one: Mapping[str, Any], number: int) -> traffic.Request:
 
 
 def section(chunk: str) -> str:
-    """The section that a chunk is a part of."""
+    """The section that a chunk belongs to."""
     return chunk.partition("~")[0]
 
 
 def main() -> None:
-    """Send questions until told to stop."""
+    """Send questions until stopped."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     traffic.options(parser)
     parser.add_argument("--corpus", type=Path, required=True, help="folder with questions.jsonl")

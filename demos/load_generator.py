@@ -1,7 +1,7 @@
-"""Steady traffic through the proxy of a service, with outcomes sent back, every answer written down. Loopback only.
+"""Steady traffic through the proxy of a service, with outcomes sent back and every answer recorded. Loopback only.
 
-A service says what is asked and what becomes of an answer; here is the schedule: `rate` requests a second over a few
-keep-alive connections, until a file appears or the time is over. An outcome follows its answer after a while, as in life.
+A service defines the requests and the outcomes; this module has the schedule: `rate` requests a second over a few
+keep-alive connections, until a file appears or the time is over. An outcome follows its answer after a while, as in reality.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from lastgood.layers.traffic import headers as traffic_headers
 TIMEOUT_S = 20.0
 
 Outcome = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
-"""What really happened, as fields of a feedback, when the answer (the body of /predict) is known; None if nobody says."""
+"""The true outcome, as fields of a feedback, once the answer (the body of /predict) is known; None if there is none."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One row to ask. `facts` are written down beside the answer."""
+    """One row to request. `facts` are recorded with the answer."""
 
     body: bytes
     facts: Mapping[str, Any]
@@ -35,7 +35,7 @@ class Request:
 
 
 class Load:
-    """See the module. The lines it writes have n, sent, received, status, bundle, revision, arm, answer and the request's facts."""
+    """See the module. Its output lines have n, sent, received, status, bundle, revision, arm, answer and the request's facts."""
 
     def __init__(
         self, *, port: int, requests: Iterable[Request], rate: float, out: TextIO, stop: Path, until: float, delay_s: float, token: str
@@ -53,7 +53,7 @@ class Load:
         self._lock = threading.Lock()
 
     def run(self, connections: int) -> None:
-        """Ask until told to stop."""
+        """Send requests until stopped."""
         threads = [threading.Thread(target=self._client) for _ in range(connections)]
         threads.append(threading.Thread(target=self._tell_outcomes))
         for thread in threads:
@@ -75,13 +75,13 @@ class Load:
                 self._out.flush()
 
     def _ask(self, connection: http.client.HTTPConnection, number: int, request: Request) -> dict[str, Any]:
-        """One request asked, its outcome put aside; a connection error is an answer too: a failed one."""
+        """One request, with its outcome scheduled; a connection error counts as a failed answer."""
         line: dict[str, Any] = {"n": number, **request.facts, "body": request.body.decode(), "sent": time.time()}
         headers = {
             "content-type": "application/json",
             "x-user-id": f"user-{number % 997}",
             "x-request-id": f"load-{self._begun:.0f}-{number}",
-            traffic_headers.TOKEN: self._token,  # so that the answer says which arm and parts it is from
+            traffic_headers.TOKEN: self._token,  # so that the answer names its arm and parts
         }
         try:
             connection.request("POST", "/predict", body=request.body, headers=headers)
@@ -107,7 +107,7 @@ class Load:
         return self._stop.exists() or time.time() > self._until
 
     def _tell_outcomes(self) -> None:
-        """Send each outcome when it is due; one that gets lost never came."""
+        """Send each outcome when it is due; one that is lost counts as never sent."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=TIMEOUT_S)
         while not self._over():
             due = [self._outcomes.popleft() for _ in range(len(self._outcomes)) if self._outcomes[0][0] <= time.time()]
@@ -133,7 +133,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(call: argparse.Namespace, requests: Iterable[Request]) -> None:
-    """Ask *requests* as the options of *call* say."""
+    """Send *requests* according to the options of *call*."""
     with call.out.open("w", encoding="utf-8") as out:
         until = time.time() + call.seconds
         token = call.token_file.read_text("utf-8").strip()

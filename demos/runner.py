@@ -1,4 +1,4 @@
-"""What the demonstrations of all services share: commands, builds, traffic, and the claims that every story makes.
+"""Shared by the demonstrations of all services: commands, builds, traffic, and the claims that every story makes.
 
 What does not belong here: the story of one service (`demos/<name>.py`).
 """
@@ -35,16 +35,16 @@ CODE_LOCATION = "pipelines.definitions"
 
 MARKER = "demo.json"
 RELEASE_S = 420.0
-"""Longest time that a release may take until it is cut over or taken out."""
+"""Maximum time that a release may take until its cut-over or rejection."""
 PHASE_S = 120.0
-"""Longest time to wait for answers, on a busy machine."""
+"""Maximum time to wait for answers, on a busy machine."""
 
 Line = Mapping[str, Any]
 """One line of the load: n, sent, received, status, bundle, revision, arm, answer, error."""
 
 
 class Stage:
-    """A service, its stack in a fresh home, and a story that is told on it."""
+    """A service, its stack in a fresh home, and a story run on it."""
 
     service: str
 
@@ -59,7 +59,7 @@ class Stage:
         self.rollout = 0
 
     def start(self) -> None:
-        """The stack, and a proxy that has nothing to serve."""
+        """The stack, and a proxy without a bundle to serve."""
         self.story.tell("starting the proxy and the controller")
         local_stack.up(self.settings, names=[self.service], say=self.story.tell)
         status = self._probe()
@@ -122,14 +122,14 @@ class Stage:
                 processes.stop(load, grace_s=1.0)
 
     def lines(self) -> list[Line]:
-        """What the load wrote so far; a line that is just being written is left for the next time."""
+        """The load's output so far; an incomplete last line is left for the next call."""
         if not self.log.exists():
             return []
         with self.log.open(encoding="utf-8") as lines:
             return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def wait_for_answers(self, name: str, *, enough: int) -> None:
-        """Until bundle *name* has given *enough* good answers from now on."""
+        """Wait until bundle *name* has given *enough* good answers from now on."""
         began, end = time.time(), time.monotonic() + PHASE_S
         while (
             sum(1 for one in self.lines() if one.get("bundle") == self.ids[name] and one["status"] == 200 and one["sent"] > began) < enough
@@ -147,13 +147,13 @@ class Stage:
         self.story.claim(f"{name} is stable and passed its offline evaluation", ok=ok, value=done["total_ms"], unit="ms to promote")
 
     def propose(self, name: str) -> None:
-        """Ask for the release and leave it to the controller."""
+        """Request the release and leave it to the controller."""
         self.story.tell(f"$ lastgood promote {self.service} {manifest.short(self.ids[name])} --yes --no-wait")
         asked = ("promote", self.service, self.ids[name], "--yes", "--no-wait", "--reason", f"demo: release {name}")
         self.rollout = self.cli(*asked, allowed=(0, 6))["revision"]
 
     def until_ended(self, name: str) -> dict[str, Any]:
-        """Tell each phase of the release as it comes; the revision that ended it."""
+        """Report each phase of the release as it comes; returns the revision that ended it."""
         told, end = self.rollout, time.monotonic() + RELEASE_S
         while time.monotonic() < end:
             for revision in reversed(self.cli("history", self.service, "--limit", "10")["revisions"]):
@@ -172,7 +172,7 @@ class Stage:
         raise errors.Unavailable(f"the release of {name} did not end within {RELEASE_S:g} s; the gates say {gates}")
 
     def gate_takes_out(self, name: str, *, gate: str, good: str, evidence: str) -> None:
-        """Nobody touches the keyboard from here on: *gate* has to take *name* out, and *good* has to serve. *evidence* names what told."""
+        """No further input from here on: *gate* has to take *name* out, and *good* has to serve. *evidence* names what showed the fault."""
         ended = self.until_ended(name)
         revisions = self.cli("history", self.service, "--limit", "20")["revisions"]
         phases = [r["phase"] for r in reversed(revisions) if r["candidate"] == self.ids[name]]
@@ -218,7 +218,7 @@ class Stage:
         )
 
     def somebody_was_told(self, name: str, words: str = "taken out") -> None:
-        """One page with *words* in it, and the reason."""
+        """One page that contains *words*, and the reason."""
         short, end = manifest.short(self.ids[name]), time.monotonic() + 20
         found: list[dict[str, Any]] = []
         while not found and time.monotonic() < end:
@@ -229,7 +229,7 @@ class Stage:
         self.story.claim("one page says what happened", ok=len(found) == 1, value=len(found), unit="page", detail=detail)
 
     def recovered(self) -> None:
-        """The verdict after the way back, and a report of it all."""
+        """The verdict after the rollback, and a report on everything."""
         self.story.tell("      measuring whether that helped, by criteria that were declared before the release")
         end = time.monotonic() + 150
         revision: dict[str, Any] | None = None
@@ -252,7 +252,7 @@ class Stage:
         )
 
     def refused_again(self, name: str) -> None:
-        """A quarantined bundle does not come back by a slip."""
+        """A quarantined bundle is not released again by mistake."""
         refusal = self.cli("promote", self.service, self.ids[name], "--yes", "--reason", "try again", allowed=(4,))
         self.story.claim(
             f"releasing {name} again is refused, with exit code", ok=refusal["error"] == "NotAllowed", value=refusal["exit_code"]
@@ -267,7 +267,7 @@ class Stage:
     # --- claims about the whole --------------------------------------------------------------------------------
 
     def control_plane_dies(self, good: str) -> None:
-        """Controller killed and ledger moved away: *good* goes on answering."""
+        """Controller killed and ledger moved away: *good* continues to answer."""
         controller = convergence.controller_record(self.settings)
         if controller is None:
             raise errors.Unavailable("the controller is not running; read its log in the home folder's logs")
@@ -295,7 +295,7 @@ class Stage:
         local_stack.start_controller(self.settings)
 
     def no_request_lost(self, *, told: str, parts: Sequence[str], also: Callable[[Line], bool] = lambda _line: True) -> None:
-        """No failed request, and no answer with a part of another bundle; *also* looks into an answer itself."""
+        """No failed request, and no answer with a part of another bundle; *also* checks an answer itself."""
         lines = self.lines()
         failed = [one for one in lines if one["status"] != 200]
         detail = (
@@ -313,7 +313,7 @@ class Stage:
         self.story.claim("answers without a bundle header", ok=nameless == 0, value=nameless)
 
     def audited(self, serving: str) -> None:
-        """The trail is whole, and what serves is what it says."""
+        """The audit trail is intact, and what serves is what it records."""
         trail = self.cli("audit", "verify", self.service)
         self.story.claim(
             "the audit trail is whole", ok=trail["ok"], value=trail["entries"], unit="entries", detail=f"head {trail['head'][:19]}"
@@ -335,7 +335,7 @@ def _whole(line: Line, digests: Mapping[str, Mapping[str, str]], *, parts: Seque
 
 
 def fresh_home(settings: Settings, *, service: str, story: claims.Story) -> None:
-    """Empty the home folder if an earlier demo made it; refuse if somebody else did."""
+    """Empty the home folder if an earlier demo created it; refuse if it was created otherwise."""
     marker = settings.home / MARKER
     if settings.home.exists() and any(settings.home.glob("ledger.db*")) and not marker.exists():
         raise errors.NotAllowed(f"{settings.home} holds releases that no demo made; set LASTGOOD_HOME to another folder and run it again")
@@ -349,7 +349,7 @@ def fresh_home(settings: Settings, *, service: str, story: claims.Story) -> None
 
 
 def main(service: str, description: str, tell: Callable[[Settings, claims.Story], None], *, story: str = "") -> None:
-    """Tell the story of *service* (*story* names its switch where there are several) and exit with 0 only if every claim holds."""
+    """Run the story of *service* (*story* names its switch where there are several) and exit with 0 only if every claim holds."""
     stories = [*(f"./demo --service {file.stem}" for file in sorted(Path(__file__).parent.glob("*.yaml"))), "./demo --year"]
     parser = argparse.ArgumentParser(prog="./demo", description=description, epilog=f"the stories: {', '.join(stories)}")
     parser.add_argument("--service", default=service, choices=[service])
@@ -379,7 +379,7 @@ def main(service: str, description: str, tell: Callable[[Settings, claims.Story]
 
 
 def overlay(project: Path, service: str) -> dict[str, Any]:
-    """What the demonstration of *service* lays over its service.yaml."""
+    """The demonstration's overlay on the service.yaml of *service*."""
     from lastgood.system import yaml_errors
 
     file = project / "demos" / f"{service}.yaml"

@@ -1,10 +1,10 @@
-"""The year as it was, a day of flights every few seconds, before the eyes of Dagster: seasons change and nothing is rolled back; a slip is.
+"""The year as it was, a day of flights every few seconds, shown in Dagster: seasons change without a rollback; a mistake is rolled back.
 
     ./demo --year [--json] [--down]
 
 A was trained on January and February, B on March and April; B serves from June on. Its windows drift, as summers do, and every
-alarm is decided on labelled rows. Then somebody puts C live past all gates, B with a clock in UTC: no raw column shows that,
-what its code makes of them does. `dagster dev` runs all of it: the sensor, the runs, the pages on http://127.0.0.1:3000.
+alarm is decided on labelled rows. Then somebody releases C past all gates, B with a clock in UTC: no raw column shows that, but the
+features that its code computes do. `dagster dev` runs everything: the sensor, the runs, the pages on http://127.0.0.1:3000.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ SERVICE = "flights"
 DAY_S = 4.0
 """Seconds for a day of flights."""
 EVERY = 3
-"""One flight in so many is asked about, some 300 a day."""
+"""One flight in this many becomes a request, some 300 a day."""
 RATE = 75.0
 """Requests per second: a day's flights in DAY_S."""
 CALM_DAYS = 24
-"""Days of June that are lived through before the slip."""
+"""Days of June replayed before the mistake."""
 TICK_S = 5.0
 AFTER_DAYS = 6
 LIMIT_S = 300.0
-"""Longest time to wait for anything, on a busy machine."""
+"""Maximum time to wait for anything, on a busy machine."""
 
 
 class Year(stage.Stage):
-    """The story, step by step; each step stands on the one before."""
+    """The story, step by step; each step builds on the one before."""
 
     service = SERVICE
 
@@ -80,14 +80,14 @@ class Year(stage.Stage):
         self.story.tell(f"bundle {name} is {manifest.short(self.ids[name])}")
 
     def open_dagster(self, *, tick_s: float = TICK_S) -> None:
-        """`dagster dev` and MLflow, on their usual ports where those are free."""
+        """`dagster dev` and MLflow, on their usual ports if those are free."""
         os.environ["LASTGOOD_DRIFT_TICK_S"] = f"{tick_s:g}"
         ports = [_free(3000), _free(5000)]
         self.story.tell(f"dagster dev, which looks every {tick_s:g} s")
         local_stack.open_pages(self.settings, dagster_port=ports[0], mlflow_port=ports[1], say=self.story.tell)
 
     def put_live(self, name: str, why: str) -> None:
-        """Past all gates, as somebody in a hurry does."""
+        """Past all gates, as a person in a hurry might do it."""
         self.story.tell(f"$ lastgood promote {SERVICE} {manifest.short(self.ids[name])} --skip-analysis --reason '{why}'")
         done = self.cli("promote", SERVICE, self.ids[name], "--yes", "--skip-analysis", "--reason", why, allowed=(0, 6))
         self.story.claim(f"{name} is stable", ok=done["to"] == self.ids[name], value=done["total_ms"], unit="ms to promote")
@@ -164,7 +164,7 @@ class Year(stage.Stage):
             detail=f"outcomes {_counted(one.verdict['outcome'] for one in found)}",
         )  # fmt: skip
 
-    # --- what the ledger, Dagster and MLflow say ----------------------------------------------------------------------
+    # --- state of the ledger, Dagster and MLflow -------------------------------------------------------------------------
 
     def windows(self, name: str) -> list[drift_watch.WindowReport]:
         """The windows of *name* since it was last seen to become stable; none if it never was."""
@@ -175,7 +175,7 @@ class Year(stage.Stage):
             return list(drift_watch.window_reports(ctx, self._watched[name])) if name in self._watched else []
 
     def _shown(self, name: str) -> dict[str, Mapping[str, Any]]:
-        """Metadata of the materializations of `flights/drift` by window, of bundle *name*."""
+        """Metadata of the materializations of `flights/drift` by window, for bundle *name*."""
         import dagster as dg
 
         with dg.DagsterInstance.get() as instance:
@@ -185,7 +185,7 @@ class Year(stage.Stage):
         return {str(event.partition): event.metadata for event in events if str(event.partition).startswith(mine)}
 
     def _judged(self) -> int:
-        """How many checks of windows Dagster holds."""
+        """Number of window checks recorded in Dagster."""
         import dagster as dg
 
         with dg.DagsterInstance.get() as instance:
@@ -207,7 +207,7 @@ class Year(stage.Stage):
         return list(client.search_runs(experiments, filter_string="tags.`lastgood.kind` = 'drift report'"))
 
     def stable(self) -> str:
-        """The bundle that the ledger calls stable."""
+        """The stable bundle in the ledger."""
         return str(self.cli("status", SERVICE)["stable"])
 
     def moved_at(self, digest: str) -> float:
@@ -236,12 +236,12 @@ class Year(stage.Stage):
         prepared = data.build(train=[3, 4], evaluate=[5], workspace=workspace, project=self.settings.project).prepared
         args = {"--prepared": prepared, "--in-order": "6,7,8,9,10", "--every": EVERY, "--rate": RATE, "--label-delay": 1.0}
         with self.load("demos.flights_load", *(str(word) for pair in args.items() for word in pair)):
-            time.sleep(2.0)  # a window of B's that is empty would be an alarm, and rightly
+            time.sleep(2.0)  # an empty window of B's would rightly be an alarm
             yield
 
 
 def overlay(settings: Settings) -> dict[str, Any]:
-    """What is laid over service.yaml: days of DAY_S seconds, and a release that needs no phases."""
+    """The overlay on service.yaml: days of DAY_S seconds, and a release without phases."""
     found = stage.overlay(settings.project, SERVICE)
     days = [day * DAY_S for day in (3, 5, 7, 14, 28)]
     drift = {
@@ -260,7 +260,7 @@ def _has_numbers(metadata: Mapping[str, Any]) -> bool:
 
 
 def _made_failed(one: drift_watch.WindowReport) -> bool:
-    """Whether a feature that the serving code makes has drifted in this window."""
+    """Whether a feature that the serving code computes has drifted in this window."""
     return any(column["name"].startswith("made ") and column["outcome"] in ("fail", "broken") for column in one.verdict["columns"])
 
 

@@ -1,4 +1,4 @@
-"""The data part: labelled flights of some months to train on, and of later months to evaluate on."""
+"""The data part: labelled flights of some months for training, and of later months for evaluation."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ CODE = ["services/flights/prepare.py", "services/flights/split.py", "services/fl
 
 
 class Windows(dg.Config):
-    """Months of 2013; what is left out is taken from params.yaml."""
+    """Months of 2013; missing ones are taken from params.yaml."""
 
     train: list[int] | None = Field(default=None, description="Months to train on, for example [1, 2].")
     evaluate: list[int] | None = Field(default=None, description="Later months to evaluate on, for example [3].")
 
 
 def version(project: Path) -> str:
-    """A name of the published files, by their digests, and of the months that params.yaml names."""
+    """A name for the published files, by their digests, and for the months named in params.yaml."""
     from services.flights import data
 
     return data.version(project)

@@ -1,6 +1,6 @@
-"""What must hold of a table of flights, as Great Expectations, and that no feature tells the label.
+"""Expectations for a table of flights, in Great Expectations, and the check that no feature reveals the label.
 
-Limits are facts about the source, with room: in the worst month of 2013 the weather is missing for 3 % of flights, the air
+Limits are facts about the source, with a margin: in the worst month of 2013 the weather is missing for 3 % of flights, the air
 pressure for 19 %, the aircraft for 18 %.
 """
 
@@ -16,7 +16,7 @@ DATA = {
     "categories": "Airports and airlines have codes, origins are the three known.",
     "leakage": "No feature is known only after departure or gives the label away.",
 }
-"""The checks of the data part, and what each says."""
+"""The checks of the data part, and what each states."""
 
 LIVE = {
     "schema": "Requests have exactly the fields that are known.",
@@ -24,7 +24,7 @@ LIVE = {
     "ranges": DATA["ranges"],
     "categories": DATA["categories"],
 }
-"""The checks of requests as they come in."""
+"""The checks of live requests."""
 
 KNOWN = {"plane_year": 0.7, "seats": 0.7, "pressure": 0.7, "tailnum": 0.99, "arr_delay": 1.0, "late": 1.0}
 WEATHER_KNOWN = 0.9
@@ -67,7 +67,7 @@ def suite() -> list[Any]:
 
 
 def live() -> list[Any]:
-    """What is expected of requests as they come in: the same of every field, and nothing that is known only later or of a whole month."""
+    """The expectations for live requests: the same for every field, without those known only later or for a whole month."""
     import great_expectations.expectations as gxe
 
     from services.flights import features
@@ -80,7 +80,7 @@ def live() -> list[Any]:
 
 
 def giveaways(frame: Any) -> Iterable[data_checks.Row]:
-    """That no feature tells the label by itself, and that none is known only after departure."""
+    """The checks that no feature reveals the label by itself, and that none is known only after departure."""
     from services.flights import features, tables
 
     columns = (*features.CATEGORICAL, *features.NUMERIC, "plane_year")

@@ -1,4 +1,4 @@
-"""The model part: a gradient-boosted classifier, and its evaluation on later months beside the stable one."""
+"""The model part: a gradient-boosted classifier, and its evaluation on later months compared with the stable one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ CODE = ["services/flights/train.py", "services/flights/features.py", "services/f
 
 
 class Hyperparameters(dg.Config):
-    """Of scikit-learn's HistGradientBoostingClassifier; what is left out is taken from params.yaml."""
+    """Parameters of scikit-learn's HistGradientBoostingClassifier; missing ones are taken from params.yaml."""
 
     learning_rate: float | None = Field(default=None, gt=0)
     max_iter: int | None = Field(default=None, gt=0)
@@ -55,7 +55,7 @@ def model(out: Path, data: Path, stable: Path | None, facts: Mapping[str, Any], 
 
 
 def log_model(mlflow: Any, folder: Path) -> Any:
-    """The estimator as MLflow keeps models: as skops, with what it needs to run."""
+    """The estimator in MLflow's form of a model: as skops, with what it needs to run."""
     from services.flights import model as models
 
     fitted = models.load(folder)
@@ -64,7 +64,7 @@ def log_model(mlflow: Any, folder: Path) -> Any:
 
 
 def verdict(report: Mapping[str, Any]) -> str:
-    """One line on the paired comparison with the stable model; an interval around zero is said to show nothing."""
+    """One line on the paired comparison with the stable model; an interval around zero is reported as showing nothing."""
     if report["against"] is None:
         return str(report.get("not_compared", "nothing is stable yet"))
     paired = report["against"]["paired"]

@@ -18,7 +18,7 @@ class Version(dg.Config):
 
 
 def current_version(project: Path) -> str:
-    """A name of the texts of the version that is built unless another one is asked for."""
+    """A name for the texts of the default version."""
     from services.helpdesk import prepare, sources
 
     asked = Version().version

@@ -1,4 +1,4 @@
-"""How good the parts are together, at the golden questions: prompt, index, embedder, answerer and options of this run."""
+"""The quality of the parts together, on the golden questions: prompt, index, embedder, answerer and options of this run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from lastgood.settings import Settings
 
 
 class Judging(dg.Config):
-    """Who else judges the answers."""
+    """The additional judge of the answers."""
 
     judge: dict[str, Any] = Field(
         default={}, description="Pin of a language model that grades the answers, see docs/rag.md; left out: nobody."
@@ -22,7 +22,7 @@ class Judging(dg.Config):
 def evaluation(
     corpus: Path, model: Path, prompt: Path, index: Path, options: Mapping[str, Any], config: Judging, settings: Settings
 ) -> Written:
-    """recall@10, nDCG@10, how much of the answers stands in the passages, and whether refusals are right."""
+    """recall@10, nDCG@10, how much of the answers comes from the passages, and whether refusals are right."""
     import os
 
     from lastgood.llm import base, catalog

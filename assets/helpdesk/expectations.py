@@ -1,6 +1,6 @@
-"""What must hold of the chunks of a corpus, as Great Expectations, and that none of them holds a secret.
+"""Expectations for the chunks of a corpus, in Great Expectations, and the check that none of them contains a secret.
 
-Limits are facts about the source, with room.
+Limits are facts about the source, with a margin.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,18 +15,18 @@ CORPUS = {
     "secrets": "No chunk holds a key, a token or a password.",
     "oversized": "No chunk is too long for a prompt.",
 }
-"""The checks of the corpus, and what each says."""
+"""The checks of the corpus, and what each states."""
 
 LIVE = {
     "schema": "Requests have a question, and nothing else.",
     "questions": "Questions are as long as questions are, in words, and not one of them over and over.",
 }
-"""The checks of questions as they come in; what they are about is the matter of drift."""
+"""The checks of live questions; their topics are covered by drift."""
 
 MAX_CHARS = 1700
 MIN_CHARS = 20
 SAME_TEXT = 0.97
-"""Least share of texts that are there once. Documentation repeats itself a little: 0.2 % of the chunks of each version."""
+"""Lowest share of texts that occur once. Documentation repeats itself a little: 0.2 % of the chunks of each version."""
 
 
 def chunks(folder: Path) -> Mapping[str, Any]:
@@ -56,12 +56,12 @@ def suite() -> list[Any]:
 
 
 def secrets(frame: Any) -> Iterable[data_checks.Row]:
-    """Whether a chunk holds a secret; where, and never what."""
+    """Whether a chunk contains a secret; reports where, and never the secret itself."""
     return [data_checks.no_secret(frame, text="text", named="id")]
 
 
 def live() -> list[Any]:
-    """What is expected of questions as they come in."""
+    """The expectations for live questions."""
     import great_expectations.expectations as gxe
 
     return [
@@ -69,6 +69,6 @@ def live() -> list[Any]:
         gxe.ExpectColumnValuesToNotBeNull(column="question", meta={"check": "schema"}),
         gxe.ExpectColumnValueLengthsToBeBetween(column="question", min_value=2, max_value=500, mostly=0.99, meta={"check": "questions"}),
         gxe.ExpectColumnValuesToMatchRegex(column="question", regex=r"\w", mostly=0.99, meta={"check": "questions"}),
-        # One question over and over is a client that is stuck, or a probe.
+        # The same question over and over comes from a stuck client, or a probe.
         gxe.ExpectColumnProportionOfUniqueValuesToBeBetween(column="question", min_value=0.02, meta={"check": "questions"}),
     ]

@@ -1,4 +1,4 @@
-"""The index part: every chunk of the corpus with its vector, as a snapshot that nobody changes any more."""
+"""The index part: every chunk of the corpus with its vector, as an immutable snapshot."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The prompt part: the templates that make the search, the request to the model and the refusal."""
+"""The prompt part: the templates for the search, the request to the model and the refusal."""
 
 from pathlib import Path
 

@@ -6,9 +6,9 @@
     listings/sha256/<hex>        one for each part that is a folder
     blobs/sha256/<hex>           every file's bytes, once each, sorted
 
-A bundle's config part holds code that a worker runs, so a file is only taken in from a signer that was named
+A bundle's config part contains code that a worker runs, so a file is only accepted from a signer that was named
 beforehand. Nothing is ever extracted by the names in the archive: members are accepted in this order only, under
-headers that are byte for byte the ones written here, and land under their digest. A plain `tar tf` reads the file.
+headers that are byte for byte the ones written here, and are stored under their digest. A plain `tar tf` reads the file.
 
 What does not belong here: the ledger row of an imported bundle (`release.register` writes it).
 """
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 KIND = "application/vnd.lastgood.bundle.v1+json"
 MAX_BYTES = (8 << 30) - 1
-"""Largest member and largest sum of members: what the plain tar format can say in its size field."""
+"""Maximum size of a member and of all members together: the limit of the plain tar format's size field."""
 MAX_MEMBERS = 20_000
 
 _MAX_TEXT = plain.MAX_BYTES
@@ -47,7 +47,7 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x
 
 
 class BundleRow(Protocol):
-    """A bundle and where it came from; the ledger's bundle row is one."""
+    """A bundle and its provenance; the ledger's bundle row is one."""
 
     @property
     def bundle(self) -> bundle_manifest.Bundle:
@@ -55,11 +55,11 @@ class BundleRow(Protocol):
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """JSON facts about its making."""
+        """JSON facts about how it was built."""
 
 
 def export(bundle_row: BundleRow, *, store: Store, keys: Path, out: Path) -> Path:
-    """Write *out*, replacing it in one step; the same bundle, provenance and key give the same bytes.
+    """Write *out*, replacing it atomically; the same bundle, provenance and key give the same bytes.
 
     Raises Damaged or NotFound if a stored byte is not as recorded, NotAllowed past 8 GiB or 20,000 members.
     """
@@ -78,11 +78,11 @@ def export(bundle_row: BundleRow, *, store: Store, keys: Path, out: Path) -> Pat
 
 
 def import_(file: Path, *, store: Store, keys: Path, trust: frozenset[str]) -> tuple[bundle_manifest.Bundle, dict[str, Any]]:
-    """Take a bundle file into *store*; the bundle and its provenance, for the caller to register.
+    """Import a bundle file into *store*; returns the bundle and its provenance, for the caller to register.
 
     The signer must be our own key or one whose fingerprint is in *trust* (`sha256:<hex>`, prefix optional). Nothing is
     stored before every byte has been checked. Raises NotAllowed for an unsigned, unknown or hostile file, Damaged for one
-    that is cut or altered, UsageError for a compressed one, Unavailable if the disk fails.
+    that is truncated or altered, UsageError for a compressed one, Unavailable if the disk fails.
     """
     trusted = {f"sha256:{t.strip().lower().removeprefix('sha256:')}" for t in trust} | _own(keys)
     try:
@@ -122,7 +122,7 @@ def _statement(manifest: bytes, provenance: bytes) -> bytes:
 
 
 def _contents(bundle: bundle_manifest.Bundle, store: Store) -> dict[str, tuple[int, Path]]:
-    """Size and place of every member after the texts, in the order of the archive: listings, then blobs, each sorted."""
+    """Size and source of every member after the texts, in the order of the archive: listings, then blobs, each sorted."""
     listings: dict[str, tuple[int, Path]] = {}
     blobs: dict[str, tuple[int, Path]] = {}
     for part in bundle.parts.values():
@@ -169,7 +169,7 @@ def _append(archive: BinaryIO, member: str, size: int, path: Path) -> None:
 
 
 def _header(name: str, size: int) -> bytes:
-    """The one ustar header that a member of this name and size can have: nobody's file, mode 0644, no time."""
+    """The one ustar header that a member of this name and size can have: no owner, mode 0644, no time."""
     fields = (name.encode().ljust(100, b"\0"), b"0000644\0", b"0000000\0", b"0000000\0", b"%011o\0" % size, b"00000000000\0")
     head = b"".join(fields)
     tail = (b"0" + bytes(100) + b"ustar\x0000").ljust(_BLOCK - len(head) - 8, b"\0")
@@ -185,14 +185,14 @@ def _padding(size: int) -> bytes:
 
 @dataclasses.dataclass(slots=True)
 class _Reader:
-    """The archive from front to back; every member is announced by the caller, none by the file."""
+    """The archive from front to back; the caller names every expected member, the file none."""
 
     file: BinaryIO
     total: int = 0
     members: int = 0
 
     def member(self, name: str) -> int:
-        """Step into the next member, which must be *name*; its size. Call `text` or `blob` next."""
+        """Move to the next member, which must be *name*; returns its size. Call `text` or `blob` next."""
         block = self._exactly(_BLOCK)
         for magic, called in _COMPRESSED.items():
             if self.members == 0 and block.startswith(magic):
@@ -293,7 +293,7 @@ def _parse_signature(data: bytes) -> tuple[Ed25519PublicKey, bytes, bytes]:
 
 
 def _read_listings(reader: _Reader, bundle: bundle_manifest.Bundle) -> dict[str, Listing]:
-    """The listings by digest. A part is a folder if its listing stands here, which the part's size must confirm."""
+    """The listings by digest. A part is a folder if its listing is here, which the part's size must confirm."""
     trees: dict[str, Listing] = {}
     for digest, size in sorted({p.digest: p.size for p in bundle.parts.values()}.items()):
         if not _next_is(reader, f"listings/sha256/{_hex(digest)}"):

@@ -1,7 +1,7 @@
-"""The environment part: which locked packages and which interpreter a bundle was built for.
+"""The environment part: the locked packages and the interpreter that a bundle was built for.
 
-It is a description, not a container: lastgood does not rebuild an environment, it says when the one it runs in
-differs. What does not belong here: deciding what a difference means (the worker reports it, a person or gate judges).
+It is a description, not a container: lastgood does not rebuild an environment, it reports when the one it runs in
+differs. What does not belong here: judging a difference (the worker reports it, a person or gate judges).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def encode(described: Mapping[str, Any]) -> bytes:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The description in *file*. Raises Damaged if it is none."""
+    """The description in *file*. Raises Damaged if it is not valid."""
     try:
         found = json.loads(file.read_bytes())
         if found["schema"] != SCHEMA or not all(isinstance(value, str) for value in found.values()):
@@ -53,7 +53,7 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def differences(recorded: Mapping[str, Any], running: Mapping[str, Any]) -> list[str]:
-    """What differs enough to change results, in words: locked packages, interpreter, its minor version, platform, machine."""
+    """Differences that may change results, as text: locked packages, interpreter, its minor version, platform, machine."""
     found = []
     if recorded.get("lock") != running.get("lock"):
         found.append(f"locked packages: built for {_short(recorded)}, running {_short(running)}")

@@ -1,7 +1,7 @@
-"""What may come into the store, judged by content: no names that escape, no links, no bytes that run when loaded.
+"""What may be stored, judged by content: no names that escape, no links, no bytes that run when loaded.
 
-Scanners that look for *bad* pickles are bypassed again and again, so none is used: a format that can
-carry code is refused as such, and a file must be what its suffix says. Checks run on our own copy of
+Scanners for *bad* pickles are bypassed again and again, so none is used: a format that can
+carry code is refused as such, and a file must match its suffix. Checks run on our own copy of
 the bytes, never on the source, so nothing can be swapped between check and use.
 
 What does not belong here: trust in a publisher (`system.signing`, `archive`), loading skops files (`skops`).
@@ -55,7 +55,7 @@ _LAST_PROTOCOL = b"\x07"  # 5 today
 _EXTENSIONS = frozenset({"EXT1", "EXT2", "EXT4"})
 _CALLS = frozenset({"REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "INST"})
 _PACKERS = frozenset({"MARK", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "TUPLE1", "TUPLE2", "TUPLE3"})
-"""Opcodes without one of which nothing can be handed to a call but single characters."""
+"""Opcodes at least one of which is needed to pass a call anything but single characters."""
 _SKOPS_MEMBER = re.compile(r"[0-9a-f-]+\.(npy|npz|bin)")
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _MALFORMED = (
@@ -81,7 +81,7 @@ _IDENTIFIERS = re.compile(r"[^\W\d][\w.]* [^\W\d][\w.]*")
 def check_path(path: str) -> str:
     """Return *path* if it is a harmless relative name on every platform. Raises NotAllowed.
 
-    Segments hold ASCII letters, digits, `._ =-`, begin with none of ` -`, end with neither space nor dot.
+    Segments contain ASCII letters, digits, `._ =-`, do not begin with any of ` -`, and do not end with a space or dot.
     """
     segments = path.split("/")
     plain = all(_SEGMENT.fullmatch(s) and not s.endswith((" ", ".")) for s in segments)
@@ -94,7 +94,7 @@ def check_path(path: str) -> str:
 
 
 def check_paths(paths: Iterable[str]) -> None:
-    """Check every path, and that they can stand side by side on a file system that ignores case. Raises NotAllowed."""
+    """Check every path, and that they can coexist on a case-insensitive file system. Raises NotAllowed."""
     seen: dict[str, tuple[str, bool]] = {}
     for count, path in enumerate(paths, start=1):
         if count > MAX_FILES:
@@ -168,7 +168,7 @@ def check_suffix(name: str, allow: frozenset[str] | None) -> str:
 
 
 def check_content(file: BinaryIO, *, name: str) -> None:
-    """Refuse (NotAllowed) a file that carries code for an unpickler or is not what the suffix of *name* says.
+    """Refuse (NotAllowed) a file that carries code for an unpickler or does not match the suffix of *name*.
 
     *file* must be seekable; its position afterwards is undefined. Nothing is loaded, or decompressed without limits.
     """
@@ -215,8 +215,8 @@ def is_pickle(file: BinaryIO) -> bool:
 
     Walks the opcodes from the start without judging their arguments: protocols 0 and 1 have no magic number, joblib puts raw
     arrays between opcodes, and a scanner that is stricter than the real unpickler about an argument can be blinded by one.
-    What has no protocol mark is text or numbers as a rule, so there the stack has to bear what is done: a call that has its
-    arguments, or a walk to the end. Word lists are full of letters that are opcodes, and empty stacks.
+    Content without a protocol mark is usually text or numbers, so there the stack has to support each operation: a call that has its
+    arguments, or a walk to the end. Word lists are full of letters that are opcodes, and of empty stacks.
     """
     start = file.read(2)
     file.seek(0)
@@ -250,7 +250,7 @@ class _Stack:
         self._above = [0]
 
     def bears(self, name: str) -> bool:
-        """Do what the opcode *name* does; False if an unpickler would find too little to do it with."""
+        """Perform the opcode *name*; False if an unpickler would find too little on the stack for it."""
         if name == "MARK":
             self._above.append(0)
             return True
@@ -268,7 +268,7 @@ class _Stack:
 
 
 def _effect(op: pickletools.OpcodeInfo) -> tuple[int, bool, int]:
-    """What an opcode takes from the stack (how much, and whether all down to the last mark besides) and how much it leaves."""
+    """What an opcode takes from the stack (how much, and whether also everything down to the last mark) and how much it leaves."""
     before = op.stack_before
     marks = pickletools.markobject in before
     return (before.index(pickletools.markobject) if marks else len(before)), marks, len(op.stack_after)
@@ -278,7 +278,7 @@ _EFFECTS = {op.name: _effect(op) for op in pickletools.opcodes}
 
 
 def _opcodes(file: BinaryIO) -> Iterator[tuple[str, str]]:
-    """Names of the opcodes in front of the first byte that is none, each with its line arguments (joined by a space)."""
+    """Names of the opcodes before the first byte that is not one, each with its line arguments (joined by a space)."""
     while (opcode := _OPCODES.get(file.read(1))) is not None:
         kind = opcode.arg
         argument = b""
@@ -311,7 +311,7 @@ def _unwrapped(head: bytes) -> bytes:
 
 
 def check_zip(archive: zipfile.ZipFile, *, size: int) -> None:
-    """Refuse (ValueError) an archive that would swell, hide or repeat members, by its table alone. *size* is the file's, in bytes."""
+    """Refuse (ValueError) an archive that would explode, hide or repeat members, by its table alone. *size* is the file's, in bytes."""
     infos = archive.infolist()
     if len(infos) > MAX_FILES or len({info.filename for info in infos}) != len(infos):
         raise ValueError(f"the archive lists a member twice or has more than {MAX_FILES}")

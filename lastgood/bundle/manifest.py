@@ -1,4 +1,4 @@
-"""A bundle: the parts that are released and rolled back together, named by what they contain.
+"""A bundle: the parts that are released and rolled back together, identified by their content.
 
 A bundle is immutable. Its id is the SHA-256 of the RFC 8785 (canonical JSON) bytes of its manifest,
 so the same parts always have the same id, wherever and whenever they are built. When, where and from
@@ -39,9 +39,9 @@ def sha256(data: bytes) -> str:
 
 
 def canonical(value: Any) -> bytes:
-    """RFC 8785 bytes of a JSON value. Raises Damaged for what JSON cannot hold (NaN, huge integers, nesting without end).
+    """RFC 8785 bytes of a JSON value. Raises Damaged for what JSON cannot represent (NaN, huge integers, unbounded nesting).
 
-    What people hand in to be kept is refused before that (`plain`).
+    User input that is to be stored is refused before that (`plain`).
     """
     try:
         return rfc8785.dumps(value)
@@ -52,7 +52,7 @@ def canonical(value: Any) -> bytes:
 
 
 def short(digest: str) -> str:
-    """The first 12 hex digits of a digest, for people. Commands accept any unique prefix."""
+    """The first 12 hex digits of a digest, for display. Commands accept any unique prefix."""
     return digest.removeprefix("sha256:")[:SHORT_HEX]
 
 
@@ -70,7 +70,7 @@ class Part:
     """One ingredient of a bundle, by content.
 
     `digest` is over the content: a file's SHA-256, or for a folder that of its canonical list of
-    (path, size, sha256). `size` is in bytes. `meta` holds what a person or a loader wants to know
+    (path, size, sha256). `size` is in bytes. `meta` holds what a person or a loader needs to know
     about the content (features, months, metrics); it is part of the bundle's identity.
     """
 
@@ -169,7 +169,7 @@ def _checked_entry(name: str, entry: object) -> dict[str, Any]:
 def check_embedder(bundle: Bundle) -> None:
     """Raise NotAllowed if the index part was built with another embedder than the one in the model part.
 
-    Their vectors have nothing to do with each other, and nothing else would show it: the answers are merely bad.
+    Their vectors are unrelated, and nothing else would show it: the answers are merely bad.
     """
     if "index" not in bundle.parts:
         return
@@ -197,7 +197,7 @@ class PartChange:
 
 
 def diff(before: Bundle | None, after: Bundle | None) -> list[PartChange]:
-    """What changes, part by part, in the canonical order of parts, when *after* replaces *before*."""
+    """The changes, part by part, in the canonical order of parts, when *after* replaces *before*."""
     old = before.parts if before else {}
     new = after.parts if after else {}
     return [_part_change(name, old.get(name), new.get(name)) for name in PART_NAMES if name in old or name in new]

@@ -1,13 +1,13 @@
-"""The prompt part of a bundle: templates with declared variables, which can do nothing but print.
+"""The prompt part of a bundle: templates with declared variables that can only produce text.
 
     prompt.yaml     {schema, variables: {NAME: text | list}, parts: {NAME: FILE}, options: {…}}
     FILE            one Jinja2 template for each part
 
-What a user typed and what was found are values: they are inserted and never read as a template. A template sees its variables
-and a few filters; it has no functions, no attributes of objects, no other file. That is checked when a prompt is loaded, so
-that a broken one is refused where it is built and not where it is used.
+User input and search results are values: they are inserted and never read as a template. A template sees its variables and a few
+filters; it has no functions, no attributes of objects, no other file. That is checked when a prompt is loaded, so that a broken
+one is refused at build time and not at use.
 
-What does not belong here: who is asked with it (`llm`), how MLflow shows it (`layers.prompts`).
+What does not belong here: which model gets it (`llm`), how MLflow shows it (`layers.prompts`).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 SCHEMA = "lastgood.prompt/v1"
 FILE = "prompt.yaml"
 MAX_BYTES = 64 * 1024
-"""Longest template."""
+"""Maximum length of a template."""
 MAX_CHARS = 1_000_000
-"""Longest text that a template may make; no model reads more."""
+"""Maximum length of a rendered text; no model reads more."""
 FILTERS = ("length", "lower", "quoted", "title", "trim", "truncate", "upper")
-"""Those that take time and room in proportion to their input, or are bounded."""
+"""Filters whose time and memory are proportional to their input, or bounded."""
 FENCE = "~~~~~~~~"
 
 _NAME = r"^[a-z][a-z0-9_]{0,39}$"
@@ -53,16 +53,16 @@ class Described(pydantic.BaseModel):
 
     schema_: Literal["lastgood.prompt/v1"] = pydantic.Field(alias="schema")
     variables: dict[Name, VariableKind] = {}
-    """text: a string. list: mappings of strings, to be gone through with `for`."""
+    """text: a string. list: mappings of strings, to be iterated with `for`."""
     parts: dict[Name, str] = pydantic.Field(min_length=1)
     """Name to file, in the same folder."""
     options: dict[Name, str | int | float | bool] = {}
-    """For the service's own code."""
+    """Options for the service's own code."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """A prompt that is checked and ready. `texts` are the templates by the name of their part."""
+    """A prompt, checked and ready. `texts` are the templates by the name of their part."""
 
     variables: Mapping[str, VariableKind]
     texts: Mapping[str, str]
@@ -70,7 +70,7 @@ class Prompt:
     templates: Mapping[str, jinja2.Template]
 
     def render(self, part: str, **values: Value) -> str:
-        """The text of *part* with *values* put in, a line end at its end taken off.
+        """The text of *part* with *values* inserted, without a trailing line end.
 
         Values that the part does not use may be given or left out. Raises UsageError for an unknown part, a value that is
         missing or of the wrong kind, or a text longer than MAX_CHARS.
@@ -111,14 +111,14 @@ def _bounded(pieces: Iterator[str], *, part: str) -> str:
 
 
 def load(folder: Path) -> Prompt:
-    """The prompt in *folder*. Raises NotFound, or UsageError that names file and line for whatever is wrong with it."""
+    """The prompt in *folder*. Raises NotFound, or UsageError naming file and line for anything wrong with it."""
     described = describe(folder)
     texts = {name: _read(folder, file) for name, file in described.parts.items()}
     return _compile(described, texts)
 
 
 def describe(folder: Path) -> Described:
-    """What prompt.yaml says. Raises NotFound or UsageError."""
+    """The content of prompt.yaml. Raises NotFound or UsageError."""
     text = _read(folder, FILE)
     try:
         found = Described.model_validate(yaml_errors.load(text, where=str(folder / FILE)))
@@ -163,7 +163,7 @@ _COMMENT = "'{# … #}' is a comment, which no model would see; remove it, or wr
 
 
 def _losses(environment: jinja2.Environment, text: str) -> Iterator[tuple[int, str]]:
-    """Where a template has text that never comes out: (line, why). What the parser says of a broken one is left to it."""
+    """Where a template has text that is never output: (line, why). Syntax errors are left to the parser."""
     import jinja2
 
     try:
@@ -175,7 +175,7 @@ def _losses(environment: jinja2.Environment, text: str) -> Iterator[tuple[int, s
 
 
 def _environment() -> jinja2.Environment:
-    """Jinja2 with nothing in it but FILTERS: no globals, no tests but the plain ones, and the sandbox under that."""
+    """Jinja2 with nothing in it but FILTERS: no globals, only the plain tests, and the sandbox underneath."""
     import jinja2
     import jinja2.sandbox
 
@@ -190,12 +190,12 @@ def _environment() -> jinja2.Environment:
 
 
 def quoted(text: str) -> str:
-    """*text* between two lines that it cannot forge, for what was found: it is there to be quoted, never to be obeyed."""
+    """*text* between two lines that it cannot forge, for search results: to be quoted, never to be obeyed."""
     return f"{FENCE}\n{re.sub('~{3,}', '~', str(text))}\n{FENCE}"
 
 
 def _problems(tree: Any, described: Described) -> Iterator[tuple[int, str]]:
-    """What a template may not do: (line, why)."""
+    """What a template does that is not allowed: (line, why)."""
     import jinja2.meta
     from jinja2 import nodes
 
@@ -241,10 +241,10 @@ def _of_loop(name: str, tree: Any) -> bool:
 
 
 def check(folder: Path) -> list[str]:
-    """What is odd about the prompt in *folder*, in words; empty if nothing is.
+    """Warnings about the prompt in *folder*, as text; empty if there are none.
 
     Each part is rendered once with sample values. Raises what `load` raises, UsageError for text that
-    would never come out, and NotAllowed for a secret in a template.
+    would never be output, and NotAllowed for a secret in a template.
     """
     from lastgood.bundle import secret_scan as secrets
 
@@ -274,9 +274,9 @@ class _Sample(dict[str, str]):
 
 
 def freeze(folder: Path, out: Path, *, replace: Mapping[str, str] | None = None) -> Path:
-    """Write the prompt in *folder*, with the texts of *replace* in place of its own, to the new or empty folder *out*; returns it.
+    """Write the prompt in *folder*, its texts replaced by those in *replace*, to the new or empty folder *out*; returns it.
 
-    Equal prompts have equal bytes: keys sorted, comments of prompt.yaml dropped, line ends made equal. Raises as `check`,
+    Equal prompts have equal bytes: keys sorted, comments of prompt.yaml dropped, line ends normalized. Raises like `check`,
     which the result has passed.
     """
     described = describe(folder)

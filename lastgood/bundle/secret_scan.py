@@ -1,7 +1,7 @@
-"""Secrets in a text that is about to be released: a bundle is kept for years and copied everywhere.
+"""Secrets in a text that is about to be released: a bundle is kept for years and copied widely.
 
-Keys with a form of their own are found, and none is ever shown; words that merely look random are not taken for one, for a
-scan that cries wolf is switched off.
+Keys with a recognizable form are found, and never shown; words that merely look random are not reported, because a scan with many
+false alarms gets switched off.
 
 What does not belong here: which texts are scanned (`bundle.prompts`, the checks of a corpus).
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
 class Found:
-    """Where a secret stands, from line 1, and of what kind it is."""
+    """Location (lines from 1) and kind of a secret."""
 
     line: int
     kind: str
@@ -44,14 +44,14 @@ PLUGINS = (
     "TelegramBotTokenDetector",
     "TwilioKeyDetector",
 )
-"""Detectors of detect-secrets that know a form; those by entropy and by the word "password" are left out."""
+"""Detectors of detect-secrets that recognize a form; those by entropy and by the word "password" are omitted."""
 
 
 NEWER = {
     "Anthropic API key": r"\bsk-ant-[A-Za-z0-9_-]{20,}",
     "OpenAI API key": r"\bsk-(?:proj|svcacct|admin)-[A-Za-z0-9_-]{20,}",
 }
-"""Forms that detect-secrets does not know yet."""
+"""Forms that detect-secrets does not recognize yet."""
 
 
 def find(text: str) -> list[Found]:

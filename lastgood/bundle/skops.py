@@ -1,8 +1,8 @@
-"""skops files: load one by our own list of types, and write one so that the same model has the same bytes.
+"""skops files: load one by our own list of types, and write one so that equal models have equal bytes.
 
 A skops file is a zip of arrays and a `schema.json` that names the types to build. skops asks the caller which
 of them to trust; MLflow passes back what the file itself names, which checks nothing. Here every
-name must stand in a list that is part of this program or of the service's own code, before skops sees the file.
+name must be in a list that is part of this program or of the service's own code, before skops sees the file.
 
 What does not belong here: what may be stored (`formats`).
 """
@@ -64,7 +64,7 @@ TYPES = frozenset(
         *(f"sklearn.tree._classes.{n}" for n in ("DecisionTreeClassifier", "DecisionTreeRegressor")),
     ]
 )
-"""Types that only hold numbers and parameters. Left out on purpose, to be named by the service that needs them: functions,
+"""Types that only hold numbers and parameters. Omitted on purpose, to be named by the service that needs them: functions,
 `functools.partial`, and the tree structures that scikit-learn walks without bounds checks."""
 
 _SCHEMA = "schema.json"
@@ -75,8 +75,8 @@ _MOMENT = (1980, 1, 1, 0, 0, 0)
 def load(path: Path, *, trusted: Collection[str]) -> object:
     """The object in a skops file; nothing is built unless every type named in it is in TYPES or in *trusted*.
 
-    *trusted* must be a constant of the service's code, never read from the file or from anything beside it. Raises
-    NotAllowed for an unknown type or a hostile file (swelling, repeated or pickled members), Damaged if it does not load.
+    *trusted* must be a constant of the service's code, never read from the file or from anything next to it. Raises
+    NotAllowed for an unknown type or a hostile file (decompression bomb, repeated or pickled members), Damaged if it does not load.
     """
     with formats.open_regular(path) as file:
         formats.check_content(file, name="model.skops")
@@ -163,7 +163,7 @@ def _renamed(schema: Any, archive: zipfile.ZipFile) -> dict[str, bytes]:
 
 
 def _sort_sets(schema: Any) -> None:
-    """Sets have no order: the one they were saved in depends on the process."""
+    """Sets have no order: the order in which one was saved depends on the process."""
     for node in _nodes(schema):
         if node.get("__loader__") == "SetNode":
             node["content"].sort(key=_without_ids)

@@ -1,4 +1,4 @@
-"""The content-addressed store: what was put in under a digest is what comes out, or nothing does.
+"""The content-addressed store: a read returns exactly what was stored under a digest, or fails.
 
     <root>/sha256/<hex>/content                 a file
     <root>/sha256/<hex>/{tree/…, listing.json}  a folder; its digest is the SHA-256 of listing.json
@@ -134,7 +134,7 @@ def part(stored: Stored, *, name: str, media_type: str, meta: Mapping[str, Any])
 
 
 def load_skops(path: Path, *, trusted: Collection[str]) -> object:
-    """The object in a skops file, if every type it names stands in our fixed list or in *trusted*. See `skops.load`."""
+    """The object in a skops file, if every type it names is in our fixed list or in *trusted*. See `skops.load`."""
     from lastgood.bundle import skops as skops_bytes
 
     return skops_bytes.load(path, trusted=trusted)
@@ -167,7 +167,7 @@ class Store:
                 return self._put_file(file, staging, name=source.name, allow=allow)
 
     def put_bytes(self, data: bytes, *, name: str) -> Stored:
-        """Like `put`, for bytes in memory; the suffix of *name* says what they should be."""
+        """Like `put`, for bytes in memory; the suffix of *name* gives their format."""
         with self._disk_errors(), self.staging() as staging:
             return self._put_file(io.BytesIO(data), staging, name=name, allow=None)
 
@@ -188,7 +188,7 @@ class Store:
         raise errors.NotFound(f"{digest} is not in the store {str(self.root)!r}; build it again or import its bundle")
 
     def has(self, digest: str) -> bool:
-        """True if an object is filed under *digest*; says nothing about its bytes."""
+        """True if an object is filed under *digest*; its bytes are not checked."""
         return self._folder(digest).is_dir()
 
     def digests(self) -> Iterator[str]:
@@ -219,10 +219,10 @@ class Store:
         return parse_listing(data)
 
     def verify(self, digest: str, *, deep: bool = True) -> None:
-        """Return if the object is whole. Raises NotFound, or Damaged naming the file, what was expected and what was found.
+        """Return if the object is intact. Raises NotFound, or Damaged naming the file, the expected and the actual content.
 
-        *deep* hashes every byte. Otherwise a file is hashed only if its size or times are not those of the day it was
-        stored, which finds every change but one that also forges those times.
+        *deep* hashes every byte. Otherwise a file is hashed only if its size or times differ from those recorded when it was
+        stored, which detects every change except one that also forges those times.
         """
         folder = self._folder(digest)
         if not folder.is_dir():
@@ -236,7 +236,7 @@ class Store:
             raise errors.Unavailable(f"{digest} cannot be read: {error}; check the disk of {str(self.root)!r}") from error
 
     def verify_bundle(self, bundle: manifest.Bundle, *, deep: bool = True) -> None:
-        """Return if every part is stored and whole and has the size the manifest says. Raises NotFound or Damaged."""
+        """Return if every part is stored, intact and of the size in the manifest. Raises NotFound or Damaged."""
         for item in bundle.parts.values():
             self.verify(item.digest, deep=deep)
             found = self.stored(item.digest).size
@@ -247,7 +247,7 @@ class Store:
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
-        """A private folder on the store's file system, gone when the block ends. Removes ones that were left a day ago."""
+        """A private folder on the store's file system, removed when the block ends. Removes ones that were left a day ago."""
         parent = self.root / ".staging"
         parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=parent))
@@ -307,7 +307,7 @@ class Store:
         system_files.sync(target.parent)
 
     def _whole(self, target: Path, *, like: Path) -> bool:
-        """True if *target* is stored and undamaged; every byte is read, because a put is also how one repairs."""
+        """True if *target* is stored and undamaged; every byte is read, because a put is also a repair."""
         if not target.is_dir():
             return False
         digest = f"sha256:{target.name}"
@@ -320,7 +320,7 @@ class Store:
         return True
 
     def _replace(self, staged: Path, target: Path) -> None:
-        if self._whole(target, like=staged):  # somebody else was faster
+        if self._whole(target, like=staged):  # another process was faster
             return
         evidence = self.root / ".damaged"
         evidence.mkdir(exist_ok=True)
@@ -329,7 +329,7 @@ class Store:
         os.rename(staged, target)
 
     def _expected(self, digest: str) -> dict[str, Entry]:
-        """What must stand in the object's folder, by name there; also finds what must not."""
+        """The required content of the object's folder, by name; also detects anything else in it."""
         folder = self._folder(digest)
         if not (folder / "tree").is_dir() and not (folder / "listing.json").exists():
             wanted = {"content": Entry(path="content", size=-1, sha256=digest.removeprefix("sha256:"))}

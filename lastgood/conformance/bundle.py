@@ -1,8 +1,9 @@
 """A bundle is tried before it is registered: `python -m lastgood.conformance.bundle --service S --bundle DIGEST`.
 
-Every reader of what a bundle brings is run once: the prompt is rendered, index and references are read row by row, its own code
-loads it and answers its warm-up as a worker would ask, words are looked for in its index. The last line of stdout is JSON: {"outcome": answered | unknown |
-refused, "notes": […]}. What this machine lacks (a package, a server, memory) is "unknown"; it says nothing about the bundle.
+Every reader of a bundle's parts is run once: the prompt is rendered, index and references are read row by row, its own code loads
+it and answers its warm-up as for a worker, and word search is tried in its index. The last line of stdout is JSON: {"outcome":
+answered | unknown | refused, "notes": […]}. Something that this machine lacks (a package, a server, memory) gives "unknown"; it says
+nothing about the bundle.
 
 What does not belong here: starting it and waiting (`lastgood.release.trial`).
 """
@@ -31,19 +32,19 @@ from lastgood.serving import inference_log, runtime, worker
 from lastgood.settings import Settings
 
 SHOWN = 3
-"""Refused rows of a reference that are named."""
+"""Number of refused rows of a reference that are named."""
 
 
 class Refused(Exception):
-    """The bundle could not be used; the message says why, and ends with the remedy."""
+    """The bundle could not be used; the message gives the reason and ends with the remedy."""
 
 
 class Unknown(Exception):
-    """This machine cannot tell."""
+    """This machine cannot determine the result."""
 
 
 def attempt(settings: Settings, *, service: str, bundle: str) -> list[str]:
-    """Try the bundle; what is odd about it. Raises Refused or Unknown."""
+    """Try the bundle; returns warnings. Raises Refused or Unknown."""
     store = bundle_store.Store(settings.store)
     found = worker.read_manifest(store, bundle)
     parts = {name: store.path(part.digest) for name, part in found.parts.items()}
@@ -59,11 +60,11 @@ def attempt(settings: Settings, *, service: str, bundle: str) -> list[str]:
     return [*notes, *_check_words(parts, settings)]
 
 
-# --- what is read without the bundle's code ----------------------------------------------------------------
+# --- read without the bundle's code ------------------------------------------------------------------------
 
 
 def _read_parts(parts: Mapping[str, Path]) -> Iterator[str]:
-    """Read prompt and index as a worker will. Gives what is odd. Raises Refused."""
+    """Read prompt and index as a worker will. Returns warnings. Raises Refused."""
     try:
         if "prompt" in parts and (parts["prompt"] / prompts.FILE).is_file():
             yield from prompts.check(parts["prompt"])
@@ -74,7 +75,7 @@ def _read_parts(parts: Mapping[str, Path]) -> Iterator[str]:
 
 
 def _check_words(parts: Mapping[str, Path], settings: Settings) -> list[str]:
-    """What is odd about searching for words, once the replica that the bundle opened is there. Raises Refused."""
+    """Warnings about word search, once the replica that the bundle opened exists. Raises Refused."""
     try:
         return trial_words.check(parts, settings=settings)
     except errors.NotAllowed as error:
@@ -137,7 +138,7 @@ def _class(config: Path, *, entry: str, digest: str) -> type[runtime.Runtime]:
 
 
 def _answer(cls: type[runtime.Runtime], parts: Mapping[str, Path], *, options: Mapping[str, Any]) -> None:
-    """Load and answer the warm-up, as a mirrored copy: nobody gets it. Raises Refused or Unknown."""
+    """Load, and answer the warm-up as a mirrored copy, whose answer is discarded. Raises Refused or Unknown."""
     step = "be loaded"
     try:
         loaded = cls.load(parts, options)
@@ -159,7 +160,7 @@ def _answer(cls: type[runtime.Runtime], parts: Mapping[str, Path], *, options: M
 
 
 def _blame_machine(error: BaseException) -> None:
-    """Raise Unknown if *error*, or what led to it, is about this machine: a package, a server, memory, a device that it lacks."""
+    """Raise Unknown if *error*, or its cause, is about this machine: a package, a server, memory, a device that it lacks."""
     seen: BaseException | None = error
     while seen is not None:
         own = isinstance(seen, ImportError) and str(seen.name).startswith("lastgood")  # ours, or a module of the bundle
@@ -171,7 +172,7 @@ def _blame_machine(error: BaseException) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Try one bundle and say what came of it; nothing else of what its code prints reaches stdout."""
+    """Try one bundle and print the result; nothing else that its code prints reaches stdout."""
     parser = argparse.ArgumentParser(prog="python -m lastgood.conformance.bundle", description="Try one bundle.")
     parser.add_argument("--service", required=True)
     parser.add_argument("--bundle", required=True, help="full digest, sha256:…")

@@ -1,8 +1,8 @@
-"""Whether words find anything in a bundle's index, asked with the golden questions of its own data part, before it is registered.
+"""Whether word search finds anything in a bundle's index, tested before registration with the golden questions of its data part.
 
-A search that never finds is silent: a wrong `text_search` leaves half of a hybrid search dead, and nothing else tells. Golden are
-the lines of `questions.jsonl` with {"kind": "golden", "question"}; without any, without an index part or without a replica of it
-in the engine there is nothing to ask.
+A search that never finds anything is silent: a wrong `text_search` disables half of a hybrid search, and nothing else shows it.
+Golden questions are the lines of `questions.jsonl` with {"kind": "golden", "question"}; without any, without an index part or
+without a replica of it in the engine there is nothing to test.
 
 What does not belong here: how many must find something (`index.words.check_finds`), whether it is the right thing (evaluations).
 """
@@ -23,9 +23,9 @@ QUESTIONS = "questions.jsonl"
 
 
 def check(parts: Mapping[str, Path], *, settings: Settings) -> list[str]:
-    """What is odd about it. Raises NotAllowed, with the remedy, if words find hardly anything though the snapshot says how they are searched.
+    """Warnings. Raises NotAllowed, with the remedy, if word search finds hardly anything although the snapshot configures it.
 
-    A snapshot that says nothing may belong to a service that never searches for words, so there it is only told.
+    A snapshot without that configuration may belong to a service that never searches for words, so it only gets a warning.
     """
     asked = golden(parts["data"]) if "data" in parts else []
     if not asked or "index" not in parts or not (parts["index"] / index_snapshot.FILE).is_file():
@@ -47,7 +47,7 @@ def check(parts: Mapping[str, Path], *, settings: Settings) -> list[str]:
 
 
 def golden(part: Path) -> list[str]:
-    """The golden questions of the data part in folder *part*, in their order; none where the file is not there or has another form."""
+    """The golden questions of the data part in folder *part*, in order; none if the file is absent or in another form."""
     try:
         lines = [json.loads(line) for line in (part / QUESTIONS).read_text("utf-8").split("\n") if line.strip()]
     except (OSError, ValueError):

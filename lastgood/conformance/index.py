@@ -44,11 +44,11 @@ class Subject(abc.ABC):
 
     @abc.abstractmethod
     def reopen(self) -> base.VectorIndex:
-        """A second engine object on the same world, as another process would build it."""
+        """A second engine object on the same world, as another process would create it."""
 
     @abc.abstractmethod
     def tamper(self, name: str) -> None:
-        """Change a row of the replica *name* behind the engine's back."""
+        """Change a row of the replica *name* outside the engine."""
 
     @abc.abstractmethod
     def take_down(self) -> None:
@@ -116,7 +116,7 @@ class IndexSuite:
     # --- building --------------------------------------------------------------------------------------------
 
     def test_a_replica_is_what_the_part_says(self, subject: Subject) -> None:
-        """Built, listed, whole, and the same when it is built again."""
+        """Built, listed, complete, and the same when built again."""
         snapshot = make_part(subject.folder / "part")
         built = subject.engine.build(subject.folder / "part")
         assert (built.name, built.snapshot) == (snapshot.name, snapshot)
@@ -127,7 +127,7 @@ class IndexSuite:
         assert (again.name, again.snapshot, again.built_at) == (built.name, built.snapshot, built.built_at)
 
     def test_several_builders_at_once_make_one_replica(self, subject: Subject) -> None:
-        """Each comes back with it, whole."""
+        """Each returns with it, complete."""
         snapshot = make_part(subject.folder / "part")
         engines = [subject.reopen() for _ in range(3)]
         with concurrent.futures.ThreadPoolExecutor(3) as pool:
@@ -148,7 +148,7 @@ class IndexSuite:
         fails(errors.NotFound, lambda: subject.engine.open(snapshot.name))
 
     def test_a_replica_that_was_tampered_with_is_found_out_and_replaced(self, subject: Subject) -> None:
-        """By a deep look; after the next build it is whole."""
+        """By a deep check; after the next build it is complete."""
         snapshot = make_part(subject.folder / "part")
         subject.engine.build(subject.folder / "part")
         subject.tamper(snapshot.name)
@@ -157,7 +157,7 @@ class IndexSuite:
         subject.engine.verify(snapshot.name, deep=True)
 
     def test_a_reader_goes_on_when_its_replica_is_replaced(self, subject: Subject) -> None:
-        """Whoever mends what is damaged does not break what serves; for moments it may say that it is away."""
+        """Repairing a damaged replica does not break a serving one; it may be reported as unavailable for moments."""
         snapshot = make_part(subject.folder / "part")
         reader = subject.engine.open(subject.engine.build(subject.folder / "part").name)
         query = make_vectors(1, seed=9)[0]
@@ -170,13 +170,13 @@ class IndexSuite:
         reader.close()
 
     def repair(self, subject: Subject, name: str) -> None:
-        """Building is also how one repairs; an engine that only counts when it builds needs the replica gone first."""
+        """Building also repairs; an engine that only counts when it builds needs the replica removed first."""
         subject.engine.build(subject.folder / "part")
 
     # --- answers ---------------------------------------------------------------------------------------------
 
     def test_the_nearest_rows_are_found_with_all_that_they_hold(self, subject: Subject) -> None:
-        """As plain arithmetic says, best first."""
+        """As plain arithmetic gives them, best first."""
         make_part(subject.folder / "part")
         reader = subject.engine.open(subject.engine.build(subject.folder / "part").name)
         vectors, rows = make_vectors(60), make_rows(60)
@@ -188,7 +188,7 @@ class IndexSuite:
         reader.close()
 
     def test_more_than_there_is_gives_all(self, subject: Subject) -> None:
-        """Asked for a thousand of sixty."""
+        """A thousand requested out of sixty."""
         make_part(subject.folder / "part")
         reader = subject.engine.open(subject.engine.build(subject.folder / "part").name)
         assert len(reader.search(make_vectors(1)[0], k=1000)) == 60
@@ -204,7 +204,7 @@ class IndexSuite:
         reader.close()
 
     def test_words_are_found_and_no_text_is_a_command(self, subject: Subject) -> None:
-        """Whatever a user types; where an engine has no words it says so."""
+        """Whatever a user types; an engine without word search reports that."""
         make_part(subject.folder / "part")
         reader = subject.engine.open(subject.engine.build(subject.folder / "part").name)
         if not reader.text_search:
@@ -220,7 +220,7 @@ class IndexSuite:
         reader.close()
 
     def test_words_are_found_in_the_language_of_the_texts(self, subject: Subject) -> None:
-        """Other endings, and writing without spaces: what the snapshot says is what the engine does, or it says that it cannot."""
+        """Inflected forms, and writing without spaces: the engine does what the snapshot configures, or reports that it cannot."""
         for way, (texts, questions) in LANGUAGES.items():
             rows = [index_snapshot.Row(id=str(number), text=text) for number, text in enumerate(texts)]
             part = subject.folder / way
@@ -256,7 +256,7 @@ class IndexSuite:
         reader.close()
 
     def test_two_replicas_of_equal_parts_answer_alike(self, subject: Subject) -> None:
-        """Also if one of them was retired and built anew."""
+        """Even if one of them was retired and rebuilt."""
         snapshot = make_part(subject.folder / "part")
         answers = []
         for _ in range(2):
@@ -283,7 +283,7 @@ class IndexSuite:
         reader.close()
 
     def test_what_is_open_is_not_retired(self, subject: Subject) -> None:
-        """Refused, seen from another process as well; done once it is closed; done already is fine."""
+        """Refused, also when seen from another process; works once it is closed; a repetition is fine."""
         snapshot = make_part(subject.folder / "part")
         reader = subject.engine.open(subject.engine.build(subject.folder / "part").name)
         if subject.leases:
@@ -307,7 +307,7 @@ class IndexSuite:
     # --- aliases ---------------------------------------------------------------------------------------------
 
     def test_an_alias_stands_for_one_replica(self, subject: Subject) -> None:
-        """Set, moved, set again, taken away; for a replica that is there."""
+        """Set, moved, set again, removed; for an existing replica."""
         first = make_part(subject.folder / "part")
         second = make_part(subject.folder / "other", seed=2)
         for name in ("part", "other"):
@@ -328,7 +328,7 @@ class IndexSuite:
     # --- faults ----------------------------------------------------------------------------------------------
 
     def test_an_engine_that_is_away_says_so_and_comes_back(self, subject: Subject) -> None:
-        """Every call; a reader that was open answers again by itself."""
+        """Every call; an open reader recovers by itself."""
         snapshot = make_part(subject.folder / "part")
         make_part(subject.folder / "other", seed=2)
         reader = subject.engine.open(subject.engine.build(subject.folder / "part").name)

@@ -27,8 +27,8 @@ WITHIN_S = 20.0
 class Subject(abc.ABC):
     """One fresh layer and the means to break the world around it.
 
-    `layer` has never been applied. `bundles` are at least two real bundles of the service. `desired` gives a state in
-    which those named by the aliases can serve.
+    `layer` has never been applied. `bundles` are at least two real bundles of the service. `desired` returns a state in which those
+    named by the aliases can serve.
     """
 
     layer: base.Layer
@@ -40,7 +40,7 @@ class Subject(abc.ABC):
 
     @abc.abstractmethod
     def reopen(self) -> base.Layer:
-        """A second layer object on the same world, as another process would build it."""
+        """A second layer object on the same world, as another process would create it."""
 
     @abc.abstractmethod
     def take_down(self) -> None:
@@ -52,19 +52,19 @@ class Subject(abc.ABC):
 
     @abc.abstractmethod
     def tamper(self) -> None:
-        """Change what the layer manages behind its back, so that it no longer agrees with what was applied."""
+        """Change what the layer manages externally, so that it no longer agrees with what was applied."""
 
     def serves(self) -> str | None:
-        """The bundle id that the world really uses, seen without the layer, if there is such a view; else what observe says."""
+        """The bundle id that the world really uses, seen without the layer, if there is such a view; else from observe."""
         return None
 
     def settled(self, layer: base.Layer, desired: base.Desired) -> base.Observed:
-        """Apply until the layer agrees. Fails if that does not come within WITHIN_S seconds."""
+        """Apply until the layer agrees. Fails if that does not happen within WITHIN_S seconds."""
         return settle(layer, desired)
 
 
 def settle(layer: base.Layer, desired: base.Desired, *, within_s: float = WITHIN_S) -> base.Observed:
-    """Apply *desired* as the loop does, until verify says True; returns what was observed then."""
+    """Apply *desired* as the loop does, until verify returns True; returns the final observation."""
     end = time.monotonic() + within_s
     while True:
         layer.apply(desired)
@@ -76,7 +76,7 @@ def settle(layer: base.Layer, desired: base.Desired, *, within_s: float = WITHIN
 
 
 def fails(call: Callable[[], object]) -> base.LayerError | None:
-    """The LayerError that *call* raises, None if it returns; anything else goes through and fails the test."""
+    """The LayerError that *call* raises, None if it returns; any other exception passes through and fails the test."""
     try:
         call()
     except base.LayerError as error:
@@ -85,7 +85,7 @@ def fails(call: Callable[[], object]) -> base.LayerError | None:
 
 
 def judged(layer: base.Layer, desired: base.Desired) -> bool | None:
-    """What verify says to what observe gives; None also if observe raises LayerError."""
+    """The result of verify for what observe returns; None also if observe raises LayerError."""
     try:
         return layer.verify(desired, layer.observe())
     except base.LayerError:
@@ -96,20 +96,20 @@ class LayerSuite:
     """The contract of `lastgood.layers.base.Layer`."""
 
     def test_before_the_first_apply_it_does_not_claim_to_agree(self, subject: Subject) -> None:
-        """A layer that was never applied does not agree with a revision that serves something."""
+        """A layer that was never applied does not agree with a revision that serves a bundle."""
         first, *_ = subject.bundles
         observed = subject.layer.observe()
         assert subject.layer.verify(subject.desired(1, stable=first), observed) is not True
 
     def test_it_agrees_after_apply_and_names_the_revision(self, subject: Subject) -> None:
-        """After apply, observe shows the revision and verify says True."""
+        """After apply, observe shows the revision and verify returns True."""
         first, *_ = subject.bundles
         observed = subject.settled(subject.layer, subject.desired(1, stable=first))
         assert observed.revision == 1
         assert subject.serves() in (None, first.id)
 
     def test_applying_twice_is_applying_once(self, subject: Subject) -> None:
-        """A second apply of the same state changes nothing that can be observed."""
+        """A second apply of the same state makes no observable change."""
         first, second, *_ = subject.bundles
         wanted = subject.desired(2, stable=second, previous=first)
         once = subject.settled(subject.layer, wanted)
@@ -140,7 +140,7 @@ class LayerSuite:
         assert subject.serves() in (None, second.id)
 
     def test_missed_revisions_do_no_harm(self, subject: Subject) -> None:
-        """The newest state alone is enough; nothing depends on having seen those between."""
+        """The newest state alone is enough; nothing depends on having seen those in between."""
         first, second, *_ = subject.bundles
         subject.settled(subject.layer, subject.desired(1, stable=first))
         observed = subject.settled(subject.reopen(), subject.desired(9, stable=second, previous=first))
@@ -148,7 +148,7 @@ class LayerSuite:
         assert subject.serves() in (None, second.id)
 
     def test_another_state_does_not_verify(self, subject: Subject) -> None:
-        """Verify tells the desired state from another one of the same or the next revision."""
+        """Verify distinguishes the desired state from another one of the same or the next revision."""
         first, second, *_ = subject.bundles
         observed = subject.settled(subject.layer, subject.desired(3, stable=first))
         assert subject.layer.verify(subject.desired(3, stable=second), observed) is False
@@ -162,7 +162,7 @@ class LayerSuite:
         assert subject.layer.verify(wanted, base.Observed(revision=None)) is None
 
     def test_a_layer_that_is_down_says_so(self, subject: Subject) -> None:
-        """Down: apply raises LayerError, and nothing that observe still gives verifies as True."""
+        """Down: apply raises LayerError, and nothing that observe still returns verifies as True."""
         first, second, *_ = subject.bundles
         wanted = subject.desired(1, stable=first)
         subject.settled(subject.layer, wanted)
@@ -185,7 +185,7 @@ class LayerSuite:
         assert subject.serves() in (None, second.id)
 
     def test_a_change_by_hand_is_seen_and_put_back(self, subject: Subject) -> None:
-        """Level-triggered: the same revision applied again mends what somebody else changed."""
+        """Level-triggered: applying the same revision again repairs external changes."""
         first, second, *_ = subject.bundles
         wanted = subject.desired(2, stable=second, previous=first)
         subject.settled(subject.layer, wanted)
@@ -213,7 +213,7 @@ class LayerSuite:
         assert subject.serves() in (None, first.id)
 
     def test_facts_are_plain_json(self, subject: Subject) -> None:
-        """What observe tells people goes into JSON files and answers as it is."""
+        """The facts from observe go into JSON files and answers unchanged."""
         first, *_ = subject.bundles
         observed = subject.settled(subject.layer, subject.desired(1, stable=first))
         json.dumps(dict(observed.facts))
@@ -223,7 +223,7 @@ class ProcessesSuite(LayerSuite):
     """The contract of `lastgood.layers.base.Processes` on top: where ready workers answer."""
 
     def test_endpoints_are_those_of_the_warm_bundles(self, subject: Subject) -> None:
-        """Stable and previous have workers, on different addresses; bundles that are not named have none."""
+        """Stable and previous have workers, at different addresses; bundles that are not named have none."""
         first, second, *_ = subject.bundles
         assert isinstance(subject.layer, base.Processes)
         subject.settled(subject.layer, subject.desired(1, stable=second, previous=first))
@@ -244,5 +244,5 @@ class ProcessesSuite(LayerSuite):
 
 
 def stable_facts(facts: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Facts without what changes by itself: keys that end in `_s`, `_ms`, `_at` or `_bytes`."""
+    """Facts without those that change by themselves: keys that end in `_s`, `_ms`, `_at` or `_bytes`."""
     return {key: value for key, value in facts.items() if not key.endswith(("_s", "_ms", "_at", "_bytes"))}

@@ -1,7 +1,7 @@
-"""What a row of windows comes to: an alarm opens when the same column fails often enough in a row, and closes as slowly.
+"""The alarm state after a run of windows: an alarm opens when the same column fails in enough windows in a row, and closes as slowly.
 
-Broken data alarms at once: there is nothing to wait for. So does a loss that has become worse: its test has summed up many windows
-already. A window that says nothing changes nothing.
+Broken data alarms at once, since waiting would add nothing. So does a loss that has become worse: its test has already summed up
+many windows. An inconclusive window changes nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Change = Literal["opened", "closed", "worse", ""]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FailingRun:
-    """Where a service stands. `failing` windows in a row had `columns` in common, since `since` (Unix seconds).
+    """The alarm state of a service. `failing` windows in a row had `columns` in common, since `since` (Unix seconds).
 
     `alarm` is the beginning of the first window of the open alarm, or the end of the windows whose loss opened it; None if there is
-    none. `broken` says that the data is. While it is open `passing` counts the windows in a row that pass.
+    none. `broken` means that the data is broken. While an alarm is open, `passing` counts the windows in a row that pass.
     """
 
     failing: int = 0
@@ -35,17 +35,17 @@ class FailingRun:
 
 
 def from_json(value: Mapping[str, Any]) -> FailingRun:
-    """The episode that `to_json` wrote."""
+    """The episode written by `to_json`."""
     return FailingRun(**{**value, "columns": tuple(value["columns"])})
 
 
 def follow(
     before: FailingRun, verdict: WindowVerdict, *, begin: float, persistence: int, scored: float | None = None
 ) -> tuple[FailingRun, Change]:
-    """Where the service stands after the window that began at *begin*, and what that changes. Rows up to *scored* were in the loss.
+    """The alarm state after the window that began at *begin*, and the change it makes. Rows up to *scored* were in the loss.
 
-    `worse`: an open alarm of drift becomes one of broken data. An alarm that the loss opens begins after the rows that it was found
-    in: what is decided about it rests on others.
+    `worse`: an open alarm of drift becomes one of broken data. An alarm opened by the loss begins after the rows in which it was
+    found, because the decision about it has to rest on other rows.
     """
     if verdict.outcome == "inconclusive":
         return before, ""

@@ -1,9 +1,9 @@
 """What the watch would have done on a table of the past: each window judged, each alarm decided, by the stable bundle and its rules.
 
-The same code as for live rows (`judging`, `decision`) on rows that somebody kept. What the bundle would have answered is asked of its own
-code. Nothing is written to the ledger, nobody is paged, and nothing moves.
+Uses the same code as for live rows (`judging`, `decision`) on stored rows. The answers that the bundle would have given are
+computed by its own code. Nothing is written to the ledger, nobody is paged, and no traffic moves.
 
-What does not belong here: pictures of it (`reports.drift_page`).
+What does not belong here: plots of the results (`reports.drift_page`).
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
 AT = "at"
 DECIDED_ROWS = 10_000
-"""Rows that a look at an alarm compares; of more an even part."""
+"""Number of rows that a look at an alarm compares; larger sets are thinned evenly."""
 TRIED = 100
-"""First rows that are tried: if the service takes none of them, the table is another one."""
+"""Number of first rows that are tried: if the service accepts none of them, the table is for something else."""
 MOST_WINDOWS = 100_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Backtest:
-    """What came of the rows between two moments (Unix seconds): every window, and every decision, oldest first."""
+    """The results for the rows between two moments (Unix seconds): every window and every decision, oldest first."""
 
     since: float
     until: float
@@ -60,11 +60,11 @@ class Backtest:
 
     @property
     def outcomes(self) -> Mapping[str, int]:
-        """How many windows came to what."""
+        """Number of windows per verdict."""
         return collections.Counter(str(one.verdict["outcome"]) for one in self.windows)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; what was kept is left out, for it is long."""
+        """Plain values; kept states are left out, because they are long."""
         decisions = [dataclasses.replace(one, kept=None).to_json() for one in self.decisions]
         found = {"since": self.since, "until": self.until, "rows": self.rows, "alarms": len(self.alarms), "outcomes": dict(self.outcomes)}
         return {**found, "windows": [one.to_json() for one in self.windows], "decisions": decisions}
@@ -83,11 +83,11 @@ def read(file: Path) -> pa.Table:
 
 
 def run(ctx: release.Context, what: DriftWatch, table: pa.Table, *, labels: pa.Table | None = None) -> Backtest:
-    """Judge the rows of *table* window by window with the stable bundle of *what*, and decide each alarm as it becomes due.
+    """Judge the rows of *table* window by window with the stable bundle of *what*, and decide each alarm when it is due.
 
-    *table* has the fields of a request and a time: `drift.time`, or `at`, or the one column that is a time. `label` is a column of it,
-    or of *labels*, which shares one or more columns with it that name a row; its own `at` says when a label came. Windows begin at
-    whole multiples of their length. Raises UsageError for a table that is another one.
+    *table* has the fields of a request and a time: `drift.time`, or `at`, or its only time column. `label` is a column of it, or of
+    *labels*, which shares one or more columns with it that identify a row; the `at` of *labels* is when a label arrived. Windows begin
+    at whole multiples of their length. Raises UsageError for a table that does not fit.
     """
     loaded = drift_reference.load(ctx.settings, ctx.ledger.bundle(what.bundle))
     past = _Past(loaded, _as_logged(table, loaded, what, labels=labels), time=what.rules.time)
@@ -102,7 +102,7 @@ def run(ctx: release.Context, what: DriftWatch, table: pa.Table, *, labels: pa.T
 
 
 class _Run:
-    """One pass over the past: windows and decisions as they come."""
+    """One pass over the past: windows and decisions in order of time."""
 
     def __init__(self, ctx: release.Context, what: DriftWatch, past: _Past) -> None:
         self._ctx, self._what, self._past = ctx, what, past
@@ -129,7 +129,7 @@ class _Run:
         )
 
     def _decide(self, newest: WindowReport) -> None:
-        """The look at the open alarm that is due, if one is. After a rollback another bundle would serve, so that alarm is done with."""
+        """Decide the due look at the open alarm, if any. After a rollback another bundle would serve, so that alarm is settled."""
         rules = self._what.rules.decide
         decided = {one.look.number: str(one.outcome) for one in self._decisions if one.look.alarm == newest.episode.alarm}
         look = None if "roll_back" in decided.values() else looks.due(newest, decided, rules, now=self._past.now)
@@ -145,7 +145,7 @@ class _Run:
 
 
 class _Past:
-    """The rows of the table in the order of time, as if they were in the log; `now` is what time it is (Unix seconds)."""
+    """The rows of the table in order of time, as if they were in the log; `now` is the simulated time (Unix seconds)."""
 
     def __init__(self, loaded: Loaded, table: pa.Table, *, time: str) -> None:
         import numpy as np
@@ -159,14 +159,14 @@ class _Past:
         self._newest: tuple[pa.Table | None, list[pydantic.BaseModel | None]] = (None, [])
 
     def features(self, window: windows.Window, reference: drift_reference_file.Sample) -> drift_reference_file.Sample:
-        """As `judging.Made.features`; the requests of the newest window are made once."""
+        """Like `judging.Made.features`; the requests of the newest window are built once."""
         if window.table is None:
             return window.sample
         asked = self._newest[1] if window.table is self._newest[0] else inference_log.requests(window.table, self._loaded.runtime.Request)
         return drift_reference.with_made(self._loaded, reference, window.sample, asked)
 
     def rows(self, *, since: float, until: float, columns: Collection[str], most: int) -> windows.Window:
-        """As `judging.Rows`."""
+        """Like `judging.Rows`."""
         import numpy as np
         import pyarrow as pa
 
@@ -183,7 +183,7 @@ class _Past:
         return dataclasses.replace(windows.of_table(table, time=self._time), rows=count)
 
     def _labelled(self, table: pa.Table) -> pa.Table:
-        """*table* with the labels that have come by now."""
+        """*table* with the labels that have arrived so far."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -192,7 +192,7 @@ class _Past:
         return table.drop_columns([LABEL, f"{LABEL}_at"]).append_column(LABEL, label)
 
     def _answer(self, which: npt.NDArray[np.intp], table: pa.Table) -> list[pydantic.BaseModel | None]:
-        """The requests in *table*, whose answers are known then; none if they were before."""
+        """Compute the answers to the requests in *table*; returns the requests, or an empty list if all answers were known."""
         if self._answered[which].all():
             return []
         asked = inference_log.requests(table, self._loaded.runtime.Request)
@@ -203,7 +203,7 @@ class _Past:
 
 
 def _as_logged(table: pa.Table, loaded: Loaded, what: DriftWatch, *, labels: pa.Table | None) -> pa.Table:
-    """The rows of *table* in the order of time, with columns as the log names them, `label`, and when it came as Unix seconds."""
+    """The rows of *table* in order of time, with columns named as in the log, `label`, and its arrival in Unix seconds."""
     import numpy as np
     import pyarrow as pa
 
@@ -226,7 +226,7 @@ def _as_logged(table: pa.Table, loaded: Loaded, what: DriftWatch, *, labels: pa.
 
 
 def _clock(table: pa.Table, what: DriftWatch) -> str:
-    """The column that says when a row was."""
+    """The column with the time of each row."""
     import pyarrow as pa
 
     times: list[str] = [name for name in table.column_names if pa.types.is_temporal(table[name].type)]
@@ -250,7 +250,7 @@ def _moments(table: pa.Table, clock: str) -> npt.NDArray[np.float64]:
 
 
 def _fields(table: pa.Table, loaded: Loaded) -> dict[str, pa.ChunkedArray]:
-    """The fields of a request in their own types; a time without a zone is taken for UTC."""
+    """The fields of a request in their own types; a time without a zone is read as UTC."""
     import pyarrow as pa
 
     found = {}
@@ -267,7 +267,7 @@ def _fields(table: pa.Table, loaded: Loaded) -> dict[str, pa.ChunkedArray]:
 
 
 def _try(table: pa.Table, loaded: Loaded) -> None:
-    """Raises UsageError if the service takes none of the first rows."""
+    """Raises UsageError if the service accepts none of the first rows."""
     first = table.slice(0, TRIED)
     refused = list(inference_log.refusals(first, loaded.runtime.Request))
     asked = inference_log.requests(first, loaded.runtime.Request)
@@ -279,7 +279,7 @@ def _try(table: pa.Table, loaded: Loaded) -> None:
 
 
 def _labels(table: pa.Table, labels: pa.Table | None, *, clock: str) -> tuple[Any, npt.NDArray[np.float64]]:
-    """The label of each row (NaN where there is none), and when it came in Unix seconds (NaN where that is not known)."""
+    """The label of each row (NaN where there is none), and when it arrived in Unix seconds (NaN where unknown)."""
     import numpy as np
 
     never = np.full(table.num_rows, np.nan)

@@ -1,6 +1,6 @@
-"""Two bundles, both whole, on the same labelled rows that came in: one would have answered better, or nobody can tell.
+"""Two bundles, both whole, compared on the same labelled live rows: one would have answered better, or the result is inconclusive.
 
-What does not belong here: which two, and what follows from it (`decision`); the statistics (`comparison`).
+What does not belong here: which two, and what follows (`decision`); the statistics (`comparison`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 KIND = "drift-beside"
 REFUSED = 0.01
-"""If one of the two does not take a larger share of the rows than this, they cannot be compared."""
+"""If one of the two rejects a larger share of the rows than this, they cannot be compared."""
 MOST = 200_000
-"""Rows that are compared; of more, every second, fourth, ... request counts."""
+"""Number of rows compared; of more, every second, fourth, ... request counts."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The serving bundle beside another one; `compared` are the numbers, above 0 the serving one is worse; None if nobody can tell."""
+    """The serving bundle compared with another; `compared` are the numbers, above 0 if the serving one is worse; None if inconclusive."""
 
     bundle: str
     other: str
@@ -47,9 +47,9 @@ class Comparison:
 
 
 def compare_with_stable(ctx: release.Context, what: drift_watch.DriftWatch, other: str, *, since: float, now: float) -> Comparison:
-    """The bundle *other* beside the serving one on what was answered since *since* and has its labels by *now* (Unix seconds).
+    """Compare *other* with the serving bundle on what was answered since *since* and has its labels by *now* (Unix seconds).
 
-    Changes nothing. One that was trained on these very rows knows their labels, and looks better than it is. Raises
+    Changes nothing. A bundle that was trained on these very rows knows their labels and looks better than it is. Raises
     what loading a bundle raises.
     """
     both = {digest: drift_reference.load(ctx.settings, ctx.ledger.bundle(digest)) for digest in (what.bundle, other)}
@@ -65,7 +65,7 @@ def compare_with_stable(ctx: release.Context, what: drift_watch.DriftWatch, othe
 
 
 def rows(ctx: release.Context, what: drift_watch.DriftWatch, loaded: Loaded, *, since: float, until: float) -> pa.Table | None:
-    """What users were answered by the serving bundle (*loaded*), with `label` where it is known; of too much an even part."""
+    """What users were answered by the serving bundle (*loaded*), with `label` where known; thinned evenly if there is too much."""
     fields = [*loaded.runtime.Request.model_fields, reference.LABEL]
     return drift_watch.read(ctx, what, since=since, until=until, columns=fields, most=MOST).table
 
@@ -73,7 +73,7 @@ def rows(ctx: release.Context, what: drift_watch.DriftWatch, loaded: Loaded, *, 
 def on_labels(
     both: Mapping[str, Loaded], table: pa.Table, what: drift_watch.DriftWatch, *, other: str, alpha: float
 ) -> comparison.Comparison | str:
-    """The serving bundle and *other* on the labelled rows of *table*, or why nobody can tell; bounds hold with 1 - *alpha*."""
+    """The serving bundle and *other* on the labelled rows of *table*, or why it is inconclusive; bounds hold with 1 - *alpha*."""
     import pyarrow.compute as pc
 
     rules = what.rules.decide
@@ -99,7 +99,7 @@ def on_labels(
 
 
 def comparison_sentence(compared: comparison.Comparison, what: drift_watch.DriftWatch, *, other: str) -> str:
-    """The numbers in a sentence."""
+    """The numbers as a sentence."""
     return (
         f"{what.rules.decide.score} of {short(what.bundle)} is {compared.first:.4f}, that of {short(other)} {compared.second:.4f} on the same "
         f"{compared.rows:,} rows in {compared.clusters} stretches; the difference is between {compared.low:+.4f} and {compared.high:+.4f}"
@@ -124,6 +124,6 @@ def _moments(table: pa.Table, time: str) -> list[float]:
     """Unix seconds of each row, on its own clock if it has one."""
     import pyarrow as pa
 
-    # By way of numbers: an older log may hold a time that no calendar of ours has.
+    # Converted via numbers: an older log may hold a time outside the range of our calendars.
     column = table[f"{inference_log.FEATURE}{time}" if time else "at"]
     return [one / 1e6 for one in column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_pylist()]

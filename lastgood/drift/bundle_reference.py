@@ -1,6 +1,6 @@
-"""The reference of a bundle, ready to compare with a window: its rows, its answers to them, and what is usual.
+"""The reference of a bundle, ready to compare with a window: its rows, the bundle's answers to them, and what is usual.
 
-The last two take seconds and are kept under `drift/` of the home folder, named by what they were made of.
+The last two take seconds to compute and are cached under `drift/` in the home folder, keyed by their inputs.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 KEPT = 4
-"""Bundles of which a process keeps the reference, sorted, and the code, loaded."""
+"""Number of bundles whose sorted reference and loaded code a process keeps."""
 BATCH = 1000
 PROBES = 5
-"""Rows that are asked until one is answered, to see whether a bundle answers with a probability."""
+"""Maximum number of rows tried to find out whether a bundle answers with a probability."""
 VERSION = 4
-"""Of how what is usual is found out; another one does not trust what was kept."""
+"""Version of the method that determines what is usual; another version does not trust the cached values."""
 MADE = "made "
-"""Prefix of the columns with features that are not fields of a request."""
+"""Prefix of columns with features that are not fields of a request."""
 
 
 def of_bundle(settings: Settings, bundle: manifest.Bundle) -> Sample:
-    """The reference that *bundle* brings; this process keeps the last few. Raises NotFound or Damaged.
+    """The reference contained in *bundle*; this process keeps the last few. Raises NotFound or Damaged.
 
-    With a column `probability` if it answers with one, for which its own code runs in this process, once; and with a column
-    `made NAME` for each feature that training made of the same rows, or, where the bundle does not say, that its own code makes of
-    them, and that is not a field of a request.
+    It has a column `probability` if the bundle answers with one, for which its own code runs in this process, once; and a column
+    `made NAME` for each feature that is not a field of a request: as training computed it from the same rows or, if the bundle does
+    not report that, as its own code computes it.
     """
     file, key = find(settings, bundle), (settings.home, bundle.id)
     if key not in _REFERENCES:
@@ -82,7 +82,7 @@ def _of_bundle(settings: Settings, bundle: manifest.Bundle, file: Path) -> Sampl
 
 
 def _as_logged(settings: Settings, bundle: manifest.Bundle, brought: drift_reference_file.Reference) -> Sample:
-    """The sample with those fields that a log keeps as JSON text (Enum, UUID, lists, …) written as a log writes them."""
+    """The sample with fields that a log stores as JSON text (Enum, UUID, lists, …) written as a log writes them."""
     import numpy as np
 
     request = load(settings, bundle).runtime.Request
@@ -96,7 +96,7 @@ def _as_logged(settings: Settings, bundle: manifest.Bundle, brought: drift_refer
 
 
 def find(settings: Settings, bundle: manifest.Bundle) -> Path:
-    """The file with the reference. Raises NotFound, with the remedy."""
+    """The file with the reference. Raises NotFound with the remedy."""
     part = bundle.parts.get("data")
     file = store.Store(settings.store).path(part.digest) / drift_reference_file.FILE if part else None
     if file is None or not file.is_file():
@@ -116,7 +116,7 @@ def _with_features(settings: Settings, bundle: manifest.Bundle, brought: drift_r
 
 
 def _own_features(settings: Settings, bundle: manifest.Bundle, table: pa.Table) -> dict[str, Floats]:
-    """What the bundle's own code makes of the rows of *table*, found out once; nothing if it does not say."""
+    """The features that the bundle's own code computes from the rows of *table*, cached; empty if it does not report any."""
     import numpy as np
 
     kept = settings.home / "drift" / f"{manifest.short(bundle.id)}.made.json"
@@ -130,14 +130,14 @@ def _own_features(settings: Settings, bundle: manifest.Bundle, table: pa.Table) 
 
 
 def features_of_training(settings: Settings, bundle: manifest.Bundle) -> Sample | None:
-    """What training made of the rows of the reference; None if the bundle does not say. Raises Damaged."""
+    """The features that training computed from the rows of the reference; None if the bundle does not report them. Raises Damaged."""
     part = bundle.parts.get("model")
     file = store.Store(settings.store).path(part.digest) / drift_reference_file.FEATURES if part else None
     return drift_reference_file.read(file).sample if file is not None and file.is_file() else None
 
 
 def with_features(settings: Settings, bundle: manifest.Bundle, reference: Sample, window: drift_window.Window) -> Sample:
-    """The sample of *window*, with what the bundle's own code makes of its rows where the *reference* has that."""
+    """The sample of *window*, with the features that the bundle's own code computes from its rows where the *reference* has them."""
     if window.table is None or not _has_made(reference):
         return window.sample
     loaded = load(settings, bundle)
@@ -149,7 +149,7 @@ def _has_made(reference: Sample) -> bool:
 
 
 def with_made(loaded: Loaded, reference: Sample, sample: Sample, rows: Sequence[pydantic.BaseModel | None]) -> Sample:
-    """*sample*, whose *rows* these are, with what the code makes of them where the *reference* has that."""
+    """*sample*, built from *rows*, with the features that the code computes from them where the *reference* has them."""
     made = features(loaded, rows) if _has_made(reference) else None
     names = [name for name in reference.columns if name.startswith(MADE) and made is not None and name.removeprefix(MADE) in made]
     fresh = {name: made[name.removeprefix(MADE)] for name in names if made is not None}
@@ -157,7 +157,7 @@ def with_made(loaded: Loaded, reference: Sample, sample: Sample, rows: Sequence[
 
 
 def features(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> dict[str, Floats] | None:
-    """What the bundle's own code makes of *rows*, by name, NaN for a row that it does not take; None if it does not say."""
+    """The features that the bundle's own code computes from *rows*, by name, NaN for a rejected row; None if it does not report any."""
     import numpy as np
 
     places = [number for number, row in enumerate(rows) if row is not None]
@@ -171,9 +171,9 @@ def features(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> dict[
 
 
 def _made(loaded: Loaded, rows: list[tuple[int, pydantic.BaseModel]]) -> Iterator[tuple[list[int], dict[str, Floats] | None]]:
-    """What the code makes of *rows* by their numbers, in one piece, or by halves where it raises about one of them; nothing of that one.
+    """The code's features for *rows*, by row number, computed in one call, or by halves where it raises for a row; that row gets none.
 
-    Raises what the code raises if it makes nothing of any.
+    Raises the code's error if it returns features for no row at all.
     """
     import numpy as np
 
@@ -215,14 +215,14 @@ def _load(settings: Settings, service: str, bundle: str) -> Loaded:
 
 
 def forecast(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> list[float | None]:
-    """The probability that the bundle answers each row with; None for a row that it does not take, or an answer without one."""
+    """The probability in the bundle's answer to each row; None for a row that it rejects, or an answer without one."""
     from lastgood.serving import runtime
 
     def answered(asked: list[pydantic.BaseModel]) -> list[float | None]:
         try:
             values = [_finite(answer.get("probability")) for answer in loaded.runtime.predict(asked)]
             if len(values) != len(asked):
-                raise ValueError("the number of answers differs from the number of rows")  # as if it had raised about one of them
+                raise ValueError("the number of answers differs from the number of rows")  # treated like an error about one of them
         except Exception:  # noqa: BLE001  # a team's code may raise anything about a row; the others still have an answer
             if len(asked) == 1:
                 return [None]
@@ -243,7 +243,7 @@ def forecast(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> list[
 
 
 def _finite(value: object) -> float | None:
-    """A probability, None for an answer without one. Raises OverflowError, or ValueError for what is not a finite number."""
+    """A probability, None for an answer without one. Raises OverflowError, or ValueError for a value that is not finite."""
     if not isinstance(value, int | float):
         return None
     if not math.isfinite(value):
@@ -252,7 +252,7 @@ def _finite(value: object) -> float | None:
 
 
 def _forecasts(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> bool:
-    """Whether the bundle answers with a probability, by its first answer: thousands of others may be asked of a hosted model, for money."""
+    """Whether the bundle answers with a probability, by its first answer: all others may go to a hosted model, for money."""
     for row in rows[:PROBES]:
         if row is None:
             continue
@@ -265,7 +265,7 @@ def _forecasts(loaded: Loaded, rows: Sequence[pydantic.BaseModel | None]) -> boo
 
 
 def usual(settings: Settings, bundle: manifest.Bundle, reference: Sample, *, rows: int, span_s: float) -> calibration.Calibration | None:
-    """What is usual for windows about as large as this one; None if the reference is too short to tell."""
+    """What is usual for windows of about this size; None if the reference is too short to determine it."""
     size, span = _rounded(rows), _rounded(span_s)
     kept = settings.home / "drift" / f"{manifest.short(bundle.id)}-{size:g}-{span:g}.v{VERSION}.json"
     known = _read(kept)
@@ -277,7 +277,7 @@ def usual(settings: Settings, bundle: manifest.Bundle, reference: Sample, *, row
 
 
 def _rounded(value: float) -> float:
-    """To a step of a quarter, so that windows of nearly one size share what is usual."""
+    """Rounded to steps of a quarter, so that windows of nearly equal size share what is usual."""
     return float(round(1.25 ** round(math.log(max(value, 1.0), 1.25))))
 
 
@@ -289,7 +289,7 @@ def _read(file: Path) -> object:
 
 
 def _write(file: Path, value: object) -> None:
-    """Whole or not at all. A disk that refuses costs the next tick its seconds again, and nothing else."""
+    """Atomic. If the disk refuses, the next tick computes it again in some seconds; nothing else is lost."""
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write(file, json.dumps(value), kept="fast")

@@ -1,9 +1,9 @@
 """What is usual: how far stretches of the reference are from the rest of it, for stretches as large as the window.
 
-Rows of one day share their weather and their users, so two windows differ by more than independent rows would, without
-any drift. The distances of the reference's own stretches know that. Thresholds hold for all columns together: the largest
-distance of a stretch, in units of what is usual for its column, is what a window's largest is compared with (Westfall and
-Young 1993). Stretches overlap by half, so half as many are independent.
+Rows of one day share their weather and their users, so two windows differ by more than independent rows would, without any
+drift. The distances between the reference's own stretches include this. Thresholds hold for all columns together: a window's
+largest distance is compared with the largest distance of each stretch, in units of what is usual for its column (Westfall and
+Young 1993). Stretches overlap by half, so only half as many are independent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MIN_BLOCKS = 37
 """Nineteen that do not overlap, and those between them: with fewer, no window could be called unusual at 5 %."""
 MAX_BLOCKS = 120
 FLAT = 1e-6
-"""A column that never differs at all still needs a unit."""
+"""Smallest unit, for a column that never differs at all."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +37,13 @@ class Usual:
     std: float
 
     def units(self, value: float) -> float:
-        """How many standard deviations *value* lies above what is usual."""
+        """How many standard deviations *value* lies above the mean."""
         return (value - self.mean) / max(self.std, FLAT)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Odd:
-    """The largest shares, in one stretch, of values that are missing, and of those that occur nowhere else."""
+    """The largest shares within one stretch of missing values, and of values that occur nowhere else."""
 
     missing: float = 0.0
     strange: float = 0.0
@@ -51,9 +51,9 @@ class Odd:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What is usual for each column, and the largest deviation of each stretch, rising.
+    """What is usual for each column, and the largest deviation of each stretch, in ascending order.
 
-    A column that is missing for whole stretches has no usual distance; `odd` has every column.
+    A column that is missing for whole stretches has no usual distance; `odd` covers every column.
     """
 
     usual: Mapping[str, Usual]
@@ -61,12 +61,12 @@ class Calibration:
     largest: Sequence[float]
 
     def p(self, column: str, value: float) -> float:
-        """Share of stretches, this window among them, that have a column as unusual as this one; for all columns together."""
+        """Share of stretches, counting this window as one, with a column as unusual as this one; for all columns together."""
         z = self.usual[column].units(value)
         return (1 + sum(one >= z for one in self.largest)) / (len(self.largest) + 1)
 
     def threshold(self, column: str, alpha: float) -> float:
-        """The distance above which `p` is at most *alpha*; infinite if there are too few stretches to tell."""
+        """The distance above which `p` is at most *alpha*; infinite if there are too few stretches to determine it."""
         beyond = math.floor(alpha * (len(self.largest) + 1)) - 1
         if beyond < 0:
             return math.inf
@@ -80,7 +80,7 @@ class Calibration:
 
 
 def from_json(value: Mapping[str, Any]) -> Calibration:
-    """The calibration that `to_json` wrote."""
+    """The calibration written by `to_json`."""
     usual = {name: Usual(**one) for name, one in value["usual"].items()}
     odd = {name: Odd(**one) for name, one in value["odd"].items()}
     return Calibration(usual=usual, odd=odd, largest=tuple(value["largest"]))
@@ -104,7 +104,10 @@ def calibrate(reference: Sample, *, rows: int, span_s: float) -> Calibration | N
 
 
 def _units(column: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Each stretch in units of what is usual for the others, as a window is: one's own distance, or a neighbour's that shares rows, would hide it."""
+    """Each stretch in units of what is usual for the others, like a window.
+
+    Its own distance, or that of a neighbour that shares rows, would mask it.
+    """
     import numpy as np
 
     found = np.empty_like(column)
@@ -115,7 +118,7 @@ def _units(column: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _stretches(reference: Sample, *, rows: int, span_s: float) -> Iterator[dict[str, tuple[float | None, float, float]]]:
-    """Of each stretch and column: the distance from all that lies outside it, the share of missing values, and of those that occur nowhere else."""
+    """Per stretch and column: the distance from all that lies outside it, the shares of missing values and of values found nowhere else."""
     for inside, kept in blocks(reference, rows=rows, span_s=span_s):
         yield {name: _beside(reference.known(name).without(inside), values[kept]) for name, values in reference.columns.items()}
 
@@ -125,9 +128,9 @@ def _beside(others: distances.ReferenceColumn, mine: Values) -> tuple[float | No
 
 
 def blocks(reference: Sample, *, rows: int, span_s: float) -> list[tuple[slice, Any]]:
-    """Stretches of *span_s* seconds that overlap by half, and *rows* numbers of rows spread over each; at most MAX_BLOCKS.
+    """Stretches of *span_s* seconds that overlap by half, with the numbers of *rows* rows spread over each; at most MAX_BLOCKS.
 
-    Where the reference has no such stretches with half the rows, those of *rows* rows in a row, however long they last.
+    Where no such stretch of the reference has half the rows, stretches of *rows* consecutive rows instead, however long they last.
     """
     found = _by_time(reference, rows=rows, span_s=span_s)
     if len(found) < MIN_BLOCKS:
@@ -137,7 +140,7 @@ def blocks(reference: Sample, *, rows: int, span_s: float) -> list[tuple[slice, 
 
 
 def _by_time(reference: Sample, *, rows: int, span_s: float) -> list[tuple[slice, Any]]:
-    """Stretches that begin at every half of *span_s*, where the reference has rows: work and room go by its rows, not by its years."""
+    """Stretches that begin at every half of *span_s* where the reference has rows: time and memory depend on its rows, not its years."""
     import numpy as np
 
     at = reference.at

@@ -1,7 +1,7 @@
 """Whether one bundle is worse than another on the same labelled rows: a mean difference with an error by clusters.
 
-Rows of one day share what happened on it; counting them as independent makes the error several times too small. It is looked
-at set times only, each with its part of alpha, for looking every day until something shows finds something (Armitage 1969).
+Rows of one day share that day's events; counting them as independent makes the error several times too small. The comparison is
+made at set times only, each with its part of alpha, because testing every day until something shows finds something (Armitage 1969).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ CLIP = 1e-15
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Mean score of both, their mean difference (first less second; above 0 the first is worse), and its one-sided bounds.
+    """Mean score of both, their mean difference (first minus second; above 0 the first is worse), and its one-sided bounds.
 
-    `low` is what the difference exceeds with confidence 1 - alpha, `high` what it stays below; None with fewer than two clusters.
+    The difference exceeds `low` with confidence 1 - alpha, and stays below `high` likewise; None with fewer than two clusters.
     """
 
     rows: int
@@ -40,7 +40,7 @@ class Comparison:
 
 
 def losses(score: str, forecast: Floats, label: Floats) -> Floats:
-    """The score of each row; lower is better, so accuracy is turned round."""
+    """The score of each row; lower is better, so accuracy is inverted."""
     import numpy as np
 
     if score in ("brier", "squared_error"):
@@ -59,7 +59,7 @@ def losses(score: str, forecast: Floats, label: Floats) -> Floats:
 
 
 def paired(first: Floats, second: Floats, clusters: npt.NDArray[Any], *, alpha: float) -> Comparison:
-    """Compare the losses of two bundles on the same rows, whose clusters are named by *clusters*.
+    """Compare the losses of two bundles on the same rows; *clusters* names the cluster of each row.
 
     The standard error is that of a mean with clustered residuals times G/(G-1) for G clusters; bounds use Student's t with G-1 degrees.
     """

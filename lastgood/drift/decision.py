@@ -1,14 +1,14 @@
-"""What an alarm comes to: the bundle that serves and the one behind it, both whole, on the same recent rows.
+"""The decision on an alarm: the serving bundle and the rollback target, both whole, compared on the same recent rows.
 
-    roll_back   the one behind is better by more than the margin on labelled rows, whatever day they are from; or the code that
-                serves makes other features of the rows than it was trained on, and that of the one behind does not
-    retrain     neither: but the one that serves is not as good as on its reference, so one that knows the new rows is worth building;
-                or the one behind is better and as lost as the one that serves, beside its own reference (`fitness`)
-    keep        neither: what comes in has changed, and it is as good as it was; that state is usual from there on (`kept`)
-    ask         nobody can tell: no labels, nothing behind, rows that the one behind does not take
+    roll_back   the target is better by more than the margin on labelled rows, whatever day they are from; or the serving code
+                computes features of the rows that differ from its training, and the target's code does not
+    retrain     neither, but the serving bundle is not as good as on its reference, so one that knows the new rows is worth building;
+                or the target is better, but as lost as the serving bundle, each compared with its own reference (`fitness`)
+    keep        neither: live traffic has changed, and the bundle is as good as before; that state is usual from then on (`kept_state`)
+    ask         inconclusive: no labels, no target, or rows that the target does not accept
 
-Drift alone never moves anything: on a year of flights going back at every alarm was wrong more often than right. While an alarm
-is open it is looked at again and again (`looks`).
+Drift alone never moves anything: on a year of flights, rolling back at every alarm was wrong more often than right. While an
+alarm is open it is looked at repeatedly (`looks`).
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ __all__ = ["KIND", "DriftDecision", "ScheduledLook", "carry_out", "decide", "due
 DecisionOutcome = Literal["roll_back", "retrain", "keep", "ask"]
 KIND = kept_state.KIND
 SKEWED, BESIDE = 0.5, 3.0
-"""Standard deviations from which a feature is another one than in training, if the other bundle's is at least so many times nearer to its own."""
+"""Standard deviations from which a feature differs from training, if the other bundle's is at least so many times nearer to its own."""
 FEW = 0.01
-"""Two codes that make something else of no more than this share of the rows make the same of them."""
+"""The code of two bundles counts as equal if its features differ on no more than this share of the rows."""
 SHOWN = 8
-"""Features of each bundle that a decision writes down."""
+"""Number of features per bundle that a decision stores."""
 LEASE_S = 60.0
-"""Seconds after which another process may decide if this one stops on the way; the rollback itself takes less than one."""
+"""Seconds after which another process may decide if this one stops midway; the rollback itself takes less than one."""
 FEATURE_ROWS = 20_000
-"""Rows, the newest ones, whose features are looked at."""
+"""Number of newest rows whose features are compared."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DriftDecision:
-    """What was decided about stable, beside `target`, and why; `compared` are the numbers, None without labels."""
+    """The decision about stable, compared with `target`, and its reason; `compared` are the numbers, None without labels."""
 
     outcome: DecisionOutcome
     why: str
@@ -68,13 +68,13 @@ class DriftDecision:
     look: ScheduledLook
     compared: comparison.Comparison | None = None
     features: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """By bundle: what its code makes of the rows beside what it made of its reference."""
+    """By bundle: the features its code computes from the rows, compared with those of its reference."""
     host: str = ""
-    """Whose log was read."""
+    """The host whose log was read."""
     kept: kept_state.State | None = None
-    """What the columns that had drifted look like, if the outcome is `keep`."""
+    """Representative values of the drifted columns, if the outcome is `keep`."""
     planned: State | None = None
-    """The state on which it was decided, for whoever carries it out; not kept."""
+    """The state that the decision was based on, for the process that carries it out; not stored."""
 
     def to_json(self) -> dict[str, Any]:
         kept = dataclasses.asdict(dataclasses.replace(self, planned=None))
@@ -88,9 +88,9 @@ class DriftDecision:
 
 
 def due(ctx: release.Context, what: drift_watch.DriftWatch, *, now: float) -> ScheduledLook | None:
-    """The look at the open alarm that has come and was not decided; None if there is none. Of several the newest.
+    """The due look at the open alarm that has not been decided; None if there is none. Of several, the newest.
 
-    While a release is on its way its gates decide, and nothing is due.
+    While a release is in progress its gates decide, and no look is due.
     """
     newest = list(drift_watch.window_reports(ctx, what))[-1:]
     alarm = drift_watch.open_alarm(newest)
@@ -102,7 +102,10 @@ def due(ctx: release.Context, what: drift_watch.DriftWatch, *, now: float) -> Sc
 
 
 def to_build(ctx: release.Context, what: drift_watch.DriftWatch, alarm: float) -> tuple[ScheduledLook, str] | None:
-    """The newest decision about *alarm* and its reason, if it is `retrain`, the service wants that done by itself, and nothing was released since."""
+    """The newest decision about *alarm* and its reason, if it calls for a build.
+
+    That is the case if it is `retrain`, the service wants that automated, and nothing was released since.
+    """
     if what.rules.decide.retrain != "build":
         return None
     found = [one for one in ctx.ledger.evaluations(what.bundle) if one.kind == KIND and one.report["look"]["alarm"] == alarm]
@@ -115,9 +118,9 @@ def to_build(ctx: release.Context, what: drift_watch.DriftWatch, alarm: float) -
 
 
 def decide(ctx: release.Context, what: drift_watch.DriftWatch, look: ScheduledLook) -> DriftDecision:
-    """Compare stable with the bundle that a rollback would go back to, on what was answered since the alarm. Changes nothing.
+    """Compare stable with the rollback target on what was answered since the alarm. Changes nothing.
 
-    Raises Conflict if other hosts serve it and this one does not: it has not seen what they answered.
+    Raises Conflict if other hosts serve it and this one does not: this host has not seen their answers.
     """
     seen_from = vantage.check_vantage(ctx, what.service, what.bundle, now=clock.now())
     planned = ctx.ledger.state(what.service)
@@ -141,7 +144,7 @@ def on_rows(
     target: str | None,
     drifted: looks.Drifted,
 ) -> DriftDecision:
-    """What stable and *target* come to on *rows*, which stable answered. What of *drifted* is kept is usual from there on."""
+    """The comparison of stable with *target* on *rows*, which stable answered. On `keep`, the values stored for *drifted* become usual."""
     if target is None:
         why = "no other bundle was stable, verifies and is not quarantined; build a new one"
         return DriftDecision(outcome="retrain", why=why, bundle=what.bundle, target=None, look=look)
@@ -167,7 +170,7 @@ def on_rows(
 
 
 def _on_broken_code(hard: str, mine: ServedFeatures | None, others: ServedFeatures | None, *, found: DriftDecision) -> DriftDecision:
-    """Go back to code that makes the usual features, unless the world has left that bundle as far behind."""
+    """Roll back to code that computes the usual features, unless the world has moved as far from that bundle too."""
     name = short(found.target or "")
     why = fitness.by_features(mine.beside_training if mine else None, others.beside_training if others else None)
     if why is not None:
@@ -176,7 +179,7 @@ def _on_broken_code(hard: str, mine: ServedFeatures | None, others: ServedFeatur
 
 
 def _state(ctx: release.Context, what: drift_watch.DriftWatch, rows: pa.Table, drifted: looks.Drifted, *, until: float) -> kept_state.State:
-    """What the columns that had drifted look like in *rows*."""
+    """Representative values of the drifted columns in *rows*."""
     bundle = ctx.ledger.bundle(what.bundle)
     reference = drift_reference.of_bundle(ctx.settings, bundle)
     window = drift_window.of_table(rows, time=what.rules.time)
@@ -185,21 +188,21 @@ def _state(ctx: release.Context, what: drift_watch.DriftWatch, rows: pa.Table, d
 
 
 def way_back(ctx: release.Context, state: State) -> str | None:
-    """The bundle that a rollback would go back to now, None if there is none."""
+    """The current rollback target, None if there is none."""
     event = release.plan_roll_back(ctx, state, reason="drift", seen=state.stable, automatic=True)
     return next((digest for digest, whole in event.verified.items() if whole), None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ServedFeatures:
-    """What a bundle's own code makes of the rows, by name, and how that looks beside what its training made."""
+    """The features a bundle's own code computes from the rows, by name, and how they compare with those of its training."""
 
     columns: Mapping[str, npt.NDArray[np.float64]]
     beside_training: verdict.WindowVerdict
 
 
 def _features(ctx: release.Context, loaded: Loaded, rows: pa.Table, what: drift_watch.DriftWatch) -> ServedFeatures | None:
-    """None if the bundle does not say what its code makes, or what its training made."""
+    """None if the bundle does not report the features of its code, or those of its training."""
     import numpy as np
 
     trained = drift_reference.features_of_training(ctx.settings, loaded.bundle)
@@ -212,16 +215,16 @@ def _features(ctx: release.Context, loaded: Loaded, rows: pa.Table, what: drift_
 
 
 def _brief(said: verdict.WindowVerdict) -> dict[str, Any]:
-    """Of what a bundle makes of the rows as much as a report needs: the features that are not as in training, the farthest first."""
+    """The features to report for a bundle: those that differ from training, the farthest first."""
     far = [column for column in said.columns if column.outcome in ("fail", "broken")] or list(said.columns[:1])
     shown = [{"name": one.name, "outcome": one.outcome, "distance": one.distance, "why": one.why} for one in far[:SHOWN]]
     return {"outcome": said.outcome, "rows": said.rows, "columns": shown, "others": len(said.columns) - len(shown)}
 
 
 def _hard_break(mine: ServedFeatures | None, others: ServedFeatures | None) -> str | None:
-    """Why the code that serves is broken, if it is and that of the other is not: both were asked about the same rows.
+    """Why the serving code is broken, if it is and the other's is not: both were run on the same rows.
 
-    Where both make the same of them it is not the code, whatever each was trained on: then it is the world, or the season.
+    Where both compute the same features the code is not the cause, whatever each was trained on: then it is the world, or the season.
     """
     if mine is None or others is None:
         return None
@@ -235,14 +238,14 @@ def _hard_break(mine: ServedFeatures | None, others: ServedFeatures | None) -> s
 
 
 def _differ(mine: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> bool:
-    """Whether two codes make something else of more than a few of the same rows."""
+    """Whether the features computed by two bundles differ on more than a few of the same rows."""
     import numpy as np
 
     return bool(np.mean(~np.isclose(mine, others, rtol=1e-6, atol=1e-9, equal_nan=True)) > FEW)
 
 
 def _skewed(mine: verdict.Column, other: verdict.Column) -> str:
-    """Why a feature is not what the model was trained on, where the other bundle's is; empty if it is, or if the world has changed for both."""
+    """Why a feature differs from training while the other bundle's does not; empty if it does not, or if the world changed for both."""
     if mine.outcome == "broken" and other.outcome != "broken":
         return mine.why
     if mine.distance is None or other.distance is None or mine.distance < SKEWED or other.distance > mine.distance / BESIDE:
@@ -253,7 +256,7 @@ def _skewed(mine: verdict.Column, other: verdict.Column) -> str:
 def _by_labels(
     ctx: release.Context, both: Mapping[str, Loaded], rows: pa.Table, what: drift_watch.DriftWatch, *, target: str, found: DriftDecision
 ) -> DriftDecision:
-    """*found* with what the labels say."""
+    """*found* with the evidence of the labels added."""
     compared = drift_compare.on_labels(both, rows, what, other=target, alpha=looks.alpha(found.look, what.rules.decide))
     if isinstance(compared, str):
         return dataclasses.replace(found, outcome="ask", why=compared)
@@ -281,11 +284,11 @@ def _not_worse(
 def carry_out(
     ctx: release.Context, what: drift_watch.DriftWatch, decision: DriftDecision, *, now: float, actor: str, wait_s: float = 10.0
 ) -> convergence.Outcome | None:
-    """If the decision says so, go back and move the traffic; then write it down. None if nothing moved, or the service has moved on.
+    """Roll back and move the traffic if the decision says so, then record it. None if nothing moved, or the service has moved on.
 
-    Written down last, so that a look whose process died on the way is still due. Raises Conflict, with nothing written down, if
-    another host is the one to decide: it has the lease, or runs the workers whose log was read. Raises nothing for a rollback that a rule forbids, or
-    if another change was faster: then a person is told.
+    Recorded last, so that a look whose process died midway is still due. Raises Conflict, with nothing recorded, if another host
+    has to decide: it has the lease, or runs the workers whose log was read. Does not raise if a rule forbids the rollback or
+    another change was faster: a person is paged instead.
     """
     vantage.check_vantage(ctx, what.service, what.bundle, now=clock.now())
     name, holder = lease.drift_lease_name(what.service), lease.holder(ctx.settings)
@@ -323,7 +326,7 @@ def _carried_out(
 
 
 def _request(decision: DriftDecision, *, planned: State, fence: ledger.Fence, actor: str) -> release.Request:
-    """A rollback that is asked for only as long as the service is as it was compared."""
+    """A rollback that is requested only while the service is in the state that was compared."""
     evidence = {"drift": plain.mended(decision.to_json()), "verdicts": []}
     return release.Request(actor=actor, reason=f"drift: {decision.why}", planned=planned, automatic=True, evidence=evidence, fence=fence)
 

@@ -1,14 +1,14 @@
-"""How far two samples of one column are apart: the numbers that Evidently gives for the same samples, without its frames.
+"""The distance between two samples of one column: the numbers that Evidently gives for the same samples, without its frames.
 
     numbers       first Wasserstein distance in standard deviations of the reference; Kolmogorov-Smirnov test
     categories    Jensen-Shannon distance of the shares (natural logarithm); chi-square test of the two samples
 
-Evidently's own chi-square takes the reference for the exact truth, which raises far too many alarms with a small one; ours
-compares two samples. Missing values are left out here; `verdict` looks at them by themselves.
+Evidently's own chi-square treats the reference as the exact truth, which raises far too many alarms with a small one; ours
+compares two samples. Missing values are left out here; `verdict` judges them separately.
 
-A reference is compared with many windows and stretches: `ReferenceColumn` sorts, sums and counts it once. Both distances between numbers come
-from looking the window's values up in it, where SciPy sorts both again for each of them; SciPy's values are what the tests
-compare with, and the p-value of small samples, which is exact there, is left to SciPy.
+A reference is compared with many windows and stretches: `ReferenceColumn` sorts, sums and counts it once. Both distances between
+numbers are computed by looking the window's values up in it, where SciPy sorts both again each time; the tests compare with
+SciPy's values, and the p-value of small samples, which is exact in SciPy, is left to SciPy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SMALLEST_STD = 0.001
 """As in Evidently: a constant column would have no unit."""
 EXACT = 10_000
-"""Up to so many values on either side SciPy's p-value is exact, above it is that of the limiting distribution."""
+"""Up to this many values on either side SciPy's p-value is exact; above, it is that of the limiting distribution."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Distance:
 
 
 class ReferenceColumn:
-    """A column that others are compared with, sorted or counted once. Distances are in units of *std*, by default its own."""
+    """A column to compare others with, sorted or counted once. Distances are in units of *std*, by default its own."""
 
     def __init__(self, values: drift_reference_file.Values, *, std: float | None = None) -> None:
         self.values = values
@@ -55,7 +55,7 @@ class ReferenceColumn:
 
     @property
     def sorted(self) -> Floats:
-        """The numbers that are not missing, rising."""
+        """The numbers that are not missing, in ascending order."""
         if self._sorted is None:
             order = self._in_order()
             self._sorted = self.values[order][: len(order) - self._missing()]
@@ -77,7 +77,7 @@ class ReferenceColumn:
 
     @property
     def middle(self) -> float:
-        """A value in the middle of the numbers; sums are taken around it, so that large values lose no digits."""
+        """A central value of the numbers; sums are taken around it, so that large values lose no digits."""
         return float(self.sorted[len(self.sorted) // 2])
 
     def area(self, at: Floats) -> Floats:
@@ -98,11 +98,11 @@ class ReferenceColumn:
 
     @property
     def empty(self) -> bool:
-        """Whether no value is there at all."""
+        """Whether all values are missing."""
         return not len(self.sorted) if self.numeric else not self.counts
 
     def without(self, inside: slice) -> ReferenceColumn:
-        """The column without the rows *inside*, which costs no sorting."""
+        """The column without the rows *inside*; needs no sorting."""
         import numpy as np
 
         outside = np.ones(self.rows, dtype=bool)
@@ -130,12 +130,12 @@ class ReferenceColumn:
 
 
 def prepare_column(values: drift_reference_file.Values | ReferenceColumn) -> ReferenceColumn:
-    """*values*, ready to be compared with others."""
+    """*values*, prepared for comparison with others."""
     return values if isinstance(values, ReferenceColumn) else ReferenceColumn(values)
 
 
 def between(reference: drift_reference_file.Values | ReferenceColumn, current: drift_reference_file.Values) -> Distance | None:
-    """The distance of *current* from *reference*; None if one of them has no value, or they hold different things."""
+    """The distance of *current* from *reference*; None if one of them has no values, or their kinds differ."""
     old, new = prepare_column(reference), prepare_column(current)
     if old.numeric != new.numeric or old.empty or new.empty:
         return None
@@ -190,7 +190,7 @@ def _numbers(known_values: ReferenceColumn, new: Floats) -> Distance:
 
 
 def _walked(old: ReferenceColumn, new: Floats) -> tuple[float, float]:
-    """Wasserstein distance, and the largest distance of the two distribution functions; *new* is sorted. Work goes by *new*, and the log of *old*."""
+    """Wasserstein distance, and the largest distance of the distribution functions; *new* is sorted. Cost: *new* times the log of *old*."""
     import numpy as np
 
     n, m, middle = len(old.sorted), len(new), old.middle
@@ -198,7 +198,7 @@ def _walked(old: ReferenceColumn, new: Floats) -> tuple[float, float]:
     below, upto = np.searchsorted(old.sorted, new, "left"), np.searchsorted(old.sorted, new, "right")
     first, last = np.searchsorted(new, new, "left"), np.searchsorted(new, new, "right")
     largest = float(max(np.abs(upto / n - last / m).max(), np.abs(below / n - first / m).max()))
-    # Between two values of *new* its function stands still while the other rises: they cross at most once.
+    # Between two values of *new* its function is constant while the other rises: they cross at most once.
     crossing = old.sorted[np.minimum(np.ceil(places[:-1] * n / m - 1e-9).astype(int), n) - 1]
     crossing = np.clip(crossing, new[:-1], new[1:]) - middle
     at, level = new - middle, places[:-1] / m
@@ -218,7 +218,7 @@ def _categories(old: collections.Counter[str], new: collections.Counter[str]) ->
 
 
 def counted(old: collections.Counter[str], new: collections.Counter[str]) -> Floats:
-    """How often each category that occurs stands in either, (2, categories)."""
+    """Counts of each category that occurs in either, (2, categories)."""
     import numpy as np
 
     names = dict.fromkeys([*old, *new])
@@ -226,7 +226,7 @@ def counted(old: collections.Counter[str], new: collections.Counter[str]) -> Flo
 
 
 def jensen_shannon(counts: Floats) -> float:
-    """Distance of the shares in two rows of counts, 0 to 0.83."""
+    """Distance between the shares in two rows of counts, 0 to 0.83."""
     from scipy.spatial import distance
 
     return float(distance.jensenshannon(*counts))

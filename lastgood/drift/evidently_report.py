@@ -1,7 +1,7 @@
-"""Evidently's report on a stretch of time beside the bundle's reference, as one HTML file or as plain JSON.
+"""Evidently's report comparing a time range with the bundle's reference, as one HTML file or as plain JSON.
 
-Evidently compares rows as if they did not depend on each other; what counts as an alarm here is `lastgood.drift`'s matter, and
-stands beside it in the ledger.
+Evidently compares rows as if they were independent; `lastgood.drift` determines what counts as an alarm, and its result is kept
+alongside in the ledger.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from lastgood.settings import Settings
 
 KEPT = 60
-"""Reports of a service that stay in the home folder; one has some 4 MB."""
+"""Number of reports per service kept in the home folder; one takes some 4 MB."""
 
 MOST = 20_000
-"""Rows of either side: Evidently takes seconds for them, and minutes for a million."""
+"""Rows on either side: Evidently takes seconds for this many, and minutes for a million."""
 
 
 def write(ctx: release.Context, what: drift_watch.DriftWatch, *, since: float, until: float, file: Path) -> None:
-    """Write the report on *since* to *until* (Unix seconds) to *file*, HTML or, if its name ends so, JSON.
+    """Write the report on *since* to *until* (Unix seconds) to *file*, as HTML, or as JSON if the file name ends that way.
 
-    Raises NothingToDo if nothing was answered then, UsageError without Evidently.
+    Raises NothingToDo if nothing was answered in that time, UsageError without Evidently.
     """
     save(run(ctx, what, since=since, until=until), file)
 
 
 def save(snapshot: Any, file: Path) -> None:
-    """Write what `run` gave to *file*, HTML or, if its name ends so, JSON."""
+    """Write the result of `run` to *file*, as HTML, or as JSON if the file name ends that way."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.suffix == ".json":
         file.write_text(json.dumps(snapshot.dict(), default=float), "utf-8")
@@ -47,7 +47,7 @@ def save(snapshot: Any, file: Path) -> None:
 
 
 def archive(settings: Settings, what: drift_watch.DriftWatch, snapshot: Any, *, since: float, until: float) -> tuple[Path, Path]:
-    """Keep the report on *since* to *until* in the home folder, as HTML and as JSON; of each service the newest KEPT stay."""
+    """Write the report on *since* to *until* to the home folder, as HTML and as JSON; the newest KEPT of each service are kept."""
     folder = settings.home / "drift" / "reports" / what.service
     html, told = (folder / f"{int(since)}-{int(until)}{suffix}" for suffix in (".html", ".json"))
     for file in (html, told):
@@ -59,7 +59,7 @@ def archive(settings: Settings, what: drift_watch.DriftWatch, snapshot: Any, *, 
 
 
 def run(ctx: release.Context, what: drift_watch.DriftWatch, *, since: float, until: float) -> Any:
-    """Evidently's snapshot: drift of every column, and the quality of the answers where labels are known on both sides."""
+    """Evidently's snapshot: drift of every column, and the quality of the answers where both sides have labels."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     try:
         from evidently import BinaryClassification, DataDefinition, Dataset, Report
@@ -85,7 +85,7 @@ def run(ctx: release.Context, what: drift_watch.DriftWatch, *, since: float, unt
 
 
 def values(snapshot: Any) -> dict[str, Any]:
-    """What `run` gave, as numbers: {"drifted": columns, "distances": by column, the largest first, "quality": by name, where labels are known}."""
+    """The result of `run` as numbers: {"drifted": columns, "distances": by column, largest first, "quality": by name, given labels}."""
     found: dict[str, Any] = {"drifted": 0, "distances": {}, "quality": {}}
     for metric in snapshot.dict()["metrics"]:
         kind, value = str(metric["metric_name"]), metric["value"]
@@ -100,7 +100,7 @@ def values(snapshot: Any) -> dict[str, Any]:
 
 
 def _comparable(old: Sample, new: Sample, *, ignore: tuple[str, ...]) -> list[str]:
-    """The columns that have values of one kind on both sides: Evidently gives up on any other."""
+    """The columns whose values are of the same kind on both sides: Evidently fails on any other."""
     from lastgood.drift import distances
 
     found = [name for name in old.columns if name in new.columns and name not in ignore]
@@ -108,7 +108,7 @@ def _comparable(old: Sample, new: Sample, *, ignore: tuple[str, ...]) -> list[st
 
 
 def _is_binary(sample: Sample) -> bool:
-    """Whether there are probabilities and labels 0 and 1, both of them."""
+    """Whether there are both probabilities and labels, with both labels 0 and 1."""
     import numpy as np
 
     if LABEL not in sample.columns or PROBABILITY not in sample.columns:

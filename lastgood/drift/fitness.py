@@ -1,11 +1,11 @@
-"""Whether the bundle that a rollback would go back to is any use now, beside its own reference.
+"""Whether the rollback target is of any use now, compared with its own reference.
 
-It may be better than the one that serves and still be lost: then a rollback would only change which useless bundle serves, set one in
-quarantine, and hide that a new one is needed.
+It may be better than the serving bundle and still be lost: a rollback would then only exchange one useless bundle for another,
+quarantine one, and hide that a new one is needed.
 
-    with labels in its reference   its loss has risen by at least LOST of what that of the serving one has risen by
-    without                        the rows are as far from its reference as from that of the serving one
-    by features                    a feature of its code is as far from its training as the worst of the serving one's
+    with labels in its reference   its loss has risen by at least LOST of the rise of the serving bundle's loss
+    without                        the rows are as far from its reference as from that of the serving bundle
+    by features                    a feature of its code is as far from its training as the worst of the serving bundle's
 
 What does not belong here: which of the two is better (`comparison`).
 """
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 LOST = 0.5
 """A rollback has to cure more than this part of the harm."""
 FAR = 0.5
-"""Mean distance of the columns from which rows are another world: standard deviations, or Jensen-Shannon distance."""
+"""Mean distance of the columns from which the rows count as another world: standard deviations, or Jensen-Shannon distance."""
 AS_FAR = 0.9
-"""From this part of the other distance on one is as far as the other."""
+"""A distance counts as equally far if it is at least this part of the other."""
 
 
 def expected(ctx: release.Context, what: DriftWatch, digest: str) -> float | None:
-    """The mean score of a bundle on its own reference: how good it was made. None if that has no labels, or is not there."""
+    """The mean score of a bundle on its own reference: its quality when built. None if the reference is absent or has no labels."""
     reference = drift_reference.of_bundle(ctx.settings, ctx.ledger.bundle(digest))
     loss = losses.of_rows(reference, what.rules.decide.score)
     return float(loss.mean()) if len(loss) else None
 
 
 def by_labels(ctx: release.Context, what: DriftWatch, compared: Comparison, rows: pa.Table, *, target: str) -> str | None:
-    """Why *target* is as useless on *rows* as the serving bundle, although its score is the better one; None if it is not."""
+    """Why *target* is as useless on *rows* as the serving bundle, although its score is better; None if it is not."""
     try:
         before = expected(ctx, what, what.bundle), expected(ctx, what, target)
         far = {digest: _distance(ctx, what, digest, rows) for digest in (what.bundle, target)} if before[1] is None else {}
     except errors.NotFound:
-        return None  # it was built before drift was watched, and brings no reference to compare with
+        return None  # built before drift was watched: it contains no reference to compare with
     if before[1] is not None:
         return _by_loss(compared, what, before[0], before[1], target=target)
     mine, others = far[what.bundle], far[target]

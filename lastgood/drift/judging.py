@@ -1,8 +1,8 @@
-"""Windows judged one after the other: what each comes to, beside the reference and after those before it.
+"""Windows judged one after the other: the result of each, given the reference and the windows before it.
 
-The same for the log of what is served (`watch`) and for a table of the past (`backtest`): only who reads the rows differs.
+The same for the log of what is served (`watch`) and for a table of the past (`backtest`): only the reader of the rows differs.
 
-What does not belong here: the ledger, pages, and whose word it is (`watch`); the statistics (`verdict`, `losses`, `alarm`).
+What does not belong here: the ledger, pages, and which host reports (`watch`); the statistics (`verdict`, `losses`, `alarm`).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from lastgood.drift.reference import Values
 
 PARTS = 22
-"""A window holds at most one part in so many of the reference's rows, so that there are enough stretches that overlap by half."""
+"""A window uses at most one part in this many of the reference's rows, so that there are enough stretches that overlap by half."""
 HOUR_S = 3600.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DriftWatch:
-    """What is watched: the stable bundle, since when (Unix seconds), and by which rules."""
+    """What is watched: the stable bundle, the start of the watch (Unix seconds), and the rules."""
 
     service: str
     bundle: str
@@ -46,16 +46,17 @@ class DriftWatch:
         return f"drift/{short(self.bundle)}/{self.revision}"
 
     def begin(self, number: int) -> float:
-        """When window *number* begins, Unix seconds."""
+        """When window *number* begins, in Unix seconds."""
         return self.since + number * self.rules.window_s
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class WindowReport:
-    """One window that was looked at. `seen` are all its rows, of which `verdict` may rest on a part.
+    """One evaluated window. `seen` counts all its rows, of which `verdict` may use only a part.
 
-    `alarm` is when the alarm began that is open after it, or that it closed (Unix seconds); None if there is none. `host` has looked,
-    in its own log; empty for a window that an earlier release looked at. Under `scored` the verdict says which windows' labels were read.
+    `alarm` is the beginning of the alarm that is open after it, or that it closed (Unix seconds); None if there is none. `host`
+    evaluated it, from its own log; empty for a window evaluated by an earlier release. `scored` in the verdict lists the windows whose
+    labels were read.
     """
 
     number: int
@@ -73,14 +74,14 @@ class WindowReport:
 
 
 class Rows(Protocol):
-    """Who reads a window: rows with *since* <= `at` < *until* (Unix seconds), of more than *most* an even part."""
+    """Reads a window: rows with *since* <= `at` < *until* (Unix seconds), thinned evenly to at most *most*."""
 
     def __call__(self, *, since: float, until: float, columns: Collection[str], most: int) -> drift_window.Window: ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """What a bundle brings to be judged by: its reference, what is usual for so many rows in so many seconds, and its own features."""
+    """What a bundle contains to be judged by: its reference, what is usual for so many rows in so many seconds, and its own features."""
 
     reference: Sample
     usual: Callable[[int, float], Calibration | None]
@@ -88,7 +89,7 @@ class Made:
 
 
 class Judge:
-    """Judges the windows of *what* in order. `number` is the next one, `episode` where the service stands before it."""
+    """Judges the windows of *what* in order. `number` is the next one, `episode` the service's alarm state before it."""
 
     def __init__(self, what: DriftWatch, made: Made, rows: Rows) -> None:
         self.number, self.episode = 0, alarm.FailingRun()
@@ -102,12 +103,12 @@ class Judge:
 
     @property
     def most(self) -> int:
-        """Rows of a window that are kept: of more the reference has too few stretches to know what is usual."""
+        """Number of rows of a window that are kept: with more, the reference has too few stretches to determine what is usual."""
         rules = self._what.rules
         return max(rules.min_rows, min(rules.max_rows, self._made.reference.rows // PARTS))
 
     def keep(self, states: Sequence[State]) -> None:
-        """Take the *states* in which alarms came to `keep`, oldest first, for usual too; the loss is tested anew after each."""
+        """Count the *states* in which alarms were decided as `keep`, oldest first, as usual too; each restarts the test of the loss."""
         reference = self._made.reference
         self._kept = {name: kept for state in states for name, kept in state.columns(reference).items()}
         self._settled += [state.until for state in states[self._states :]]
@@ -121,7 +122,7 @@ class Judge:
         self.go_on(looked)
 
     def go_on(self, looked: WindowReport) -> None:
-        """Go on behind the window that `look` gave."""
+        """Continue after the window that `look` returned."""
         self.number, self.episode = looked.number + 1, looked.episode
 
     def look(self) -> WindowReport:
@@ -147,7 +148,7 @@ class Judge:
     def verdict(
         self, window: drift_window.Window, *, since: float, until: float, scored: Sequence[losses.Scored] = ()
     ) -> verdict.WindowVerdict:
-        """What the rows of *window* come to, with the loss as it stands."""
+        """The verdict on the rows of *window*, with the loss as it stands."""
         rules = self._what.rules
         span = drift_window.span_s(window.sample) if rules.time else rules.window_s
         usual = self._made.usual(window.sample.rows, span) if window.sample.rows >= rules.min_rows else None
@@ -163,14 +164,14 @@ class Judge:
         )
 
     def _settle(self, begin: float) -> None:
-        """Begin a new test of the loss where an alarm came to `keep` before the window that begins at *begin*."""
+        """Restart the test of the loss where an alarm was decided as `keep` before the window that begins at *begin*."""
         while self._settled and self._settled[0] <= begin:
             self._settled.pop(0)
             if self._losses is not None:
                 self._losses.restart()
 
     def _scores(self, window: drift_window.Window) -> tuple[list[losses.Scored], list[Values]]:
-        """What the windows whose labels are due at this look come to, taken in, and the labels of those that are whole."""
+        """The results of the windows whose labels are due at this look, taken in, and the labels of those that are complete."""
         found, labels = [], []
         for number in self._pending.due(self.number):
             read = window if number == self.number else self._labels(number)
@@ -199,7 +200,7 @@ class Judge:
 
 
 def _with_labels(window: drift_window.Window, labels: Sequence[Values]) -> drift_window.Window:
-    """*window* with the labels that were due at its look in place of its own, of which only the quick ones are there."""
+    """*window* with the labels due at its look instead of its own, of which only the quick ones have arrived."""
     import numpy as np
 
     kept = {name: values for name, values in window.sample.columns.items() if name != LABEL}
@@ -208,7 +209,7 @@ def _with_labels(window: drift_window.Window, labels: Sequence[Values]) -> drift
 
 
 def is_quiet(rules: drift_rules.Drift, *, since: float, until: float) -> bool:
-    """Whether *since* to *until* (Unix seconds) lies within the hours of the day, UTC, in which no row is expected."""
+    """Whether *since* to *until* (Unix seconds) lies within the hours of the day, UTC, in which no rows are expected."""
     if not rules.quiet:
         return False
     first, last = math.floor(since / HOUR_S), math.ceil(until / HOUR_S)

@@ -1,10 +1,10 @@
 """When an open alarm is looked at, with which part of alpha, and on which rows.
 
-First at the set times of `drift.decide.looks_s`, then again and again, as far apart as the last two of those, for as long as the
+First at the set times of `drift.decide.looks_s`, then repeatedly, with the distance of the last two of those, for as long as the
 alarm is open. The set looks share all but LATER of alpha evenly; the j-th look after them has LATER / (j * (j + 1)) of it, so that
-all of them together never spend more than alpha.
+together they never spend more than alpha.
 
-What does not belong here: what a look comes to (`decision`).
+What does not belong here: the result of a look (`decision`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LATER = 0.2
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduledLook:
-    """One of the times at which an alarm is decided. `number` counts from 1, `of` are set and later ones have come since; `until` is Unix seconds."""
+    """One time at which an alarm is decided. `number` counts from 1, `of` all set and later looks so far; `until` is Unix seconds."""
 
     alarm: float
     number: int
@@ -33,16 +33,16 @@ class ScheduledLook:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Drifted:
-    """What failed while an alarm was open: these columns, over so many windows."""
+    """What failed while an alarm was open: these columns, over this many windows."""
 
     columns: tuple[str, ...]
     windows: int
 
 
 def due(newest: WindowReport, decided: Mapping[int, str], rules: Decide, *, now: float) -> ScheduledLook | None:
-    """The look at the alarm that is open after the window *newest*; None if none has come, or it is among those *decided*, by number.
+    """The look at the alarm that is open after the window *newest*; None if none is due, or its number is among those *decided*.
 
-    An alarm that came to `keep` waits for the windows that close it: it is looked at again if one fails beside that state too.
+    An alarm decided as `keep` waits for the windows that close it: it is looked at again if a window fails against that state too.
     """
     alarm = newest.episode.alarm
     if alarm is None:
@@ -57,7 +57,7 @@ def due(newest: WindowReport, decided: Mapping[int, str], rules: Decide, *, now:
 
 
 def _passed(rules: Decide, seconds: float) -> int:
-    """The number of the newest look that is due so many seconds after the alarm began; 0 before the first."""
+    """The number of the newest look due this many seconds after the alarm began; 0 before the first."""
     beyond = seconds - rules.looks_s[-1]
     if beyond < 0:
         return sum(after <= seconds for after in rules.looks_s)
@@ -84,7 +84,7 @@ def alpha(look: ScheduledLook, rules: Decide) -> float:
 
 
 def since(look: ScheduledLook, rules: Decide) -> float:
-    """Where the rows begin that *look* rests on: with the alarm, or as long before it as the last of the set looks, for a log is not kept for years."""
+    """Start of the rows for *look*: the alarm, or the span of the last set look before its end, because a log is not kept for years."""
     return max(look.alarm, look.until - rules.looks_s[-1])
 
 

@@ -1,9 +1,10 @@
-"""Whether the answers have become worse than they were on the reference: the loss of each window, in a sequential test of its own.
+"""Whether the answers have become worse than on the reference: the loss of each window, in a sequential test of its own.
 
-What comes in may look as it always did while what it means changes slowly; then only labels show it. The loss is watched as one more
-column. Its evidence is summed up over windows, so that a little each day is found as surely as much at once. The test is an e-process
+Live traffic may look unchanged while its meaning changes slowly; then only labels show it. The loss is watched as one more
+column. Its evidence is summed over windows, so that a little each day is found as surely as much at once. The test is an e-process
 (`gates.eprocess`): under the hypothesis that the mean loss stays below a limit, less than one bundle in a hundred (a fifth of `alpha`)
-has a false alarm of its loss in a year, however often it is looked at. The limit is the mean on the reference, plus what that mean may be wrong by, plus `drift.decide.margin`.
+has a false alarm of its loss in a year, however often it is evaluated. The limit is the mean on the reference, plus the possible
+error of that mean, plus `drift.decide.margin`.
 
 Labels come late: a window is scored when it has its own (`Pending`). A service without labels in its reference has no such column.
 
@@ -33,29 +34,29 @@ Block = tuple[int, float]
 """Labelled rows of one stretch of `cluster_s`, and their mean loss: one observation."""
 
 BOUND = 0.25
-"""Share of the loss's alpha that pays for the error of the reference's own mean; the rest is the test's."""
+"""Share of the loss's alpha that covers the error of the reference's own mean; the test has the rest."""
 FIRST = 0.5
-"""Share of the test's alpha for the test that begins with the bundle; those that begin in a year share the rest."""
+"""Share of the test's alpha for the test that begins with the bundle; those that begin within a year share the rest."""
 WEEK_S, WEEKS = 7 * 86_400.0, 53
 MOST_TESTS = 26
 RECOVERED = 0.05
 """Level at which a loss that had become worse counts as below the limit again."""
 GROUPS, MIN_GROUPS = 10, 6
-"""Parts of the reference whose means say how sure the mean of all is. Days in a row depend on each other, so the parts are long."""
+"""Number of parts of the reference whose means give the error of the overall mean. Consecutive days are dependent, so parts are long."""
 POOLED = 10
-"""Labelled rows that make an observation; fewer have a mean too skewed for a test that leans on symmetry."""
+"""Labelled rows per observation; the mean of fewer is too skewed for a test that relies on symmetry."""
 MOST_BLOCKS = 24
 """Observations of one window."""
 AGES = (0, 1, 2, 4, 8, 16, 31)
-"""Windows after its labels were due at which a window without them is looked at again."""
+"""Number of windows after its labels were due at which a window without them is read again."""
 WHOLE = 0.9
-"""From this share of labelled rows on nothing more is waited for."""
+"""From this share of labelled rows on, no more labels are waited for."""
 SMALLEST = 1e-9
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """The mean loss on the reference, what it has to exceed to be worse, and the standard deviation of one observation."""
+    """The mean loss on the reference, the limit it has to exceed to count as worse, and the standard deviation of one observation."""
 
     score: str
     mean: float
@@ -65,7 +66,7 @@ class Baseline:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """Labels of one window at one look: all rows that were read, those with a label, and the observations; none while more are waited for."""
+    """Labels of one window at one look: all rows read, those with a label, and the observations; none while more labels are waited for."""
 
     window: int
     rows: int
@@ -77,12 +78,12 @@ class Scored:
 
 
 def from_json(value: Mapping[str, Any]) -> Scored:
-    """What `to_json` wrote."""
+    """The value written by `to_json`."""
     return Scored(**{**value, "blocks": tuple((int(rows), float(mean)) for rows, mean in value["blocks"])})
 
 
 def of_rows(sample: Sample, score: str) -> Floats:
-    """The loss of each row of *sample* that has a label and a probability, in the order of time."""
+    """The loss of each row of *sample* that has a label and a probability, in order of time."""
     import numpy as np
 
     if LABEL not in sample.columns or PROBABILITY not in sample.columns:
@@ -126,7 +127,7 @@ def _spread(reference: Sample, loss: Floats, rules: Drift) -> float:
 
 
 def blocks(loss: Floats, rules: Drift) -> tuple[Block, ...]:
-    """The observations in the losses of a window, which are in the order of time."""
+    """The observations in the losses of a window, which are in order of time."""
     import numpy as np
 
     wanted = round(rules.window_s / rules.decide.cluster_s)
@@ -141,7 +142,7 @@ class Pool:
         self._rows, self._total = 0, 0.0
 
     def full(self, found: Iterator[Block] | Sequence[Block]) -> Iterator[Block]:
-        """The joined observations; what is left waits for the next."""
+        """The joined observations; the remainder waits for the next."""
         for rows, mean in found:
             self._rows, self._total = self._rows + rows, self._total + rows * mean
             if self._rows >= POOLED:
@@ -150,10 +151,10 @@ class Pool:
 
 
 class Track:
-    """The test over all windows of a bundle. `failing` from the moment that it fails until the loss is below the limit as surely again.
+    """The test over all windows of a bundle. `failing` from the moment it fails until the loss is below the limit with equal certainty.
 
-    The tests that are under way began a week apart, each with its part of alpha: one that has seen a year of calm would be slow to
-    see what comes after it. The first has half of it, the weekly ones of a year share the rest.
+    The running tests began a week apart, each with its part of alpha: a single test that has seen a year of calm would be slow to
+    detect a later change. The first has half of alpha, the weekly ones of a year share the rest.
     """
 
     def __init__(self, baseline: Baseline, *, alpha: float) -> None:
@@ -164,13 +165,13 @@ class Track:
         self._pool = Pool()
 
     def restart(self) -> None:
-        """Begin anew: what was found so far is settled."""
+        """Restart: what was found so far is settled."""
         self.failing = False
         self._tests, self._pool = _Tests(), Pool()
 
     @property
     def p(self) -> float:
-        """The evidence so far as a p-value for all tests of a year together; it holds at every moment at once."""
+        """The evidence so far as a p-value for all tests of a year together; valid at all times simultaneously."""
         return self._tests.p
 
     def take(self, found: Sequence[Block], *, at: float) -> None:
@@ -219,7 +220,7 @@ class Track:
 
 
 class _Tests:
-    """E-processes side by side: each a mixture of bets that the loss is above the limit, begun at its own time, with its share of alpha."""
+    """E-processes side by side: each a mixture of bets that the loss is above the limit, with its own start time and share of alpha."""
 
     def __init__(self) -> None:
         import numpy as np
@@ -229,11 +230,11 @@ class _Tests:
 
     @property
     def p(self) -> float:
-        """The smallest of 1 / (share * e-value): at most alpha with a probability of at most alpha times the sum of the shares, ever."""
+        """The smallest of 1 / (share * e-value): ever at most alpha with a probability of at most alpha times the sum of the shares."""
         return math.exp(-max(0.0, float(self._wealth().max()))) if len(self._sums) else 1.0
 
     def begin(self, *, share: float) -> None:
-        """One more. Where there are many the poorest gives way, which takes no guarantee from the others."""
+        """Add a process. If there are many, the poorest is dropped, which costs the others none of their guarantee."""
         import numpy as np
 
         if len(self._sums) >= MOST_TESTS:
@@ -253,7 +254,7 @@ class _Tests:
 
 
 class Pending:
-    """Which windows still wait for their labels. Bounded: after the last of AGES a window counts with the labels that it has."""
+    """The windows that still wait for their labels. Bounded: after the last of AGES a window counts with the labels it has."""
 
     def __init__(self, rules: Drift) -> None:
         self._lag = math.ceil(rules.decide.label_delay_s / rules.window_s)
@@ -264,7 +265,7 @@ class Pending:
 
     @property
     def late(self) -> bool:
-        """Whether the labels of a window are due only at a later look."""
+        """Whether the labels of a window are not due before a later look."""
         return self._lag > 0
 
     def due(self, number: int) -> list[int]:
@@ -273,7 +274,7 @@ class Pending:
         return [window for window in found if window >= 0 and window not in self._done]
 
     def whole(self, found: Scored, *, number: int) -> bool:
-        """Whether the labels of *found*, read at the look at window *number*, have come as far as can be told."""
+        """Whether the labels of *found*, read at the look at window *number*, are as complete as can be determined."""
         if not found.labelled:
             return False
         last = number - self._lag - found.window >= AGES[-1]

@@ -1,10 +1,10 @@
 """The reference: the rows that a bundle was built for, in order of time, stored in its data part as `drift.parquet`.
 
-The file has the fields of a request as they are, and `label` where it is known. Its metadata name the column that says when a
-row was. For statistics numbers and true/false become float64 (NaN is missing), everything else text (None is missing).
+The file has the fields of a request unchanged, and `label` where it is known. Its metadata name the column with the time of each
+row. For statistics, numbers and true/false become float64 (NaN is missing), everything else text (None is missing).
 
-Of more than MAX_ROWS rows stretches of STRETCH rows are kept, evenly spread, for rows that follow each other depend on each
-other, and what is usual for a stretch can only be seen on stretches.
+Above MAX_ROWS rows, evenly spread stretches of STRETCH rows are kept: consecutive rows depend on each other, and what is usual
+for a stretch can only be seen on stretches.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 FILE = "drift.parquet"
 FEATURES = "features.parquet"
-"""In a model part: what the training made of such rows, the numbers that the model is fed; written in the same way."""
+"""In a model part: the features that training computed from such rows, the numbers fed to the model; written in the same way."""
 PROBABILITY, LABEL = "probability", "label"
-"""Columns that are not fields of a request: the answer, and the true outcome, where it is known by now."""
+"""Columns that are not fields of a request: the answer, and the true outcome where it is already known."""
 _AT = "lastgood.at"
 MAX_ROWS = 40_000
 STRETCH = 1000
@@ -38,7 +38,7 @@ STRETCH = 1000
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Rows in the order of time. `at` are Unix seconds, `columns` values by name, all of one length."""
+    """Rows in order of time. `at` are Unix seconds, `columns` the values by name, all of equal length."""
 
     at: npt.NDArray[np.float64]
     columns: Mapping[str, Values]
@@ -50,7 +50,7 @@ class Sample:
         return len(self.at)
 
     def known(self, name: str) -> ReferenceColumn:
-        """A column, ready to be compared with many others; sorted or counted on first use."""
+        """A column prepared for comparison with many others; sorted or counted on first use."""
         from lastgood.drift import distances
 
         if name not in self._known:
@@ -59,7 +59,7 @@ class Sample:
         return found
 
     def take(self, which: Any) -> Sample:
-        """The rows of a slice or of an array of numbers."""
+        """The rows selected by a slice or an array of row numbers."""
         return Sample(at=self.at[which], columns={name: values[which] for name, values in self.columns.items()})
 
 
@@ -76,9 +76,9 @@ def is_numeric(values: Values) -> bool:
 
 
 def from_arrow(table: pa.Table, *, at: str) -> Sample:
-    """The columns of *table* besides *at* (a time, or Unix seconds), in the order of time.
+    """The columns of *table* other than *at* (a time, or Unix seconds), in order of time.
 
-    Times are left out: they never repeat. Raises UsageError if there is no column *at*.
+    Time columns are left out, because times never repeat. Raises UsageError if there is no column *at*.
     """
     import numpy as np
     import pyarrow as pa
@@ -99,7 +99,7 @@ def values(column: pa.ChunkedArray) -> Values:
     column = plain(column)
     kind = column.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
-        # Not safe: an integer above 2**53 becomes the double next to it, and must not end the look at a whole window.
+        # Not safe: an integer above 2**53 is rounded to the nearest double, and must not make the evaluation of a whole window fail.
         found: Values = column.cast(pa.int8() if pa.types.is_boolean(kind) else pa.float64(), safe=False).cast(pa.float64()).to_numpy()
         return found
     if pa.types.is_null(kind):
@@ -109,7 +109,7 @@ def values(column: pa.ChunkedArray) -> Values:
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """*column* without what only a table knows: categories as their values, lists and structures as JSON text.
+    """*column* in plain types: categories as their values, lists and structures as JSON text.
 
     Raises UsageError for bytes that are not text.
     """
@@ -130,14 +130,14 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """*table* with `plain` columns. Raises UsageError that names the column."""
+    """*table* with `plain` columns. Raises UsageError naming the column."""
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
         raise errors.UsageError(f"the reference has the column {twice[0]!r} twice; give each column its own name")
     for place, name in enumerate(table.column_names):
         try:
             made = plain(table[name])
-            values(made)  # as reading will
+            values(made)  # as a reader will
         except Exception as error:
             raise errors.UsageError(
                 f"column {name!r} of the reference ({table[name].type}) cannot be stored: {error}; give it as numbers, text or times, as in a request"
@@ -148,7 +148,7 @@ def _plain(table: pa.Table) -> pa.Table:
 
 
 def seconds(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    """A column of times, or of Unix seconds, as Unix seconds. Raises ArrowException for what is neither."""
+    """A column of times, or of Unix seconds, as Unix seconds. Raises ArrowException for any other type."""
     import pyarrow as pa
 
     if pa.types.is_date(column.type):
@@ -161,10 +161,10 @@ def seconds(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
 
 
 def write(table: pa.Table, file: Path, *, at: str) -> None:
-    """Write the rows of *table*, in the order of their time *at*, thinned, to *file*; the same rows give the same bytes.
+    """Write the rows of *table*, ordered by their time *at* and thinned, to *file*; equal rows give equal bytes.
 
     Lists and structures become JSON text, categories their values. Raises UsageError if there are no rows, no column *at*, a row
-    without its time, or a column that could not be read back.
+    without a time, or a column that could not be read back.
     """
     import numpy as np
     import pyarrow as pa
@@ -188,7 +188,7 @@ def write(table: pa.Table, file: Path, *, at: str) -> None:
 
 
 def _kept(rows: int) -> npt.NDArray[Any]:
-    """The numbers of the rows to keep."""
+    """The indices of the rows to keep."""
     import numpy as np
 
     if rows <= MAX_ROWS:
@@ -199,14 +199,14 @@ def _kept(rows: int) -> npt.NDArray[Any]:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """The rows as they are, and as a sample for statistics; both in the order of time."""
+    """The original rows, and as a sample for statistics; both in order of time."""
 
     table: pa.Table
     sample: Sample
 
 
 def read(file: Path) -> Reference:
-    """The reference in *file*, thinned as `write` does it, whoever wrote it. Raises NotFound or Damaged."""
+    """The reference in *file*, thinned like in `write`, whichever program wrote it. Raises NotFound or Damaged."""
     import pyarrow as pa
 
     try:
@@ -220,7 +220,7 @@ def read(file: Path) -> Reference:
 
 
 def _read(file: Path) -> pa.Table:
-    """At most MAX_ROWS rows of *file*, read in a stream: a log of years may have been copied there."""
+    """At most MAX_ROWS rows of *file*, read as a stream: it may be a copy of a log of several years."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq

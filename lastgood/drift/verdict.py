@@ -1,10 +1,10 @@
-"""What one window comes to: pass, fail, inconclusive, or broken data, column by column, with the numbers.
+"""The verdict on one window: pass, fail, inconclusive, or broken data, column by column, with the numbers.
 
-broken          no rows; a column that is not there, nearly all missing, never seen before, or outside everything seen
+broken          no rows; a column that is absent, nearly all missing, never seen before, or outside everything seen
 fail            a distance that is large and unusual, or many more missing or never-seen values than in the reference
-inconclusive    too few rows, or a reference too short to know what is usual for such a window
+inconclusive    too few rows, or a reference too short to determine what is usual for such a window
 
-A column that has drifted from the reference and looks as it did when an alarm came to `keep` passes: that state is usual too.
+A column that has drifted from the reference but looks as it did when an alarm was decided as `keep` passes: that state is usual too.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ WindowOutcome = Literal["pass", "fail", "inconclusive", "broken"]
 LOSS = "loss of answers"
 """Name of the column with the loss; no field of a request has a space in its name."""
 LOSS_SHARE = 0.2
-"""Share of `drift.alpha` for the loss where that is watched; the other columns have the rest."""
+"""Share of `drift.alpha` for the loss where it is watched; the other columns share the rest."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """What a column of the window is, beside the reference. Shares are of all rows; `measure` is empty without a distance.
+    """One column of the window, compared with the reference. Shares are of all rows; `measure` is empty without a distance.
 
-    `p` is corrected for all columns and for rows that depend on each other, `p_rows` is the test's own, as for independent rows.
+    `p` is corrected for all columns and for dependent rows; `p_rows` is the test's own, as for independent rows.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Column:
     missing: float = 0.0
     missing_before: float = 0.0
     strange: float = 0.0
-    """Share of rows whose value the reference has never seen: another category, or outside its range."""
+    """Share of rows whose value the reference never contained: another category, or outside its range."""
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -54,7 +54,7 @@ class Column:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class WindowVerdict:
-    """What the window comes to, in one sentence and by column; the worst first."""
+    """The verdict on the window, in one sentence and by column; the worst first."""
 
     outcome: WindowOutcome
     why: str
@@ -72,7 +72,7 @@ class WindowVerdict:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """What a column looked like, over so many windows, when an alarm came to `keep`."""
+    """What a column looked like, over this many windows, when an alarm was decided as `keep`."""
 
     values: distances.ReferenceColumn
     windows: int
@@ -92,9 +92,9 @@ def of_window(
     loss: Column | None = None,
     quiet: bool = False,
 ) -> WindowVerdict:
-    """The verdict on *window* beside *reference* and what is *usual* for it. *trouble* says which part of the log cannot be read.
+    """The verdict on *window* against *reference* and what is *usual* for it. *trouble* names the part of the log that cannot be read.
 
-    *kept* is by column what is usual besides, *loss* the column of the loss, and *quiet* says that no row is expected.
+    *kept* is, by column, what else is usual, *loss* the column of the loss, and *quiet* means that no rows are expected.
     """
     scores = (loss,) if loss is not None else ()
     if trouble:
@@ -127,7 +127,7 @@ def _summed_up(columns: Sequence[Column], *, rows: int, rules: Drift) -> WindowV
 
 
 def _few_rows(why: str, columns: tuple[Column, ...], *, rows: int) -> WindowVerdict:
-    """Nothing can be told of such a window by its own rows; the loss has the evidence of many windows."""
+    """The rows of such a window are inconclusive by themselves; the loss has the evidence of many windows."""
     worse = [one for one in columns if one.name == LOSS and one.outcome == "fail"]
     if worse:
         return WindowVerdict(outcome="fail", why=_told(worse), rows=rows, columns=(*worse, *(one for one in columns if one not in worse)))
@@ -150,7 +150,7 @@ def _column(name: str, window: Sample, reference: Sample, usual: Calibration | N
     found = _beside(name, window, old, usual, rules, seen=old)
     if kept is None or found.outcome not in ("fail", "broken"):
         return found
-    # One state has been seen in few windows, whose own mean is as uncertain as that of the window beside it.
+    # One state was seen in few windows, so its mean is as uncertain as that of the window compared with it.
     wider = math.sqrt(1 + 1 / kept.windows)
     again = _beside(name, window, kept.values, usual, rules, seen=old, wider=wider)
     return found if again.outcome in ("fail", "broken") else dataclasses.replace(again, why=f"{again.why}, as when it was kept")
@@ -166,10 +166,10 @@ def _beside(
     seen: distances.ReferenceColumn,
     wider: float = 1.0,
 ) -> Column:
-    """A column of *window* beside *old*, with thresholds that are *wider* by a factor. What *seen* has is not strange either."""
+    """A column of *window* compared with *old*, with thresholds *wider* by a factor. Values that occur in *seen* do not count as new."""
     before = old.missing
     if name == drift_reference_file.LABEL:
-        # Labels come late, or never; which ones are there is no property of what came in.
+        # Labels come late, or never; which of them have arrived is not a property of live traffic.
         before, window = 0.0, Sample(at=window.at, columns={name: distances.present(window.columns.get(name, old.values[:0]))})
     if name not in window.columns:
         return Column(name=name, outcome="broken", why="the column is not in the log", missing=1.0, missing_before=before)
@@ -190,10 +190,10 @@ def _beside(
 
 
 def _soft(found: Column, seen: Odd, rules: Drift) -> tuple[WindowOutcome, str]:
-    """What the numbers of a column that is not broken come to."""
+    """The result of the numbers of a column that is not broken."""
     if found.distance is not None and found.threshold is not None and found.distance > found.threshold:
         return "fail", _how_far(found)
-    # Values that are missing come in stretches too: it takes more than there were in any.
+    # Missing values come in stretches too: failing takes more than any stretch had.
     if found.missing >= found.missing_before + rules.missing and found.missing > seen.missing:
         return "fail", _what_is_odd(found)
     if found.strange >= rules.missing and found.strange > seen.strange:
@@ -206,7 +206,7 @@ def _soft(found: Column, seen: Odd, rules: Drift) -> tuple[WindowOutcome, str]:
 
 
 def _hard(old: distances.ReferenceColumn, new: drift_reference_file.Values, found: Column, rules: Drift) -> str | None:
-    """Why the column is broken, if it is."""
+    """Why the column is broken; None if it is not."""
     if found.missing >= rules.broken > found.missing_before:
         return f"{100 * found.missing:.0f} % of the values are missing, compared with {100 * found.missing_before:.0f} % in the reference"
     if old.numeric != drift_reference_file.is_numeric(new) and not old.empty and len(distances.present(new)):

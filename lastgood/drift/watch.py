@@ -1,10 +1,10 @@
 """The watch on live traffic: each completed window is evaluated once, in order, and the result is recorded.
 
-Safe to be called by anybody at any time: a tick that was killed is done again from where the ledger stands, and of two at
-once one wins. The windows of a bundle begin when it becomes stable. A window is looked at by a host that serves the bundle, for only
-that has the log; of several each sees its own part, and it is written down whose word it is.
+Safe to be called by any process at any time: a tick that was killed is repeated from where the ledger stands, and of two concurrent
+ticks one wins. The windows of a bundle begin when it becomes stable. A window is evaluated by a host that serves the bundle, because
+only such a host has the log; of several, each sees its own part, and the record names the host.
 
-What does not belong here: what a window comes to (`judging`), what follows from an alarm (`decision`).
+What does not belong here: the result for a window (`judging`), what follows from an alarm (`decision`).
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ __all__ = [
 
 NOTE = "drift"
 WRITING_S = 4.0
-"""Seconds that writing a flush may take."""
+"""Seconds allowed for writing a flush."""
 AT_ONCE = 31
-"""Windows that one tick looks at; the next goes on."""
+"""Number of windows that one tick evaluates; the next tick continues."""
 
 
 def watch_of_service(ctx: release.Context, service: str) -> DriftWatch | None:
-    """What is watched of *service* now; None if nothing serves, or its bundle does not ask for it."""
+    """What is watched of *service* now; None if nothing serves, or its bundle does not enable drift."""
     state = ctx.ledger.state(service)
     if state.stable is None:
         return None
@@ -61,37 +61,37 @@ def watch_of_service(ctx: release.Context, service: str) -> DriftWatch | None:
     if frozen is None or frozen.drift is None:
         return None
     moved = release.last_move(ctx, state)
-    # A window is not read before the log that is written most slowly has it.
+    # A window is not read before the slowest writer's log contains it.
     settle_s = max(frozen.drift.settle_s, frozen.serving.log_flush_s + WRITING_S)
     rules = frozen.drift.model_copy(update={"settle_s": settle_s})
     return DriftWatch(service=service, bundle=state.stable, since=moved.at, revision=moved.number, rules=rules)
 
 
 def window_reports(ctx: release.Context, what: DriftWatch) -> Iterator[WindowReport]:
-    """The windows that were looked at so far, oldest first."""
+    """The windows evaluated so far, oldest first."""
     for row in ctx.ledger.recorded(what.service, what.analysis):
         body = row["body"]
-        if body["after"] == row["seq"] - 1:  # else somebody was faster with the same window
+        if body["after"] == row["seq"] - 1:  # else another process was faster with the same window
             yield WindowReport(**{**body["looked"], "episode": alarm.from_json(body["looked"]["episode"])}, host=body.get("host", ""))
 
 
 def open_alarm(found: Sequence[WindowReport]) -> float | None:
-    """When the alarm began (Unix seconds) that is open after the windows *found*, oldest first; None if there is none."""
+    """When the alarm began (Unix seconds) that is open after the windows *found* (oldest first); None if there is none."""
     return found[-1].episode.alarm if found else None
 
 
 def evaluate_next_window(ctx: release.Context, what: DriftWatch, *, now: float, at_once: int = AT_ONCE) -> list[WindowReport]:
-    """Look at the windows that are over by Unix time *now* and were not looked at yet; what was found. Tells a person what begins and ends.
+    """Evaluate the windows that are over by Unix time *now* and were not evaluated yet; returns them. Pages when an alarm begins or ends.
 
-    Raises NotFound or Damaged if the bundle brings no reference, and Conflict if other hosts serve it and this one does not; a window
-    that cannot be read is broken data, and no error. A window without a row waits for as long as one lasts, where other hosts serve
-    too: they may have had the traffic.
+    Raises NotFound or Damaged if the bundle contains no reference, and Conflict if other hosts serve it and this one does not; a window
+    that cannot be read counts as broken data and is not an error. If other hosts serve too, a window without rows waits for one window
+    length: they may have had the traffic.
     """
     seen_from = vantage.check_vantage(ctx, what.service, what.bundle, now=now)
     before = list(window_reports(ctx, what))
     teller = once.Notifier(ctx, what.service)
     for one in before:
-        _tell(ctx, what, one, teller, now=now)  # whoever found it may have died before it was told
+        _tell(ctx, what, one, teller, now=now)  # the process that found it may have died before paging
     known = _recorded(ctx, what)
     found: list[WindowReport] = []
     number = max(before[-1].number + 1 if before else 0, _oldest(ctx, what, now=now))
@@ -104,7 +104,7 @@ def evaluate_next_window(ctx: release.Context, what: DriftWatch, *, now: float, 
         failpoint("drift.before_record")
         seq = ctx.ledger.record(what.service, what.analysis, _written(one, after=known), now=now)
         if seq != known + 1:
-            break  # another tick is at work; its windows are found by the next one
+            break  # another tick is at work; the next one finds its windows
         failpoint("drift.after_record")
         _tell(ctx, what, one, teller, now=now)
         failpoint("drift.after_page")
@@ -115,9 +115,9 @@ def evaluate_next_window(ctx: release.Context, what: DriftWatch, *, now: float, 
 
 
 def at_present(ctx: release.Context, what: DriftWatch, *, now: float) -> tuple[float, int, WindowVerdict]:
-    """The verdict on what was answered in the last window's length before *now*, with its beginning and its rows; nothing is recorded.
+    """The verdict on the answers of the last window length before *now*, with its beginning and its rows; nothing is recorded.
 
-    A window is judged when it is over, and an alarm needs several: this is for whoever wants to see the numbers before that.
+    A window is judged when it is over, and an alarm needs several: this shows the numbers before that.
     """
     since = max(what.since, now - what.rules.window_s)
     judge = judge_of(ctx, what, list(window_reports(ctx, what)))
@@ -131,7 +131,7 @@ def _is_over(what: DriftWatch, number: int, *, now: float) -> bool:
 
 
 def judge_of(ctx: release.Context, what: DriftWatch, before: Sequence[WindowReport]) -> Judge:
-    """The judge of the windows that follow on those *before*. Raises NotFound or Damaged if the bundle brings no reference."""
+    """The judge of the windows that follow *before*. Raises NotFound or Damaged if the bundle contains no reference."""
 
     def rows(*, since: float, until: float, columns: Collection[str], most: int) -> drift_window.Window:
         return read(ctx, what, since=since, until=until, columns=columns, most=most)
@@ -145,7 +145,7 @@ def judge_of(ctx: release.Context, what: DriftWatch, before: Sequence[WindowRepo
 
 
 def made_by(ctx: release.Context, what: DriftWatch) -> Made:
-    """What the watched bundle brings to be judged by."""
+    """What the watched bundle contains to be judged by."""
     bundle = ctx.ledger.bundle(what.bundle)
     reference = drift_reference.of_bundle(ctx.settings, bundle)
 
@@ -159,7 +159,7 @@ def made_by(ctx: release.Context, what: DriftWatch) -> Made:
 
 
 def _written(one: WindowReport, *, after: int) -> dict[str, Any]:
-    """As it stands in the ledger; the host beside it, where an earlier release does not read it."""
+    """The form stored in the ledger; the host is a separate key, where an earlier release does not read it."""
     looked = one.to_json()
     return {"after": after, "host": looked.pop("host"), "looked": looked}
 
@@ -177,7 +177,7 @@ def _recorded(ctx: release.Context, what: DriftWatch) -> int:
 
 
 def _look(judge: Judge, *, seen_from: vantage.HostView) -> WindowReport:
-    """The next window, and whose word it is."""
+    """The next window, and the host that reports it."""
     found = judge.look()
     told = {**found.verdict, "why": f"{found.verdict['why']}{seen_from.told()}"}
     return dataclasses.replace(found, verdict=plain.mended(told), host=seen_from.host)
@@ -190,7 +190,7 @@ def read(ctx: release.Context, what: DriftWatch, *, since: float, until: float, 
 
 
 def _tell(ctx: release.Context, what: DriftWatch, one: WindowReport, teller: once.Notifier, *, now: float) -> None:
-    """Page an alarm that opens, becomes broken data, or ends, and write it into the audit trail; each once."""
+    """Page when an alarm opens, becomes broken data, or ends, and note it in the audit trail; each once."""
     if not one.change:
         return
     key = f"drift-{short(what.bundle)}-{int(one.alarm or 0)}-{one.change}"

@@ -1,9 +1,9 @@
 """A window of live requests and answers, as a sample to compare with a reference: read as a stream, in bounded memory.
 
-Counted are the answers that users of one bundle got; copies for a candidate in shadow and requests by debug token are not.
+It counts the answers that users of one bundle got; copies for a candidate in shadow and requests by debug token are excluded.
 A segment that cannot be read is reported, and the rest is still read.
 
-What does not belong here: what is made of a window (`verdict`).
+What does not belong here: how a window is judged (`verdict`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """The sample and its rows as the log has them, in one order; how many there were in all; what could not be read, in words."""
+    """The sample and its original rows from the log, in the same order; the total number of rows; what could not be read, as text."""
 
     sample: Sample
     table: pa.Table | None
@@ -35,10 +35,10 @@ class Window:
 
 
 def read(folder: Path, *, bundle: str, since: float, until: float, columns: Collection[str], time: str = "", most: int = 50_000) -> Window:
-    """The rows that *bundle* answered with *since* <= `at` < *until* (Unix seconds), of more than *most* an even part.
+    """The rows that *bundle* answered with *since* <= `at` < *until* (Unix seconds), thinned evenly to at most *most*.
 
-    *folder* is `settings.inference(service)`. *columns* are fields of the request, `probability` and `label` (what is known by
-    now); one that no segment has is left out. *time* names the field that says when a row is.
+    *folder* is `settings.inference(service)`. *columns* are fields of the request, `probability` and `label` (as known so far);
+    a column that no segment has is left out. *time* names the field with the time of a row.
     """
     fields = [name for name in columns if name not in (PROBABILITY, LABEL)]
     wanted = {f"{inference_log.FEATURE}{name}" for name in [*fields, *([time] if time else [])]}
@@ -66,7 +66,7 @@ def read(folder: Path, *, bundle: str, since: float, until: float, columns: Coll
 
 
 def _segments(folder: Path, since: float, until: float, columns: Collection[str], trouble: list[str]) -> Iterator[pa.Table]:
-    """Each segment with rows of the window once, also while writers merge theirs."""
+    """Each segment with rows of the window, once, even while writers are merging segments."""
 
     def load(path: Path, *, since: float, columns: Collection[str]) -> pa.Table | None:
         try:
@@ -76,7 +76,7 @@ def _segments(folder: Path, since: float, until: float, columns: Collection[str]
             return None
 
     tail = tails.Tail(folder, since=since, columns=columns, load=load)
-    for _ in range(2):  # what was merged away during the first look is found by the second
+    for _ in range(2):  # segments merged away during the first pass are found by the second
         yield from tail.read(now=min(until, 2e11))
 
 
@@ -94,9 +94,9 @@ def _answered(table: pa.Table, *, bundle: str, since: float, until: float) -> pa
 
 
 class _Kept:
-    """Rows that go on being thinned evenly once there are too many: every row, every second, every fourth ...
+    """Rows that are thinned evenly whenever there are too many: every row, every second, every fourth ...
 
-    While they come in up to twice as many are held, so that *most* of them are left in the end, and not half of that.
+    While reading, up to twice as many are kept, so that *most* of them are left in the end, and not half of that.
     """
 
     def __init__(self, *, most: int) -> None:
@@ -123,7 +123,7 @@ class _Kept:
         self._tables, self._held = tables, sum(table.num_rows for table in tables)
 
     def whole(self) -> pa.Table | None:
-        """What was kept as one table, *most* rows of it; None if that is nothing."""
+        """The rows kept as one table, *most* of them; None if there are none."""
         import numpy as np
         import pyarrow as pa
 
@@ -145,9 +145,9 @@ def _every(table: pa.Table, first: int, step: int) -> pa.Table:
 
 
 def _labelled(table: pa.Table, folder: Path, *, since: float, trouble: list[str]) -> pa.Table:
-    """*table* with the column `label`: the last one that was told for each row, null where there is none yet.
+    """*table* with the column `label`: the latest feedback for each row, null where there is none yet.
 
-    Another replica with a clock of its own may have taken the feedback, so it may be a little older than what it is about.
+    Feedback may have been received by another replica with its own clock, so it may be dated slightly before the answer it is about.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -174,12 +174,12 @@ def _sample(table: pa.Table, *, clock: str) -> Sample:
 
 
 def of_table(table: pa.Table, *, time: str = "") -> Window:
-    """The rows of *table*, which are named as in the log, as a window; *time* as in `read`."""
+    """The rows of *table*, named as in the log, as a window; *time* as in `read`."""
     return Window(
         sample=_sample(table, clock=f"{inference_log.FEATURE}{time}" if time else "at"), table=table, rows=table.num_rows, trouble=()
     )
 
 
 def span_s(sample: Sample) -> float:
-    """Seconds that the rows of a window span on their own clock; 0 for fewer than two."""
+    """Seconds spanned by the rows of a window on their own clock; 0 for fewer than two."""
     return float(sample.at[-1] - sample.at[0]) if sample.rows > 1 else 0.0

@@ -1,1 +1,1 @@
-"""Several machines on one ledger: which workers are ready where, who decides, who is alive."""
+"""Several machines on one ledger: which workers are ready on which host, which host decides, which is alive."""

@@ -1,8 +1,8 @@
-"""Clocks of other hosts, beside the one that this host goes by: told from the signs of life that come in while somebody looks.
+"""Clock skew of other hosts against this one, determined from the heartbeats that arrive while this host is reading.
 
-How old a sign of life is by this host's clock says nothing of the other's. When one has just come in, it was written a moment ago.
+The age of a heartbeat by this host's clock says nothing about the other's. One that has just arrived was written a moment ago.
 
-What does not belong here: one machine's own clock that is set (`system.clock`), what is told (`controller`).
+What does not belong here: changes of one machine's own clock (`system.clock`), what is reported (`controller`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_SKEW_S = 60.0
 
 
 class Peers:
-    """What the other hosts' clocks said when they were last seen to speak. Not for several threads."""
+    """The other hosts' clocks at their latest heartbeats. Not for several threads."""
 
     def __init__(self, *, host: str, counting: Callable[[], float] = time.monotonic) -> None:
         self._host = host
@@ -26,12 +26,12 @@ class Peers:
         self._looked_at: float | None = None
 
     def ahead_s(self, view: readiness.View) -> dict[str, float]:
-        """By how many seconds the clocks of hosts that have spoken since the last look are ahead of that of *view*; 0.0 if they agree.
+        """How many seconds the clocks of hosts that reported since the last reading are ahead of that of *view*; 0.0 if they agree.
 
-        A host that has said nothing new is not among them, nor is any at the first look.
+        A host that has reported nothing new is not included, nor is any at the first reading.
         """
         counted = self._counting()
-        # A sign of life came at any moment since the last look.
+        # A heartbeat arrived at any moment since the last reading.
         unsure_s = counted - self._looked_at if self._looked_at is not None else 0.0
         said = {row.host: row.seen_at for row in sorted(view.rows, key=lambda row: row.seen_at) if row.host != self._host}
         fresh = {host: at - view.now for host, at in said.items() if host in self._known and self._known[host] != at}

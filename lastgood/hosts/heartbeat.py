@@ -1,10 +1,10 @@
-"""Signs of life of the controller: a process that is there is not one that works.
+"""Heartbeats of the controller: a process that exists is not necessarily working.
 
-Once a second the controller notes the machine's own running time in a small file of fixed size, which needs no room on a
-full disk. That time stands still while a laptop sleeps and knows nothing of clocks that are set, so neither is taken for
-a frozen controller.
+Once a second the controller writes the machine's own running time to a small file of fixed size, which needs no space on a full
+disk. That time stands still while a laptop sleeps and is unaffected by clock changes, so neither is mistaken for a frozen
+controller.
 
-What does not belong here: starting and replacing it (`ops.local_stack`), signs of life of a host in the ledger (`readiness`).
+What does not belong here: starting and replacing it (`ops.local_stack`), heartbeats of a host in the ledger (`readiness`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lastgood.settings import Settings
 from lastgood.system import processes
 
 FROZEN_S = 20.0
-"""Seconds without a sign of life after which the controller is taken for frozen; a slow ledger holds up one turn for some seconds."""
+"""Seconds without a heartbeat after which the controller counts as frozen; a slow ledger delays one iteration by some seconds."""
 EVERY_S = 1.0
 _SIZE = 4096
 
@@ -38,7 +38,7 @@ def _file(settings: Settings) -> Path:
 
 
 class Pulse:
-    """What the controller says of itself. On a disk that cannot be written it says nothing, and nobody thinks worse of it."""
+    """The controller's own heartbeat. On a disk that cannot be written it writes none, and is not taken for frozen because of that."""
 
     def __init__(self, settings: Settings) -> None:
         self._handle: int | None = None
@@ -51,7 +51,7 @@ class Pulse:
         self.beat({})
 
     def beat(self, overdue: Mapping[str, float]) -> None:
-        """Note that it lives, at most once a second; *overdue* says of its threads, by name, for how many seconds they have made no turn."""
+        """Record a heartbeat, at most once a second; *overdue* maps threads by name to the seconds since their last iteration."""
         now = time.monotonic()
         if self._handle is None or now - self._at < EVERY_S:
             return
@@ -62,7 +62,7 @@ class Pulse:
         self._at = now
 
     def end(self) -> None:
-        """The controller ends by itself; nothing is left that could look frozen."""
+        """The controller ends normally; nothing is left that could look frozen."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -72,8 +72,8 @@ class Pulse:
 class ControllerHealth:
     """The controller's process.
 
-    `silent_s` are the seconds since its last sign of life, None if it gives none; `overdue` are threads of it that have made no
-    turn for so many seconds.
+    `silent_s` are the seconds since its last heartbeat, None if it gives none; `overdue` maps its overdue threads to the seconds since
+    their last iteration.
     """
 
     record: processes.Record
@@ -99,7 +99,7 @@ class ControllerHealth:
 
 
 def controller_health(settings: Settings) -> ControllerHealth | None:
-    """The controller's process and its signs of life; None if none runs."""
+    """The controller's process and its heartbeats; None if none runs."""
     record = processes.find_running(record_path(settings))
     if record is None:
         return None

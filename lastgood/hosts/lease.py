@@ -1,9 +1,9 @@
-"""Who decides for a service what is done without a person: whoever has its lease in the ledger, and nobody else.
+"""Which process makes the automatic decisions for a service: only the one that has its lease in the ledger.
 
-The lease is proven with every commit (`ledger.leases.Fence`). A process of this host that died keeps nobody waiting: the next
-one of the same host takes over at once. One that only seems to be dead loses nothing but its turn, for its token is old then.
+The lease is proven with every commit (`ledger.leases.Fence`). A dead process of this host delays nobody: the next one on the same
+host takes over at once. One that only seems dead loses nothing but its turn, because its token is then old.
 
-What does not belong here: what is decided (`release.advance`), and on what (`readiness`).
+What does not belong here: what is decided (`release.advance`), and on what basis (`readiness`).
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ _NUMBERS = itertools.count()
 
 
 def lease_name(service: str) -> str:
-    """The lease of whoever decides for *service*."""
+    """Name of the lease for decisions about *service*."""
     return f"gates/{service}"
 
 
 def drift_lease_name(service: str) -> str:
-    """The lease of whoever decides what a drift alarm of *service* comes to: minutes of work, while the gates go on."""
+    """Name of the lease for deciding a drift alarm of *service*: minutes of work, while the gates continue."""
     return f"drift/{service}"
 
 
 def holder(settings: Settings) -> str:
-    """A new name for a holder in this process, from which others on this host can tell whether the process lives."""
+    """A new name for a holder in this process, from which others on this host can determine whether the process is alive."""
     own = processes.current()
     return f"{readiness.host(settings)} {own.pid} {own.started} {next(_NUMBERS)}"
 
 
 def decide(ledger: Ledger, state: State, view: readiness.View, *, holder: str, ttl_s: float) -> Fence | None:
-    """Proof that *holder* decides for the service of *state* at the time of *view*; None if somebody else does.
+    """Proof that *holder* decides for the service of *state* at the time of *view*; None if another process does.
 
-    A host on which what serves is not ready leaves that to those on which it was when they were heard of last: they have its
-    bytes, its traffic and its log. So a host that has none of it measures nothing and decides nothing, also while they are silent.
+    A host on which the serving bundle is not ready leaves that to those on which it was when last heard of: they have its bytes, its
+    traffic and its log. So a host that has none of it measures nothing and decides nothing, even while they are silent.
     """
     name, arm = lease_name(state.service), state.stable or state.candidate
     homes = view.homes(arm) if arm is not None else frozenset()
@@ -54,7 +54,7 @@ def decide(ledger: Ledger, state: State, view: readiness.View, *, holder: str, t
 
 
 def acquire(ledger: Ledger, name: str, *, holder: str, now: float, ttl_s: float) -> Fence | None:
-    """Proof that *holder* has the lease *name* from now on; None if somebody else has. A dead process of the same host is succeeded at once."""
+    """Proof that *holder* has the lease *name* from now on; None if another has it. Succeeds a dead process of the same host at once."""
     fence = ledger.take_lease(name, holder=holder, now=now, ttl_s=ttl_s)
     if fence is not None:
         return fence
@@ -66,7 +66,7 @@ def acquire(ledger: Ledger, name: str, *, holder: str, now: float, ttl_s: float)
 
 
 def _died_here(other: str, *, like: str) -> bool:
-    """Whether *other* was a process of the same host and home, and is gone."""
+    """Whether *other* was a process of the same host and home, and no longer exists."""
     host, *process = other.split(" ")
     if host != like.split(" ", maxsplit=1)[0] or len(process) != 3 or not process[0].isdecimal():
         return False
@@ -75,7 +75,7 @@ def _died_here(other: str, *, like: str) -> bool:
 
 @contextlib.contextmanager
 def given_up(ledger: Ledger, name: str, *, holder: str) -> Iterator[None]:
-    """Afterwards *holder* leaves the lease to others, if it has it."""
+    """Context: on exit, *holder* releases the lease, if it has it."""
     try:
         yield
     finally:

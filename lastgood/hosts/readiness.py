@@ -1,7 +1,7 @@
-"""Which workers are ready, as the hosts that run them say in the ledger: what everything that is done without a person is decided on.
+"""Which workers are ready, as the hosts that run them report in the ledger: the basis of all automatic decisions.
 
-Nobody decides on what it happens to see itself. A host that cannot start a worker, or cannot reach one, says so in rows of its
-own, beside those of the hosts that can; a host that says nothing any more is unknown, which is neither ready nor unready.
+No decision rests on what one host happens to see. A host that cannot start or reach a worker reports that in its own rows, next to
+those of the hosts that can; a host that no longer reports is unknown, which is neither ready nor not ready.
 
 What does not belong here: the rows (`ledger.readiness`), asking workers (`layers.infrastructure`), who decides (`ledger.leases`).
 """
@@ -25,7 +25,7 @@ MISSED = 3
 AHEAD_S = 60.0
 """Seconds by which a host's clock may be ahead of the reader's."""
 GONE_S = 86_400.0
-"""Seconds after which a host that says nothing is taken for gone: what it said last keeps nobody from anything."""
+"""Seconds of silence after which a host counts as gone: its last report then no longer blocks anything."""
 
 
 @functools.cache
@@ -34,20 +34,20 @@ def _host(home: str) -> str:
 
 
 def host(settings: Settings) -> str:
-    """The name under which this machine speaks of the workers of this home. Two homes on one machine are two hosts."""
+    """The name under which this machine reports the workers of this home. Two homes on one machine are two hosts."""
     return _host(str(settings.home))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What all hosts together say of a service's workers at `now` (Unix seconds). `stale_s`: silence that makes a host unknown."""
+    """What all hosts together report on a service's workers at `now` (Unix seconds). `stale_s`: silence that makes a host unknown."""
 
     rows: tuple[Readiness, ...]
     now: float
     stale_s: float
 
     def word(self, arm: str) -> Word:
-        """Ready if a host says so; not ready if all that speak of it deny it, and none fell silent that said it was; else unknown."""
+        """Ready if a host reports it; not ready if all that report on it deny it, and none that had it ready fell silent; else unknown."""
         spoken = [row for row in self.rows if row.arm == arm and self._age_s(row) < GONE_S]
         fresh = [row for row in spoken if self._fresh(row)]
         if any(row.ready for row in fresh):
@@ -57,7 +57,7 @@ class View:
 
     @property
     def arms(self) -> frozenset[str]:
-        """Arms of which a host has said anything."""
+        """Arms on which a host has reported anything."""
         return frozenset(row.arm for row in self.rows)
 
     @property
@@ -70,19 +70,19 @@ class View:
         return frozenset(arm for arm in self.arms if self.word(arm) == "not ready")
 
     def failing(self, arm: str) -> bool:
-        """Whether the arm is not ready and its worker was started in vain: it will hardly be ready in a moment."""
+        """Whether the arm is not ready and starting its worker has failed: it is unlikely to be ready soon."""
         return self.word(arm) == "not ready" and any(row.failures > 0 for row in self._of(arm))
 
     def homes(self, arm: str) -> frozenset[str]:
-        """Hosts whose last word is that the arm is ready there, also of one that has fallen silent."""
+        """Hosts whose latest report has the arm ready, including hosts that have fallen silent."""
         return frozenset(row.host for row in self.rows if row.arm == arm and row.ready and self._age_s(row) < GONE_S)
 
     def denied(self, arm: str) -> tuple[str, ...]:
-        """Hosts that say now that the arm is not ready there, by name."""
+        """Hosts that currently report the arm as not ready, by name."""
         return tuple(sorted(row.host for row in self._of(arm) if not row.ready))
 
     def since(self, arm: str) -> float | None:
-        """Since when the arm is what `word` says (Unix seconds); None if that is unknown."""
+        """Since when the arm is in the state given by `word` (Unix seconds); None if unknown."""
         word = self.word(arm)
         rows = [row for row in self._of(arm) if row.ready == (word == "ready")]
         if word == "unknown" or not rows:
@@ -90,7 +90,7 @@ class View:
         return min(row.since for row in rows) if word == "ready" else max(row.since for row in rows)
 
     def why(self, arm: str) -> str:
-        """What the hosts say went wrong with the arm's workers; if unknown, the host that reported last; empty if there is nothing to report."""
+        """What went wrong with the arm's workers, by host; if unknown, the host that reported last; empty if there is nothing to report."""
         word = self.word(arm)
         if word == "ready":
             return ""
@@ -103,7 +103,7 @@ class View:
         return "; ".join(dict.fromkeys(row.detail for row in self._of(arm) if row.detail))
 
     def to_json(self, arm: str) -> dict[str, Any]:
-        """The stable form of what is known of one arm."""
+        """The stable form of what is known about one arm."""
         hosts = [dataclasses.asdict(row) for row in self.rows if row.arm == arm]
         return {"state": self.word(arm), "since": self.since(arm), "failing": self.failing(arm), "why": self.why(arm), "hosts": hosts}
 
@@ -126,7 +126,7 @@ class View:
 
 
 def read(ledger: Ledger, service: str, *, settings: Settings, now: float) -> View:
-    """What the hosts say of *service* at Unix time *now*."""
+    """The hosts' reports on *service* at Unix time *now*."""
     return View(rows=tuple(ledger.readiness(service)), now=now, stale_s=MISSED * settings.controller.heartbeat_s)
 
 
@@ -140,11 +140,11 @@ def report(
     troubles: Mapping[str, tuple[int, str]],
     now: float,
 ) -> View:
-    """Say what this host sees: which of the *wanted* arms are *ready*, and what is wrong with others (see `layers.base.Processes.troubles`).
+    """Report what this host sees: which of the *wanted* arms are *ready*, and what is wrong with others.
 
-    Returns what all say then.
+    For the latter see `layers.base.Processes.troubles`. Returns what all hosts then report.
 
-    Written only when something has changed, and every `controller.heartbeat_s` seconds as a sign of life.
+    Written only when something has changed, and every `controller.heartbeat_s` seconds as a heartbeat.
     """
     view = read(ledger, service, settings=settings, now=now)
     mine = {row.arm: row for row in view.rows if row.host == host(settings)}
@@ -166,7 +166,7 @@ class ReadyArms(NamedTuple):
 
 
 def arms_by_readiness(view: View, awaited: Collection[str]) -> ReadyArms:
-    """Which arms are `ready`, and of which of the *awaited* nothing is `unknown`, for a decision.
+    """Which arms are `ready`, with no *awaited* arm `unknown`, for a decision.
 
     Where no host reports any worker, as without an infrastructure layer, no worker counts as not ready.
     """
@@ -176,5 +176,5 @@ def arms_by_readiness(view: View, awaited: Collection[str]) -> ReadyArms:
 
 
 def ranked(lineage: Sequence[str], view: View) -> list[str]:
-    """*lineage* with those first that are warm, and those last whose workers cannot be started; otherwise in the same order."""
+    """*lineage* with warm bundles first, and those whose workers cannot be started last; otherwise in the same order."""
     return sorted(lineage, key=lambda digest: 0 if view.word(digest) == "ready" else 2 if view.failing(digest) else 1)

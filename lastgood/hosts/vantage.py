@@ -1,7 +1,7 @@
-"""Whose word it is: what a host reads in its own log, or finds on its own disk, it says for the hosts that serve, or not at all.
+"""Which host may report: what a host reads in its own log, or finds on its own disk, it reports for the serving hosts, or not at all.
 
-A host that serves nothing of a service has no log of it: what it does not see has not failed to happen. Which hosts serve stands
-in the ledger (`readiness`), also of those that have fallen silent.
+A host that does not serve a service has no log of it: what it does not see may still have happened. The ledger records which hosts
+serve (`readiness`), including those that have fallen silent.
 
 What does not belong here: who decides about a release (`lease`).
 """
@@ -17,20 +17,20 @@ from lastgood.hosts import readiness
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HostView:
-    """From where something is seen: this `host`, and the `others` that serve the same bundle, or did when they were heard of last."""
+    """The viewpoint of an observation: this `host`, and the `others` that serve the same bundle, or did when last heard of."""
 
     host: str
     others: tuple[str, ...] = ()
 
     def told(self) -> str:
-        """Whose word it is, to stand behind it; nothing where there is one host only."""
+        """Text to append that names the reporting host and the others; empty if there is only one host."""
         return f"; as seen by host {self.host}; {', '.join(self.others)} also serves" if self.others else ""
 
 
 def check_vantage(ctx: context.Context, service: str, arm: str, *, now: float) -> HostView:
-    """From where this host sees *arm* of *service*. Raises Conflict if other hosts serve it and this one does not.
+    """The viewpoint of this host on *arm* of *service*. Raises Conflict if other hosts serve it and this one does not.
 
-    Where no host speaks of workers, as without an infrastructure layer, each may speak for itself.
+    Where no host reports workers, as without an infrastructure layer, each may report for itself.
     """
     homes = readiness.read(ctx.ledger, service, settings=ctx.settings, now=now).homes(arm)
     host = readiness.host(ctx.settings)

@@ -1,7 +1,7 @@
-"""The contract of a vector index: immutable snapshots, named by what they hold.
+"""The contract of a vector index: immutable snapshots, named by their content.
 
-An engine knows no aliases that anyone reads by: which bundle serves stands in the ledger, the bundle names its snapshot,
-and a worker opens that one. So a rollback moves nothing here; both replicas lie open side by side.
+Nothing reads by an engine's aliases: the ledger records which bundle serves, the bundle names its snapshot, and a worker opens
+that one. So a rollback moves nothing here; both replicas are open side by side.
 
 Every engine passes the suite in `lastgood.conformance.index`; `lastgood.testing` ships a twin in memory.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """A row that was found. `score` is the cosine similarity, or the engine's own measure for words; higher is nearer."""
+    """A row that was found. `score` is the cosine similarity, or the engine's own measure for word search; higher is nearer."""
 
     row: index_snapshot.Row
     score: float
@@ -35,9 +35,9 @@ class Hit:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
-    """A snapshot as an engine holds it, with the aliases that stand for it.
+    """A snapshot as an engine holds it, with the aliases that point to it.
 
-    `bytes` on disk and `built_at` (Unix seconds) are None where the engine cannot tell.
+    `bytes` on disk and `built_at` (Unix seconds) are None if the engine does not know them.
     """
 
     name: str
@@ -48,14 +48,14 @@ class Replica:
 
 
 class Reader(abc.ABC):
-    """One snapshot, open. It goes on answering while others are built, opened and retired. Safe for several threads.
+    """One open snapshot. It continues to answer while others are built, opened and retired. Safe for several threads.
 
-    Methods raise Unavailable if the engine is away.
+    Methods raise Unavailable if the engine is unavailable.
     """
 
     snapshot: index_snapshot.Snapshot
     text_search: bool = True
-    """Whether words can be looked for, in this engine and this snapshot; where not, `search_text` is refused (NotAllowed)."""
+    """Whether this engine and this snapshot support word search; if not, `search_text` is refused (NotAllowed)."""
 
     @abc.abstractmethod
     def search(self, vector: Vector, *, k: int) -> list[Hit]:
@@ -63,7 +63,7 @@ class Reader(abc.ABC):
 
     @abc.abstractmethod
     def search_text(self, words: str, *, k: int) -> list[Hit]:
-        """Up to *k* rows in which *words* occur, best first; none if there are none, or nothing to look for."""
+        """Up to *k* rows in which *words* occur, best first; empty if there are none, or nothing to search for."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -71,37 +71,37 @@ class Reader(abc.ABC):
 
 
 class VectorIndex(abc.ABC):
-    """An engine. Every method raises Unavailable if the engine is away or full; nothing half-made is ever visible."""
+    """An engine. Every method raises Unavailable if the engine is unavailable or full; nothing incomplete is ever visible."""
 
     @abc.abstractmethod
     def build(self, part: Path) -> Replica:
-        """The replica of the index part in folder *part*, made now unless it is there. Any number may call it at once.
+        """The replica of the index part in folder *part*, built now unless it exists. Any number may call it at once.
 
-        What it holds is checked against the part before it becomes visible. Raises Damaged if that fails.
+        Its content is checked against the part before it becomes visible. Raises Damaged if that fails.
         """
 
     @abc.abstractmethod
     def open(self, name: str) -> Reader:
-        """A reader of the replica *name*. Raises NotFound, or Damaged for one that is not whole at first sight."""
+        """A reader of the replica *name*. Raises NotFound, or Damaged for one that fails the quick check."""
 
     @abc.abstractmethod
     def verify(self, name: str, *, deep: bool) -> None:
-        """Return if the replica is whole: at first sight, or *deep*, every byte and row. Raises NotFound or Damaged."""
+        """Return if the replica is intact: by a quick check or, if *deep*, every byte and row. Raises NotFound or Damaged."""
 
     @abc.abstractmethod
     def replicas(self) -> list[Replica]:
-        """All that are whole enough to be named, by name. Ones that are being built, or were never finished, are not there."""
+        """All replicas that pass the quick check, by name. Ones being built, or never finished, are not included."""
 
     @abc.abstractmethod
     def retire(self, name: str) -> None:
-        """Remove a replica and what dead builders left; gone already is fine. Raises NotAllowed while a reader has it open.
+        """Remove a replica and the remains of dead builders; already removed is fine. Raises NotAllowed while a reader has it open.
 
-        Whether anybody still needs it is not known here: see `retention`.
+        Whether it is still needed is not known here: see `retention`.
         """
 
     @abc.abstractmethod
     def point(self, alias: str, name: str | None) -> None:
-        """Make *alias* stand for the replica *name*, None for nothing; for people and other programs, nothing of ours reads by it.
+        """Point *alias* at the replica *name*, None for nothing; for people and other programs, nothing of ours reads by it.
 
         Raises NotFound if there is no such replica.
         """
@@ -111,7 +111,7 @@ class VectorIndex(abc.ABC):
 
 
 def check_name(name: str) -> str:
-    """*name* if it can be a replica's. Raises NotFound: names end up in paths and statements."""
+    """*name* if it can be a replica's. Raises NotFound: names are used in paths and statements."""
     if re.fullmatch(r"idx[0-9a-f]{16}", name) is None:
         raise errors.NotFound(f"no index {name[:80]!r}; see 'lastgood index list'")
     return name

@@ -1,4 +1,4 @@
-"""Engines by URL, and the way from a bundle's index part to an open reader. Nothing is imported until it is asked for.
+"""Engines by URL, and opening a reader from a bundle's index part. Nothing is imported until it is used.
 
 (empty)                       LanceDB, in `index/` of the home folder
 lancedb:///PATH               LanceDB, in the folder PATH
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def connect(settings: Settings) -> base.VectorIndex:
-    """The engine that *settings* name. Raises UsageError for an address that is none."""
+    """The engine named in *settings*. Raises UsageError for an invalid address."""
     url = settings.index_url
     kind, _, rest = url.partition("://")
     if kind == "lancedb" and rest.startswith("/"):
@@ -40,10 +40,10 @@ def connect(settings: Settings) -> base.VectorIndex:
 
 
 def open_replica(part: Path, *, embedder: str, settings: Settings | None = None) -> base.Reader:
-    """The index part in folder *part*, open for questions; its replica is built first where the engine has none, or a damaged one.
+    """The index part in folder *part*, open for queries; its replica is built first if the engine has none, or a damaged one.
 
-    *embedder* is the digest of the embedder that will make the queries: an index of another one is refused (NotAllowed), for
-    its answers would be noise. What *settings* leave out comes from the environment, as in a worker.
+    *embedder* is the digest of the embedder that will make the queries: an index of another one is refused (NotAllowed), because
+    its answers would be noise. Values missing in *settings* come from the environment, as in a worker.
     """
     from lastgood import settings as settings_
 

@@ -1,12 +1,12 @@
-"""How a text becomes a vector: small models that lie in the bundle, weights, tokenizer and all.
+"""How a text becomes a vector: small models contained in the bundle, with weights and tokenizer.
 
     embedder.json    {"schema", "kind": "static" | "onnx", "dim", …}
     tokenizer.json   as the library `tokenizers` reads it
     weights.safetensors | model.onnx
 
-The digest of such a folder is the embedder's name in the manifest; an index says with which one it was built, and a bundle
-whose model and index name different ones is refused. Each text is embedded on its own, so a vector does not depend on what
-else was in the batch. `static` gives the same bytes on every machine; `onnx` does on one kind of machine.
+The digest of such a folder is the embedder's name in the manifest; an index names the one it was built with, and a bundle
+whose model and index name different ones is refused. Each text is embedded separately, so a vector does not depend on the
+rest of the batch. `static` gives the same bytes on every machine; `onnx` does on one kind of machine.
 
 What does not belong here: where the weights come from (a service's own code), hosted embedding models (not pinned by bytes).
 """
@@ -46,13 +46,13 @@ class Description(pydantic.BaseModel):
     kind: Literal["static", "onnx"]
     """static: mean of a table's rows, one for each token. onnx: mean of a transformer's last layer."""
     name: str
-    """For people."""
+    """A name for people."""
     dim: int = pydantic.Field(ge=1, le=16_000)
     """Numbers in a vector."""
     tensor: str | None = None
-    """static: the table's name in weights.safetensors, (tokens, dim or more); of more columns the first are taken."""
+    """static: the table's name in weights.safetensors, (tokens, dim or more); of more columns the first are used."""
     max_tokens: int = pydantic.Field(default=256, ge=1, le=8192)
-    """Tokens of a text that are read; what comes after them is not seen."""
+    """Maximum number of tokens read; the rest of a text is ignored."""
 
 
 class Embedder(abc.ABC):
@@ -68,7 +68,7 @@ class Embedder(abc.ABC):
         return self.about.dim
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """float32, (texts, dim). A text without a single token gives zeros: it is like nothing."""
+        """float32, (texts, dim). A text without a single token gives zeros: it is similar to nothing."""
         import numpy as np
 
         found = np.zeros((len(texts), self.dim), dtype=np.float32)
@@ -110,7 +110,7 @@ class _Onnx(Embedder):
 
         self._tokenizer = _tokenizer(folder, about)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1  # more of them only get into each other's way
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # more of them only compete with each other
         self._session = onnxruntime.InferenceSession(folder / WEIGHTS["onnx"], options, providers=["CPUExecutionProvider"])
         self._inputs = {one.name for one in self._session.get_inputs()}
 
@@ -133,7 +133,7 @@ def _tokenizer(folder: Path, about: Description) -> Any:
 
 
 def load(folder: Path) -> Embedder:
-    """The embedder in *folder*, verified by what is in it. Raises Damaged if it cannot be loaded, NotFound if there is none."""
+    """The embedder in *folder*, verified by its content. Raises Damaged if it cannot be loaded, NotFound if there is none."""
     about = describe(folder)
     kinds: dict[str, type[_Static | _Onnx]] = {"static": _Static, "onnx": _Onnx}
     try:
@@ -147,7 +147,7 @@ def load(folder: Path) -> Embedder:
 
 
 def describe(folder: Path) -> Description:
-    """What embedder.json says. Raises NotFound or Damaged."""
+    """The content of embedder.json. Raises NotFound or Damaged."""
     try:
         return Description.model_validate_json((folder / FILE).read_bytes())
     except OSError as error:

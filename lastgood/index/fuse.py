@@ -1,4 +1,4 @@
-"""One ranking out of several: what words find and what vectors find, together.
+"""One ranking from several: the results of word search and vector search combined.
 
 What does not belong here: searching (`base.Reader`).
 """
@@ -12,7 +12,7 @@ from lastgood import errors
 from lastgood.index import base
 
 RRF_K = 60
-"""Of reciprocal rank fusion (Cormack, Clarke, Büttcher 2009): how little the first ranks stand out; 60 is the paper's."""
+"""The constant of reciprocal rank fusion (Cormack, Clarke, Büttcher 2009): how little the first ranks stand out; 60 is the paper's."""
 
 
 DEPTH = 5
@@ -22,8 +22,8 @@ DEPTH = 5
 def by_score(*rankings: Sequence[base.Hit], k: int, weights: Sequence[float] | None = None) -> list[base.Hit]:
     """The best *k* rows of all rankings, each scored by the weighted sum of its scores; equal ones by id.
 
-    A ranking's scores are put on one scale first: 1 for its best, 0 for its last, or for what it has not found (Bruch, Gai,
-    Ingber 2023). A clear first place so beats two middling ones, which ranks alone do not. *weights* are 1 each where left out.
+    A ranking's scores are normalized first: 1 for its best, 0 for its last, or for what it has not found (Bruch, Gai,
+    Ingber 2023). So a clear first place beats two middling ones, which it does not by ranks alone. *weights* are 1 each by default.
     Raises UsageError for weights that do not fit.
     """
     shares = [1.0] * len(rankings) if weights is None else list(weights)
@@ -48,7 +48,7 @@ def _scaled(scores: Sequence[float]) -> list[float]:
 def reciprocal_rank(*rankings: Sequence[base.Hit], k: int, constant: float = RRF_K) -> list[base.Hit]:
     """The best *k* rows of all rankings, each scored by the sum of 1 / (constant + rank); equal ones by id.
 
-    Ranks and not scores, since a cosine and a measure for words have no common scale.
+    Uses ranks and not scores, since a cosine and a word measure have no common scale.
     """
     scores: dict[str, float] = {}
     rows = {}

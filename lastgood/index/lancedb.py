@@ -1,4 +1,4 @@
-"""LanceDB, the default engine: one folder of files per snapshot, made once, never written again.
+"""LanceDB, the default engine: one folder of files per snapshot, written once, never modified.
 
     <root>/idx<16 hex>/{snapshot.json, files.json, stamps.json, lance/…}
     <root>/.staging/<random>     being built; not visible; its builder holds a lock that dies with it
@@ -6,10 +6,10 @@
     <root>/<alias>               a symbolic link, for people
 
 A replica appears by one rename of a folder whose every byte is on disk and was read back. Up to FLAT_ROWS rows each query
-looks at all vectors; above, at a rounded copy of all of them (an index of one list), and compares the best exactly. Nothing
-depends on k-means or a random graph, but the rounding begins with a random rotation: of 6,000 questions to 100,000 embedded
-texts one lost one of its ten rows, of vectors without any structure six in a thousand. LanceDB checks no bytes when it reads,
-so `files.json` keeps the SHA-256 of each file.
+compares all vectors; above, it searches a quantized copy of all of them (an index of one list), and compares the best exactly.
+Nothing depends on k-means or a random graph, but quantization begins with a random rotation: of 6,000 questions to 100,000 embedded
+texts one lost one of its ten rows, of vectors without any structure six in a thousand. LanceDB does not check bytes when it reads,
+so `files.json` contains the SHA-256 of each file.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FLAT_ROWS = 4_000
-"""Up to here comparing every vector is faster than asking an index."""
+"""Up to this many rows comparing every vector is faster than using an index."""
 NPROBES = 80
 """All lists: there is one. Replicas of up to half a million rows that were built before had no more than this."""
 REFINE = 5
-"""So many times the wanted rows are compared exactly: recall@10 of a million embedded texts is 1.0, with 2 it is .998. Each costs time."""
+"""Multiple of the wanted rows compared exactly: recall@10 of a million embedded texts is 1.0, with 2 it is .998. Each costs time."""
 
 _FILES = "files.json"
 _TABLE = "rows"
@@ -81,7 +81,7 @@ class LanceIndex(base.VectorIndex):
             failpoint("index.before_rename")
             try:
                 folder.rename(self.root / snapshot.name)
-            except OSError as error:  # somebody else may have been faster with the same
+            except OSError as error:  # another process may have been faster with the same
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
             failpoint("index.after_rename")
@@ -90,9 +90,9 @@ class LanceIndex(base.VectorIndex):
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Path]:
-        """A private folder that nobody sees, gone when the block ends; what dead builders left goes as well.
+        """A private, invisible folder, removed when the block ends; the remains of dead builders are removed as well.
 
-        The lock on it dies with its builder. Folders are made and swept under one lock, so that none is swept between the two.
+        The lock on it dies with its builder. Folders are created and swept under one lock, so that none is swept in between.
         """
         parent = self.root / ".staging"
         parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ class LanceIndex(base.VectorIndex):
             os.close(held)
 
     def sweep(self) -> int:
-        """Remove what builders left that no longer live; how many there were."""
+        """Remove the remains of dead builders; returns how many there were."""
         parent = self.root / ".staging"
         if not parent.is_dir():
             return 0
@@ -115,7 +115,7 @@ class LanceIndex(base.VectorIndex):
             return _sweep(parent)
 
     def _set_aside(self, name: str) -> None:
-        """Keep a damaged replica as evidence where nobody opens it."""
+        """Keep a damaged replica as evidence where it cannot be opened."""
         evidence = self.root / ".damaged"
         evidence.mkdir(exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
@@ -239,7 +239,7 @@ class LanceIndex(base.VectorIndex):
 
 
 class _Reader(base.Reader):
-    """Files are opened as they are needed, so a replica that is replaced under a reader is opened anew by its next question."""
+    """Files are opened as needed, so a replica that is replaced under a reader is reopened by its next query."""
 
     def __init__(self, folder: Path, lease: int) -> None:
         self.snapshot = index_snapshot.read(folder)
@@ -269,7 +269,7 @@ class _Reader(base.Reader):
             raise refuse()
         if not words.strip():
             return []
-        match: Any = query.MatchQuery  # its types ask for what has a default
+        match: Any = query.MatchQuery  # its types require what has a default
 
         def ask(table: Any) -> pa.Table:
             return table.search(match(words, "text"), query_type="fts").select(["id", "text", "meta", "_score"]).limit(k).to_arrow()
@@ -333,7 +333,7 @@ def _fill(folder: Path, rows: list[index_snapshot.Packed], snapshot: index_snaps
     made.create_index("id", config=BTree())
     way = words.of_spec(snapshot.spec)
     if way == words.NGRAM:
-        # Pieces of two: a word of Chinese is no longer as a rule.
+        # Pieces of two: a Chinese word is usually no longer.
         asked = FTS(base_tokenizer="ngram", ngram_min_length=words.GRAM, ngram_max_length=words.GRAM, stem=False, remove_stop_words=False)
         made.create_index("text", config=asked)
     elif way != words.NONE:
@@ -343,7 +343,7 @@ def _fill(folder: Path, rows: list[index_snapshot.Packed], snapshot: index_snaps
 
 
 def rounded(dim: int) -> Any:
-    """The index over vectors of *dim* numbers: one list of them, to 4 bits a number. Where LanceDB cannot do that: 8 bits, exact, and slower."""
+    """The index over vectors of *dim* numbers: one list, 4 bits a number. Where LanceDB cannot do that: 8 bits, exact, and slower."""
     from lancedb.index import IvfRq, IvfSq
 
     if dim % 8:
@@ -363,7 +363,7 @@ def _read_back(folder: Path, snapshot: index_snapshot.Snapshot) -> list[index_sn
 
 
 def _lock(folder: Path, *, wait: bool = True) -> int:
-    """An exclusive lock on *folder* itself, gone when the handle is closed. Raises BlockingIOError if it is held and not to be waited for."""
+    """An exclusive lock on *folder* itself, released with the handle. Raises BlockingIOError if it is held and must not be waited for."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -1,14 +1,14 @@
-"""pgvector: one table per snapshot, in a Postgres that is there anyway.
+"""pgvector: one table per snapshot, in an existing Postgres.
 
-    <schema>.snapshots     (name, described): a replica is there once its row is, written last in the same transaction
+    <schema>.snapshots     (name, described): a replica exists once its row does, written last in the same transaction
     <schema>.idx<16 hex>   (id, text, meta, words, embedding), written once
     <schema>.aliases       (alias, name), for people and other programs
 
 A table, and not rows of one shared table: a graph index over all snapshots would change the answers of an old one whenever a new
-one is written. Up to FLAT_ROWS rows every vector is compared; above there is an HNSW index, whose answers are nearly always
-the nearest. A reader holds a shared advisory lock for as long as it is open, and only without one a table is dropped.
+one is written. Up to FLAT_ROWS rows every vector is compared; above, there is an HNSW index, whose answers are nearly always
+the nearest. A reader holds a shared advisory lock for as long as it is open, and a table is dropped only if there is none.
 
-What does not belong here: the ledger's own tables, which may stand in the same database under another schema.
+What does not belong here: the ledger's own tables, which may be in the same database under another schema.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     import psycopg
 
 FLAT_ROWS = 50_000
-"""Up to here comparing every vector takes some 20 ms, and finds all."""
+"""Up to this many rows comparing every vector takes some 20 ms, and finds all."""
 EF_SEARCH = 100
 """Candidates that an HNSW search keeps: recall@10 is .98 with 100,000 rows."""
 GRAPH_MB, GRAPH_BYTES = 1024, 400
-"""Most memory for building a graph, and what a row needs there besides its vector: neighbours on every level."""
+"""Maximum memory for building a graph, and what a row needs there besides its vector: neighbours on every level."""
 MAX_INDEXED = 2000
-"""Dimensions that pgvector can index; with more of them every vector is compared, however many rows."""
+"""Dimensions that pgvector can index; above, every vector is compared, however many rows."""
 LOCK_MS, PATIENT_MS = 2_000, 600_000
 _LOCKS = 0x1A57
-"""Class of the advisory locks, so that they meet nobody else's."""
+"""Class of the advisory locks, so that they do not collide with others."""
 
 
 class PgvectorIndex(base.VectorIndex):
-    """See the module. *url* is a libpq address; *schema* is made if it is not there."""
+    """See the module. *url* is a libpq address; *schema* is created if it does not exist."""
 
     def __init__(self, url: str, *, schema: str = "lastgood_index") -> None:
         self._url = url
@@ -56,7 +56,7 @@ class PgvectorIndex(base.VectorIndex):
     def build(self, part: Path) -> base.Replica:
         snapshot = index_snapshot.read(part)
         with self._connection() as connection:
-            # One builder at a time; the others wait for as long as it takes, and a large graph takes more than PATIENT_MS.
+            # One builder at a time; the others wait as long as necessary, and a large graph takes more than PATIENT_MS.
             connection.execute("SET lock_timeout = 0; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")
             connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (_LOCKS + 1, snapshot.name))
             connection.execute(f"SET lock_timeout = {LOCK_MS}")
@@ -121,7 +121,7 @@ class PgvectorIndex(base.VectorIndex):
             self._verify(connection, name, deep=deep)
 
     def _verify(self, connection: psycopg.Connection[Any], name: str, *, deep: bool) -> index_snapshot.Snapshot:
-        """At first sight: the catalogue, the table and its indexes are there and valid. Deep: every row, and the graph against all vectors."""
+        """Quick: the catalogue, the table and its indexes exist and are valid. Deep: every row, and the graph against all vectors."""
         snapshot = self._described(connection, name)
         table = self._named(name)
         found = connection.execute(
@@ -140,7 +140,7 @@ class PgvectorIndex(base.VectorIndex):
         return snapshot
 
     def _check_graph(self, connection: psycopg.Connection[Any], name: str) -> None:
-        """Rows look for themselves: a graph that no longer leads to them is broken."""
+        """Rows search for themselves: a graph that no longer leads to them is broken."""
         table = self._named(name)
         connection.execute("SELECT set_config('hnsw.ef_search', %s, false)", (str(EF_SEARCH),))
         sample = connection.execute(f"SELECT id, embedding::text FROM {table} ORDER BY md5(id) LIMIT 20").fetchall()
@@ -204,7 +204,7 @@ class PgvectorIndex(base.VectorIndex):
             )
 
     def _named(self, name: str) -> str:
-        """*name* with its schema, safe to stand in a statement."""
+        """*name* with its schema, safe to use in a statement."""
         if not name.isidentifier() or not self._schema.isidentifier():
             raise errors.NotFound(f"no index {name!r}; see 'lastgood index list'")
         return f'"{self._schema}"."{name}"'
@@ -225,7 +225,7 @@ class PgvectorIndex(base.VectorIndex):
             connection.close()
 
     def _prepare(self, connection: psycopg.Connection[Any]) -> None:
-        """Make what is missing. Whoever may only read finds it there already."""
+        """Create what is missing. A read-only user finds it already there."""
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s, 0)", (_LOCKS + 1,))
             there = connection.execute("SELECT to_regclass(%s)", (self._named("aliases"),)).fetchone()
@@ -241,7 +241,7 @@ class PgvectorIndex(base.VectorIndex):
 
 
 class _Reader(base.Reader):
-    """One connection, shared by its threads, with the shared lock on it; made again when the server was away."""
+    """One connection, shared by its threads, with the shared lock on it; reopened after the server was unavailable."""
 
     def __init__(self, index: PgvectorIndex, name: str, snapshot: index_snapshot.Snapshot) -> None:
         self.snapshot = snapshot
@@ -264,7 +264,7 @@ class _Reader(base.Reader):
         )
 
     def search_text(self, words: str, *, k: int) -> list[base.Hit]:
-        """Rows with any of the words: a question has many, and a passage seldom all of them."""
+        """Rows with any of the words: a question has many, and a passage seldom contains all of them."""
         way = _way(self.snapshot)
         if way == index_words.NONE:
             raise index_words.refuse()
@@ -275,7 +275,7 @@ class _Reader(base.Reader):
                 "ORDER BY score DESC, id LIMIT %(k)s",
                 {"grams": index_words.grams(words.replace("\0", " ")), "k": k},
             )
-        # The tokens are taken from the parsed text, so that nothing a user types is read as an operator, and no ending is cut off twice.
+            # The tokens are taken from the parsed text, so that no user input is read as an operator, and no ending is stripped twice.
         return self._ask(
             "WITH asked AS (SELECT string_agg(quote_literal(lexeme), ' | ')::tsquery AS q "
             f"FROM unnest(to_tsvector('{way}', %(words)s))) "
@@ -295,7 +295,7 @@ class _Reader(base.Reader):
             except psycopg.OperationalError:
                 if self._kept is None or not self._kept.closed:
                     raise
-                found = self._connected().execute(statement, values).fetchall()  # the server was away, and may be back
+                found = self._connected().execute(statement, values).fetchall()  # the server was unavailable, and may be back
         hits = [
             base.Hit(row=index_snapshot.Row(id=one, text=text, meta=json.loads(meta)), score=float(score))
             for one, text, meta, score in found
@@ -330,7 +330,7 @@ class _Reader(base.Reader):
 
 
 def connect(url: str) -> psycopg.Connection[Any]:
-    """A connection that waits for no lock for long. Raises Unavailable, or UsageError without the packages."""
+    """A connection that does not wait long for any lock. Raises Unavailable, or UsageError without the packages."""
     try:
         import psycopg
     except ImportError as error:
@@ -348,7 +348,7 @@ def connect(url: str) -> psycopg.Connection[Any]:
 
 @contextlib.contextmanager
 def translate_errors(url: str) -> Iterator[None]:
-    """Turn Postgres's errors into ours; no message holds a password."""
+    """Convert Postgres's errors to ours; no message contains a password."""
     import psycopg
 
     try:
@@ -373,15 +373,15 @@ def _plain(url: str) -> str:
 
 
 def _way(snapshot: index_snapshot.Snapshot) -> str:
-    """A language (of a fixed list: it stands in statements), NGRAM or NONE."""
+    """A language (from a fixed list: it is used in statements), NGRAM or NONE."""
     return index_words.of_spec(snapshot.spec)
 
 
 def _check_letters(connection: psycopg.Connection[Any], way: str) -> None:
-    """Raise UsageError if the database knows no letters beyond ASCII, and *way* needs them: it would find nothing, in silence."""
+    """Raise UsageError if the database supports only ASCII letters, and *way* needs others: it would silently find nothing."""
     if way in (index_words.DEFAULT, index_words.NGRAM, index_words.NONE):
         return
-    # A server of one release finds no word there, one of another finds it and does not know that a capital is the same letter.
+        # One server release finds no word there, another finds it but does not match capitals with small letters.
     row = connection.execute(
         "SELECT length(to_tsvector('simple', 'договор')) > 0 AND to_tsvector('simple', 'Договор') = to_tsvector('simple', 'договор')"
     ).fetchone()

@@ -1,14 +1,14 @@
 """Pinecone: one namespace per snapshot in one index, over its REST API.
 
     namespace idx<16 hex>            a record per row: values, and text and meta as metadata
-    namespace lastgood-catalogue     a record per replica, written when all its rows can be read: only then it is there
+    namespace lastgood-catalogue     a record per replica, written when all its rows can be read: only then does it exist
     namespace aliases                for people and other programs
 
-It finds by meaning only (`Reader.text_search` is false), and its readers cannot be seen from elsewhere: whether a replica may be
-retired is a matter of `retention` alone. Written rows can be read after a while; a build waits for that. Tested against a fake of
-the protocol (documented version 2026-07), never against the service itself.
+It supports vector search only (`Reader.text_search` is false), and its readers cannot be seen from elsewhere: whether a replica may
+be retired depends on `retention` alone. Written rows become readable after a while; a build waits for that. Tested against a fake
+of the protocol (documented version 2026-07), never against the service itself.
 
-What does not belong here: making the index (its dimension and metric cosine are chosen when it is created, by hand).
+What does not belong here: creating the index (its dimension and metric cosine are chosen when it is created, by hand).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from lastgood.system import clock
 VERSION = "2026-07"
 CATALOGUE = "lastgood-catalogue"
 BATCH = 100
-"""Records of one request, up or down; its limits are 1000 records and 2 MB."""
+"""Records per request, in either direction; its limits are 1000 records and 2 MB."""
 MAX_METADATA = 40_000
 """Bytes of a record's metadata."""
 SETTLE_S = 120.0
-"""Seconds that written rows may take until they can be read."""
+"""Seconds that written rows may take to become readable."""
 ATTEMPTS = 5
 KEY = "PINECONE_API_KEY"
 
@@ -52,7 +52,7 @@ class PineconeIndex(base.VectorIndex):
         self._sleep = sleep
 
     def build(self, part: Path) -> base.Replica:
-        """As the contract says. What is there already is only counted: reading a namespace back takes minutes; `verify` does."""
+        """As in the contract. Existing rows are only counted: reading a namespace back takes minutes; `verify` does it."""
         snapshot = index_snapshot.read(part)
         try:
             self.verify(snapshot.name, deep=False)
@@ -101,7 +101,7 @@ class PineconeIndex(base.VectorIndex):
         return [self._replica(record, aliases) for record in self._fetch(CATALOGUE, sorted(self._ids(CATALOGUE)))]
 
     def retire(self, name: str) -> None:
-        """As the contract says; but a reader in another process is not seen, and finds nothing from then on."""
+        """As in the contract; but a reader in another process is not seen, and finds nothing from then on."""
         for alias, target in self._aliases().items():
             if target == name:
                 self.point(alias, None)
@@ -199,7 +199,7 @@ class _Reader(base.Reader):
 
 
 class _Api:
-    """Calls with the key, tried again after 429 and 5xx: every one of them may be made twice."""
+    """Calls with the key, retried after 429 and 5xx: every one of them may be made twice."""
 
     def __init__(self, host: str, key: str, *, sleep: Sleep) -> None:
         if not key:

@@ -1,7 +1,7 @@
-"""Which replicas may go. The index part stays in the store whatever is decided here, so a mistake costs a rebuild, not data.
+"""Which replicas may be removed. The index part stays in the store in any case, so a mistake costs a rebuild, not data.
 
-A replica stays while an alias names a bundle that needs it, while that bundle is among those that were stable last, while
-its service is held, while a legal hold lies on a bundle that needs it, while a reader has it open (the engine sees to
+A replica stays while an alias names a bundle that needs it, while that bundle is among the most recent stable ones, while
+its service is held, while a bundle that needs it is under a legal hold, while a reader has it open (the engine ensures
 that), and for some days after it was built.
 
 What does not belong here: removing (`base.VectorIndex.retire`), what serves (`ledger`).
@@ -68,7 +68,7 @@ def replica_of(bundle: Bundle) -> str | None:
 
 
 def legal_holds(ledger: ledgers.Ledger, service: str) -> dict[str, str]:
-    """The bundles of *service* on which a legal hold lies, each with its reason."""
+    """The bundles of *service* under a legal hold, each with its reason."""
     held: dict[str, str] = {}
     for note in ledger.notes(service, kind=LEGAL_HOLD):
         if note["held"]:
@@ -79,7 +79,7 @@ def legal_holds(ledger: ledgers.Ledger, service: str) -> dict[str, str]:
 
 
 def set_legal_hold(ledger: ledgers.Ledger, service: str, bundle: str, *, held: bool, reason: str, actor: str, now: float) -> None:
-    """Lay a legal hold on *bundle* or lift it; both stand in the audit trail. Raises NothingToDo, or UsageError without a reason."""
+    """Place *bundle* under a legal hold or lift it; both are in the audit trail. Raises NothingToDo, or UsageError without a reason."""
     if not reason.strip():
         raise errors.UsageError("a legal hold requires a reason, which the audit trail keeps; give one with --reason")
     if (bundle in legal_holds(ledger, service)) is held:
@@ -99,7 +99,7 @@ def check(replica: base.Replica, *, needed: Needs, keep_days: float, now: float)
 
 
 def sweep(engine: base.VectorIndex, ledger: ledgers.Ledger, settings: IndexSettings, *, now: float, dry_run: bool = False) -> list[str]:
-    """Retire every replica that nothing keeps; their names. One that a reader has open stays, without an error."""
+    """Retire every replica that nothing keeps; returns their names. One that a reader has open stays, without an error."""
     needed = needs(ledger, settings)
     gone = []
     for replica in engine.replicas():

@@ -1,15 +1,15 @@
-"""The index part of a bundle: every row with its vector, in a form that no engine owns.
+"""The index part of a bundle: every row with its vector, in an engine-independent form.
 
     snapshot.json    what the index is: rows, their digest, dimension, embedder, specification
     rows.jsonl       {"id", "meta", "text"} of each row, one a line, in the order of the ids
     vectors.npy      float32, little-endian, (rows, dim), in the same order
 
-Vectors are primary data: the same model gives other bytes on another machine, so what was evaluated is kept. An engine
-builds a *replica* of it, which may be lost, and proves by `rows_digest` that it holds the same rows. The id of a snapshot
-is the SHA-256 of the canonical bytes of snapshot.json, so equal rows under an equal specification have one id, whoever
-builds them and however.
+Vectors are primary data: the same model gives other bytes on another machine, so the evaluated ones are stored. An engine
+builds a *replica* from it, which may be lost, and proves by `rows_digest` that it holds the same rows. The id of a snapshot
+is the SHA-256 of the canonical bytes of snapshot.json, so equal rows under an equal specification have one id, however and
+wherever they are built.
 
-What does not belong here: engines (`lancedb`, `pgvector`, `pinecone`), how a vector is made (`embedders`).
+What does not belong here: engines (`lancedb`, `pgvector`, `pinecone`), how a vector is computed (`embedders`).
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ SCHEMA = "lastgood.index/v1"
 FILE, ROWS, VECTORS = "snapshot.json", "rows.jsonl", "vectors.npy"
 MEDIA_TYPE = "application/vnd.lastgood.index"
 MAX_ID = 512
-"""Longest id in bytes; every engine indexes it."""
+"""Maximum length of an id in bytes; every engine indexes it."""
 MAX_TEXT = 1 << 20
-"""Longest text of a row in bytes: what is found goes into a prompt, so more of it is a fault of the chunking."""
+"""Maximum length of a row's text in bytes: results go into a prompt, so a longer one is a chunking error."""
 MAX_DIM = 16_000
 """Largest number of dimensions that pgvector stores."""
 
@@ -50,7 +50,7 @@ Meta = Mapping[str, Scalar]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One thing that can be found. `meta` maps names to strings, whole numbers, true, false or null."""
+    """One searchable row. `meta` maps names to strings, whole numbers, true, false or null."""
 
     id: str
     text: str
@@ -59,10 +59,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What an index is, without its rows.
+    """The description of an index, without its rows.
 
-    `embedder` is the digest of the weights and the tokenizer that made the vectors, `spec` what an engine is to make of
-    them (`metric`, `text_search`: see `words`) and how the rows came about (`chunking`), in plain JSON.
+    `embedder` is the digest of the weights and the tokenizer that made the vectors, `spec` what an engine is to build from
+    them (`metric`, `text_search`: see `words`) and how the rows were made (`chunking`), in plain JSON.
     """
 
     rows: int
@@ -83,16 +83,16 @@ class Snapshot:
 
     @property
     def name(self) -> str:
-        """What a replica is called in an engine."""
+        """The name of a replica in an engine."""
         return name_of(self.id)
 
     def meta(self) -> dict[str, Any]:
-        """What the manifest of a bundle says of its index part; `embedder` must be that of its model part."""
+        """A bundle manifest's entry for its index part; `embedder` must be that of its model part."""
         return {"snapshot": self.id, "rows": self.rows, "dim": self.dim, "embedder": self.embedder}
 
 
 def name_of(snapshot_id: str) -> str:
-    """What a replica of the snapshot of this id is called in an engine: `idx` and 16 of its hex digits."""
+    """The name in an engine of a replica of the snapshot with this id: `idx` and 16 of its hex digits."""
     return f"idx{snapshot_id[7:23]}"
 
 
@@ -102,8 +102,8 @@ def name_of(snapshot_id: str) -> str:
 def write(rows: Sequence[Row], vectors: Vectors, out: Path, *, embedder: str, spec: Mapping[str, Any] | None = None) -> Snapshot:
     """Write the part of *rows* and their *vectors*, (rows, dim) in the same order, into the new or empty folder *out*.
 
-    The order does not matter: rows are sorted by id. Raises UsageError for no rows, ids that are empty, too long or there
-    twice, text that no engine can hold, vectors that are not finite or do not fit.
+    The order does not matter: rows are sorted by id. Raises UsageError for no rows, ids that are empty, too long or
+    duplicate, text that no engine can store, vectors that are not finite or do not fit.
     """
     import numpy as np
 
@@ -174,7 +174,7 @@ def _pack(row: Row, vector: npt.NDArray[np.float32]) -> Packed:
 
 
 def pack(row: Row, vector: bytes) -> Packed:
-    """*row* with its vector's bytes, ready to be digested."""
+    """*row* with its vector's bytes, ready for hashing."""
     return Packed(row.id.encode("utf-8"), row.text.encode("utf-8"), canonical_meta(row.meta), vector)
 
 
@@ -227,7 +227,7 @@ def rows_digest(rows: Iterable[Packed], *, count: int) -> str:
 
 
 def read(part: Path) -> Snapshot:
-    """What the index part in folder *part* says of itself. Raises NotFound or Damaged."""
+    """The description in the index part in folder *part*. Raises NotFound or Damaged."""
     try:
         data = (part / FILE).read_bytes()
     except OSError as error:
@@ -282,7 +282,7 @@ def read_packed(part: Path) -> list[Packed]:
 
 
 def verify(part: Path) -> Snapshot:
-    """The snapshot of *part*, if its rows and vectors are those that it describes. Raises Damaged or NotFound."""
+    """The snapshot of *part*, if its rows and vectors match the description. Raises Damaged or NotFound."""
     snapshot = read(part)
     shape = read_vectors(part).shape
     packed = read_packed(part)

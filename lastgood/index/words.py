@@ -1,9 +1,9 @@
-"""How a snapshot is searched for words, as its `spec` says under `text_search`: a language, `ngram` or `none`.
+"""How a snapshot supports word search, given in its `spec` under `text_search`: a language, `ngram` or `none`.
 
-A language knows the endings and the idle words of its own texts and nothing of others; where words are not set apart by
-spaces (Chinese, Japanese, Korean, Thai), or the languages are mixed, pieces of two letters find what words cannot.
+A language handles the endings and stop words of its own texts and no others; where words are not separated by spaces (Chinese,
+Japanese, Korean, Thai), or the languages are mixed, pieces of two letters find what words cannot.
 
-What does not belong here: how an engine does it (`lancedb`, `pgvector`).
+What does not belong here: how an engine implements it (`lancedb`, `pgvector`).
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ LANGUAGES = (
     "arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian", "italian", "norwegian",
     "portuguese", "romanian", "russian", "spanish", "swedish", "tamil", "turkish",
 )  # fmt: skip
-"""Those that LanceDB and Postgres both know."""
+"""The languages that both LanceDB and Postgres support."""
 NGRAM, NONE = "ngram", "none"
 DEFAULT = "english"
-"""Of snapshots that say nothing, or what nobody knew: those from before there was a choice."""
+"""For snapshots with no or an unknown setting: those from before there was a choice."""
 GRAM = 2
 NEARLY_ALL = 0.9
-"""Share of questions without any result from word search from which on that is not an accident."""
+"""Share of questions without any result from word search from which on that is not accidental."""
 
 KEY = "text_search"
 
 
 def check_spec(spec: Mapping[str, Any]) -> None:
-    """Raise UsageError if *spec* asks for a way of searching that there is not."""
+    """Raise UsageError if *spec* names a search method that does not exist."""
     found = spec.get(KEY, DEFAULT)
     if found not in (*LANGUAGES, NGRAM, NONE):
         raise errors.UsageError(
@@ -55,16 +55,16 @@ def grams(text: str) -> list[str]:
 
 
 def refuse() -> errors.NotAllowed:
-    """The error of a reader whose snapshot has no search for words."""
+    """The error of a reader whose snapshot does not support word search."""
     return errors.NotAllowed(
         f"the index was built with {KEY}: {NONE}, so it cannot be searched by words; search by vector, or build it with a language or {NGRAM!r}"
     )
 
 
 def check_finds(questions: Iterable[str], search: Callable[[str], Sequence[base.Hit]], *, way: str) -> float:
-    """The share of *questions* for which *search* finds anything by words. Raises NotAllowed if for nearly all of them there is nothing.
+    """The share of *questions* for which *search* finds anything by words. Raises NotAllowed if nearly all of them find nothing.
 
-    *way* is what `of_spec` says. A search that never finds is silent: the other half of a hybrid answers alone.
+    *way* is the result of `of_spec`. A search that never finds anything is silent: the other half of a hybrid answers alone.
     """
     asked = list(itertools.islice(questions, 1000))
     if not asked or way == NONE:

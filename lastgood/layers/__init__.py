@@ -1,1 +1,1 @@
-"""Layers make the world agree with the ledger; each fails and recovers alone."""
+"""Layers follow the ledger; each fails and recovers independently."""

@@ -1,8 +1,8 @@
 """The shared cache of answers as a layer: a bundle that no alias names any more leaves nothing behind that could be served.
 
-Only where `cache.url` names a Redis; answers in a worker's own memory go with the worker.
+Only where `cache.url` names a Redis; answers in a worker's own memory disappear with the worker.
 
-What does not belong here: keeping answers (`lastgood.layers.answer_store`).
+What does not belong here: storing answers (`lastgood.layers.answer_store`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Answers(base.Layer):
         self._noted = settings.run(service) / "answers.json"
 
     def observe(self) -> base.Observed:
-        """The bundles that may have answers in the cache, those that may at all, and the revision last taken over."""
+        """The bundles that may have answers in the cache, those that are allowed any, and the revision last taken over."""
         noted = self._note()
         return base.Observed(revision=noted.get("revision"), facts={"bundles": sorted(self._known()), "allowed": noted.get("allowed", [])})
 
@@ -47,7 +47,7 @@ class Answers(base.Layer):
         return observed.revision == desired.revision and observed.facts.get("allowed") == named and set(known) <= set(named)
 
     def apply(self, desired: base.Desired) -> None:
-        """Fence off what bundles answered that no alias names. An older revision than the one last taken over changes nothing."""
+        """Fence off the answers of bundles that no alias names. A revision older than the one last taken over changes nothing."""
         if (self._note().get("revision") or 0) > desired.revision:
             return
         named = sorted(set(desired.aliases.values()))
@@ -67,7 +67,7 @@ class Answers(base.Layer):
             raise base.LayerError(str(error)) from error
 
     def _note(self) -> dict[str, Any]:
-        """What was taken over last; empty if nothing was, or if it cannot be read, which costs one more look."""
+        """What was taken over last; empty if nothing was, or if it cannot be read, which costs one more check."""
         with contextlib.suppress(OSError, ValueError):
             noted = json.loads(self._noted.read_bytes())
             if isinstance(noted, dict) and isinstance(noted.get("revision"), int):

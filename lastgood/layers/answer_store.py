@@ -1,11 +1,11 @@
-"""Answers kept for a while, under the bundle that gave them: what one bundle said is never served as another's.
+"""Answers cached under the bundle that gave them: one bundle's answer is never served as another's.
 
-A key holds the bundle's digest and its *epoch*. A rollback so leaves nothing of the bad bundle to be found, for the good one
-asks under its own digest. The epoch goes up when no alias names a bundle any more (`layers.answer_cache`): if it comes back one
-day, it begins with nothing, also if one of its old workers was still writing meanwhile.
+A key contains the bundle's digest and its *epoch*. After a rollback nothing of the bad bundle can be found, because the good one
+looks up its own digest. The epoch increases when no alias names a bundle any more (`layers.answer_cache`): if the bundle returns
+one day, it starts with an empty cache, even if one of its old workers was still writing meanwhile.
 
-In memory of the worker by default; with `cache.url` in a Redis that all workers share. A cache that is away, slow or full
-costs time and never an answer.
+In the worker's memory by default; with `cache.url` in a Redis shared by all workers. A cache that is unreachable, slow or full
+costs time but never an answer.
 
 What does not belong here: which rows may be cached (`serving.app`).
 """
@@ -30,26 +30,26 @@ if TYPE_CHECKING:
 log = logging.getLogger("lastgood.cache")
 
 PAUSE_S = 5.0
-"""After a fault Redis is left alone for so long, so that an outage costs one time-out now and then and not one a request."""
+"""Seconds for which Redis is not used after an error, so that an outage costs an occasional time-out and not one per request."""
 
 
 class Cache(abc.ABC):
-    """The answers of one bundle. Safe for several threads; methods raise nothing."""
+    """The answers of one bundle. Thread-safe; methods do not raise."""
 
     @abc.abstractmethod
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """What is kept under each key, None where there is nothing."""
+        """The cached answer for each key, None where there is none."""
 
     @abc.abstractmethod
     def put(self, answers: Mapping[bytes, bytes]) -> None:
-        """Keep *answers*, for as long as the cache was told."""
+        """Store *answers* for the configured time."""
 
     def close(self) -> None:  # noqa: B027  # memory goes with its owner
         """Close connections."""
 
 
 class Memory(Cache):
-    """In this process: at most *entries* answers, the least recently asked for go first."""
+    """In this process: at most *entries* answers, the least recently used are dropped first."""
 
     def __init__(self, *, ttl_s: float, entries: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._ttl_s = ttl_s
@@ -81,7 +81,7 @@ class Memory(Cache):
 
 
 class Redis(Cache):
-    """In a Redis that several workers share. Each value begins with the digest that its key was made of, and is checked against it."""
+    """In a Redis shared by several workers. Each value begins with the digest that its key was made from, and is checked against it."""
 
     def __init__(self, url: str, *, service: str, bundle: str, ttl_s: float, timeout_s: float = 0.05) -> None:
         self._client = _client(url, timeout_s=timeout_s)
@@ -109,7 +109,7 @@ class Redis(Cache):
         self._client.close()
 
     def _name(self, key: bytes) -> str:
-        """The epoch is asked for once: a worker that outlives its bundle's time goes on under the old one, where nobody looks."""
+        """The epoch is read once: a worker that outlives its bundle's time continues under the old one, where nobody looks."""
         if self._epoch is None:
             pipe = self._client.pipeline(transaction=True)
             pipe.sadd(_known(self._service), self._bundle)
@@ -132,7 +132,7 @@ class Redis(Cache):
 
 
 def connect(settings: Settings, *, service: str, bundle: str, ttl_s: float, entries: int) -> Cache:
-    """The cache of one worker, as the settings say. Raises UsageError for an address that is none."""
+    """The cache of one worker, according to the settings. Raises UsageError for an invalid address."""
     if not settings.cache.url:
         return Memory(ttl_s=ttl_s, entries=entries)
     return Redis(settings.cache.url, service=service, bundle=bundle, ttl_s=ttl_s)
@@ -148,9 +148,9 @@ def known_bundles(url: str, service: str) -> set[str]:
 
 
 def forget_answers(url: str, service: str, bundles: Collection[str]) -> None:
-    """From now on no answer that *bundles* gave until now is found again. Raises Unavailable.
+    """From now on no answer that *bundles* have given so far is found again. Raises Unavailable.
 
-    Takes one call, however many answers there are; they go when their time is over.
+    Takes one call, however many answers there are; they expire by themselves.
     """
 
     def work(client: Any) -> None:

@@ -1,10 +1,10 @@
 """The contract of a layer: observe, apply, verify.
 
-A layer is level-triggered. It is handed the whole desired state each time, compares it with what it
-sees, and changes what differs; applying twice is applying once, and a missed call is harmless.
+A layer is level-triggered. It is given the whole desired state each time, compares it with what it
+sees, and changes what differs; applying twice is the same as applying once, and a missed call is harmless.
 It never decides which bundle should serve, and it never writes to the ledger.
 
-Every adapter passes the suite in `lastgood.conformance.layers`; `lastgood.testing` ships a twin in memory.
+Every adapter passes the suite in `lastgood.conformance.layers`; `lastgood.testing` contains an in-memory twin.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ from lastgood.service import schema
 
 
 class LayerError(errors.LastgoodError):
-    """A layer could not be made to agree this time; the loop records it and tries again later."""
+    """A layer could not be made to agree this time; the loop records that and tries again later."""
 
     retryable = True
 
 
 class Rejected(LayerError):
-    """The layer refused the configuration itself; trying again with the same will not help."""
+    """The layer refused the configuration itself; retrying with the same one will not help."""
 
     retryable = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
-    """What the ledger says about one service, in the form layers consume.
+    """The ledger's requirements for one service, in the form that layers consume.
 
-    `weights` maps arm to its share of live traffic in percent and sums to 100, or is empty when nothing may serve (an
-    arm is a bundle id or the control arm of one, see `core.arms`); the newest bundle stands first, so that a user who is in at
-    5 % is still in at 20 %. `control` says that the workers of stable's control arm are needed, with a share already or not.
-    `salt` is the secret that decides who gets which arm in this release, empty where there is none: a traffic layer hashes users with it, and shows it to nobody.
-    `mirror` is (bundle id, percent of requests copied to it) or None. `spares` are kept warm while `previous` cannot be. `bundles` holds every bundle named.
-    `service` is the configuration frozen in the stable bundle (the folder's own before the first release).
+    `weights` maps arm to its share of live traffic in percent and sums to 100, or is empty when nothing may serve (an arm is a
+    bundle id or the control arm of one, see `core.arms`); the newest bundle comes first, so that a user who is in at 5 % is still in
+    at 20 %. `control` means that the workers of stable's control arm are needed, whether or not it has a share yet. `salt` is the
+    secret that decides which user gets which arm in this release, empty where there is none: a traffic layer hashes users with it,
+    and never reveals it. `mirror` is (bundle id, percent of requests copied to it) or None. `spares` are kept warm while `previous`
+    cannot be. `bundles` contains every bundle named. `service` is the configuration frozen in the stable bundle (the folder's own
+    before the first release).
     """
 
     service: schema.Service
@@ -87,7 +88,7 @@ class Desired:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """What a layer sees. `revision` is the ledger revision it last took over, None if it cannot tell.
+    """What a layer sees. `revision` is the ledger revision it last took over, None if unknown.
 
     `facts` is for people and JSON: plain values only.
     """
@@ -103,55 +104,55 @@ class Layer(abc.ABC):
 
     @abc.abstractmethod
     def observe(self) -> Observed:
-        """What is there now; changes nothing; seconds at most."""
+        """The present state; changes nothing; takes seconds at most."""
 
     @abc.abstractmethod
     def apply(self, desired: Desired) -> None:
-        """Make the world agree with *desired*; idempotent; never returns to an older revision."""
+        """Make the layer agree with *desired*; idempotent; never returns to an older revision."""
 
     @abc.abstractmethod
     def verify(self, desired: Desired, observed: Observed) -> bool | None:
-        """True: agrees. False: differs. None: cannot tell (which is never taken for agreement)."""
+        """True: agrees. False: differs. None: unknown (which never counts as agreement)."""
 
     def close(self) -> None:  # noqa: B027  # most layers hold nothing
         """Close connections; what the layer manages keeps running."""
 
     def start_up(self, desired: Desired) -> None:  # noqa: B027  # most layers run nothing
-        """Begin the processes the layer runs itself, for `lastgood up`; done already is fine."""
+        """Start the processes that the layer runs itself, for `lastgood up`; no effect if they already run."""
 
     def shut_down(self) -> str | None:
-        """End the processes the layer runs, for `lastgood down`, once they have answered their requests; returns a description of the requests that were cut off."""
+        """End the processes the layer runs, for `lastgood down`, once their requests are answered; returns a text on requests cut off."""
         return None
 
 
 Unit = Literal["request", "user"]
-"""What is given an arm: each request by itself, or each user once for a whole release."""
+"""What an arm is assigned to: each request by itself, or each user once for a whole release."""
 
 
 class Traffic(Layer):
     """A traffic layer also declares what it randomizes.
 
-    With "user" one user stays on one side while the shares stay, and candidates' users stay while theirs grows; a request that names
-    no user is given an arm by itself all the same. An adapter that declares nothing randomizes requests.
+    With "user" a user stays on one side while the shares stay, and the candidate's users stay while its share grows; a request that
+    names no user is still assigned by itself. An adapter that declares nothing randomizes requests.
     """
 
     randomizes: Unit = "request"
 
 
 class Processes(Layer):
-    """An infrastructure layer also says where the ready workers of a bundle answer."""
+    """An infrastructure layer also reports where the ready workers of a bundle answer."""
 
     @abc.abstractmethod
     def endpoints(self) -> Mapping[str, tuple[Endpoint, ...]]:
-        """Ready workers by arm; only ones that passed their readiness check just now."""
+        """Ready workers by arm; only those that have just passed their readiness check."""
 
     def troubles(self) -> Mapping[str, tuple[int, str]]:
-        """By arm, for workers that could not be started: how often in a row, and what was last wrong with them."""
+        """By arm, for workers that could not be started: the number of consecutive failures, and the latest error."""
         return {}
 
 
 class Readiness(NamedTuple):
-    """What a host has to say of its workers: the arms that are ready, and what is wrong with others (see `Processes.troubles`)."""
+    """A host's report on its workers: the arms that are ready, and what is wrong with others (see `Processes.troubles`)."""
 
     ready: Collection[str]
     troubles: Mapping[str, tuple[int, str]]

@@ -1,6 +1,6 @@
-"""Adapters by name. Nothing is imported until it is asked for, so the core never loads a heavy library.
+"""Adapters by name. Nothing is imported until it is used, so the core never loads a heavy library.
 
-A name is one of the short ones below, or the dotted path of a user's own module that has `build`.
+A name is one of the short ones below, or the dotted path of a user's own module with a `build` function.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ KNOWN: dict[str, dict[str, str]] = {
 
 
 def load(kind: LayerKind, name: str) -> Callable[..., Any]:
-    """The `build` function of adapter *name*: called as build(settings, service), traffic also with the endpoints.
+    """The `build` function of adapter *name*: called as build(settings, service), for traffic also with the endpoints.
 
-    Raises UsageError for a name that is not known, a module that cannot be found, or one without `build`.
+    Raises UsageError for an unknown name, a module that cannot be found, or one without `build`.
     """
     known = KNOWN[kind]
     target = known.get(name, name)

@@ -1,4 +1,4 @@
-"""What the ledger asks of the layers: shares of the traffic, bundles that are kept warm, configuration.
+"""The desired state of the layers, from the ledger: traffic shares, bundles to keep warm, configuration.
 
 What does not belong here: making the layers follow (`layers.reconcile`).
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 SPARES = 2
-"""So many more bundles are kept warm at most while the one behind stable cannot be."""
+"""Maximum number of further bundles kept warm while the rollback target cannot be."""
 
 
 def desired_traffic(
@@ -35,10 +35,10 @@ def desired_traffic(
     spares: tuple[str, ...] = (),
     salt: str = "",
 ) -> base.Desired:
-    """What *state* asks of the layers: the candidate's share of the traffic, by the release's *salt*, the rest to stable, and what is mirrored."""
+    """The layers' desired state for *state*: the candidate's traffic share, by the release's *salt*, the rest to stable, and the mirror."""
     weights = {state.stable: 100.0} if state.stable else {}
     if state.stable and state.candidate and state.weight_pct > 0:
-        # The newest bundle stands first, so that a user who is in at 5 % is still in at 20 %.
+        # The newest bundle comes first, so that a user who is in at 5 % is still in at 20 %.
         weights = {state.candidate: state.weight_pct}
         if state.control_pct > 0:
             weights[arms.control_of(state.stable)] = state.control_pct
@@ -70,7 +70,7 @@ def read(state: State, *, ledger: ledger.Ledger, store: bundle_store.Store, sett
 
 
 def spares(state: State, view: readiness.View) -> tuple[str, ...]:
-    """What is kept warm beside previous while that cannot be: one bundle that can be started, and those tried in vain before it."""
+    """What is kept warm in addition while previous cannot be: one bundle that can be started, and those tried in vain before it."""
     found: list[str] = []
     behind = [digest for digest in state.lineage if digest not in state.marks and digest not in (state.stable, state.candidate)]
     for number, digest in enumerate(behind[: SPARES + 1]):

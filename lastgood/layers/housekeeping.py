@@ -1,11 +1,11 @@
-"""What grows for as long as a service runs, kept within bounds, whether anything is released or not.
+"""Bounds for everything that grows as long as a service runs, whether or not anything is released.
 
     file                                    bound                                              by whom
     envoy/<s>/access.log, .1 to .3          64 MB each, a day each                             here
-    envoy/<s>/ejections.log, envoy.log      8 MB, and as much put aside                        here
-    logs/<s>/worker-*.log                   16 MB, and as much put aside; gone 30 days after   here
+    envoy/<s>/ejections.log, envoy.log      8 MB, and as much rotated                          here
+    logs/<s>/worker-*.log                   16 MB, and as much rotated; gone 30 days after     here
                                             its worker
-    logs/{controller,dagster,mlflow}.log    16 MB, and as much put aside                       here
+    logs/{controller,dagster,mlflow}.log    16 MB, and as much rotated                         here
     pages/                                  the newest 2,000                                   here
     inference/<s>/                          serving.log_keep_days                              its writers (`serving.segments`)
     ledger: measurements                    controller.keep_measurements_days                  `controller.analysis_loop`
@@ -15,10 +15,10 @@
     ledger, audit/, incidents/, store/      grow by release, not by time, and are the history  -
     dagster/                                grows by run; Dagster removes ticks, not runs      a person: `dagster run wipe`
 
-The controller comes by every few seconds, and every worker now and then, so that the proxy's log is bounded also while the
-controller is dead. With no worker either, the proxy writes a line for each request that it refuses, and nobody puts them aside.
+The controller sweeps every few seconds, and every worker occasionally, so that the proxy's log is bounded even while the
+controller is dead. If no worker runs either, the proxy writes a line for each request that it refuses, and nothing rotates the log.
 
-What does not belong here: how Envoy's files are put aside (`layers.traffic.envoy.logs`).
+What does not belong here: how Envoy's files are rotated (`layers.traffic.envoy.logs`).
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ log = logging.getLogger("lastgood.housekeeping")
 
 LOG_BYTES = 16 * 1024 * 1024
 LEFT_S = 30 * 86_400.0
-"""A worker's log goes so long after its last line, if no such worker runs."""
+"""Age of a worker's log after its last line at which it is deleted, if no such worker runs."""
 PAGES = 2_000
 EVERY_S = 10.0
 WORKERS_EVERY_S = 60.0
 
 
 def sweep(settings: Settings, service: str, *, now: float) -> None:
-    """Bound what *service* writes, at Unix time *now*. Costs a few looks at files; safe for many processes at once. Raises OSError.
+    """Bound what *service* writes, at Unix time *now*. Costs a few file checks; safe for many processes at once. Raises OSError.
 
-    What a release holds locked at this moment is left for the next time. Raises LayerError if the proxy cannot be notified.
+    Anything locked by a release at the moment is left for the next time. Raises LayerError if the proxy cannot be notified.
     """
     files = envoy_files.files_of_service(settings, service)
     if files.bootstrap.exists():
@@ -76,7 +76,7 @@ def sweep_home(settings: Settings) -> None:
 
 
 class Sweeper(threading.Thread):
-    """Sweeps every *every_s* seconds until the process or `end` ends it. A trouble is told once, and the next sweep tries again."""
+    """Sweeps every *every_s* seconds until the process or `end` ends it. A problem is logged once, and the next sweep tries again."""
 
     def __init__(
         self, settings: Settings, services: Callable[[], Iterable[str]], *, every_s: float, clock: Callable[[], float] = system_clock.now
@@ -90,7 +90,7 @@ class Sweeper(threading.Thread):
         self._said: dict[str, str] = {}
 
     def end(self) -> None:
-        """Stop at the next turn."""
+        """Stop at the next iteration."""
         self._ended.set()
 
     def run(self) -> None:

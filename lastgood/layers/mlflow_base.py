@@ -1,7 +1,7 @@
-"""What every mirror in MLflow has in common: time limits, one writer at a time, and errors that say what to do.
+"""Common base of the MLflow mirrors: time limits, one writer at a time, and errors that contain a remedy.
 
-MLflow takes seconds to import and has no deadline of its own, so every piece of work runs beside the caller, who
-waits `timeout_s` at most. What takes longer goes on and is done once; until then the layer says that it is not there.
+MLflow takes seconds to import and has no deadline of its own, so all work runs in parallel to the caller, who waits at most
+`timeout_s`. Work that takes longer continues and is done once; until then the layer reports that MLflow is unavailable.
 
 What does not belong here: what is mirrored (`layers.registry`, `layers.prompts`).
 """
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 BUSY_S = 3.0
-"""Seconds to wait for another writer of MLflow's SQLite file. MLflow itself would wait 20, and try again ten times."""
+"""Seconds to wait for another writer of MLflow's SQLite file. MLflow itself would wait 20, and retry ten times."""
 HTTP_TIMEOUT_S = 5
-"""Seconds for one answer of an MLflow server, in place of MLflow's 120; it is tried once more."""
+"""Seconds for one answer of an MLflow server, instead of MLflow's 120; it is retried once."""
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class MlflowLayer(base.Layer):
         self._client = None
 
     def _has_no_file(self) -> bool:
-        """Whether MLflow's database is a file that nobody has made yet, so that there is nothing to look at."""
+        """Whether MLflow's database is a file that does not exist yet, so that there is nothing to read."""
         file = _sqlite_file(self._uri)
         return file is not None and not file.exists()
 
@@ -54,7 +54,7 @@ class MlflowLayer(base.Layer):
             return work()
 
     def _within_time(self, work: Callable[[], T]) -> T:
-        """What *work* returns, if it comes within the time; every trouble with MLflow as LayerError."""
+        """The result of *work*, if it arrives in time; any problem with MLflow is raised as LayerError."""
         if self._at_work is not None and self._at_work.is_alive():
             raise base.LayerError(f"MLflow at {self._uri} has still not answered an earlier call; check that server or file")
         _import()
@@ -99,7 +99,7 @@ class MlflowLayer(base.Layer):
         return self._client
 
     def _check_file(self, file: Path, *, write: bool) -> None:
-        """Find out at once, with a clear message, what MLflow would try for minutes: locked, damaged, read-only, replaced."""
+        """Detect at once, with a clear message, what MLflow would retry for minutes: locked, damaged, read-only, replaced."""
         inode = _inode(file)
         if self._inode is not None and self._inode != inode:
             raise base.LayerError(f"{file} was replaced while in use; restart the controller with 'lastgood down' and 'lastgood up'")
@@ -110,7 +110,7 @@ class MlflowLayer(base.Layer):
 
 
 def or_none(call: Callable[[], T]) -> T | None:
-    """What *call* returns, None if MLflow says that there is no such thing."""
+    """The result of *call*, None if MLflow reports that the object does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -122,7 +122,7 @@ def or_none(call: Callable[[], T]) -> T | None:
 
 
 def _import() -> None:
-    """Load MLflow, with small time limits and without its reports to its makers; what a user has set stays."""
+    """Load MLflow, with short time limits and with its telemetry off; the user's own settings stay."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
@@ -131,7 +131,7 @@ def _import() -> None:
     }.items():
         os.environ.setdefault(name, value)
     try:
-        import mlflow  # noqa: F401  # loaded here so that it does not count as MLflow's answering time
+        import mlflow  # noqa: F401  # loaded here so that it does not count towards MLflow's answering time
     except ImportError as error:
         raise base.Rejected(f"MLflow is not installed ({error}); install 'lastgood[mlflow]', or set layers.registry to \"\"") from error
 

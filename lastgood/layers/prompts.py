@@ -1,7 +1,7 @@
-"""Prompts in MLflow, as a mirror of the ledger: whoever looks there sees which texts stable, candidate and previous ask with.
+"""Prompts in MLflow, as a mirror of the ledger: readers there see the texts used by stable, candidate and previous.
 
 One prompt per service, `<service>-prompt`; one version per prompt part, found by its tag. Nothing of ours reads it: a worker
-renders the templates of its own bundle, for an alias that is read through MLflow's cache is up to a minute old.
+renders the templates of its own bundle, because an alias read through MLflow's cache is up to a minute old.
 
 What does not belong here: what a prompt is (`lastgood.bundle.prompts`).
 """
@@ -43,7 +43,7 @@ class Prompts(mlflow_base.MlflowLayer):
         self._store = bundle_store.Store(settings.store)
 
     def observe(self) -> base.Observed:
-        """Aliases by the prompt part that they name, "foreign" where it is none of ours; and the revision last taken over."""
+        """Aliases by the prompt part that they name, "foreign" where it is not one of ours; and the revision last taken over."""
         if self._has_no_file():
             return base.Observed(revision=None, facts={"prompt": self._prompt, "aliases": {}})
         return self._within_time(lambda: self._look(self._connect(write=False)))
@@ -56,7 +56,7 @@ class Prompts(mlflow_base.MlflowLayer):
         return bool(observed.revision == desired.revision and aliases == wanted_of(desired))
 
     def apply(self, desired: base.Desired) -> None:
-        """Make versions for the prompt parts, set the aliases that are named, delete those that are not, note the revision."""
+        """Create versions for the prompt parts, set the named aliases, delete the others, note the revision."""
         self._within_time(lambda: self._locked(lambda: self._follow(self._connect(write=True), desired)))
 
     # --- the work ------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ class Prompts(mlflow_base.MlflowLayer):
         try:
             version = client.get_prompt_version_by_alias(self._prompt, alias)
         except MlflowException as error:
-            # An alias that is not there is an invalid parameter to MLflow, and its text is all that tells it from a real one.
+            # MLflow reports a missing alias as an invalid parameter, and only its text distinguishes it from a real one.
             if error.error_code == "RESOURCE_DOES_NOT_EXIST" or ("alias" in str(error).lower() and "not found" in str(error)):
                 return None
             raise
@@ -127,7 +127,7 @@ class Prompts(mlflow_base.MlflowLayer):
 
 
 def wanted_of(desired: base.Desired) -> dict[str, str]:
-    """Alias to the digest of its bundle's prompt part; without those that have none."""
+    """Alias to the digest of its bundle's prompt part; bundles without one are left out."""
     parts = {alias: desired.bundles[digest].parts for alias, digest in desired.aliases.items() if digest in desired.bundles}
     return {alias: named["prompt"].digest for alias, named in parts.items() if "prompt" in named}
 

@@ -1,6 +1,6 @@
-"""What a layer last answered, kept as one small JSON file per layer so that every command can show it.
+"""Each layer's latest answer, kept as one small JSON file per layer so that every command can show it.
 
-These files are observations, not truth: losing them costs a resync. The controller writes them as it
+These files are observations, not the source of truth: losing them costs a resync. The controller writes them while it
 reconciles; a command that converges a layer itself writes them too.
 """
 
@@ -45,21 +45,21 @@ class Receipt:
 
 
 def write(folder: Path, receipt: Receipt) -> None:
-    """Keep *receipt* as the newest of its layer; atomic, and silent on a full disk: the layer itself matters more."""
+    """Store *receipt* as the newest of its layer; atomic, and silent on a full disk: the layer itself matters more."""
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         files.write(folder / f"{receipt.layer}.json", json.dumps(receipt.to_json(), default=str), kept="fast")
 
 
 def serving(told: Mapping[str, Receipt]) -> dict[str, float] | None:
-    """Which bundles get requests, in percent, as the proxy itself said when it was last looked at; None if that is not known."""
+    """Which bundles get requests, in percent, as the proxy itself last reported; None if unknown."""
     traffic = told.get("traffic")
     weights = traffic.facts.get("weights") if traffic is not None else None
     return {str(name): float(share) for name, share in weights.items() if share} if isinstance(weights, Mapping) else None
 
 
 def read(folder: Path) -> dict[str, Receipt]:
-    """The newest receipt of each layer that ever answered; unreadable files count as never answered."""
+    """The newest receipt of each layer that has ever answered; unreadable files count as never answered."""
     found = {}
     for file in sorted(folder.glob("[!.]*.json")):
         with contextlib.suppress(OSError, ValueError, TypeError):
@@ -70,10 +70,10 @@ def read(folder: Path) -> dict[str, Receipt]:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RequestsInFlight:
-    """What became of the requests that were in flight on workers that leave. `known` is False if anybody's number is missing.
+    """What happened to the requests in flight on workers that are ending. `known` is False if any number is missing.
 
-    `leaving` workers still answer this many `requests` each (None: unknown), until `until` at the latest (Unix seconds; None: not
-    asked to end yet); `cut_off` are those that were killed with unanswered ones.
+    `leaving` workers are still answering this many `requests` each (None: unknown), until `until` at the latest (Unix seconds; None:
+    not asked to end yet); `cut_off` are those that were killed with unanswered ones.
     """
 
     known: bool
@@ -85,7 +85,7 @@ class RequestsInFlight:
 
 
 def requests(receipt: Receipt | None, *, since: int) -> RequestsInFlight:
-    """What the *receipt* of the infrastructure layer says of requests since revision *since*. Without its facts nothing is known."""
+    """What the infrastructure layer's *receipt* reports on requests since revision *since*. Without its facts nothing is known."""
     facts = receipt.facts if receipt is not None else {}
     if not isinstance(facts.get("leaving"), list) or not isinstance(facts.get("workers"), Mapping):
         return RequestsInFlight(known=False)

@@ -1,6 +1,6 @@
-"""One attempt at one layer, and which layers there are.
+"""One attempt at one layer, and the list of layers.
 
-What does not belong here: what is desired of them (`layers.desired`).
+What does not belong here: their desired state (`layers.desired`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def build(settings: Settings, service: str) -> dict[str, base.Layer]:
 
 
 def _parts(settings: Settings, service: str) -> tuple[str, ...]:
-    """The parts that bundles of *service* have; none if its folder cannot be read, for the layers that serve do not need it."""
+    """The parts that bundles of *service* have; empty if its folder cannot be read, because the serving layers do not need it."""
     try:
         return schema.load(settings.services / service).parts
     except (errors.LastgoodError, OSError):
@@ -59,9 +59,9 @@ _JUDGED: dict[bool | None, tuple[receipts.ReceiptStatus, str]] = {
 def attempt(
     layer: base.Layer, desired: base.Desired, *, look_first: bool = True, clock: Callable[[], float] = system_clock.now
 ) -> receipts.Receipt:
-    """Make *layer* agree with *desired* once; whatever happens becomes its receipt, nothing is raised.
+    """Make *layer* agree with *desired* once; any result becomes its receipt, nothing is raised.
 
-    Without *look_first* the change is applied before the world is looked at, which is a few milliseconds faster.
+    Without *look_first* the change is applied before the layer is observed, which is a few milliseconds faster.
     """
     return _answer(layer, desired, look_first=look_first, change=True, clock=clock)
 
@@ -90,7 +90,7 @@ def _answer(layer: base.Layer, desired: base.Desired, *, look_first: bool, chang
     except base.LayerError as error:
         status, detail = "failed", str(error)
         if observed is None and not look_first:
-            with contextlib.suppress(base.LayerError):  # what is there all the same, for whoever asks
+            with contextlib.suppress(base.LayerError):  # the present state anyway, for readers of the receipt
                 observed = layer.observe()
     except Exception as error:  # noqa: BLE001  # the border: an adapter's own bug is this layer's outcome, never the loop's end
         status, detail = "failed", f"{type(error).__name__}: {error}; this is a bug in the {layer.name!r} adapter"

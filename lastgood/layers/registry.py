@@ -1,11 +1,11 @@
-"""MLflow as a mirror of the ledger: whoever looks there sees which bundle is stable, candidate and previous.
+"""MLflow as a mirror of the ledger: readers there see which bundle is stable, candidate and previous.
 
 One registered model per service, one version per bundle, found by its tag `lastgood.bundle`. Nothing serves from
-MLflow, so it may be slow, down, or edited by hand: the next apply puts back what is ours (the three aliases, the
+MLflow, so it may be slow, down, or edited by hand: the next apply restores what is ours (the three aliases, the
 versions they point to) and leaves everything else alone.
 
-The version's source is `lastgood://bundle/<digest>`: MLflow takes any scheme, one call creates the version with all
-its tags, and no setting of the whole process is touched (a `models:/` source is looked up at the process-wide address).
+The version's source is `lastgood://bundle/<digest>`: MLflow accepts any scheme, one call creates the version with all
+its tags, and no process-wide setting is touched (a `models:/` source is looked up at the process-wide address).
 
 What does not belong here: training runs and their metrics (the pipeline writes them), which bundle serves (`ledger`).
 """
@@ -42,9 +42,9 @@ def build(settings: Settings, service: str) -> Registry:
 def register_bundle(
     settings: Settings, bundle: bundle_manifest.Bundle, *, tags: Mapping[str, str] | None = None, timeout_s: float = 60.0
 ) -> str:
-    """Show *bundle* in MLflow before anybody promotes it; returns the number of its version there.
+    """Show *bundle* in MLflow before it is promoted; returns the number of its version there.
 
-    *tags* are set on the version. Doing it again changes nothing. Raises LayerError if MLflow is not there.
+    *tags* are set on the version. Idempotent. Raises LayerError if MLflow is unavailable.
     """
     return Registry(settings, bundle.service, timeout_s=timeout_s).register(bundle, tags=tags or {})
 
@@ -59,7 +59,7 @@ class Registry(mlflow_base.MlflowLayer):
         self._service = bundle_manifest.check_service_name(service)
 
     def observe(self) -> base.Observed:
-        """Aliases by the bundle they name, "foreign" where it is none of ours; and the revision last taken over."""
+        """Aliases by the bundle they name, "foreign" where it is not one of ours; and the revision last taken over."""
         if self._has_no_file():
             return base.Observed(revision=None, facts={"model": self._service, "aliases": {}, "versions": {}})
         return self._within_time(lambda: self._look(self._connect(write=False)))
@@ -72,7 +72,7 @@ class Registry(mlflow_base.MlflowLayer):
         return bool(observed.revision == desired.revision and aliases == desired.aliases)
 
     def apply(self, desired: base.Desired) -> None:
-        """Make versions for the bundles, set the aliases that are named, delete those that are not, note the revision.
+        """Create versions for the bundles, set the named aliases, delete the others, note the revision.
 
         MLflow has no transaction over several aliases: for some milliseconds a reader may see a mixed pair, which is
         why nothing serves from here. Raises LayerError within *timeout_s*.
@@ -127,7 +127,7 @@ class Registry(mlflow_base.MlflowLayer):
         return mlflow_base.or_none(lambda: client.get_registered_model(self._service))
 
     def _model(self, client: MlflowClient) -> RegisteredModel:
-        """The service's registered model, created if it is missing; another creator at the same moment does no harm."""
+        """The service's registered model, created if it is missing; a concurrent creator does no harm."""
         from mlflow.exceptions import MlflowException
 
         found = self._find_model(client)
@@ -143,7 +143,7 @@ class Registry(mlflow_base.MlflowLayer):
     def _version(self, client: MlflowClient, digest: str, bundle: bundle_manifest.Bundle | None) -> ModelVersion:
         """The version of *digest*, the oldest if there are several; created if there is none.
 
-        Applying from another machine at the same moment may create it too: whoever is not the oldest removes its own.
+        Another machine applying at the same moment may create it too: the creator of any version but the oldest removes its own.
         """
         found = self._find_version(client, digest)
         if found is not None:
@@ -180,7 +180,7 @@ def version_tags(digest: str, bundle: bundle_manifest.Bundle | None) -> dict[str
 
 
 def describe(digest: str, bundle: bundle_manifest.Bundle | None) -> str:
-    """What a person reads in MLflow's page of the version (Markdown)."""
+    """The description shown on MLflow's page of the version (Markdown)."""
     lines = [f"Bundle `{bundle_manifest.short(digest)}`: released and rolled back as one unit.", ""]
     if bundle is not None:
         lines += ["| part | digest | bytes |", "|---|---|---|"]
@@ -193,7 +193,7 @@ def _model_meta(bundle: bundle_manifest.Bundle | None) -> Mapping[str, Any]:
 
 
 def _training_run(client: MlflowClient, bundle: bundle_manifest.Bundle | None) -> str | None:
-    """The MLflow run that trained the bundle's model: the one its metadata names, else the newest that is tagged with its digest."""
+    """The MLflow run that trained the bundle's model: the one its metadata names, else the newest tagged with its digest."""
     if bundle is None or "model" not in bundle.parts:
         return None
     named = _model_meta(bundle).get("mlflow_run_id")

@@ -1,10 +1,10 @@
-"""The vector engine as a layer: every bundle that serves, or may in a moment, has a whole replica of its index there.
+"""The vector engine as a layer: every bundle that serves, or may serve shortly, has a complete replica of its index there.
 
-A worker builds what it needs by itself and opens its snapshot by name, so nothing waits for this layer. It makes a replica
-again that was lost or damaged, before a worker has to, and keeps `<service>-stable`, `-candidate` and `-previous` pointing
-at them for people and other programs.
+A worker builds what it needs by itself and opens its snapshot by name, so nothing waits for this layer. It rebuilds a replica that
+was lost or damaged, before a worker has to, and keeps `<service>-stable`, `-candidate` and `-previous` pointing at the replicas for
+people and other programs.
 
-What does not belong here: engines (`lastgood.index`), removing what nobody needs (`lastgood.index.retention`).
+What does not belong here: engines (`lastgood.index`), removing replicas that are not needed (`lastgood.index.retention`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Index(base.Layer):
         self._noted = settings.run(service) / "index.json"
 
     def observe(self) -> base.Observed:
-        """Replicas that are whole at first sight, with their rows; the aliases of this service; the revision last taken over."""
+        """Replicas that look complete, with their rows; the aliases of this service; the revision last taken over."""
         with _told():
             found = self._engine.replicas()
             whole = {one.name: one.snapshot.rows for one in found if self._is_whole(one.name)}
@@ -52,7 +52,7 @@ class Index(base.Layer):
         return base.Observed(revision=self._revision(), facts={"replicas": whole, "aliases": aliases})
 
     def verify(self, desired: base.Desired, observed: base.Observed) -> bool | None:
-        """True if every bundle named has its replica and each alias points at the one of its bundle."""
+        """True if every bundle named has its replica and each alias points at that of its bundle."""
         replicas = observed.facts.get("replicas")
         if replicas is None:
             return None
@@ -62,7 +62,7 @@ class Index(base.Layer):
         return bool(whole and observed.revision == desired.revision and observed.facts.get("aliases") == aliases)
 
     def apply(self, desired: base.Desired) -> None:
-        """Build what is missing or damaged, then point the aliases. An older revision than the one last taken over changes nothing."""
+        """Build what is missing or damaged, then set the aliases. A revision older than the one last taken over changes nothing."""
         with _told(), self._alone():
             if (self._revision() or 0) > desired.revision:
                 return

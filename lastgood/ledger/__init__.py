@@ -1,4 +1,4 @@
-"""The ledger: the only truth about what serves, and the only writer of SQL."""
+"""The ledger: the only source of truth about what serves, and the only writer of SQL."""
 
 from lastgood.ledger.dialect import DiskFull
 from lastgood.ledger.leases import Fence

@@ -1,11 +1,11 @@
 """Prove that a service's release log is whole: hash chain, rows, guards, and signed checkpoints outside the database.
 
-The chain shows that an entry was edited, dropped or slipped in; the digests in it show the same for the rows that it
+The chain shows that an entry was edited, removed or inserted; the digests in it show the same for the rows that it
 records. Only something outside the database can show that the newest entries were cut off: a checkpoint is the
-number and hash of the newest entry, signed, appended to `<home>/audit/<service>.jsonl`. Each says which one it follows,
-so that none can be taken out; the first one of a file says that it follows none, so that a file which was begun anew, after
-the old one was deleted together with the newest entries, shows permanently which entries no signature covers. The newest one
-stands once more in `<service>.head`, so that the file cannot be cut where the entries were cut.
+number and hash of the newest entry, signed, appended to `<home>/audit/<service>.jsonl`. Each names its predecessor, so that none
+can be removed; the first one of a file states that it has none, so that a file which was started anew, after the old one was deleted
+together with the newest entries, shows permanently which entries no signature covers. The newest one is stored again in
+`<service>.head`, so that the file cannot be cut where the entries were cut.
 
 What does not belong here: writing entries, which each transaction of the ledger does itself.
 """
@@ -36,12 +36,12 @@ _PAGE = 2000
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport:
-    """What `verify` found; `problems` is empty exactly if `ok`.
+    """The result of `verify`; `problems` is empty exactly if `ok`.
 
     `head` is the hash of the newest entry, `anchored` the number of the newest entry that a valid signed
     checkpoint covers (0: none): if entries up to there are cut off, it shows. With `uncovered` above 0, entries before that
-    number are not covered by a checkpoint: the checkpoints were begun when they were there already, so what was cut off by
-    then would go unnoticed. That is neither detected damage nor proof of integrity.
+    number are not covered by a checkpoint: they existed before the first checkpoint, so a cut made by then would go unnoticed.
+    That is neither detected damage nor proof of integrity.
     """
 
     ok: bool
@@ -74,17 +74,17 @@ def _entries(ledger: Ledger, service: str) -> Iterator[rows.Record]:
 
 
 def checkpoint_file(keys: Path, service: str) -> Path:
-    """Where the checkpoints of *service* are: beside the keys folder, outside the database."""
+    """Path of the checkpoints of *service*: next to the keys folder, outside the database."""
     return keys.parent / "audit" / f"{service}.jsonl"
 
 
 def head_file(keys: Path, service: str) -> Path:
-    """The newest checkpoint once more, in a file that is replaced each time."""
+    """A second copy of the newest checkpoint, in a file that is replaced each time."""
     return checkpoint_file(keys, service).with_suffix(".head")
 
 
 def begin(ledger: Ledger, service: str, keys: Path) -> None:
-    """Sign that *service* has no entry yet, before it gets its first: then every entry lies behind a checkpoint."""
+    """Sign that *service* has no entry yet, before it gets its first: then every entry follows a checkpoint."""
     with ledger.reading():
         if ledger.dialect.fetch(queries.AUDIT_HEAD, service=service):
             return
@@ -120,7 +120,7 @@ def checkpoint(ledger: Ledger, service: str, keys: Path) -> None:
                     f"the checkpoints of {service!r} in {file} end before entry {newest['seq']}, which was signed; they were truncated or "
                     f"deleted; restore the file from a backup, see 'lastgood audit verify {service}'"
                 )
-            # A crash came between the two files.
+                # A crash occurred between the two files.
             _write_line(out, newest_file.read_bytes())
             last = {**newest, "chained": True}
         with ledger.reading():
@@ -136,7 +136,7 @@ def checkpoint(ledger: Ledger, service: str, keys: Path) -> None:
 
 
 def _append(out: BinaryIO, line: bytes, newest_file: Path) -> None:
-    """The newest one in its own file first: if a crash comes between the two, that tells what the other has to be given yet."""
+    """The newest one goes to its own file first: if a crash comes between the two, that shows what the other still lacks."""
     files.write(newest_file, line, mode=0o600)
     _write_line(out, line)
 
@@ -149,7 +149,7 @@ def _write_line(out: BinaryIO, line: bytes) -> None:
 
 
 def _newest(file: Path) -> dict[str, Any] | None:
-    """The newest checkpoint, its signature unchecked; None if there is none, or none that parses, which `verify` tells."""
+    """The newest checkpoint, its signature unchecked; None if there is none, or none that parses, which `verify` reports."""
     try:
         found = json.loads(file.read_bytes())
         after = found["after"]
@@ -165,7 +165,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _last_line(file: Any) -> dict[str, Any] | None:
-    """The last whole line; half a line, left by a crash while it was being written, is cut off."""
+    """The last complete line; a partial line, left by a crash during the write, is removed."""
     size = file.seek(0, os.SEEK_END)
     start = max(0, size - 4096)
     file.seek(start)
@@ -196,7 +196,7 @@ def _signed(service: str, head: Mapping[str, Any], keys: Path, *, after: int | N
 
 
 def verify(ledger: Ledger, service: str, keys: Path) -> AuditReport:
-    """Check everything that is recorded about *service* and report all problems, each in one line of plain words.
+    """Check everything recorded about *service* and report all problems, one line of plain text each.
 
     Reads one snapshot, in pages; 100,000 revisions take seconds, not memory. Raises Unavailable only.
     """
@@ -205,7 +205,7 @@ def verify(ledger: Ledger, service: str, keys: Path) -> AuditReport:
 
 _Claims = Callable[[bytes], dict[str, Any] | None]
 _NONE: Mapping[str, Any] = MappingProxyType({})
-"""What the first line follows."""
+"""Predecessor of the first line."""
 
 
 class _Check:
@@ -238,7 +238,7 @@ class _Check:
         self._problems.append(problem)
 
     def _attempt(self, part: Callable[[], None]) -> None:
-        """Go on after a part that cannot be read at all, so that one broken page does not hide the rest."""
+        """Continue after a part that cannot be read at all, so that one broken page does not hide the rest."""
         try:
             part()
         except (errors.Damaged, NoSchema) as error:
@@ -345,7 +345,7 @@ class _Check:
             self._say(f"{kind} {subject} differs from what entry {recorded[0]} recorded; it was changed")
 
     def _checkpoints(self, keys: Path) -> dict[int, str]:
-        """Number -> hash of every entry that was signed. Bad lines are reported, and so is what shows that some are missing."""
+        """Number -> hash of every signed entry. Bad lines are reported, and so are signs that some are missing."""
         file, newest_file = checkpoint_file(keys, self._service), head_file(keys, self._service)
         # What follows the last line end was cut off by a crash.
         lines = file.read_bytes().split(b"\n")[:-1] if file.is_file() else []
@@ -361,7 +361,7 @@ class _Check:
             if claim is None:
                 self._say(f"line {number} of {file} is not a checkpoint of {self._service!r} signed by this key; it was changed")
         for number, (before, claim) in enumerate(zip([_NONE, *claims], claims, strict=False), start=1):
-            if claim is not None and "after" in claim:  # those of older releases do not say what they follow
+            if claim is not None and "after" in claim:  # those of older releases do not name their predecessor
                 self._follows(claim, before=before, number=number, file=file)
         signed = {claim["seq"]: claim["hash"] for claim in claims if claim is not None}
         if newest is not None or any(claim and "after" in claim for claim in claims):
@@ -386,7 +386,7 @@ class _Check:
     def _newest_agrees(
         self, newest: dict[str, Any] | None, claims: Sequence[Mapping[str, Any] | None], *, file: Path, newest_file: Path
     ) -> dict[str, Any] | None:
-        """The newest checkpoint, which is kept twice, if it is whole; reported if one of the two is missing or behind."""
+        """The newest checkpoint, which is stored twice, if it is intact; reported if one of the two is missing or behind."""
         if newest is None:
             self._say(f"{newest_file}, the second copy of the newest checkpoint, was deleted or changed; restore it from a backup")
             return None

@@ -13,14 +13,14 @@ _FOR_OPENING = 256 * 1024
 
 
 class Ballast:
-    """A file of `size` bytes, really allocated. Losing it is harmless; it is made again when there is room."""
+    """A file of `size` bytes, fully allocated. Losing it is harmless; it is recreated when there is room."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
         self._size = size
 
     def keep(self) -> bool:
-        """Make sure that the reserve is there; False if the disk has no room for it."""
+        """Make sure that the reserve exists; False if the disk has no room for it."""
         if self._size <= 0:
             return False
         with contextlib.suppress(OSError):
@@ -34,7 +34,7 @@ class Ballast:
         return True
 
     def shrink(self) -> bool:
-        """Give back just what opening a database takes; False if there is nothing to give."""
+        """Free just what opening a database needs; False if there is nothing to free."""
         try:
             size = self._path.stat().st_size
             os.truncate(self._path, max(0, size - _FOR_OPENING))
@@ -43,7 +43,7 @@ class Ballast:
         return size > 0
 
     def drop(self) -> bool:
-        """Give all of it back; False if there was none."""
+        """Free all of it; False if there was none."""
         try:
             self._path.unlink()
         except OSError:
@@ -56,6 +56,6 @@ def _allocate(path: Path, size: int) -> None:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
             return
-        file.write(bytes(max(0, size - file.tell())))  # macOS has no such call
+        file.write(bytes(max(0, size - file.tell())))  # macOS lacks this call
         file.flush()
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""What the audit chain hashes: pure functions, the same for writing (`ledger`) and for checking (`audit`).
+"""The inputs of the audit chain's hashes: pure functions, shared by writing (`ledger`) and checking (`audit`).
 
 What does not belong here: SQL, files, keys.
 """
@@ -47,7 +47,7 @@ def evaluation_digest(row: Row) -> str:
 
 
 def note_digest(body: Row) -> str:
-    """The digest of what a note says."""
+    """The digest of a note's content."""
     return manifest.sha256(manifest.canonical(dict(body)))
 
 

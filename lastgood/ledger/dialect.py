@@ -1,6 +1,6 @@
-"""What SQLite and Postgres do differently, one small class each (`sqlite`, `postgres`); all else is one code path.
+"""The differences between SQLite and Postgres, one small class each (`sqlite`, `postgres`); all else is one code path.
 
-Both speak plain SQL through their own driver with explicit transactions: the emergency path must start in
+Both use plain SQL through their own driver with explicit transactions: the emergency path must start in
 milliseconds, so there is no toolkit in between. psycopg is imported only for `postgresql://` addresses.
 
 What does not belong here: what the rows mean (`ledger`).
@@ -22,19 +22,19 @@ UNSURE = "the change may or may not have been written; repeat the command, it is
 
 
 class DiskFull(errors.Unavailable):
-    """The ledger cannot grow because its disk is full or will not take more; nothing was changed."""
+    """The ledger cannot grow because its disk is full or refuses more; nothing was changed."""
 
 
 class NoSchema(errors.Unavailable):
-    """The database is there but holds no ledger, or not all of it."""
+    """The database exists but contains no ledger, or not all of it."""
 
 
 class Dialect(ABC):
-    """One connection to one ledger, opened at first use and again after it broke."""
+    """One connection to one ledger, opened at first use and reopened after it broke."""
 
     name: str
     where: str
-    """The ledger's address for people, without a password."""
+    """The ledger's address in readable form, without a password."""
 
     def __init__(self) -> None:
         self._connection: Any = None
@@ -45,11 +45,11 @@ class Dialect(ABC):
 
     @abstractmethod
     def translate(self, error: Exception) -> Exception:
-        """The error of our tree that says what *error* of the driver means."""
+        """The error of our hierarchy that corresponds to the driver's *error*."""
 
     @abstractmethod
     def begin(self, lock: str) -> None:
-        """Start a transaction that writes; no other one with the same *lock* runs meanwhile."""
+        """Start a write transaction; no other one with the same *lock* runs meanwhile."""
 
     @abstractmethod
     def begin_reading(self) -> None:
@@ -61,18 +61,18 @@ class Dialect(ABC):
 
     @abstractmethod
     def tables(self) -> frozenset[str]:
-        """The names of the tables that are there."""
+        """The names of the existing tables."""
 
     @abstractmethod
     def schema(self) -> dict[str, str]:
-        """What guards the rows, as it is in force: name -> text, to compare with the migrations."""
+        """The guards of the rows that are in force: name -> text, to compare with the migrations."""
 
     @abstractmethod
     def integrity(self) -> list[str]:
-        """What the engine itself finds wrong with its storage, one line each."""
+        """Problems that the engine itself finds in its storage, one line each."""
 
     def fetch(self, sql: str, /, **parameters: Any) -> Sequence[Row]:
-        """All rows of a query; none for a statement that returns none."""
+        """All rows of a query; empty for a statement that returns none."""
         with self.translating():
             return self._fetch(sql, parameters)
 
@@ -85,7 +85,7 @@ class Dialect(ABC):
             self._connection = self.open(create=create)
 
     def commit(self) -> None:
-        """End the transaction, durably. A failure drops the connection: its state is not to be trusted."""
+        """Commit the transaction durably. A failure drops the connection, because its state cannot be trusted."""
         try:
             self.fetch("COMMIT")
         except BaseException:
@@ -93,7 +93,7 @@ class Dialect(ABC):
             raise
 
     def undo(self) -> None:
-        """Leave the transaction as if it had not been; never raises, at worst the connection is dropped."""
+        """Roll the transaction back; never raises, at worst the connection is dropped."""
         if self._connection is None:
             return
         try:
@@ -110,7 +110,7 @@ class Dialect(ABC):
 
     @contextlib.contextmanager
     def translating_os(self) -> Iterator[None]:
-        """Turn errors of the operating system into ours."""
+        """Convert operating system errors to ours."""
         try:
             yield
         except OSError as error:
@@ -118,7 +118,7 @@ class Dialect(ABC):
 
     @contextlib.contextmanager
     def translating(self) -> Iterator[None]:
-        """Turn errors of the driver and the operating system into ours."""
+        """Convert driver and operating system errors to ours."""
         try:
             yield
         except errors.LastgoodError:
@@ -127,21 +127,21 @@ class Dialect(ABC):
             raise self.translate(error) from error
 
     def full(self) -> DiskFull:
-        """What to say about a full disk."""
+        """The message for a full disk."""
         return DiskFull(f"the disk of ledger {self.where} is full, over quota or failing; free some space and try again")
 
     def no_schema(self, text: str) -> NoSchema:
-        """What to say about a missing table."""
+        """The message for a missing table."""
         return NoSchema(f"ledger {self.where} has not been set up ({text}); run 'lastgood up' to set it up, or restore a backup")
 
     def of_os(self, error: OSError) -> errors.Unavailable:
-        """What to say about an error of the operating system."""
+        """The message for an operating system error."""
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return self.full()
         return errors.Unavailable(f"ledger {self.where} cannot be used: {error}; check the disk and this user's permissions")
 
     def refused(self, text: str) -> errors.NotAllowed:
-        """What to say when a guard of the database refuses a row."""
+        """The message when a guard of the database refuses a row."""
         rule = text.removeprefix(_GUARD) if text.startswith(_GUARD) else f"the ledger refuses it ({text})"
         return errors.NotAllowed(f"{rule}; see 'lastgood history', then decide again")
 

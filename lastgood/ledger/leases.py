@@ -1,7 +1,7 @@
-"""Who of several controllers does a piece of work just now, and decides what is committed without a person.
+"""Which of several controllers currently does a piece of work, and makes the commits that need no person.
 
-Whoever has a lease has its token too. A change that was decided under a lease is committed only if the lease has not
-changed hands since (`Ledger.append`), so one that was frozen, or slow, cannot act on what it saw before.
+The holder of a lease also has its token. A change decided under a lease is committed only if the lease has not
+changed hands since (`Ledger.append`), so a controller that was frozen, or slow, cannot act on outdated observations.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from lastgood.ledger import queries, rows
 from lastgood.ledger.session import Session
 
 MAX_SKEW_S = 60.0
-"""Seconds that the clocks of two hosts may differ. A lease that ends later than such a clock can mean was taken by one
-that was wrong, and would otherwise keep everybody out until then."""
+"""Seconds by which the clocks of two hosts may differ. A lease that ends later than such a clock allows was taken by a wrong
+clock, and would otherwise lock out everybody until then."""
 
 
 class Fence(NamedTuple):
-    """Proof of having a lease: its name, who has it, and its token, which is another one each time that it changes hands."""
+    """Proof of having a lease: its name, its holder, and its token, which changes each time the lease changes hands."""
 
     name: str
     holder: str
@@ -33,12 +33,12 @@ class Leases(Session):
         return self.take_lease(name, holder=holder, now=now, ttl_s=ttl_s) is not None
 
     def take_lease(self, name: str, *, holder: str, now: float, ttl_s: float) -> Fence | None:
-        """Proof that *holder* has the lease from *now* (Unix seconds) on, None if somebody else does: taken if it was free or over, renewed if it was its own.
+        """Proof that *holder* has the lease from *now* (Unix seconds) on: taken if it was free or over, renewed if it was its own.
 
-        One compare-and-set, so of any number of controllers one gets it. While more than half of `ttl_s` seconds is left
-        to the holder, its call only reads. A clock that is ahead by some seconds takes the lease that much early; the
-        holder before learns of it at its next call, so the two overlap by one turn of its loop at most. Leases are
-        compared by the callers' clocks: a holder that dies is replaced after `ttl_s` and the difference of the clocks.
+        None if another holder has it. One compare-and-set, so of any number of controllers one gets it. While more than half of
+        `ttl_s` seconds is left to the holder, its call only reads. A clock that is ahead by some seconds takes the lease that much
+        early; the previous holder learns of it at its next call, so the two overlap by one iteration of its loop at most. Leases are
+        compared by the callers' clocks: a holder that dies is replaced after `ttl_s` plus the difference of the clocks.
         """
         rows.check_text(name=name, holder=holder)
         until = rows.check_time(now + ttl_s)
@@ -55,7 +55,7 @@ class Leases(Session):
             return self._take(name, holder=holder, now=now, until=until, ttl_s=ttl_s)
 
     def lease_holder(self, name: str, *, now: float = 0.0) -> str | None:
-        """Who took the lease last; None if nobody ever did, or it was given up, or it was over by *now* (Unix seconds)."""
+        """The last holder of the lease; None if there never was one, it was given up, or it was over by *now* (Unix seconds)."""
         with self.reading():
             found = self.dialect.fetch(queries.LEASE, name=name)
         return str(found[0]["holder"]) if found and found[0]["until"] > now else None
@@ -74,14 +74,14 @@ class Leases(Session):
         return Fence(name, holder, token)
 
     def _check_fence(self, fence: Fence) -> None:
-        """Raise Conflict if the lease has changed hands; until the transaction is over it cannot."""
+        """Raise Conflict if the lease has changed hands; it cannot until the transaction is over."""
         if not self.dialect.fetch(queries.HOLD_LEASE, name=fence.name, holder=fence.holder, token=fence.token):
             raise errors.Conflict(
                 f"{fence.holder} no longer holds the lease {fence.name!r}, so it may not decide; the present holder decides"
             )
 
     def give_up_lease(self, name: str, *, holder: str) -> None:
-        """Let somebody else have the lease at once; nothing happens if *holder* does not have it."""
+        """Release the lease at once; no effect if *holder* does not have it."""
         with self._writing(f"lease/{name}"):
             self.dialect.fetch(queries.END_LEASE, name=name, holder=holder)
 

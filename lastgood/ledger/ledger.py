@@ -1,11 +1,11 @@
-"""The only truth about what serves: an append-only log of revisions per service, on SQLite or Postgres.
+"""The only source of truth about what serves: an append-only log of revisions per service, on SQLite or Postgres.
 
-Every change is one transaction: it takes the service's lock, checks that nobody was faster, adds rows, and adds
-exactly one entry to the audit chain. Nothing of it is ever updated or deleted. The database itself refuses what would
-break the rules, also from a foreign client (`migrations/`).
+Every change is one transaction: it takes the service's lock, checks that no other change was faster, adds rows, and adds
+exactly one entry to the audit chain. None of these is ever updated or deleted. The database itself refuses whatever would
+break the rules, including from a foreign client (`migrations/`).
 
-What does not belong here: deciding what the next state is (`core`), what one engine does differently (`dialect`),
-what controllers keep beside the log (`leases`, `measurements`, `outbox`, `readiness`).
+What does not belong here: deciding the next state (`core`), differences between engines (`dialect`), what controllers keep
+in addition to the log (`leases`, `measurements`, `outbox`, `readiness`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 ALIASES = ("stable", "candidate", "previous")
 MIN_PREFIX = 4
 NEAR = 32
-"""So many revisions after a moment are looked at for a clock that was ahead then."""
+"""Number of revisions after a moment that are examined for a clock that was ahead at the time."""
 
 
 def connect(url: str, *, busy_timeout_s: float = 5.0, read_only: bool = False, ballast_bytes: int = 0) -> Ledger:
@@ -58,11 +58,11 @@ def connect(url: str, *, busy_timeout_s: float = 5.0, read_only: bool = False, b
 
 
 class Ledger(Measurements, Outbox, ReadinessRows):
-    """A ledger: the release log of each service, and beside it the leases, measurements, pages and readiness rows of controllers.
+    """A ledger: the release log of each service, and the leases, measurements, pages and readiness rows of controllers.
 
     May be shared by threads, which then wait for each other. Every method raises Unavailable if the ledger cannot be
-    reached or is locked by another process, and Damaged if it is not what was written. After either the next call
-    starts with a fresh connection.
+    reached or is locked by another process, and Damaged if its content is not what was written. After either, the next call
+    uses a fresh connection.
     """
 
     # --- bundles -------------------------------------------------------------------------------------------
@@ -73,9 +73,9 @@ class Ledger(Measurements, Outbox, ReadinessRows):
             return [row["service"] for row in self.dialect.fetch(queries.SERVICES)]
 
     def register(self, registered: Bundle, *, provenance: Mapping[str, Any], actor: str, now: float) -> bool:
-        """Add a bundle; False if it is there already. The caller has verified the bytes of every part.
+        """Add a bundle; False if it already exists. The caller has verified the bytes of every part.
 
-        Raises UsageError for a manifest or provenance that would not be read back as it is.
+        Raises UsageError for a manifest or provenance that would not read back unchanged.
         """
         rows.check_text(actor=actor)
         row = rows.registration(registered, provenance=provenance, now=now)
@@ -92,7 +92,7 @@ class Ledger(Measurements, Outbox, ReadinessRows):
         return self.bundle_row(bundle_id).bundle
 
     def bundle_row(self, bundle_id: str) -> BundleRow:
-        """The bundle with this full digest, and how it came to be. Raises NotFound."""
+        """The bundle with this full digest, and its provenance. Raises NotFound."""
         with self.reading():
             found = self.dialect.fetch(queries.BUNDLE, id=bundle_id)
         if not found:
@@ -105,9 +105,9 @@ class Ledger(Measurements, Outbox, ReadinessRows):
             return [rows.bundle_row(row) for row in self.dialect.fetch(queries.BUNDLES, service=service, limit=limit)]
 
     def resolve(self, service: str, text: str) -> str:
-        """The full digest that *text* means: a digest, a unique prefix of at least 4 hex digits, or an alias.
+        """The full digest that *text* refers to: a digest, a unique prefix of at least 4 hex digits, or an alias.
 
-        Raises NotFound, listing what an ambiguous prefix could mean.
+        Raises NotFound, listing the candidates for an ambiguous prefix.
         """
         if text in ALIASES:
             return self._alias(service, text)
@@ -166,7 +166,7 @@ class Ledger(Measurements, Outbox, ReadinessRows):
     def at(self, service: str, when: float) -> Revision | None:
         """The revision in force at Unix time *when*; None if there was none yet.
 
-        Where the clocks of those who committed disagreed by more than a second, by the times that most of them agree on.
+        Where the committers' clocks disagreed by more than a second, by the times that most of them agree on.
         """
         with self.reading():
             found = self.dialect.fetch(queries.REVISION_AT, service=service, at=when)
@@ -175,7 +175,7 @@ class Ledger(Measurements, Outbox, ReadinessRows):
         return told[0] if told else None
 
     def _clocks_differed(self, service: str, *, around: int) -> bool:
-        """Whether one of the revisions from *around* on, or the newest, keeps a second time: then some clock of theirs was wrong."""
+        """Whether a revision from *around* on, or the newest, records a second time: then one of the clocks was wrong."""
         newest = self.dialect.fetch(queries.NEWEST_REVISION, service=service)
         spans = [(around, NEAR), (newest[0]["number"] if newest else 1, 1)]
         return any(
@@ -247,11 +247,11 @@ class Ledger(Measurements, Outbox, ReadinessRows):
     ) -> Revision:
         """Make *state* the newest state, with the marks and pages among *effects*, in one durable transaction.
 
-        `state.revision` must be the newest number plus one, else Conflict says who was faster. A repeated
-        `operation` changes nothing and returns the revision that it made the first time. NotAllowed if the
-        database's own rules refuse it. With a *fence*, Conflict if that lease has changed hands. With `emergency`, a full disk costs the ballast instead of the change.
-        `at` of the revision is *now*, or that of the revision before if the clock was set back; then `evidence` keeps *now*
-        as `clock`, which `Revision.read_at` gives.
+        `state.revision` must be the newest number plus one, else Conflict names the faster change. A repeated `operation` changes
+        nothing and returns the revision that it made the first time. NotAllowed if the database's own rules refuse it. With a *fence*,
+        Conflict if that lease has changed hands. With `emergency`, a full disk costs the ballast instead of the change. `at` of the
+        revision is *now*, or that of the previous revision if the clock was set back; then `evidence` keeps *now* as `clock`, which
+        `Revision.read_at` returns.
         """
         rows.check_text(verb=verb, actor=actor, reason=reason, operation=operation)
         draft = {
@@ -317,7 +317,7 @@ class Ledger(Measurements, Outbox, ReadinessRows):
     # --- facts about bundles and services ------------------------------------------------------------------
 
     def evaluate(self, bundle_id: str, *, kind: str, report: Mapping[str, Any], actor: str, now: float) -> None:
-        """Record what was found out about a bundle. Raises NotFound, or UsageError for a report that a reader could not take."""
+        """Record findings about a bundle. Raises NotFound, or UsageError for a report that its readers could not process."""
         rows.check_text(kind=kind, actor=actor)
         kept = reports.check(kind, plain.tree(report, what=f"the {kind[:100]!r} report"))
         row = {"bundle": bundle_id, "kind": kind, "report": rows.dump(kept), "at": rows.check_time(now)}
@@ -329,12 +329,12 @@ class Ledger(Measurements, Outbox, ReadinessRows):
             self._audit(service, kind="evaluation", subject=f"{bundle_id}/{row['seq']}", body=body, actor=actor, now=now)
 
     def evaluations(self, bundle_id: str) -> list[Evaluation]:
-        """What was found out about a bundle, oldest first."""
+        """The recorded findings about a bundle, oldest first."""
         with self.reading():
             return [rows.evaluation(row) for row in self.dialect.fetch(queries.EVALUATIONS, bundle=bundle_id)]
 
     def note(self, service: str, *, kind: str, body: Mapping[str, Any], actor: str, now: float) -> None:
-        """Put a fact that changes no state, such as a refusal or a receipt, into the audit chain."""
+        """Add a fact that changes no state, such as a refusal or a receipt, to the audit chain."""
         rows.check_text(service=service, kind=kind, actor=actor)
         kept = plain.tree(body, what=f"the note {kind[:100]!r}")
         note = {"digest": chain.note_digest(kept), "note": kept}

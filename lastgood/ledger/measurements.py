@@ -1,7 +1,7 @@
-"""What was measured for the gates, look by look, so that whoever goes on comes to the same verdict.
+"""The measurements for the gates, one by one, so that a process that continues an analysis reaches the same verdict.
 
-Evidence, not history: it is forgotten in time, and no part of the audit chain. What a change rested on stands in the
-evidence of its revision. Writing it takes a lock of its own, so on Postgres it never waits for a release or a rollback,
+They are evidence, not history: removed after a time, and not part of the audit chain. What a change was based on is in the
+evidence of its revision. Writing takes a lock of its own, so on Postgres it never waits for a release or a rollback,
 nor they for it; on SQLite each transaction is one row, or a few hundred when old ones are removed.
 """
 
@@ -22,7 +22,7 @@ class Measurements(Session):
     """The measurements of a ledger, by service and analysis."""
 
     def record(self, service: str, analysis: str, body: Mapping[str, Any], *, now: float) -> int:
-        """Add one measurement, made at *now* (Unix seconds), to an analysis; its number, from 1 on.
+        """Add one measurement, made at *now* (Unix seconds), to an analysis; returns its number, from 1 on.
 
         Raises DiskFull, with nothing written, on a full disk; the reserve for rollbacks is left alone.
         """
@@ -37,7 +37,7 @@ class Measurements(Session):
     def recorded(self, service: str, analysis: str, *, after: int = 0) -> Iterator[dict[str, Any]]:
         """The measurements of an analysis with numbers above *after*, oldest first: `seq`, `at` and the `body`.
 
-        Read in pages while it is consumed, so that what is added meanwhile comes too. Numbers may have gaps where old
+        Read in pages while it is consumed, so that measurements added meanwhile are included. Numbers may have gaps where old
         ones were removed.
         """
         while True:
@@ -51,9 +51,9 @@ class Measurements(Session):
             after = page[-1]["seq"]
 
     def forget_measurements(self, service: str, *, before: float, at_most: int | None = None) -> int:
-        """Remove the measurements made before Unix time *before*; how many that were. Done in many small transactions.
+        """Remove the measurements made before Unix time *before*; returns how many. Done in many small transactions.
 
-        With *at_most* it ends after about so many; the oldest go first.
+        With *at_most* it ends after about that many; the oldest are removed first.
         """
         gone = 0
         while True:

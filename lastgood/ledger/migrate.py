@@ -33,7 +33,7 @@ class Migration(NamedTuple):
 
 @functools.cache
 def migrations_of(engine: str) -> tuple[Migration, ...]:
-    """The migrations of *engine* in order. Raises Damaged if a file of the installation is missing or odd."""
+    """The migrations of *engine* in order. Raises Damaged if a file of the installation is missing or unexpected."""
     found: list[Migration] = []
     for file in sorted(_FOLDER.glob(f"*.{engine}.sql")):
         name, text = _FILE.fullmatch(file.name), file.read_text("utf-8")
@@ -71,7 +71,7 @@ def check(dialect: Dialect) -> int:
 
 
 def migrate(dialect: Dialect) -> None:
-    """Bring the ledger to this release's schema, all or nothing; two at once do it once."""
+    """Bring the ledger to this release's schema, all or nothing; two concurrent calls do it once."""
     dialect.begin("migrate")
     try:
         for step in migrations_of(dialect.name)[version(dialect) :]:
@@ -84,7 +84,7 @@ def migrate(dialect: Dialect) -> None:
 
 
 def guards(engine: str, *, until: int) -> dict[str, str]:
-    """What the migrations up to version *until* put in force, in the words of `Dialect.schema`."""
+    """What the migrations up to version *until* put in force, in the form of `Dialect.schema`."""
     steps = migrations_of(engine)[:until]
     if engine == "postgres":
         text = "".join(step.text for step in steps)

@@ -1,8 +1,8 @@
-"""Pages that a person must get: written with the change they are about, so that a crash after it loses none.
+"""Pages that a person must get: written together with the change they are about, so that a crash after it loses none.
 
-A page is a fact and stays as it was written. Each channel has a delivery of its own: tried, put off, done; one dead
-channel holds up no other. Once every configured channel has a page, the page is settled and looked for no more, so
-that a channel that is added later does not send old news.
+A page is a fact and stays as written. Each channel has its own delivery: tried, postponed, done; one dead channel does not delay the
+others. Once every configured channel has a page, the page is settled and no longer looked up, so that a channel added later does
+not send old news.
 
 What does not belong here: channels and sending (`paging.delivery`).
 """
@@ -21,7 +21,7 @@ from lastgood.ledger.rows import Page
 _SEVERITIES = ("critical", "warning", "info")
 _SETTLE = 100
 LONGEST_WAIT_S = 2 * 3600.0
-"""Tries are an hour apart at most: one that is due later was put off under a clock that was ahead, and is due now."""
+"""Tries are an hour apart at most: one due later was postponed under a clock that was ahead, and is due now."""
 
 
 class Outbox(Leases):
@@ -40,10 +40,10 @@ class Outbox(Leases):
         resolves: bool = False,
         fence: Fence | None = None,
     ) -> bool:
-        """Leave a page about *revision* (0: before the first) that goes with no change; False if that revision has one of this *key*.
+        """Add a page about *revision* (0: before the first) without a change; False if that revision has one of this *key*.
 
-        `severity` is critical, warning or info. Raises NotAllowed for a revision that is not there yet, so that no page
-        can be in the way of a later change, and Conflict if the lease of *fence* has changed hands.
+        `severity` is critical, warning or info. Raises NotAllowed for a revision that does not exist yet, so that no page
+        can block a later change, and Conflict if the lease of *fence* has changed hands.
         """
         told = Paged(summary=summary, key=key, severity=severity, resolves=resolves)  # type: ignore[arg-type]  # the table checks it
         row = _row(service, revision, told, body=rows.dump(body), at=rows.check_time(now))
@@ -53,7 +53,7 @@ class Outbox(Leases):
             return self._add_page(row)
 
     def _add_pages(self, row: Mapping[str, Any], told: Iterable[Paged], *, before: rows.Record | None) -> None:
-        """The pages that go with a revision *row*, inside its transaction."""
+        """Add the pages that belong to a revision *row*, inside its transaction."""
         for paged in merged(told):
             revision = row["number"] if paged.about is None else paged.about
             body = _about(row, before) if paged.body is None else paged.body
@@ -81,17 +81,17 @@ class Outbox(Leases):
     def due_pages(self, channel: str, *, now: float, limit: int = 20) -> list[Page]:
         """Pages that *channel* is to deliver by *now* (Unix seconds); those never tried first, then the oldest.
 
-        A page waits until the channel has delivered the earlier ones of its key. Of the deliveries a page has only
-        the channel's own.
+        A page waits until the channel has delivered the earlier ones of its key. The pages contain only the channel's own
+        deliveries.
         """
         with self.reading():
             found = self.dialect.fetch(queries.DUE_PAGES, channel=channel, now=now, latest=now + LONGEST_WAIT_S, limit=limit)
         return [rows.page(row, [{**row, "channel": channel, "delivered_at": None}] if row["tries"] else []) for row in found]
 
     def page_tried(self, page: Page, channel: str, *, now: float, delivered: bool, error: str = "", next_at: float = 0.0) -> None:
-        """Note that *channel* tried to deliver *page* at *now*; if that failed, why, and when (Unix seconds) it is due again.
+        """Record that *channel* tried to deliver *page* at *now*; if that failed, why, and when (Unix seconds) it is due again.
 
-        What was delivered stays delivered, whatever a second controller notes later.
+        What was delivered stays delivered, whatever a second controller records later.
         """
         rows.check_text(channel=channel, error=error)
         name = {"service": page.service, "revision": page.revision, "key": page.key, "channel": channel}
@@ -108,7 +108,7 @@ class Outbox(Leases):
                 self.dialect.fetch(queries.CHANGE_DELIVERY, **name, **outcome, tries=found[0]["tries"] + 1)
 
     def settle_pages(self, channels: Collection[str], *, now: float) -> int:
-        """Mark the pages that every one of *channels* has delivered as delivered; how many that were. Only reads if there are none."""
+        """Mark the pages that all *channels* have delivered as delivered; returns how many. Only reads if there are none."""
         names = {f"v{n}": channel for n, channel in enumerate(sorted(set(channels)))}
         query = queries.SETTLED_PAGES.format(values=", ".join(f":{name}" for name in names))
         with self.reading():
@@ -120,7 +120,7 @@ class Outbox(Leases):
 
 
 def merged(told: Iterable[Paged]) -> list[Paged]:
-    """One page for each key: of several, all summaries and the gravest severity, so that no second page can stop a change."""
+    """One page per key: of several, all summaries and the highest severity, so that no second page can prevent a change."""
     kept: dict[tuple[int | None, str], Paged] = {}
     for paged in told:
         held = kept.get((paged.about, paged.key))
@@ -142,7 +142,7 @@ def _row(service: str, revision: int, paged: Paged, *, body: str, at: float) -> 
 
 
 def _about(row: Mapping[str, Any], before: rows.Record | None) -> dict[str, Any]:
-    """What the page of a revision tells beside its summary: who did what, the bundles now and before, what the gates said."""
+    """The body of a revision's page besides its summary: who did what, the bundles now and before, the gates' results."""
     aliases = ("stable", "candidate", "previous")
     evidence = rows.parse(row["evidence"], f"the evidence of revision {row['number']} of {row['service']!r}")
     return {

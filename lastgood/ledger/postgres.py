@@ -54,7 +54,7 @@ class Postgres(Dialect):
         return connection
 
     def _prepare(self, connection: Any) -> None:
-        # An operator's process that stops in the middle of a transaction must not block a rollback for ever; and an
+        # An operator's process that stops in the middle of a transaction must not block a rollback indefinitely; and an
         # acknowledged change must survive a crash, whatever the server's default is.
         patient_ms = max(60_000, self._timeout_ms)
         row = connection.execute(
@@ -91,7 +91,7 @@ class Postgres(Dialect):
         return {row["name"]: row["body"] for row in rows}
 
     def integrity(self) -> list[str]:
-        return []  # page checksums are the server's business
+        return []  # page checksums are the server's responsibility
 
     def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
         cursor = self._connection.execute(_pyformat(sql), parameters or None)

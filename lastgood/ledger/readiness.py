@@ -1,9 +1,9 @@
-"""What each host says of the workers that it runs: one row for a service, an arm and a host.
+"""Each host's report on the workers that it runs: one row per service, arm and host.
 
-Only the host that runs a worker writes its row: when something has changed, and now and then as a sign of life. Writing
-takes a lock of its own, so on Postgres it never waits for a release or a rollback, nor they for it.
+Only the host that runs a worker writes its row: when something has changed, and regularly as a heartbeat. Writing takes a lock of
+its own, so on Postgres it never waits for a release or a rollback, nor they for it.
 
-What does not belong here: what the rows of several hosts come to (`lastgood.hosts.readiness`).
+What does not belong here: combining the rows of several hosts (`lastgood.hosts.readiness`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_DETAIL = 500
 
 
 class Seen(NamedTuple):
-    """What a host sees of one worker: `failures` counts starts in a row that came to nothing, `detail` says what went wrong."""
+    """What a host sees of one worker: `failures` counts consecutive failed starts, `detail` is what went wrong."""
 
     ready: bool
     failures: int = 0
@@ -32,16 +32,16 @@ class ReadinessRows(Session):
     """The readiness rows of a ledger."""
 
     def readiness(self, service: str) -> list[Readiness]:
-        """What all hosts say of the workers of *service*; nothing in a ledger that an older release made and none of this one opened yet."""
+        """All hosts' reports on the workers of *service*; empty in a ledger created by an older release and not yet opened by this one."""
         with self.reading():
             if migrate.check(self.dialect) < _SINCE_SCHEMA:
                 return []
             return [rows.readiness(row) for row in self.dialect.fetch(queries.READINESS, service=service)]
 
     def report_readiness(self, service: str, *, host: str, seen: Mapping[str, Seen], now: float) -> None:
-        """Replace what *host* says of *service* by *seen*, by arm, as of *now* (Unix seconds). One transaction.
+        """Replace *host*'s report on *service* by *seen*, by arm, as of *now* (Unix seconds). One transaction.
 
-        `since` of a row stays as long as the worker is ready, or is not.
+        `since` of a row stays as long as the worker stays ready, or not ready.
         """
         rows.check_text(service=service, host=host)
         rows.check_time(now)

@@ -1,6 +1,6 @@
-"""Reports about a bundle that something here reads again, and the form in which it does.
+"""Reports about a bundle that lastgood reads again, and the form in which it reads them.
 
-What does not belong here: what a report says; kinds that are a team's own, which may say anything.
+What does not belong here: the content of a report; kinds that are a team's own, which are free-form.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _READ: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "liveness": {"status": _TEXT, "why": _TEXT, "ends_at": (*_NUMBER, type(None))},
     "drift-decision": {"look": _OBJECT, "outcome": _TEXT, "why": _TEXT},
 }
-"""By kind what its readers take out, and of which kinds that is."""
+"""By kind, the fields that its readers use; this also defines which kinds these are."""
 _LOOK: Mapping[str, tuple[type, ...]] = {"alarm": _NUMBER, "number": (int,), "of": (int,), "until": _NUMBER}
 
 
 def check(kind: str, report: dict[str, Any]) -> dict[str, Any]:
-    """*report*, in plain JSON, if whoever reads reports of this *kind* can take it. Raises UsageError, with the name that is wrong."""
+    """*report*, in plain JSON, if the readers of this *kind* accept it. Raises UsageError naming the invalid field."""
     if kind == "offline":
         _check_metrics(report.get("metrics", {}))
     _check(report, _READ.get(kind, {}), what=f"the {kind!r} report")

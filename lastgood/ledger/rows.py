@@ -1,4 +1,4 @@
-"""What the ledger hands out, and how rows become that.
+"""The values that the ledger returns, and their conversion from rows.
 
 What does not belong here: SQL.
 """
@@ -22,18 +22,18 @@ from lastgood.system import text as times
 Record = Mapping[str, Any]
 
 HAS_CLOCK = '%"clock":%'
-"""Finds evidence that may keep a second time."""
+"""Matches evidence that may contain a second time."""
 CLOCKS_DIFFER_S = 1.0
-"""By so many seconds a clock may be behind the revision before without a word."""
+"""Seconds by which a clock may be behind the previous revision without a note."""
 SALT = "salt"
-"""Key of the evidence of a proposal: the secret that decides which users its candidate gets. Nothing prints it."""
+"""Key of a proposal's evidence: the secret that decides which users its candidate gets. It is never printed."""
 MAX_TIME = 1e12
-"""Unix seconds; the database refuses later times too, so that no slip of a unit puts all later revisions in the far future."""
+"""Unix seconds; the database refuses later times too, so that a wrong unit cannot put all later revisions in the far future."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class BundleRow:
-    """A registered bundle. `provenance` says how it was built; `registered_at` is Unix time in seconds."""
+    """A registered bundle. `provenance` describes how it was built; `registered_at` is Unix time in seconds."""
 
     bundle: bundle.Bundle
     provenance: Mapping[str, Any]
@@ -42,9 +42,9 @@ class BundleRow:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
-    """One row of a service's release log: the whole state since `at` (Unix seconds), who made it so, and why.
+    """One row of a service's release log: the whole state since `at` (Unix seconds), who committed it, and why.
 
-    `state.marks` are the marks as they were then, of the bundles that the state names. `marks` are those
+    `state.marks` are the marks at that time of the bundles that the state names. `marks` are those
     written with this revision. `hash` is that of its audit entry.
     """
 
@@ -62,21 +62,21 @@ class Revision:
 
     @property
     def read_at(self) -> float:
-        """What the clock of whoever committed it said: `at`, unless that clock was behind the revision before."""
+        """The committer's clock time: `at`, unless that clock was behind the revision before."""
         return clock_read(self.evidence, self.at)
 
     @property
     def salt(self) -> str:
-        """The secret drawn for the release that this revision proposed; empty where it proposed none, or an older release of lastgood did."""
+        """The secret drawn for the release that this revision proposed; empty if it proposed none, or an older release of lastgood did."""
         drawn = self.evidence.get(SALT, "")
         return drawn if isinstance(drawn, str) else ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """What `host` says of its worker for `arm`: ready or not since `since`, last heard of at `seen_at` (Unix seconds, its own clock).
+    """What `host` reports on its worker for `arm`: ready or not since `since`, last heard of at `seen_at` (Unix seconds, its own clock).
 
-    `failures` counts starts in a row that came to nothing; `detail` says what went wrong last.
+    `failures` counts consecutive failed starts; `detail` is the latest problem.
     """
 
     service: str
@@ -91,7 +91,7 @@ class Readiness:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What somebody found out about a bundle, and when (Unix seconds)."""
+    """A finding about a bundle, and its time (Unix seconds)."""
 
     kind: str
     report: Mapping[str, Any]
@@ -100,7 +100,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """What became of a page on one channel: times in Unix seconds, `error` of the latest try; `delivered_at` None: not yet."""
+    """A page's status on one channel: times in Unix seconds, `error` of the latest try; `delivered_at` None: not yet."""
 
     tries: int
     next_at: float
@@ -110,11 +110,10 @@ class Delivery:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """What a person must be told about `revision` of a service; pages of one `key` are about one thing.
+    """A message about `revision` of a service that a person must get; pages of one `key` are about one problem.
 
-    One that `resolves` closes the earlier ones of its key. `body` holds what the gates said, and for the page of a
-    revision who did what and the bundles now and before. `deliveries` are by channel; `delivered_at` is when every
-    channel that was configured had it.
+    One that `resolves` closes the earlier ones of its key. `body` contains the gates' results, and for a revision's page who did
+    what and the bundles now and before. `deliveries` are by channel; `delivered_at` is when every configured channel had it.
     """
 
     service: str
@@ -130,7 +129,7 @@ class Page:
 
 
 def page(row: Record, tried: Sequence[Record]) -> Page:
-    """A page row with the deliveries that are asked for.
+    """A page row with the requested deliveries.
 
     A body that cannot be read is replaced by `damaged`: the summary must reach a person in any case, and no
     other page may wait for it.
@@ -153,7 +152,7 @@ def _delivery(row: Record) -> Delivery:
 
 
 def bundle_row(row: Record) -> BundleRow:
-    """Raises Damaged if the manifest is not the one that the id was made from."""
+    """Raises Damaged if the manifest does not hash to the id."""
     found = bundle.from_manifest(parse(row["manifest"], f"the manifest of {row['id']!r}"))
     if found.id != row["id"] or found.service != row["service"]:
         raise errors.Damaged(
@@ -164,7 +163,7 @@ def bundle_row(row: Record) -> BundleRow:
 
 
 def evaluation(row: Record) -> Evaluation:
-    """One evaluation as the ledger hands it out."""
+    """One evaluation in the form that the ledger returns."""
     return Evaluation(kind=row["kind"], report=parse(row["report"], f"an evaluation of {row['bundle']!r}"), at=row["at"])
 
 
@@ -200,7 +199,7 @@ def fold(marks: Iterable[Record], *, wanted: frozenset[str], until: int) -> dict
 
 
 def marked(rows: Sequence[Record]) -> tuple[Marked, ...]:
-    """The marks in *rows* as the decision core writes them."""
+    """The marks in *rows* in the decision core's form."""
     return tuple(Marked(bundle=row["bundle"], kind=row["kind"], reason=row["reason"]) for row in rows)
 
 
@@ -222,7 +221,7 @@ def revision(row: Record, *, marks: Mapping[str, Mark], written: Sequence[Record
 
 
 def conflict(wanted: State, newest: Record | None) -> errors.Conflict:
-    """Who was faster than *wanted*: who did what, when, and what serves now."""
+    """The change that was faster than *wanted*: who did what, when, and what serves now."""
     service = wanted.service
     if newest is None:
         return errors.Conflict(f"{service!r} has no revision yet, so {wanted.revision} cannot be next; check its status, then decide again")
@@ -236,7 +235,7 @@ def conflict(wanted: State, newest: Record | None) -> errors.Conflict:
 
 
 def same_verb(done: Revision, verb: str) -> Revision:
-    """What a repeated operation made the first time. Raises Conflict if that was something else."""
+    """The result of the first run of a repeated operation. Raises Conflict if that was a different operation."""
     if done.verb != verb:
         raise errors.Conflict(
             f"operation {done.operation!r} already made revision {done.number} with {done.verb!r}, not {verb!r}; use a new operation id"
@@ -259,12 +258,12 @@ def parse(text: str, what: str) -> dict[str, Any]:
 
 
 def dump(value: Mapping[str, Any]) -> str:
-    """Canonical JSON text of an object. Raises Damaged for what JSON cannot hold."""
+    """Canonical JSON text of an object. Raises Damaged for what JSON cannot represent."""
     return bundle.canonical(dict(value)).decode()
 
 
 def registration(registered: bundle.Bundle, *, provenance: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """The row of a bundle, which reads back as the bundle that it is. Raises UsageError for what would not."""
+    """The row of a bundle, checked to read back as the same bundle. Raises UsageError if it would not."""
     manifest = plain.tree(registered.manifest(), what="the manifest")
     texts = {"manifest": manifest, "provenance": plain.tree(provenance, what="the provenance")}
     row: dict[str, Any] = {name: dump(value) for name, value in texts.items()}
@@ -281,7 +280,7 @@ def registration(registered: bundle.Bundle, *, provenance: Mapping[str, Any], no
 
 
 def readiness(row: Record) -> Readiness:
-    """One row of what hosts say of their workers."""
+    """One row of a host's report on its workers."""
     names = ("service", "arm", "host", "failures", "since", "seen_at", "detail")
     return Readiness(ready=bool(row["ready"]), **{name: row[name] for name in names})
 
@@ -294,14 +293,14 @@ def check_text(**texts: str | None) -> None:
 
 
 def clock_read(evidence: Mapping[str, Any], at: float) -> float:
-    """The time that *evidence* keeps beside *at*, if the two differed."""
+    """The time that *evidence* records besides *at*, if the two differed."""
     clock = evidence.get("clock")
     read = clock.get("read") if isinstance(clock, Mapping) else None
     return float(read) if isinstance(read, int | float) else at
 
 
 def in_order(draft: Mapping[str, Any], *, after: float) -> dict[str, Any]:
-    """A revision's row whose time is not before *after*, as the database demands; what its clock said is kept if that was earlier."""
+    """A revision's row whose time is not before *after*, as the database demands; if its clock was earlier, that time is kept."""
     evidence, read = dict(draft["evidence"]), draft["at"]
     if after - read > CLOCKS_DIFFER_S:
         evidence["clock"] = {**evidence.get("clock", {}), "read": read}
@@ -309,9 +308,9 @@ def in_order(draft: Mapping[str, Any], *, after: float) -> dict[str, Any]:
 
 
 def believed(read: Sequence[float]) -> list[float]:
-    """The times of successive revisions, put right where one of their clocks was wrong.
+    """The times of successive revisions, corrected where one of their clocks was wrong.
 
-    Time only goes on: as few readings as possible are held to be wrong, of equally many the earlier ones, and each of
+    Time only increases: as few readings as possible are taken to be wrong, of equally many the earlier ones, and each of
     those is moved to the nearest moment between its neighbours.
     """
     tails: list[int] = []  # for each length, the end of the ascending run that ends lowest
@@ -336,7 +335,7 @@ def believed(read: Sequence[float]) -> list[float]:
 
 
 def check_time(now: object) -> float:
-    """*now* as a float, refused if no date."""
+    """*now* as a float, refused if it is not a valid time."""
     if not isinstance(now, int | float) or not 0 <= now < MAX_TIME:
         said = repr(now) if isinstance(now, float) else f"a value of type {type(now).__name__}"
         raise errors.UsageError(f"{said} is not a time; give Unix seconds")

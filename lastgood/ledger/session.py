@@ -1,4 +1,4 @@
-"""One connection to a ledger and its transactions: what every part of the ledger is written on.
+"""One connection to a ledger and its transactions: the base of every part of the ledger.
 
 What does not belong here: any table (`ledger`, `leases`, `measurements`, `outbox`).
 """
@@ -18,7 +18,7 @@ from lastgood.system.failpoints import failpoint
 
 
 class Session:
-    """Opened at first use, and again after it broke; may be shared by threads, which then wait for each other."""
+    """Opened at first use, and reopened after it broke; may be shared by threads, which then wait for each other."""
 
     def __init__(self, connection: Dialect, *, ballast: Ballast | None = None) -> None:
         self.dialect = connection
@@ -32,7 +32,7 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Close the database; using the ledger again opens it again."""
+        """Close the database; using the ledger reopens it."""
         with self._lock:
             self.dialect.close()
 

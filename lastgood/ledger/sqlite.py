@@ -32,10 +32,10 @@ class Sqlite(Dialect):
         self._frozen = False
 
     def connect(self, *, create: bool = False) -> None:
-        """Make sure there is a connection to the file that has the ledger's name now.
+        """Make sure there is a connection to the file that currently has the ledger's name.
 
         Without this check a commit would go, and be acknowledged, to a file that was moved away or deleted; and a
-        connection without locks would never see what another user writes.
+        connection without locks would never see another user's writes.
         """
         if self._connection is not None and (self._frozen or _inode(self.path) != self._inode):
             self.close()
@@ -56,10 +56,10 @@ class Sqlite(Dialect):
                 return self._opened_immutable()
 
     def _make(self) -> None:
-        """The file, readable for its owner alone from the first moment; SQLite gives its log the same mode."""
+        """The file, readable only by its owner from the first moment; SQLite gives its log the same mode."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Only one that is not there is opened: closing a file drops all of this process's locks on it, those of other connections
-        # too, and then the next one to leave takes itself for the last and removes the log that these still write to.
+        # Only a missing file is opened here: closing a file drops all of this process's locks on it, including those of other connections,
+        # and the next one to leave then takes itself for the last and removes the log that these still write to.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
@@ -137,13 +137,13 @@ class Sqlite(Dialect):
         return kind(message.format(self.where, text))
 
 
-# SQLite knows only "no space left" as a full disk; an exceeded quota or file size fails as a plain write.
+# SQLite recognizes only "no space left" as a full disk; an exceeded quota or file size fails as a plain write.
 _NO_ROOM = (sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_WRITE)
 
-# What opening fails with where SQLite cannot make the file that readers and writers lock.
+# The error when SQLite cannot create the file that readers and writers lock.
 _NO_LOCK_FILE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
 
-# After these the connection's own idea of the file is not to be trusted; the next use opens another.
+# After these the connection's view of the file cannot be trusted; the next use opens another.
 _DROPS = (
     *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN),
     *(sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT),
@@ -168,7 +168,7 @@ _SCHEMA = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"
 
 
 def schema_of(scripts: Iterable[str]) -> dict[str, str]:
-    """What `Sqlite.schema` finds after these migrations."""
+    """The expected result of `Sqlite.schema` after these migrations."""
     with contextlib.closing(sqlite3.connect(":memory:")) as blank:
         for script in scripts:
             blank.executescript(script)

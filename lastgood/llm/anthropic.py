@@ -1,4 +1,4 @@
-"""Models hosted by Anthropic, or a server that speaks like theirs (`base_url`)."""
+"""Models hosted by Anthropic, or a server with the same API (`base_url`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Anthropic(hosted.Hosted):
 
     def _once(self, messages: Sequence[base.Message], seconds: float) -> base.Answer:
         params = self.pin.params
-        # What the prompt calls system is a field of its own here, and no message.
+        # The prompt's system text is a field of its own here, not a message.
         system = "\n\n".join(one.content for one in messages if one.role == "system")
         optional: dict[str, Any] = {"system": system} if system else {}
         if params.temperature is not None:

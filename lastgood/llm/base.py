@@ -1,7 +1,7 @@
-"""The pin of a language model, and the contract by which it is asked.
+"""The pin of a language model, and the contract for querying it.
 
-A pin stands in a bundle's model part. A hosted model's bytes cannot be frozen, only its name: so the name must be a dated one,
-and what the server says that it used is compared with it.
+A pin is in a bundle's model part. A hosted model's bytes cannot be frozen, only its name: so the name must be a dated one,
+and it is compared with the model that the server reports.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ _MOVING = re.compile(r"(^|[-:@])(latest|preview|default)$")
 
 
 class Params(pydantic.BaseModel):
-    """How the model is asked; what a provider does not know of is left out for it."""
+    """Parameters of the query; those that a provider does not support are left out for it."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     temperature: float | None = pydantic.Field(default=None, ge=0, le=2)
-    """None: the server's own; some models take no other."""
+    """None: the server's default; some models accept no other."""
     seed: int | None = None
     max_tokens: int = pydantic.Field(default=400, ge=1, le=32_000)
-    """Most tokens of an answer."""
+    """Maximum tokens of an answer."""
     try_s: float = pydantic.Field(default=20.0, gt=0, le=600)
     """Seconds for one attempt."""
     budget_s: float = pydantic.Field(default=30.0, gt=0, le=600)
     """Seconds for all attempts and the pauses between them."""
     retries: int = pydantic.Field(default=2, ge=0, le=10)
-    """Attempts after the first, for answers that may be better the next time (429, 5xx, no connection)."""
+    """Attempts after the first, for errors that may be temporary (429, 5xx, no connection)."""
     max_sentences: int = pydantic.Field(default=3, ge=1, le=20)
     """extractive: sentences of an answer."""
     refuse_below: float = pydantic.Field(default=0.3, ge=0, le=1)
-    """extractive: if no sentence is as near as this to the question (1 is the same), it is refused."""
+    """extractive: if no sentence is at least this near to the question (1 is the same), it is refused."""
     refusal: str = "I do not know."
-    """What a refusal says. A model must have been told the same words in its prompt to be recognised by them."""
+    """The text of a refusal. A model's prompt must contain the same text for the refusal to be recognized."""
 
 
 class Pin(pydantic.BaseModel):
-    """Which model, exactly."""
+    """The exact identity of a model."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
@@ -63,7 +63,7 @@ class Pin(pydantic.BaseModel):
     model: str = pydantic.Field(min_length=1, max_length=200)
     """openai, anthropic: a dated name. local: the file's name. extractive: any."""
     base_url: str | None = pydantic.Field(default=None, pattern=r"^https?://")
-    """A server of one's own that speaks like the provider's."""
+    """A private server with the provider's API."""
     sha256: str | None = pydantic.Field(default=None, pattern=r"^[0-9a-f]{64}$")
     """local: the file's digest."""
     params: Params = Params()
@@ -79,12 +79,12 @@ class Pin(pydantic.BaseModel):
 
     @property
     def digest(self) -> str:
-        """`sha256:` and the digest of what is pinned."""
+        """`sha256:` and the digest of the pinned content."""
         return manifest.sha256(manifest.canonical(self.model_dump(mode="json", exclude_none=True)))
 
     @property
     def dated(self) -> bool:
-        """Whether the name says which version it is."""
+        """Whether the name identifies a version."""
         return _DATED.match(self.model) is not None
 
 
@@ -92,7 +92,7 @@ _EXAMPLE = {"openai": "gpt-5-2025-08-07", "anthropic": "claude-opus-4-5-20251101
 
 
 def parse(value: Mapping[str, Any]) -> Pin:
-    """The pin that *value* (plain JSON) describes. Raises UsageError."""
+    """The pin described by *value* (plain JSON). Raises UsageError."""
     try:
         return Pin.model_validate(dict(value))
     except pydantic.ValidationError as error:
@@ -110,7 +110,7 @@ class Message:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """A text that was found for the question."""
+    """A text found for the question."""
 
     id: str
     text: str
@@ -119,7 +119,7 @@ class Passage:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What was answered. `model` is what the server says that it used; tokens are None where nobody counted them."""
+    """An answer. `model` is the one that the server reports; tokens are None if they were not counted."""
 
     text: str
     refused: bool
@@ -132,8 +132,8 @@ class Answer:
 class Model(abc.ABC):
     """A language model, ready. Safe for several threads.
 
-    Raises Unavailable (no connection, too slow, too many requests, 5xx; may be tried again), NotFound (the model is gone),
-    NotAllowed (the key is refused), Damaged (an answer that is none, or of another model than the pinned one).
+    Raises Unavailable (no connection, too slow, too many requests, 5xx; may be retried), NotFound (the model is gone),
+    NotAllowed (the key is refused), Damaged (an invalid answer, or one from another model than the pinned one).
     """
 
     def __init__(self, pin: Pin) -> None:
@@ -141,18 +141,18 @@ class Model(abc.ABC):
 
     @abc.abstractmethod
     def answer(self, messages: Sequence[Message], *, passages: Sequence[Passage], question: str) -> Answer:
-        """An answer to *messages*; *passages* and *question* are what they were made of, for models that read no prompt."""
+        """An answer to *messages*; *passages* and *question* are what they were made from, for models that read no prompt."""
 
     def close(self) -> None:  # noqa: B027  # most hold nothing
         """Close connections and free memory."""
 
     def _refused(self, text: str) -> bool:
-        """Whether *text* is the refusal that the prompt asks for."""
+        """Whether *text* is the refusal specified in the prompt."""
         return self.pin.params.refusal.rstrip(".").lower() in text.lower()
 
 
 def check_model(pin: Pin, said: str | None) -> str:
-    """What the server says that it used, if that is the pinned model. Raises Damaged for another one, where the pin is dated."""
+    """The model that the server reports, if it is the pinned one. Raises Damaged for another one, where the pin is dated."""
     if said and pin.dated and said != pin.model:
         raise errors.Damaged(
             f"the server answered with model {said!r}, but the bundle pins {pin.model!r}; remove that server, or pin the model that it serves"

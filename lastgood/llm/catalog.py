@@ -1,4 +1,4 @@
-"""From a pin to a model that is ready. Nothing is imported until it is asked for."""
+"""From a pin to a model that is ready. Nothing is imported until it is used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def build(pin: base.Pin, *, environ: Mapping[str, str], embed: Embed | None = None) -> base.Model:
-    """The model of *pin*; keys of hosted ones come from *environ*. Raises UsageError, NotFound or Damaged if it cannot be had."""
+    """The model of *pin*; keys of hosted ones come from *environ*. Raises UsageError, NotFound or Damaged if it is not available."""
     if pin.provider in ("openai", "anthropic"):
         return hosted(pin, environ=environ)
     if pin.provider == "local":
@@ -26,7 +26,7 @@ def build(pin: base.Pin, *, environ: Mapping[str, str], embed: Embed | None = No
 
 
 def hosted(pin: base.Pin, *, environ: Mapping[str, str]) -> Hosted:
-    """As `build`, for a pin of a hosted model: `openai` or `anthropic`."""
+    """Like `build`, for a pin of a hosted model: `openai` or `anthropic`."""
     if pin.provider == "openai":
         from lastgood.llm import openai_compatible
 

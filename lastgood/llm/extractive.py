@@ -1,4 +1,4 @@
-"""An answer made of sentences that stand in the passages: no model, nothing invented, the same bytes every time.
+"""An answer made of sentences from the passages: no model, nothing invented, the same bytes every time.
 
 What does not belong here: finding the passages.
 """
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 _END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\"'(])")
 _CODE = re.compile(r"^(\s{2,}|>>> |\$ )")
 MIN_WORDS = 4
-"""A sentence of fewer words is a heading or a label, and answers nothing."""
+"""A sentence of fewer words is a heading or a label, and does not answer anything."""
 
 
 class Extractive(base.Model):
-    """See the module. With *embed* sentences are compared by meaning, without it by their words."""
+    """See the module. With *embed* sentences are compared by meaning, otherwise by their words."""
 
     def __init__(self, pin: base.Pin, *, embed: Embed | None = None) -> None:
         super().__init__(pin)
@@ -44,12 +44,12 @@ class Extractive(base.Model):
         if self._embed is None or not texts:
             return by_words(question, texts)
         vectors = self._embed([question, *texts])
-        # Of six digits, so that the last bits of a sum, which differ between machines, decide nothing.
+        # Rounded to six digits, so that the last bits of a sum, which differ between machines, decide nothing.
         return [round(float(value), 6) for value in vectors[1:] @ vectors[0]]
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of *text*; lines of code and headings are none, and neither is what has hardly a word."""
+    """The sentences of *text*, without lines of code, headings, and pieces of hardly a word."""
     prose: list[str] = []
     for block in text.split("\n\n"):
         lines = [line.strip() for line in block.split("\n") if not _CODE.match(line)]
@@ -58,7 +58,7 @@ def sentences(text: str) -> list[str]:
 
 
 def by_words(question: str, texts: Sequence[str]) -> list[float]:
-    """For each text the share of the question's words in it, rare ones counting more (idf over *texts*); 0 to 1."""
+    """For each text, the share of the question's words in it, rare ones counting more (idf over *texts*); 0 to 1."""
     asked = set(_words(question))
     held = [set(_words(text)) for text in texts]
     often = Counter(word for words in held for word in words)

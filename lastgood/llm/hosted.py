@@ -1,7 +1,7 @@
-"""What asking a hosted model has in common, whoever hosts it: time, attempts, and errors that say what to do.
+"""Common base for querying hosted models, whichever the host: time limits, retries, and errors that contain a remedy.
 
-Both official clients come from one generator and name their errors alike. They try again by themselves, but know no limit for
-all attempts together; so they are told not to, and it is done here.
+Both official clients come from one generator and name their errors alike. They retry by themselves, but have no limit for
+all attempts together; so their retries are turned off, and done here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 
 
 class Later(errors.Unavailable):
-    """It may work in a while; `after_s` is what the server asks for, None if it does not say."""
+    """A retry may succeed in a while; `after_s` is the delay requested by the server, None if it names none."""
 
     def __init__(self, message: str, *, after_s: float | None = None) -> None:
         super().__init__(message)
@@ -30,9 +30,9 @@ class Later(errors.Unavailable):
 
 
 class Hosted(base.Model):
-    """A model that an official client asks. A subclass names its provider and makes one attempt.
+    """A model queried through an official client. A subclass names its provider and makes one attempt.
 
-    *key* may be missing for a server of one's own.
+    *key* may be missing for a private server.
     """
 
     package: ClassVar[str]
@@ -57,10 +57,10 @@ class Hosted(base.Model):
 
     @abc.abstractmethod
     def _once(self, messages: Sequence[base.Message], seconds: float) -> base.Answer:
-        """One attempt, of at most so many seconds, within `_told`."""
+        """One attempt, of at most this many seconds, within `_told`."""
 
     def describe(self, *, timeout_s: float) -> Mapping[str, Any] | None:
-        """What the provider says of the model, in its own fields; None if it has none of that name."""
+        """The provider's description of the model, in its own fields; None if it has none of that name."""
         try:
             with self._told():
                 found: Mapping[str, Any] = self._client.models.retrieve(self.pin.model, timeout=timeout_s).model_dump(mode="json")
@@ -76,7 +76,7 @@ class Hosted(base.Model):
 
 
 def ask(call: Callable[[float], T], params: base.Params, *, sleep: Callable[[float], None] = time.sleep) -> T:
-    """What *call*, given the seconds that it may take, returns; tried again after Later as often as *params* allow, within their budget."""
+    """The result of *call*, given the seconds that it may take; retried after Later as often as *params* allow, within their budget."""
     end = time.monotonic() + params.budget_s
     for attempt in range(params.retries + 1):
         left_s = end - time.monotonic()
@@ -92,7 +92,7 @@ def ask(call: Callable[[float], T], params: base.Params, *, sleep: Callable[[flo
 
 @contextlib.contextmanager
 def translate_errors(sdk: ModuleType, pin: base.Pin, *, key_name: str) -> Iterator[None]:
-    """Turn the errors of *sdk* into ours; no message holds the key, the question or the answer."""
+    """Convert the errors of *sdk* to ours; no message contains the key, the question or the answer."""
     name = f"{pin.provider} model {pin.model!r}"
     try:
         yield
@@ -113,7 +113,7 @@ def translate_errors(sdk: ModuleType, pin: base.Pin, *, key_name: str) -> Iterat
             raise Later(f"{name} failed with {error.status_code}; retrying", after_s=_after(error)) from error
         raise errors.UsageError(f"{name} rejects the request with {error.status_code}; check 'params' of its pin") from error
     except (sdk.APIError, ValueError, AttributeError, TypeError) as error:
-        # A body that is no JSON, or JSON of another form, goes through the clients as it is.
+        # A body that is not JSON, or JSON of another form, passes through the clients unchanged.
         raise errors.Damaged(f"{name} gave an invalid answer; try again, or check for a proxy in between") from error
 
 
@@ -125,7 +125,7 @@ def _after(error: Any) -> float | None:
 
 
 def checked_text(text: Any, pin: base.Pin) -> str:
-    """*text*, if it is an answer. Raises Damaged."""
+    """*text*, if it is a valid answer. Raises Damaged."""
     if not isinstance(text, str) or not text.strip():
         raise errors.Damaged(f"{pin.provider} model {pin.model!r} gave an empty answer; try again, or raise 'max_tokens' of its pin")
     return text.strip()

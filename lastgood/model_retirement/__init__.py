@@ -1,1 +1,1 @@
-"""Hosted models that a provider will switch off: what is recorded, where it is asked, whom it concerns."""
+"""Hosted models that a provider will switch off: the records, the queries to providers, and the bundles affected."""

@@ -1,9 +1,9 @@
-"""Asking how long the models of a service's bundles live: written down when it changes, and paged when something ends.
+"""Checks how long the models of a service's bundles will live: recorded when that changes, paged when a model is ending.
 
-Of a hosted model everybody is told the same. A local one is on the disk of a host or is not: only a host that serves says so, for
-itself, and a bundle whose model is on one of them is not gone.
+For a hosted model every host gets the same answer. A local model may be on one host's disk and not on another's: only a serving host
+reports, for itself, and a bundle whose model is on one of them is not gone.
 
-What does not belong here: what is made of it when a target is chosen (`release.targets`).
+What does not belong here: how the result is used to choose a target (`release.targets`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lastgood.system import plain
 
 LOCAL = "local"
 RENEWED_S = 7 * records.DAY_S
-"""An answer that stays the same is written down again after this time, in seconds, so that it can be seen that somebody asks."""
+"""Seconds after which an unchanged answer is recorded again, to show that it is still being checked."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,21 +43,21 @@ class Checked:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The result for a service. `risk` says why there is no safe rollback target, if so."""
+    """The result for a service. `risk` says why there is no safe rollback target, if that is so."""
 
     checked: tuple[Checked, ...]
     risk: str | None
 
     @property
     def ok(self) -> bool:
-        """Nothing that serves or may have to serve is ending."""
+        """Whether no bundle that serves or may have to serve is ending."""
         return self.risk is None and all(one.lifetime.status in ("alive", "unknown") for one in self.checked if one.role != "way back")
 
 
 def check(
     ctx: context.Context, service: str, *, ask: models.Ask | None, now: float, warn_days: float = models.WARN_DAYS, actor: str
 ) -> Report:
-    """Ask for the serving bundle and every rollback target; record what is new, page models that end within *warn_days*.
+    """Query the serving bundle and every rollback target; record what is new, page models that end within *warn_days*.
 
     Without *ask* only the dates that came with this version are looked up.
     """
@@ -83,7 +83,7 @@ def check(
 
 
 def _blind(ctx: context.Context, state: State, *, now: float) -> str:
-    """Why this host says nothing of models on its own disk: it serves nothing, and others do; empty if it may."""
+    """Why this host does not report models on its own disk: it serves nothing, and others do; empty if it may."""
     serving = state.stable or state.candidate
     try:
         if serving is not None:
@@ -94,7 +94,7 @@ def _blind(ctx: context.Context, state: State, *, now: float) -> str:
 
 
 def _of_hosts(ctx: context.Context, digest: str, found: Lifetime, *, blind: str, actor: str, now: float) -> Lifetime:
-    """What the hosts together say of a bundle with a local model, once this one has written down what it *found*, unless it is *blind*."""
+    """The hosts' combined result for a bundle with a local model, after recording what this one *found*, unless it is *blind*."""
     if not blind:
         _write_down(ctx, digest, dataclasses.replace(found, host=readiness.host(ctx.settings)), actor=actor, now=now)
     return records.newest(ctx.ledger, digest, now=now) or Lifetime(status="unknown", why=blind)
@@ -108,7 +108,7 @@ def _bundles(state: State) -> list[tuple[str, str]]:
 
 
 def _lifetime(pin: Mapping[str, Any], *, ask: models.Ask | None, now: float, warn_days: float) -> tuple[str, Lifetime]:
-    """The name of a pinned model and how long it lives; of a pin that nobody understands nothing is known."""
+    """The name of a pinned model and its lifetime; for a pin that cannot be parsed the lifetime is unknown."""
     name = f"{pin.get('provider')}/{pin.get('model')}"
     try:
         found = models.check(base.parse(pin), now=now, ask=ask, warn_days=warn_days)
@@ -125,7 +125,7 @@ def _write_down(ctx: context.Context, digest: str, found: Lifetime, *, actor: st
 
 
 def _risk(state: State, found: list[Checked]) -> str | None:
-    """Why no safe rollback target is left: there are targets, and the model of each is gone or dying."""
+    """Why no safe rollback target is left: there are targets, and the model of each is gone or ending."""
     asked = {one.bundle: one.lifetime for one in found}
     back = [digest for digest, role in _bundles(state) if role == "way back"]
     if not back or any(digest not in asked or asked[digest].status in ("alive", "unknown") for digest in back):
@@ -134,7 +134,7 @@ def _risk(state: State, found: list[Checked]) -> str | None:
 
 
 def _tell(ctx: context.Context, state: State, report: Report, *, now: float) -> None:
-    """Once for each bundle and what becomes of it, and once for each stable bundle that has nothing behind it."""
+    """Page once per bundle and status, and once per stable bundle without a safe target."""
     teller = once.Notifier(ctx, state.service)
     for one in report.checked:
         status = one.lifetime.status

@@ -1,8 +1,8 @@
-"""Whether a pinned model is still there, and for how long: a bundle whose model is gone is not a rollback target.
+"""Whether a pinned model still exists, and for how long: a bundle whose model is gone is not a rollback target.
 
-The provider is asked; where it cannot be, the dates that it has announced stand in `shutdowns.json`, which is as old as it says.
+The provider is queried; where that is not possible, its announced dates are in `shutdowns.json`, which states its own date.
 
-What does not belong here: paging anybody (`check`), choosing a target (`release.targets`).
+What does not belong here: paging (`check`), choosing a target (`release.targets`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lastgood.system import text
 
 ModelStatus = Literal["alive", "dying", "gone", "unknown"]
 Ask = Callable[[base.Pin], Mapping[str, Any] | None]
-"""What the provider says of a model, in its own fields; None if there is no such model. Raises LastgoodError if it cannot be asked."""
+"""The provider's data on a model, in its own fields; None if there is no such model. Raises LastgoodError if it cannot be queried."""
 
 WARN_DAYS = 30.0
 DAY_S = 86_400.0
@@ -32,7 +32,7 @@ _FIELDS = ("shutdown_date", "shutdown_at", "retires_at", "deprecated_at", "depre
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Liveness:
-    """How long a model lives. `ends_at` is Unix time, None if nothing is announced."""
+    """How long a model lives. `ends_at` is Unix time, None if no end is announced."""
 
     status: ModelStatus
     why: str
@@ -40,14 +40,14 @@ class Liveness:
 
     @property
     def serves(self) -> bool | None:
-        """Whether it answers now; None if nobody can tell."""
+        """Whether it answers now; None if unknown."""
         return {"alive": True, "dying": True, "gone": False, "unknown": None}[self.status]
 
 
 def check(pin: base.Pin, *, now: float, ask: Ask | None = None, warn_days: float = WARN_DAYS) -> Liveness:
     """What is known of the model of *pin* at Unix time *now*; *dying* if it ends within *warn_days*.
 
-    With *ask* the provider is asked; without it, or if it does not answer, only the announced dates are looked up.
+    With *ask* the provider is queried; without it, or if it does not answer, only the announced dates are looked up.
     """
     if pin.provider == "extractive":
         return Liveness(status="alive", why="it is part of the program")
@@ -106,7 +106,7 @@ def _moment(text: str) -> float | None:
 
 
 def announced(pin: base.Pin) -> float | None:
-    """When the model of *pin* ends, by the dates that came with this version (Unix seconds); None if none did."""
+    """When the model of *pin* ends, by the dates that came with this version (Unix seconds); None if there is none."""
     family = re.sub(r"[-@]?(20\d{2}-\d{2}-\d{2}|20\d{6})$", "", pin.model)
     text = _shutdowns().get(pin.model) or (_shutdowns().get(family) if pin.base_url is None else None)
     return _moment(text) if text else None
@@ -121,7 +121,7 @@ def _shutdowns() -> Mapping[str, str]:
 
 
 def ask_provider(pin: base.Pin, *, environ: Mapping[str, str], timeout_s: float = 10.0) -> Mapping[str, Any] | None:
-    """What the provider says of the model of *pin*, None if it has none of that name. Raises LastgoodError if it cannot be asked."""
+    """The provider's description of the model of *pin*, None if it has none of that name. Raises LastgoodError if it cannot be queried."""
     from lastgood.llm import catalog
 
     with contextlib.closing(catalog.hosted(pin, environ=environ)) as model:

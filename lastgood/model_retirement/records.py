@@ -1,9 +1,9 @@
 """How long the hosted models of a bundle live, as last recorded: a bundle whose model is gone is not a rollback target.
 
-A bundle names its hosted models in the meta of any part: `"llms": [pin, ...]`. What is found out about them stands in the
-ledger as an evaluation of kind `liveness`; a date that has passed counts, also if nobody has asked since.
+A bundle names its hosted models in the meta of any part: `"llms": [pin, ...]`. Findings about them are stored in the ledger
+as evaluations of kind `liveness`; a date that has passed counts, even if nobody has checked since.
 
-What does not belong here: asking (`check`), what the provider says (`providers`), choosing a target (`release.targets`).
+What does not belong here: checking (`check`), the provider's answers (`providers`), choosing a target (`release.targets`).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ KIND = "liveness"
 META = "llms"
 DAY_S = 86_400.0
 ORDER = ("alive", "unknown", "dying", "gone")
-"""From good to bad: a bundle fares as the worst of its models."""
+"""From good to bad: a bundle's status is that of its worst model."""
 HEARD_S = 14 * DAY_S
-"""What a host said of a model on its own disk counts for so many seconds; who serves it says so once a week."""
+"""Seconds for which a host's report on a model on its own disk counts; a serving host reports once a week."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Lifetime:
-    """How long a bundle answers. `status` is one of ORDER, `ends_at` Unix time, None if nothing is announced.
+    """How long a bundle can answer. `status` is one of ORDER, `ends_at` Unix time, None if no end is announced.
 
-    `host` has found that out on its own disk, where the bundle asks a local model; empty if any host would find the same.
+    `host` determined it on its own disk, for a bundle with a local model; empty if any host would get the same result.
     """
 
     status: str
@@ -38,24 +38,24 @@ class Lifetime:
     host: str = ""
 
     def at(self, now: float) -> Lifetime:
-        """The same, looked at *now*: what was to end by then is gone."""
+        """The same at time *now*: what was to end by then is gone."""
         if self.ends_at is None or self.ends_at > now or self.status == "gone":
             return self
         day = text.day(self.ends_at)
         return dataclasses.replace(self, status="gone", why=f"{self.why.partition(':')[0]}: it was to be shut down on {day}")
 
     def to_json(self) -> dict[str, Any]:
-        """What stands in the ledger."""
+        """The form stored in the ledger."""
         return dataclasses.asdict(self)
 
 
 def pins(bundle: manifest.Bundle) -> list[Mapping[str, Any]]:
-    """The pins of the models that *bundle* asks, in plain JSON; none for one that asks nobody."""
+    """The pins of the models that *bundle* uses, in plain JSON; empty for one that uses none."""
     return [pin for part in bundle.parts.values() for pin in part.meta.get(META, ())]
 
 
 def check(bundle: manifest.Bundle) -> None:
-    """Raise UsageError if a part names its hosted models in another form than `pins` reads."""
+    """Raise UsageError if a part names its hosted models in a form that `pins` does not read."""
     for name, part in bundle.parts.items():
         named = part.meta.get(META, ())
         if not isinstance(named, list | tuple) or not all(isinstance(pin, Mapping) for pin in named):
@@ -65,9 +65,9 @@ def check(bundle: manifest.Bundle) -> None:
 
 
 def newest(book: ledger.Ledger, digest: str, *, now: float) -> Lifetime | None:
-    """What is known of bundle *digest* at Unix time *now*; None if nobody has asked, or there is nothing to ask.
+    """What is known of bundle *digest* at Unix time *now*; None if it was never checked, or there is nothing to check.
 
-    Of what hosts found on their own disks the best counts: a bundle answers if it does on one of them.
+    Of the hosts' findings on their own disks the best counts: a bundle answers if it does on one of them.
     """
     found = [(one.at, parse_lifetime(one.report)) for one in book.evaluations(digest) if one.kind == KIND]
     if not found:
@@ -80,11 +80,11 @@ def newest(book: ledger.Ledger, digest: str, *, now: float) -> Lifetime | None:
 
 
 def parse_lifetime(report: Mapping[str, Any]) -> Lifetime:
-    """What stands in the ledger, as a lifetime. An earlier release does not say who found it out."""
+    """A stored evaluation as a lifetime. An earlier release does not record which host determined it."""
     return Lifetime(status=report["status"], why=report["why"], ends_at=report["ends_at"], host=report.get("host", ""))
 
 
 def gone(book: ledger.Ledger, digest: str, *, now: float) -> str | None:
-    """Why bundle *digest* answers no more, if that is known; else None."""
+    """Why bundle *digest* no longer answers, if that is known; else None."""
     found = newest(book, digest, now=now)
     return found.why if found is not None and found.status == "gone" else None

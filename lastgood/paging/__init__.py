@@ -1,1 +1,1 @@
-"""People: pages as files, what they say, the ways they take, and delivery until they arrive."""
+"""Notifying people: pages as files, their text, the channels, and delivery until they arrive."""

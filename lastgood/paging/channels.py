@@ -1,10 +1,10 @@
-"""Ways to a person, one small class each: a file, PagerDuty, Opsgenie and its successor, and everything that Apprise knows.
+"""Channels to a person, one small class each: a file, PagerDuty, Opsgenie and its successor, and everything that Apprise supports.
 
-PagerDuty and Opsgenie are spoken to directly: an alert needs a key that stays the same at every repetition and when it is
-closed, and an address that can be changed; Apprise's plugins fix the address, and close Opsgenie alerts by what they
-remember on one machine. All may get a page twice, which the key makes harmless.
+PagerDuty and Opsgenie are called directly: an alert needs a key that stays the same on every repetition and when it is closed, and
+a configurable address; Apprise's plugins fix the address, and close Opsgenie alerts by what they remember on one machine. Any
+channel may get a page twice; the key makes that harmless.
 
-What does not belong here: which pages are due, and trying again (`delivery`).
+What does not belong here: which pages are due, and retries (`delivery`).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from lastgood.settings import PagingSettings, Settings
 FILE = "file"
 
 _TALKATIVE = ("apprise", "urllib3.connectionpool")
-"""Loggers that tell whole addresses at level DEBUG, with the tokens that are part of them."""
+"""Loggers that write whole addresses at level DEBUG, including the tokens in them."""
 
 _GRAVITY = ("info", "warning", "critical")
 
 
 class Undelivered(errors.Unavailable):
-    """A channel did not take a page. `down`: it would not take another one either just now."""
+    """A channel did not accept a page. `down`: it would not accept another one at the moment either."""
 
     def __init__(self, message: str, *, down: bool) -> None:
         super().__init__(message)
@@ -47,21 +47,21 @@ class Undelivered(errors.Unavailable):
 
 
 class Channel(ABC):
-    """One way to a person. `name` is the same at every start and holds no secret."""
+    """One way to reach a person. `name` is the same at every start and contains no secret."""
 
     name: str
 
     def wants(self, page: Page) -> bool:
-        """Whether this channel is for such pages."""
+        """Whether this channel takes such pages."""
         return True
 
     @abstractmethod
     def send(self, page: Page) -> None:
-        """Deliver a page; it may have been delivered before. Raises Undelivered, whose text holds no secret."""
+        """Deliver a page; it may have been delivered before. Raises Undelivered, whose text contains no secret."""
 
 
 def configured(settings: Settings) -> list[Channel]:
-    """The file, which is always there, then one channel per configured URL; a URL that is wrong fails when it is used."""
+    """The file, which is always available, then one channel per configured URL; an invalid URL fails when it is used."""
     urls = dict.fromkeys(url.get_secret_value() for url in settings.paging.urls)
     return [File(settings), *(_channel(url, settings.paging) for url in urls)]
 
@@ -91,7 +91,7 @@ class File(Channel):
 
 
 class _Remote(Channel):
-    """A channel that is configured by a URL with secrets in it."""
+    """A channel configured by a URL with secrets in it."""
 
     def __init__(self, url: str, scheme: str, limits: PagingSettings) -> None:
         self.name = f"{scheme or 'unknown'}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
@@ -99,7 +99,7 @@ class _Remote(Channel):
         self._limits = limits
 
     def _failed(self, why: str, *, down: bool = True) -> Undelivered:
-        # What a server says may hold characters that the ledger refuses.
+        # A server's text may contain characters that the ledger refuses.
         told = "".join(letter if letter.isprintable() else " " for letter in redact(why, self._url))
         return Undelivered(f"{self.name}: {told}"[:500], down=down)
 
@@ -108,7 +108,7 @@ class _Remote(Channel):
         sent = {"Content-Type": "application/json", "User-Agent": "lastgood", **headers}
         request = urllib.request.Request(address, data=json.dumps(body).encode(), headers=sent, method="POST")  # noqa: S310  # the settings take http(s) only
         try:
-            # The status says that it was taken; a body that never ends must not make it look refused.
+            # The status shows that it was accepted; a body that never ends must not make it look refused.
             _OPENER.open(request, timeout=self._limits.timeout_s).close()
         except urllib.error.HTTPError as error:
             raise self._failed(f"HTTP {error.code} {_body(error)}", down=error.code == 429 or error.code >= 500) from None
@@ -128,7 +128,7 @@ class _Pager(_Remote):
     def __init__(self, url: str, scheme: str, limits: PagingSettings) -> None:
         super().__init__(url, scheme, limits)
         self._scheme = scheme
-        # The key keeps its capitals only in the unparsed text; Apprise's form KEY@TOKEN is understood too.
+        # The key keeps its capitals only in the unparsed text; Apprise's form KEY@TOKEN is accepted too.
         self._key = urllib.parse.unquote(re.split(r"[@/?#]", url.partition("://")[2])[0])
 
     def wants(self, page: Page) -> bool:
@@ -179,7 +179,7 @@ class Opsgenie(_Pager):
 
 
 def _within(limit: int, details: Mapping[str, str]) -> dict[str, str]:
-    """*details* in *limit* characters, or Opsgenie refuses the alert: short ones whole, long ones cut to equal shares."""
+    """*details* within *limit* characters, or Opsgenie refuses the alert: short ones whole, long ones cut to equal shares."""
     cut: dict[str, str] = {}
     for key in sorted(details, key=lambda name: len(name) + len(details[name])):
         share = limit // (len(details) - len(cut))
@@ -189,7 +189,7 @@ def _within(limit: int, details: Mapping[str, str]) -> dict[str, str]:
 
 
 class Apprise(_Remote):
-    """Everything that Apprise knows: chat, mail, webhooks. Needs `lastgood[paging]`."""
+    """Everything that Apprise supports: chat, mail, webhooks. Needs `lastgood[paging]`."""
 
     def send(self, page: Page) -> None:
         try:
@@ -206,14 +206,14 @@ class Apprise(_Remote):
             target.redirects = False  # for the reason of _NoRedirects
             try:
                 taken = target.notify(title=page_message.title(page), body=page_message.text(page), notify_type=kind)
-            except Exception as error:  # noqa: BLE001  # the border to a hundred plugins; whatever one raises, the page is tried again
+            except Exception as error:  # noqa: BLE001  # the border to a hundred plugins; whatever one raises, the page is retried
                 raise self._failed(f"{type(error).__name__}: {error}") from None
         if not taken:
             raise self._failed("not accepted" + _joined(said))
 
 
 class _said(logging.Filter):  # noqa: N801  # used as a context manager
-    """Collects what Apprise complains of in this thread, and keeps all it says from every log: it may hold secrets."""
+    """Collects Apprise's complaints in this thread, and keeps all its messages out of every log: they may contain secrets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -251,7 +251,7 @@ def redact(text: str, url: str) -> str:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST becomes a GET, whose 200 would be taken for a delivered page."""
+    """A redirected POST becomes a GET, whose 200 would be mistaken for a delivered page."""
 
     def redirect_request(self, *args: object, **more: object) -> None:
         return None

@@ -1,10 +1,10 @@
-"""Delivery of the pages that wait in the ledger: to each channel alone, at least once, for as long as it takes.
+"""Delivery of the pages waiting in the ledger: to each channel independently, at least once, for as long as it takes.
 
-A page is in the ledger with the change it is about. Here it goes to a file and to every configured channel; what a
-channel does not take is tried again, soon at first and hourly after a day, and never given up. A crash between
-sending and noting sends once more: the same file, the same key at the pager.
+A page is stored in the ledger together with the change it is about. From there it goes to a file and to every configured channel;
+what a channel does not accept is retried, soon at first and hourly after a day, and never given up. After a crash between sending
+and noting, the page is sent again: the same file, the same key at the pager.
 
-What does not belong here: what a page says (`message`), how a channel works (`channels`).
+What does not belong here: the text of a page (`message`), how a channel works (`channels`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ log = logging.getLogger("lastgood.paging")
 FIRST_S, LONGEST_S = 1.0, 300.0
 """Seconds between tries: a random part of a range that doubles from two seconds to five minutes."""
 DAY_S, HOURLY_S = 86_400.0, 3600.0
-"""After a day a page is old news and is tried once an hour."""
+"""After a day a page is old news and is retried once an hour."""
 BATCH = 5
-"""Pages that a channel is given at one look: with a slow channel it ends well within LEASE_S."""
+"""Number of pages given to a channel in one pass: with a slow channel the pass ends well within LEASE_S."""
 LEASE_S = 60.0
 """Seconds after which another controller takes over a channel."""
 
@@ -42,7 +42,7 @@ Chance = Callable[[], float]
 
 
 def deliver(ledger: ledgers.Ledger, settings: Settings, *, now: float, chance: Chance = random.random) -> int:
-    """One look at every channel, one after the other, the file first: send what is due at *now* (Unix seconds), note what came of it.
+    """One pass over every channel in turn, the file first: send what is due at *now* (Unix seconds), record the results.
 
     Returns how many pages were sent, counted once per channel. Raises only what the ledger raises.
     """
@@ -55,11 +55,11 @@ def deliver(ledger: ledgers.Ledger, settings: Settings, *, now: float, chance: C
 def deliver_over(
     ledger: ledgers.Ledger, channel: channels.Channel, *, now: float, chance: Chance = random.random, may: Callable[[], bool] = lambda: True
 ) -> int:
-    """The same for one channel. *may* is asked once there is something to send: whether this process is the one to do it."""
+    """The same for one channel. Once there is something to send, *may* is called to check that this process is the one to send it."""
     if not ledger.due_pages(channel.name, now=now, limit=1) or not may():
         return 0
     sent = 0
-    # Read again now that this process is the one: whoever was it before may have sent some since.
+    # Read again now that this process is the sender: the previous one may have sent some since.
     for page in ledger.due_pages(channel.name, now=now, limit=BATCH):
         wanted = channel.wants(page)
         failure = _send(channel, page) if wanted else None
@@ -81,19 +81,19 @@ def _send(channel: channels.Channel, page: ledgers.Page) -> channels.Undelivered
         channel.send(page)
     except channels.Undelivered as error:
         return error
-    except Exception as error:  # noqa: BLE001  # a page that breaks its channel must not stand in the way of the others
-        # Only the kind of fault: its text may hold the address, and with it a secret.
+    except Exception as error:  # noqa: BLE001  # a page that breaks its channel must not block the others
+        # Only the type of error: its text may contain the address, and with it a secret.
         return channels.Undelivered(f"{channel.name}: {type(error).__name__} while sending; report it with the page", down=False)
     return None
 
 
 def settle(ledger: ledgers.Ledger, ways: Sequence[channels.Channel], *, now: float) -> int:
-    """Close the pages that every channel has; how many that were."""
+    """Close the pages that every channel has; returns how many."""
     return ledger.settle_pages([channel.name for channel in ways], now=now)
 
 
 def backoff(tries: int, *, age_s: float, chance: Chance = random.random) -> float:
-    """Seconds until a page that is *age_s* old is tried again after so many *tries*: full jitter, 1 s to 5 min; hourly after a day."""
+    """Seconds until a page that is *age_s* old is retried after this many *tries*: full jitter, 1 s to 5 min; hourly after a day."""
     if age_s > DAY_S:
         return HOURLY_S
     return FIRST_S + chance() * (min(LONGEST_S, 2.0 ** min(tries, 20)) - FIRST_S)
@@ -102,8 +102,8 @@ def backoff(tries: int, *, age_s: float, chance: Chance = random.random) -> floa
 class PageLoop:
     """Delivers every second until it is ended, one thread per channel, so that a dead pager delays no other channel.
 
-    Nothing ends it but `end`: an unreachable ledger and a fault of a channel are told in the log and tried again. Of
-    several controllers one serves each channel.
+    Runs until `end` is called: an unreachable ledger or an error of a channel is logged and retried. Of several controllers one serves
+    each channel.
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = system_clock.now, pause_s: float = 1.0) -> None:
@@ -122,7 +122,7 @@ class PageLoop:
             thread.start()
 
     def end(self, wait_s: float = 0.0) -> None:
-        """Stop at the next turn; waits up to *wait_s* seconds for it. What was not delivered stays in the ledger."""
+        """Stop at the next iteration; waits up to *wait_s* seconds for it. What was not delivered stays in the ledger."""
         self._stop.set()
         deadline = time.monotonic() + wait_s
         for thread in self._threads:
@@ -170,7 +170,7 @@ class _ChannelLoop(threading.Thread):
                 book.give_up_lease(self.name, holder=self._holder)
 
     def _turn(self, book: ledgers.Ledger) -> str:
-        """One look; what kept it from its work, if anything did. Told once in the log, not every second."""
+        """One pass; returns the reason that prevented it, if any. The reason is logged once, not every second."""
         try:
             now = self._clock()
             deliver_over(book, self._channel, now=now, may=lambda: self._may(book))

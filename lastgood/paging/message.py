@@ -1,4 +1,4 @@
-"""What a page says to whoever reads it at night: what happened, which bundles, the figures, what was done, what to type.
+"""The text of a page for the person on call: what happened, which bundles, the figures, what was done, what to type.
 
 What does not belong here: sending it (`channels`), when (`delivery`).
 """
@@ -16,17 +16,17 @@ from lastgood.system import text as texts
 MAX_KEY = 255
 """PagerDuty's limit for a deduplication key, in characters; Opsgenie's is 512."""
 OVER = "-over"
-"""Ends the key of a page that closes the one without it: one revision has one page of a key."""
+"""Suffix of the key of a page that closes the page without it: a revision has one page per key."""
 
 
 def dedup_key(page: Page) -> str:
-    """The name under which pagers join the pages about one thing: `lastgood/SERVICE/KEY`, the same at every repetition and at its end."""
+    """The name by which pagers group the pages about one problem: `lastgood/SERVICE/KEY`, the same on every repetition and at its end."""
     key = f"lastgood/{page.service}/{page.key.removesuffix(OVER) if page.resolves else page.key}"
     return key if len(key) <= MAX_KEY else f"{key[:190]}/{hashlib.sha256(key.encode()).hexdigest()[:32]}"
 
 
 def title(page: Page) -> str:
-    """One line: the severity (or that it is over) and what happened."""
+    """One line: the severity (or that it is over), and what happened."""
     return f"[{'resolved' if page.resolves else page.severity}] {page.summary}"
 
 
@@ -42,14 +42,14 @@ def text(page: Page) -> str:
 
 
 def verdicts(page: Page) -> list[Mapping[str, Any]]:
-    """What the gates said: the verdicts with the page, or the body itself if it is one."""
+    """The gates' results: the verdicts with the page, or the body itself if it is a verdict."""
     given = page.body.get("verdicts")
     found = given if isinstance(given, list) else [page.body] if page.body.get("gate") else []
     return [verdict for verdict in found if isinstance(verdict, Mapping)]
 
 
 def details(page: Page) -> dict[str, Any]:
-    """The same for machines: bundles, figures of each gate, commands."""
+    """The same for machines: bundles, each gate's figures, commands."""
     gates = {
         str(verdict.get("gate")): {name: verdict[name] for name in _FIGURES if verdict.get(name) is not None} for verdict in verdicts(page)
     }
@@ -76,7 +76,7 @@ _FIGURES = (
 
 
 def commands(page: Page) -> list[str]:
-    """What to type next, the likeliest first; each works as it stands but for the words in capitals."""
+    """The next commands, the likeliest first; each can be typed as it stands, apart from the words in capitals."""
     return [*_likely(page), f"lastgood status {page.service}"]
 
 
@@ -117,7 +117,7 @@ def _left(page: Page) -> str | None:
 
 
 def _before(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The aliases before; none if the body is not that of a revision's page, since a page must be readable in any case."""
+    """The aliases before; none if the body is not that of a revision's page, because a page must be readable in any case."""
     before = body.get("before")
     return before if isinstance(before, Mapping) else {}
 
@@ -150,7 +150,7 @@ def _gate(verdict: Mapping[str, Any]) -> str:
 
 
 def _of_copies(verdict: Mapping[str, Any]) -> str:
-    """Says it of figures that were measured on copies of requests, whose answers nobody got."""
+    """Marks figures that were measured on copies of requests, whose answers were discarded."""
     copies, n = verdict.get("copies"), verdict.get("n")
     whole = isinstance(copies, int) and isinstance(n, int) and copies >= n > 0 and verdict.get("user_errors") is None
     return " copies" if whole else f" and {copies} copies" if copies else ""

@@ -1,9 +1,9 @@
 """Idempotent notification: one page per key, and on request a note in the audit trail, across restarts and concurrent watchers.
 
-What is there and stays is told once (`Notifier`). What lasts for a while and can come again is told when it begins and when it
-is over, each once (`OpenProblem`).
+A permanent fact is reported once (`Notifier`). A problem that lasts for a while and may recur is reported when it begins and when
+it ends, once each (`OpenProblem`).
 
-What does not belong here: how a page is delivered (`delivery`), and what it says.
+What does not belong here: how a page is delivered (`delivery`), and its text.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from lastgood.paging import message
 from lastgood.system import plain
 
 MOST = 1000
-"""So many pages back it is looked whether somebody was told already."""
+"""Number of newest pages that are searched for an earlier notification."""
 AGAIN_S = 60.0
-"""Seconds after which it is read again what other processes have told meanwhile."""
+"""Seconds after which the pages of other processes are read again."""
 
 
 class Notifier:
-    """What was told about one service. Reads it on first use; not for several threads."""
+    """The notifications already sent about one service. Read on first use; not for several threads."""
 
     def __init__(self, ctx: context.Context, service: str) -> None:
         self._ctx = ctx
@@ -31,9 +31,9 @@ class Notifier:
         self._noted: dict[str, set[str]] = {}
 
     def once(self, key: str, summary: str, *, severity: str, body: Mapping[str, Any], now: float, note: str = "") -> None:
-        """Page *summary* under *key* unless there is such a page, after a note of the kind *note* in the audit trail unless that is there.
+        """Page *summary* under *key* unless that page exists, after an audit note of the kind *note* unless that exists.
 
-        The note comes first: a process that dies between the two has told nobody, and whoever looks next does.
+        The note comes first: if a process dies between the two, nobody was paged, and the next watcher sends the page.
         """
         ledger, body, summary = self._ctx.ledger, plain.mended(body), plain.printable(summary)
         if key in self._pages():
@@ -57,7 +57,7 @@ class Notifier:
 
 
 class _Told(NamedTuple):
-    """The page by which a trouble that still lasts was told."""
+    """The page that reported a problem that still lasts."""
 
     revision: int
     key: str
@@ -65,9 +65,9 @@ class _Told(NamedTuple):
 
 
 class OpenProblem:
-    """Troubles of one service that last for a while. Another process goes on where this one ended. Not for several threads.
+    """Temporary problems of one service. Another process continues where this one ended. Not for several threads.
 
-    A trouble that comes again has the page key KEY-2, then KEY-3; its end has the same and `message.OVER`, by which a pager closes it.
+    A problem that recurs has the page key KEY-2, then KEY-3; its end has the same key and `message.OVER`, by which a pager closes it.
     """
 
     def __init__(self, ctx: context.Context, service: str) -> None:
@@ -78,7 +78,7 @@ class OpenProblem:
         self._read_at = float("-inf")
 
     def begun(self, key: str, summary: str, *, severity: str, now: float, body: Mapping[str, Any] | None = None) -> None:
-        """The trouble *key* is there: page *summary*, unless it was told and is not over since."""
+        """Report that problem *key* exists: page *summary*, unless it was already paged and has not ended since."""
         if key in self._open:
             return
         self._read(now)
@@ -91,7 +91,7 @@ class OpenProblem:
         self._open[key], self._times[key] = _Told(revision, name, summary), times
 
     def over(self, prefix: str, *, now: float, but: Collection[str] = ()) -> None:
-        """All troubles whose key begins with *prefix* are over, *but* those; says so of each that was told."""
+        """Report the end of every paged problem whose key begins with *prefix*, except those in *but*."""
         if abs(now - self._read_at) >= AGAIN_S:
             self._read(now)
         for key in [one for one in self._open if one.startswith(prefix) and one not in but]:

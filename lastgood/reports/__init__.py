@@ -1,1 +1,1 @@
-"""How it went: one rollout put together from the ledger, as values, pictures, a page and an incident record."""
+"""Reports on one rollout, assembled from the ledger: values, plots, a page and an incident record."""

@@ -1,10 +1,10 @@
-"""Since when a fault shows: where the numbers of an analysis changed, found afterwards.
+"""When a fault began to show: the change point in the numbers of an analysis, estimated afterwards.
 
-The evidence of a gate says that something is wrong, and is late by design. Looking back, the moment is estimated: of all
-moments, the one since which the watched arm's own rate explains its figures so much better than stable's rate does (the
-generalized likelihood ratio of a change point; Siegmund and Venkatraman 1995). It is an estimate, and is told as one, with the
-moments that explain the figures nearly as well (Siegmund 1988: the set of those whose log likelihood is no more than x below the
-highest one holds the true moment with probability (1 - e^-x)^2).
+A gate's evidence shows that something is wrong, and is late by design. The moment is estimated in retrospect: of all moments,
+the one since which the watched arm's own rate explains its figures best compared with stable's rate (the generalized likelihood
+ratio of a change point; Siegmund and Venkatraman 1995). It is an estimate and is reported as one, together with the moments that
+explain the figures nearly as well (Siegmund 1988: the set of those whose log likelihood is at most x below the maximum contains
+the true moment with probability (1 - e^-x)^2).
 
 What does not belong here: whether there is a fault at all (`gates`).
 """
@@ -23,12 +23,12 @@ from lastgood.reports.evidence import Trail
 from lastgood.service import gates
 
 SURE = 3.68
-"""Log likelihood below the highest, for 95 %."""
+"""Distance below the maximum log likelihood, for 95 %."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """The moment `at`, and the earliest and the latest that it may well have been instead (Unix seconds)."""
+    """The estimated moment `at`, and the earliest and latest plausible moment (Unix seconds)."""
 
     at: float
     earliest: float
@@ -36,7 +36,7 @@ class Estimate:
 
 
 Gain = Callable[[base.Tally], float]
-"""How much better its own rate explains what came since some moment than the good rate does; 0 if it is not worse."""
+"""How much better its own rate explains the data since some moment than the good rate does; 0 if it is not worse."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,15 +46,15 @@ class _Span:
 
 
 def estimate_change_point(book: ledger.Ledger, service: str, question: analysis_run.Question, *, trail: Trail) -> float | None:
-    """Since when (Unix seconds) the fault that *trail* failed by shows, as `estimate` has it."""
+    """When the fault that failed *trail* began to show (Unix seconds), as computed by `estimate`."""
     found = estimate(book, service, question, trail=trail)
     return None if found is None else found.at
 
 
 def estimate(book: ledger.Ledger, service: str, question: analysis_run.Question, *, trail: Trail) -> Estimate | None:
-    """Since when the fault that *trail* failed by shows, to one measurement at best; None if that cannot be told.
+    """When the fault that failed *trail* began to show, at best to one measurement; None if it cannot be determined.
 
-    For kills and ejections it is the stretch of the first one, for gauges the beginning of the row of windows that were over.
+    For kills and ejections it is the interval of the first one, for gauges the beginning of the run of windows over the threshold.
     Reads only the measurements around that moment.
     """
     if isinstance(trail.gate, gates.OutOfMemory | gates.Ejections):
@@ -76,7 +76,7 @@ def estimate(book: ledger.Ledger, service: str, question: analysis_run.Question,
     at = spans[best].start if finer is None or finer >= len(fine) else fine[finer].start
     sure = SURE * _unit(trail)
     likely = [*_likely(spans, gain, sure=sure), *_likely(behind, gain, sure=sure)]
-    # A stretch is as likely as its best moment: the ends are those of the stretches beside it.
+    # An interval is as likely as its best moment: the ends are those of the adjacent intervals.
     inside = [moment for moment in likely if near[0].start <= moment <= near[-1].end]
     if len(inside) == len(likely) and fine:
         likely = _likely(behind, gain, sure=sure) or [at]
@@ -84,7 +84,7 @@ def estimate(book: ledger.Ledger, service: str, question: analysis_run.Question,
 
 
 def _likely(spans: Sequence[_Span], gain: Gain, *, sure: float) -> list[float]:
-    """The beginnings of the spans since which the gain is no more than *sure* below its highest."""
+    """The starts of the spans since which the gain is at most *sure* below its maximum."""
     gains, held = [], base.EMPTY
     for span in reversed(spans):
         held = _total((held, span.tally))
@@ -94,7 +94,7 @@ def _likely(spans: Sequence[_Span], gain: Gain, *, sure: float) -> list[float]:
 
 
 def _unit(trail: Trail) -> float:
-    """What one unit of log likelihood is in the gain: for means twice the variance of a row, from neighbouring stretches."""
+    """What one unit of log likelihood is in the gain: for means, twice the variance of a row, from neighbouring intervals."""
     if not isinstance(trail.gate, gates.Score):
         return 1.0
     told = [one.watched for one in trail.stretches if one.watched.n]
@@ -107,7 +107,7 @@ def _unit(trail: Trail) -> float:
 def _looks(
     book: ledger.Ledger, service: str, question: analysis_run.Question, *, trail: Trail, first: int, start: float, end: float
 ) -> Iterator[_Span]:
-    """What the gate saw look by look from *start* until *end*, each with the time at which it began."""
+    """The gate's observations one by one from *start* until *end*, each with the time at which it began."""
     began = start
     for row in book.recorded(service, question.key, after=first):
         for seen in map(base.observation, row["body"]["observations"].get(trail.verdict.gate, ())):
@@ -119,7 +119,7 @@ def _looks(
 
 
 def _since(spans: Sequence[_Span], gain: Gain) -> int | None:
-    """The span since whose beginning the gain is highest; None if there never is one."""
+    """The span since whose start the gain is greatest; None if there is no gain."""
     best, place, held = 0.0, None, base.EMPTY
     for number in range(len(spans) - 1, -1, -1):
         held = _total((held, spans[number].tally))
@@ -138,7 +138,7 @@ def _total(tallies: Sequence[base.Tally] | Iterator[base.Tally]) -> base.Tally:
 
 
 def _gain(trail: Trail) -> Gain | None:
-    """The likelihood ratio that fits the gate; None for gates that count nothing."""
+    """The likelihood ratio that fits the gate; None for gates that do not count anything."""
     gate, good = trail.gate, trail.beside if trail.beside is not None and trail.beside.n else None
     if isinstance(gate, gates.ErrorRate | gates.LatencyP99 | gates.Agreement):
         if good is not None:
@@ -152,7 +152,7 @@ def _gain(trail: Trail) -> Gain | None:
 
 
 def _binomial(tally: base.Tally, good: float) -> float:
-    """Log likelihood ratio of the rate that was seen against *good*."""
+    """Log likelihood ratio of the observed rate against *good*."""
     good = min(max(good, 1e-9), 1 - 1e-9)
     if not tally.n or tally.bad / tally.n <= good:
         return 0.0
@@ -161,7 +161,7 @@ def _binomial(tally: base.Tally, good: float) -> float:
 
 
 def _normal(tally: base.Tally, good: float, sign: float) -> float:
-    """The same for means, but for the unknown variance, which changes no maximum."""
+    """The same for means, up to the unknown variance, which does not move the maximum."""
     if not tally.n:
         return 0.0
     worse = sign * (tally.total / tally.n - good)

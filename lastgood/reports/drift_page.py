@@ -1,6 +1,6 @@
-"""One page about a backtest of the drift watch: what it would have said and done, with a picture of every column over time.
+"""One page about a backtest of the drift watch: what it would have reported and done, with a plot of every column over time.
 
-What does not belong here: what it came to (`drift.backtest`), how pictures look (`drift_plots`, `figure`).
+What does not belong here: the results (`drift.backtest`), how the plots look (`drift_plots`, `figure`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from lastgood.reports import drift_plots, figure
 from lastgood.system import files, text
 
 MOST_COLUMNS = 12
-"""Columns with a picture over time: those that failed most often, and the loss."""
+"""Number of columns plotted over time: those that failed most often, and the loss."""
 
 _STYLE = "body{font:15px/1.5 sans-serif;max-width:760px;margin:2em auto;color:#222}table{border-collapse:collapse}td,th{text-align:left;padding:2px 12px 2px 0;vertical-align:top}"
 
 
 def write(found: Mapping[str, Any], out: Path, *, service: str, bundle: str) -> Path:
-    """Write the page about a backtest, as its JSON, to *out* and return that. Raises Unavailable, or UsageError without the extra `report`."""
+    """Write the page about a backtest, as JSON, to *out* and return *out*. Raises Unavailable, or UsageError without the extra `report`."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         files.write(out, page(found, service=service, bundle=bundle), kept="fast")
@@ -31,7 +31,7 @@ def write(found: Mapping[str, Any], out: Path, *, service: str, bundle: str) -> 
 
 
 def page(found: Mapping[str, Any], *, service: str, bundle: str) -> str:
-    """The page as text; it needs nothing else, and all words of people or bundles are escaped."""
+    """The page as text, self-contained; text that comes from people or bundles is escaped."""
     windows = found["windows"]
     title = html.escape(f"Drift of {service}: what bundle {bundle} would have come to")
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(found["outcomes"].items()))
@@ -75,7 +75,7 @@ def _pictures(windows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _columns(windows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns with a distance, those that failed most often first."""
+    """The columns that have a distance, those that failed most often first."""
     failed: dict[str, int] = {}
     for one in windows:
         for column in one["verdict"]["columns"]:
@@ -85,7 +85,7 @@ def _columns(windows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _alarms(windows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
-    """From when to when an alarm was open."""
+    """The periods during which an alarm was open."""
     found: list[tuple[float, float]] = []
     for one in windows:
         if one["change"] == "opened":

@@ -1,4 +1,4 @@
-"""Pictures of drift: how far each column is from the reference, and what is usual for it."""
+"""Drift plots: how far each column is from the reference, and what is usual for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def by_feature(columns: Sequence[Mapping[str, Any]]) -> Figure:
-    """Bars of the distances of *columns* (a verdict's, as JSON), the worst on top; a tick marks the threshold of each."""
+    """Bars of the distances of *columns* (from a verdict, as JSON), the worst on top; a tick marks each threshold."""
     with report_figure.drawing(0.8 + 0.24 * len(columns)) as (figure, axes):
         places = range(len(columns))[::-1]
         colours = [report_figure.BAD if column["outcome"] in ("fail", "broken") else report_figure.STABLE for column in columns]
@@ -27,7 +27,7 @@ def by_feature(columns: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def over_time(windows: Sequence[Mapping[str, Any]], *, column: str, alarms: Sequence[tuple[float, float]]) -> Figure:
-    """A column's value in each of *windows* (as JSON) beside what is usual at most; shaded are the *alarms*, from and to in Unix seconds."""
+    """A column's value in each of *windows* (as JSON) against its usual maximum; *alarms* (start and end in Unix seconds) are shaded."""
     points = [(one["begin"], found) for one in windows for found in one["verdict"]["columns"] if found["name"] == column]
     known = [(_day(at), found["distance"], found["threshold"]) for at, found in points if found["distance"] is not None]
     with report_figure.drawing(1.9) as (figure, axes):

@@ -1,9 +1,9 @@
 """The evidence of one analysis over time: its measurements, replayed from the ledger through the gates that judged them.
 
-A replay is the same fold that the controller made, looked at on the way: what each gate said then, what both arms did
-in each stretch of time. Memory does not grow with the number of measurements.
+A replay is the same fold that the controller computed, sampled along the way: what each gate reported at the time, and what both
+arms did in each time interval. Memory does not grow with the number of measurements.
 
-What does not belong here: which analyses a rollout had (`record`), how they are read (`analysis.follow`), what an evidence means (`gates`).
+What does not belong here: which analyses a rollout had (`record`), how they are read (`analysis.follow`), what evidence means (`gates`).
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from lastgood.gates import base
 from lastgood.service import gates
 
 POINTS = 240
-"""Moments at which each gate is asked on the way; a path of evidence has no more points, and one for the end."""
+"""Number of moments at which each gate is evaluated during the replay: a path has at most this many points, plus one for the end."""
 
 SPANS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 43_200, 86_400)
-"""Lengths of a stretch of time, in seconds."""
+"""Lengths that an interval may have, in seconds."""
 
 STRETCHES = 120
-"""No more stretches than this in one analysis, whatever its length (up to 120 days)."""
+"""Maximum number of intervals in one analysis, whatever its length (up to 120 days)."""
 
 AnalysisKind = Literal["shadow", "canary", "bake", "watch", "verify"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """What a gate said at `at` (Unix seconds). `evidence` and `boundary` are log10 as in a verdict, None for gates without."""
+    """A gate's result at `at` (Unix seconds). `evidence` and `boundary` are log10, as in a verdict; None for gates that have none."""
 
     at: float
     n: int
@@ -45,9 +45,9 @@ class Point:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """What both arms did from `start` until `end` (Unix seconds). `value` of a tally is its mean, by requests.
+    """What both arms did from `start` until `end` (Unix seconds). The `value` of a tally is its mean, weighted by requests.
 
-    `after` is the number of the measurement before its first one.
+    `after` is the number of the measurement that precedes its first one.
     """
 
     start: float
@@ -59,7 +59,7 @@ class Stretch:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Trail:
-    """One gate in one analysis: the verdict at its end, the path to it, and what both arms did, in stretches and in all."""
+    """One gate in one analysis: its final verdict, the path to it, and what both arms did, per interval and in total."""
 
     gate: gates.AnyGate
     verdict: base.Verdict
@@ -70,15 +70,15 @@ class Trail:
 
 
 Times = Mapping[float, int]
-"""Requests by the lower edge, in ms, of the proxy's bucket that their time fell in."""
+"""Number of requests by the lower edge, in ms, of the proxy bucket that their duration fell into."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredAnalysis:
-    """One question that was measured: `watched` judged beside `beside`, or alone, from `began` until `ended` (Unix seconds).
+    """One question that was measured: `watched` judged against `beside`, or alone, from `began` until `ended` (Unix seconds).
 
-    `kind` is the phase it belongs to, `rows` how many measurements there are, `trails` one trail per gate by name. `times`
-    maps each bundle to the times of its answers, where a latency gate counted them.
+    `kind` is the phase it belongs to, `rows` the number of measurements, `trails` one trail per gate by name. `times` maps each
+    bundle to the durations of its answers, where a latency gate counted them.
     """
 
     key: str
@@ -94,7 +94,7 @@ class MeasuredAnalysis:
 
 
 def replay(book: ledger.Ledger, service: str, question: analysis_run.Question, *, kind: AnalysisKind, until: float) -> MeasuredAnalysis:
-    """The analysis of *question* as it stood at *until* (Unix seconds). Reads each measurement once."""
+    """The analysis of *question* as of *until* (Unix seconds). Reads each measurement once."""
     analysis = analysis_run.Analysis(question, book=book, service=service)
     path = _Path(analysis, until=until)
     for measurement in follow.replay(analysis, service=service, until=until):
@@ -103,7 +103,7 @@ def replay(book: ledger.Ledger, service: str, question: analysis_run.Question, *
 
 
 class _Path:
-    """What was seen on the way through an analysis, and what its gates said at regular times."""
+    """What an analysis saw during its replay, and the results of its gates at regular times."""
 
     def __init__(self, analysis: analysis_run.Analysis, *, until: float) -> None:
         question = analysis.question
@@ -117,7 +117,7 @@ class _Path:
         self._times = {name: (_Times(), _Times()) for name, gate in question.gates.items() if gate.metric == "latency_p99"}
 
     def add(self, measurement: follow.Measurement) -> None:
-        """Note what *measurement* saw, now that the analysis has it."""
+        """Record what *measurement* saw, after the analysis has taken it in."""
         self._rows += 1
         for name, seen in measurement.observations:
             if name in self._bins and not seen.down and math.isfinite(seen.at):
@@ -135,7 +135,7 @@ class _Path:
             self._points[name].append(_point(verdict))
 
     def analysis(self, kind: AnalysisKind) -> MeasuredAnalysis:
-        """All of it as values."""
+        """Everything recorded, as values."""
         question = self._analysis.question
         last = self._analysis.verdicts(self._until) if self._rows else {}
         names = {question.watched: 0, **({question.beside: 1} if question.beside else {})}
@@ -177,7 +177,7 @@ def _point(verdict: base.Verdict) -> Point:
 
 
 class _Bins:
-    """Sums of both arms in stretches of equal length; an observation belongs to the one that holds its `at`, the end included."""
+    """Sums for both arms in intervals of equal length; an observation belongs to the interval that contains its `at`, end included."""
 
     def __init__(self, began: float, ended: float) -> None:
         self._began = began
@@ -204,7 +204,7 @@ class _Bins:
 
 
 class _Sum:
-    """Tallies added up; gauges by their mean, weighed by requests."""
+    """Tallies are summed; gauges are averaged, weighted by requests."""
 
     def __init__(self) -> None:
         self.looks = 0
@@ -225,9 +225,9 @@ class _Sum:
 
 
 class _Times:
-    """Adds up the proxy's cumulative buckets, as its source leaves them in each cursor.
+    """Sums the proxy's cumulative buckets, as its source leaves them in each cursor.
 
-    A count that went back begins anew; after a cursor without any, the next one only says where counting goes on.
+    A count that decreased starts from zero again; after a cursor without buckets, the next one only sets the new starting point.
     """
 
     def __init__(self) -> None:

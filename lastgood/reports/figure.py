@@ -1,6 +1,6 @@
-"""How every picture looks, and how it leaves the house: settings of matplotlib, SVG for a page, PNG for anything else.
+"""The common style of all plots, and their export: matplotlib settings, SVG for a page, PNG for other uses.
 
-What does not belong here: what a picture shows (`plots`).
+What does not belong here: what a plot shows (`plots`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STABLE, CANDIDATE, OTHER, GOOD, BAD, GREY, INK = "#0072B2", "#E69F00", "#56B4E9"
 """The colours of Okabe and Ito."""
 
 WIDTH_IN = 7.6
-"""Inches; at 100 dots each it fits a page of 760 pixels, and is read at 700 without loss."""
+"""Inches; at 100 dots per inch it fits a page 760 pixels wide and stays legible at 700."""
 DPI = 110
 
 _RC: dict[str, Any] = {
@@ -50,7 +50,7 @@ _RC: dict[str, Any] = {
 }
 
 _LOCK = threading.RLock()
-"""matplotlib's settings belong to the process, so one picture is drawn at a time."""
+"""matplotlib's settings are global to the process, so only one plot is drawn at a time."""
 
 
 def png(figure: Figure) -> bytes:
@@ -62,9 +62,9 @@ def png(figure: Figure) -> bytes:
 
 
 def svg(figure: Figure, *, name: str, title: str) -> str:
-    """The figure as an `<svg>` element for an HTML page: it names nothing outside it, and its ids begin with *name*.
+    """The figure as an `<svg>` element for an HTML page: it refers to nothing outside itself, and its ids begin with *name*.
 
-    *title* says for readers who cannot see it what it shows. It grows with the width it is given.
+    *title* describes it for readers who cannot see it. It scales with the available width.
     """
     out = io.StringIO()
     with _LOCK, _settings(salt=name):
@@ -92,7 +92,7 @@ def _settings(*, salt: str = "lastgood") -> contextlib.AbstractContextManager[No
 
 @contextlib.contextmanager
 def drawing(height_in: float, *, rows: int | None = None) -> Iterator[tuple[Figure, Any]]:
-    """A new figure of so many inches in height with one panel (or a list of *rows*), under our settings."""
+    """A new figure of this height in inches with one panel (or a list of *rows*), under our settings."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -1,6 +1,6 @@
-"""One page about one rollout: a single HTML file that needs nothing else, to be kept, mailed and printed.
+"""One page about one rollout: a single self-contained HTML file to keep, mail and print.
 
-What does not belong here: what is known (`record`), how it is drawn (`plots`).
+What does not belong here: the data (`record`), how it is plotted (`plots`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from lastgood.reports.record import RolloutRecord
 from lastgood.system import files, text
 
 NONE = "\u2013"
-"""What stands where there is no figure."""
+"""Placeholder for a missing figure."""
 
 MAX_BYTES = 2_000_000
-"""A page is smaller than this; pictures that would make it larger are left out."""
+"""Upper limit for the size of a page; plots that would exceed it are left out."""
 
 EXTRA = "a report needs the extra 'report'; install it: pip install 'lastgood[report]'"
 
@@ -56,7 +56,7 @@ def write(chronicle: RolloutRecord, out: Path) -> Path:
 
 
 def html(chronicle: RolloutRecord) -> str:
-    """The page as text. All words that come from people or bundles are escaped; no address outside the page is named."""
+    """The page as text. All text from people or bundles is escaped; the page refers to no outside address."""
     try:
         import jinja2
     except ImportError as error:
@@ -76,7 +76,7 @@ def html(chronicle: RolloutRecord) -> str:
 
 
 def _values(chronicle: RolloutRecord) -> dict[str, Any]:
-    """What the page shows besides pictures."""
+    """The content of the page apart from plots."""
     return {
         "c": chronicle,
         "headline": wording.headline(chronicle),
@@ -102,7 +102,7 @@ def _bundles(chronicle: RolloutRecord) -> list[str]:
 
 
 def _pictures(chronicle: RolloutRecord) -> list[dict[str, str]]:
-    """The pictures as SVG, each with its heading and what to read from it."""
+    """The plots as SVG, each with its heading and a caption on how to read it."""
     import markupsafe
 
     made: list[dict[str, str]] = []
@@ -187,7 +187,7 @@ def _part(change: Any) -> dict[str, Any]:
 
 
 def _commands(chronicle: RolloutRecord) -> list[tuple[str, str]]:
-    """Where to look further, exactly as it is typed."""
+    """Commands for further details, exactly as they are typed."""
     service, candidate = chronicle.service, short(chronicle.candidate)
     found = [("what serves now", f"lastgood status {service}"), ("every change", f"lastgood history {service}")]
     if chronicle.ending is None:
@@ -217,7 +217,7 @@ def _figure(value: float) -> str:
 
 
 def _power(value: float) -> str:
-    """A power of ten; a number cannot be markup."""
+    """A power of ten; a number cannot contain markup."""
     import markupsafe
 
     return markupsafe.Markup("10<sup>{}</sup>").format(f"{value:.1f}")

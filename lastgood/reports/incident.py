@@ -1,6 +1,6 @@
-"""The record of a rollout that was taken back: one JSON object with a stable schema, kept in the audit trail and as a file.
+"""The record of a rollout that was rolled back: one JSON object with a stable schema, kept in the audit trail and as a file.
 
-What does not belong here: when it is written (`incident_loop`), telling a person at once (`paging`), pages to read (`html`).
+What does not belong here: when it is written (`incident_loop`), immediate notification (`paging`), pages to read (`html`).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ ACTOR = "lastgood"
 
 
 def close(ctx: release.Context, service: str, revision_number: int, *, clock: release.Clock = system_clock.now) -> dict[str, Any] | None:
-    """Keep the record of the rollout that revision *revision_number* took back, or whose way back it found to have helped or not.
+    """Write the record of the rollout that revision *revision_number* took back, or whose recovery that revision settled.
 
-    Returns the record, the old one if it was kept before; None if the revision ends nothing, if nobody is blamed, or
-    if it is still being measured whether the way back helped. Raises nothing but LastgoodError.
+    Returns the record, or the existing one if it was written before; None if the revision ends no rollout, if no bundle is blamed,
+    or if the recovery after the rollback is still being measured. Raises LastgoodError only.
     """
     try:
         rollout = rollouts.rollout_ended_by(ctx.ledger, service, revision_number)
@@ -50,7 +50,7 @@ def close(ctx: release.Context, service: str, revision_number: int, *, clock: re
 
 
 def over(book: ledger.Ledger, found: rollouts.Rollout) -> bool:
-    """Whether it is known what came of the way back that ended *found*, or it is measured no longer: another one took its place."""
+    """Whether the recovery after the rollback that ended *found* is settled, or no longer measured because another rollback replaced it."""
     ending = found.ending
     if ending is None:
         return False
@@ -59,15 +59,15 @@ def over(book: ledger.Ledger, found: rollouts.Rollout) -> bool:
 
 
 def write(ctx: release.Context, service: str, chronicle: RolloutRecord, *, clock: release.Clock = system_clock.now) -> dict[str, Any]:
-    """Keep the record in the audit trail and in `incidents/` of the home folder, once for each rollout; returns what is kept.
+    """Write the record to the audit trail and to `incidents/` in the home folder, once per rollout; returns the stored record.
 
-    Raises NothingToDo if nothing was taken back, Unavailable if the file cannot be written (the audit trail has it then).
+    Raises NothingToDo if nothing was taken back, Unavailable if the file cannot be written (the audit trail then has the record).
     """
     if chronicle.left is None:
         raise errors.NothingToDo(f"rollout {chronicle.rollout} of {service!r} was not rolled back; see 'lastgood report {service}'")
     found = _kept(ctx.ledger, service, chronicle.rollout, since=chronicle.revisions[0].at)
     if found is None:
-        # As the audit trail gives it back, so that a second writing changes nothing.
+        # In the form in which the audit trail returns it, so that a second write changes nothing.
         found = rows.parse(rows.dump(incident_record(chronicle)), "the incident")
         ctx.ledger.note(service, kind="incident", body=found, actor=ACTOR, now=clock())
         try:
@@ -79,20 +79,20 @@ def write(ctx: release.Context, service: str, chronicle: RolloutRecord, *, clock
 
 
 def _kept(book: ledger.Ledger, service: str, rollout: int, *, since: float) -> dict[str, Any] | None:
-    """The record of a rollout as the audit trail has it; None if it was not written yet."""
+    """The record of a rollout from the audit trail; None if it has not been written yet."""
     kept = record.notes(book, service, "incident", since=since)
     return next((note for note in kept if note["rollout"] == rollout), None)
 
 
 def file_of(home: Path, service: str, rollout: int) -> Path:
-    """Where the record of a rollout is in the home folder."""
+    """Path of a rollout's record in the home folder."""
     return home / "incidents" / f"{service}-rollout-{rollout}.json"
 
 
 def incident_record(chronicle: RolloutRecord) -> dict[str, Any]:
-    """The record, as plain JSON. Times are Unix seconds; what is not known is null.
+    """The record, as plain JSON. Times are Unix seconds; unknown values are null.
 
-    Of a rollout that was not taken back, `bad_bundle` is null and the rest says how far it came.
+    For a rollout that was not taken back, `bad_bundle` is null and the rest shows how far it got.
     """
     ending, fired = chronicle.ending, chronicle.fired
     bad = chronicle.left
@@ -154,9 +154,10 @@ def _decided(chronicle: RolloutRecord) -> dict[str, Any] | None:
 
 
 def _seconds(chronicle: RolloutRecord) -> dict[str, Any]:
-    """Measured: `exposure` (the candidate had users), from the verdict to the commit, and until the traffic had moved.
+    """Measured: `exposure` (the time the candidate had users), from the verdict to the commit, and until the traffic had moved.
 
-    Estimated: all that begins with the onset, as that is; `onset_to_verdict_between` is the least and the most that it may be.
+    Estimated: everything that starts at the onset, because the onset is an estimate; `onset_to_verdict_between` gives its least and
+    greatest plausible value.
     """
     measured = {"exposure": chronicle.exposure_s}
     detected, ending = _detected(chronicle), chronicle.ending
@@ -177,9 +178,9 @@ def _seconds(chronicle: RolloutRecord) -> dict[str, Any]:
 
 
 def _bad_by_gate(chronicle: RolloutRecord, *, copies: bool) -> dict[str, int]:
-    """How many of the candidate's answers the gates counted as bad (failed, too slow, different): to users, or to copies.
+    """How many of the candidate's answers the gates counted as bad (failed, too slow, different), for users and for copies.
 
-    Agreement is counted on copies alone, whenever that is.
+    Agreement is counted on copies only, in any phase.
     """
     sums: dict[str, int] = {}
     for analysis in chronicle.analyses:

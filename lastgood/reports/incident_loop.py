@@ -1,9 +1,9 @@
-"""Incident records, written by a reader of the ledger: of every rollback, whoever committed it, also while nobody was looking.
+"""Incident records, written by a reader of the ledger for every rollback, whoever committed it and whether or not a reader was running.
 
-It is the ledger that says which rollouts were taken back and which records there are, so whoever dies between a rollback and its
+The ledger determines which rollouts were taken back and which records exist. A process that dies between a rollback and its
 record loses nothing: the next reader finds it.
 
-What does not belong here: what a record says (`incident`), measuring and deciding (`controller`).
+What does not belong here: the contents of a record (`incident`), measuring and deciding (`controller`).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from lastgood.system import clock as system_clock
 log = logging.getLogger("lastgood.incident")
 
 BACK = 200
-"""Newest revisions of a service in which a reader that has just started looks for rollbacks without a record."""
+"""Number of a service's newest revisions that a newly started reader searches for rollbacks without a record."""
 RECEIPT_S = 30.0
-"""Seconds after a rollback for which its record waits for the note of how long the traffic took."""
+"""Seconds after a rollback for which its record waits for the note on how long the traffic took to move."""
 AGAIN_S = 30.0
-"""Seconds until a record that could not be written is tried again."""
+"""Seconds before a failed write of a record is retried."""
 LEASE, LEASE_S = "incidents", 300.0
-"""Of several readers on one ledger one writes; another takes over after so many seconds."""
+"""Of several readers on one ledger only one writes; another takes over after this many seconds."""
 
 
 class IncidentLoop(threading.Thread):
-    """Looks every *every_s* seconds for rollouts that were taken back, and writes their records; nothing ends it but `end`."""
+    """Checks every *every_s* seconds for rollouts that were taken back and writes their records; runs until `end` is called."""
 
     def __init__(self, settings: Settings, *, every_s: float = 1.0, clock: Callable[[], float] = system_clock.now) -> None:
         super().__init__(name="incidents", daemon=True)
@@ -55,7 +55,7 @@ class IncidentLoop(threading.Thread):
         return (self,)
 
     def end(self, wait_s: float = 0.0) -> None:
-        """Stop at the next turn; waits up to *wait_s* seconds for it. What is not written yet is found by the next reader."""
+        """Stop at the next iteration; waits up to *wait_s* seconds for it. Records not written yet are found by the next reader."""
         self._stopped.set()
         if self.is_alive():
             self.join(wait_s)
@@ -85,7 +85,7 @@ class IncidentLoop(threading.Thread):
             ctx.ledger.give_up_lease(LEASE, holder=self._holder)
 
     def turn(self, ctx: release.Context) -> None:
-        """One look at every service. A record that cannot be written is told in the log and tried again later."""
+        """One pass over every service. A record that cannot be written is logged and retried later."""
         for service in ctx.ledger.services():
             self._find(ctx, service)
         if not any(self._waiting.values()) or time.monotonic() < self._again_at:
@@ -99,7 +99,7 @@ class IncidentLoop(threading.Thread):
                     waiting.discard(number)
 
     def _find(self, ctx: release.Context, service: str) -> None:
-        """Note the rollbacks among the revisions since the last look."""
+        """Note the rollbacks among the revisions since the last pass."""
         newest = ctx.ledger.newest(service)
         seen = self._seen.get(service, max(newest - BACK, 0))
         if newest > seen:
@@ -109,7 +109,7 @@ class IncidentLoop(threading.Thread):
         self._seen[service] = newest
 
     def _done(self, ctx: release.Context, service: str, number: int) -> bool:
-        """Whether nothing is left to do about the rollback by revision *number*."""
+        """Whether nothing is left to do for the rollback by revision *number*."""
         try:
             rollout = rollouts.rollout_ended_by(ctx.ledger, service, number)
             if rollout is None:
@@ -124,7 +124,7 @@ class IncidentLoop(threading.Thread):
         return True
 
     def _due(self, ctx: release.Context, found: rollouts.Rollout) -> bool:
-        """Whether everything is known that the record says: what came of the rollback, and how long the traffic took."""
+        """Whether all that the record needs is known: the result of the rollback, and how long the traffic took to move."""
         if found.ending is None or not incident.over(ctx.ledger, found):
             return False
         return abs(self._clock() - found.ending.at) >= RECEIPT_S or _receipted(ctx.ledger, found.ending)

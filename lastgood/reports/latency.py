@@ -1,4 +1,4 @@
-"""How long answers took, as a curve: which share of them was ready after so many milliseconds."""
+"""Answer latency as a curve: the share of answers that was ready within a given number of milliseconds."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 SHOWN_S = 3600.0
-"""Seconds of the workers' log that a curve is drawn from at most, the last before the end: millions of rows tell no more."""
+"""Maximum seconds of the workers' log behind a curve, the last before the end: millions of rows would add nothing."""
 
 PER_DECADE = 90
-"""Buckets between 1 and 10 ms, 10 and 100 ms and so on; a bucket is 1 to 10 % wide, as those of the proxy."""
+"""Buckets per decade (1 to 10 ms, 10 to 100 ms and so on); a bucket is 1 to 10 % wide, like those of the proxy."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """`share[i]` of `n` answers (0 to 1) took no longer than `ms[i]` milliseconds; `ms` grows. `by` says who measured."""
+    """`share[i]` of `n` answers (0 to 1) took at most `ms[i]` milliseconds; `ms` is increasing. `by` names who measured."""
 
     n: int
     ms: tuple[float, ...]
@@ -25,12 +25,12 @@ class Curve:
     by: str
 
     def at(self, share: float) -> float:
-        """The milliseconds within which that *share* of the answers was ready."""
+        """The milliseconds within which this *share* of the answers was ready."""
         return next((ms for ms, reached in zip(self.ms, self.share, strict=True) if reached >= share - 1e-12), self.ms[-1])
 
 
 def of_buckets(counts: Mapping[float, int], *, by: str = "the proxy") -> Curve:
-    """The curve of *counts* by the lower edge of their bucket in ms; a bucket's requests count as ready at its upper edge."""
+    """The curve for *counts* by the lower bucket edge in ms; a bucket's requests count as ready at its upper edge."""
     ordered = sorted(counts.items())
     total = sum(count for _, count in ordered)
     reached = itertools.accumulate(count for _, count in ordered)
@@ -38,12 +38,12 @@ def of_buckets(counts: Mapping[float, int], *, by: str = "the proxy") -> Curve:
 
 
 def _upper(low: float) -> float:
-    """The proxy cuts times to whole ms, and a decade into 90 buckets."""
+    """The proxy truncates durations to whole ms and divides a decade into 90 buckets."""
     return low + max(10.0 ** (math.floor(math.log10(low)) - 1), 1.0) if low > 0 else 1.0
 
 
 def logged(folder: Path, wanted: Sequence[str], *, since: float, until: float) -> dict[str, Curve]:
-    """A curve for each bundle of *wanted* that answered, copies included, from the workers' own log in *folder*.
+    """One curve for each bundle of *wanted* that answered, copies included, from the workers' own log in *folder*.
 
     Raises ImportError without the extra that reads the log, Damaged or OSError for a log that cannot be read.
     """

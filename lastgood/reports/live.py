@@ -1,6 +1,6 @@
-"""What a release looks like at this moment, for whoever watches it: one value, brought up to date in constant time.
+"""The current state of a release for people who watch it: one value, updated in constant time.
 
-What does not belong here: how it is shown (`cli.watch`), what it was like from the beginning (`record`).
+What does not belong here: how it is shown (`cli.watch`), its history from the beginning (`record`).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from lastgood.system import plain
 
 SCHEMA = "lastgood.watch/v1"
 LAST = 5
-"""Newest revisions that are shown."""
+"""Number of newest revisions that are shown."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LiveStatus:
-    """One rollout at `at` (Unix seconds). `verdicts` are what the gates say now, by name.
+    """One rollout at `at` (Unix seconds). `verdicts` are the current results of the gates, by name.
 
-    `actual` is each bundle's share of the traffic in percent as the traffic layer last reported it, None if unknown.
-    `ended` says that the rollout is over, and the measurement after its way back as well. `trouble` says what cannot be read.
+    `actual` is each bundle's share of the traffic in percent as last reported by the traffic layer, None if unknown.
+    `ended` means that the rollout is over, including the measurement after its rollback. `trouble` names what cannot be read.
     """
 
     at: float
@@ -50,7 +50,7 @@ class LiveStatus:
 
     @property
     def exit_code(self) -> int | None:
-        """0 released, 5 a gate took it out, 1 given up, 3 a person stopped it; None while it is under way."""
+        """0 released, 5 rejected or rolled back by a gate, 1 given up, 3 stopped by a person; None while it is under way."""
         if not self.ended:
             return None
         if self.episode.outcome == "released":
@@ -95,7 +95,7 @@ def _revision(revision: ledger.Revision) -> dict[str, Any]:
 
 
 class Watcher:
-    """Looks at the rollout that is the newest one now, again and again. Only reads."""
+    """Polls whichever rollout is the newest. Read-only."""
 
     def __init__(self, ctx: release.Context, service: str) -> None:
         """Raises NotFound if the service was never released."""
@@ -108,7 +108,7 @@ class Watcher:
         self._episode = episode.find(ctx.ledger, service, self._rollout)
 
     def look(self, now: float) -> LiveStatus:
-        """The rollout at Unix time *now*. Reads what is new since the last look."""
+        """The rollout at Unix time *now*. Reads only what is new since the last call."""
         if self._ctx.ledger.newest(self._service) != self._seen:
             self._catch_up()
         verdicts, trouble = self._verdicts(now)
@@ -128,7 +128,7 @@ class Watcher:
         self._seen = self._state.revision
 
     def _verdicts(self, now: float) -> tuple[dict[str, base.Verdict], str]:
-        """What the gates say, and why they cannot be read if that is so."""
+        """The results of the gates, and the reason if they cannot be read."""
         try:
             answers = self._evidence.look(self._ctx, self._state, now=now).answers
         except (errors.Damaged, errors.NotFound, errors.UsageError) as error:

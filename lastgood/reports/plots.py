@@ -1,9 +1,9 @@
-"""Pictures of a rollout: who had the traffic, what the gates saw, how fast the layers followed.
+"""Plots of a rollout: which bundle had the traffic, what the gates measured, how fast the layers followed.
 
-Each function returns a matplotlib Figure of its own, or None where there is nothing to show; no state is shared, so threads
-may draw at once. `svg` and `png` turn a figure into text for a page and bytes for anything else (`figure`).
+Each function returns a new matplotlib Figure, or None if there is nothing to show; no state is shared, so threads may draw
+concurrently. `svg` and `png` convert a figure to text for a page or to bytes for other uses (`figure`).
 
-Colours are those of Okabe and Ito, which people with any colour vision can tell apart; shapes and words carry the same facts.
+The colours are those of Okabe and Ito, distinguishable with any colour vision; shapes and text carry the same information.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 __all__ = ["arms", "every", "evidence", "latency", "pictures", "png", "svg", "title_of", "traffic", "waterfall"]
 
 ENOUGH = 25
-"""Requests that a point of a curve stands for at least; of five, a single failed one would be a peak of 20 %."""
+"""Minimum number of requests behind one point of a curve; among five, a single failure would be a peak of 20 %."""
 
 UNITS = {"error_rate": "requests that failed (%)", "latency_p99": "P99 of the time to answer (ms)", "agreement": "answers that differ (%)"}
 
 
 def traffic(chronicle: RolloutRecord) -> Figure:
-    """Each bundle's share of the traffic over time, with the phases, and a tick where a gate's verdict moved the release."""
+    """Each bundle's share of the traffic over time, with the phases, and a tick wherever a gate's verdict moved the release."""
     with report_figure.drawing(2.9) as (figure, axes):
         clock = _Clock(chronicle)
         bundles = _order(chronicle)
@@ -52,7 +52,7 @@ def traffic(chronicle: RolloutRecord) -> Figure:
 
 
 def evidence(chronicle: RolloutRecord) -> Figure | None:
-    """The evidence of each gate that has such a test, against the boundary at which it fails; one panel for each gate."""
+    """The evidence of each gate with a sequential test, against the boundary at which it fails; one panel per gate."""
     analysis = chronicle.last_analysis
     shown = {name: t for name, t in analysis.trails.items() if t.verdict.evidence is not None} if analysis else {}
     if not analysis or not shown:
@@ -67,7 +67,7 @@ def evidence(chronicle: RolloutRecord) -> Figure | None:
 
 
 def arms(chronicle: RolloutRecord, gate: str) -> Figure | None:
-    """What *gate* measured of both arms over time, with the threshold: a share, a P99 or a mean."""
+    """What *gate* measured for both arms over time, with the threshold: a share, a P99 or a mean."""
     parts = [(one, one.trails[gate]) for one in chronicle.analyses if gate in one.trails and one.trails[gate].stretches]
     figure_of = _figure_of(parts[0][1].verdict.metric) if parts else None
     if not figure_of:
@@ -90,7 +90,7 @@ def arms(chronicle: RolloutRecord, gate: str) -> Figure | None:
 
 
 def latency(chronicle: RolloutRecord) -> Figure | None:
-    """Which share of the answers of each bundle was ready after so many milliseconds (cumulative distributions)."""
+    """Share of each bundle's answers that was ready within a given number of milliseconds (cumulative distributions)."""
     if not chronicle.times:
         return None
     with report_figure.drawing(2.8) as (figure, axes):
@@ -137,7 +137,7 @@ def waterfall(chronicle: RolloutRecord) -> Figure | None:
 
 
 def every(chronicle: RolloutRecord) -> dict[str, Figure]:
-    """All pictures that there is something to show in, by name, in the order of a report."""
+    """All plots that have something to show, by name, in the order of a report."""
     gates = [verdict.gate for verdict in (chronicle.fired,) if verdict]
     analysis = chronicle.last_analysis
     trails_ = analysis.trails if analysis else {}
@@ -149,7 +149,7 @@ def every(chronicle: RolloutRecord) -> dict[str, Figure]:
 
 
 def pictures(chronicle: RolloutRecord, *, max_bytes: int = 300_000) -> dict[str, bytes]:
-    """PNG images by name, the most telling first, as many as fit into *max_bytes* together."""
+    """PNG images by name, the most informative first, as many as fit into *max_bytes* in total."""
     kept: dict[str, bytes] = {}
     for name, figure in every(chronicle).items():
         data = png(figure)
@@ -158,11 +158,11 @@ def pictures(chronicle: RolloutRecord, *, max_bytes: int = 300_000) -> dict[str,
     return kept
 
 
-# --- parts of pictures -------------------------------------------------------------------------------------
+# --- parts of plots ----------------------------------------------------------------------------------------
 
 
 class _Clock:
-    """Unix seconds as time since the beginning of what is shown, in a unit that gives readable numbers."""
+    """Unix seconds as time since the start of the plot, in a unit that gives readable numbers."""
 
     def __init__(self, chronicle: RolloutRecord) -> None:
         span = chronicle.ended - chronicle.began
@@ -188,7 +188,7 @@ def _mirror(axes: Axes, chronicle: RolloutRecord, clock: _Clock) -> None:
 
 
 def _phases(axes: Axes, chronicle: RolloutRecord, clock: _Clock) -> None:
-    """The name of each phase over its time, where there is room; a line where it begins."""
+    """The name of each phase over its duration, where there is room; a line at its start."""
     span = max(clock.of(chronicle.ended), 1e-9)
     groups: list[tuple[str, float, float]] = []
     for segment in chronicle.segments:
@@ -212,7 +212,7 @@ def _phase_name(chronicle: RolloutRecord, segment: Any) -> str:
 
 
 def _ticks(axes: Axes, chronicle: RolloutRecord, clock: _Clock) -> None:
-    """A mark where verdicts led to a revision: up if they passed, a cross if one failed, a square if one could not tell."""
+    """A mark where verdicts led to a revision: up if they passed, a cross if one failed, a square if one was inconclusive."""
     shapes = {"pass": ("^", GOOD, "gates passed"), "fail": ("X", BAD, "a gate failed"), "inconclusive": ("s", GREY, "no verdict")}
     named: set[str] = set()
     for revision in chronicle.revisions:
@@ -278,7 +278,7 @@ _Figure = Callable[[Any], float | None]
 
 
 def _figure_of(metric: str) -> _Figure | None:
-    """How a tally of this metric is shown; None for metrics that are no curve."""
+    """How a tally of this metric is plotted; None for metrics that are not plotted as a curve."""
     if metric in ("error_rate", "agreement"):
         return lambda tally: 100 * tally.bad / tally.n if tally.n else None
     if metric == "score":
@@ -289,9 +289,9 @@ def _figure_of(metric: str) -> _Figure | None:
 
 
 def _series(stretches: Sequence[report_evidence.Stretch], side: str, figure_of: _Figure, *, cut: float | None) -> list[tuple[float, float]]:
-    """One arm's figure as steps of (time, figure).
+    """One arm's figures as steps of (time, figure).
 
-    Stretches are joined until they hold enough requests for a figure that is not mere noise, never across the moment *cut*.
+    Intervals are joined until they hold enough requests for a figure that is not mostly noise, but never across the moment *cut*.
     """
     found: list[tuple[float, float]] = []
     held, start = base.EMPTY, None
@@ -326,7 +326,7 @@ def _line(axes: Axes, chronicle: RolloutRecord, clock: _Clock, *, digest: str | 
 
 
 def _limits(axes: Axes, chronicle: RolloutRecord, clock: _Clock, *, gate: str) -> None:
-    """The threshold that *gate* was held against last, over the time in which it judged the release: not while a rollback is verified."""
+    """The last threshold that applied to *gate*, over the time in which it judged the release: not while a rollback is verified."""
     judged = [one for one in chronicle.analyses if gate in one.trails and one.kind != "verify"]
     limit = _limit(judged[-1], gate) if judged else None
     if limit is not None:
@@ -336,7 +336,7 @@ def _limits(axes: Axes, chronicle: RolloutRecord, clock: _Clock, *, gate: str) -
 
 
 def _limit(analysis: report_evidence.MeasuredAnalysis, name: str) -> float | None:
-    """Stable's figure plus the margin where both were compared, else the fixed limit; in the unit of the picture."""
+    """Stable's figure plus the margin where the two were compared, else the fixed limit; in the unit of the plot."""
     gate, verdict = analysis.trails[name].gate, analysis.trails[name].verdict
     if isinstance(gate, service_gates.LatencyP99):
         return gate.max_ms
@@ -354,7 +354,7 @@ def _limit(analysis: report_evidence.MeasuredAnalysis, name: str) -> float | Non
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Below the picture, in as many rows as it takes."""
+    """Below the plot, in as many rows as needed."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3))
@@ -367,7 +367,7 @@ def _round_numbers() -> Any:
 
 
 def _plain_log_scale(axes: Axes) -> None:
-    """1, 2, 5, 10, 20: numbers as people write them."""
+    """1, 2, 5, 10, 20: round numbers."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -376,7 +376,7 @@ def _plain_log_scale(axes: Axes) -> None:
 
 
 def _order(chronicle: RolloutRecord) -> list[str]:
-    """Stable at the bottom, the candidate above it, whatever else served on top."""
+    """Stable at the bottom, the candidate above it, any other bundle that served on top."""
     seen = {digest for segment in chronicle.segments for digest in segment.shares}
     first = [digest for digest in (chronicle.stable, chronicle.candidate) if digest in seen]
     return [*first, *sorted(seen - set(first))]
@@ -396,11 +396,11 @@ def _name(chronicle: RolloutRecord, digest: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """*text* with nothing in it that matplotlib would take for a formula."""
+    """*text* with everything escaped that matplotlib would read as a formula."""
     return text.replace("$", r"\$")
 
 
-# --- what a picture says -----------------------------------------------------------------------------------
+# --- text in plots -----------------------------------------------------------------------------------------
 
 
 def _traffic_title(chronicle: RolloutRecord) -> str:

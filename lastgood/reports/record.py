@@ -1,9 +1,9 @@
-"""Everything that is known of one rollout, put together from the ledger: values only, for reports and incident records.
+"""Everything known about one rollout, assembled from the ledger: values only, for reports and incident records.
 
-A rollout begins with the revision that proposed it and ends with its cut-over and bake, or with its way back and the
-measurement after that. What cannot be read any more is left out, and `missing` says so.
+A rollout begins with the revision that proposed it and ends with its cut-over and bake, or with its rollback and the measurement
+after that. Data that can no longer be read is left out and listed in `missing`.
 
-What does not belong here: pictures (`plots`), pages (`html`), what is worth keeping as an incident (`incident`).
+What does not belong here: plots (`plots`), pages (`html`), what is kept as an incident (`incident`).
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from lastgood.system import clock as system_clock
 __all__ = ["Followed", "RolloutRecord", "RolloutStatus", "Segment", "collect", "newest"]
 
 GAP_S = 900.0
-"""Seconds before a late way back that are still shown; what lies between the bake and that is left out."""
+"""Seconds before a late rollback that are still shown; the time between the bake and these is left out."""
 
 PAGES = 500
-"""So many of a service's newest pages are looked through for those of the rollout."""
+"""Number of a service's newest pages that are searched for those of the rollout."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """From `start` until `end` (Unix seconds) nothing changed: each bundle's share of the traffic in percent, and the mirror."""
+    """An interval without changes, from `start` until `end` (Unix seconds): each bundle's traffic share in percent, and the mirror."""
 
     revision: int
     phase: str
@@ -54,7 +54,7 @@ class Segment:
 class Followed:
     """How one layer followed the revision that ended the rollout (or the newest one).
 
-    `ms` is from the commit until it agreed; None if unknown. If `at_most`, only that it was no later is known.
+    `ms` is the time from the commit until the layer agreed; None if unknown. If `at_most`, `ms` is only an upper limit.
     """
 
     layer: str
@@ -68,10 +68,10 @@ class Followed:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RequestCounts:
-    """What was asked of one bundle while the rollout was measured.
+    """The requests that one bundle got while the rollout was measured.
 
-    `answered` are the requests of users that it was to answer, of which it `failed` some; `user_errors` of them ended with an error
-    for the user, whoever gave it (None: not known). `mirrored` are copies of requests, whose answers nobody got.
+    `answered` counts the users' requests sent to it, of which it `failed` some; `user_errors` of them ended with an error for the
+    user, whichever bundle caused it (None: unknown). `mirrored` counts copies of requests, whose answers were discarded.
     """
 
     answered: int = 0
@@ -85,9 +85,9 @@ class RolloutRecord:
     """One rollout of `candidate` over `stable`; `rollout` is the revision that proposed it.
 
     `revisions` are its own, oldest first; `ending` is the one that ended it, None while it is under way, `verified` the one
-    that closed the measurement after its way back. `decided` are the verdicts that the ending revision was made on (the
-    standing ones while it is under way). `left` is the bundle that was taken back, `good` what serves since then.
-    `onset` is an estimate of since when the fault shows, `onset_between` the earliest and the latest that it may well have been.
+    that closed the measurement after its rollback. `decided` are the verdicts on which the ending revision was based (the
+    current ones while it is under way). `left` is the bundle that was taken back, `good` the one that has served since.
+    `onset` estimates when the fault began to show, `onset_between` the earliest and latest plausible moment.
     Times are Unix seconds.
     """
 
@@ -119,7 +119,7 @@ class RolloutRecord:
 
     @property
     def good(self) -> str | None:
-        """What serves since the rollout ended (so far: what is stable)."""
+        """The bundle that has served since the rollout ended (while it is under way: stable)."""
         return self.revisions[-1].state.stable if self.ending is None else self.ending.state.stable
 
     @property
@@ -130,7 +130,7 @@ class RolloutRecord:
 
     @property
     def exposure_s(self) -> float:
-        """For how long the candidate had users, by the revisions: seconds in which it had a share of the traffic, until now or the end."""
+        """Seconds in which the candidate had a share of the traffic, by the revisions, until now or the end."""
         end = math.inf if self.ending is None or self.left is None else self.ending.at
         return sum(max(min(one.end, end) - one.start, 0.0) for one in self.segments if one.shares.get(self.candidate, 0.0) > 0)
 
@@ -144,7 +144,7 @@ class RolloutRecord:
 
     @property
     def last_analysis(self) -> evidence.MeasuredAnalysis | None:
-        """The one on which the rollout was judged last, the time after a way back not counted."""
+        """The analysis on which the rollout was last judged, not counting the time after a rollback."""
         judged = [one for one in self.analyses if one.kind != "verify" and one.rows]
         return judged[-1] if judged else None
 
@@ -157,7 +157,7 @@ def newest(book: ledger.Ledger, service: str) -> int:
 def collect(ctx: release.Context, service: str, *, rollout: int | None = None, clock: release.Clock = system_clock.now) -> RolloutRecord:
     """Everything about the rollout that revision *rollout* proposed (None: the newest). Raises NotFound if it proposed none.
 
-    Only reads. Takes some seconds for each 10,000 measurements; memory does not grow with them.
+    Read-only. Takes some seconds per 10,000 measurements; memory does not grow with them.
     """
     found = rollouts.find(ctx.ledger, service, rollouts.newest(ctx.ledger, service) if rollout is None else rollout)
     now = clock()
@@ -199,7 +199,7 @@ def collect(ctx: release.Context, service: str, *, rollout: int | None = None, c
 
 
 def _segments(found: rollouts.Rollout, *, until: float) -> tuple[Segment, ...]:
-    """One for each revision, until the next; a way back long after the bake is shown with the time just before it."""
+    """One interval per revision, until the next; a rollback long after the bake is shown with the time just before it."""
     made = []
     moments = [revision.at for revision in found.revisions[1:]]
     for revision, end in zip(found.revisions, [*moments, until], strict=True):
@@ -230,11 +230,11 @@ def _segments(found: rollouts.Rollout, *, until: float) -> tuple[Segment, ...]:
 _Asked = tuple[analysis_run.Question, evidence.AnalysisKind, float]
 
 _MEASURED_S = 1.0
-"""A step back rests on what was measured some moments before: on watch, perhaps, at the end of the day before."""
+"""A rollback rests on measurements taken shortly before it: for a trigger on stable, perhaps at the end of the previous day."""
 
 
 def _asked(ctx: release.Context, found: rollouts.Rollout, *, until: float, missing: list[str]) -> list[_Asked]:
-    """The analyses of the rollout: the question in its last form, its phase, and when it ended."""
+    """The analyses of the rollout: the final form of the question, its phase, and when it ended."""
     asked: dict[str, _Asked] = {}
     for state, end in found.states(until):
         try:
@@ -251,7 +251,7 @@ def _asked(ctx: release.Context, found: rollouts.Rollout, *, until: float, missi
 
 
 def _belongs(found: rollouts.Rollout, question: analysis_run.Question, kind: evidence.AnalysisKind) -> bool:
-    """Whether an analysis that was made meanwhile is about this rollout: not the watch on stable, nor the time after an earlier step back."""
+    """Whether an analysis from that time is about this rollout: not the watch on stable, nor the time after an earlier rollback."""
     if kind == "verify":
         return found.ending is not None and question.began >= found.ending.at
     return kind != "watch" or found.late
@@ -265,7 +265,7 @@ def _kind(key: str) -> evidence.AnalysisKind:
 
 
 def _decided(ctx: release.Context, found: rollouts.Rollout, *, now: float, missing: list[str]) -> tuple[base.Verdict, ...]:
-    """The verdicts in the evidence of the ending revision; while under way, those that stand."""
+    """The verdicts in the evidence of the ending revision; the current verdicts while the rollout is under way."""
     if found.ending is None:
         return _standing(ctx, found.revisions[-1].state, now=now)
     verdicts = follow.verdicts_of(found.ending)
@@ -279,13 +279,13 @@ def _standing(ctx: release.Context, state: rollout.State, *, now: float) -> tupl
     try:
         return tuple(said.verdict for said in follow.standing(ctx, state, now=now).values())
     except errors.LastgoodError:
-        return ()  # `missing` has the reason already, from the analyses
+        return ()  # `missing` already has the reason, from the analyses
 
 
 def _onset(
     ctx: release.Context, found: rollouts.Rollout, asked: list[_Asked], analyses: tuple[evidence.MeasuredAnalysis, ...]
 ) -> onset.Estimate | None:
-    """Since when the fault of the gate that took the rollout back shows, by estimate."""
+    """Estimate of when the fault behind the gate that took the rollout back began to show."""
     failed = {verdict.gate for verdict in map(base.verdict, found.taken_back_by) if verdict and verdict.outcome == "fail"}
     moments = [
         onset.estimate(ctx.ledger, found.service, question, trail=analysis.trails[gate])
@@ -297,7 +297,7 @@ def _onset(
 
 
 def _requests(analyses: tuple[evidence.MeasuredAnalysis, ...], asked: list[_Asked], missing: list[str]) -> dict[str, RequestCounts]:
-    """Each bundle's requests, as the gate on failed requests counted them in every analysis; copies apart."""
+    """Each bundle's requests, as the failed-requests gate counted them in every analysis; copies are counted separately."""
     sums: dict[str, RequestCounts] = {}
     for (question, _, _), analysis in zip(asked, analyses, strict=True):
         trail = next((trail for trail in analysis.trails.values() if trail.verdict.metric == "error_rate"), None)
@@ -322,7 +322,7 @@ def _requests(analyses: tuple[evidence.MeasuredAnalysis, ...], asked: list[_Aske
 def _times(
     ctx: release.Context, found: rollouts.Rollout, analyses: tuple[evidence.MeasuredAnalysis, ...], *, until: float, missing: list[str]
 ) -> dict[str, times.Curve]:
-    """How long answers took: what the proxy counted for a latency gate, else what the workers logged."""
+    """How long answers took: from the proxy's counts for a latency gate, else from the workers' log."""
     for analysis in reversed([one for one in analyses if one.kind != "verify"]):
         if set(analysis.times) >= {analysis.watched, *filter(None, (analysis.beside,))}:
             return {digest: times.of_buckets(counts) for digest, counts in analysis.times.items()}
@@ -339,7 +339,7 @@ def _times(
 
 
 def _followed(ctx: release.Context, found: rollouts.Rollout, missing: list[str]) -> tuple[Followed, ...]:
-    """What the layers answered to the revision that ended the rollout, by the audit trail and their newest receipts."""
+    """The layers' answers to the revision that ended the rollout, from the audit trail and their newest receipts."""
     revision = found.ending or found.revisions[-1]
     answers: dict[str, Followed] = {}
     for name, told in receipts.read(ctx.settings.run(found.service) / "layers").items():
@@ -361,7 +361,7 @@ def _followed(ctx: release.Context, found: rollouts.Rollout, missing: list[str])
 
 
 def _told(told: receipts.Receipt, revision: ledger.Revision) -> Followed:
-    """A receipt file is written anew at each look, so it only says that the layer had followed by then."""
+    """A receipt file is rewritten at each check, so it only shows that the layer had followed by then."""
     agreed = told.covers(revision.number)
     return Followed(
         layer=told.layer,
@@ -375,7 +375,7 @@ def _told(told: receipts.Receipt, revision: ledger.Revision) -> Followed:
 
 
 def _receipt_note(book: ledger.Ledger, revision: ledger.Revision) -> Mapping[str, Any] | None:
-    """What was noted of how the layers followed *revision*: by whoever committed it, for others only came by; None if nothing was."""
+    """The note on how the layers followed *revision*, preferably the committer's, as others only came by later; None if there is none."""
     entries = [
         entry
         for entry in _note_entries(book, revision.service, "receipt", since=revision.at)
@@ -386,7 +386,7 @@ def _receipt_note(book: ledger.Ledger, revision: ledger.Revision) -> Mapping[str
 
 
 def notes(book: ledger.Ledger, service: str, kind: str, *, since: float) -> list[dict[str, Any]]:
-    """The notes of one *kind* in the audit trail of *service* since then (Unix seconds), oldest first."""
+    """The notes of one *kind* in the audit trail of *service* since that time (Unix seconds), oldest first."""
     return [_note(entry) for entry in _note_entries(book, service, kind, since=since)]
 
 
@@ -400,7 +400,7 @@ def _note(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pages(ctx: release.Context, found: rollouts.Rollout) -> tuple[ledger.Page, ...]:
-    """The pages that went with the revisions of the rollout, oldest first."""
+    """The pages sent for the revisions of the rollout, oldest first."""
     own = {revision.number for revision in found.revisions}
     pages = (page for page in ctx.ledger.pages(found.service, limit=PAGES) if page.revision in own)
     return tuple(sorted(pages, key=lambda page: (page.at, page.revision, page.key)))

@@ -1,4 +1,4 @@
-"""Which revisions belong to one rollout, and how it ended. Reads the release log, nothing else."""
+"""Which revisions belong to one rollout, and how it ended. Reads only the release log."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from lastgood import errors, ledger, release
 from lastgood.core.state import State
 
 RolloutStatus = Literal["under way", "baking", "released", "taken out", "rolled back", "given up", "called off"]
-"""released: it serves, or did until something newer came. taken out: before its cut-over, blamed. rolled back: after it.
-given up: never ready, or never judged; nobody is blamed. called off: stopped by a person for another reason."""
+"""released: it serves, or did until a newer one replaced it. taken out: before its cut-over, blamed. rolled back: after it, blamed.
+given up: never ready, or never judged; no bundle is blamed. called off: stopped by a person for another reason."""
 
 _PAGE = 100
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """One rollout. `stable` served before it; `ending` ended it, `verified` closed the measurement after its way back.
+    """One rollout. `stable` served before it; `ending` ended it, `verified` closed the measurement after its rollback.
 
-    `late` says that it was proven and taken back only afterwards: then the revisions between are left out, and `before`
-    is the one in force just before the way back.
+    `late` means that it was proven and only taken back afterwards: the revisions in between are then left out, and `before`
+    is the one in force just before the rollback.
     """
 
     service: str
@@ -40,12 +40,12 @@ class Rollout:
 
     @property
     def taken_back(self) -> bool:
-        """Whether its candidate was taken back, and blamed."""
+        """Whether its candidate was taken back and blamed."""
         return self.outcome in ("taken out", "rolled back")
 
     @property
     def over_at(self) -> float | None:
-        """When everything about it was over (Unix seconds); None if it is still under way or being verified."""
+        """When it was completely over (Unix seconds); None if it is still under way or being verified."""
         last = self.revisions[-1].state
         if self.ending is None or (last.verifying is not None and self.verified is None and last.verifying.rollout == self.number):
             return None
@@ -53,11 +53,11 @@ class Rollout:
 
     @property
     def taken_back_by(self) -> tuple[Mapping[str, Any], ...]:
-        """The verdicts, as plain JSON, that took it back."""
+        """The verdicts that took it back, as plain JSON."""
         return tuple(self.ending.evidence.get("verdicts", ())) if self.ending and self.taken_back else ()
 
     def states(self, until: float) -> Iterator[tuple[State, float]]:
-        """Every state it was in, oldest first, and when that ended (Unix seconds)."""
+        """Every state it was in, oldest first, with the end of each (Unix seconds)."""
         ends = [revision.at for revision in self.revisions[1:]]
         for revision, end in zip(self.revisions, [*ends, until], strict=True):
             if self.before is not None and revision is self.ending:
@@ -75,7 +75,7 @@ def newest(book: ledger.Ledger, service: str) -> int:
 
 
 def rollout_ended_by(book: ledger.Ledger, service: str, number: int) -> int | None:
-    """The rollout whose way back revision *number* is or closes; None if it is neither."""
+    """The rollout whose rollback revision *number* commits or closes; None if it does neither."""
     revision = book.revision(service, number)
     before = book.revision(service, number - 1) if number > 1 else None
     if revision.verb == "verified" and before is not None and before.state.verifying is not None:
@@ -131,7 +131,7 @@ def find(book: ledger.Ledger, service: str, number: int) -> Rollout:
 
 
 def _own(book: ledger.Ledger, service: str, number: int) -> tuple[list[ledger.Revision], ledger.Revision | None]:
-    """The revisions while it was under way, and the one that ended that; None if none did."""
+    """The revisions while it was under way, and the one that ended it; None if it has not ended."""
     own: list[ledger.Revision] = []
     for revision in _forward(book, service, number):
         if revision.state.rollout != number:
@@ -143,9 +143,10 @@ def _own(book: ledger.Ledger, service: str, number: int) -> tuple[list[ledger.Re
 def _late(
     book: ledger.Ledger, service: str, digest: str, *, after: ledger.Revision
 ) -> tuple[ledger.Revision | None, ledger.Revision | None]:
-    """The way back by which a proven *digest* was left and blamed, and the revision before it; None if it serves on, or was only replaced.
+    """The rollback that left and blamed a proven *digest*, and the revision before it; None if it still serves or was only replaced.
 
-    A bundle that was replaced, and to which a way back led, may be left later; one that was released again is another rollout's.
+    A bundle that was replaced and later returned to by a rollback may be left later; one that was released again belongs to
+    another rollout.
     """
     before = after
     for revision in _forward(book, service, after.number + 1):
@@ -159,7 +160,7 @@ def _late(
 
 
 def _verification(book: ledger.Ledger, service: str, ending: ledger.Revision) -> list[ledger.Revision]:
-    """What came while the way back was measured, to the end of that; rollouts that began meanwhile are left out."""
+    """The revisions while the rollback was being verified, up to the end of that; rollouts that began meanwhile are left out."""
     verifying = ending.state.verifying
     if verifying is None or ending.verb not in release.WAYS_BACK:
         return []
@@ -186,7 +187,7 @@ def _outcome(own: list[ledger.Revision], ending: ledger.Revision | None, candida
 
 
 def _forward(book: ledger.Ledger, service: str, number: int) -> Iterator[ledger.Revision]:
-    """Revisions from *number* on, oldest first; their numbers have no gaps."""
+    """Revisions from *number* upwards, oldest first; their numbers have no gaps."""
     while True:
         page = book.history(service, before=number + _PAGE, limit=_PAGE)
         page = [revision for revision in reversed(page) if revision.number >= number]
@@ -197,7 +198,7 @@ def _forward(book: ledger.Ledger, service: str, number: int) -> Iterator[ledger.
 
 
 def _backward(book: ledger.Ledger, service: str, number: int) -> Iterator[ledger.Revision]:
-    """Revisions from *number* down, newest first."""
+    """Revisions from *number* downwards, newest first."""
     while page := book.history(service, before=number + 1, limit=_PAGE):
         yield from page
         number = page[-1].number - 1

@@ -1,4 +1,4 @@
-"""A rollout in words: the one sentence that says how it went, and times for people."""
+"""A rollout in words: one sentence on how it went, and durations in readable form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lastgood.reports.record import RolloutRecord
 
 
 def duration(seconds: float) -> str:
-    """A length of time for people: 12 ms, 3.4 s, 5 min, 2.5 h."""
+    """A duration in readable form: 12 ms, 3.4 s, 5 min, 2.5 h."""
     if seconds <= 0:
         return "0 s"
     for unit, size in (("days", 86_400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
@@ -41,7 +41,7 @@ def headline(chronicle: RolloutRecord) -> str:
 
 
 def exposure(chronicle: RolloutRecord) -> str:
-    """For how long users had had the candidate, as it was measured."""
+    """How long users had the candidate, as measured."""
     return (
         f"users had been served by it for {duration(chronicle.exposure_s)}"
         if chronicle.exposure_s > 0
@@ -50,7 +50,7 @@ def exposure(chronicle: RolloutRecord) -> str:
 
 
 def visible_for(chronicle: RolloutRecord, until: float) -> str:
-    """How long before *until* (Unix seconds) the fault began to show, as the estimate that it is; empty if there is none."""
+    """How long before *until* (Unix seconds) the fault began to show, worded as an estimate; empty if there is none."""
     if chronicle.onset is None:
         return ""
     text = f", and its fault had been visible for an estimated {duration(max(until - chronicle.onset, 0.0))}"
@@ -58,7 +58,7 @@ def visible_for(chronicle: RolloutRecord, until: float) -> str:
 
 
 def between(seconds: Sequence[float]) -> str:
-    """The least and the most that a length of time may be."""
+    """The shortest and longest plausible duration."""
     least, most = (max(value, 0.0) for value in seconds)
     return f"between {duration(least)} and {duration(most)}"
 
@@ -73,7 +73,7 @@ def _unfinished(chronicle: RolloutRecord, name: str) -> str:
 
 
 def afterwards(chronicle: RolloutRecord) -> str:
-    """Whether the way back helped, in one sentence; empty if there was none."""
+    """Whether the rollback helped, in one sentence; empty if there was none."""
     if chronicle.left is None or chronicle.ending is None:
         return ""
     if chronicle.verified is not None:

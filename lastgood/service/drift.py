@@ -1,4 +1,4 @@
-"""What a service declares about drift: which windows are looked at, what counts as an alarm, and how an alarm is decided.
+"""A service's declaration about drift: which windows are evaluated, what counts as an alarm, and how an alarm is decided.
 
 What does not belong here: statistics and what follows from an alarm (`lastgood.drift`), reading the log (`drift.window`).
 """
@@ -23,19 +23,19 @@ class Decide(_Group):
     score: Score = "brier"
     """What is compared, row by row."""
     margin: float = pydantic.Field(default=0.002, ge=0)
-    """How much worse than the other the serving bundle must be, on the scale of the score, before it is left."""
+    """How much worse than the other the serving bundle must be, on the scale of the score, before it is rolled back."""
     alpha: float = pydantic.Field(default=0.05, gt=0, le=0.2)
-    """Chance, over all looks of one alarm, that a bundle is left which is not worse by the margin."""
+    """Probability, over all looks of one alarm, that a bundle is rolled back that is not worse by the margin."""
     looks_s: tuple[float, ...] = tuple(days * DAY_S for days in (3, 5, 7, 14, 28))
-    """Seconds of labelled rows after the alarm began at which it is looked; alpha is split evenly over them."""
+    """Seconds of labelled rows after the start of the alarm at which it is looked at; alpha is split evenly over them."""
     cluster_s: float = pydantic.Field(default=DAY_S, gt=0, le=366 * DAY_S)
-    """Rows of one stretch of so many seconds depend on each other, and count as one observation."""
+    """Rows within this many seconds depend on each other, and count as one observation."""
     min_rows: int = pydantic.Field(default=200, ge=2, le=1_000_000_000)
     """Fewest labelled rows for a look."""
     label_delay_s: float = pydantic.Field(default=0.0, ge=0, le=366 * DAY_S)
-    """Seconds until a label is there; younger rows are left out, as only the quick labels of those are known."""
+    """Seconds until a label has arrived; younger rows are left out, because only their quick labels are known."""
     retrain: Literal["ask", "build"] = "ask"
-    """What follows from an alarm that comes to `retrain`. ask: a page. build: the job `retrain` as well; its bundle becomes a candidate."""
+    """What follows when an alarm is decided as `retrain`. ask: a page. build: also the job `retrain`, whose bundle becomes a candidate."""
 
     @pydantic.field_validator("looks_s")
     @classmethod
@@ -46,32 +46,32 @@ class Decide(_Group):
 
 
 class Drift(_Group):
-    """What is watched. Windows follow each other without gaps, from the moment that a bundle became stable."""
+    """What is watched. Windows follow each other without gaps, from the moment a bundle became stable."""
 
     window_s: float = pydantic.Field(default=DAY_S, gt=0, le=366 * DAY_S)
     """Length of a window in seconds."""
     time: str = ""
-    """Field of the request that says when its row is, where that is not when it is asked, as in a replay; a time with a zone."""
+    """Field of the request with the time of its row, where that is not the time of the request, as in a replay; a time with a zone."""
     quiet: tuple[int, ...] = ()
-    """Hours of the day, UTC, in which no row is expected: a window without rows that lies within them is no broken data."""
+    """Hours of the day, UTC, in which no rows are expected: a window without rows within them does not count as broken data."""
     settle_s: float = pydantic.Field(default=5.0, ge=0, le=30 * DAY_S)
     """Seconds after the end of a window before it is read: the log is on disk then."""
     min_rows: int = pydantic.Field(default=100, ge=2, le=1_000_000_000)
-    """A window of fewer rows says nothing."""
+    """A window of fewer rows is inconclusive."""
     max_rows: int = pydantic.Field(default=50_000, ge=1000, le=1_000_000)
     """Rows of a window that are kept in memory; of more, every second, fourth, ... request counts."""
     persistence: int = pydantic.Field(default=3, ge=1, le=1000)
     """Windows in a row that must fail before there is an alarm."""
     alpha: float = pydantic.Field(default=0.05, gt=0, le=0.5)
-    """Chance that a window in which nothing changed fails, over all columns together."""
+    """Probability that a window in which nothing changed fails, over all columns together."""
     min_effect: float = pydantic.Field(default=0.1, ge=0)
     """A distance below this never counts as drift, however significant: standard deviations, or Jensen-Shannon distance."""
     missing: float = pydantic.Field(default=0.05, gt=0, le=1)
     """A column whose missing or never-seen values are a larger share than in the reference by this much has drifted."""
     broken: float = pydantic.Field(default=0.95, gt=0, le=1)
-    """A column of which so large a share is missing, never seen, or outside everything seen in the reference, is broken."""
+    """A column is broken if so large a share of it is missing, never seen, or outside everything seen in the reference."""
     ignore: tuple[str, ...] = ()
-    """Fields of the request that may change as they like."""
+    """Fields of the request that may change freely."""
     decide: Decide = Decide()
 
     @pydantic.field_validator("quiet")

@@ -22,7 +22,7 @@ def read(of: manifest.Bundle | None, *, store: bundle_store.Store) -> schema.Ser
 
 @functools.lru_cache(maxsize=64)
 def _parsed(file: Path) -> schema.Service:
-    """Parsed once per process: the folder is named by its content."""
+    """Parsed once per process: the folder's name is the digest of its content."""
     try:
         return schema.parse_frozen(file.read_text("utf-8"), where=str(file))
     except (OSError, UnicodeDecodeError, errors.UsageError) as error:

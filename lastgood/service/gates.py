@@ -1,10 +1,10 @@
-"""What a release must keep to: the gates that a service declares, and what each does if it fails or cannot tell.
+"""The conditions that a release must meet: the gates that a service declares, and what each does if it fails or is inconclusive.
 
-A gate compares the candidate with the stable bundle that serves beside it, or, where there is only one (after the
-cut-over, after a rollback, on watch), with a limit. Every gate gives pass, fail or inconclusive; *cannot tell* has
-policies of its own and never counts as fine.
+A gate compares the candidate with the stable bundle that serves at the same time, or, where only one serves (after the cut-over,
+after a rollback, as a trigger), with a limit. Every gate gives pass, fail or inconclusive; *inconclusive* has policies of its own
+and never counts as pass.
 
-What does not belong here: statistics (`gates`), where numbers come from (`sources`).
+What does not belong here: statistics (`gates`), the source of the numbers (`sources`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GateKind = Literal["guardrail", "signal", "observe"]
 """guardrail: a failure rolls back. signal: a failure holds the release. observe: it is only shown."""
 
 WhenUnknown = Literal["wait", "roll_back", "ask"]
-"""What happens when a gate cannot tell for too long: keep waiting, take the candidate out, or ask a person."""
+"""What happens when a gate is inconclusive for too long: keep waiting, take the candidate out, or ask a person."""
 
 
 class _Gate(pydantic.BaseModel):
@@ -30,13 +30,13 @@ class _Gate(pydantic.BaseModel):
     kind: GateKind = "guardrail"
     """What a failure does: `guardrail` rolls back, `signal` holds the release, `observe` only shows it."""
     resume: Literal["itself", "person"] = "itself"
-    """For a signal: whether the release goes on by itself once the gate passes, or a person must release the hold."""
+    """For a signal: whether the release continues by itself once the gate passes, or a person must release the hold."""
     window_s: float = pydantic.Field(default=60.0, gt=0, le=86_400)
     """Length of one window of the persistence rule, in seconds."""
     persistence: int = pydantic.Field(default=5, ge=0, le=1000)
     """Windows in a row that must be over the threshold before the persistence rule fails the gate; 0 turns that rule off."""
     window_min: int = pydantic.Field(default=20, ge=1, le=MOST)
-    """Fewest requests of the watched arm for a window to count; a smaller one neither counts nor breaks a row."""
+    """Fewest requests of the watched arm for a window to count; a smaller one neither counts nor interrupts a run."""
     min_samples: int = pydantic.Field(default=200, ge=1, le=MOST)
     """Fewest requests (or rows) of the watched arm before the gate can pass."""
     no_traffic: WhenUnknown = "wait"
@@ -44,13 +44,13 @@ class _Gate(pydantic.BaseModel):
     source_down: WhenUnknown = "wait"
     """Policy when the source of the numbers has not answered for `patience_s`."""
     too_few: WhenUnknown = "wait"
-    """Policy when a phase has lasted its `max_s` and the gate still cannot tell; `wait` then gives the release up."""
+    """Policy when a phase has lasted its `max_s` and the gate is still inconclusive; `wait` then gives the release up."""
     patience_s: float = pydantic.Field(default=900.0, gt=0, le=90 * 86_400)
     """Seconds before `no_traffic` and `source_down` apply."""
     watch: Literal["rollout", "bake", "always"] = "bake"
     """Until when it is evaluated: until the cut-over, until the end of the bake, or indefinitely as a trigger on stable."""
     during: tuple[Literal["shadow", "canary"], ...] = ("shadow", "canary")
-    """Phases before the cut-over that need it; a score whose labels come late may be left to the canary."""
+    """Phases before the cut-over that need it; a score with late labels may be left to the canary."""
     audit: bool = False
     """Whether a failure also asks for an audit of what the bundle did; the page says so."""
 
@@ -60,9 +60,10 @@ class ErrorRate(_Gate):
 
     metric: Literal["error_rate"]
     margin: float = pydantic.Field(default=0.02, gt=0, lt=1)
-    """How much higher than stable's it may be, as a fraction: 0.02 is two points. Of a margin of nothing no traffic can ever be sure."""
+    """How much higher than stable's it may be, as a fraction: 0.02 is two points. Must be positive: no amount of traffic can rule out a
+    difference of zero."""
     max: float | None = pydantic.Field(default=None, gt=0, lt=1)
-    """Highest share allowed where nothing serves beside it; None: what stable had before, plus the margin."""
+    """Highest share allowed where nothing serves at the same time; None: stable's earlier share, plus the margin."""
 
 
 class LatencyP99(_Gate):
@@ -74,7 +75,7 @@ class LatencyP99(_Gate):
     persistence: int = pydantic.Field(default=3, ge=0, le=1000)
     """Windows in a row over the ceiling before the persistence rule fails the gate; 0 turns that rule off."""
     settle_s: float = pydantic.Field(default=15.0, ge=0, le=86_400)
-    """Seconds at the start of a phase that are not counted: caches and connections are cold then, which is not a regression."""
+    """Seconds at the start of a phase that are not counted: caches and connections are then cold, which is not a regression."""
 
 
 class Score(_Gate):
@@ -86,24 +87,24 @@ class Score(_Gate):
     )
     """brier, log_loss, accuracy, absolute_error, squared_error; or `output.FIELD` of an answer, `outcome.FIELD` of a feedback."""
     better: Literal["lower", "higher"] | None = None
-    """Which way is good; needed for output.* and outcome.*, known for the others."""
+    """Which direction is good; required for output.* and outcome.*, known for the others."""
     margin: float = pydantic.Field(ge=0)
     """How much worse than stable's mean it may be, in units of the score."""
     limit: float | None = None
-    """Floor (better: higher) or ceiling (better: lower) for the mean where nothing serves beside it."""
+    """Floor (better: higher) or ceiling (better: lower) for the mean where nothing serves at the same time."""
     block_s: float = pydantic.Field(default=60.0, gt=0, le=30 * 86_400)
-    """Rows of one such stretch of time count as one observation, for what happens together is not independent."""
+    """Rows within this many seconds count as one observation, because simultaneous events are not independent."""
     kind: GateKind = "signal"
     """What a failure does: `guardrail` rolls back, `signal` (default) holds the release, `observe` only shows it."""
 
     @property
     def of_users(self) -> bool:
-        """Whether it is what came of an answer, which only an answer that somebody got can have."""
+        """Whether it scores the outcome that an answer led to, which only an answer that a user got can have."""
         return self.score.startswith("outcome.")
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether a lower mean is the better one."""
+        """Whether a lower mean is better."""
         if self.better is not None:
             return self.better == "lower"
         return self.score != "accuracy"
@@ -120,17 +121,17 @@ class Agreement(_Gate):
 
     metric: Literal["agreement"]
     min: float = pydantic.Field(gt=0, lt=1)
-    """Lowest share of equal answers that is allowed; that all of them are equal no traffic can ever prove."""
+    """Lowest share of equal answers allowed; no traffic can ever prove that all of them are equal."""
     tolerance: float = pydantic.Field(default=0.0, ge=0)
     """Two probabilities count as equal if they differ by no more than this; other answers must be equal exactly."""
 
 
 class Downstream(_Gate):
-    """Health of a service behind this one: a URL that must answer 2xx, or a PromQL query."""
+    """Health of a service that this one depends on: a URL that must answer 2xx, or a PromQL query."""
 
     metric: Literal["downstream"]
     url: str | None = pydantic.Field(default=None, pattern=r"^https?://")
-    """Asked once per measurement; a failing or slow answer counts against `max`."""
+    """Requested once per measurement; a failing or slow answer counts against `max`."""
     query: str | None = None
     """PromQL; `$bundle` stands for the short bundle id. The highest value of the result counts against `max`."""
     max: float = pydantic.Field(default=0.5, ge=0)
@@ -154,7 +155,7 @@ class Downstream(_Gate):
 
 
 class Query(_Gate):
-    """Any figure that Prometheus knows of each arm."""
+    """Any figure that Prometheus has for each arm."""
 
     metric: Literal["promql"]
     query: str
@@ -180,33 +181,33 @@ class Query(_Gate):
 
 
 class OutOfMemory(_Gate):
-    """Workers that were killed because memory ran out, one after the other without a steady minute in between."""
+    """Workers killed because memory ran out, one after the other without a steady minute in between."""
 
     metric: Literal["oom_kills"]
     max_kills: int = pydantic.Field(default=2, ge=1, le=MOST)
     """Consecutive kills at which the gate fails, at once."""
     min_samples: int = pydantic.Field(default=1, ge=1, le=MOST)
-    """Looks at the worker before the gate can pass."""
+    """Readings of the worker before the gate can pass."""
 
 
 class Ejections(_Gate):
-    """Times that the proxy by itself took the candidate's workers out of rotation, also while nobody was watching."""
+    """Times that the proxy itself took the candidate's workers out of rotation, including while nobody was watching."""
 
     metric: Literal["ejections"]
     max_ejections: int = pydantic.Field(default=1, ge=1, le=MOST)
     """Ejections at which the gate fails, at once."""
     min_samples: int = pydantic.Field(default=1, ge=1, le=MOST)
-    """Looks at the proxy before the gate can pass."""
+    """Readings of the proxy before the gate can pass."""
     watch: Literal["rollout", "bake", "always"] = "rollout"
-    """A candidate's matter: stable is let in again by itself after seconds."""
+    """Applies to a candidate: stable is readmitted automatically after seconds."""
 
 
 class SampleRatio(_Gate):
-    """Whether the proxy really splits the traffic as asked; if not, no comparison means anything."""
+    """Whether the proxy really splits the traffic as configured; if not, no comparison is valid."""
 
     metric: Literal["sample_ratio"]
     tolerance: float = pydantic.Field(default=0.5, gt=0, lt=1)
-    """How far the candidate's share may be from the one asked for, relative to it: users are not equally busy."""
+    """How far the candidate's share may be from the configured one, relative to it: users are not equally busy."""
     kind: GateKind = "signal"
     """What a failure does: `guardrail` rolls back, `signal` (default) holds the release, `observe` only shows it."""
     resume: Literal["itself", "person"] = "person"
@@ -227,7 +228,7 @@ DEFAULTS: dict[str, AnyGate] = {
     "ejections": Ejections(metric="ejections"),
     "split": SampleRatio(metric="sample_ratio"),
 }
-"""Gates that every service has; one declared under the same name takes the place of a default one."""
+"""Gates that every service has; one declared under the same name replaces a default one."""
 
 
 def check(gates: Mapping[str, AnyGate], *, mirrored: bool) -> None:
@@ -257,7 +258,7 @@ def check(gates: Mapping[str, AnyGate], *, mirrored: bool) -> None:
 
 
 def check_control(gates: Mapping[str, AnyGate]) -> None:
-    """Raise ValueError for a gate that would compare the candidate with all of stable, where a control arm is asked for."""
+    """Raise ValueError for a gate that would compare the candidate with all of stable, where a control arm is configured."""
     for name, gate in gates.items():
         if isinstance(gate, Query) and gate.margin is not None and "$arm" not in gate.query:
             raise ValueError(f"gate {name!r} cannot tell the control arm from the rest of stable; put $arm into its query")

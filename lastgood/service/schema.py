@@ -1,7 +1,7 @@
-"""`service.yaml`: what a team says about its own service, strictly checked.
+"""`service.yaml`: a team's declaration about its own service, strictly validated.
 
 The file is frozen into every bundle's config part together with the code files it names, so a rollback
-brings back the settings a bundle was released with. Unknown keys are errors, units stand in the names.
+restores the settings a bundle was released with. Unknown keys are errors, names contain their units.
 
 What does not belong here: machine-wide settings (`settings`) and which bundle serves (`ledger`).
 """
@@ -29,11 +29,11 @@ from lastgood.system import plain, yaml_errors
 FILE = "service.yaml"
 SCHEMA = "lastgood.service/v1"
 HTTP_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-"""What can name a header or a cookie."""
+"""Valid names of a header or a cookie."""
 SHORTEST_S = 0.001
 """Shortest time limit of a request, in seconds."""
 MAX_NAME = 100
-"""Most characters of a gate's name."""
+"""Maximum length of a gate's name in characters."""
 
 
 class _Group(pydantic.BaseModel):
@@ -46,17 +46,17 @@ class Traffic(_Group):
     port: int = pydantic.Field(ge=1, le=65535)
     """Loopback port on which the proxy listens."""
     timeout_s: float = pydantic.Field(default=5.0, gt=0, le=timeouts.LONGEST_S)
-    """Seconds until the proxy gives up on an answer, and for which a worker that is retired goes on with one. Missing: as the tier has it."""
+    """Seconds until the proxy gives up on an answer, and for which a retired worker continues with one. Missing: the tier's default."""
     per_try_timeout_s: float = pydantic.Field(default=3.0, gt=0, le=timeouts.LONGEST_S)
-    """Seconds for one attempt, where asking twice does no harm; a second one goes to the fallback bundle. Missing: 60 % of timeout_s."""
+    """Seconds for one attempt, where a repetition does no harm; a second one goes to the fallback bundle. Missing: 60 % of timeout_s."""
     idempotent: bool = True
-    """True if asking twice does no harm: then failed answers are retried, not only failed connections. Missing: as the tier has it."""
+    """True if a repetition does no harm: then failed answers are retried, not only failed connections. Missing: the tier's default."""
     user_header: str = "x-user-id"
-    """Header that names the user; one user stays on one side of a split."""
+    """Header that identifies the user; one user stays on one side of a split."""
     user_cookie: str = "session"
-    """Cookie that names the user where the header is missing."""
+    """Cookie that identifies the user where the header is missing."""
     disclose: Literal["bundle", "none"] = "bundle"
-    """What an answer says of where it is from: its bundle and revision, or nothing. Arm and parts are told by debug token only."""
+    """What an answer reveals about its origin: its bundle and revision, or nothing. Arm and parts are revealed by debug token only."""
 
 
 class Serving(_Group):
@@ -69,9 +69,9 @@ class Serving(_Group):
     max_batch: int = pydantic.Field(default=1000, gt=0, le=10_000)
     """Most rows in one request."""
     user_requests: int = pydantic.Field(default=32, ge=1, le=2000)
-    """Most requests of one user under way at a worker; one more is answered with 429."""
+    """Maximum concurrent requests of one user at a worker; one more is answered with 429."""
     user_feedback_per_min: int = pydantic.Field(default=6000, ge=1, le=10_000_000)
-    """Most rows of feedback that a worker takes of one user in a minute, `max_batch` at least; more are answered with 429."""
+    """Maximum rows of feedback that a worker accepts from one user in a minute, `max_batch` at least; more are answered with 429."""
     log_flush_s: float = pydantic.Field(default=1.0, gt=0, le=60)
     """Seconds of inference log that a kill -9 may lose at most."""
     log_segment_rows: int = pydantic.Field(default=50_000, gt=0, le=5_000_000)
@@ -79,22 +79,22 @@ class Serving(_Group):
     log_keep_days: float = pydantic.Field(default=30.0, gt=0, le=3660)
     """Days after which a segment is removed."""
     cache_s: float = pydantic.Field(default=0.0, ge=0, le=30 * 86_400)
-    """Seconds for which the answer to a row is kept and given again to an equal row; 0 keeps none."""
+    """Seconds for which the answer to a row is cached and returned again for an equal row; 0 disables the cache."""
     cache_rows: int = pydantic.Field(default=10_000, ge=1, le=10_000_000)
-    """Most answers that a worker keeps in its own memory; a Redis has limits of its own."""
+    """Maximum number of answers that a worker caches in its own memory; a Redis has limits of its own."""
 
 
 class Recovery(_Group):
     """What counts as recovered after a rollback; declared before the release, so that the criteria cannot be moved afterwards.
 
-    Every gate of the service is asked of stable alone: against its own limit, else against what stable had before, plus
+    Every gate of the service is applied to stable alone: against its own limit, else against stable's earlier figure plus
     the gate's margin. All pass: recovered. One fails: not recovered, so the release was not the cause.
     """
 
     within_s: float = pydantic.Field(default=300.0, ge=0, le=30 * 86_400)
     """Seconds that the measurement may take; after that it is inconclusive. 0 turns it off."""
     min_samples: int = pydantic.Field(default=50, ge=1, le=service_gates.MOST)
-    """Fewest requests of stable before it can be called recovered."""
+    """Fewest requests of stable before it can count as recovered."""
 
 
 class Release(_Group):
@@ -105,13 +105,13 @@ class Release(_Group):
     high_stakes: bool = False
     """With no strategy named: shadow, canary and an approval, whatever the tier."""
     control_arm: bool = False
-    """A second worker of stable, started with the candidate's, answers as large a share; times and scores are compared with it alone."""
+    """A second worker of stable, started with the candidate's, answers an equal share; durations and scores are compared with it alone."""
     bake_s: float = pydantic.Field(default=600.0, ge=0, le=90 * 86_400)
     """Seconds after the cut-over during which the release counts as unproven; previous stays warm meanwhile and after."""
     alpha: float = pydantic.Field(default=0.01, gt=0, le=0.2)
-    """Chance that the sequential tests of one release, all together, take out a bundle that is no worse."""
+    """Probability that the sequential tests of one release, taken together, take out a bundle that is no worse."""
     rollback_window: int = pydantic.Field(default=3, ge=0, le=16)
-    """A bundle among so many that were stable last has proved itself: it is released without analysis. 0: none is."""
+    """A bundle among this many most recent stable ones counts as proven: it is released without analysis. 0: none does."""
     recovery: Recovery = Recovery()
 
     @pydantic.field_validator("strategy")
@@ -130,13 +130,13 @@ class Evaluation(_Group):
 
 
 class Service(_Group):
-    """One service, as its `service.yaml` says."""
+    """One service, as declared in its `service.yaml`."""
 
     schema_: Literal["lastgood.service/v1"] = pydantic.Field(alias="schema")
     service: str
     tier: strategies.Tier
     owner: str
-    """Who is paged and who may be asked."""
+    """Who is paged and who can answer questions."""
     description: str = ""
     runtime: str = "runtime:Runtime"
     """`module:Class` inside the service folder; loads a bundle and answers requests."""
@@ -151,7 +151,7 @@ class Service(_Group):
     gates: dict[str, service_gates.Gate] = pydantic.Field(default={}, validate_default=True)
     """Name to gate; the gates `errors`, `oom`, `ejections` and `split` are always there and can be set by these names."""
     drift: drift_rules.Drift | None = None
-    """What is watched on the bundle that serves; without it nothing is. The bundle's data part must then bring a reference."""
+    """What is watched on the serving bundle; without it nothing is. The bundle's data part must then contain a reference."""
     options: dict[str, Any] = {}
     """Settings of the service's own code; lastgood only freezes them."""
 
@@ -210,7 +210,7 @@ def parse(text: str, *, where: str) -> Service:
 
 
 def parse_frozen(text: str, *, where: str) -> Service:
-    """Like `parse`, for what a bundle brings: a value above a largest one that came later counts as the largest.
+    """Like `parse`, for a bundle's file: a value above a maximum that was introduced later counts as the maximum.
 
     An older bundle was released with it, and must remain a rollback target.
     """
@@ -227,7 +227,7 @@ def parse_frozen(text: str, *, where: str) -> Service:
 
 
 def _put(value: Any, loc: Sequence[int | str], new: float) -> None:
-    """Set what *loc* of an error leads to; steps that only name a kind of a union are skipped."""
+    """Set the value at *loc* of an error; steps that only name a member of a union are skipped."""
     *way, last = loc
     for step in way:
         if isinstance(value, list) or (isinstance(value, dict) and step in value):
@@ -238,7 +238,7 @@ def _put(value: Any, loc: Sequence[int | str], new: float) -> None:
 
 @contextlib.contextmanager
 def _explained(text: str, *, where: str) -> Iterator[None]:
-    """What is wrong with *text*, as a UsageError that names its lines."""
+    """The errors in *text*, as a UsageError that names its lines."""
     try:
         yield
     except pydantic.ValidationError as error:
@@ -266,10 +266,10 @@ def load(folder: Path) -> Service:
 def freeze(folder: Path, out: Path, *, options: Mapping[str, Any] | None = None, overlay: Mapping[str, Any] | None = None) -> Path:
     """Write the config part of the service in *folder* to *out* and return it: service.yaml and the code files it names.
 
-    The written file is the effective one: defaults filled in, *options* laid over the service's own, the keys of *overlay*
-    (`release`, `gates`, …) in place of the file's, comments and order dropped, so that equal settings have equal bytes and a
-    later default does not reach back into old bundles. Raises NotFound if a named code file is missing, UsageError if *out*
-    holds anything already, the overlay does not fit, or something would not be read back as it is; then *out* is as it was.
+    The written file is the effective one: defaults filled in, *options* merged over the service's own, the keys of *overlay*
+    (`release`, `gates`, …) replacing the file's, comments and order dropped, so that equal settings have equal bytes and a
+    later default does not affect old bundles. Raises NotFound if a named code file is missing, UsageError if *out*
+    is not empty, the overlay does not fit, or something would not be read back unchanged; then *out* is as before.
     """
     found = load(folder)
     if overlay:
@@ -304,7 +304,7 @@ def _laid_over(found: Service, overlay: Mapping[str, Any], *, where: str) -> Ser
 
 
 def _frozen_text(service: Service, *, where: str) -> str:
-    """*service* as YAML that is read back as the same. Raises UsageError."""
+    """*service* as YAML that reads back unchanged. Raises UsageError."""
     check(service)
     described = plain.tree(service.model_dump(mode="json", by_alias=True), what=where)
     text: str = yaml.safe_dump(described, sort_keys=True, allow_unicode=True)
@@ -323,7 +323,7 @@ def _is_file(path: Path) -> bool:
 
 
 def check(service: Service) -> None:
-    """Raise UsageError for settings that are valid each, but that the proxy or a page could not take. Older bundles may have them."""
+    """Raise UsageError for settings that are valid by themselves, but unusable for the proxy or a page. Older bundles may have them."""
     for key in ("user_header", "user_cookie"):
         if not HTTP_NAME.fullmatch(getattr(service.traffic, key)):
             raise errors.UsageError(

@@ -1,11 +1,11 @@
-"""How a bundle takes over: the chain of phases, and the chain that each tier has where a team names none.
+"""How a bundle takes over: the chain of phases, and each tier's default chain.
 
     preparing -> shadow* -> canary* -> approval? -> cut-over -> baking -> idle
 
-A chain names what lies between `preparing` and the cut-over; every chain ends with the cut-over and a bake. An empty
+A chain lists what lies between `preparing` and the cut-over; every chain ends with the cut-over and a bake. An empty
 chain is blue-green alone: the new workers are made ready, then all traffic moves at once.
 
-What does not belong here: what is measured meanwhile (`service.gates`), when a phase is over (`core.transitions`).
+What does not belong here: what is measured meanwhile (`service.gates`), when a phase ends (`core.transitions`).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ class _Phase(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     max_s: float = pydantic.Field(default=3 * DAY_S, gt=0, le=90 * DAY_S)
-    """Seconds after which a release that could not be judged is given up: not blamed, and never waved through."""
+    """Seconds after which a release that could not be judged is given up: not blamed, and never let through."""
 
 
 class Shadow(_Phase):
-    """Live requests are copied to the candidate; its answers are compared and thrown away."""
+    """Live requests are copied to the candidate; its answers are compared and discarded."""
 
     phase: Literal["shadow"]
     mirror_pct: float = pydantic.Field(default=100.0, gt=0, le=100)
     """Percent of live requests that are copied."""
     min_s: float = pydantic.Field(default=300.0, ge=0)
-    """Seconds that it lasts at least; after that it ends as soon as every gate has passed."""
+    """Minimum duration in seconds; after that it ends as soon as every gate has passed."""
 
 
 class Canary(_Phase):
@@ -47,13 +47,13 @@ class Canary(_Phase):
     weight_pct: float = pydantic.Field(gt=0, lt=100)
     """Percent of live requests that the candidate answers."""
     mirror_pct: float = pydantic.Field(default=0.0, ge=0, le=100)
-    """Percent of live requests that are copied to the candidate besides, for paired evidence on the same rows."""
+    """Percent of live requests that are also copied to the candidate, for paired evidence on the same rows."""
     min_s: float = pydantic.Field(default=300.0, ge=0)
-    """Seconds that it lasts at least; after that it ends as soon as every gate has passed."""
+    """Minimum duration in seconds; after that it ends as soon as every gate has passed."""
 
 
 class Approval(_Phase):
-    """Nothing goes on until a person says so; who, when and why is kept in the ledger. The candidate keeps its share."""
+    """Nothing continues until a person approves; who, when and why is recorded in the ledger. The candidate keeps its share."""
 
     phase: Literal["approval"]
 
@@ -87,12 +87,12 @@ def from_text(text: str) -> Chain:
 
 
 def _in_words(error: pydantic.ValidationError) -> str:
-    """What is wrong in which phase, on one line; pydantic's own text takes several and names its web site."""
+    """The errors by phase, on one line; pydantic's own text takes several and names its web site."""
     return "; ".join(f"phase {', '.join([str(1 + int(one['loc'][0])), *map(str, one['loc'][1:])])}: {one['msg']}" for one in error.errors())
 
 
 def check(chain: Chain) -> Chain:
-    """*chain*, if it makes sense as a whole: shadow first, shares that grow, at most one approval, at the end. Raises ValueError."""
+    """*chain*, if it is consistent as a whole: shadow first, growing shares, at most one approval, at the end. Raises ValueError."""
     kinds = [phase.phase for phase in chain]
     if kinds != sorted(kinds, key=["shadow", "canary", "approval"].index):
         raise ValueError(f"phases must be in the order shadow, canary, approval, not {', '.join(kinds)}; sort them")
@@ -108,7 +108,7 @@ def check(chain: Chain) -> Chain:
 
 
 def check_control(chain: Chain) -> None:
-    """Raise ValueError for a *chain* in which a control arm has no place."""
+    """Raise ValueError for a *chain* in which a control arm is not possible."""
     canaries = [phase for phase in chain if isinstance(phase, Canary)]
     if not canaries:
         raise ValueError(
@@ -153,7 +153,7 @@ DEFAULTS: dict[Tier, Chain] = {
         {"phase": "canary", "weight_pct": 25.0, "min_s": HOUR_S},
     ),
 }
-"""What each tier does where its service.yaml names no strategy. docs/strategies.md says why."""
+"""Each tier's chain where its service.yaml names no strategy. docs/strategies.md gives the reasons."""
 
 HIGH_STAKES: Chain = _chain(
     {**_SHADOW, "min_s": DAY_S},
@@ -162,11 +162,11 @@ HIGH_STAKES: Chain = _chain(
     {"phase": "canary", "weight_pct": 25.0, "min_s": HOUR_S},
     {"phase": "approval"},
 )
-"""Shadow, canary, a person, then blue-green: for `high_stakes: true`, whatever the tier."""
+"""Shadow, canary, an approval, then blue-green: for `high_stakes: true`, whatever the tier."""
 
 
 def planned(chain: Chain) -> tuple[PlannedPhase, ...]:
-    """*chain* as the decision core keeps it."""
+    """*chain* in the decision core's form."""
     return tuple(PlannedPhase(kind=phase.phase, **phase.model_dump(exclude={"phase"})) for phase in chain)
 
 

@@ -1,13 +1,13 @@
-"""How long a request may take, and whether it may be asked twice: what each tier does where its service.yaml does not say.
+"""How long a request may take, and whether it may be retried: each tier's defaults for its service.yaml.
 
-    real-time-api     5 s in all, asked again elsewhere after 3 s or a failed answer
-    batch-scoring     300 s, asked once
-    llm-application, fine-tuned-model, rag     120 s, asked once
-    multi-step-agent  600 s, asked once
+    real-time-api     5 s in all, retried elsewhere after 3 s or a failed answer
+    batch-scoring     300 s, tried once
+    llm-application, fine-tuned-model, rag     120 s, tried once
+    multi-step-agent  600 s, tried once
 
-Where nothing is asked twice, one try may take as long as the whole request. What a file names wins always.
+Where nothing is retried, one try may take as long as the whole request. Values in the file always take precedence.
 
-What does not belong here: how Envoy is told (`layers.traffic`), the phases of a tier (`strategy`).
+What does not belong here: Envoy's configuration (`layers.traffic`), the phases of a tier (`strategy`).
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Limits(Protocol):
 
 
 LONGEST_S = 600.0
-"""The longest that a service may let its callers wait."""
+"""The longest time that a service may make its callers wait."""
 _WAITS = ("local", "openai", "anthropic")
-"""Providers that take their time; the others answer at once, whatever their pin says."""
+"""Slow providers; the others answer at once, whatever their pin."""
 TRY_SHARE = 0.6
-"""Of the time for a request, the share that its first try may take; the rest is for the fallback."""
+"""Share of a request's time that its first try may take; the rest is for the fallback."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Patience:
-    """What a tier's callers wait for an answer, in seconds, and whether asking twice does no harm."""
+    """How long a tier's callers wait for an answer, in seconds, and whether a retry does no harm."""
 
     timeout_s: float
     idempotent: bool
@@ -62,7 +62,7 @@ DEFAULTS: Mapping[Tier, Patience] = {
 
 
 def filled(service: Any) -> Any:
-    """*service*, the content of a service.yaml, with what its `traffic` leaves out by tier; anything else as it is."""
+    """*service*, the content of a service.yaml, with missing `traffic` values filled in by tier; anything else unchanged."""
     traffic = service.get("traffic") if isinstance(service, Mapping) else None
     tier = DEFAULTS.get(service["tier"]) if isinstance(traffic, Mapping) and isinstance(service.get("tier"), str) else None
     if not isinstance(traffic, Mapping) or tier is None:
@@ -76,12 +76,12 @@ def filled(service: Any) -> Any:
 
 
 def try_s(traffic: Limits) -> float:
-    """Seconds that one try really has, as the proxy is told."""
+    """Seconds that one try really has, as configured in the proxy."""
     return min(traffic.per_try_timeout_s, traffic.timeout_s) if traffic.idempotent else traffic.timeout_s
 
 
 def notes(traffic: Limits, *, pins: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """What of *traffic* contradicts itself or the *pins* of its models, one sentence each with its remedy."""
+    """Contradictions within *traffic* or with the *pins* of its models, one sentence each with its remedy."""
     found = []
     if not traffic.idempotent and traffic.per_try_timeout_s < traffic.timeout_s:
         found.append(
@@ -101,7 +101,7 @@ def notes(traffic: Limits, *, pins: Sequence[Mapping[str, Any]] = ()) -> list[st
 
 
 def slow(warm_up_s: float | None, traffic: Limits, *, of: str) -> str | None:
-    """That a worker's warm-up took longer than a try by *of*'s settings has; None if it did not, or if nobody measured it."""
+    """Warning that a worker's warm-up took longer than a try by *of*'s settings allows; None if it did not, or was never measured."""
     limit_s = try_s(traffic)
     if warm_up_s is None or warm_up_s <= limit_s:
         return None

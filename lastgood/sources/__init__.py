@@ -1,1 +1,1 @@
-"""Numbers for the gates: from the proxy, the logs of predictions, probes, Prometheus."""
+"""Numbers for the gates: from the proxy, the inference logs, probes, Prometheus."""

@@ -1,7 +1,7 @@
-"""The contract of a source: what did each arm do since you were last asked?
+"""The contract of a source: what has each arm done since the last call?
 
-A source holds nothing that matters: where it stopped reading is in the *cursor* that it hands out with its answer and gets
-back the next time, so a controller that was killed goes on where its last kept measurement ended.
+A source holds no essential state: its reading position is in the *cursor* that it returns with its answer and receives at the
+next call, so a controller that was killed continues where its last stored measurement ended.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ Cursor = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class MeasurementRequest:
-    """Whose numbers are wanted, for which gate.
+    """Which numbers are wanted, and for which gate.
 
-    `watched` and `beside` are bundle ids; `beside` is None if nothing serves at the same time. `mirrored` says that the
-    watched bundle answers copies of requests instead of users, `copied` that it answers copies besides its users. `share` is the watched arm's configured share of both
-    arms' live traffic, 0 to 1, None where there is no split; `weight` its share of all live traffic. `control` says that `beside` stands for its control arm alone,
-    and not for all that this bundle answers. `since` is when the analysis began (Unix seconds), `flush_s` how often the worker writes its logs.
+    `watched` and `beside` are bundle ids; `beside` is None if nothing serves at the same time. `mirrored` means that the watched
+    bundle answers copies of requests instead of users, `copied` that it answers copies in addition to its users. `share` is the
+    watched arm's configured share of both arms' live traffic, 0 to 1, None where there is no split; `weight` its share of all live
+    traffic. `control` means that `beside` stands for its control arm alone, and not for everything that this bundle answers. `since`
+    is the start of the analysis (Unix seconds), `flush_s` how often the worker writes its logs.
     """
 
     gate: gates.AnyGate
@@ -42,21 +43,21 @@ class MeasurementRequest:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SourceReading:
-    """What came since the cursor, oldest first, and where to go on. No observations: nothing to tell yet."""
+    """The observations since the cursor, oldest first, and the next cursor. No observations: nothing to report yet."""
 
     observations: Sequence[base.Observation]
     cursor: Cursor
 
 
 class Source(abc.ABC):
-    """Where the numbers of some kinds of gates come from."""
+    """The source of the numbers for some kinds of gates."""
 
     @abc.abstractmethod
     def read(self, asked: MeasurementRequest, *, now: float, cursor: Cursor | None) -> SourceReading:
-        """What happened since *cursor* (None: from now on). Takes *asked.gate*'s time-out at most, else two seconds.
+        """What happened since *cursor* (None: from now on). Takes at most the time-out of *asked.gate*, else two seconds.
 
-        Never raises because the other side is down: that is an observation with `down`. Counters that were reset to
-        zero meanwhile are counted from zero.
+        Never raises because the other side is down: that is an observation with `down`. Counters that were reset to zero meanwhile are
+        counted from zero.
         """
 
     def close(self) -> None:  # noqa: B027  # most sources hold nothing

@@ -1,4 +1,4 @@
-"""Which source answers which gate. Nothing of a source is imported before it is asked."""
+"""The source for each gate. A source's dependencies are imported only when it is used."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ log = logging.getLogger("lastgood.sources")
 
 
 class Sources:
-    """The sources of one service. Not for use by several threads at once.
+    """The sources of one service. Not for concurrent use by several threads.
 
-    *more* holds sources by kind that take the place of ours: envoy, inference, prometheus, probe, workers.
+    *more* holds sources by kind that replace ours: envoy, inference, prometheus, probe, workers.
     """
 
     def __init__(self, settings: Settings, service: str, *, more: dict[str, base.Source] | None = None) -> None:
@@ -26,10 +26,10 @@ class Sources:
         self._faults: dict[str, str] = {}
 
     def read(self, name: str, asked: base.MeasurementRequest, *, now: float, cursor: base.Cursor | None) -> base.SourceReading:
-        """What the gate called *name* is told since *cursor*. Never raises: a fault of a source is an observation with `down`."""
+        """The reading for the gate called *name* since *cursor*. Never raises: an error of a source is an observation with `down`."""
         try:
             answer = self._source(kind(asked.gate)).read(asked, now=now, cursor=cursor)
-        except Exception as error:  # one source's fault must cost neither the other gates nor the loop
+        except Exception as error:  # one source's error must cost neither the other gates nor the loop
             if self._faults.get(name) != repr(error):  # once, not every second
                 log.exception("%s: the source of gate %r failed unexpectedly", self._service, name)
             self._faults[name] = repr(error)
@@ -39,7 +39,7 @@ class Sources:
         return answer
 
     def close(self) -> None:
-        """Close connections; a later `read` opens them again."""
+        """Close connections; a later `read` reopens them."""
         opened, self._open = self._open, {}
         for source in opened.values():
             source.close()
@@ -51,7 +51,7 @@ class Sources:
 
 
 def kind(gate: gates.AnyGate) -> str:
-    """The kind of source that answers *gate*."""
+    """The kind of source for *gate*."""
     match gate:
         case gates.ErrorRate() | gates.LatencyP99() | gates.SampleRatio() | gates.Ejections():
             return "envoy"

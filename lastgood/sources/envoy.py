@@ -1,4 +1,4 @@
-"""What the proxy saw of each arm: failed requests, times, the split, and whom it put out by itself.
+"""What the proxy saw of each arm: failed requests, durations, the split, and which workers it ejected.
 
     gate            an arm with users                          an arm that answers copies (mirrored)
     error_rate      its requests, from the access log          tries of its workers, by endpoint of b-<hex12>
@@ -6,15 +6,15 @@
     sample_ratio    requests routed to it, from the same       -
     ejections       ejections of its workers, from b-<hex12> and the log of ejections
 
-With a control arm `beside` is that arm alone, and for errors, which need no equal arms, all that was routed to the bundle.
+With a control arm, `beside` is that arm alone; for errors, which do not need equal arms, it is everything routed to the bundle.
 
-A request counts once (`requests`): a failing worker that was asked three times for it is one failure, and one that the fallback
-bundle then answered is a failure of the arm it was routed to, though no user saw it. What users saw is counted beside it. A copy
-is tried once, so its tries are its requests; the access log does not have it.
+A request counts once (`requests`): a failing worker that was tried three times for it is one failure, and one that the fallback
+bundle then answered is a failure of the arm it was routed to, though no user saw it. What users saw is counted separately. A copy
+is tried once, so its tries are its requests; the access log does not contain it.
 
-A request by debug token for a bundle goes straight to `b-<hex12>`, as a mirrored one does, and the proxy counts them together: it
-adds to the errors and the times of a bundle that answers copies. Whoever hammers a candidate in shadow by token changes its
-numbers; a few looks do not.
+A request by debug token for a bundle goes straight to `b-<hex12>`, like a mirrored one, and the proxy counts them together: it
+adds to the errors and durations of a bundle that answers copies. Many requests by token to a candidate in shadow change its
+numbers; a few do not.
 
 What does not belong here: how Envoy names its counters (`layers.traffic.envoy.stats`) and writes its log (`envoy.requests`), when
 a number is too high (`gates`).
@@ -41,7 +41,7 @@ from lastgood.sources import base, requests
 from lastgood.sources.users import Census, Judged
 
 TIMEOUT_S = 0.9
-"""Seconds for one question; a kept connection is tried twice, and a source may take two seconds."""
+"""Seconds for one query; a kept connection is tried twice, and a source may take two seconds."""
 
 SILENT_S = 5.0
 """Seconds for which answers may be counted without a line in the log; Envoy writes it several times a second."""
@@ -50,7 +50,7 @@ Clusters = Mapping[str, envoy_stats.Cluster]
 
 
 class EnvoySource(base.Source):
-    """One service's Envoy. However many gates ask at one moment, it is read once."""
+    """One service's Envoy. It is read once per moment, however many gates ask."""
 
     def __init__(self, settings: Settings, service: str) -> None:
         self._files = envoy_files.files_of_service(settings, service)
@@ -64,12 +64,12 @@ class EnvoySource(base.Source):
         self._users: tuple[tuple[float, str, str], Census] | None = None
 
     def read(self, asked: base.MeasurementRequest, *, now: float, cursor: base.Cursor | None) -> base.SourceReading:
-        """What was counted since *cursor*: one observation, or none on the first look, which only notes where counting stands.
+        """What was counted since *cursor*: one observation, or none on the first call, which only sets the starting point.
 
-        An Envoy that does not answer is `down`, and so is a log that cannot be read; the cursor stays. Lines of the log are read
-        on over every rotation and every start of Envoy. Counters (of copies) that were reset, because Envoy or a worker was restarted
-        or its cluster was rebuilt, count from zero; what came between the last look and that is lost. A cursor of an older
-        release, which counted live arms otherwise, is begun anew.
+        An Envoy that does not answer is `down`, and so is a log that cannot be read; the cursor stays. The log is read continuously
+        across rotations and restarts of Envoy. Counters (of copies) that were reset, because Envoy or a worker was restarted or its
+        cluster was rebuilt, count from zero; what came between the last reading and the reset is lost. A cursor of an older release,
+        which counted live arms differently, is restarted.
         """
         before = cursor or {}
         clusters = self._clusters(now)
@@ -90,7 +90,7 @@ class EnvoySource(base.Source):
         return _counted(asked, clusters, batch, now=now, before=before, census=self._census(asked))
 
     def _census(self, asked: base.MeasurementRequest) -> Census | None:
-        """The users of this comparison; None where no share of the users is the watched arm's."""
+        """The users of this comparison; None if the watched arm has no share of the users."""
         if asked.beside is None or not asked.weight or asked.mirrored or not isinstance(asked.gate, gates.ErrorRate):
             return None
         comparison = (asked.since, asked.watched, asked.beside)
@@ -104,7 +104,7 @@ class EnvoySource(base.Source):
             self._admin = None
 
     def _clusters(self, now: float) -> Clusters | str:
-        """The counts of this moment, or why there are none."""
+        """The current counts, or why there are none."""
         if self._seen is None or self._seen[0] != now:
             self._seen = now, self._ask()
         return self._seen[1]
@@ -119,7 +119,7 @@ class EnvoySource(base.Source):
             return str(error)
 
     def _lines(self, since: Place | None, *, now: float) -> Batch:
-        """The requests behind *since*, None for none; the gates that stopped at one place share one reading. Raises Unreadable."""
+        """The requests after *since*, None for none; gates that stopped at the same place share one reading. Raises Unreadable."""
         if self._read[0] != now:
             self._read = now, {}
         held = self._read[1]
@@ -128,7 +128,7 @@ class EnvoySource(base.Source):
         return held[since]
 
     def _trouble(self, batch: Batch, clusters: Clusters, *, first: bool, now: float) -> str:
-        """Why the log tells less than happened; nothing if it does not."""
+        """Why the log shows less than happened; empty if it does not."""
         if batch.bad and batch.bad == batch.lines:
             return f"no line of {self._files.access_log} can be read; run 'lastgood down' and 'lastgood up' to start a new proxy and log"
         answered = sum(cluster.completed for name, cluster in clusters.items() if name.endswith(".safe"))
@@ -141,7 +141,7 @@ class EnvoySource(base.Source):
         return f"the proxy answers, but writes nothing to {self._files.access_log}; check whether the disk is full, and free some space"
 
     def _put_out(self, asked: base.MeasurementRequest, clusters: Clusters, *, now: float, before: base.Cursor) -> base.SourceReading:
-        """Ejections so far. The log knows those that nobody watched, the counter those that the log has not got yet: the higher holds."""
+        """Ejections so far. The log has those that nobody watched, the counter those not yet in the log: the higher number counts."""
         name = envoy_config.cluster_name(asked.watched)
         total = clusters.get(name, envoy_stats.NOTHING).ejections
         counted = before["counted"] + _since(total, before["total"]) if "total" in before else 0
@@ -157,7 +157,7 @@ class EnvoySource(base.Source):
 def _counted(
     asked: base.MeasurementRequest, clusters: Clusters, batch: Batch, *, now: float, before: base.Cursor, census: Census | None = None
 ) -> base.SourceReading:
-    """What both arms did since *before*; *batch* has the requests, *census* the users if they count."""
+    """What both arms did since *before*; *batch* has the requests, *census* the users if they are counted."""
     own = clusters.get(envoy_config.cluster_name(asked.watched), envoy_stats.NOTHING)
     judged: Sequence[Judged] = ()
     if asked.mirrored:
@@ -165,7 +165,7 @@ def _counted(
     else:
         watched, watched_now, judged = _live(asked, asked.watched, batch.requests, before.get("watched"))
         if asked.copied and isinstance(asked.gate, gates.ErrorRate):
-            # Requests with users are charged to the route; straight to the bundle's own cluster go copies, and debug requests.
+            # Requests with users are charged to the route; copies and debug requests go straight to the bundle's own cluster.
             copies = _since(own.completed, before["watched"].get("copies", own.completed)) if "watched" in before else 0
             watched, watched_now = dataclasses.replace(watched, copies=copies), {**watched_now, "copies": own.completed}
     beside, beside_now, users = None, None, None
@@ -184,14 +184,14 @@ def _counted(
 def _live(
     asked: base.MeasurementRequest, bundle: str, found: Sequence[Request], before: Mapping[str, Any] | None, *, control: bool = False
 ) -> tuple[Tally, dict[str, Any], Sequence[Judged]]:
-    """What the requests came to that were routed to *bundle*; with *control* to its control arm, or both where equal arms are not needed.
+    """The results of requests routed to *bundle*; with *control* to its control arm, or to both where equal arms are not needed.
 
-    The requests themselves are those that count for an error rate.
+    The returned requests are those that count for an error rate.
     """
     gate = asked.gate
     own = list(requests.routed(found, _routes(bundle, control=control, all_of_it=isinstance(gate, gates.ErrorRate))))
     if isinstance(gate, gates.SampleRatio):
-        # By route, whatever came of it: one that was tried again elsewhere was routed once, and an ejection moves no user.
+        # By route, whatever the result: a request retried elsewhere was routed once, and an ejection moves no user.
         return Tally(n=len(own)), {}, ()
     if isinstance(gate, gates.LatencyP99):
         return (*_waited(own, before or {}, limit_ms=gate.max_ms), ())
@@ -205,12 +205,12 @@ def _live(
 def _routes(bundle: str, *, control: bool, all_of_it: bool) -> Collection[str]:
     if not control:
         return {envoy_config.safe_name(bundle)}
-    # By route of both for errors: a control arm whose worker is gone would leave nothing to compare with.
+    # By both routes for errors: a control arm whose worker is gone would leave nothing to compare with.
     return {envoy_config.safe_name(arms.control_of(bundle)), *({envoy_config.safe_name(bundle)} if all_of_it else ())}
 
 
 def _waited(own: Sequence[Request], before: Mapping[str, Any], *, limit_ms: float) -> tuple[Tally, dict[str, Any]]:
-    """Requests slower than *limit_ms*, and their P99; the cursor goes on adding up how many lay in each bucket, for reports."""
+    """Requests slower than *limit_ms*, and their P99; the cursor accumulates the count of each bucket, for reports."""
     times, beyond = requests.waited(own, limit_ms=limit_ms)
     counts: dict[str, int] = dict(before.get("times", {}))
     for low, count in requests.buckets(times).items():
@@ -233,7 +233,7 @@ def _copies(asked: base.MeasurementRequest, own: envoy_stats.Cluster, before: Ma
 
 
 def _failed(own: envoy_stats.Cluster, before: Mapping[str, Any] | None) -> tuple[Tally, dict[str, Any]]:
-    """Tries of the bundle's own workers, summed; a worker that is new counts from zero."""
+    """Tries of the bundle's own workers, summed; a new worker counts from zero."""
     now = {place: [good, bad] for place, (good, bad) in own.answers.items()}
     if before is None:
         return Tally(), now
@@ -248,7 +248,7 @@ def _failed(own: envoy_stats.Cluster, before: Mapping[str, Any] | None) -> tuple
 
 
 def _slow(route: envoy_stats.Cluster, before: Mapping[str, Any] | None, *, limit_ms: float) -> tuple[Tally, dict[str, Any]]:
-    """Requests slower than *limit_ms*, and their P99. One that timed out has no time in Envoy's histogram; it was slow."""
+    """Requests slower than *limit_ms*, and their P99. One that timed out has no time in Envoy's histogram; it counts as slow."""
     counts = {f"{bucket.low:g}": bucket.count for bucket in route.times}
     now: dict[str, Any] = {"times": counts, "timeouts": route.timeouts, "rest": 0.0}
     if before is None:
@@ -259,7 +259,7 @@ def _slow(route: envoy_stats.Cluster, before: Mapping[str, Any] | None, *, limit
     fresh = [envoy_stats.Bucket(b.low, b.high, b.count - old.get(f"{b.low:g}", 0)) for b in route.times]
     late = _since(route.timeouts, before["timeouts"])
     n = sum(bucket.count for bucket in fresh) + late
-    # What a split bucket leaves over is carried on, or a fraction of one request would be rounded the same way each second.
+    # The remainder of a split bucket is carried over, or a fraction of one request would be rounded the same way each second.
     slow = envoy_stats.over(fresh, limit_ms) + late + before["rest"]
     bad = min(n, int(slow + 1e-9))
     now["rest"] = round(max(slow - bad, 0.0), 6)

@@ -1,4 +1,4 @@
-"""One GET with a time limit that holds for all of it: name look-up, connection, and every byte of the answer."""
+"""One GET with a time limit for the whole exchange: name look-up, connection, and every byte of the answer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ LIMIT_BYTES = 4 * 1024 * 1024
 
 
 class Failed(Exception):
-    """There was no whole answer; the text says why."""
+    """There was no complete answer; the text gives the reason."""
 
 
 def get(url: str, *, timeout_s: float) -> tuple[int, bytes]:
     """Status and body. Follows no redirection and uses no proxy. Raises Failed after *timeout_s* seconds at the latest.
 
-    A limit for each operation on a socket would not do: a server that sends a byte a second would be waited for without end. So
-    the question runs in a thread of its own, whose connection is cut when the time is over.
+    A limit for each socket operation would not do: a server that sends a byte a second would keep it waiting indefinitely. So
+    the exchange runs in a thread of its own, whose connection is cut when the time is over.
     """
     question = _Question(url, timeout_s=timeout_s)
     question.start()
@@ -69,6 +69,6 @@ class _Question(threading.Thread):
 
 
 def _shown(url: str) -> str:
-    """*url* without what may be secret in it: a password, a query."""
+    """*url* without parts that may be secret: a password, a query."""
     parts = urllib.parse.urlsplit(url)
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,15 +1,15 @@
-"""What the answers were worth: scores from predictions joined with feedback, and how often two bundles agree.
+"""The quality of answers: scores from predictions joined with feedback, and how often two bundles agree.
 
     gate        compared                                                     one observation
     score       watched and beside, on rows whose outcome is known           a block of `block_s`, by the time of the answer
     agreement   answers to copies with the answers that users got            what was answered by both since the last look
 
-If the watched bundle answers copies, in shadow or in a canary that is mirrored besides, its answers to them are *paired* with
-those that users got: only rows answered by both count, which takes most of the noise away. Else each arm counts the
-users that it answered. A request by debug token counts for nobody. When a block is whole: see `label_join`.
+If the watched bundle answers copies, in shadow or in a canary that is also mirrored, its answers to them are *paired* with
+those that users got: only rows answered by both count, which removes most of the noise. Otherwise each arm counts the
+users that it answered. A request by debug token does not count. When a block is complete: see `label_join`.
 
-Nothing before the first look counts. What was read is kept in memory only; after a restart the blocks that were not
-handed out yet are read again.
+Nothing before the first call counts. What was read is kept in memory only; after a restart the blocks that were not handed out
+yet are read again.
 
 What does not belong here: files and columns (`serving.inference_log`, `serving.segments`), when a mean is too bad (`gates`).
 """
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 AGREEMENT_BLOCK_S = 1.0
-"""Agreement needs no label, so a second is whole as soon as it is on disk."""
+"""Agreement needs no label, so a second is complete as soon as it is on disk."""
 IDLE_S = 600.0
-"""What nobody asked for in so many seconds is dropped from memory."""
+"""Seconds without a request after which data is dropped from memory."""
 SHARED_ROWS = 5_000
-"""Segments of up to so many rows are read once for all gates that ask at the same moment."""
+"""Segments of up to this many rows are read once for all gates that ask at the same moment."""
 SAME = 1e-9
 """Slack of the comparison with a tolerance: 0.8 and 0.7 differ by 0.1 for people, not for floats."""
 CLIP = 1e-15
@@ -66,18 +66,18 @@ _UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, RecursionEr
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class _Open:
-    """What is in memory for one gate."""
+    """The in-memory state of one gate."""
 
     blocks: OpenBlocks
     answers: tails.Tail
     feedback: tails.Tail | None
     handed_out: int = -1
-    """The last block of the cursor that came last; a lower one means that somebody begins anew."""
+    """The last block of the latest cursor; a lower one means that a caller starts over."""
     asked_at: float = 0.0
 
 
 class InferenceSource(base.Source):
-    """The logs of one service. Each look reads what has been written since the last; *capacity* is in rows, for each gate."""
+    """The logs of one service. Each call reads what was written since the last; *capacity* is in rows, per gate."""
 
     def __init__(self, settings: Settings, service: str, *, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
@@ -86,7 +86,7 @@ class InferenceSource(base.Source):
         self._shared: tuple[float, dict[Path, pa.Table]] = (-math.inf, {})
 
     def read(self, asked: base.MeasurementRequest, *, now: float, cursor: base.Cursor | None) -> base.SourceReading:
-        """The blocks that have been closed since *cursor*; a log that cannot be read is `down`, one that is not there yet is not."""
+        """The blocks closed since *cursor*; a log that cannot be read is `down`, one that does not exist yet is not."""
         if not isinstance(asked.gate, Measured):
             raise TypeError(f"the inference log cannot provide {asked.gate.metric!r}")
         cursor = cursor or {"begin": now}
@@ -98,7 +98,7 @@ class InferenceSource(base.Source):
         self._tell(found.blocks, asked, now=now)
         answer = _closed(found.blocks, asked, asked.gate, cursor, now=now)
         if not answer.observations:
-            # Such an answer need not be kept, so these blocks would come again each time; there was nothing in them.
+            # Such an answer need not be stored, so these blocks would come again each time; they were empty.
             found.blocks.forget(answer.cursor.get("done", -1))
         return answer
 
@@ -106,7 +106,7 @@ class InferenceSource(base.Source):
         self._open = {}
 
     def _found(self, asked: base.MeasurementRequest, gate: Measured, cursor: base.Cursor, *, now: float) -> _Open:
-        """What is in memory, brought to where *cursor* is; begun anew if it is further already, or not there."""
+        """The in-memory state advanced to *cursor*; restarted if it is already further, or absent."""
         self._open = {key: one for key, one in self._open.items() if now - one.asked_at < IDLE_S}
         key = (gate, asked.watched, asked.beside, asked.mirrored, cursor["begin"])
         done, told = cursor.get("done", -1), cursor.get("told", 0.0)
@@ -141,7 +141,7 @@ class InferenceSource(base.Source):
         )
 
     def _tell(self, blocks: OpenBlocks, asked: base.MeasurementRequest, *, now: float) -> None:
-        """Record on disk how many rows this gate has skipped, for those who run the service."""
+        """Record on disk how many rows this gate has skipped, for the operators."""
         if blocks.passed_over > blocks.reported:
             who = f"gate-{asked.gate.metric}-{getattr(asked.gate, 'score', '')}"
             folder = self._folder / (inference_log.PREDICTIONS if isinstance(asked.gate, gates.Agreement) else inference_log.FEEDBACK)
@@ -181,7 +181,7 @@ def _take_answers(blocks: OpenBlocks, table: pa.Table, asked: base.MeasurementRe
         try:
             which = _arm(asked, bundle, shadow=shadow, arm=arm)
             if which is not None:
-                # By when it was answered: one that took minutes would be too late for the block in which it was asked.
+                # By the time of the answer: a request that took minutes would be too late for the block in which it was sent.
                 answered = at + (latency_us or 0) / 1e6
                 blocks.answer(_key(request_id, row), which, answered, _answer(gate, probability, output), caller_id=caller_id)
         except _UNREADABLE as error:
@@ -189,7 +189,7 @@ def _take_answers(blocks: OpenBlocks, table: pa.Table, asked: base.MeasurementRe
 
 
 def _arm(asked: base.MeasurementRequest, bundle: str, *, shadow: bool, arm: str | None) -> Arm | None:
-    """On which side an answer counts, if at all. An answer to a copy that nobody sent counts nowhere."""
+    """The side on which an answer counts, if any. An answer to a copy that was never sent counts on neither."""
     if bundle == asked.watched:
         if shadow:
             return "mirror" if asked.mirrored or asked.copied else None
@@ -200,11 +200,11 @@ def _arm(asked: base.MeasurementRequest, bundle: str, *, shadow: bool, arm: str 
 
 
 def _answer(gate: Measured, probability: float | None, output: str) -> Any:
-    """What of an answer has to be remembered."""
+    """The part of an answer that has to be remembered."""
     probability = _number(probability)
     if isinstance(gate, gates.Agreement):
         if probability is None:
-            json.loads(output)  # it is compared when its block is whole; then there is no row to pass over any more
+            json.loads(output)  # it is compared when its block is complete; then it is too late to skip a row
         return probability, None if probability is not None else output
     if gate.score.startswith("output."):
         return _number(json.loads(output).get(gate.score.partition(".")[2]))
@@ -223,7 +223,7 @@ def _take_labels(blocks: OpenBlocks, table: pa.Table, gate: gates.Score) -> None
 
 
 def _rows(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """`at` in Unix seconds, and *columns*, row by row; what a segment does not have is None."""
+    """`at` in Unix seconds, and *columns*, row by row; None for what a segment lacks."""
     import pyarrow as pa
 
     at = [moment / 1e6 for moment in table["at"].cast(pa.int64()).to_pylist()]
@@ -238,7 +238,7 @@ def _key(request_id: Any, row: Any) -> Key:
 
 
 def _number(value: Any) -> float | None:
-    """None if it is not a number. Raises ValueError for one that cannot be computed with: these are refused today, but may be in older logs."""
+    """None if it is not a number. Raises ValueError for an unusable number: refused today, but older logs may have some."""
     if not isinstance(value, int | float):
         return None
     if not abs(value) <= feedback.MAX_FIGURE:
@@ -281,9 +281,9 @@ def _alike(one: tuple[float | None, Any], other: tuple[float | None, Any], *, to
 
 
 def _score(gate: gates.Score, asked: base.MeasurementRequest, rows: Sequence[ScoredRow]) -> tuple[Tally, Tally | None]:
-    """Both arms of one block, paired where the watched bundle is sent copies; what came of an answer is never that of a copy.
+    """Both arms of one block, paired where the watched bundle gets copies; an outcome that an answer led to is never that of a copy.
 
-    What was sent is known from the question. Rows say what their sender made them look like.
+    What was sent is known from the question. Rows only show what their sender made of them.
     """
     scored = [_scored(gate, row) for row in rows]
     if asked.beside is None:
@@ -311,7 +311,7 @@ def _value(gate: gates.Score, said: Timed | None, label: Timed | None) -> float 
         return float(label[1])
     try:
         return None if found is None else SCORES[gate.score](found, label[1])
-    except (OverflowError, ValueError):  # a prediction or a label that no such score is made for
+    except (OverflowError, ValueError):  # a prediction or label that this score does not apply to
         return None
 
 

@@ -1,17 +1,17 @@
-"""Answered rows of two bundles, joined with what really happened, in blocks of time: what is open, and when it is whole.
+"""Answered rows of two bundles joined with their true outcomes, in blocks of time: which are open, and when each is complete.
 
-A row belongs to the block in which it was answered. A block is *closed*, and handed out once, when its labels have come
-as far as is known: none has arrived for a block's length (5 s at least), or a later block has more than half of its own.
-Blocks are closed in order, so a later one that is closed closes those before it. What comes for a closed block afterwards is
-late: it is counted and left out, or one and the same minute would count as two observations. So if labels trickle in over an
-hour, a gate's `block_s` should be an hour too.
+A row belongs to the block in which it was answered. A block is *closed*, and handed out once, when its labels are as complete as
+can be determined: none has arrived for a block's length (5 s at least), or a later block has more than half of its own. Blocks are
+closed in order, so closing a later one closes those before it. A label for a closed block is late: it is counted and left out,
+because otherwise the same minute would count as two observations. So if labels trickle in over an hour, a gate's `block_s` should be
+an hour too.
 
-A label names the request by the id of the answer, or by the caller's own, which counts as long as one open request has it.
+A label names the request by the id of the answer, or by the caller's own, which counts as long as only one open request has it.
 
-Memory is bounded: past CAPACITY open rows only every second request is kept on, then every fourth, by a hash of its id,
+Memory is bounded: beyond CAPACITY open rows only every second request is kept, then every fourth, by a hash of its id,
 which keeps both bundles' answers to it.
 
-What does not belong here: files (`serving.segments`), what a row is worth (`inference`).
+What does not belong here: files (`serving.segments`), how a row is scored (`inference`).
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from typing import Any, Literal
 from lastgood.serving.row_ids import CallerIds
 
 Key = tuple[str, int]
-"""Request id and number of the row in it."""
+"""Request id and number of the row within the request."""
 
 Arm = Literal["live", "mirror", "beside"]
 """The watched bundle's answer to a user, its answer to a copy, and the other bundle's answer to a user."""
 
 Timed = tuple[float, Any]
-"""When it was said (Unix seconds), and what."""
+"""When it was logged (Unix seconds), and the value."""
 
 SETTLE_S = 5.0
-"""Seconds beyond the time that a log may take to be flushed until a row is on disk for certain, and the shortest quiet that closes a block."""
+"""Seconds beyond the log's flush time until a row is certainly on disk, and the shortest quiet period that closes a block."""
 UNMATCHED_S = 30.0
 """Seconds, likewise, for which a label waits for its answer to be written."""
 USUAL_FLUSH_S = 1.0
-"""The flush for which those are meant; of a slower log the rest is added."""
+"""The flush time that these assume; the excess of a slower log is added."""
 CAPACITY = 200_000
 """Open rows of one gate, some 80 MB."""
 
 
 @dataclasses.dataclass(slots=True)
 class ScoredRow:
-    """One row of a request: who answered what, and its label. The newest of each holds."""
+    """One row of a request: each bundle's answer, and its label. The newest of each counts."""
 
     live: Timed | None = None
     mirror: Timed | None = None
@@ -60,11 +60,11 @@ class ScoredRow:
 
 
 class OpenBlocks:
-    """The open rows of one gate. *begin* is where block 0 begins, *length_s* how long each is; up to *done* all are handed out.
+    """The open rows of one gate. Block 0 starts at *begin*, each is *length_s* long; all up to *done* are handed out.
 
-    Rows answered earlier than the first open block are not taken. *labels* says whether rows need one. *told* is when the
-    last block was handed out: labels from before it are not counted as late again. *level* is how far rows are thinned out,
-    *flush_s* how often the logs are written.
+    Rows answered before the first open block are not accepted. *labels* tells whether rows need one. *told* is when the last block was
+    handed out: labels from before it are not counted as late again. *level* is how far rows are thinned out, *flush_s* how often the
+    logs are written.
     """
 
     def __init__(
@@ -93,15 +93,15 @@ class OpenBlocks:
 
     @property
     def open_since(self) -> float:
-        """Where the first open block begins, in Unix seconds."""
+        """Start of the first open block, in Unix seconds."""
         return self.begin + (self.done + 1) * self.length_s
 
     def end(self, number: int) -> float:
-        """Where block *number* ends, in Unix seconds."""
+        """End of block *number*, in Unix seconds."""
         return self.begin + (number + 1) * self.length_s
 
     def answer(self, key: Key, arm: Arm, at: float, value: Any, *, caller_id: str | None = None) -> None:
-        """Take in that *arm* answered *value*. The same once more changes nothing."""
+        """Take in *arm*'s answer *value*. Repeating it changes nothing."""
         if at < self.open_since or not self._kept(key):
             return
         if caller_id is not None:
@@ -117,7 +117,7 @@ class OpenBlocks:
             self._thin_out()
 
     def label(self, key: Key, at: float, value: Any) -> None:
-        """Take in what really happened; the newest label holds."""
+        """Take in a true outcome; the newest label counts."""
         if key not in self._place:
             owners = self._callers.get(key[0])
             if len(owners) > 1:
@@ -136,12 +136,12 @@ class OpenBlocks:
             self._put(key, row)
 
     def unreadable(self, error: Exception) -> None:
-        """A row of a log could not be read and was skipped."""
+        """Count a row of a log that could not be read and was skipped."""
         self.passed_over += 1
         self.why = f"{type(error).__name__}: {error}"[:200]
 
     def settle(self, *, now: float) -> None:
-        """Give up labels whose answer should long be here: it is in a closed block, or it was never given."""
+        """Drop labels whose answer should have arrived long ago: it is in a closed block, or was never given."""
         given_up = [key for key, (at, _) in self._unmatched.items() if at < now - UNMATCHED_S - self._slow_log_s]
         for key in given_up:
             self.late += self._unmatched.pop(key)[0] > self._told
@@ -163,12 +163,12 @@ class OpenBlocks:
         return found
 
     def rows(self, *, until: int) -> Iterator[tuple[int, list[ScoredRow]]]:
-        """Number and rows of each open block up to *until* that has any, in order."""
+        """Number and rows of each non-empty open block up to *until*, in order."""
         for number in sorted(number for number in self._rows if number <= until):
             yield number, list(self._rows[number].values())
 
     def forget(self, until: int, *, told: float = 0.0) -> None:
-        """Drop the blocks up to *until*: they are handed out and kept, at *told* if that is known, or there was nothing in them."""
+        """Drop the blocks up to *until*: handed out and stored, at *told* if that is known, or empty."""
         for number in [number for number in self._rows if number <= until]:
             for key in self._rows.pop(number):
                 del self._place[key]
@@ -178,7 +178,7 @@ class OpenBlocks:
         self.done, self._told = max(self.done, until), max(self._told, told)
 
     def _by_caller(self, key: Key, caller_id: str | None) -> Timed | None:
-        """The label that came before its answer under the caller's id, if that names this request alone."""
+        """The label that arrived before its answer under the caller's id, if only this request has that id."""
         if caller_id is None or len(self._callers.get(caller_id)) != 1:
             return None
         return self._unmatched.pop((caller_id, key[1]), None)

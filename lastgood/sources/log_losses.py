@@ -1,4 +1,4 @@
-"""Rows that the logs of a service lack: lost when they were written, or skipped when they were read. Shown by `status`, and paged once.
+"""Rows missing from the logs of a service: lost while writing, or skipped while reading. Shown by `status`, and paged once.
 
 What does not belong here: who counts them (`serving.segments`, `sources.inference`), how a page is delivered (`paging.delivery`).
 """
@@ -22,7 +22,7 @@ CAUSES = {
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
-    """So many rows of a log, for one cause of CAUSES; `why` is what was seen last."""
+    """A number of rows lost from a log, for one cause of CAUSES; `why` is the latest reason."""
 
     log: str
     cause: str
@@ -33,12 +33,12 @@ class Missing:
         return dataclasses.asdict(self)
 
     def text(self) -> str:
-        """A sentence, with the remedy."""
+        """One sentence, with the remedy."""
         return f"{self.rows:,} rows of the log of {self.log} {CAUSES[self.cause]}{f' ({self.why})' if self.why else ''}"
 
 
 def missing(settings: Settings, service: str) -> list[Missing]:
-    """What the logs of *service* lack, by log and cause. Of several gates that skip the same rows, the one with the most counts."""
+    """The rows missing from the logs of *service*, by log and cause. Of several gates that skip the same rows, the highest count."""
     found: dict[tuple[str, str], tuple[int, str]] = {}
     for one in losses.read(settings.inference(service)):
         for cause, rows in (("disk", one.lost - one.unwritable), ("unwritable", one.unwritable), ("unreadable", one.unreadable)):

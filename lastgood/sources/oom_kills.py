@@ -1,4 +1,4 @@
-"""Workers that were killed because memory ran out, as counted by the infrastructure layer."""
+"""Workers killed because memory ran out, as counted by the infrastructure layer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from lastgood.sources import base
 
 
 class WorkersSource(base.Source):
-    """Reads `oom_kills` from the facts of the infrastructure layer that *build* makes; None if the service has none.
+    """Reads `oom_kills` from the facts of the infrastructure layer made by *build*; None if the service has none.
 
-    The layer keeps that count across restarts of the worker and of the controller, and sets it to zero once a worker has
-    lived and been ready for a minute: a worker that is restarted after each kill would look well at any single moment.
+    The layer keeps that count across restarts of the worker and of the controller, and resets it once a worker has lived and been
+    ready for a minute: a worker that is restarted after each kill would look healthy at any single moment.
     """
 
     def __init__(self, build: Callable[[], layers.Layer | None]) -> None:
@@ -22,7 +22,7 @@ class WorkersSource(base.Source):
         self._seen: tuple[float, layers.Observed | str] | None = None
 
     def read(self, asked: base.MeasurementRequest, *, now: float, cursor: base.Cursor | None) -> base.SourceReading:
-        """One look; no observation while the layer knows of no worker of the bundle. The count may be older than the analysis."""
+        """One reading; no observation while the layer knows no worker of the bundle. The count may be older than the analysis."""
         if self._seen is None or self._seen[0] != now:
             self._seen = now, self._look()
         found = self._seen[1]

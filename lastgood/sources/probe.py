@@ -1,4 +1,4 @@
-"""Whether a service behind this one is well: one GET for each look."""
+"""Whether a service that this one depends on is healthy: one GET per reading."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from lastgood.sources import http_get as web
 
 
 class ProbeSource(base.Source):
-    """Asks the gate's URL."""
+    """Sends a request to the gate's URL."""
 
     def read(self, asked: base.MeasurementRequest, *, now: float, cursor: base.Cursor | None) -> base.SourceReading:
-        """One probe: good if it is answered 2xx within the gate's `timeout_s`.
+        """One probe: good if answered with 2xx within the gate's `timeout_s`.
 
-        A connection that is refused, a redirection, a slow answer are bad probes: the other service is not well. Never `down`.
+        A refused connection, a redirection or a slow answer is a bad probe: the other service is not healthy. Never `down`.
         """
         gate = asked.gate
         if not isinstance(gate, gates.Downstream) or gate.url is None:

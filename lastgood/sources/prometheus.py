@@ -1,4 +1,4 @@
-"""Figures that Prometheus knows, by a query of the service's own: one instant query for each arm and look."""
+"""Figures from Prometheus, by the service's own query: one instant query per arm and reading."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PrometheusSource(base.Source):
         self._url = url.rstrip("/")
 
     def read(self, asked: base.MeasurementRequest, *, now: float, cursor: base.Cursor | None) -> base.SourceReading:
-        """One observation with the highest value of the result as `value`, for each arm that the query tells apart.
+        """One observation with the highest value of the result as `value`, for each arm that the query distinguishes.
 
         No answer in time, an HTTP error, an answer that is not JSON, a result that is empty or not a finite number: `down`. Takes the
         gate's `timeout_s` at most, for both arms together.
@@ -47,7 +47,7 @@ class PrometheusSource(base.Source):
         return base.SourceReading(observations=[seen], cursor={})
 
     def _beside(self, gate: gates.Query, bundle: str, *, arm: str, end: float) -> Tally | None:
-        """Stable's value; without a margin it is only shown, so nothing is lost if there is none."""
+        """Stable's value; without a margin it is only shown, so a missing one costs nothing."""
         try:
             return self._value(_filled(gate.query, bundle, arm=arm), end=end)
         except web.Failed:
@@ -84,7 +84,7 @@ def _result(status: int, body: bytes) -> Any:
 
 
 def _highest(data: Any, *, query: str) -> float:
-    """The highest number of an instant vector or scalar; values that are NaN are none. Raises Failed."""
+    """The highest number of an instant vector or scalar; NaN values are ignored. Raises Failed."""
     try:
         samples = {"vector": lambda: [sample["value"] for sample in data["result"]], "scalar": lambda: [data["result"]]}
         if data["resultType"] not in samples:

@@ -6,10 +6,10 @@ A request counts once, however often it was tried. It failed if its own arm fail
     an error, a reset, a time-out in the end                 failed; its user got an error
     a second try was needed, and gave an answer              failed; its user got an answer (also if it hung up during that try)
     422 "uncomputable" by its own arm, no other asked        failed, once for each caller; its user got an answer
-    any other 4xx in the end                                 nothing: what a caller did wrong says nothing of an arm
+    any other 4xx in the end                                 nothing: a caller's mistake says nothing about an arm
     the caller hung up during the first try                  nothing; a slow answer, if it had waited for longer than the ceiling
-    nobody of its arm was asked, for none was in rotation    nothing, if the fallback answered: ejections and kills have their own gates
-    the proxy's own limits refused it                        nothing
+    no worker of its arm asked, as none was in rotation      nothing, if the fallback answered: ejections and kills have their own gates
+    refused by the proxy's own limits                        nothing
     /feedback, /healthz and the like, a bundle by token      nothing, not even in the split
 
 What does not belong here: reading the log (`layers.traffic.envoy.requests`), copies of requests, which it does not have (`envoy.stats`).
@@ -25,16 +25,16 @@ from collections.abc import Collection, Iterable, Iterator
 from lastgood.layers.traffic.envoy.requests import HUNG_UP, Request
 
 ASIDE = frozenset({"/feedback", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
-"""Paths of a worker that ask no bundle for an answer."""
+"""Paths of a worker that do not ask a bundle for an answer."""
 
 UNCOMPUTABLE = "uncomputable"
 MOST_CALLERS = 100
-"""Callers remembered whose rows could not be computed; more of them count no more, for these are reason enough."""
+"""Number of remembered callers with rows that could not be computed; further ones do not count, as these are reason enough."""
 
 CUT_OFF = frozenset({"UF", "UC", "UR", "UT", "UPE", "LR", "UMSDR", "DT", "SI"})
-"""Envoy's flags for an answer that did not come whole from a worker: no connection, cut, reset, timed out.
+"""Envoy's flags for an answer that did not arrive whole from a worker: no connection, cut, reset, timed out.
 
-URX, no more tries left, is none of them: the last try may have had a whole answer, such as a 422, and its code says what that was.
+URX, no more tries left, is not among them: the last try may have had a whole answer, such as a 422, and its code shows what it was.
 """
 REFUSED = frozenset({"UO", "RL", "RLSE", "NR", "NC", "OM", "DO", "UAEX", "FI", "DI", "DPE", "IH", "RFCF", "NFCF"})
 """Envoy's flags for a request that its own limits or rules refused: no worker was asked."""
@@ -42,7 +42,7 @@ TIMED_OUT = frozenset({"UT", "DT", "UMSDR"})
 
 
 def routed(requests: Iterable[Request], routes: Collection[str]) -> Iterator[Request]:
-    """Those that were routed to one of *routes* (names of clusters) to be answered."""
+    """The requests routed to one of *routes* (names of clusters) for an answer."""
     return (request for request in requests if request.route in routes and request.arm != "debug" and not _aside(request.path))
 
 
@@ -52,9 +52,9 @@ def _aside(path: str) -> bool:
 
 
 def judged(request: Request, callers: set[str]) -> tuple[bool, bool] | None:
-    """Whether its arm failed it, and whether its user got an error; None if it says nothing of the arm.
+    """Whether its arm failed it, and whether its user got an error; None if it does not count for the arm.
 
-    *callers* are those that a row which cannot be computed was counted for; a new one is added.
+    *callers* are those already counted for a row that cannot be computed; a new one is added.
     """
     again = request.attempts > 1
     if request.flags & HUNG_UP:
@@ -71,15 +71,15 @@ def judged(request: Request, callers: set[str]) -> tuple[bool, bool] | None:
 
 
 def _own(request: Request) -> bool:
-    """Whether the routed bundle itself gave the answer; one that no bundle has signed counts as its own."""
+    """Whether the routed bundle itself gave the answer; an answer without a bundle's signature counts as its own."""
     return not request.bundle or request.route.startswith(f"b-{request.bundle.removeprefix('sha256:')[:12]}")
 
 
 def _uncomputable(request: Request, callers: set[str]) -> bool:
-    # Of several tries the second went to the fallback, and the third came back: nobody could compute it.
+    # Of several tries the second went to the fallback and the third came back: no bundle could compute it.
     if request.code != 422 or not request.problem.startswith(UNCOMPUTABLE) or not _own(request) or request.attempts > 1:
         return False
-    # A proxy that names no caller makes all of them one: too few failures, never too many.
+    # A proxy that names no caller makes all of them one: the count is too low, never too high.
     if request.peer in callers or len(callers) >= MOST_CALLERS:
         return False
     callers.add(request.peer)
@@ -87,7 +87,7 @@ def _uncomputable(request: Request, callers: set[str]) -> bool:
 
 
 def waited(requests: Iterable[Request], *, limit_ms: float) -> tuple[list[float], int]:
-    """How long each request's user waited in ms, and how many more waited for longer than anybody can tell: timed out, or left."""
+    """How long each request's user waited in ms, and how many more waited for an unknown longer time: timed out, or hung up."""
     times: list[float] = []
     beyond = 0
     for request in requests:
@@ -101,13 +101,13 @@ def waited(requests: Iterable[Request], *, limit_ms: float) -> tuple[list[float]
 
 
 def quantile(times: list[float], share: float, *, beyond: int) -> float | None:
-    """The time that *share* of the requests did not exceed; None if there are none or it lies among the *beyond*."""
+    """The duration that *share* of the requests did not exceed; None if there are none or it lies among the *beyond*."""
     rank = math.ceil(share * (len(times) + beyond))
     return sorted(times)[rank - 1] if 0 < rank <= len(times) else None
 
 
 def buckets(times: Iterable[float]) -> Counter[float]:
-    """How many times lie in each bucket of the proxy's histograms, by its lower edge: whole ms, of two significant digits."""
+    """Counts per bucket of the proxy's histograms, by lower edge: whole ms, of two significant digits."""
     return Counter(_edge(ms) for ms in times)
 
 

@@ -1,9 +1,9 @@
-"""Users behind requests: who failed, how many there are, and their requests by group, for gates that count each user once.
+"""The users behind requests: who failed, how many there are, and their requests by group, for gates that count each user once.
 
-A user is the name that the proxy gives it in its log, a hash by the key of this home. Only users whose key puts them on an arm are
-meant; a request without a key was put on an arm by itself.
+A user is the name in the proxy's log, a hash keyed per home. Only users whom their key puts on an arm are counted; a request without
+a key is assigned to an arm by itself.
 
-What does not belong here: whose failure a request is (`requests`), what the numbers say (`gates.user_evidence`).
+What does not belong here: whose failure a request is (`requests`), what the numbers mean (`gates.user_evidence`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from lastgood.gates.base import GROUPS, Failure, Group, Users
 from lastgood.layers.traffic.envoy.requests import Place, Request
 
 NAME_DIGITS = 12
-"""Hex digits of a user's name that are kept: of fifty thousand who failed, two share a name once in two hundred thousand releases."""
+"""Hex digits kept of a user's name: of fifty thousand who failed, two share a name once in two hundred thousand releases."""
 
 MOST_SEEN = 200_000
-"""Users of one arm that are told apart; with more of them the number says at least so many."""
+"""Users of one arm that are distinguished; with more of them the count is a lower bound."""
 
 
 class Judged(NamedTuple):
-    """A request that says something of its arm: whether the arm failed it, and whether its user got an error."""
+    """A request that counts for its arm: whether the arm failed it, and whether its user got an error."""
 
     request: Request
     failed: bool
@@ -31,7 +31,7 @@ class Judged(NamedTuple):
 
 
 class Census:
-    """The users of both arms of one comparison, in memory only: after a restart their number begins anew, and the failed are named again."""
+    """The users of both arms of one comparison, in memory only: after a restart the count starts over, and failed users are named again."""
 
     def __init__(self) -> None:
         self._seen: tuple[set[str], set[str]] = (set(), set())
@@ -41,10 +41,10 @@ class Census:
         self._end: Place | None = None
 
     def take(self, watched: Iterable[Judged], beside: Iterable[Judged], *, share: float, since: Place | None, end: Place) -> Users:
-        """What the users of these requests did; *share* of all users are the watched arm's. Who failed is named once at each share.
+        """What the users of these requests did; *share* of all users are the watched arm's. A failed user is named once at each share.
 
-        The requests are those of the log from *since* to *end*. If the look before did not end at *since*, it was not kept, and whom it
-        named is named again.
+        The requests are those in the log from *since* to *end*. If the previous reading did not end at *since*, it was not kept, and the
+        users it named are named again.
         """
         if since != self._end:
             self._named -= self._last

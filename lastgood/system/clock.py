@@ -1,17 +1,16 @@
-"""Unix time that does not jump: the machine's clock, unless somebody has set it by more than a minute since the last look.
+"""Unix time that does not jump: the machine's clock, unless it was set by more than a minute since the last reading.
 
-Rules compare times that several processes wrote down: a phase's least time, a pause after a failure, how long logs are kept.
-A clock that is set a year ahead must not end a phase, and one that is set back must not keep anybody waiting. So each process
-goes on by the time that has really passed (the kernel's count since boot), and a note in the home folder lets the next
-process of the same boot do the same. `skew_s` says how far the machine's clock is off by then; who finds it right after
-all accepts it with `lastgood up`.
+Rules compare times that several processes recorded: a phase's minimum duration, a pause after a failure, how long logs are kept.
+A clock set a year ahead must not end a phase, and one set back must not keep anybody waiting. So each process continues by the time
+that has really passed (the kernel's count since boot), and a note in the home folder lets the next process of the same boot do the
+same. `skew_s` is then the error of the machine's clock; an operator who finds it right after all accepts it with `lastgood up`.
 
-What another program of this machine has written by the machine's clock (the times of files, Envoy's logs) is put right by
+Times that other programs on this machine recorded by the machine's clock (the times of files, Envoy's logs) are corrected by
 `of_machine`.
 
-Across a start of the machine nobody can tell how long it was off, or whether its clock is right now. So what lies between the
-last note before it and the first look after it is not counted where a rule asks for a least time (`unwatched_s`). Between machines
-the rules take differences as absolute (`ledger`, `analysis.policy`).
+Across a boot of the machine it is unknown how long it was off, or whether its clock is right now. So the time between the last
+note before it and the first reading after it is not counted where a rule requires a minimum duration (`unwatched_s`). Between
+machines the rules use absolute differences (`ledger`, `analysis.policy`).
 
 What does not belong here: durations within one process (`time.monotonic`), the order of revisions (`ledger`).
 """
@@ -32,14 +31,14 @@ MAX_SKEW_S = 60.0
 NOTE_EVERY_S = 60.0
 NOTE = "clock.json"
 GAPS = 20
-"""So many starts of the machine are remembered."""
+"""Number of boots of the machine that are remembered."""
 
 Gap = tuple[float, float]
-"""From when to when, in Unix seconds, nobody looked."""
+"""A period, in Unix seconds, in which no process was watching."""
 
 
 class Clock:
-    """One process's idea of the time. `reading` is the machine's clock, `counting` the seconds since boot."""
+    """One process's view of the time. `reading` is the machine's clock, `counting` the seconds since boot."""
 
     def __init__(self, *, reading: Any = None, counting: Any = None, boot: str | None = None) -> None:
         self._reading = reading or time.time
@@ -53,7 +52,7 @@ class Clock:
         self._gaps: tuple[Gap, ...] = ()
 
     def now(self) -> float:
-        """Unix time in seconds, by which everybody on this machine goes on."""
+        """Unix time in seconds, common to all processes on this machine."""
         with self._lock:
             found = self._look()
             if self._note is not None and self._counting() - self._noted_at >= NOTE_EVERY_S:
@@ -67,27 +66,27 @@ class Clock:
         return self._skew_s
 
     def unwatched_s(self, since: float) -> float:
-        """Seconds between *since* and now that may not have passed: the machine was off then, or its clock is wrong since."""
+        """Seconds between *since* and now that may not have passed: the machine was off, or its clock has been wrong since."""
         now = self.now()
         return sum(max(0.0, min(end, now) - max(begin, since)) for begin, end in self._gaps)
 
     def of_machine(self, stamp: float) -> float:
-        """The Unix time *stamp* of a file, or of another program's log, as a time by `now`: one written since the clock was set is put right.
+        """The Unix time *stamp* of a file or of another program's log on the scale of `now`, corrected if the clock was set before it.
 
-        Which it is goes by which of the two readings of this moment it is nearer to.
+        Which applies is decided by which of the two current readings it is nearer to.
         """
         now = self.now()
         skew_s = self._skew_s
         return stamp - skew_s if abs(stamp - now - skew_s) < abs(stamp - now) else stamp
 
     def anchor(self, home: Path) -> None:
-        """Go by the time that the processes of *home* went by before this one, if the machine has not been started anew since."""
+        """Adopt the time of earlier processes of *home*, if the machine has not been rebooted since."""
         with self._lock:
             self._note = home / "run" / NOTE
             self._follow_note()
 
     def look(self, home: Path) -> None:
-        """Like `anchor`, and leaves no note."""
+        """Like `anchor`, but leaves no note."""
         with self._lock:
             note = self._note or home / "run" / NOTE
             noted = _read_note(note)
@@ -96,7 +95,7 @@ class Clock:
             self._look()
 
     def accept(self, home: Path) -> float:
-        """Take the machine's clock as it is from now on, here and for everybody of *home*; returns by how much it was off, in seconds."""
+        """Accept the machine's clock as it is from now on, for all processes of *home*; returns its error so far, in seconds."""
         with self._lock:
             self._note = home / "run" / NOTE
             self._follow_note()
@@ -118,7 +117,7 @@ class Clock:
         return float(count + self._base)
 
     def _follow_note(self) -> None:
-        """Take over what the others go by; leave a note where there is none of this boot."""
+        """Adopt the time of the other processes; leave a note if there is none of this boot."""
         self._noted_at = self._counting()
         noted = _read_note(self._note) if self._note else None
         ours = noted is not None and noted.boot == self._boot
@@ -128,7 +127,7 @@ class Clock:
         if noted is not None:
             begun = () if ours or noted.at is None or now <= noted.at else ((noted.at, now),)
             self._gaps = (*noted.gaps, *begun)[-GAPS:]
-        # A clock that runs a little fast or slow moves away from the note by and by.
+            # A clock that runs slightly fast or slow gradually departs from the note.
         if noted is None or not ours or noted.at is None or abs(now - noted.at) >= NOTE_EVERY_S or self._drifted(noted.base):
             self._write_note()
 
@@ -146,7 +145,7 @@ class Clock:
 
 
 class _Note(NamedTuple):
-    """What the processes of a home go by: Unix time at the start `boot` of the machine, when that was noted, and when nobody looked."""
+    """The time base of a home's processes: Unix time at the machine's boot `boot`, when that was noted, and the unwatched periods."""
 
     boot: str
     base: float
@@ -155,7 +154,7 @@ class _Note(NamedTuple):
 
 
 def _read_note(note: Path) -> _Note | None:
-    """None if there is none, or it cannot be read. One that an earlier release left does not say when it was written."""
+    """None if there is none, or it cannot be read. One left by an earlier release does not record when it was written."""
     try:
         value = json.loads(note.read_text("utf-8"))
         at = float(value["at"]) if "at" in value else None
@@ -171,7 +170,7 @@ def _since_boot() -> float:
 
 
 def _boot_id() -> str:
-    """Which start of the machine the count is of; empty where that is unknown, so that no note is left."""
+    """Identifies the boot that the count starts at; empty if unknown, so that no note is left."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:

@@ -1,6 +1,6 @@
 """Named places between two side effects where a test can kill the process, raise an I/O error or wait.
 
-A crash test is worth most exactly between "written" and "visible", where a random kill rarely lands. Each
+A crash test is most valuable exactly between "written" and "visible", where a random kill rarely hits. Each
 such place in the code calls `failpoint("area.place")`; the environment says what happens there:
 
     LASTGOOD_FAILPOINTS="ledger.before_commit=kill@2,store.before_rename=raise:28,traffic.after_cds=delay:1.5"
@@ -91,7 +91,7 @@ _rules: dict[str, _Rule | None] = {}  # every legal name once the environment ha
 
 
 def failpoint(name: str) -> None:
-    """Do what is armed at *name*; when nothing is, one dict lookup. Raises UsageError for a name not in FAILPOINTS."""
+    """Perform what is armed at *name*; if nothing is, one dict lookup. Raises UsageError for a name not in FAILPOINTS."""
     try:
         rule = (_rules or _from_environment())[name]
     except KeyError:
@@ -102,7 +102,7 @@ def failpoint(name: str) -> None:
 
 @contextlib.contextmanager
 def armed(text: str) -> Iterator[None]:
-    """Arm this process by *text* (same words as the variable) while the block runs, then as before."""
+    """Arm this process with *text* (same syntax as the variable) while the block runs, then restore."""
     before = dict(_rules)
     _rules.update(_parse(text))
     try:

@@ -1,6 +1,6 @@
-"""Files that survive a power cut once a function has returned: copy, seal, sync, and throw away.
+"""Files that survive a power cut once a function has returned: copy, seal, sync, and delete.
 
-What does not belong here: what the files mean (`bundle.store`, `bundle.archive`).
+What does not belong here: the meaning of the files (`bundle.store`, `bundle.archive`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SYNC_THREADS = 8  # fsyncs that wait together share a journal commit
 
 
 def copy(source: BinaryIO, target: Path) -> tuple[int, str]:
-    """Copy a stream into the new file *target*; its bytes and hex SHA-256. Not yet durable: `seal` is."""
+    """Copy a stream to the new file *target*; returns its bytes and hex SHA-256. Not yet durable: `seal` makes it so."""
     digest = hashlib.sha256()
     size = 0
     with target.open("xb") as out:
@@ -35,7 +35,7 @@ def copy(source: BinaryIO, target: Path) -> tuple[int, str]:
 
 
 def new_folder(folder: Path) -> Path:
-    """*folder*, made with what is above it; one that is there and empty will do. Raises FileExistsError for one that holds something."""
+    """*folder*, created with its parents; an existing empty one is accepted. Raises FileExistsError for one that is not empty."""
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise FileExistsError(f"folder {str(folder)!r} holds something already; name a new or an empty one")
@@ -43,7 +43,7 @@ def new_folder(folder: Path) -> Path:
 
 
 def measure(source: BinaryIO) -> tuple[int, str]:
-    """Bytes left in a stream and their hex SHA-256."""
+    """Remaining bytes of a stream and their hex SHA-256."""
     digest = hashlib.sha256()
     size = 0
     while chunk := source.read(_CHUNK):
@@ -53,11 +53,11 @@ def measure(source: BinaryIO) -> tuple[int, str]:
 
 
 Kept = Literal["durable", "whole", "fast"]
-"""What a power cut may do to a file just written: durable: nothing; whole: the old content may be back; fast: it may be empty."""
+"""What a power cut may do to a file just written: durable: nothing; whole: the old content may return; fast: it may be empty."""
 
 
 def write(target: Path, data: bytes | str, *, mode: int = 0o600, kept: Kept = "durable") -> None:
-    """Replace *target* by *data* (text as UTF-8) in one step: who reads it meanwhile finds the old content or the new one.
+    """Replace *target* by *data* (text as UTF-8) atomically: a concurrent reader finds the old content or the new one.
 
     Any number of processes and threads may write the same file. Leaves nothing behind if it fails. Raises OSError.
     """
@@ -111,7 +111,7 @@ def stamp(path: Path) -> list[int]:
 
 
 def stamps(folder: Path) -> Mapping[str, list[int]]:
-    """The stamps that `seal` noted; empty if they cannot be read, so that the caller looks at the bytes instead."""
+    """The stamps recorded by `seal`; empty if they cannot be read, so that the caller checks the bytes instead."""
     try:
         noted = json.loads((folder / STAMPS).read_bytes())
     except (OSError, ValueError):
@@ -120,7 +120,7 @@ def stamps(folder: Path) -> Mapping[str, list[int]]:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder that may hold read-only ones; it is not an error if somebody else removes part of it meanwhile."""
+    """Remove a folder that may contain read-only ones; it is not an error if another process removes part of it meanwhile."""
     for below, _, _ in os.walk(folder):
         try:
             Path(below).chmod(0o700)

@@ -1,10 +1,10 @@
-"""Whose files these are, and that nobody else may read or write them.
+"""File ownership, and that no other user may read or write our files.
 
-Everything below the home folder belongs to the user that runs lastgood: folders 0700, files 0600, what is sealed 0400.
-On a shared machine another user then reaches neither the ledger nor a socket, and whatever is found under one of our
-names but belongs to somebody else is not ours.
+Everything below the home folder belongs to the user that runs lastgood: folders 0700, files 0600, sealed files 0400.
+On a shared machine another user can then reach neither the ledger nor a socket, and anything found under one of our
+names that belongs to another user is not ours.
 
-What does not belong here: what the files mean, and whose processes run (`processes`).
+What does not belong here: the meaning of the files, and the owners of processes (`processes`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from lastgood import errors
 UMASK = 0o077
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _TRUSTED = ("ledger.db", "ledger.db-wal", "keys", "keys/audit.key", "keys/debug.token", "keys/users.key", "audit", "store", "run", "envoy")
-"""What a home is believed by; each must belong to this user or to root."""
+"""The files on which trust in a home rests; each must belong to this user or to root."""
 _SEALED = ("store", "index")
-"""Folders whose files are told by their change times too: only the folder itself is closed."""
+"""Folders whose files are also identified by their change times: only the folder itself is restricted."""
 
 
 class _Private:
@@ -53,7 +53,7 @@ _private = _Private()
 
 @contextlib.contextmanager
 def files() -> Iterator[None]:
-    """Inside, this process and what it starts make files and folders for their owner alone; the umask counts for all threads."""
+    """Inside, this process and its children create files and folders for their owner alone; the umask applies to all threads."""
     _private.enter()
     try:
         yield
@@ -62,12 +62,12 @@ def files() -> Iterator[None]:
 
 
 def ours(found: os.stat_result) -> bool:
-    """True if this user owns it and nobody else may write it."""
+    """True if this user owns it and no other user may write it."""
     return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def is_own_folder(folder: Path) -> bool:
-    """True for a folder, not a link to one, that this user owns and nobody else may even enter: names inside it cannot be forged."""
+    """True for a folder, not a link to one, that this user owns and no other may even enter: names inside it cannot be forged."""
     try:
         found = folder.lstat()
     except OSError:
@@ -76,7 +76,7 @@ def is_own_folder(folder: Path) -> bool:
 
 
 def check_home(home: Path) -> None:
-    """Raise NotAllowed if *home* is there and is not this user's alone to write; changes nothing.
+    """Raise NotAllowed if *home* exists and is not writable by this user alone; changes nothing.
 
     One that others can only read is not refused: `close_home` restricts it.
     """
@@ -105,7 +105,7 @@ def check_home(home: Path) -> None:
 
 
 def close_home(home: Path) -> None:
-    """Make *home*, which passed `check_home`, readable for its owner alone: once, for one that an older release made.
+    """Make *home*, which passed `check_home`, readable by its owner alone: once, for one that an older release created.
 
     Marked as done by the mode of *home* itself, which is changed last.
     """
@@ -152,7 +152,7 @@ def _close(path: Path) -> None:
 
 
 def _alone_in(gid: int) -> bool:
-    """True for a user's private group, which many systems give everybody; their umask leaves folders open to it."""
+    """True for a user's private group, which many systems give every user; their umask leaves folders open to it."""
     import grp
 
     try:

@@ -1,9 +1,9 @@
-"""What can be written down and given back as it was: one rule for all that people and a team's code hand in to be kept.
+"""Values that can be stored and read back unchanged: one rule for everything that people and a team's code submit for storage.
 
-Refused here, at once and with its place, is what somebody would refuse later, or be given as something else: numbers that are none
-or that JSON rounds, text that a database cannot hold, values of other kinds than JSON has, nesting without end.
+What a later step would refuse or change is refused here, at once and with its place: numbers that are not finite or that JSON
+rounds, text that a database cannot store, types that JSON lacks, unbounded nesting.
 
-What does not belong here: what a value means; requests (`serving.border`); canonical bytes (`bundle.manifest`).
+What does not belong here: the meaning of a value; requests (`serving.border`); canonical bytes (`bundle.manifest`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 from lastgood import errors
 
 MAX_DEPTH = 64
-"""Objects and lists within each other. Readers have a thousand frames for what they do with them."""
+"""Maximum nesting of objects and lists. Readers have a thousand frames for processing them."""
 MAX_VALUES = 1_000_000
-"""Values in one object, those behind the aliases of a YAML file counted each time."""
+"""Maximum number of values in one object; those behind the aliases of a YAML file count each time."""
 MAX_BYTES = 16 << 20
-"""Bytes of a text that goes into a bundle file, as canonical JSON."""
+"""Maximum bytes of a text in a bundle file, as canonical JSON."""
 WHOLE = 2**53
 """From here on, a JSON number cannot be distinguished from its neighbours."""
 
@@ -29,23 +29,23 @@ _KINDS = "write it as text, a finite number, true, false, null, a list or an obj
 
 
 def number(digits: str) -> int | float:
-    """The number that canonical JSON writes as these digits: the only ones past 2^53 are those of floats, written without a point."""
+    """The number that canonical JSON writes with these digits: beyond 2^53 only floats occur, written without a point."""
     value = int(digits)
     return value if -WHOLE < value < WHOLE else float(digits)
 
 
 def writable(text: str) -> bool:
-    """Whether *text* can be written as UTF-8, by a database and a C library too: no NUL, no half of a surrogate pair."""
+    """Whether *text* can be stored as UTF-8, also by a database and a C library: no NUL, no half of a surrogate pair."""
     return _UNWRITABLE.search(text) is None
 
 
 def printable(text: str) -> str:
-    """*text* with a question mark in place of what cannot be written."""
+    """*text* with a question mark in place of characters that cannot be stored."""
     return _UNWRITABLE.sub("?", text)
 
 
 def check_text(text: object, *, what: str) -> None:
-    """Raise UsageError, naming *what*, if *text* is not text or not every database could hold it."""
+    """Raise UsageError, naming *what*, if *text* is not text or not every database could store it."""
     if not isinstance(text, str):
         raise errors.UsageError(f"{what} has type {type(text).__name__}; give it as text")
     if not writable(text):
@@ -55,7 +55,7 @@ def check_text(text: object, *, what: str) -> None:
 def tree(value: object, *, what: str) -> dict[str, Any]:
     """*value*, which must be a mapping, as plain JSON in new objects; tuples become lists. Raises UsageError, naming *what* and the place.
 
-    It is equal to what is read back from its canonical JSON.
+    It equals what is read back from its canonical JSON.
     """
     if not isinstance(value, Mapping):
         raise errors.UsageError(f"{what} has type {type(value).__name__}; give an object of names and values")
@@ -63,9 +63,9 @@ def tree(value: object, *, what: str) -> dict[str, Any]:
 
 
 def mended(value: Any) -> Any:
-    """*value*, which a program of ours found out, with values that cannot be stored corrected instead of refused: what happened must be reported in any case.
+    """*value*, determined by our own program, with values that cannot be stored corrected instead of refused: it must be reported anyway.
 
-    Text is made printable; a number that is none, such as a threshold that is infinite, becomes null.
+    Text is made printable; a non-finite number, such as an infinite threshold, becomes null.
     """
     if isinstance(value, str):
         return printable(value)

@@ -1,7 +1,7 @@
-"""Whether a TCP port is held by the process that we started, or by something it started.
+"""Whether a TCP port is held by the process that we started, or by a descendant of it.
 
-Anybody on a machine may take the port of a server that died and answer in its place. Who listens is told by the kernel:
-the listening sockets of `/proc/net/tcp`, and the sockets among a process's open files. Linux only; elsewhere nobody can tell.
+Anybody on a machine may take the port of a server that died and answer in its place. The kernel reports who listens:
+the listening sockets of `/proc/net/tcp`, and the sockets among a process's open files. Linux only; elsewhere it is unknown.
 
 What does not belong here: asking the server (`layers.infrastructure.local.readiness`), Unix sockets, which files protect.
 """
@@ -42,7 +42,7 @@ def _addresses(host: str) -> set[Address]:
 
 
 def _reached(addresses: set[Address], port: int) -> set[str]:
-    """Inodes of the sockets that a connection to *port* at one of *addresses* may arrive at: an exact address goes before any address."""
+    """Inodes of the sockets that a connection to *port* at one of *addresses* may reach: an exact address precedes any address."""
     listeners = [(address, inode) for address, number, inode in _listeners() if number == port]
     exact = {inode for address, inode in listeners if address in addresses}
     return exact or {inode for address, inode in listeners if address.is_unspecified}
@@ -68,7 +68,7 @@ def _address(text: str) -> Address:
 
 
 def _plain(address: Address) -> Address:
-    """An IPv4 address that is written as one of IPv6, as itself."""
+    """An IPv4 address written as an IPv6 one, as IPv4."""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return address if mapped is None else mapped
 

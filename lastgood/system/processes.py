@@ -1,12 +1,12 @@
 """Processes that outlive the command that started them, and the records by which they are found again.
 
 A record is a small JSON file with the pid and the moment the process started. A pid alone is not enough:
-the kernel gives it to somebody else later, and a stranger must never be taken for a worker or be signalled.
-The record's path and facts also stand in the process's own environment, so a process whose record was lost,
+the kernel reuses the pid later, and a foreign process must never be mistaken for a worker or be signalled.
+The record's path and facts are also in the process's own environment, so a process whose record was lost,
 or whose starter was killed between starting it and writing the record, is found again (Linux).
 
 A name proves nothing on a shared machine: a record that another user owns or may write is ignored, and a process of
-another user is none of ours, whatever its environment says (`strangers` names both).
+another user is not ours, whatever its environment contains (`strangers` reports both).
 
 What does not belong here: what the processes are for, restarts and readiness (`layers.infrastructure`, `ops.local_stack`).
 """
@@ -38,7 +38,7 @@ _STEP_S = 0.02
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One process: `started` is an opaque name of the moment it began; `facts` are the starter's own JSON values."""
+    """One process: `started` is an opaque name of its start time; `facts` are the starter's own JSON values."""
 
     pid: int
     started: str
@@ -117,12 +117,12 @@ def _own_text(path: Path) -> str:
 
 
 def write(path: Path, record: Record) -> None:
-    """Replace the record in *path* in one step. It is safe to lose, so it is not synced."""
+    """Replace the record in *path* atomically. It is safe to lose, so it is not synced."""
     files.write(path, json.dumps(record.to_json()), kept="fast")
 
 
 def find_running(path: Path) -> Record | None:
-    """The live process that was started with this record path, also if the record itself is gone; None if none lives."""
+    """The live process that was started with this record path, even if the record itself is gone; None if none is alive."""
     known = read(path)
     if known is not None and alive(known):
         return known
@@ -146,7 +146,7 @@ def alive(record: Record) -> bool:
 
 
 def stopped(record: Record) -> bool:
-    """Whether the process lives but does not run, as after SIGSTOP: it does nothing, and holds its files and sockets."""
+    """Whether the process is alive but stopped, as after SIGSTOP: it does nothing, and holds its files and sockets."""
     state, moment = _look(record.pid)
     return moment == record.started and state in "Tt"
 
@@ -154,7 +154,7 @@ def stopped(record: Record) -> bool:
 def reap(record: Record) -> int | None:
     """The exit status of a process that has ended, negative for a signal: only if it was our child, and only once.
 
-    None if it still runs, was started by another process, or was reaped before: then nobody can tell.
+    None if it still runs, was started by another process, or was reaped before: then it is unknown.
     """
     if _look(record.pid)[1] != record.started:
         return None
@@ -173,7 +173,7 @@ def ask(record: Record) -> bool:
 def stop(record: Record, *, grace_s: float) -> bool:
     """End the process: SIGTERM, and SIGKILL for its whole group after *grace_s* seconds. False if it was gone already.
 
-    What it left behind in its group goes too. Never signals a process that merely has the same pid.
+    The remains of its group are killed too. Never signals a process that merely has the same pid.
     """
     if not ask(record):
         return False
@@ -208,7 +208,7 @@ def rss_bytes(record: Record) -> int | None:
 def uid(pid: int) -> int | None:
     """The user that the process *pid* runs as; None if there is no such process or it runs as several.
 
-    Read from its status: the owner of its folder in /proc is root for any process that asks not to be looked into.
+    Read from its status: the owner of its folder in /proc is root for any process that is not dumpable.
     """
     if not _LINUX:
         shown = subprocess.run(["/bin/ps", "-o", "uid=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout.strip()
@@ -222,7 +222,7 @@ def uid(pid: int) -> int | None:
 
 
 def strangers(root: Path) -> list[str]:
-    """What passes itself off as a process of ours below *root* but is another user's, one sentence each; none is believed."""
+    """Anything that poses as a process of ours below *root* but is another user's, one sentence each; none is trusted."""
     told = [
         f"{path} belongs to {permissions.user(path.lstat().st_uid)} or can be written by others"
         for path in sorted(root.glob("**/*.json"))
@@ -247,7 +247,7 @@ def _is_record_of_others(path: Path) -> bool:
 def locked(path: Path, *, wait_s: float) -> Iterator[None]:
     """Hold the lock file *path* exclusively, across processes and threads; the kernel frees it if the holder dies.
 
-    Raises Unavailable if somebody else holds it for longer than *wait_s* seconds.
+    Raises Unavailable if another process holds it for longer than *wait_s* seconds.
     """
     with permissions.files():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -301,7 +301,7 @@ def _gone_within(record: Record, seconds: float) -> bool:
 
 
 def _clear_group(pid: int) -> None:
-    """Kill what is left of the group.
+    """Kill the remaining processes of the group.
 
     The kernel does not reuse a pid while a group has its number: as long as no process has that pid, the members are ours.
     """
@@ -314,7 +314,7 @@ def _clear_group(pid: int) -> None:
 
 
 def _started(pid: int) -> str | None:
-    """The moment the live process *pid* started, None if there is none; one that only waits to be reaped is none."""
+    """The start time of the live process *pid*, None if there is none; a zombie does not count."""
     state, moment = _look(pid)
     return None if state in "ZXx" else moment
 
@@ -329,7 +329,7 @@ def _look(pid: int) -> tuple[str, str | None]:
         state, _, moment = shown.strip().partition(" ")
         return (state[0], " ".join(moment.split())) if state else ("X", None)
     try:
-        # The name in brackets may hold blanks and brackets itself; fields count from behind the last one.
+        # The name in brackets may contain blanks and brackets itself; fields count from after the last one.
         fields = (_PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
     except OSError:
         return "X", None
@@ -364,7 +364,7 @@ def _marked() -> dict[Path, Record]:
 
 
 def _markers() -> Iterator[tuple[int, Any]]:
-    """Session leaders whose environment carries a marker that can be read, ours or not, with what it says."""
+    """Session leaders whose environment has a readable marker, ours or not, with its content."""
     for folder in _PROC.glob("[0-9]*") if _LINUX else ():
         pid = int(folder.name)
         try:

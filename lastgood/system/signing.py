@@ -30,10 +30,10 @@ PUBLIC = "audit.pub"
 
 
 def init_keys(folder: Path) -> None:
-    """Make the key pair if there is none; any number of processes may do so at once and agree on one.
+    """Create the key pair if there is none; any number of processes may do so at once and agree on one.
 
     When there is one this costs one look-up and loads no cryptography. A private key that got lost is not replaced:
-    that would silently begin a new chain of trust, and signing says clearly that it is missing.
+    that would silently start a new chain of trust, and signing reports clearly that it is missing.
     """
     if (folder / PUBLIC).exists():
         return

@@ -1,6 +1,6 @@
-"""Times in words, the same everywhere: UTC, to the second or to the day.
+"""Times as text, the same everywhere: UTC, to the second or to the day.
 
-What does not belong here: sentences about a subject (they stand where it does).
+What does not belong here: sentences about a subject (they are where the subject is).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is wrong with a YAML file, line by line: the problems that pydantic names, at the lines where they stand."""
+"""Errors in a YAML file, line by line: the problems that pydantic reports, with the lines they are on."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lastgood.system import plain
 
 
 class _Strict(yaml.SafeLoader):
-    """Refuses a key that stands twice: YAML itself lets the second one replace the first without a word."""
+    """Refuses a duplicate key: YAML itself silently lets the second one replace the first."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Looked at before merges (`<<`) put in keys that may be overridden."""
+        """Checked before merges (`<<`) insert keys that may be overridden."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         first: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
@@ -33,13 +33,13 @@ class _Strict(yaml.SafeLoader):
 
 
 class DuplicateKey(ValueError):
-    """A key that stands twice in one mapping."""
+    """A duplicate key in one mapping."""
 
 
 def load(text: str, *, where: str) -> Any:
     """The value of *text* (YAML, of plain kinds only). Raises UsageError, naming *where* and the line, without quoting the text.
 
-    A key that stands twice is an error: what is meant is unknown, and the first one would be lost in silence.
+    A duplicate key is an error: its meaning is ambiguous, and the first one would be silently lost.
     """
     loader = None
     try:
@@ -49,7 +49,7 @@ def load(text: str, *, where: str) -> Any:
         raise errors.UsageError(f"{where} is invalid: {error}") from None
     except yaml.YAMLError as error:
         raise errors.UsageError(f"{where} is not valid YAML: {_said(error)}; correct that line") from None
-    except (ValueError, TypeError, RecursionError) as error:  # a date that is none, nesting without end
+    except (ValueError, TypeError, RecursionError) as error:  # an invalid date, unbounded nesting
         raise errors.UsageError(f"{where} is not valid YAML: {type(error).__name__}; correct it") from None
     finally:
         if loader is not None:
@@ -57,7 +57,7 @@ def load(text: str, *, where: str) -> Any:
 
 
 def _said(error: yaml.YAMLError) -> str:
-    """What is wrong and where, without the piece of text that yaml shows: files that people write may hold secrets."""
+    """The error and its location, without the excerpt that yaml shows: files that people write may contain secrets."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
@@ -68,7 +68,7 @@ def _said(error: yaml.YAMLError) -> str:
 
 
 def check_json(text: str | bytes) -> Any:
-    """The value of *text* (canonical JSON). Raises ValueError for a key that stands twice in one object, and for what is not JSON."""
+    """The value of *text* (canonical JSON). Raises ValueError for a duplicate key in one object, and for invalid JSON."""
     return json.loads(text, object_pairs_hook=_once, parse_int=plain.number)
 
 
@@ -81,7 +81,7 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def explain(text: str, error: pydantic.ValidationError) -> str:
-    """Each problem of *error* with the line of *text* it is about, the key, and what to do; one sentence each."""
+    """Each problem in *error* with its line in *text*, the key, and the remedy; one sentence each."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     found = [_problem(root, item) for item in error.errors(include_url=False)]
     return "; ".join(dict.fromkeys(found))
@@ -98,7 +98,7 @@ def _problem(root: yaml.Node | None, item: ErrorDetails) -> str:
         message = f"{context['discriminator'].strip(chr(39))} {context['tag']!r} is unknown; use one of {context['expected_tags']}"
     elif item["type"] == "union_tag_not_found":
         message = f"{context['discriminator']} is missing"
-    if not loc and (named := _NAMED.match(message)):  # a rule about the whole service that names what it is about
+    if not loc and (named := _NAMED.match(message)):  # a rule about the whole service that names its subject
         loc = ("gates", named[1]) if named[1] else (named[2], named[3])
     line, path = _find(root, loc)
     where = f"line {line}, {'.'.join(path)}" if path else f"line {line}"
@@ -107,13 +107,13 @@ def _problem(root: yaml.Node | None, item: ErrorDetails) -> str:
 
 
 _TAGS = ("metric", "phase")
-"""Keys by whose value pydantic chooses among kinds, and which it then names in the path of the error."""
+"""Keys whose value selects a union member in pydantic, which then names it in the path of the error."""
 
 
 def _find(root: yaml.Node | None, loc: Sequence[int | str]) -> tuple[int, list[str]]:
     """The line of the deepest existing node on the path *loc*, and the keys that lead to it and beyond.
 
-    Pydantic puts the kind into the path (`gates.errors.error_rate.margin`); that is skipped, once for each mapping.
+    Pydantic inserts the union member into the path (`gates.errors.error_rate.margin`); that is skipped, once per mapping.
     """
     node, line, path = root, 1, []
     passed: yaml.Node | None = None

@@ -1,4 +1,4 @@
-"""For tests, yours too: a free port, layers in memory, and a small project with bundles to release (`lastgood.testing.projects`).
+"""For tests, including yours: a free port, in-memory layers, and a small project with bundles to release (`lastgood.testing.projects`).
 
 What does not belong here: suites that an adapter has to pass (`conformance`).
 """

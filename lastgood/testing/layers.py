@@ -1,7 +1,7 @@
-"""Layers in memory, for tests of whatever drives layers. They pass the suite of every real adapter.
+"""In-memory layers, for tests of code that drives layers. They pass the suite of every real adapter.
 
-Each has a switch: while `failure` holds an error, every method raises it, as a layer does that is down. `served`
-(`aliases`, `workers`) is the world itself: read it to see what was done, change it to play somebody who edits by hand.
+Each has a switch: while `failure` holds an error, every method raises it, like a layer that is down. `served` (`aliases`,
+`workers`) is the world itself: read it to see what was done, change it to simulate external changes.
 
 What does not belong here: rules of releases (`core`), real processes (`layers`).
 """
@@ -16,7 +16,7 @@ Ready = Callable[[], Mapping[str, tuple[base.Endpoint, ...]]]
 
 
 class _Memory(base.Layer):
-    """What the three have in common: the switch, the revision taken over last, and how often something changed."""
+    """The common base of the three: the switch, the revision last taken over, and the number of changes."""
 
     def __init__(self) -> None:
         self.failure: base.LayerError | None = None
@@ -56,7 +56,7 @@ class _Memory(base.Layer):
 
 
 class MemoryTraffic(_Memory, base.Traffic):
-    """Weights in a dict. With *endpoints* given it refuses to send traffic to a bundle without a ready worker."""
+    """Weights in a dict. Given *endpoints*, it refuses to send traffic to a bundle without a ready worker."""
 
     name = "traffic"
     randomizes = "request"

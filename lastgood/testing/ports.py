@@ -1,4 +1,4 @@
-"""A free port for a test's server, safe among tests that run side by side."""
+"""A free port for a test's server, safe among tests that run in parallel."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _OUTGOING_FROM = Path("/proc/sys/net/ipv4/ip_local_port_range")
 def free_port() -> int:
     """A loopback port that nothing listens on.
 
-    It lies below the ports that the system gives to outgoing connections: one of those can be taken by any client of the
-    machine between this call and the server's start. No other process that asks here gets the same one while this process lives.
+    It lies below the ports that the system assigns to outgoing connections: any client on the machine could take one of those
+    between this call and the server's start. No other process that calls this gets the same one while this process lives.
     """
     try:
         end = int(_OUTGOING_FROM.read_text("ascii").split()[0])
@@ -40,7 +40,7 @@ def _is_free(port: int) -> bool:
 
 
 def _reserve(port: int) -> bool:
-    """Whether no other process that lives has this port from `free_port`; the lock is released with the process."""
+    """Whether no other live process has this port from `free_port`; the lock is released with the process."""
     folder = Path(tempfile.gettempdir()) / f"lastgood-ports-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     handle = os.open(folder / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -52,7 +52,7 @@ class Runtime(runtime.Runtime):
 
 
 def project(root: Path, *, port: int = 8399, service: str = "toy", extra: str = "", layers: bool = False) -> Settings:
-    """Settings of a project in *root* with one service. Without *layers* nothing but ledger and store is there."""
+    """Settings of a project in *root* with one service. Without *layers* there is only a ledger and a store."""
     folder = root / "services" / service
     folder.mkdir(parents=True)
     (folder / "runtime.py").write_text(RUNTIME)

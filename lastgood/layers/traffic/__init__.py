@@ -1,1 +1,1 @@
-"""Traffic: which bundle answers which share of the requests, made true in a proxy."""
+"""Traffic: which bundle answers which share of the requests, implemented in a proxy."""

@@ -1,7 +1,7 @@
-"""How a worker leaves: it takes nothing new, answers what it has for as long as a request may take, and only then is it killed.
+"""How a worker ends: it accepts nothing new, answers what it has for as long as a request may take, and only then is killed.
 
 What was cut off by that is written down, since the receipt of the change was printed long before. Nothing here waits:
-each look asks how much is left, so a controller that is started anew goes on where the last one was.
+each pass asks how much is left, so a restarted controller continues where the last one stopped.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from lastgood.service import timeouts
 from lastgood.system import files, processes
 
 MARGIN_S = 10.0
-"""Seconds beyond the time for a request until a worker is killed; and for one that has no requests, until it is."""
+"""Seconds beyond the time for a request until a worker is killed; for a worker without requests, the whole time until then."""
 REMEMBERED = 20
 
 
 def patience_s(*timeouts_s: float | None) -> float:
-    """Seconds that a worker may take to leave: the longest time for a request that is known, and the margin; with none known the longest there is."""
+    """Seconds that a worker may take to end: the longest known time for a request plus the margin; if none is known, the maximum."""
     known = [seconds for seconds in timeouts_s if seconds is not None]
     return max(known, default=timeouts.LONGEST_S) + MARGIN_S
 
 
 def left(workers: Path, record: processes.Record) -> in_flight.Left:
-    """What a worker that was asked to end still has to answer, by its own word."""
+    """What a worker that was asked to end still has to answer, by its own report."""
     return in_flight.read(in_flight.file_of(workers.parent, record.pid))
 
 
 def until(record: processes.Record) -> float:
-    """When the worker is killed at the latest, in Unix seconds."""
+    """The latest time at which the worker is killed, in Unix seconds."""
     return float(record.facts.get("asked", 0.0)) + float(record.facts.get("patience_s", MARGIN_S))
 
 
 def is_overdue(record: processes.Record, has: in_flight.Left, *, now: float) -> bool:
-    """Whether a worker that was asked to end is to be killed: its time is over, or it owes nobody an answer and does not end."""
+    """Whether a worker that was asked to end is to be killed: its time is over, or it has no requests left and does not end."""
     idle = has.requests == 0 and now - float(record.facts.get("asked", 0.0)) >= MARGIN_S
     return idle or now >= until(record)
 
 
 def forget(workers: Path, pid: int) -> None:
-    """What another process of this number left behind is nothing of the next one's."""
+    """Remove the file left by an earlier process with this pid: it does not apply to the next one."""
     in_flight.file_of(workers.parent, pid).unlink(missing_ok=True)
 
 
 def cut_off(workers: Path, record: processes.Record, *, now: float) -> dict[str, Any] | None:
-    """Write down what the worker, just killed, had not answered, and return it; None if it owed nobody an answer."""
+    """Record what the worker, just killed, had not answered, and return it; None if it had answered everything."""
     has = left(workers, record)
     if has.requests == 0:
         return None
@@ -78,7 +78,7 @@ def cuts(workers: Path) -> list[dict[str, Any]]:
 
 
 def leaving(workers: Path, records: Mapping[Path, processes.Record]) -> list[dict[str, Any]]:
-    """What draining workers still have to answer, and until when they may; for the layer's facts."""
+    """What draining workers still have to answer, and their time limits; for the layer's facts."""
     return [
         {
             "bundle": record.facts.get("bundle"),
@@ -93,7 +93,7 @@ def leaving(workers: Path, records: Mapping[Path, processes.Record]) -> list[dic
 
 
 def cut_off_sentence(cut: Mapping[str, Any]) -> str:
-    """One cut for people."""
+    """One cut in readable form."""
     number = cut["requests"]
     of = arms.label(str(cut.get("arm") or cut.get("bundle")))
     if number is None:

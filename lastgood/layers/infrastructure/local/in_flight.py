@@ -1,7 +1,7 @@
-"""Requests that a worker is answering now; while it is draining, also in a file that outlives it.
+"""Requests that a worker is answering now; while it drains, also in a file that outlives it.
 
-Whoever has to kill a worker in the end reads there how many it had not answered. A worker that was killed before it could
-write leaves no file, and then the number is unknown.
+The process that finally kills a worker reads there how many requests were unanswered. A worker that was killed before it could
+write leaves no file; the number is then unknown.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from lastgood.system import files
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Left:
-    """How many requests of users, and how many mirrored copies, have no answer yet. None: unknown."""
+    """How many requests of users, and how many mirrored copies, are unanswered. None: unknown."""
 
     requests: int | None = None
     copies: int | None = None
 
 
 class InFlight:
-    """Counts requests; used in the event loop's thread, and by a signal that interrupts it."""
+    """Counts requests; used in the event loop's thread, and by a signal handler that interrupts it."""
 
     def __init__(self) -> None:
         self._requests = self._copies = 0
@@ -40,7 +40,7 @@ class InFlight:
         self._add(-1, copy=copy)
 
     def write_to(self, file: Path) -> None:
-        """From now on *file* says how many are left."""
+        """From now on, write the number of remaining requests to *file*."""
         self._file = file
         self._write(file)
 
@@ -53,7 +53,7 @@ class InFlight:
             self._write(self._file)
 
     def _write(self, file: Path) -> None:
-        """An old number is worse than none, so a file that cannot be written anew goes."""
+        """A stale number is worse than none, so a file that cannot be rewritten is deleted."""
         try:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             files.write(file, json.dumps(dataclasses.asdict(self.now)), kept="fast")
@@ -63,12 +63,12 @@ class InFlight:
 
 
 def file_of(run: Path, pid: int) -> Path:
-    """Where the worker *pid* of the service with the folder *run* writes what it has left."""
+    """Where worker *pid* of the service with the folder *run* writes its remaining requests."""
     return run / "workers" / "draining" / f"{pid}.json"
 
 
 def read(file: Path) -> Left:
-    """What *file* says; nothing is known if it is not there or cannot be read."""
+    """The content of *file*; unknown if it does not exist or cannot be read."""
     try:
         value = json.loads(file.read_text("utf-8"))
         return Left(int(value["requests"]), int(value["copies"]))

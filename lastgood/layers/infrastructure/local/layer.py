@@ -1,13 +1,13 @@
-"""Workers as plain processes of this machine: one per bundle, ready before it is needed, kept while it may be.
+"""Workers as plain processes on this machine: one per bundle, ready before it is needed, kept as long as it may be needed.
 
-Each call looks at what runs and does the next step; nothing is held in memory, so the controller and a
-command may both apply, and either may die. Workers belong to nobody: they outlive whoever started them.
+Each call inspects what runs and performs the next step; nothing is held in memory, so the controller and a command may both
+apply, and either may die. Workers outlive the process that started them.
 
     wanted, not running      start it, detached (at once after the first crash, then with back-off)
-    wanted, never ready      after `ready_timeout_s`: stop it, count a failed attempt, tell with the log's last error
+    wanted, never ready      after `ready_timeout_s`: stop it, count a failed attempt, report the log's last error
     wrong bundle answers     stop it, count a failed attempt
     no longer wanted         ask it to end after `drain_s`, but never the last ready worker while stable is not ready
-    asked to end             leave it the time that its requests may take (`drain`), then kill it
+    asked to end             give it the time that its requests may take (`drain`), then kill it
 
 What does not belong here: which bundle should serve (`core`), sending it requests (`layers.traffic`).
 """
@@ -44,12 +44,12 @@ def build(settings: Settings, service: str) -> Workers:
 
 
 def stop_all(settings: Settings, service: str, *, grace_s: float | None = None) -> int:
-    """End every worker of *service*, politely first; returns how many there were. Used by `lastgood down`."""
+    """End every worker of *service*, gracefully first; returns how many there were. Used by `lastgood down`."""
     return Workers(settings, service).stop_all(grace_s=grace_s)
 
 
 class Workers(base.Processes):
-    """See the module. *drain_s*, *patience_s* in seconds; *clock* gives Unix time in seconds."""
+    """See the module. *drain_s* and *patience_s* are in seconds; *clock* gives Unix time in seconds."""
 
     name = "infrastructure"
 
@@ -75,10 +75,10 @@ class Workers(base.Processes):
             backoff_max_s=settings.controller.backoff_max_s,
         )
 
-    # --- looking -------------------------------------------------------------------------------------------
+    # --- observing -----------------------------------------------------------------------------------------
 
     def endpoints(self) -> Mapping[str, tuple[base.Endpoint, ...]]:
-        """Workers that said just now that they are ready for their bundle. Takes half a second at most."""
+        """Workers that have just reported ready for their bundle. Takes half a second at most."""
         live = self._where.recorded()
         answers = readiness.check_workers(live)
         return {arm: (worker_files.endpoint(record),) for arm, record in live.items() if answers[arm].ready(arms.bundle_of(arm))}
@@ -92,9 +92,10 @@ class Workers(base.Processes):
         return {arm: (note.failures, note.trouble) for arm, note in notes.bundles.items() if note.failures}
 
     def observe(self) -> base.Observed:
-        """The revision last taken over; per arm: pid, socket (port for a worker of an earlier release), ready, restarts, failures, oom_kills; and uptime and memory of the live ones.
+        """The revision last taken over, and the state of each arm.
 
-        Remembers when a worker was seen ready, so that a slow moment later is not taken for a start that never ended.
+        Per arm: pid, socket (port for a worker of an earlier release), ready, restarts, failures, oom_kills; uptime and memory of the
+        live ones. Records when a worker was seen ready, so that a slow moment later is not mistaken for a start that never completed.
         """
         try:
             notes = notes_.load(self._where.notes)
@@ -140,7 +141,7 @@ class Workers(base.Processes):
         }
 
     def verify(self, desired: base.Desired, observed: base.Observed) -> bool | None:
-        """True if every arm that must be warm is ready and nothing waits to be stopped."""
+        """True if every arm that must be warm is ready and no worker is waiting to be stopped."""
         workers = observed.facts.get("workers")
         if workers is None:
             return None
@@ -154,10 +155,10 @@ class Workers(base.Processes):
     # --- acting --------------------------------------------------------------------------------------------
 
     def apply(self, desired: base.Desired) -> None:
-        """Take the steps that are due until every wanted worker is ready, for *patience_s* seconds at most.
+        """Perform the steps that are due until every wanted worker is ready, for at most *patience_s* seconds.
 
-        Returns without error while workers are still loading within their time. Raises LayerError that names each
-        worker whose last attempt failed. An older revision than the one last taken over changes nothing.
+        Returns without error while workers are still loading within their time. Raises LayerError naming each worker whose last attempt
+        failed. A revision older than the one last taken over changes nothing.
         """
         end = time.monotonic() + self._patience_s
         thorough = True
@@ -185,15 +186,15 @@ class Workers(base.Processes):
         raise base.LayerError(f"{'; '.join(told)}; see {self._settings.logs(self._service)}")
 
     def shut_down(self) -> str:
-        """End every worker, for `lastgood down`, and say what that cut off."""
+        """End every worker, for `lastgood down`, and report the requests that were cut off."""
         before = drain.cuts(self._where.workers)
         self.stop_all()
         return "; ".join(drain.cut_off_sentence(cut) for cut in drain.cuts(self._where.workers) if cut not in before)
 
     def stop_all(self, *, grace_s: float | None = None) -> int:
-        """End every worker and forget the notes; returns how many there were. Raises LayerError if the lock is held.
+        """End every worker and delete the notes; returns how many there were. Raises LayerError if the lock is held.
 
-        Each may answer the requests that it has, for as long as they may take; or for *grace_s* seconds, if those are given.
+        Each may answer its current requests for as long as they may take; or for *grace_s* seconds, if given.
         """
         try:
             with processes.locked(self._where.lock, wait_s=LOCK_WAIT_S):
@@ -210,7 +211,7 @@ class Workers(base.Processes):
         return count
 
     def _ask_all(self, grace_s: float | None) -> int:
-        """Ask every worker to end; returns how many there are, draining workers included."""
+        """Ask every worker to end; returns how many there are, including draining workers."""
         live = processes.running(self._where.workers)
         leaving = self._where.leaving()
         on_their_way = {record.pid for record in leaving.values()}
@@ -237,7 +238,7 @@ class Workers(base.Processes):
         ]
 
     def _environment(self) -> dict[str, str]:
-        """Ours, with the home and the project pinned, one computing thread per worker and no pickle anywhere."""
+        """Our environment, with the home and the project pinned, one computing thread per worker and pickle disabled everywhere."""
         return {
             "OMP_NUM_THREADS": "1",
             **os.environ,

@@ -1,8 +1,8 @@
 """Asking workers whether they are ready, many at once, within a fixed time.
 
-A plain socket with one deadline for the whole exchange: a worker that is stopped, or that answers one byte
-a second, costs the same half second as one that does not answer. It is also on the path of a rollback, where an
-HTTP library would take longer to import than to use.
+A plain socket with one deadline for the whole exchange: a worker that is stopped, or that answers one byte a second, costs the
+same half second as one that does not answer. This is also on the path of a rollback, where importing an HTTP library would take
+longer than using it.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ReadyzAnswer:
-    """What `/readyz` said: `status` is the HTTP status, None if there was no answer; `bundle` as the worker names it.
+    """The answer of `/readyz`: `status` is the HTTP status, None if there was no answer; `bundle` as the worker reports it.
 
-    `in_flight` requests of users wait for an answer; each was given `timeout_s` by the worker's own settings; its warm-up took
-    `warm_up_s`. `repeated_ids` requests came under a caller's id that an earlier one had, and `unclear_labels` were refused since they
-    named several. None: it did not say.
+    `in_flight` users' requests are unanswered; each was given `timeout_s` by the worker's own settings; its warm-up took `warm_up_s`.
+    `repeated_ids` counts requests under a caller's id that an earlier one had, `unclear_labels` those refused because they named
+    several. None: not reported.
     """
 
     status: int | None = None
@@ -47,16 +47,16 @@ class ReadyzAnswer:
     unclear_labels: int | None = None
 
     def ready(self, bundle: str) -> bool:
-        """True if the worker says it is ready and serves exactly *bundle*."""
+        """True if the worker reports that it is ready and serves exactly *bundle*."""
         return self.status == 200 and self.bundle == bundle
 
     def wrong(self, bundle: str) -> bool:
-        """True if the worker names another bundle, ready or not: it must not get requests meant for *bundle*."""
+        """True if the worker reports another bundle, ready or not: it must not get requests meant for *bundle*."""
         return self.bundle is not None and self.bundle != bundle
 
 
 def check_workers(live: Mapping[Key, processes.Record]) -> dict[Key, ReadyzAnswer]:
-    """What each recorded worker answers; one at a port is asked only while that port is its own (checked on Linux only)."""
+    """The answer of each recorded worker; one on a port is asked only while the port is its own (checked on Linux only)."""
     places = {key: worker_files.endpoint(record) for key, record in live.items()}
     taken = {key for key, place in places.items() if not place.path and _is_taken(live[key], place)}
     answers = check_all({key: place for key, place in places.items() if key not in taken})
@@ -68,7 +68,7 @@ def _is_taken(record: processes.Record, place: base.Endpoint) -> bool:
 
 
 def check_all(endpoints: Mapping[Key, base.Endpoint], *, timeout_s: float = TIMEOUT_S) -> dict[Key, ReadyzAnswer]:
-    """The answer of each endpoint; all are asked at the same moment, so this takes *timeout_s* seconds at most."""
+    """The answer of each endpoint; all are asked concurrently, so this takes *timeout_s* seconds at most."""
     answers: dict[Key, ReadyzAnswer] = {key: ReadyzAnswer() for key in endpoints}
 
     def ask(key: Key, endpoint: base.Endpoint) -> None:
@@ -83,7 +83,7 @@ def check_all(endpoints: Mapping[Key, base.Endpoint], *, timeout_s: float = TIME
 
 
 def check(endpoint: base.Endpoint, *, timeout_s: float = TIMEOUT_S) -> ReadyzAnswer:
-    """Ask one worker; any failure is an answer without status."""
+    """Ask one worker; any failure is an answer without a status."""
     try:
         head, _, body = _exchange(endpoint, time.monotonic() + timeout_s).partition(b"\r\n\r\n")
         status = int(head.split(b" ", 2)[1])

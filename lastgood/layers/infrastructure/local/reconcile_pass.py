@@ -1,4 +1,4 @@
-"""One round of looking after the workers of a service: what is there, what is due now, what to remember."""
+"""One pass over the workers of a service: what exists, what is due now, what to remember."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from lastgood.layers.infrastructure.local import worker_state as notes_
 from lastgood.system import permissions, processes
 
 STEADY_S = 60.0
-"""A worker that has lived and been ready this long has its earlier failed attempts forgotten."""
+"""A worker that has lived and been ready this long has its earlier failed attempts cleared."""
 
 OUT_OF_MEMORY = (-9, 137)
-"""How a worker ends that has run out of memory: killed by the kernel, for we kill none that is on record here; or by itself
+"""How a worker that ran out of memory ends: killed by the kernel, since we kill none that is on record here; or by itself
 (`lastgood.serving.worker`), with the status that a container gives a killed process."""
 
 Command = Callable[[str, Path], list[str]]
@@ -28,7 +28,7 @@ Command = Callable[[str, Path], list[str]]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How workers are started and for how long an unwanted one is kept, in seconds."""
+    """How workers are started, and how long an unwanted one is kept, in seconds."""
 
     command: Command
     environment: Mapping[str, str]
@@ -37,7 +37,7 @@ class Rules:
 
 
 class Step:
-    """One round under the lock: look at everything, do what is due now, remember it."""
+    """One pass under the lock: observe everything, do what is due now, record it."""
 
     def __init__(self, where: worker_files.Folder, rules: Rules, desired: base.Desired, *, now: float) -> None:
         self._where = where
@@ -46,9 +46,9 @@ class Step:
         self._now = now
 
     def run(self, *, thorough: bool) -> dict[str, notes_.Note]:
-        """The wanted arms that are not ready after this round; empty if a newer revision was taken over meanwhile.
+        """The wanted arms that are not ready after this pass; empty if a newer revision was taken over meanwhile.
 
-        A *thorough* round also looks for workers whose record was lost.
+        A *thorough* pass also looks for workers whose record was lost.
         """
         self._all = notes_.load(self._where.notes)
         if self._all.revision is not None and self._all.revision > self._desired.revision:
@@ -85,7 +85,7 @@ class Step:
         note.begun = self._now if note.begun is None else note.begun
         limit = self._desired.service.serving.ready_timeout_s
         if processes.stopped(record):
-            self._where.end(arm, record, now=self._now, revision=self._desired.revision)  # it would take no notice of being asked
+            self._where.end(arm, record, now=self._now, revision=self._desired.revision)  # it would not react to a request to end
             self._failed(note, "was stopped by a signal and did not answer; it was ended")
         elif self._unreachable(arm, record):
             self._retire(arm, record, answer)
@@ -98,7 +98,7 @@ class Step:
             self._failed(note, f"was not ready within {limit:g} s{self._last_words(arm, note)}")
 
     def _unreachable(self, arm: str, record: processes.Record) -> bool:
-        """Whether a worker that was ready has lost its socket, as happens where somebody tidies temporary folders."""
+        """Whether a worker that was ready has lost its socket, as happens when temporary folders are cleaned up."""
         path = worker_files.endpoint(record).path
         gone = bool(path) and not (Path(path).exists() and permissions.is_own_folder(Path(path).parent))
         return gone and self._where.last_ready(arm) > 0
@@ -141,12 +141,12 @@ class Step:
         return f": {line}" if line else ""
 
     def _retire(self, arm: str, record: processes.Record, answer: readiness.ReadyzAnswer) -> None:
-        """Ask the worker to end. Requests on it were given the time that its own settings or, since, stable's have."""
+        """Ask the worker to end. Its requests were given the time in its own settings or, since then, in stable's."""
         timeouts = self._desired.service.traffic.timeout_s, answer.timeout_s
         self._where.retire(arm, record, now=self._now, patience_s=drain.patience_s(*timeouts), revision=self._desired.revision)
 
     def _drain(self, leaving: Mapping[str, processes.Record], ready: set[str], answers: Mapping[str, readiness.ReadyzAnswer]) -> None:
-        """Ask workers to end that nobody wants any more and whose traffic has moved, keeping the last ready one for a broken stable."""
+        """Ask unwanted workers whose traffic has moved to end, but keep the last ready one in case stable is broken."""
         stable = self._desired.stable
         for arm, record in leaving.items():
             note = self._all.of(arm)

@@ -1,7 +1,7 @@
-"""Where a worker listens: a Unix socket that only our user reaches, whatever the length of the home's name.
+"""Where a worker listens: a Unix socket that only our user can reach, however long the home's path is.
 
-Nobody else can take the place of a worker that died, as anybody can take a port: the folder belongs to us and is closed to
-all others, and that is looked at before each start.
+Nobody else can take the place of a dead worker, as anybody can take a port: the folder belongs to us and is closed to all others,
+and that is checked before each start.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from lastgood import errors
 from lastgood.core import arms
 
 PATH_BYTES = 100
-"""The name of a Unix socket ends at 104 (macOS) or 108 bytes (Linux); some room is left."""
+"""The path of a Unix socket is limited to 104 (macOS) or 108 bytes (Linux); some room is left."""
 
 
 def path(folder: Path, arm: str) -> Path:
-    """The socket of *arm*'s worker: in *folder*, or below the temp dir where that name would be too long. Makes the folder.
+    """The socket of *arm*'s worker: in *folder*, or below the temp dir if that path would be too long. Creates the folder.
 
-    Raises Unavailable if the folder is not ours, or open to others.
+    Raises Unavailable if the folder is not ours, or is open to others.
     """
     name = f"{arms.label(arm)}.sock"
     if len(os.fsencode(folder / name)) > PATH_BYTES:
@@ -35,12 +35,12 @@ def path(folder: Path, arm: str) -> Path:
 
 
 def _own(folder: Path) -> None:
-    """Make *folder*, for us alone. Another one of that name, or a link, is refused: who made it could take our place."""
+    """Create *folder*, accessible to us alone. An existing foreign one, or a link, is refused: its creator could impersonate a worker."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
         if found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode) and found.st_mode & 0o077:
-            folder.chmod(0o700)  # ours, from a time or with a umask that left it open
+            folder.chmod(0o700)  # ours, created earlier or under a umask that left it open
             found = folder.lstat()
     except OSError as error:
         raise errors.Unavailable(f"cannot create {folder} for worker sockets: {error}; correct its owner or mode") from error

@@ -1,4 +1,4 @@
-"""How long the warm-up of each bundle took here, as its workers said: what a plan knows of a bundle that does not run now.
+"""How long each bundle's warm-up took on this machine, as its workers reported: a plan's estimate for a bundle that is not running.
 
 One small file per service, safe to lose.
 """
@@ -16,12 +16,12 @@ REMEMBERED = 200
 
 
 def read(run: Path, bundle: str) -> float | None:
-    """Seconds that the last warm-up of *bundle* took; None if none was seen in the folder *run* of its service."""
+    """Seconds that the last warm-up of *bundle* took; None if none is recorded in the service's folder *run*."""
     return _all(run).get(bundle)
 
 
 def keep(run: Path, found: Mapping[str, float | None]) -> None:
-    """Remember *found*; on a full disk nothing is remembered."""
+    """Record *found*; on a full disk nothing is recorded."""
     known = _all(run)
     fresh = {bundle: seconds for bundle, seconds in found.items() if seconds is not None and known.get(bundle) != seconds}
     if not fresh:

@@ -1,4 +1,4 @@
-"""Where the workers of one service are written down: records of live ones, of leaving ones, logs, readiness seen."""
+"""The files on the workers of one service: records of live ones and of ending ones, logs, readiness seen."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TAIL_BYTES = 8192
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """`<run>/workers/<label of its arm>.json` holds a worker, `retired/` those asked to end, `<hex12>.ready` when one was seen ready."""
+    """`<run>/workers/<label of its arm>.json` records a worker, `retired/` those asked to end, `<hex12>.ready` when one was seen ready."""
 
     workers: Path
     logs: Path
@@ -52,12 +52,12 @@ class Folder:
         return self.workers / f"{arms.label(arm)}.ready"
 
     def recorded(self) -> dict[str, processes.Record]:
-        """Live workers by arm, from their records alone; leaving ones are not among them."""
+        """Live workers by arm, from their records alone; ending ones are not included."""
         found = (processes.read(path) for path in sorted(self.workers.glob("*.json")))
         return {arm_of(record): record for record in found if record and "bundle" in record.facts and processes.alive(record)}
 
     def adopt(self) -> dict[str, processes.Record]:
-        """Write the records of live workers whose record was lost, and return these by arm."""
+        """Rewrite the lost records of live workers, and return these by arm."""
         leaving = {record.pid for record in self.leaving().values()}
         adopted = {}
         for path, record in processes.running(self.workers).items():
@@ -72,7 +72,7 @@ class Folder:
         return {path: record for path, record in found.items() if record is not None and processes.alive(record)}
 
     def saw_ready(self, arm: str, *, now: float) -> None:
-        """Remember that the worker was ready at *now*; on a full disk it is as ready as before."""
+        """Record that the worker was ready at *now*; on a full disk nothing is recorded, and it counts as ready as before."""
         with contextlib.suppress(OSError):
             path = self._ready(arm)
             path.touch()
@@ -86,9 +86,9 @@ class Folder:
             return 0.0
 
     def retire(self, arm: str, record: processes.Record, *, now: float, patience_s: float, revision: int | None = None) -> None:
-        """Ask the worker to end within *patience_s* seconds. From now on its arm has no worker, whoever looks.
+        """Ask the worker to end within *patience_s* seconds. From now on its arm has no worker for any reader.
 
-        *revision* is the one that has no use for it.
+        *revision* is the one that no longer needs it.
         """
         self.retired.mkdir(exist_ok=True)
         self.forget(arm)
@@ -98,7 +98,7 @@ class Folder:
         processes.ask(record)
 
     def end(self, arm: str, record: processes.Record, *, now: float, revision: int) -> None:
-        """Kill the worker without asking. If it has ever been ready, the requests that cuts off are recorded as an unknown number."""
+        """Kill the worker without asking. If it was ever ready, the cut-off requests are recorded as an unknown number."""
         served = self.last_ready(arm) > 0
         self.forget(arm)
         if served:
@@ -112,11 +112,11 @@ class Folder:
         self._ready(arm).unlink(missing_ok=True)
 
     def overdue(self, *, now: float) -> list[processes.Record]:
-        """Live workers that were asked to end and have had the time for it."""
+        """Live workers that were asked to end and whose time for it is over."""
         return [record for record in self.leaving().values() if drain.is_overdue(record, drain.left(self.workers, record), now=now)]
 
     def finish_retired(self, *, now: float) -> None:
-        """Kill what takes too long to end and write down what that cut off, reap what has ended."""
+        """Kill workers that take too long to end and record what that cut off; reap those that have ended."""
         for record in self.overdue(now=now):
             self.kill(record, now=now)
         for path in self.retired.glob("*.json"):
@@ -136,7 +136,7 @@ class Folder:
                 _logger.warning("%s", drain.cut_off_sentence(cut))
 
     def clear(self) -> None:
-        """Forget everything, when no worker is left."""
+        """Delete all records, when no worker is left."""
         for file in (
             self.notes,
             *self.sockets.glob("*"),
@@ -148,12 +148,12 @@ class Folder:
 
 
 def worker_folder(settings: Settings, service: str) -> Folder:
-    """The folder of *service*; it need not exist yet."""
+    """The folder of *service*; it may not exist yet."""
     return Folder(workers=settings.run(service) / "workers", logs=settings.logs(service))
 
 
 def facts(arm: str, *, socket: Path) -> dict[str, str | int]:
-    """What the record of a worker says besides the process; the arm only if that is not the bundle."""
+    """The content of a worker's record apart from the process; the arm only if it differs from the bundle."""
     bundle_id = arms.bundle_of(arm)
     return {"bundle": bundle_id, **({} if arm == bundle_id else {"arm": arm}), "socket": str(socket)}
 
@@ -164,14 +164,14 @@ def arm_of(record: processes.Record) -> str:
 
 
 def endpoint(record: processes.Record) -> base.Endpoint:
-    """Where the worker of *record* listens. One that an earlier release started has a port."""
+    """Where the worker of *record* listens. One started by an earlier release has a port."""
     if "socket" in record.facts:
         return base.Endpoint(path=str(record.facts["socket"]))
     return base.Endpoint(host=str(record.facts["host"]), port=int(record.facts["port"]))
 
 
 def last_error(log: Path, *, since: int) -> str:
-    """The last line of *log* behind byte *since* that tells of an error, else its last line; "" if there is none."""
+    """The last line of *log* after byte *since* that mentions an error, else its last line; "" if there is none."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -185,7 +185,7 @@ def last_error(log: Path, *, since: int) -> str:
 
 
 def turn_log(log: Path) -> int:
-    """Where a new worker's output begins in *log*, in bytes; a log that grew too long is set aside first."""
+    """Where a new worker's output begins in *log*, in bytes; a log that grew too long is rotated first."""
     try:
         size = log.stat().st_size
         if size <= _LOG_BYTES:

@@ -17,12 +17,11 @@ FIRST_PAUSE_S = 0.5
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Note:
-    """One bundle's worker. Times are Unix seconds. `started` says that there was one.
+    """One bundle's worker. Times are Unix seconds. `started` means that it has been started at least once.
 
-    `failures` counts attempts that failed in a row, `restarts` all starts after the first. `begun` is when the
-    present attempt began, None if there is none; `left` when the bundle left the set that must be warm.
-    `oom_kills` counts the workers that ran out of memory one after the other; like `failures` it outlives the restart that
-    follows each of them, and ends only with a steady minute.
+    `failures` counts consecutive failed attempts, `restarts` all starts after the first. `begun` is when the current attempt began,
+    None if there is none; `left` when the bundle left the set that must be warm. `oom_kills` counts consecutive workers that ran out
+    of memory; like `failures` it survives the restart that follows each of them, and is reset only by a steady minute.
     """
 
     started: bool = False
@@ -37,9 +36,9 @@ class Note:
     log_from: int = 0
 
     def failed(self, trouble: str, *, now: float, longest_s: float, jitter: float) -> None:
-        """Remember a failed attempt. The next one is due at once after the first failure, then ever later.
+        """Record a failed attempt. The next one is due at once after the first failure, then with growing delays.
 
-        *jitter* is a random number in [0, 1): workers that died of one cause do not come back in step.
+        *jitter* is a random number in [0, 1): workers that died of one cause do not restart in step.
         """
         self.failures += 1
         self.trouble = trouble
@@ -52,14 +51,14 @@ class Note:
         return max(now if self.begun is None else self.begun, last_ready)
 
     def forgive(self, last_ready: float, *, steady_s: float) -> None:
-        """Forget failed attempts, and out-of-memory kills, once the present worker has been ready for *steady_s*."""
+        """Reset failed attempts and out-of-memory kills once the current worker has been ready for *steady_s*."""
         if self.begun is not None and last_ready - self.begun >= steady_s:
             self.failures, self.oom_kills, self.trouble = 0, 0, ""
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Notes:
-    """All of one service: `revision` is the newest ledger revision that was taken over."""
+    """All workers of one service: `revision` is the newest ledger revision that was taken over."""
 
     revision: int | None = None
     bundles: dict[str, Note] = dataclasses.field(default_factory=dict)
@@ -78,5 +77,5 @@ def load(path: Path) -> Notes:
 
 
 def save(path: Path, notes: Notes) -> None:
-    """Replace the notes in one step. Raises OSError."""
+    """Replace the notes atomically. Raises OSError."""
     files.write(path, json.dumps(dataclasses.asdict(notes)), kept="fast")

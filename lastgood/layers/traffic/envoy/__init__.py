@@ -1,1 +1,1 @@
-"""Traffic through Envoy: its configuration, its process, its files and what it says."""
+"""Traffic through Envoy: its configuration, its process, its files and its reports."""

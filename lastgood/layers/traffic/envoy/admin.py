@@ -1,6 +1,6 @@
-"""Questions to a running Envoy over its admin socket, answered as small values. Changes nothing.
+"""Queries to a running Envoy over its admin socket, answered as small values. Changes nothing.
 
-What does not belong here: what should be (`config`), starting and stopping (`process`).
+What does not belong here: the desired configuration (`config`), starting and stopping (`process`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from lastgood.system import permissions
 
 
 class Down(base.LayerError):
-    """Nobody answers on the admin socket."""
+    """The admin socket does not answer."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """The routes that Envoy serves by: their version, and the weight of each cluster in hundredths of a percent."""
+    """The routes in force in Envoy: their version, and the weight of each cluster in hundredths of a percent."""
 
     version: str
     revision: int | None
@@ -35,7 +35,7 @@ class Served:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """One worker as Envoy sees it. `healthy`: it passes the active health check; `ejected`: its answers put it out."""
+    """One worker as Envoy sees it. `healthy`: it passes the active health check; `ejected`: it was ejected because of its answers."""
 
     address: str
     healthy: bool
@@ -69,7 +69,7 @@ class Admin:
             self._connection = None
 
     def ask(self, target: str, *, method: str = "GET") -> bytes:
-        """The body of the answer. Raises Down if nobody answers in time."""
+        """The body of the answer. Raises Down if there is no answer in time."""
         for fresh in (self._connection is None, True):
             try:
                 return self._ask(target, method)
@@ -101,7 +101,7 @@ class Admin:
             ) from error
 
     def served(self) -> Served | None:
-        """The routes in force, None before the first good ones have been read."""
+        """The routes in force, None before the first valid ones have been read."""
         found = self._json("/config_dump?resource=dynamic_route_configs").get("configs", [])
         if not found:
             return None
@@ -115,7 +115,7 @@ class Admin:
         return found[0].get("version_info") if found else None
 
     def clusters_version(self) -> str | None:
-        """Version of the newest list of clusters that was accepted; some of them may still be warming."""
+        """Version of the newest accepted list of clusters; some of them may still be warming."""
         for part in self._json("/config_dump?mask=version_info").get("configs", []):
             if part.get("@type", "").endswith("ClustersConfigDump"):
                 version: str | None = part.get("version_info")
@@ -134,7 +134,7 @@ class Admin:
         return {entry["name"]: tuple(_host(host) for host in entry.get("host_statuses", [])) for entry in found}
 
     def refusals(self, kind: str) -> int:
-        """How many documents of *kind* (`rds` or `cds`) Envoy has refused so far, unreadable ones included."""
+        """How many documents of *kind* (`rds` or `cds`) Envoy has refused so far, including unreadable ones."""
         found = self._json("/stats?filter=" + r"[.]" + kind + r"[.].*update_(rejected|failure)$&format=json").get("stats", [])
         return sum(entry.get("value", 0) for entry in found)
 

@@ -23,7 +23,7 @@ HOST = "127.0.0.1"
 def bootstrap(
     *, service: str, port: int, admin: Path, routes: Path, clusters: Path, access_log: Path, ejections: Path, user_key: str
 ) -> Json:
-    """The file that Envoy is started with; it watches the files *routes* and *clusters* for new versions.
+    """The file that Envoy is started with; Envoy watches the files *routes* and *clusters* for new versions.
 
     *user_key* is the secret by which the access log names users.
     """
@@ -46,7 +46,7 @@ def bootstrap(
 
 
 def trial(*, routes: Json, clusters: Mapping[str, Json]) -> Json:
-    """A closed configuration with these *routes* and *clusters* in it, for `envoy --mode validate`: nothing is opened or watched."""
+    """A self-contained configuration with these *routes* and *clusters*, for `envoy --mode validate`: nothing is opened or watched."""
     inline = {"route_config": _plain(routes["resources"][0])}
     return {
         "static_resources": {"listeners": [_listener(0, _manager(inline))], "clusters": [_plain(cluster) for cluster in clusters.values()]}
@@ -83,7 +83,7 @@ def _manager(routes: Json) -> Json:
         "local_reply_config": {"body_format": {"json_format": {"error": "%LOCAL_REPLY_BODY%"}, "content_type": "application/json"}},
         **routes,
         "http_filters": [
-            # Looks at the route, for the filter before it may have it chosen anew: now, while the debug token is still there.
+            # Reads the route, as the filter before it may have it chosen anew: now, while the debug token is still there.
             _mutate(_without("x-envoy-")),
             _strip(),
             {"name": "envoy.filters.http.router", "typed_config": {"@type": _EXTENSIONS + "filters.http.router.v3.Router"}},
@@ -92,10 +92,10 @@ def _manager(routes: Json) -> Json:
 
 
 def _strip() -> Json:
-    """Callers set neither our headers nor Envoy's, which change retries and timeouts; what only the proxy knows is added.
+    """Callers can set neither our headers nor Envoy's, which change retries and timeouts; what only the proxy knows is added.
 
-    The route is chosen before this filter, so the debug token still works; arm, revision and the mark of a copy are added
-    after it, by the router. The id names the request before it is copied or tried again, so all of these have the same.
+    The route is chosen before this filter, so the debug token still works; the router adds arm, revision and the mark of a copy after
+    it. The id is assigned before the request is copied or retried, so all of these have the same.
     """
     added = {headers.REQUEST_ID: "%UNIQUE_ID%", headers.PEER: "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"}
     return _mutate(_without(headers.PREFIX), *({"append": envoy_config.header(name, value)} for name, value in added.items()))
@@ -122,7 +122,7 @@ def _access_log(path: Path) -> Json:
         "caller_id": "%RESP(X-REQUEST-ID)%",
         "method": "%REQ(:METHOD)%",
         "path": "%PATH(NQ)%",
-        # From the request as it went on: what the answer says depends on who asked.
+        # From the request as forwarded: the content of the answer depends on the caller.
         "revision": f"%METADATA(ROUTE:{envoy_config.MARK}:revision)%",
         "arm": f"%REQ({headers.ARM})%",
         "bundle": "%RESP(X-LASTGOOD-BUNDLE)%",
@@ -133,14 +133,14 @@ def _access_log(path: Path) -> Json:
         "upstream_us": "%COMMON_DURATION(US_TX_BEG:US_RX_BEG:us)%",
         "total_us": "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
         "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
-        # How long the caller took to say everything, how long it then waited, and all of it, for one that hung up.
+        # How long the caller took to send everything, how long it then waited, and the total, for one that hung up.
         "received_us": "%COMMON_DURATION(DS_RX_BEG:DS_RX_END:us)%",
         "waited_us": "%COMMON_DURATION(DS_RX_END:US_RX_END:us)%",
         "all_ms": "%DURATION%",
         "problem": "%RESP(x-lastgood-problem)%",
-        # Whose row could not be computed is counted once; the net of the address tells enough, the address itself is a person's.
+        # A caller whose row could not be computed is counted once; the address's network suffices, the address itself is personal data.
         "peer": "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT(24)%",
-        # A keyed hash: who has the log can count users, and not name them.
+        # A keyed hash: a reader of the log can count users, but not identify them.
         "user": users.USER_IN_LOG,
     }
     return {

@@ -1,8 +1,8 @@
-"""What Envoy is told, as plain JSON values: routes and clusters from a desired state. Pure.
+"""Envoy's configuration as plain JSON values: routes and clusters from a desired state. Pure.
 
-Per arm there are two clusters: `b-<hex12>` with its workers (`b-<hex12>-control` for a control arm), and `b-<hex12>.safe`,
-an aggregate that falls over to the fallback bundle when those workers are gone. Routes give weight to the `.safe` one. A cluster is rendered the
-same as long as nothing about it changes, so that Envoy leaves it, its connections and its ejections alone; that is
+There are two clusters per arm: `b-<hex12>` with its workers (`b-<hex12>-control` for a control arm), and `b-<hex12>.safe`, an
+aggregate that falls over to the fallback bundle when those workers are gone. Routes give weight to the `.safe` one. A cluster is
+rendered identically as long as nothing about it changes, so that Envoy leaves it, its connections and its ejections alone; this is
 why `previous` looks exactly as it will look as stable, and a rollback changes routes only.
 
 What does not belong here: files, sockets, processes; the order of writes (`layer`).
@@ -27,10 +27,11 @@ from lastgood.service import timeouts
 from lastgood.service.schema import HTTP_NAME, Service, Traffic
 
 TOTAL = 10_000
-"""Weights are handed to Envoy in hundredths of a percent; a constant sum keeps users on their side of a split."""
+"""Weights are given to Envoy in hundredths of a percent; a constant sum keeps users on their side of a split."""
 
 IDLE_S, IDLE_MARGIN_S = 60.0, 5.0
-"""Seconds without a byte after which a request is given up, such as one whose body does not come; at least so much longer than an answer may take."""
+"""Seconds without a byte after which a request is given up, for instance if its body does not arrive; at least this much longer than an
+answer may take."""
 
 ROUTES = "edge"
 FEEDBACK = "/feedback"
@@ -59,8 +60,8 @@ def safe_name(arm: str) -> str:
 class RoutePlan:
     """Everything Envoy should have for one desired state.
 
-    `clusters` by name; `routes` is the whole RDS document; `weights` what it says of each arm, in percent; `needed` are the clusters that must be able to answer before
-    the routes may change; `unready` are the bundles that should get traffic and have no worker at all.
+    `clusters` by name; `routes` is the whole RDS document; `weights` its weight for each arm, in percent; `needed` are the clusters that
+    must be able to answer before the routes may change; `unready` are the bundles that should get traffic and have no worker at all.
     """
 
     clusters: Mapping[str, Json]
@@ -73,16 +74,16 @@ class RoutePlan:
 def plan(desired: base.Desired, *, ready: Endpoints | None, now: Mapping[str, Json], token: str) -> RoutePlan:
     """The plan for *desired*, given the *ready* workers and the clusters that Envoy has *now*.
 
-    A bundle whose workers are not ready this moment keeps the cluster it has: Envoy's own health checks guard it, and
-    rebuilding it would forget what they know. If nobody can tell which are *ready* (None), those clusters are all there
-    is to go by. Raises Rejected for weights or header names that cannot be.
+    A bundle whose workers are not ready at the moment keeps its cluster: Envoy's own health checks guard it, and rebuilding it would
+    lose their results. If it is unknown which are *ready* (None), those clusters are the only information. Raises Rejected for
+    impossible weights or header names.
     """
     known = _addresses(now)
     ready = known if ready is None else ready
     where = {**known, **{digest: tuple(sorted(found)) for digest, found in ready.items() if found}}
     desired = dataclasses.replace(desired, weights=_without_lost_controls(desired.weights, known=where))
     split = {arm: share for arm, share in shares(desired.weights).items() if share}
-    # Nobody waits for a control arm: its fallback is the bundle's own workers.
+    # A control arm is not waited for: its fallback is the bundle's own workers.
     weighted = [arm for arm in split if arm == arms.bundle_of(arm)]
     return RoutePlan(
         clusters=clusters(desired, endpoints=where),
@@ -131,7 +132,7 @@ def clusters(desired: base.Desired, *, endpoints: Endpoints) -> dict[str, Json]:
 
 
 def _fall_over(arm: str, desired: base.Desired) -> tuple[str, ...]:
-    """Who answers as *arm*: its own workers, and whoever does if they are gone."""
+    """The clusters that answer as *arm*: its own workers, and the fallback if they are gone."""
     if arm != arms.bundle_of(arm):
         return (arm, *_fall_over(arms.bundle_of(arm), desired))
     fallback = {desired.candidate: desired.stable, desired.stable: desired.previous}.get(arm)
@@ -139,7 +140,7 @@ def _fall_over(arm: str, desired: base.Desired) -> tuple[str, ...]:
 
 
 def mark_of(cluster: Mapping[str, Any]) -> Mapping[str, str]:
-    """`{"bundle": full id, "tag": hash of the definition}` of one of our clusters; empty for a stranger's."""
+    """`{"bundle": full id, "tag": hash of the definition}` of one of our clusters; empty for any other."""
     mark = cluster.get("metadata", {}).get("filter_metadata", {}).get(MARK, {})
     return mark if isinstance(mark, Mapping) else {}
 
@@ -151,10 +152,10 @@ def _marked(cluster: Json, digest: str) -> Json:
 def _bundle_cluster(digest: str, endpoints: Sequence[base.Endpoint], *, trial: bool) -> Json:
     """The workers of one bundle, as one cluster.
 
-    A worker is healthy only if it says that it is ready, and for this bundle: one that starts again warms up without users, and
-    when a worker dies, another bundle's may get its port.
-    A *trial* bundle (a candidate with traffic) is put out at the first sign of trouble and for long: its fallback is
-    proven. Stable is put out only when it plainly does not answer, and soon let in again: there may be nobody else.
+    A worker is healthy only if it reports ready, and for this bundle: a restarting worker warms up without users, and when a worker
+    dies, another bundle's may get its port.
+    A *trial* bundle (a candidate with traffic) is ejected early and for long: its fallback is proven. Stable is ejected only when it
+    plainly does not answer, and soon readmitted: there may be no other bundle.
     """
     name = cluster_name(digest)
     hosts = [{"endpoint": {"address": _address(endpoint)}} for endpoint in endpoints]
@@ -186,16 +187,16 @@ def _bundle_cluster(digest: str, endpoints: Sequence[base.Endpoint], *, trial: b
 
 
 def _ejection(*, trial: bool) -> Json:
-    """When Envoy by itself puts a worker out, with nobody else alive.
+    """When Envoy itself ejects a worker, even if no other process is alive.
 
-    A trial worker goes if 8 answers in a row fail, or if in one second it had 16 or more and 39 % of them failed. With
+    A trial worker is ejected if 8 answers in a row fail, or if in one second it had 16 or more and 39 % of them failed. With
     a base rate of 1 % errors that happens by chance less than once in a million hours, whatever the traffic:
 
         8 in a row             1e-16 a request: 3.6e-9 an hour at 10,000 requests a second
         39 % of 16 or more     worst at 17 requests: P(Bin(17, 1 %) >= 7) = 1.8e-10 a second, 6.4e-7 an hour
 
-    A worker that fails everything is out after 8 requests; one that fails half of them within 2 s in 76 % and within 3 s in
-    93 % of all cases at 20 requests a second (its seconds must hold 16 to count), 94 % and 99 % at 40, 99 % at 100.
+    A worker that fails everything is ejected after 8 requests; one that fails half of them within 2 s in 76 % and within 3 s in
+    93 % of all cases at 20 requests a second (its seconds must contain 16 to count), 94 % and 99 % at 40, 99 % at 100.
     """
     return {
         "split_external_local_origin_errors": True,
@@ -233,7 +234,7 @@ def _aggregate(name: str, members: Sequence[str]) -> Json:
 
 
 def _limits() -> Json:
-    """Envoy's default of three retries at a time overflows at once when a worker dies; a budget does not."""
+    """Envoy's default of three concurrent retries overflows at once when a worker dies; a budget does not."""
     budget = {"budget_percent": {"value": 100}, "min_retry_concurrency": 100}
     return {"thresholds": [{"max_connections": 4096, "max_pending_requests": 4096, "max_requests": 4096, "retry_budget": budget}]}
 
@@ -267,7 +268,7 @@ def _endpoint(address: Json) -> base.Endpoint:
 def routes(desired: base.Desired, *, known: Collection[str], token: str) -> Json:
     """The route configuration: debug choices, feedback, then everything by weight; 503 if nothing may serve.
 
-    *known* are the bundles that have a cluster; *token* opens the choice of a bundle by header. Raises Rejected.
+    *known* are the bundles that have a cluster; *token* enables the choice of a bundle by header. Raises Rejected.
     """
     _check_names(desired.service.traffic)
     if not desired.weights:
@@ -278,14 +279,14 @@ def routes(desired: base.Desired, *, known: Collection[str], token: str) -> Json
 
 
 def nothing_serves(service: str, *, revision: int) -> Json:
-    """The route configuration of a service without a stable bundle: every request is answered 503, saying what to do."""
+    """The route configuration of a service without a stable bundle: every request gets a 503 that contains the remedy."""
     text = f"no bundle serves {service!r}; promote one with 'lastgood promote {service} BUNDLE'"
     return _table([_answer({"prefix": "/"}, 503, text)], revision=revision)
 
 
 def _table(rules: list[Json], *, revision: int, users_by: Mapping[str, str] = MappingProxyType({})) -> Json:
     ids = [header(name, f"%REQ({name})%", action="ADD_IF_ABSENT") for name in (traffic_headers.CALLER_ID, traffic_headers.REQUEST_ID)]
-    # The log reads the revision here, as not every answer names it.
+    # The log reads the revision here, because not every answer names it.
     known = {"metadata": {"filter_metadata": {MARK: {"revision": str(revision)}, users.FILTER: dict(users_by)}}}
     return {
         "@type": _ROUTES,
@@ -302,8 +303,8 @@ def _table(rules: list[Json], *, revision: int, users_by: Mapping[str, str] = Ma
 def same_shape(before: Mapping[str, Any], after: Mapping[str, Any], *, clusters: Mapping[str, Json], more: Mapping[str, Json]) -> bool:
     """True if documents differ only in names, addresses, weights, salt and revision, which cannot make Envoy refuse them.
 
-    *before* and *after* are route documents, *clusters* and *more* the clusters that go with them. What has the shape of
-    a configuration that Envoy has already accepted need not be tried first, which saves 50 to 150 ms of a rollback.
+    *before* and *after* are route documents, *clusters* and *more* the clusters that go with them. A document of the same shape as
+    one that Envoy has already accepted need not be validated first, which saves 50 to 150 ms of a rollback.
     """
     taken = [_cluster_shape(cluster) for cluster in clusters.values()]
     return _route_shape(before) == _route_shape(after) and all(_cluster_shape(cluster) in taken for cluster in more.values())
@@ -322,7 +323,7 @@ def _cluster_shape(cluster: Json) -> Json:
 
 
 def weights_of(document_: Mapping[str, Any]) -> dict[str, int]:
-    """Cluster name to weight of the main route of an RDS document or a dump of it; empty if it routes nowhere."""
+    """Cluster name to weight of the main route of an RDS document or a dump of it; empty if it has no route."""
     rules = _rules(document_)
     action = rules[-1].get("route", {}) if rules else {}
     return {entry["name"]: entry.get("weight", 0) for entry in action.get("weighted_clusters", {}).get("clusters", [])}
@@ -337,7 +338,7 @@ def splits_bare(document_: Mapping[str, Any], *, arm: str) -> bool:
 
 
 def reachable(document_: Mapping[str, Any], *, clusters: Mapping[str, Json]) -> dict[str, Json]:
-    """Those of *clusters* that the main route of an RDS document leads to, members of aggregates included."""
+    """Those of *clusters* that the main route of an RDS document leads to, including members of aggregates."""
     found: dict[str, Json] = {}
     for name in weights_of(document_):
         members = clusters.get(name, {}).get("cluster_type", {}).get("typed_config", {}).get("clusters", [])
@@ -359,9 +360,9 @@ def _check_names(traffic: Traffic) -> None:
 
 
 def _debug(desired: base.Desired, *, known: Collection[str], token: str) -> list[Json]:
-    """With the token a caller picks a bundle, without fallback; answers carry the arm `debug`, so that no gate counts them.
+    """With the token a caller chooses a bundle, without fallback; answers carry the arm `debug`, so that no gate counts them.
 
-    Without naming a bundle its request goes the way of all others, and the answer says which arm and parts it is from.
+    Without a bundle name its request is routed like any other, and the answer names its arm and parts.
     """
     key = {"name": traffic_headers.TOKEN, "string_match": {"exact": token}}
     rules = []
@@ -377,7 +378,7 @@ def _debug(desired: base.Desired, *, known: Collection[str], token: str) -> list
 
 
 def _by_weight(desired: base.Desired, *, known: Collection[str], token: Json | None) -> list[Json]:
-    """Feedback, and everything else, by the weights; where a *token* is asked for, the answers tell its holder arm and parts."""
+    """Feedback, and everything else, by weight; a holder of the *token* gets arm and parts in the answers."""
     headers = {"headers": [token]} if token else {}
     if token:
         answers: Json = {"request_headers_to_add": [_set(traffic_headers.DISCLOSE, "all")]}
@@ -397,17 +398,17 @@ def _by_weight(desired: base.Desired, *, known: Collection[str], token: Json | N
 
 
 def _rule(match: Json, action: Json, service: Service) -> Json:
-    """A body is kept whole as long as it may be asked again or copied: what does not fit is neither, and nobody is told."""
+    """A body is buffered while it may be retried or copied: one that does not fit is neither, and this is not reported."""
     return {"match": match, "route": action, "request_body_buffer_limit": service.serving.max_body_bytes}
 
 
 def _limits_of(traffic: Traffic) -> Json:
-    """How long a request may take, and be silent: without the second, Envoy's own minute ends the slow ones whatever the first says."""
+    """Limits for duration and silence of a request: without the second, Envoy's own minute ends slow ones regardless of the first."""
     return {"timeout": _seconds(traffic.timeout_s), "idle_timeout": _seconds(max(IDLE_S, traffic.timeout_s + IDLE_MARGIN_S))}
 
 
 def _answer(match: Json, status: int, text: str) -> Json:
-    """Envoy answers itself; the listener wraps *text* as `{"error": text}`."""
+    """Envoy answers by itself; the listener wraps *text* as `{"error": text}`."""
     return {"match": match, "direct_response": {"status": status, "body": {"inline_string": text}}}
 
 
@@ -437,7 +438,7 @@ def _action(desired: base.Desired, *, known: Collection[str], feedback: bool, to
 
 
 def _warming(desired: base.Desired, *, known: Collection[str]) -> list[str]:
-    """The control arm, while it has no users: it gets as many copies as the candidate, so that neither begins colder than the other."""
+    """The control arm, while it has no users: it gets as many copies as the candidate, so that neither starts colder than the other."""
     if not desired.control or desired.stable is None:
         return []
     control = arms.control_of(desired.stable)
@@ -445,9 +446,9 @@ def _warming(desired: base.Desired, *, known: Collection[str]) -> list[str]:
 
 
 def _retry(traffic: Traffic, *, again: bool) -> Json:
-    """Failed connections, and answers of a worker that has done nothing as it is not ready, are always tried elsewhere.
+    """Failed connections, and answers of a worker that did nothing because it is not ready, are always retried elsewhere.
 
-    Failed answers and slow ones only if asking *again* does no harm.
+    Failed and slow answers only if trying *again* does no harm.
     """
     extensions = _EXTENSIONS + "retry."
     policy: Json = {
@@ -474,7 +475,7 @@ def _retry(traffic: Traffic, *, again: bool) -> Json:
 
 
 def _arm(arm: str, *, told: bool) -> Json:
-    """The worker learns the arm; the caller only if it may."""
+    """The worker is given the arm; the caller only if it may see it."""
     named = [_set(traffic_headers.ARM, arm)]
     return {"request_headers_to_add": named, **({"response_headers_to_add": named} if told else {})}
 
@@ -488,7 +489,7 @@ def _set(key: str, value: str) -> Json:
 
 
 def header(key: str, value: str, *, action: str = "OVERWRITE_IF_EXISTS_OR_ADD") -> Json:
-    """A header to add, as Envoy writes it down."""
+    """A header to add, in Envoy's notation."""
     return {"header": {"key": key, "value": value}, "append_action": action}
 
 

@@ -1,6 +1,6 @@
 """Discovery documents: the files that Envoy watches, each with its own checksum. Pure.
 
-What does not belong here: what the resources in them say (`config`).
+What does not belong here: the content of their resources (`config`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _VERSION = re.compile(r"(\d+)-[0-9a-f]{16}")
 def make(resources: Sequence[Json], *, revision: int) -> Json:
     """A discovery document, with the version `<revision>-<hash of the resources>`.
 
-    So it carries its own checksum, and Envoy's answer to "which version" names the revision and the exact content.
+    So it carries its own checksum, and the version that Envoy reports names the revision and the exact content.
     """
     return {"version_info": f"{revision}-{tag(resources)}", "resources": list(resources)}
 
@@ -33,7 +33,7 @@ def revision_of(version: str | None) -> int | None:
 
 
 def parse(data: bytes, *, where: str) -> Json:
-    """The document in *data*. Raises Damaged if it does not parse or is not what was written."""
+    """The document in *data*. Raises Damaged if it does not parse or its checksum does not match."""
     try:
         value = json.loads(data)
         resources, revision = value["resources"], revision_of(value["version_info"])
@@ -45,10 +45,10 @@ def parse(data: bytes, *, where: str) -> Json:
 
 
 def dumps(value: Any) -> bytes:
-    """The bytes of a document as they are written: sorted, so that the same content is the same file."""
+    """The serialized bytes of a document: sorted, so that equal content gives an equal file."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def tag(value: Any) -> str:
-    """16 hex digits that name the content of a JSON value."""
+    """16 hex digits that identify the content of a JSON value."""
     return hashlib.sha256(dumps(value)).hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""How Envoy leaves: it takes no new connections, answers the requests that it has for as long as they may take, and then ends.
+"""How Envoy ends: it accepts no new connections, answers its current requests for as long as they may take, and then ends.
 
-What does not belong here: ending the process (`process`), the workers' own leaving (`layers.infrastructure.local.drain`).
+What does not belong here: ending the process (`process`), the draining of workers (`layers.infrastructure.local.drain`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _STEP_S = 0.05
 
 
 def drain(files: Files, *, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> int | None:
-    """How many requests have no answer when all could have one; None if Envoy does not say. Returns as soon as there are none."""
+    """How many requests are unanswered after all had time for it; None if Envoy does not report it. Returns early if none is left."""
     end = clock() + longest_s(_routes(files)) + MARGIN_S
     with contextlib.closing(envoy_admin.Admin(files.admin)) as admin:
         try:
-            # Answers say "connection: close" from now on, or a kept connection would go on bringing requests.
+            # From now on answers say "connection: close", or a kept connection would continue to bring requests.
             admin.ask("/healthcheck/fail", method="POST")
             admin.ask("/drain_listeners", method="POST")
             while (active := _active(admin)) and clock() < end:
@@ -43,7 +43,7 @@ def longest_s(routes: Mapping[str, Any] | None) -> float:
 
 
 def cut_off_sentence(active: int | None) -> str:
-    """What `drain` gave, for people; "" if nothing was cut off."""
+    """The result of `drain` as text; "" if nothing was cut off."""
     if active is None:
         return "the number of requests cut off is unknown: envoy no longer answered"
     return (

@@ -1,11 +1,11 @@
-"""The folder of one service's Envoy: where its files are, written whole and read with their checksums.
+"""The folder of one service's Envoy: where its files are, written atomically and read with their checksums.
 
     bootstrap.json        fixed while Envoy runs          envoy.json     record of the process
     dyn/rds/rds.json      routes, watched by Envoy        kept.json      the last pair of documents that Envoy took over
     dyn/cds/cds.json      clusters, watched by Envoy      lock           held while one of them changes
     admin.sock            or admin.path, which names it   *.log          Envoy's own, requests, ejections
 
-What does not belong here: what the documents say (`config`), the order in which they change (`layer`).
+What does not belong here: the content of the documents (`config`), the order in which they change (`layer`).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Files:
 
     @property
     def admin(self) -> Path:
-        """The admin socket; in a folder under the temp dir, noted in `admin.path`, if this one's name is too long."""
+        """The admin socket; in a folder under the temp dir, noted in `admin.path`, if the path below `root` is too long."""
         if len(os.fsencode(self.root / "admin.sock")) <= SOCKET_PATH_BYTES:
             return self.root / "admin.sock"
         with contextlib.suppress(OSError):
@@ -83,7 +83,7 @@ class Files:
         return self.root / "admin.sock"
 
     def make(self) -> None:
-        """Make the folders, private to this user: the routes hold the debug token."""
+        """Create the folders, private to this user: the routes contain the debug token."""
         for folder in (self.root, self.routes.parent, self.clusters.parent):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.root.chmod(0o700)
@@ -93,13 +93,13 @@ class Files:
             self.note_admin(_short_folder() / "admin.sock")
 
     def note_admin(self, path: Path) -> None:
-        """Remember where the admin socket is, if that is not below `root`."""
+        """Record where the admin socket is, if it is not below `root`."""
         write(self.root / "admin.path", os.fsencode(path))
 
     def touch_admin(self) -> None:
-        """Keep a socket in a folder for temporary files from looking forgotten to whoever tidies that up by age.
+        """Keep a socket in a folder for temporary files from looking abandoned to a clean-up by age.
 
-        Not in XDG_RUNTIME_DIR: that is emptied when the last session of a user ends, and Envoy outlives sessions.
+        Not in XDG_RUNTIME_DIR: that is emptied when a user's last session ends, and Envoy outlives sessions.
         """
         if self.admin.parent != self.root:
             for path in (self.admin.parent, self.admin):
@@ -107,7 +107,7 @@ class Files:
                     os.utime(path)
 
     def read_clusters(self) -> dict[str, Json]:
-        """The clusters on disk by name; none if the file is missing or damaged, for then it is written anew."""
+        """The clusters on disk by name; none if the file is missing or damaged, since it is then rewritten."""
         with contextlib.suppress(errors.Damaged, FileNotFoundError):
             return {cluster["name"]: cluster for cluster in read(self.clusters)["resources"]}
         return {}
@@ -125,14 +125,14 @@ class Files:
         return None
 
     def knows_users(self) -> bool:
-        """Whether the Envoy that was started from here names users; one that an older release started does not."""
+        """Whether the Envoy that was started from here names users; one started by an older release does not."""
         try:
             return users.is_in(json.loads(self.bootstrap.read_bytes()))
         except (OSError, ValueError):
             return False
 
     def read_kept(self) -> tuple[Json, Json]:
-        """The last (routes, clusters) that Envoy took over. Raises Damaged or FileNotFoundError."""
+        """The last (routes, clusters) that Envoy accepted. Raises Damaged or FileNotFoundError."""
         data = self.kept.read_bytes()
         try:
             value = json.loads(data)
@@ -144,12 +144,12 @@ class Files:
         return envoy_documents.parse(routes, where=str(self.kept)), envoy_documents.parse(clusters, where=str(self.kept))
 
     def keep(self, *, routes: Json, clusters: Json) -> None:
-        """Remember this pair as taken over; not synced, for after a power cut the synced documents themselves are there."""
+        """Record this pair as accepted; not synced, because after a power cut the synced documents themselves are there."""
         write(self.kept, envoy_documents.dumps({"routes": routes, "clusters": clusters}), sync=False)
 
 
 def _short_folder() -> Path:
-    """A new folder for us alone, with a name that is short enough for a socket in it. Raises Unavailable."""
+    """A new folder for us alone, with a path short enough for a socket in it. Raises Unavailable."""
     for place in dict.fromkeys((tempfile.gettempdir(), "/tmp")):  # noqa: S108  # mkdtemp makes a private one below it
         if len(os.fsencode(place)) + len("/lastgood-12345678/admin.sock") <= SOCKET_PATH_BYTES:
             return Path(tempfile.mkdtemp(prefix="lastgood-", dir=place))
@@ -169,7 +169,7 @@ def read(path: Path) -> Json:
 
 
 def write(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Replace *path* in one step, on disk before it is visible if *sync*; mode 0600. Envoy only notices a rename."""
+    """Replace *path* atomically, on disk before it is visible if *sync*; mode 0600. Envoy only notices a rename."""
     files.write(path, data, kept="whole" if sync else "fast")
 
 
@@ -179,12 +179,12 @@ def debug_token_file(settings: Settings) -> Path:
 
 
 def debug_token(settings: Settings, *, make: bool) -> str:
-    """The secret that lets a caller choose a bundle; made at random once if *make*, else empty where there is none."""
+    """The secret that lets a caller choose a bundle; created at random once if *make*, else empty where there is none."""
     return _secret(debug_token_file(settings), size=24, make=make)
 
 
 def user_key(settings: Settings) -> str:
-    """The secret by which the access log names users, made at random once: without it nobody can tell whose name is whose. Raises Damaged."""
+    """The secret by which the access log names users, random, created once: without it names cannot be traced to users. Raises Damaged."""
     path = settings.keys / "users.key"
     key = _secret(path, size=USER_KEY_BYTES, make=True)
     if not re.fullmatch(f"[0-9a-f]{{{2 * USER_KEY_BYTES}}}", key):
@@ -195,7 +195,7 @@ def user_key(settings: Settings) -> str:
 
 
 def _secret(path: Path, *, size: int, make: bool) -> str:
-    """The hex digits kept in *path*; any number of processes that make them at once agree."""
+    """The hex digits stored in *path*; any number of processes that create them concurrently agree."""
     with contextlib.suppress(FileNotFoundError):
         return path.read_text("utf-8").strip()
     if not make:

@@ -1,11 +1,11 @@
 """The traffic layer on Envoy: routes and clusters on disk, watched by Envoy, acknowledged through its admin socket.
 
-Make before break. New clusters are written first and must be warm and healthy; then the routes are replaced in one
-rename, and the change counts only when Envoy itself reports the new version; clusters that have fallen out of use go
-with the next change, because requests in flight may still want to retry in them. If only routes change, as in a
-rollback to a warm bundle, one file is written and Envoy follows within milliseconds.
+Make before break. New clusters are written first and must be warm and healthy; then the routes are replaced in one rename, and the
+change counts only when Envoy itself reports the new version; unused clusters are removed with the next change, because requests in
+flight may still be retried in them. If only routes change, as in a rollback to a warm bundle, one file is written and Envoy
+follows within milliseconds.
 
-What does not belong here: the wording of the documents (`config`), the process (`process`).
+What does not belong here: the content of the documents (`config`), the process (`process`).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from lastgood.system import failpoints, processes
 __all__ = ["EnvoyTraffic", "Running", "build", "running", "start", "start_if_down", "stop"]
 
 APPLY_S = 10.0
-"""Seconds that `apply` waits for workers to pass Envoy's health check; the loop then comes again."""
+"""Seconds that `apply` waits for workers to pass Envoy's health check; the loop then tries again."""
 ACK_S = 3.0
-"""Seconds within which Envoy has taken over or refused a document; it needs 1 to 25 ms."""
+"""Seconds within which Envoy has accepted or refused a document; it needs 1 to 25 ms."""
 REFUSAL_LOOK_S = 0.03
 READY_FRESH_S = 0.5
 
@@ -47,7 +47,7 @@ ReadyWorkers = Callable[[], Mapping[str, tuple[base.Endpoint, ...]]]
 
 
 def build(settings: Settings, service: str, endpoints: ReadyWorkers) -> EnvoyTraffic:
-    """The traffic layer of *service*; *endpoints* says where ready workers answer, by bundle id. Touches nothing yet."""
+    """The traffic layer of *service*; *endpoints* returns where ready workers answer, by bundle id. Has no side effects yet."""
     return EnvoyTraffic(settings=settings, service=service, endpoints=endpoints)
 
 
@@ -67,7 +67,7 @@ class EnvoyTraffic(base.Traffic):
         self._ready: tuple[float, Mapping[str, tuple[base.Endpoint, ...]] | None] = (float("-inf"), None)
 
     def observe(self) -> base.Observed:
-        """What Envoy serves by now. An Envoy that does not answer gives revision None, which never counts as agreement."""
+        """What Envoy serves at present. An Envoy that does not answer gives revision None, which never counts as agreement."""
         record = processes.read(self._files.record)
         if record is None or not processes.alive(record):
             return base.Observed(revision=None, facts={"envoy": None})
@@ -104,7 +104,7 @@ class EnvoyTraffic(base.Traffic):
         return base.Observed(revision=served.revision if served else None, facts=facts)
 
     def verify(self, desired: base.Desired, observed: base.Observed) -> bool | None:
-        """True if routes and clusters are exactly what *desired* gives with the workers that are ready now."""
+        """True if routes and clusters are exactly what *desired* requires with the workers that are ready now."""
         if observed.revision is None:
             return None
         if observed.revision != desired.revision:
@@ -120,10 +120,10 @@ class EnvoyTraffic(base.Traffic):
         )
 
     def apply(self, desired: base.Desired) -> None:
-        """Make Envoy follow *desired*; does nothing if it serves a newer revision. Starts it again if it has crashed.
+        """Make Envoy follow *desired*; does nothing if it serves a newer revision. Restarts it if it has crashed.
 
         Raises LayerError "no ready worker" with routes untouched if a bundle that should get traffic cannot answer,
-        Rejected if Envoy refuses the configuration; then what it served before is back on disk and keeps serving.
+        Rejected if Envoy refuses the configuration; then the previous one is back on disk and keeps serving.
         """
         end = time.monotonic() + APPLY_S
         while True:
@@ -133,7 +133,7 @@ class EnvoyTraffic(base.Traffic):
                 return
             if time.monotonic() >= end:
                 raise base.LayerError(f"no ready worker: {waits_for} after {APPLY_S:g} s; traffic was not moved; see the worker's log")
-            # Not under the lock: a rollback that arrives now must not wait for a worker that never gets healthy.
+                # Not under the lock: a rollback that arrives now must not wait for a worker that never becomes healthy.
             time.sleep(_WAIT_STEP_S)
 
     def close(self) -> None:
@@ -141,11 +141,11 @@ class EnvoyTraffic(base.Traffic):
             self._open.close()
 
     def start_up(self, desired: base.Desired) -> None:
-        """Start Envoy, or adopt the one that runs. Raises what `process.start` raises."""
+        """Start Envoy, or adopt the running one. Raises what `process.start` raises."""
         start(self._settings, self._service, desired.service)
 
     def shut_down(self) -> str:
-        """Stop Envoy once it has answered what it has, and say what that cut off; nothing answers on the port afterwards."""
+        """Stop Envoy once it has answered its requests, and report those cut off; afterwards nothing answers on the port."""
         active = envoy_drain.drain(self._files) if running(self._settings, self._service) else 0
         stop(self._settings, self._service)
         return envoy_drain.cut_off_sentence(active)
@@ -169,7 +169,7 @@ class EnvoyTraffic(base.Traffic):
         )
 
     def _salt(self, desired: base.Desired) -> str:
-        """The salt of the release; none where an older release has begun the split, or started the proxy: nobody changes sides midway."""
+        """The salt of the release; none if an older release began the split, or started the proxy: no user changes sides midway."""
         if not desired.salt or not self._files.knows_users():
             return ""
         on_disk = self._files.read_routes()
@@ -184,7 +184,7 @@ class EnvoyTraffic(base.Traffic):
             return None
 
     def _advance(self, desired: base.Desired) -> str | None:
-        """One pass under the lock; None when done, else what it waits for."""
+        """One pass under the lock; None when done, else what it is waiting for."""
         envoy_process.revive(self._files)
         served, on_disk = self._admin.served(), self._files.read_routes()
         newest = max(_revision(served.version if served else None), _revision(on_disk["version_info"] if on_disk else None))
@@ -209,7 +209,7 @@ class EnvoyTraffic(base.Traffic):
     # --- clusters ------------------------------------------------------------------------------------------
 
     def _make(self, plan: RoutePlan, *, on_disk: Json | None, revision: int) -> Mapping[str, str]:
-        """Add and change clusters; drop none. Returns the tags of those that are active then."""
+        """Add and change clusters; remove none. Returns the tags of those that are then active."""
         now = self._files.read_clusters()
         every = {**now, **plan.clusters}
         if on_disk is None or not envoy_config.same_shape(on_disk, plan.routes, clusters=now, more=every):
@@ -223,16 +223,15 @@ class EnvoyTraffic(base.Traffic):
         return self._admin.tags()
 
     def _lost(self, wanted: Mapping[str, Json], *, tags: Mapping[str, str]) -> bool:
-        """True if Envoy has another list of clusters than the one on disk: somebody has had a hand in it."""
+        """True if Envoy's list of clusters differs from the one on disk: it was modified by someone else."""
         if all(tags.get(name) == _tag(cluster) for name, cluster in wanted.items()):
             return False
         return self._admin.clusters_version() != self._files.clusters_version()
 
     def _drop_unused(self, plan: RoutePlan, *, left: Json | None, revision: int) -> None:
-        """Drop what nobody needs.
+        """Remove clusters that are not needed.
 
-        The bundles of *left*, the routes just replaced, stay until the next change: requests in flight may still have
-        to be tried again there.
+        The bundles of *left*, the routes just replaced, stay until the next change: requests in flight may still have to be retried there.
         """
         now = self._files.read_clusters()
         wanted = {**envoy_config.reachable(left or {}, clusters=now), **plan.clusters}
@@ -240,14 +239,14 @@ class EnvoyTraffic(base.Traffic):
             self._write_clusters(wanted, revision=revision)
 
     def _write_clusters(self, wanted: Mapping[str, Json], *, revision: int) -> None:
-        """Replace the list of clusters and wait until Envoy has accepted it. Raises Rejected, with the old list back."""
+        """Replace the list of clusters and wait until Envoy has accepted it. Raises Rejected, with the old list restored."""
         path = self._files.clusters
         before = path.read_bytes() if path.exists() else None
         document = envoy_documents.make(list(wanted.values()), revision=revision)
         self._replace("cds", document, before=before, served=self._admin.clusters_version)
 
     def _unhealthy(self, plan: RoutePlan, *, tags: Mapping[str, str]) -> str | None:
-        """What a cluster that must answer still lacks; None if all can."""
+        """What a cluster that must answer still lacks; None if all can answer."""
         if not plan.needed:
             return None
         hosts = self._admin.hosts()
@@ -275,7 +274,7 @@ class EnvoyTraffic(base.Traffic):
         failpoints.failpoint("traffic.after_rds")
 
     def _replace(self, kind: str, document: Json, *, before: bytes | None, served: Callable[[], str | None]) -> None:
-        """Write *document* and wait for Envoy's own word that it is in force. Raises Rejected with *before* put back."""
+        """Write *document* and wait until Envoy reports it in force. Raises Rejected with *before* restored."""
         path = self._files.routes if kind == "rds" else self._files.clusters
         refusals, since = self._admin.refusals(kind), envoy_process.log_size(self._files)
         envoy_files.write(path, envoy_documents.dumps(document))
@@ -287,7 +286,7 @@ class EnvoyTraffic(base.Traffic):
                 raise base.LayerError(f"envoy did not confirm within {ACK_S:g} s that it loaded {path}; see {self._files.log}")
             refused = waited > REFUSAL_LOOK_S and self._admin.refusals(kind) > refusals
             time.sleep(_STEP_S)
-        # Of a list of clusters Envoy takes the good ones and the new version, and counts the refusal all the same.
+        # Of a list of clusters Envoy takes the good ones and the new version, but still counts the refusal.
         if refused or (kind == "cds" and self._admin.refusals(kind) > refusals):
             if before is not None:
                 envoy_files.write(path, before)
@@ -297,7 +296,7 @@ class EnvoyTraffic(base.Traffic):
             )
 
     def _keep(self, plan: RoutePlan) -> None:
-        """Remember the pair that Envoy has taken over, for a start without a ledger."""
+        """Store the pair that Envoy has accepted, for a start without a ledger."""
         clusters = envoy_files.read(self._files.clusters)
         with contextlib.suppress(errors.Damaged, FileNotFoundError):
             if self._files.read_kept() == (plan.routes, clusters):
@@ -322,7 +321,7 @@ def _percentages(weights: Mapping[str, int], named: Mapping[str, str | None]) ->
 
 @contextlib.contextmanager
 def _borders(files: Files) -> Iterator[None]:
-    """Everything that stops Envoy from being asked or started is this layer's failure, and nobody else's."""
+    """Everything that prevents Envoy from being queried or started is a failure of this layer, and of no other."""
     try:
         with envoy_process.borders(files):
             yield

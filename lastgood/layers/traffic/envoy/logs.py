@@ -1,9 +1,9 @@
-"""What Envoy writes without end, kept within bounds: its requests, its ejections, what it says.
+"""Bounds for the logs that Envoy writes endlessly: its requests, its ejections, its messages.
 
-Requests are put aside when their file is full or a day old, whether anything is released or not; Envoy then opens a new one.
-Readers follow (`requests`): a file that was put aside stays whole until three newer ones have been.
+Requests are rotated when their file is full or a day old, whether or not anything is released; Envoy then opens a new one.
+Readers follow (`requests`): a rotated file stays complete until three newer ones have been rotated.
 
-What does not belong here: reading them, and who comes by often enough (`lastgood.layers.housekeeping`).
+What does not belong here: reading them, and calling this often enough (`lastgood.layers.housekeeping`).
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from lastgood.layers.traffic.envoy.files import Files
 from lastgood.system import clock
 
 FULL_BYTES = 64 * 1024 * 1024
-"""Requests are put aside at this size: with those that are kept, a quarter of a GB, and what comes between two looks."""
+"""Requests are rotated at this size: with the files kept, a quarter of a GB, plus what arrives between two checks."""
 OLD_S = 86_400.0
-"""... or when the first line is so old."""
+"""... or when the first line is this old."""
 GONE_S = (envoy_requests.PUT_ASIDE + 1) * OLD_S
-"""What was put aside and began so long ago is removed, also where nothing new comes."""
+"""A rotated file that began this long ago is removed, even if nothing new arrives."""
 EJECTIONS_BYTES = 8 * 1024 * 1024
 SAID_BYTES = 8 * 1024 * 1024
 
 
 def put_aside(files: Files, *, now: float, full_bytes: int | None = None) -> bool:
-    """Put aside what is full or old at Unix time *now*; True if anything was. Raises OSError, or Down if Envoy cannot be notified.
+    """Rotate what is full or old at Unix time *now*; True if anything was. Raises OSError, or Down if Envoy cannot be notified.
 
-    The caller holds the lock of *files*. Whoever is killed in between has lost nothing: Envoy goes on in the file that it has
-    open, and the next call tells it.
+    The caller holds the lock of *files*. A process killed in between loses nothing: Envoy continues in the file that it has open, and
+    the next call notifies it.
     """
     moved = _turn_requests(files.access_log, now=now, full_bytes=FULL_BYTES if full_bytes is None else full_bytes)
     if _size(files.ejections) > EJECTIONS_BYTES:
@@ -49,9 +49,9 @@ def put_aside(files: Files, *, now: float, full_bytes: int | None = None) -> boo
 
 
 def cut(log: Path, *, most: int) -> bool:
-    """Empty a *log* of more than *most* bytes, whose writer appends to it; its last *most* bytes stay beside it as `….1`.
+    """Empty a *log* of more than *most* bytes, whose writer appends to it; its last *most* bytes are kept next to it as `….1`.
 
-    For writers that cannot be asked to open a new file. What is written while it is copied is lost, a line or two.
+    For writers that cannot be asked to open a new file. What is written during the copy is lost, a line or two.
     """
     if _size(log) <= most:
         return False
@@ -83,7 +83,7 @@ def _turn_requests(log: Path, *, now: float, full_bytes: int) -> bool:
 
 
 def _age_s(began: float, *, now: float) -> float:
-    """How old a file is by what Envoy, which goes by the machine's clock, wrote first; unknown for a time in the future."""
+    """Age of a file by the first time that Envoy, which uses the machine's clock, wrote in it; unknown for a time in the future."""
     return max(now - clock.of_machine(began), 0.0)
 
 

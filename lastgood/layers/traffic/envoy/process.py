@@ -1,7 +1,7 @@
-"""Envoy as a process that outlives whoever started it: start, adopt, restart after a crash, stop.
+"""Envoy as a process that outlives the one that started it: start, adopt, restart after a crash, stop.
 
-It starts from the files on disk alone, so requests are answered again after a crash or a reboot even if the ledger,
-the controller and everything else is gone.
+It starts from the files on disk alone, so requests are answered again after a crash or a reboot even if the ledger, the
+controller and everything else are gone.
 
 What does not belong here: changing what a running Envoy serves (`layer`).
 """
@@ -39,7 +39,7 @@ READY_S = 15.0
 GRACE_S = 3.0
 TRIAL_S = 20.0
 FLUSH_MS = "250"
-"""How often Envoy writes its logs down: gates read the requests there, and see a fault so much later at most."""
+"""How often Envoy flushes its logs: gates read the requests there, and see a fault at most this much later."""
 _STEP_S = 0.005
 
 
@@ -55,10 +55,10 @@ class Running:
 
 
 def start(settings: Settings, service: str, service_config: schema.Service, *, concurrency: int = 1) -> Running:
-    """Start Envoy for *service*, or adopt the one that runs; it serves what it served last, before that 503.
+    """Start Envoy for *service*, or adopt the running one; it serves what it served last, or 503 if it never served.
 
     Returns when it answers. Raises UsageError if the port is taken or differs from the running one's, Damaged if the
-    files on disk and their kept copy are both damaged, LayerError if it does not come up.
+    files on disk and their kept copy are both damaged, LayerError if it does not start.
     """
     files = envoy_files.files_of_service(settings, service)
     with borders(files):
@@ -77,7 +77,7 @@ def start(settings: Settings, service: str, service_config: schema.Service, *, c
 
 
 def start_if_down(settings: Settings, service: str) -> Running:
-    """The running Envoy, or one started again from the files on disk alone: no ledger, no configuration.
+    """The running Envoy, or one restarted from the files on disk alone: without ledger or configuration.
 
     Raises LayerError if it was never started here; else like `start`.
     """
@@ -91,7 +91,7 @@ def start_if_down(settings: Settings, service: str) -> Running:
 
 
 def stop(settings: Settings, service: str) -> bool:
-    """End Envoy; False if none ran. The files stay, so that the next start serves what was served last."""
+    """End Envoy; False if none was running. The files stay, so that the next start serves what was served last."""
     files = envoy_files.files_of_service(settings, service)
     if not files.root.is_dir():
         return False
@@ -109,13 +109,13 @@ def running(settings: Settings, service: str) -> Running | None:
 
 
 def revive(files: Files) -> None:
-    """Start Envoy again if it was started and has died since, was stopped by a signal, or cannot be reached; the caller holds the lock.
+    """Restart Envoy if it was started and has died since, was stopped by a signal, or cannot be reached; the caller holds the lock.
 
-    Raises LayerError if nobody has started it, or if it was stopped on purpose.
+    Raises LayerError if it was never started, or was stopped on purpose.
     """
     record = processes.read(files.record)
     if record is not None and processes.stopped(record):
-        processes.stop(record, grace_s=0.0)  # it holds the port and answers nobody
+        processes.stop(record, grace_s=0.0)  # it holds the port but does not answer
     if record is not None and processes.alive(record):
         found = _find(files)
         if found is not None:
@@ -129,9 +129,9 @@ def revive(files: Files) -> None:
 
 
 def unreachable(files: Files) -> str:
-    """Why nobody can reach the running Envoy any more; empty while its admin socket takes connections.
+    """Why the running Envoy can no longer be reached; empty while its admin socket accepts connections.
 
-    One that is slow is not unreachable: only a socket that is gone, or behind which nobody listens, is.
+    A slow one is not unreachable: only one whose socket is gone, or is not listened on.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
@@ -140,15 +140,15 @@ def unreachable(files: Files) -> str:
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
             return f"its admin socket {files.admin} is gone ({error.strerror}); a cleaner of temporary files may have removed it"
         except OSError as error:
-            # A name that is too long for the kernel: `admin.path`, which names the short one, is gone.
+            # A path too long for the kernel: `admin.path`, which names the short one, is gone.
             return f"its admin socket {files.admin} cannot be reached: {error}" if "too long" in str(error) else ""
     return ""
 
 
 def _reached(files: Files, found: Running) -> Running:
-    """*found*, if it can be reached; else what was started in its place, on a new socket. The caller holds the lock.
+    """*found*, if it can be reached; else a replacement started on a new socket. The caller holds the lock.
 
-    It goes on answering requests by itself, but would never follow the ledger again: a rollback would not move any traffic.
+    The old one would continue to answer requests, but never follow the ledger again: a rollback would not move any traffic.
     Two cannot share the port, so nothing is answered between the end of the one and the start of the other.
     """
     why = unreachable(files)
@@ -176,7 +176,7 @@ def _admin_of_bootstrap(files: Files) -> Path | None:
 
 
 def _fit_admin(files: Files) -> None:
-    """Let the bootstrap name the socket of today: the folder of yesterday's may be gone."""
+    """Update the socket path in the bootstrap: the folder it named earlier may be gone."""
     if _admin_of_bootstrap(files) == files.admin:
         return
     document = json.loads(files.bootstrap.read_bytes())
@@ -185,7 +185,7 @@ def _fit_admin(files: Files) -> None:
 
 
 def try_out(files: Files, *, routes: Json, clusters: Mapping[str, Json]) -> None:
-    """Let a second Envoy check the documents without serving them. Raises Rejected with Envoy's reason."""
+    """Have a second Envoy validate the documents without serving them. Raises Rejected with Envoy's reason."""
     import subprocess
 
     path = files.root / f"trial.{os.getpid()}.json"
@@ -205,7 +205,7 @@ def try_out(files: Files, *, routes: Json, clusters: Mapping[str, Json]) -> None
 
 
 def reason(files: Files, *, since: int) -> str:
-    """Why Envoy refused something, from its log behind byte *since*; a general hint if it has not said."""
+    """Why Envoy refused something, from its log after byte *since*; a general hint if it has not logged a reason."""
     with contextlib.suppress(OSError), files.log.open("rb") as file:
         file.seek(since)
         lines = file.read(1_000_000).decode("utf-8", "replace").splitlines()
@@ -216,7 +216,7 @@ def reason(files: Files, *, since: int) -> str:
 
 
 def log_size(files: Files) -> int:
-    """Bytes in Envoy's log now, for `reason`."""
+    """Current size of Envoy's log in bytes, for `reason`."""
     try:
         return files.log.stat().st_size
     except OSError:
@@ -253,7 +253,7 @@ def _start(files: Files, *, concurrency: int) -> Running:
 
 
 def _await_ready(files: Files, record: processes.Record, *, since: int, port: int) -> None:
-    """Ready means that it serves by the routes on disk; Envoy's own readiness is also given to one that has none."""
+    """Ready means that it serves the routes on disk; Envoy's own readiness also covers one that has none."""
     wanted = envoy_files.read(files.routes)["version_info"]
     admin = envoy_admin.Admin(files.admin)
     end = time.monotonic() + READY_S
@@ -276,16 +276,16 @@ def _await_ready(files: Files, record: processes.Record, *, since: int, port: in
 
 
 def _accepts(record: processes.Record, port: int) -> bool:
-    """LIVE comes some milliseconds before the listener does; and what answers there has to be this Envoy."""
+    """LIVE is reported some milliseconds before the listener is up; and what answers there must be this Envoy."""
     with socket.socket() as probe:
         answers = probe.connect_ex((envoy_bootstrap.HOST, port)) == 0
     return answers and listening.belongs(record.pid, host=envoy_bootstrap.HOST, port=port) is not False
 
 
 def _choose(files: Files) -> bool:
-    """Put a pair of documents into place that Envoy will take; True if the kept copy had to stand in.
+    """Install a pair of documents that Envoy will accept; True if the kept copy had to be used.
 
-    The pair on disk may be newer than the kept one, so it comes first: a served revision never decreases.
+    The pair on disk may be newer than the kept one, so it is tried first: a served revision never decreases.
     """
     if not files.routes.exists() and not files.kept.exists():
         nothing = envoy_documents.make([envoy_config.nothing_serves(files.root.name, revision=0)], revision=0)
@@ -347,7 +347,7 @@ def _same_port(found: Running, service: schema.Service, name: str) -> None:
 
 
 def _check_own_port(found: Running, files: Files) -> None:
-    """Raise UsageError if another process answers at the port of this Envoy, or beside it."""
+    """Raise UsageError if another process answers on the port of this Envoy, even alongside it."""
     with socket.socket() as probe:
         answers = probe.connect_ex((envoy_bootstrap.HOST, found.port)) == 0
     if answers and listening.belongs(found.pid, host=envoy_bootstrap.HOST, port=found.port) is False:
@@ -367,7 +367,7 @@ def _port(files: Files) -> int:
 
 def _check_port_free(port: int, files: Files) -> None:
     with socket.socket() as trial:
-        # As Envoy does it: connections of the last run that are still closing do not count as taken.
+        # Like Envoy: connections of the last run that are still closing do not count as taken.
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((envoy_bootstrap.HOST, port))

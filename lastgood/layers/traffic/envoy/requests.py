@@ -1,10 +1,10 @@
-"""What the proxy's access log tells: one value for each request, read on from where it was read last, over every rotation.
+"""The proxy's access log: one value per request, read continuously from the last position, across every rotation.
 
-The log is a file `access.log` and those put aside, `access.log.1` (the newest) to `access.log.3`. A place in it is named by the
-first line of the file that holds it, never by a name or an inode, which belong to another file later. A file that was put
-aside is whole once a newer one exists: Envoy closes the old one before it opens the new one.
+The log is a file `access.log` and the rotated ones, `access.log.1` (the newest) to `access.log.3`. A position is identified by the
+first line of its file, never by a name or an inode, which may belong to another file later. A rotated file is complete once a newer
+one exists: Envoy closes the old one before it opens the new one.
 
-What does not belong here: whose failure a request is (`sources.requests`), putting files aside (`logs`).
+What does not belong here: whose failure a request is (`sources.requests`), rotating files (`logs`).
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 PUT_ASIDE = 3
-"""Files kept beside the one that Envoy writes."""
+"""Number of rotated files kept in addition to the one that Envoy writes."""
 
 CHUNK_BYTES = 1 << 20
 LINE_BYTES = 1 << 16
-"""A first line is not looked for further than this."""
+"""A first line is not searched for beyond this many bytes."""
 
 LIMIT_S = 1.0
-"""Seconds that one look reads at most; what is left comes with the next."""
+"""Maximum seconds that one call reads; the rest follows with the next."""
 
 
 class Unreadable(Exception):
-    """The log cannot be read; the text says why, and what to do."""
+    """The log cannot be read; the text gives the reason and the remedy."""
 
 
 class Request(NamedTuple):
-    """One request, whoever and however many were asked for an answer. A tuple, for there are many of them.
+    """One request, however many workers were asked for an answer. A tuple, because there are many of them.
 
-    `route` is the cluster that it was routed to, empty if the proxy answered by itself. `arm` is the word for that arm, `bundle`
-    the full id of the bundle that gave the last answer, empty if none did; `host` the worker asked last, empty if none was.
-    `code` is what the caller got, 0 if nothing. `ms` is how long it waited once it had said everything, None if no answer came
-    to its end; `hung_up_ms` how long it had waited when it went away itself. `user` is the name of the user, the same in every release
-    of this home and never the id itself; empty if the request named none, or an older release started the proxy.
+    `route` is the cluster that it was routed to, empty if the proxy answered by itself. `arm` is the word for that arm, `bundle` the
+    full id of the bundle that gave the last answer, empty if none did; `host` the worker asked last, empty if none was. `code` is what
+    the caller got, 0 if nothing. `ms` is how long the caller waited after sending the whole request, None if no answer was completed;
+    `hung_up_ms` how long it had waited when it hung up. `user` is the name of the user, the same in every release of this home and
+    never the id itself; empty if the request named none, or an older release started the proxy.
     """
 
     route: str
@@ -61,9 +61,9 @@ class Request(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where reading goes on: behind `offset` bytes of the file whose first line has the digest `file` and the time `first`.
+    """Where reading continues: after `offset` bytes of the file whose first line has the digest `file` and the time `first`.
 
-    An empty `file` stands for the very beginning: there was no line yet.
+    An empty `file` means the very beginning: there was no line yet.
     """
 
     file: str = ""
@@ -79,7 +79,7 @@ BEGINNING = Place()
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """The requests up to `end`. `lines` were read, `bad` of them are none."""
+    """The requests up to `end`. `lines` were read, of which `bad` are invalid."""
 
     requests: tuple[Request, ...]
     end: Place
@@ -88,7 +88,7 @@ class Batch:
 
 
 def place(value: object) -> Place | None:
-    """The place that `Place.to_json` made; None if it is none."""
+    """The place in the form of `Place.to_json`; None if it is not valid."""
     if not isinstance(value, Mapping):
         return None
     try:
@@ -98,7 +98,7 @@ def place(value: object) -> Place | None:
 
 
 def parse(line: bytes) -> Request | None:
-    """The request of one line; None if it is none. Lines of an Envoy that was started by an older release count too."""
+    """The request of one line; None if it is invalid. Lines of an Envoy started by an older release are valid too."""
     try:
         value = json.loads(line)
         flags = _flags(value["flags"] or "")
@@ -127,13 +127,13 @@ def _flags(text: str) -> frozenset[str]:
 
 
 def _waited(value: Mapping[str, Any]) -> float | None:
-    # A proxy that an older release started logs no other time.
+    # A proxy started by an older release logs no other time.
     waited = value["waited_us"] if "waited_us" in value else value["total_us"] if value["upstream_us"] is not None else None
     return None if waited is None else float(waited) / 1000
 
 
 def _hung_up(value: Mapping[str, Any], flags: frozenset[str]) -> float | None:
-    """None also for one who went before the request was whole: nobody had begun to wait."""
+    """None also for a caller who hung up before the request was complete: it had not begun to wait."""
     received, whole = value.get("received_us"), value.get("all_ms")
     if not flags & HUNG_UP or received is None or whole is None:
         return None
@@ -141,27 +141,27 @@ def _hung_up(value: Mapping[str, Any], flags: frozenset[str]) -> float | None:
 
 
 HUNG_UP = frozenset({"DC", "DR"})
-"""Envoy's flags for a caller who closed the connection, or reset its stream."""
+"""Envoy's flags for a caller that closed the connection, or reset its stream."""
 
 
 class RequestLog:
-    """The access log at *path*. Reads only; opens it anew for each look."""
+    """The access log at *path*. Read-only; opens it anew for each call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def end(self) -> Place:
-        """Behind the last whole line of now. Raises Unreadable."""
+        """The position after the current last complete line. Raises Unreadable."""
         with _Files(self._path) as files:
             for file in reversed(files.named):
                 return dataclasses.replace(file.begin, offset=file.last_line_end())
         return BEGINNING
 
     def read(self, since: Place, *, limit_s: float = LIMIT_S) -> Batch:
-        """The requests behind *since*, for *limit_s* seconds at most. Raises Unreadable.
+        """The requests after *since*, for *limit_s* seconds at most. Raises Unreadable.
 
-        If the file of *since* is gone, what was put aside after it is read from its beginning; if Envoy's clock was set back since, so
-        that nothing seems to be, it goes on with what comes next.
+        If the file of *since* is gone, files rotated after it are read from their beginning; if Envoy's clock was set back since then, so
+        that none seems to be newer, reading continues with the next line.
         """
         until = time.monotonic() + limit_s
         found: list[Request] = []
@@ -194,7 +194,7 @@ class _File:
         self.begin = Place(file=hashlib.blake2b(first, digest_size=8).hexdigest(), first=_time(first)) if whole else BEGINNING
 
     def lines(self, begin: int) -> Iterator[tuple[bytes, int]]:
-        """Whole lines from byte *begin* on, each with where the next one begins."""
+        """Complete lines from byte *begin* on, each with the position of the next one."""
         self._file.seek(begin)
         self.read_to, rest = begin, b""
         while fresh := self._file.read(CHUNK_BYTES):
@@ -232,7 +232,7 @@ class _Files:
         self.named: list[_File] = []
 
     def __enter__(self) -> _Files:
-        # The newest first: while one is put aside they move this way, so that none is missed; one met twice counts once.
+        # The newest first: a rotation during the loop moves files this way, so that none is missed; one met twice counts once.
         known: set[tuple[int, int]] = set()
         try:
             for name in names(self._path):
@@ -258,11 +258,11 @@ class _Files:
             file.close()
 
     def behind(self, since: Place) -> list[tuple[_File, int]]:
-        """The files with what comes behind *since*, oldest first, each with the byte where it begins."""
+        """The files with lines after *since*, oldest first, each with the byte where they begin."""
         for number, file in enumerate(self.named):
             if since.file == file.begin.file and since.offset <= file.last_line_end():
                 return [(file, since.offset), *((newer, 0) for newer in self.named[number + 1 :])]
-        # Its file is gone, or was cut: what is newer than that has not been read. Order goes before time: a clock may be set back.
+        # Its file is gone, or was truncated: what is newer has not been read. Order takes precedence over time: a clock may be set back.
         later = next((number for number, file in enumerate(self.named) if file.begin.first > since.first or since == BEGINNING), None)
         if later is not None:
             return [(file, 0) for file in self.named[later:]]
@@ -270,12 +270,12 @@ class _Files:
 
 
 def names(path: Path) -> tuple[Path, ...]:
-    """The log and those put aside, the newest first."""
+    """The log and the rotated files, the newest first."""
     return (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, PUT_ASIDE + 1)))
 
 
 def began(path: Path) -> float | None:
-    """When the first request of a file of the log came (Unix seconds); None if it has no whole line, or is not there."""
+    """When the first request in a file of the log arrived (Unix seconds); None if it has no complete line, or does not exist."""
     try:
         with path.open("rb") as file:
             first = file.readline(LINE_BYTES)

@@ -1,7 +1,7 @@
-"""What Envoy has counted so far, per cluster: answers of each worker, requests by route, times, ejections.
+"""Envoy's counts so far, per cluster: answers of each worker, requests by route, durations, ejections.
 
-Truth about a bundle is what its own workers answered (`endpoint` counters of `b-<hex12>`): every try counts there, also
-one that was then repeated elsewhere. The aggregate `b-<hex12>.safe` is charged with what users got in the end, whoever
+The truth about a bundle is what its own workers answered (`endpoint` counters of `b-<hex12>`): every try counts there, even
+one that was then repeated elsewhere. The aggregate `b-<hex12>.safe` is charged with what users got in the end, whichever bundle
 answered. Counters are live; histograms are merged once a second.
 
 What does not belong here: differences between two readings, and what they mean (`sources.envoy`).
@@ -26,10 +26,10 @@ PATTERN = (
     r"^cluster[.]b-[0-9a-f]{12}(-control)?([.]safe)?[.]"
     r"(endpoint[.].*[.]rq_(success|error)|upstream_rq_(time|timeout|completed)|outlier_detection[.]ejections_enforced_total)$"
 )
-"""What is asked for: some 2 kB for each cluster, whatever else Envoy counts."""
+"""The counters requested: some 2 kB per cluster, whatever else Envoy counts."""
 
 KEPT_EJECTIONS = 1000
-"""Ejections remembered for each cluster; one is reason enough."""
+"""Number of ejections remembered per cluster; one is reason enough."""
 
 _NAME = re.compile(r"cluster[.](?P<cluster>b-[0-9a-f]{12}(?:-control)?(?:[.]safe)?)[.](?P<rest>.*)")
 _ENDPOINT = re.compile(r"endpoint[.](?P<place>.*)[.]rq_(?P<kind>success|error)")
@@ -46,10 +46,10 @@ class Bucket:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """One cluster's counts since it was made.
+    """One cluster's counts since it was created.
 
-    `answers` maps a worker's address to (good, bad) tries. `completed` are requests that got an answer by this route,
-    `timeouts` those that got none in time; they are missing in `times`.
+    `answers` maps a worker's address to (good, bad) tries. `completed` are requests that got an answer by this route, `timeouts` those
+    that got none in time; the latter are missing in `times`.
     """
 
     answers: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
@@ -63,12 +63,12 @@ NOTHING = Cluster()
 
 
 def read(admin: envoy_admin.Admin) -> dict[str, Cluster]:
-    """The counts of every cluster of ours by name. One question, 1 to 3 ms. Raises Down."""
+    """The counts of each of our clusters, by name. One query, 1 to 3 ms. Raises Down."""
     return parse(admin.stats(PATTERN))
 
 
 def parse(stats: Iterable[Mapping[str, Any]]) -> dict[str, Cluster]:
-    """The same, from the entries of Envoy's answer; what is not about one of our clusters is left out."""
+    """The same, from the entries of Envoy's answer; entries about other clusters are left out."""
     counts: dict[str, dict[str, Any]] = defaultdict(dict)
     for entry in stats:
         for histogram in entry.get("histograms", {}).get("details", []):
@@ -98,20 +98,20 @@ def _take(counts: dict[str, dict[str, Any]], name: str, value: Any) -> None:
 
 
 def _bucket(found: Mapping[str, Any]) -> Bucket:
-    """Samples are cut to whole milliseconds, so the sample 3, in a bucket 0.1 wide, stands for 3.0 to 4.0 ms."""
+    """Samples are truncated to whole milliseconds, so the sample 3, in a bucket 0.1 wide, stands for 3.0 to 4.0 ms."""
     low = float(found["lower_bound"])
     return Bucket(low, low + max(float(found["width"]), 1.0), int(found["count"]))
 
 
 def over(buckets: Iterable[Bucket], limit_ms: float) -> float:
-    """How many requests took longer than *limit_ms*; a bucket that it cuts is split in proportion, so this need not be a whole number."""
+    """How many requests took longer than *limit_ms*; a bucket that it falls into is split in proportion, so this may be fractional."""
     return sum(bucket.count * min(1.0, max(0.0, (bucket.high - limit_ms) / (bucket.high - bucket.low))) for bucket in buckets)
 
 
 def quantile(buckets: Iterable[Bucket], share: float, *, slower: int = 0) -> float | None:
-    """The time in ms that *share* of the requests did not exceed; None if there are none or it lies among the unmeasured.
+    """The duration in ms that *share* of the requests did not exceed; None if there are none or it lies among the unmeasured.
 
-    *slower* requests without a time come after all others. Within a bucket times count as spread evenly.
+    *slower* requests without a time rank after all others. Within a bucket durations count as spread evenly.
     """
     ordered = sorted(buckets, key=lambda bucket: bucket.low)
     rank = share * (sum(bucket.count for bucket in ordered) + slower)
@@ -124,10 +124,10 @@ def quantile(buckets: Iterable[Bucket], share: float, *, slower: int = 0) -> flo
 
 
 class Ejections:
-    """Envoy's own log of whom it put out and when, read on from where it was read last. Lost lines cost nothing but a count.
+    """Envoy's own log of which workers it ejected and when, read continuously. Lost lines cost nothing but a count.
 
-    Envoy goes by the machine's clock. What was written since somebody set that is put right (`system.clock.of_machine`); a time that is
-    still in the future then comes from a wrong clock that is no longer known, and counts for nothing.
+    Envoy uses the machine's clock. Times written since that clock was changed are corrected (`system.clock.of_machine`); a time that is
+    still in the future comes from a wrong clock that is no longer known, and is ignored.
     """
 
     def __init__(self, path: Path) -> None:
@@ -136,7 +136,7 @@ class Ejections:
         self._times: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=KEPT_EJECTIONS))
 
     def count(self, cluster: str, *, since: float) -> int:
-        """How often workers of *cluster* were put out after *since* (Unix seconds). Raises OSError if the log cannot be read."""
+        """How often workers of *cluster* were ejected after *since* (Unix seconds). Raises OSError if the log cannot be read."""
         for path in (self._path.with_name(self._path.name + ".1"), self._path):
             self._go_on(path)
         return sum(moment > since for moment in self._times.get(cluster, ()))
@@ -147,12 +147,12 @@ class Ejections:
         except FileNotFoundError:
             return
         with file:
-            # A log that was put aside keeps its inode, so it is not read twice under its new name.
+            # A rotated log keeps its inode, so it is not read twice under its new name.
             status = os.fstat(file.fileno())
             begin = self._read.get((status.st_dev, status.st_ino), 0)
             file.seek(begin)
             fresh = file.read()
-        whole = fresh[: fresh.rfind(b"\n") + 1]  # the last line may still be being written
+        whole = fresh[: fresh.rfind(b"\n") + 1]  # the last line may still be incomplete
         self._read[status.st_dev, status.st_ino] = begin + len(whole)
         for line in whole.splitlines():
             self._note(line)
