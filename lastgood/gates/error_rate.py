@@ -110,7 +110,7 @@ class Errors(Family):
         effect, effect_beside = self._effects()
         worth = (bad / effect, n / effect, bad_beside / effect_beside, n_beside / effect_beside)
         interval = confidence.difference(*worth) if seen else None
-        lacks = self._lacks()
+        lacks = self._lacks(n)
         within = interval is not None and not lacks and self._sampled(n) >= self._gate.min_samples and interval[1] <= margin
         return Reading(
             story=f"error rate {share_text(bad, n)} against {share_text(bad_beside, n_beside)} of stable{self._keyed.story if self._keyed else ''}",
@@ -140,10 +140,11 @@ class Errors(Family):
             return 1.0, 1.0
         return self._keyed.groups.watched.effect, self._keyed.groups.beside.effect
 
-    def _lacks(self) -> str:
+    def _lacks(self, n: float) -> str:
+        """Why nothing can be excluded; few users matter where most of the watched arm's *n* requests have a key."""
         if self._strata.one_sided:
             return "no requests of stable to compare with"
-        if self._keyed is None or not any(self._keyed.groups.watched.n):
+        if self._keyed is None or 2 * sum(self._keyed.groups.watched.n) <= n:
             return ""
         fewest = min(self._keyed.seen, self._keyed.seen_beside)
         return f"{fewest:,} users on the smaller arm; {FEWEST_USERS} are needed (a larger share has more)" if fewest < FEWEST_USERS else ""

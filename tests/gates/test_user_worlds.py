@@ -96,6 +96,13 @@ def test_a_pass_needs_users_not_only_requests() -> None:
     assert "0 of 1,210 users failed on it" in many.why
 
 
+def test_few_users_among_many_requests_without_a_key_hold_nothing_up() -> None:
+    """Where less than half of the requests have a key, those without decide what can be excluded."""
+    groups = tuple(Group(group, 5, 0, 20, 0) for group in range(20))
+    said = verdict(seen(users=Users(share=0.2, groups=groups, seen=3, seen_beside=9)))
+    assert said.outcome == "pass"
+
+
 def test_failures_that_clump_by_user_are_worth_less_for_a_pass() -> None:
     """The same rate, spread over users and of one of them."""
     even = tuple(Group(group, 20, 1, 80, 1) for group in range(20))
