@@ -60,6 +60,7 @@ def settings(tmp_path: Path) -> Settings:
 def running(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The controller's process as one thread, with the reader that writes incidents beside it."""
     monkeypatch.setattr(analysis_loop.catalog, "Sources", Numbers)
+    monkeypatch.setattr(Numbers, "bad", "")
     monkeypatch.setattr(convergence_notes, "FOREIGN_S", 0.5)
     memory.world(settings, "toy")
     stop = threading.Event()
