@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from lastgood.gates.base import GROUPS, Failure, Group, Users
+from lastgood.gates.first_failures import MOST_USERS
 from lastgood.layers.traffic.envoy.requests import Place, Request
 
 NAME_DIGITS = 12
@@ -41,9 +42,9 @@ class Census:
         self._end: Place | None = None
 
     def take(self, watched: Iterable[Judged], beside: Iterable[Judged], *, share: float, since: Place | None, end: Place) -> Users:
-        """What the users of these requests did; *share* of all users are the watched arm's. A failed user is named once at each share.
+        """What the users of these requests did; *share* of all users are the watched arm's.
 
-        The requests are those in the log from *since* to *end*. If the previous reading did not end at *since*, it was not kept, and the
+        A failed user is named once at each share, and at most MOST_USERS are, as many as a gate remembers. The requests are those in the log from *since* to *end*. If the previous reading did not end at *since*, it was not kept, and the
         users it named are named again.
         """
         if since != self._end:
@@ -63,10 +64,12 @@ class Census:
                 group[2 * place + 1] += one.failed
                 if one.failed:
                     failed.setdefault(user, Failure(user, place == 0))
-        self._last, self._end = frozenset(failed.values()) - self._named, end
+        # By name, which knows nothing of arms: whoever invents ids cannot make the ledger grow, nor choose whose failures are left out.
+        fresh = sorted(frozenset(failed.values()) - self._named)[: max(MOST_USERS - len(self._named), 0)]
+        self._last, self._end = frozenset(fresh), end
         self._named |= self._last
         groups = tuple(Group(number, *group) for number, group in enumerate(counts) if any(group))
-        return Users(share=share, failed=tuple(sorted(self._last)), groups=groups, seen=len(self._seen[0]), seen_beside=len(self._seen[1]))
+        return Users(share=share, failed=tuple(fresh), groups=groups, seen=len(self._seen[0]), seen_beside=len(self._seen[1]))
 
     def _note(self, user: str, place: int) -> None:
         if len(self._seen[place]) < MOST_SEEN:

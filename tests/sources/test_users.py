@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+import pytest
+
 from lastgood.gates.base import Failure, Users
 from lastgood.layers.traffic.envoy import requests as envoy_requests
 from lastgood.layers.traffic.envoy.requests import Place
 from lastgood.service import gates
 from lastgood.sources import base
 from lastgood.sources import envoy as source_
+from lastgood.sources import users as users_
 from lastgood.sources.users import NAME_DIGITS, Census, Judged
 from tests.sources.lines import A, B, line
 
@@ -71,6 +74,18 @@ def test_a_look_that_was_not_kept_names_its_users_again() -> None:
     lost = census.take(judged("b", failed=True), (), share=0.2, since=place(1), end=place(2))
     again = census.take(judged("b", "a", failed=True), (), share=0.2, since=place(1), end=place(3))
     assert set(lost.failed) == set(again.failed) == failures("b", watched=True)
+
+
+def test_invented_ids_that_fail_do_not_fill_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more are named than a gate remembers, of either arm alike, however many come at one look or at many."""
+    monkeypatch.setattr(users_, "MOST_USERS", 40)
+    census = Census()
+    some = [f"a{number}" for number in range(60)]
+    first = taken(census, judged(*some[:30], failed=True), judged(*some[30:], failed=True), at=1)
+    assert len(first.failed) == 40
+    assert {one.user for one in first.failed} == set(sorted(name(user)[:NAME_DIGITS] for user in some)[:40])
+    assert taken(census, judged("b", failed=True), at=2).failed == ()
+    assert len(taken(census, judged("b", failed=True), at=3, share=0.5).failed) == 1
 
 
 def test_a_user_on_both_arms_counts_where_it_failed_first() -> None:
