@@ -44,8 +44,8 @@ class Census:
     def take(self, watched: Iterable[Judged], beside: Iterable[Judged], *, share: float, since: Place | None, end: Place) -> Users:
         """What the users of these requests did; *share* of all users are the watched arm's.
 
-        A failed user is named once at each share, and at most MOST_USERS are, as many as a gate remembers. The requests are those in the log from *since* to *end*. If the previous reading did not end at *since*, it was not kept, and the
-        users it named are named again.
+        A failed user is named once at each share, and at most MOST_USERS are, as many as a gate remembers. The requests are those in
+        the log from *since* to *end*. If the previous reading did not end at *since*, it was not kept, and the users it named are named again.
         """
         if since != self._end:
             self._named -= self._last
